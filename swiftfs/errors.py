@@ -1,0 +1,136 @@
+"""Every failure the floors speak of, and the one table that turns a failure into an errno."""
+
+import errno
+import os
+
+
+class SwiftfsError(Exception):
+    """A failure with a meaning; `errno` is what a system call answers for it."""
+
+    errno: int = errno.EIO
+
+
+class ConfigurationError(SwiftfsError):
+    """What the user asked for cannot be done as asked; the message says what to do instead."""
+
+    errno = errno.EINVAL
+
+
+class StoreError(SwiftfsError):
+    """Swift, or the way to it, answered something else than asked.
+
+    `retryable` says that the same request may succeed if it is sent again; `retry_after` is the pause in
+    seconds that the server asked for, if it did.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotFound(StoreError):
+    """404: the server says that the object or container does not exist."""
+
+    errno = errno.ENOENT
+
+
+class AccessDenied(StoreError):
+    """403, or a 401 that a fresh token did not cure."""
+
+    errno = errno.EACCES
+
+
+class BadName(StoreError):
+    """412 or 400 on a name: Swift cannot store an object called so."""
+
+    errno = errno.EINVAL
+
+
+class NameTooLong(BadName):
+    """The name is longer than the server's limit."""
+
+    errno = errno.ENAMETOOLONG
+
+
+class BadRequest(StoreError):
+    """400: the server does not understand the request."""
+
+    errno = errno.EINVAL
+
+
+class PreconditionFailed(StoreError):
+    """412: the object is not the version that the request named."""
+
+    errno = errno.ESTALE
+
+
+class AlreadyExists(StoreError):
+    """412 on `If-None-Match: *`: an object of this name exists."""
+
+    errno = errno.EEXIST
+
+
+class Conflict(StoreError):
+    """409: a container is not empty, or the object changed a moment ago."""
+
+    errno = errno.ENOTEMPTY
+
+
+class QuotaExceeded(StoreError):
+    """413: a quota of the container or account is used up."""
+
+    errno = errno.EDQUOT
+
+
+class TooLarge(StoreError):
+    """413 on an object: larger than the server takes in one request."""
+
+    errno = errno.EFBIG
+
+
+class NoSpace(StoreError):
+    """507: the cluster has no room."""
+
+    errno = errno.ENOSPC
+
+
+class BadRange(StoreError):
+    """416: the range begins at or after the object's end."""
+
+    errno = errno.EINVAL
+
+
+class Corrupt(StoreError):
+    """Bytes that do not match their length or checksum; another attempt may bring the right ones."""
+
+    retryable = True
+
+
+class Unavailable(StoreError):
+    """No answer, a broken connection or a server error: nothing is known about the object."""
+
+    retryable = True
+
+
+class TimedOut(Unavailable):
+    """No answer within the deadline."""
+
+    errno = errno.ETIMEDOUT
+
+
+def errno_of(error: BaseException) -> int:
+    """Return the positive errno a system call answers for `error`.
+
+    An `OSError` without an errno (`requests.ConnectionError` is one) and everything unforeseen is EIO.
+    """
+    number = getattr(error, "errno", None)
+    if isinstance(error, OSError | SwiftfsError) and isinstance(number, int) and number > 0:
+        return number
+    return errno.EIO
+
+
+def os_error(number: int, subject: str | None = None) -> OSError:
+    """Build the `OSError` of errno `number` about `subject` with the system's own text."""
+    return OSError(number, os.strerror(number), subject)

@@ -1,0 +1,184 @@
+"""The values that travel between the floors. They are frozen, and no floor adds meaning to another's."""
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+DIRECTORY_TYPE = "application/directory"
+"""The Content-Type of a directory marker, exactly so: rclone takes a marker with a parameter for a file."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectName:
+    """An object's full name; `key` is the name inside the container, any UTF-8 text of 1 to 1024 bytes."""
+
+    container: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.container}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One state of an object. Bytes in a cache belong to a version, never to a name.
+
+    `etag` is the object's ETag without quotes; for an SLO that is not the `hash` of its listing row.
+    """
+
+    name: ObjectName
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One object in a listing. `last_modified` is the listing's own text, UTC without a zone."""
+
+    key: str
+    size: int
+    hash: str
+    content_type: str
+    last_modified: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer to a listing request; `last` says that no further page follows.
+
+    `subdirs` are prefixes and end with the delimiter. `marker` continues the listing.
+    """
+
+    rows: tuple[Row, ...]
+    subdirs: tuple[str, ...]
+    marker: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What HEAD, GET and PUT say of an object.
+
+    `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix; `kept` holds the
+    headers a POST would drop unless it sends them again (`Content-Encoding`, `X-Delete-At`, …), by their names.
+    `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0 where the server did not say.
+    """
+
+    version: ObjectVersion
+    size: int
+    content_type: str
+    last_modified_ns: int
+    metadata: Mapping[str, str] = NOTHING
+    kept: Mapping[str, str] = NOTHING
+    is_slo: bool = False
+    dlo_prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of an SLO: an object of its own, or the bytes `first` to `first + length` of one."""
+
+    name: ObjectName
+    etag: str
+    size: int
+    first: int = 0
+    length: int | None = None
+
+    @property
+    def span(self) -> int:
+        """The bytes that this part adds to the file."""
+        return self.size if self.length is None else self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The segments of an SLO in their order."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def size(self) -> int:
+        """The size in bytes of the object they make."""
+        return sum(segment.span for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container or account holds; quotas are None where none is set. Sizes are in bytes."""
+
+    bytes_used: int
+    objects: int
+    quota_bytes: int | None = None
+    quota_objects: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server says it can do, from `/info`; the defaults are those of a server that does not say.
+
+    Sources: Swift's `/info` sections `swift`, `slo` and `bulk_delete`.
+    """
+
+    listing: int = 10_000
+    object_bytes: int = 5 * 1024**3
+    name_bytes: int = 1024
+    container_name_bytes: int = 256
+    metadata_value_bytes: int = 256
+    metadata_name_bytes: int = 128
+    slo_segments: int = 1000
+    slo: bool = True
+    bulk_delete: int = 0
+    is_swift: bool = True
+    """False for look-alikes such as Ceph RGW, whose short pages do not end a listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What `stat` tells of a path. `mode` includes the file type; `mtime_ns` is in ns since the epoch."""
+
+    mode: int
+    size: int
+    mtime_ns: int
+    uid: int
+    gid: int
+    inode: int = 0
+
+    @property
+    def is_directory(self) -> bool:
+        """True for a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        """True for a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """Bytes that lie in a local file: `length` bytes from `position` behind `descriptor`."""
+
+    descriptor: int
+    position: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a system call; new files belong to them."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemUsage:
+    """What `statfs` tells: sizes in bytes, counts of objects."""
+
+    total_bytes: int
+    free_bytes: int
+    total_objects: int = field(default=0)
+    free_objects: int = field(default=0)
+    name_bytes: int = field(default=1024)

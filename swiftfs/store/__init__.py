@@ -1,0 +1,1 @@
+"""Floor 1: Swift. The only place that knows of swiftclient, HTTP and credentials."""
