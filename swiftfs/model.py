@@ -1,5 +1,6 @@
 """The values that travel between the floors. They are frozen, and no floor adds meaning to another's."""
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class ObjectInfo:
     """What HEAD, GET and PUT say of an object.
 
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix; `kept` holds the
-    headers a POST would drop unless it sends them again (`Content-Encoding`, `X-Delete-At`, …), by their names.
+    headers a POST drops unless it sends them again (`Content-Encoding`, `X-Delete-At`, …), by their names.
     `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0 where the server did not say.
     """
 
@@ -102,6 +103,22 @@ class Manifest:
     def size(self) -> int:
         """The size in bytes of the object they make."""
         return sum(segment.span for segment in self.segments)
+
+    @property
+    def etag(self) -> str:
+        """The ETag that Swift gives the object: md5 of the etags, each with its range where it has one.
+
+        Source: the chapter "Retrieving a Large Object" in swift/common/middleware/slo.py.
+        """
+        digest = hashlib.md5(usedforsecurity=False)
+        for part in self.segments:
+            ranged = part.length is not None
+            digest.update(
+                f"{part.etag}:{part.first}-{part.first + part.span - 1};".encode()
+                if ranged
+                else part.etag.encode()
+            )
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Floor 2: what files hold. One sparse local file a version, parallel reads, segment uploads."""

@@ -1,1 +1,72 @@
 """Floor 1: Swift. The only place that knows of swiftclient, HTTP and credentials."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from swiftfs.store.auth import Account, open_account
+from swiftfs.store.counters import Count, Counters, Counts
+from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.retry import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy
+from swiftfs.store.swift import SwiftStore
+
+__all__ = [
+    "BACKGROUND",
+    "FOREGROUND",
+    "Account",
+    "Count",
+    "Counters",
+    "Counts",
+    "Headers",
+    "ObjectStore",
+    "RetryPolicy",
+    "RetryingStore",
+    "Stores",
+    "SwiftStore",
+    "connect",
+    "open_account",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """One account with two kinds of patience, over the same connections, token and counters."""
+
+    foreground: ObjectStore
+    background: ObjectStore
+    counters: Counters
+    who: str
+    """The auth URL and the user, for messages."""
+
+    def close(self) -> None:
+        """End every pause and close every connection."""
+        self.background.close()
+        self.foreground.close()
+
+
+def connect(
+    environment: Mapping[str, str],
+    *,
+    cloud: str | None = None,
+    foreground: RetryPolicy = FOREGROUND,
+    background: RetryPolicy = BACKGROUND,
+) -> Stores:
+    """Return the stores of the account that `environment` or a cloud of clouds.yaml describes.
+
+    It logs in at once, without retries, so that wrong credentials are told within seconds. Raise
+    `ConfigurationError` for missing variables, `AccessDenied` for a wrong key, `Unavailable` when the server
+    is down; each message names the auth URL and the user.
+    """
+    account = open_account(environment, cloud=cloud)
+    try:
+        account.endpoint()
+        account.token()
+    except BaseException:
+        account.close()
+        raise
+    store = SwiftStore(account)
+    return Stores(
+        foreground=RetryingStore(store, foreground),
+        background=RetryingStore(store, background, owns=False),
+        counters=store.counters,
+        who=account.who,
+    )

@@ -1,11 +1,11 @@
 """What a store does for the floors above: a small interface that adapters and decorators share."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from swiftfs.errors import StoreError
-from swiftfs.model import NOTHING, Limits, Manifest, ObjectInfo, ObjectName, Page, Usage
+from swiftfs.model import NOTHING, Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 
 Body = bytes | memoryview
 """What a PUT sends: a memoryview over a mapped file keeps large bodies out of the heap."""
@@ -19,8 +19,8 @@ class Headers:
     """What travels with an object besides its bytes; the fields mean what they mean in `ObjectInfo`."""
 
     content_type: str
-    metadata: Mapping[str, str] = NOTHING
-    kept: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 class ObjectStore(Protocol):
@@ -88,10 +88,11 @@ class ObjectStore(Protocol):
         *,
         manifest_only: bool = False,
         headers: Headers | None = None,
-    ) -> ObjectInfo:
+    ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
 
-        With `manifest_only` an SLO's or DLO's manifest is copied and its segments are shared.
+        With `manifest_only` an SLO's or DLO's manifest is copied and its segments are shared. The answer
+        names neither size nor content type: a caller that needs them knows the source.
         """
 
     def post(self, name: ObjectName, headers: Headers) -> None:

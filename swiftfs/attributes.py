@@ -1,0 +1,225 @@
+"""POSIX attributes on their way to Swift and back: Content-Type parameters, marker headers, xattrs.
+
+A listing returns a Content-Type verbatim, parameters included, and so brings every file's attributes for
+nothing. Other clients ignore the parameters; they read `X-Object-Meta-Mtime`, which is written too.
+"""
+
+import base64
+import binascii
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from mimetypes import MimeTypes
+from urllib.parse import quote, unquote
+
+from swiftfs.model import DIRECTORY_TYPE, Attributes
+
+NS = 1_000_000_000
+
+DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "text/directory", "application/pseudo-folder"})
+"""Types of directory markers: the vendor's and rclone's, old swift clients', and Horizon's."""
+
+SPECIAL_TYPES = {
+    stat.S_IFLNK: "inode/symlink",
+    stat.S_IFIFO: "inode/fifo",
+    stat.S_IFSOCK: "inode/socket",
+    stat.S_IFCHR: "inode/chardevice",
+    stat.S_IFBLK: "inode/blockdevice",
+}
+"""The media types of files that are not regular, as freedesktop.org's shared-mime-info names them."""
+
+MAX_TARGET = 1024
+"""Longer symlink targets stay in the object's body alone; Swift was seen to take 3000 characters."""
+
+_SECONDS = re.compile(r"(-?)(\d{1,12})(?:\.(\d{1,18}))?")
+_MODE = re.compile(r"0?([0-7]{5,7})")
+_NUMBER = re.compile(r"\d{1,10}")
+_SLO = re.compile(r"[0-9a-f]{32}")
+_TYPES = MimeTypes()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Attributes as an object carries them; None where it does not.
+
+    `slo` is the ETag of a large object, without which a listing cannot tell its version.
+    """
+
+    mode: int | None = None
+    mtime_ns: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    target: str | None = None
+    slo: str | None = None
+
+
+def format_time(ns: int) -> str:
+    """Write ns since the epoch as `seconds.fraction`, the form rclone and the swift CLI read."""
+    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
+    return f"{sign}{ns // NS}.{ns % NS:09d}"
+
+
+def parse_time(text: str | None) -> int | None:
+    """Read `seconds[.fraction]` as ns since the epoch; None for anything else."""
+    match = _SECONDS.fullmatch(text.strip()) if text else None
+    if match is None:
+        return None
+    ns = int(match[2]) * NS + int((match[3] or "").ljust(9, "0")[:9])
+    return -ns if match[1] else ns
+
+
+def parse_last_modified(text: str) -> int:
+    """Read a listing's `last_modified` (UTC without a zone) as ns since the epoch, 0 when it is none."""
+    try:
+        moment = datetime.fromisoformat(text.removesuffix("Z"))
+    except ValueError:
+        return 0
+    moment = moment.replace(tzinfo=timezone.utc)
+    return int(moment.replace(microsecond=0).timestamp()) * NS + moment.microsecond * 1000
+
+
+def guess_type(name: str) -> str:
+    """Return the media type that a file's name suggests."""
+    return _TYPES.guess_type(name, strict=False)[0] or "application/octet-stream"
+
+
+def encode_type(base: str, stored: Stored) -> str:
+    """Return the Content-Type of a file: `base` and the attributes as parameters."""
+    parts = [base]
+    if stored.mtime_ns is not None:
+        parts.append(f"mtime={format_time(stored.mtime_ns)}")
+    if stored.mode is not None:
+        parts.append(f"mode={stored.mode:07o}")
+    if stored.uid is not None:
+        parts.append(f"uid={stored.uid}")
+    if stored.gid is not None:
+        parts.append(f"gid={stored.gid}")
+    if stored.target is not None and len(target := _quote(stored.target)) <= MAX_TARGET:
+        parts.append(f"target={target}")
+    if stored.slo is not None:
+        parts.append(f"slo={stored.slo}")
+    return ";".join(parts)
+
+
+def decode_type(content_type: str) -> tuple[str, Stored]:
+    """Split a Content-Type into the media type, with the parameters of others, and what it carries for us."""
+    if ";" not in content_type:
+        return content_type, Stored()
+    foreign = []
+    ours: dict[str, str] = {}
+    for part in content_type.split(";"):
+        key, _, value = part.strip().partition("=")
+        if key in _READERS and _READERS[key].fullmatch(value):
+            ours[key] = value
+        else:
+            foreign.append(part)
+    return ";".join(foreign), Stored(
+        mode=_octal(ours.get("mode")),
+        mtime_ns=parse_time(ours.get("mtime")),
+        uid=_decimal(ours.get("uid")),
+        gid=_decimal(ours.get("gid")),
+        target=unquote(ours["target"]) if "target" in ours else None,
+        slo=ours.get("slo"),
+    )
+
+
+_READERS = {
+    "mode": _MODE,
+    "mtime": _SECONDS,
+    "uid": _NUMBER,
+    "gid": _NUMBER,
+    "target": re.compile(r"[A-Za-z0-9._+~%-]*"),
+    "slo": _SLO,
+}
+
+
+def is_directory_type(content_type: str) -> bool:
+    """Say whether an empty object of this type is a directory marker."""
+    return content_type.partition(";")[0].strip().lower() in DIRECTORY_TYPES
+
+
+_MARKER_FIELDS = ("mtime", "mode", "uid", "gid")
+
+
+def encode_marker(attributes: Attributes) -> dict[str, str]:
+    """Return the metadata that a directory marker carries, its content type being taken."""
+    return {
+        "mtime": format_time(attributes.mtime_ns),
+        "mode": f"{attributes.mode:07o}",
+        "uid": str(attributes.uid),
+        "gid": str(attributes.gid),
+    }
+
+
+def decode_metadata(metadata: Mapping[str, str]) -> Stored:
+    """Return the attributes in an object's metadata; other clients write `mtime` alone."""
+    values = {name: metadata.get(name, "") for name in _MARKER_FIELDS}
+    mode = _MODE.fullmatch(values["mode"])
+    return Stored(
+        mode=int(mode[1], 8) if mode else None,
+        mtime_ns=parse_time(values["mtime"]),
+        uid=_decimal(values["uid"] if _NUMBER.fullmatch(values["uid"]) else None),
+        gid=_decimal(values["gid"] if _NUMBER.fullmatch(values["gid"]) else None),
+    )
+
+
+_XATTR_PREFIX = "user."
+_VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")
+_BINARY = "data:;base64,"
+_VERBATIM_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+
+
+def xattr_to_header(name: str) -> str | None:
+    """Return the metadata name of a `user.*` xattr, or None for another namespace and for our own fields.
+
+    Header names know no case and no underscore (WSGI), so what is not `a-z 0-9 . -` is %-encoded.
+    """
+    if not name.startswith(_XATTR_PREFIX) or name == _XATTR_PREFIX:
+        return None
+    plain = name.removeprefix(_XATTR_PREFIX)
+    if plain in _MARKER_FIELDS:
+        return None
+    if _VERBATIM_NAME.fullmatch(plain):
+        return plain
+    return "".join(
+        chr(byte) if _VERBATIM_NAME.fullmatch(chr(byte)) else f"%{byte:02x}" for byte in plain.encode()
+    )
+
+
+def header_to_xattr(header: str) -> str | None:
+    """Return the xattr that a metadata name stands for, or None for our own fields."""
+    if header in _MARKER_FIELDS:
+        return None
+    return _XATTR_PREFIX + unquote(header)
+
+
+def encode_xattr(value: bytes) -> str:
+    """Return the header value of an xattr: as it is where it is plain text, else base64 behind `data:`."""
+    text = value.decode("ascii", "replace")
+    if _VERBATIM_VALUE.fullmatch(text) and not text.startswith("data:"):
+        return text
+    return _BINARY + base64.b64encode(value).decode()
+
+
+def decode_xattr(text: str) -> bytes:
+    """Return the bytes of an xattr from its header value."""
+    if text.startswith(_BINARY):
+        try:
+            return base64.b64decode(text.removeprefix(_BINARY), validate=True)
+        except binascii.Error:
+            pass
+    return text.encode()
+
+
+def _quote(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _octal(text: str | None) -> int | None:
+    return int(text, 8) if text is not None else None
+
+
+def _decimal(text: str | None) -> int | None:
+    return int(text) if text is not None else None

@@ -1,0 +1,47 @@
+"""Sets of a file's blocks, as bits of one integer."""
+
+from collections.abc import Iterator
+
+BLOCK = 128 * 1024
+"""Bytes in a block: one kernel request, so that a random read downloads little more than it was asked for."""
+
+
+def block_range(offset: int, end: int) -> tuple[int, int]:
+    """Return the blocks, first and one past the last, that the bytes from `offset` to `end` touch."""
+    return offset // BLOCK, -(-end // BLOCK)
+
+
+class Blocks:
+    """A set of block numbers. Ranges are half open: `first` to one before `last`. Not locked."""
+
+    def __init__(self) -> None:
+        self._bits = 0
+
+    def add(self, first: int, last: int) -> None:
+        """Add the blocks of a range."""
+        self._bits |= _mask(first, last)
+
+    def discard(self, first: int, last: int) -> None:
+        """Remove the blocks of a range."""
+        self._bits &= ~_mask(first, last)
+
+    def covers(self, first: int, last: int) -> bool:
+        """Say whether all blocks of the range are in the set."""
+        return next(self.missing(first, last), None) is None
+
+    def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of the range that are not in the set, in order."""
+        absent = ~(self._bits >> first) & _mask(0, last - first)
+        while absent:
+            start = (absent & -absent).bit_length() - 1
+            rest = ~(absent >> start)
+            length = (rest & -rest).bit_length() - 1
+            yield first + start, first + start + length
+            absent &= ~_mask(start, start + length)
+
+    def __len__(self) -> int:
+        return self._bits.bit_count()
+
+
+def _mask(first: int, last: int) -> int:
+    return ((1 << max(0, last - first)) - 1) << first

@@ -1,0 +1,182 @@
+"""Large files on their way to Swift: segments that go up while the file is still being written."""
+
+import itertools
+import mmap
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+from swiftfs.errors import NotFound
+from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.store.protocol import Body, Headers, ObjectStore
+
+SEGMENTS_SUFFIX = "_segments"
+"""The container beside a container that holds its segments; the swift CLI names it so too."""
+
+TIER = 100
+"""Segments of one size before the size doubles: 1000 segments of 16 MiB at first hold more than 1 TiB."""
+
+MAX_SEGMENT = 4 * 1024**3
+"""Below Swift's and NAVER's 5 GiB for one PUT."""
+
+_MEDIA_TYPE = "application/octet-stream"
+_ID_BYTES = 1 + len("swiftfs-") + 32 + 1 + 8
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a file's segments begin and end; it depends on nothing but the first segment's size in bytes."""
+
+    segment_size: int
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """Return the first byte of a segment, and one past its last."""
+        tier, rest = divmod(index, TIER)
+        start = sum(TIER * self._size(below) for below in range(tier)) + rest * self._size(tier)
+        return start, start + self._size(tier)
+
+    def index(self, offset: int) -> int:
+        """Return the segment that holds the byte at `offset`."""
+        tier = start = 0
+        while offset >= start + TIER * self._size(tier):
+            start += TIER * self._size(tier)
+            tier += 1
+        return tier * TIER + (offset - start) // self._size(tier)
+
+    def _size(self, tier: int) -> int:
+        return min(self.segment_size << tier, max(MAX_SEGMENT, self.segment_size))
+
+
+def map_bytes(descriptor: int, start: int, end: int) -> Body:
+    """Return the file's bytes without reading them into the heap; `start` must be a multiple of a page."""
+    if start == end:
+        return b""
+    return memoryview(mmap.mmap(descriptor, end - start, prot=mmap.PROT_READ, offset=start))
+
+
+def segments_container(container: str) -> str:
+    """Return the container that holds the segments of `container`."""
+    return container + SEGMENTS_SUFFIX
+
+
+def segment_prefix(name: ObjectName) -> str:
+    """Return a prefix for segment keys that no other upload has, of any client or mount."""
+    key = name.key.encode()[: 1024 - _ID_BYTES].decode(errors="ignore")
+    return f"{key}/swiftfs-{uuid.uuid4().hex}/"
+
+
+@dataclass(slots=True)
+class _Upload:
+    """A segment's last upload. `stale` says that the bytes changed after it was begun."""
+
+    end: int
+    stored: Future[Segment]
+    stale: bool = False
+
+
+class SegmentUpload:
+    """The segments of one file version, uploaded in parallel and in any order.
+
+    A segment that is written to after its upload began is uploaded again: no manifest names a torn one.
+    The lock guards `_uploads` and `_garbage`.
+    """
+
+    def __init__(
+        self, store: ObjectStore, pool: Executor, descriptor: int, name: ObjectName, layout: Layout
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._descriptor = descriptor
+        self._container = segments_container(name.container)
+        self._prefix = segment_prefix(name)
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._uploads: dict[int, _Upload] = {}
+        self._garbage: list[_Upload] = []
+        self._serial = itertools.count()
+        self._contiguous = 0
+        self._next = 0
+
+    def changed(self, offset: int, length: int) -> None:
+        """Take note that bytes are not what they were."""
+        with self._lock:
+            for index, upload in self._uploads.items():
+                start, stop = self._layout.bounds(index)
+                if start < offset + length and offset < stop:
+                    upload.stale = True
+
+    def written(self, offset: int, length: int) -> None:
+        """Take note of written bytes; begin to upload the segments a sequential writer has left behind."""
+        self.changed(offset, length)
+        with self._lock:
+            if offset <= self._contiguous < offset + length:
+                self._contiguous = offset + length
+            while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
+                self._begin(self._next, bounds[1])
+                self._next += 1
+
+    def finish(self, size: int) -> Manifest:
+        """Upload what is missing of the file's first `size` bytes and return its manifest.
+
+        No one may write meanwhile. Raise what the first failed upload raised; the good ones are kept, so that
+        another attempt sends only the rest.
+        """
+        count = self._layout.index(size - 1) + 1
+        with self._lock:
+            for index in [index for index in self._uploads if index >= count]:
+                self._garbage.append(self._uploads.pop(index))
+            for index in range(count):
+                end = min(self._layout.bounds(index)[1], size)
+                if not self._is_good(index, end):
+                    self._begin(index, end)
+            uploads = [self._uploads[index] for index in range(count)]
+        return Manifest(tuple([upload.stored.result() for upload in uploads]))
+
+    def take_garbage(self) -> list[ObjectName]:
+        """Return the stored segments that no manifest will name, for the caller to delete."""
+        with self._lock:
+            garbage, self._garbage = self._garbage, []
+        return _stored_names(garbage)
+
+    def abandon(self) -> list[ObjectName]:
+        """Return all stored segments, for the caller to delete: there will be no manifest."""
+        with self._lock:
+            garbage = [*self._garbage, *self._uploads.values()]
+            self._garbage, self._uploads = [], {}
+        return _stored_names(garbage)
+
+    def _is_good(self, index: int, end: int) -> bool:
+        upload = self._uploads.get(index)
+        if upload is None or upload.stale or upload.end != end:
+            return False
+        return not upload.stored.done() or upload.stored.exception() is None
+
+    def _begin(self, index: int, end: int) -> None:
+        if (before := self._uploads.get(index)) is not None:
+            self._garbage.append(before)
+        name = ObjectName(self._container, f"{self._prefix}{index:08d}-{next(self._serial)}")
+        start = self._layout.bounds(index)[0]
+        self._uploads[index] = _Upload(end, self._pool.submit(self._put, name, start, end))
+
+    def _put(self, name: ObjectName, start: int, end: int) -> Segment:
+        body = map_bytes(self._descriptor, start, end)
+        info = put_creating_container(
+            self._store, name.container, lambda: self._store.put(name, body, Headers(_MEDIA_TYPE))
+        )
+        return Segment(name, info.version.etag, end - start)
+
+
+def _stored_names(uploads: Iterable[_Upload]) -> list[ObjectName]:
+    stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
+    return [future.result().name for future in stored if future.exception() is None]
+
+
+def put_creating_container(store: ObjectStore, container: str, put: Callable[[], ObjectInfo]) -> ObjectInfo:
+    """Run `put`; where `container` is missing, create it and run it once more."""
+    try:
+        return put()
+    except NotFound:
+        store.create_container(container)
+        return put()

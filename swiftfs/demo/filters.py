@@ -1,0 +1,328 @@
+"""WSGI filters in front of the demo's proxy: they record requests, make them fail, and obey the parent."""
+
+import contextlib
+import ctypes
+import json
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import eventlet
+from eventlet import wsgi
+
+from swiftfs.demo.values import Fault
+
+Environ = dict[str, Any]
+Write = Callable[[bytes], object]
+StartResponse = Callable[..., Write]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Record = dict[str, Any]
+"""The fields of a `RecordedRequest`, filled in while the request goes on."""
+
+REMEMBERED_REQUESTS = 100_000
+"""Older requests are forgotten: a demo may run for days."""
+SECRETS = frozenset({"x-auth-token", "x-auth-key", "x-storage-token", "x-service-token", "authorization"})
+BLOCK = 65_536
+
+
+def request_text(environ: Environ) -> tuple[str, str]:
+    """Return the request's path and query as unquoted text."""
+    path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "surrogateescape")
+    return path, unquote(environ.get("QUERY_STRING", ""), errors="surrogateescape")
+
+
+class MemoryCache:
+    """What the filters of Swift use of memcached, for one process."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[float, Any]] = {}
+
+    def get(self, key: str, **_options: Any) -> Any:
+        """Return the value, or None when there is none or its time is over."""
+        end, value = self._values.get(key, (0.0, None))
+        if end and end < time.time():
+            del self._values[key]
+            return None
+        return value
+
+    def set(self, key: str, value: Any, *, time: float = 0, **_options: Any) -> None:
+        """Keep the value for `time` seconds, for ever with 0."""
+        self._values[key] = (_end_of(time), value)
+
+    def incr(self, key: str, delta: int = 1, time: float = 0) -> int:
+        """Add to a counter that never falls below 0, and return it."""
+        value = max(0, int(self.get(key) or 0) + delta)
+        self._values[key] = (_end_of(time), value)
+        return value
+
+    def delete(self, key: str, **_options: Any) -> None:
+        """Forget the value."""
+        self._values.pop(key, None)
+
+
+def _end_of(seconds: float) -> float:
+    return time.time() + seconds if seconds else 0.0
+
+
+def cache_filter(application: Application) -> Application:
+    """Give `application` a cache that needs no memcached; tempauth keeps its tokens there."""
+    cache = MemoryCache()
+
+    def cached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["swift.cache"] = cache
+        return application(environ, start_response)
+
+    return cached
+
+
+class CountedInput:
+    """A request's body that counts the bytes that are read of it."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+        self.count = 0
+
+    def read(self, *arguments: Any) -> bytes:
+        """Read as the body does."""
+        return self._counted(self._body.read(*arguments))
+
+    def readline(self, *arguments: Any) -> bytes:
+        """Read a line as the body does."""
+        return self._counted(self._body.readline(*arguments))
+
+    def _counted(self, data: bytes) -> bytes:
+        self.count += len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
+
+
+class Recorder:
+    """Writes down every request, from its arrival on, so that a hanging one is seen too."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.records: deque[Record] = deque(maxlen=REMEMBERED_REQUESTS)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer as the application does."""
+        record = self._begin(environ)
+        began = time.monotonic()
+        body = environ["wsgi.input"] = CountedInput(environ["wsgi.input"])
+
+        def start(status: str, *rest: Any) -> Write:
+            record["status"] = int(status.split(" ", 1)[0])
+            return start_response(status, *rest)
+
+        def finish() -> None:
+            record["bytes_in"] = body.count
+            record["seconds"] = time.monotonic() - began
+
+        try:
+            answer = self._application(environ, start)
+        finally:
+            finish()
+        return _counted_answer(answer, record, finish)
+
+    def _begin(self, environ: Environ) -> Record:
+        path, query = request_text(environ)
+        headers = {
+            name.title(): value for name, value in environ["headers_raw"] if name.lower() not in SECRETS
+        }
+        record = {"method": environ["REQUEST_METHOD"], "path": path, "query": query, "headers": headers}
+        self.records.append(record)
+        return record
+
+
+def _counted_answer(
+    answer: Iterable[bytes], record: Record, finish: Callable[[], None]
+) -> Generator[bytes, None, None]:
+    """Pass the answer on, one block late: a record is complete before the client can have the last byte."""
+    waiting = b""
+    record["bytes_out"] = 0
+    try:
+        for block in answer:
+            if waiting:
+                yield waiting
+            waiting = block
+            record["bytes_out"] += len(block)
+        finish()
+        if waiting:
+            yield waiting
+    finally:
+        finish()
+        close(answer)
+
+
+def close(answer: Iterable[bytes]) -> None:
+    """Close a WSGI answer that may have something to close."""
+    if hasattr(answer, "close"):
+        answer.close()
+
+
+@dataclass
+class ActiveFault:
+    """A fault and how often it will still apply, negative for always."""
+
+    fault: Fault
+    pattern: re.Pattern[str]
+    left: int
+
+    def fits(self, method: str, text: str) -> bool:
+        """Say whether the fault applies to a request."""
+        if not self.left or self.fault.method not in {"", method}:
+            return False
+        if text.startswith("/auth") and "/auth" not in self.fault.path:
+            return False
+        return self.pattern.search(text) is not None
+
+
+class Faults:
+    """Delays every request by `delay` seconds, and makes those fail that an injected fault fits."""
+
+    def __init__(self, application: Application, delay: float) -> None:
+        self._application = application
+        self._delay = delay
+        self._active: list[ActiveFault] = []
+
+    def inject(self, fault: Fault) -> None:
+        """Add a fault; raise `re.error` when its path is no regular expression."""
+        self._active.append(ActiveFault(fault, re.compile(fault.path), fault.times))
+
+    def clear(self) -> None:
+        """Remove all faults."""
+        self._active.clear()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer as the application or the first fault that fits does."""
+        if self._delay:
+            eventlet.sleep(self._delay)
+        fault = self._take(environ)
+        if fault is None:
+            return self._application(environ, start_response)
+        return self._fail(fault, environ, start_response)
+
+    def _take(self, environ: Environ) -> Fault | None:
+        if not self._active:
+            return None
+        path, query = request_text(environ)
+        for active in self._active:
+            if active.fits(environ["REQUEST_METHOD"], f"{path}?{query}"):
+                active.left -= 1
+                return active.fault
+        return None
+
+    def _fail(self, fault: Fault, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if fault.after:
+            _drain(self._application(environ, lambda *_: lambda _: None))
+        if fault.delay:
+            eventlet.sleep(fault.delay)
+        if fault.reset:
+            return _reset(environ)
+        if fault.status:
+            _drain(iter(lambda: environ["wsgi.input"].read(BLOCK), b""))
+            phrase = HTTPStatus(fault.status).phrase
+            start_response(f"{fault.status} {phrase}", [("Content-Length", "0"), *fault.headers.items()])
+            return [b""]
+        if fault.truncate_body < 0 and not fault.flip_byte:
+            return self._application(environ, start_response)
+        return self._damaged(fault, environ, start_response)
+
+    def _damaged(
+        self, fault: Fault, environ: Environ, start_response: StartResponse
+    ) -> Generator[bytes, None, None]:
+        answer = self._application(environ, start_response)
+        blocks = _with_flipped_byte(answer) if fault.flip_byte else answer
+        try:
+            if fault.truncate_body < 0:
+                yield from blocks
+            else:
+                environ["eventlet.posthooks"].append((_hang_up, (), {}))
+                yield from _first(fault.truncate_body, blocks)
+        finally:
+            close(answer)
+
+
+def _hang_up(environ: Environ) -> None:
+    """Close the connection after all that was to be sent."""
+    with contextlib.suppress(OSError):
+        environ["eventlet.input"].get_socket().shutdown(socket.SHUT_RDWR)
+
+
+def _drain(blocks: Iterable[bytes]) -> None:
+    try:
+        deque(blocks, maxlen=0)
+    finally:
+        close(blocks)
+
+
+def _first(size: int, blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    for block in blocks:
+        yield block[:size]
+        size -= len(block)
+        if size <= 0:
+            return
+
+
+def _with_flipped_byte(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    done = False
+    for block in blocks:
+        if block and not done:
+            done = True
+            yield bytes([block[0] ^ 1]) + block[1:]
+        else:
+            yield block
+
+
+def _reset(environ: Environ) -> Iterable[bytes]:
+    """Send RST: connect(2) to AF_UNSPEC aborts a TCP connection and leaves the descriptor to its owner."""
+    nowhere = ctypes.create_string_buffer(16)
+    ctypes.CDLL(None).connect(environ["eventlet.input"].get_socket().fileno(), nowhere, len(nowhere))
+    wsgi.WSGI_LOCAL.already_handled = True
+    return []
+
+
+class Control:
+    """The parent's door: `/_control/…` answers to it and is neither recorded nor delayed."""
+
+    def __init__(self, recorder: Recorder, faults: Faults, add_rows: Callable[..., None]) -> None:
+        self._recorder = recorder
+        self._faults = faults
+        self._add_rows = add_rows
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer the parent in JSON, everybody else as the recorder does."""
+        path = environ.get("PATH_INFO", "")
+        if not path.startswith("/_control/"):
+            return self._recorder(environ, start_response)
+        value = json.loads(environ["wsgi.input"].read() or b"null")
+        try:
+            status, answer = self._answer(environ["REQUEST_METHOD"], path.rpartition("/")[2], value)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent shall read it
+            status, answer = HTTPStatus.BAD_REQUEST, repr(error)
+        body = json.dumps(answer).encode()
+        start_response(f"{status.value} {status.phrase}", [("Content-Length", str(len(body)))])
+        return [body]
+
+    def _answer(self, method: str, subject: str, value: Any) -> tuple[HTTPStatus, object]:
+        match (method, subject):
+            case ("GET", "requests"):
+                return HTTPStatus.OK, list(self._recorder.records)
+            case ("DELETE", "requests"):
+                self._recorder.records.clear()
+            case ("POST", "rows"):
+                self._add_rows(**value)
+            case ("POST", "faults"):
+                self._faults.inject(Fault(**value))
+            case ("DELETE", "faults"):
+                self._faults.clear()
+            case _:
+                return HTTPStatus.NOT_FOUND, f"no {subject}"
+        return HTTPStatus.OK, None

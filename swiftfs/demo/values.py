@@ -1,0 +1,91 @@
+"""The values that the two processes of the demo server exchange."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TOKEN_LIFE = 86_400
+"""How long a token is valid, in seconds; tempauth's own default."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of tempauth; with the right `.admin` it owns its account, with `.reseller_admin` all."""
+
+    name: str
+    key: str
+    rights: tuple[str, ...] = ()
+
+
+OWNER = User("test:tester", "testing", (".admin",))
+READER = User("test:reader", "reading")
+"""Belongs to the owner's account and may do nothing there but what a container's ACL says."""
+STRANGER = User("other:tester", "testing", (".admin",))
+"""Owns another account."""
+OPERATOR = User("admin:admin", "admin", (".admin", ".reseller_admin"))
+"""May set an account's quota."""
+USERS = (OWNER, READER, STRANGER, OPERATOR)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How the server differs from an ordinary one.
+
+    `without` names filters of the pipeline to leave out (`bulk`, `slo`, `symlink`, …); `delay` is added to
+    each request, in seconds; `constraints` are further options of `[swift-constraints]` in `swift.conf`;
+    `token_life` is in seconds.
+    """
+
+    listing_limit: int = 10_000
+    without: frozenset[str] = frozenset()
+    delay: float = 0.0
+    constraints: Mapping[str, str] = field(default_factory=dict)
+    token_life: int = TOKEN_LIFE
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """A client's request as the server saw it.
+
+    `path` and `query` are unquoted; `status` is 0 while there is no answer, and for ever when the connection
+    was broken first. Bytes are those of the bodies. `headers` have capitalised names and no secrets.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    status: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    seconds: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with the requests of `method` ("" is any) whose `path?query`, unquoted, has `path`.
+
+    `path` is a regular expression that is searched; requests for a token are spared unless it contains
+    `/auth`. The fault applies to the next `times` such requests, -1 is all. It waits `delay` seconds, then
+
+    - breaks the connection (`reset`), or
+    - answers `status` with `headers`, without doing what was asked, or
+    - lets Swift answer, with the body cut after `truncate_body` bytes and the connection closed, or with one
+      byte changed (`flip_byte`), or whole.
+
+    With `after` Swift does what was asked before the delay, and its answer is lost.
+    """
+
+    method: str = ""
+    path: str = ""
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    times: int = -1
+    delay: float = 0.0
+    truncate_body: int = -1
+    flip_byte: bool = False
+    after: bool = False
+    reset: bool = False
+
+    def __post_init__(self) -> None:
+        if self.after and not (self.status or self.reset):
+            raise ValueError("a fault after the request needs a status or a reset to replace the answer")

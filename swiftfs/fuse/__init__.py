@@ -1,0 +1,8 @@
+"""The kernel's side: fusepy on libfuse 2.9, and the one boundary through which only errnos leave."""
+
+from swiftfs.errors import ConfigurationError
+
+try:
+    import fuse  # noqa: F401  fusepy loads libfuse when it is imported
+except OSError as error:
+    raise ConfigurationError("libfuse 2 is not installed: apt install fuse libfuse2") from error

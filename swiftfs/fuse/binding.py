@@ -1,0 +1,370 @@
+"""fusepy's FUSE with what it lacks: zero-copy data, attached threads, packed stat, and one error boundary."""
+
+# ruff: noqa: ARG002  the callbacks have libfuse's arguments
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
+
+import fuse
+
+from swiftfs.errors import ConfigurationError, SwiftfsError, errno_of, os_error
+from swiftfs.fuse.operations import Operations
+from swiftfs.fuse.structs import (
+    UNKNOWN_INODE,
+    UTIME_NOW,
+    UTIME_OMIT,
+    FuseOperations,
+    answer_from_file,
+    buffer_size,
+    copy_to_file,
+    handle_of,
+    write_stat,
+)
+from swiftfs.fuse.threads import AttachedThreads
+
+log = logging.getLogger("swiftfs.fuse")
+
+OptionValue = str | int | float | bool
+
+REQUEST_BYTES = 131072
+"""The largest read or write request that libfuse 2.9 can exchange with the kernel."""
+
+_ALWAYS: Mapping[str, OptionValue] = {
+    "big_writes": True,
+    "max_read": REQUEST_BYTES,
+    "max_write": REQUEST_BYTES,
+    "max_readahead": REQUEST_BYTES,
+    "splice_read": True,
+    "splice_write": True,
+    "splice_move": True,
+    "use_ino": True,
+    "auto_cache": True,
+    "subtype": "swiftfs",
+}
+
+_NO_SUCH_ATTRIBUTE = -errno.ENODATA
+_NOT_SUPPORTED = -errno.EOPNOTSUPP
+_SECURITY, _ACL = b"security.", b"system.posix_acl"
+
+_threads = AttachedThreads()
+
+
+class _DivertedStderr:
+    """Descriptor 2 held back in memory: there, and only there, libfuse says why it cannot mount."""
+
+    def __init__(self) -> None:
+        self._stderr = os.dup(2)
+        self._memory = os.memfd_create("libfuse-stderr")
+        os.dup2(self._memory, 2)
+
+    def restore(self) -> str:
+        """Put descriptor 2 back and return what was written meanwhile (nothing the second time)."""
+        if self._memory < 0:
+            return ""
+        os.dup2(self._stderr, 2)
+        text = os.pread(self._memory, 65536, 0).decode("utf-8", "replace")
+        os.close(self._stderr)
+        os.close(self._memory)
+        self._memory = -1
+        return text
+
+
+class FUSE(fuse.FUSE):  # type: ignore[misc]
+    """A mount. Building one mounts, serves until the mount is unmounted or signalled, and then returns.
+
+    `source` is the name that `df` and /proc/mounts show; the timeouts are in seconds. `on_init` runs in a
+    thread of libfuse once the mount is live, and may start threads; when it fails, the mount ends and its
+    error is raised here. `on_destroy` runs after the last callback. `options` are further mount options
+    (fuse(8)), flags as True, and win over our own. Where nothing could be mounted, raise
+    `ConfigurationError` with libfuse's reason.
+
+    Call it in the main thread, with the default actions for SIGTERM and SIGHUP: libfuse handles only those.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        mountpoint: str | Path,
+        *,
+        source: str,
+        attr_timeout: float = 1.0,
+        entry_timeout: float = 1.0,
+        negative_timeout: float = 0.0,
+        on_init: Callable[[], None] | None = None,
+        on_destroy: Callable[[], None] | None = None,
+        options: Mapping[str, OptionValue] | None = None,
+    ) -> None:
+        # fusepy's own constructor knows only the shorter operations table, so it is not called.
+        self.operations = operations
+        self.raw_fi = False
+        self.encoding = "utf-8"
+        self.use_ns = True
+        self._mountpoint = Path(mountpoint)
+        self._on_init, self._on_destroy = on_init, on_destroy
+        self._failure: BaseException | None = None
+        self._live = False
+        self._bind_hot_operations()
+        timeouts = {
+            "attr_timeout": attr_timeout,
+            "entry_timeout": entry_timeout,
+            "negative_timeout": negative_timeout,
+        }
+        self._serve(_mount_options(source, {**_ALWAYS, **timeouts, **(options or {})}))
+
+    def _bind_hot_operations(self) -> None:
+        self._getattr = self.operations.getattr
+        self._fgetattr = self.operations.fgetattr
+        self._read = self.operations.read_buf
+        self._write = self.operations.write_buf
+
+    def _serve(self, options: str) -> None:
+        self._check_mountpoint()
+        words = [b"swiftfs", b"-f", b"-o", options.encode(), os.fsencode(self._mountpoint.absolute())]
+        arguments = (ctypes.c_char_p * len(words))(*words)
+        table = self._table()
+        # The calling thread belongs to Python: its state must not be held and given back by us.
+        _threads.mark.kept = True
+        self._stderr = _DivertedStderr()
+        said = ""
+        try:
+            with _default_interrupt():
+                failed = fuse._libfuse.fuse_main_real(
+                    len(words), arguments, ctypes.byref(table), ctypes.sizeof(table), None
+                )
+        finally:
+            said = self._stderr.restore()
+        _threads.join(seconds=10)
+        if self._failure is not None:
+            raise self._failure
+        if failed and not self._live:
+            raise self._refusal(_first_reason(said))
+        if failed:
+            log.error("libfuse stopped serving %s with an error", self._mountpoint)
+
+    def _check_mountpoint(self) -> None:
+        """Refuse what libfuse would accept, such as a file, or explain in words of its own."""
+        try:
+            if not S_ISDIR(self._mountpoint.stat().st_mode):
+                raise self._refusal("it is not a directory")
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                raise self._refusal("a mount that died is still there: fusermount -u it first") from error
+            raise self._refusal(os.strerror(errno_of(error))) from error
+
+    def _refusal(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(f"cannot mount on {self._mountpoint}: {reason}")
+
+    def _table(self) -> FuseOperations:
+        """Build the C table: a member is offered when the operations have it, as in fusepy."""
+        table = FuseOperations()
+        for name, kind, *_ in FuseOperations._fields_:
+            # fusepy's `ftruncate` calls the operation `truncate` with a handle.
+            value = getattr(self.operations, name.replace("ftruncate", "truncate"), None)
+            if value is None:
+                continue
+            if hasattr(kind, "argtypes"):
+                value = kind(_bounded(name, getattr(self, name)))
+            setattr(table, name, value)
+        return table
+
+    def init(self, connection: int) -> None:
+        """Begin: the mount answers from now on."""
+        said = self._stderr.restore()
+        if said:
+            log.warning("libfuse: %s", " ".join(said.split()))
+        self._live = True
+        if self._on_init is None:
+            return
+        try:
+            self._on_init()
+        except BaseException as error:  # noqa: BLE001  raised again where FUSE() returns
+            self._failure = error
+            fuse.fuse_exit()
+
+    def destroy(self, private_data: int) -> None:
+        """End: no callback follows."""
+        if self._live and self._on_destroy is not None:
+            self._on_destroy()
+
+    def getattr(self, path: bytes, stat: int) -> None:
+        """Fill `struct stat` of a path."""
+        write_stat(stat, self._getattr(path.decode()))
+
+    def fgetattr(self, path: bytes | None, stat: int, file_info: int) -> None:
+        """Fill `struct stat` of an open file."""
+        write_stat(stat, self._fgetattr(handle_of(file_info)))
+
+    def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
+        """Hand every entry with its inode and type to libfuse, which keeps them while the folder is open."""
+        image = fuse.c_stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
+        stat = ctypes.addressof(image)
+        for name in (b".", b".."):
+            filler(buffer, name, stat, 0)
+        for text, attributes in self.operations.readdir(None, file_info.contents.fh):
+            image.st_ino = attributes.inode or UNKNOWN_INODE
+            image.st_mode = attributes.mode
+            if filler(buffer, text.encode(), stat, 0):
+                raise os_error(errno.ENOMEM)
+
+    def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
+        """Answer with a piece of a local file, which libfuse splices to the kernel."""
+        span = self._read(handle_of(file_info), offset, size)
+        if not 0 <= span.length <= size:
+            raise ValueError(f"{span.length} bytes read where {size} were asked")
+        answer_from_file(target, span.descriptor, span.position, span.length)
+
+    def write_buf(self, path: bytes | None, source: int, offset: int, file_info: int) -> int:
+        """Let the file system say where in a local file the data goes, and move it there."""
+        size = buffer_size(source)
+        written = self._write(handle_of(file_info), offset, size, partial(copy_to_file, source, size))
+        if not 0 <= written <= size:
+            raise ValueError(f"{written} bytes written where {size} were given")
+        return written
+
+    def create(self, path: bytes, mode: int, file_info: Any) -> None:
+        """Make and open a file (fusepy passes no flags)."""
+        info = file_info.contents
+        info.fh = self.operations.create(path.decode(), mode, info.flags)
+
+    def utimens(self, path: bytes, times: Any) -> None:
+        """Set times; utimensat(2)'s NOW becomes the clock's and OMIT becomes None."""
+        if times:
+            atime, mtime = _nanoseconds(times.contents.actime), _nanoseconds(times.contents.modtime)
+        else:
+            atime = mtime = time.time_ns()
+        self.operations.utimens(path.decode(), (atime, mtime))
+
+    def fallocate(self, path: bytes | None, mode: int, offset: int, length: int, file_info: int) -> None:
+        """Reserve, zero or punch a part of an open file."""
+        self.operations.fallocate(handle_of(file_info), mode, offset, length)
+
+    def getxattr(self, path: bytes, name: bytes, value: Any, size: int, *args: Any) -> int:
+        """Return an attribute. The kernel asks for `security.capability` at every write: at no cost."""
+        if name.startswith(_SECURITY):
+            return _NO_SUCH_ATTRIBUTE
+        if name.startswith(_ACL):
+            return _NOT_SUPPORTED
+        return int(super().getxattr(path, name, value, size, *args))
+
+    def setxattr(
+        self, path: bytes, name: bytes, value: Any, size: int, options: int, *args: Any
+    ) -> int | None:
+        """Set an attribute of the user's."""
+        if name.startswith((_SECURITY, _ACL)):
+            return _NOT_SUPPORTED
+        super().setxattr(path, name, value, size, options, *args)
+        return None
+
+    def removexattr(self, path: bytes, name: bytes) -> int | None:
+        """Remove an attribute of the user's."""
+        if name.startswith((_SECURITY, _ACL)):
+            return _NO_SUCH_ATTRIBUTE if name.startswith(_SECURITY) else _NOT_SUPPORTED
+        super().removexattr(path, name)
+        return None
+
+
+def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:
+    """Return what libfuse calls: whatever `method` does, an int leaves, and a failure is a negative errno."""
+    mark, attach = _threads.mark, _threads.attach
+
+    def callback(*args: Any) -> int:
+        try:
+            try:
+                mark.kept  # noqa: B018  the cheapest question whether this thread is attached
+            except AttributeError:
+                attach()
+            answer = method(*args)
+            if answer is None:
+                return 0
+            if answer.__class__ is not int:
+                raise TypeError(f"answered {answer!r}")  # noqa: TRY301  no other place sees every answer
+        except BaseException as error:  # noqa: BLE001  even SystemExit must not reach libfuse
+            return -_errno_told(name, args, error)
+        return answer
+
+    return callback
+
+
+def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
+    """Return the positive errno for `error`, having logged it: in one line where nobody foresaw it."""
+    if isinstance(error, UnicodeDecodeError) and error.object in args:
+        number = errno.EILSEQ
+    else:
+        number = errno_of(error)
+        known = getattr(error, "errno", None)
+        if not isinstance(error, OSError | SwiftfsError) or known != number:
+            log.error(
+                "%s %s failed: %r",
+                name,
+                _subject(name, args),
+                error,
+                exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
+            )
+            return number
+    log.debug("%s %s: %s (%r)", name, _subject(name, args), errno.errorcode.get(number, number), error)
+    return number
+
+
+def _subject(name: str, args: tuple[Any, ...]) -> str:
+    """Name what a callback was about: its path or, since open files come without one, its handle."""
+    path = args[1 if name == "symlink" else 0] if args else None
+    if isinstance(path, bytes):
+        return repr(path.decode("utf-8", "backslashreplace"))
+    info = args[-1] if args else None
+    if isinstance(info, int):
+        return f"handle {handle_of(info)}"
+    return f"handle {info.contents.fh}" if info else "the mount"
+
+
+def _nanoseconds(moment: Any) -> int | None:
+    """Return a `struct timespec` of utimensat(2) in ns since the epoch, or None for UTIME_OMIT."""
+    if moment.tv_nsec == UTIME_NOW:
+        return time.time_ns()
+    if moment.tv_nsec == UTIME_OMIT:
+        return None
+    return int(moment.tv_sec) * 1_000_000_000 + int(moment.tv_nsec)
+
+
+def _mount_options(source: str, options: Mapping[str, OptionValue]) -> str:
+    """Join the options as libfuse parses them: a backslash protects a comma or backslash inside a value."""
+    words = []
+    for name, value in {"fsname": source, **options}.items():
+        if value is True:
+            words.append(name)
+        elif value is not False:
+            text = str(value).replace("\\", "\\\\").replace(",", "\\,")
+            words.append(f"{name}={text}")
+    return ",".join(words)
+
+
+def _first_reason(said: str) -> str:
+    """Return libfuse's or fusermount's own first line without the program's name."""
+    for line in said.splitlines():
+        program, colon, reason = line.partition(": ")
+        if line.strip():
+            return reason if colon and Path(program).name in {"fuse", "fusermount", "swiftfs"} else line
+    return "libfuse gives no reason"
+
+
+@contextlib.contextmanager
+def _default_interrupt() -> Iterator[None]:
+    """Take Python's SIGINT handler away, for libfuse handles only signals that have their default action."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

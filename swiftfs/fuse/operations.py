@@ -1,0 +1,234 @@
+"""fusepy's Operations over a file system that knows nothing of FUSE: each method only translates."""
+
+# ruff: noqa: ARG002  the methods have fusepy's arguments
+
+import errno
+from collections.abc import Callable, Iterable
+from stat import S_IMODE
+from typing import Any, Protocol
+
+import fuse
+
+from swiftfs.errors import os_error
+from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage
+
+_BLOCK = 4096
+"""The unit in bytes in which `statfs` counts."""
+
+
+class FileSystem(Protocol):
+    """What the binding calls. Every method may be called from many threads at once.
+
+    Paths begin with `/`. Failures are `OSError` or `SwiftfsError` with an errno; everything else is EIO.
+    Times are in ns since the epoch, sizes and offsets in bytes; `mode` holds permission bits only, except in
+    `mknod`.
+    """
+
+    def getattr(self, path: str) -> Attributes:
+        """Return what stat(2) tells."""
+
+    def getattr_handle(self, handle: int) -> Attributes:
+        """Return what fstat(2) tells."""
+
+    def readlink(self, path: str) -> str:
+        """Return a symbolic link's target."""
+
+    def opendir(self, path: str) -> int:
+        """Return a handle for `readdir`."""
+
+    def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
+        """Return the names in a folder without `.` and `..`; a generator is read to its end."""
+
+    def releasedir(self, handle: int) -> None:
+        """Give the handle back."""
+
+    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
+        """Make a folder."""
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder."""
+
+    def unlink(self, path: str) -> None:
+        """Remove a file."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Move, replacing `new`; an open file that is unlinked arrives as a move to `.fuse_hidden…`."""
+
+    def symlink(self, target: str, path: str, caller: Caller) -> None:
+        """Make `path` a symbolic link to `target`."""
+
+    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
+        """Make a file of the type in `mode`."""
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Set the permission bits."""
+
+    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
+        """Set the owner and group; None leaves as it is."""
+
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """Set the times; None leaves as it is."""
+
+    def truncate(self, path: str, size: int) -> None:
+        """Set a file's size."""
+
+    def truncate_handle(self, handle: int, size: int) -> None:
+        """Set an open file's size."""
+
+    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
+        """Make a file and return a handle on it."""
+
+    def open(self, path: str, flags: int) -> int:
+        """Return a handle on a file."""
+
+    def read(self, handle: int, offset: int, size: int) -> FileSpan:
+        """Return where the bytes lie; fewer than `size` only where the file ends.
+
+        The descriptor must stay open and the bytes in place until the handle is released: the kernel reads
+        them after this has returned.
+        """
+
+    def write(self, handle: int, offset: int, size: int, fill: Callable[[int, int], int]) -> int:
+        """Call `fill(descriptor, position)` once, which puts the bytes there, and return what it returned."""
+
+    def flush(self, handle: int) -> None:
+        """Answer a close(2), possibly one of several; a failure is the close's."""
+
+    def fsync(self, handle: int, data_only: bool) -> None:
+        """Return when the file is safe."""
+
+    def release(self, handle: int) -> None:
+        """Give the handle back; nobody sees a failure."""
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """Do what fallocate(2) does."""
+
+    def statfs(self, path: str) -> FilesystemUsage:
+        """Return what statvfs(3) tells."""
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """Return an extended attribute, never one of `security` or `system`."""
+
+    def listxattr(self, path: str) -> list[str]:
+        """Return the names of the extended attributes."""
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        """Set an extended attribute; `flags` are those of setxattr(2)."""
+
+    def removexattr(self, path: str, name: str) -> None:
+        """Remove an extended attribute."""
+
+
+class Operations(fuse.Operations):  # type: ignore[misc]
+    """The callbacks as fusepy calls them, answered by a `FileSystem`.
+
+    A member that is None is not offered to the kernel, which then decides itself: permissions, locks.
+    """
+
+    use_ns = True
+    flag_nullpath_ok = True
+    flag_nopath = True
+    flag_utime_omit_ok = True
+
+    access = bmap = ioctl = lock = flock = poll = fsyncdir = None
+    read = write = None  # libfuse calls `read_buf` and `write_buf`, which need no copy of the data
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        self._filesystem = filesystem
+        # These callbacks are the file system's own methods, without a call between.
+        self.getattr = filesystem.getattr
+        self.fgetattr = filesystem.getattr_handle
+        self.read_buf = filesystem.read
+        self.write_buf = filesystem.write
+        self.readlink = filesystem.readlink
+        self.opendir = filesystem.opendir
+        self.open = filesystem.open
+        self.unlink = filesystem.unlink
+        self.rmdir = filesystem.rmdir
+        self.rename = filesystem.rename
+        self.getxattr = filesystem.getxattr
+        self.listxattr = filesystem.listxattr
+        self.setxattr = filesystem.setxattr
+        self.removexattr = filesystem.removexattr
+        self.fallocate = filesystem.fallocate
+
+    def readdir(self, path: str | None, fh: int) -> Iterable[tuple[str, Attributes]]:
+        """Return the entries of an open folder."""
+        return self._filesystem.readdir(fh)
+
+    def releasedir(self, path: str | None, fh: int) -> None:
+        """Close a folder."""
+        self._filesystem.releasedir(fh)
+
+    def mkdir(self, path: str, mode: int) -> None:
+        """Make a folder."""
+        self._filesystem.mkdir(path, S_IMODE(mode), _caller())
+
+    def symlink(self, target: str, source: str) -> None:
+        """Make a symbolic link: fusepy calls the new path `target` and its contents `source`."""
+        self._filesystem.symlink(source, target, _caller())
+
+    def link(self, target: str, source: str) -> None:
+        """Refuse: an object has one name (EPERM, as link(2) says of such file systems)."""
+        raise os_error(errno.EPERM, target)
+
+    def mknod(self, path: str, mode: int, dev: int) -> None:
+        """Make a file, FIFO, socket or device."""
+        self._filesystem.mknod(path, mode, dev, _caller())
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Set the permission bits."""
+        self._filesystem.chmod(path, S_IMODE(mode))
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """Set owner and group, of which fusepy passes -1 for "leave"."""
+        self._filesystem.chown(path, None if uid == -1 else uid, None if gid == -1 else gid, _caller())
+
+    def utimens(self, path: str, times: tuple[int | None, int | None]) -> None:
+        """Set the times, already free of UTIME_NOW and UTIME_OMIT."""
+        self._filesystem.utimens(path, *times)
+
+    def truncate(self, path: str | None, length: int, fh: int | None = None) -> None:
+        """Set the size of a path or, with a handle, of an open file."""
+        if fh is not None:
+            self._filesystem.truncate_handle(fh, length)
+        elif path is not None:
+            self._filesystem.truncate(path, length)
+
+    def create(self, path: str, mode: int, flags: int) -> int:
+        """Make and open a file."""
+        return self._filesystem.create(path, S_IMODE(mode), flags, _caller())
+
+    def flush(self, path: str | None, fh: int) -> None:
+        """Answer a close."""
+        self._filesystem.flush(fh)
+
+    def fsync(self, path: str | None, datasync: int, fh: int) -> None:
+        """Make a file safe."""
+        self._filesystem.fsync(fh, bool(datasync))
+
+    def release(self, path: str | None, fh: int) -> None:
+        """Close a file."""
+        self._filesystem.release(fh)
+
+    def statfs(self, path: str) -> dict[str, Any]:
+        """Return the fields of `struct statvfs`."""
+        usage = self._filesystem.statfs(path)
+        free = usage.free_bytes // _BLOCK
+        return {
+            "f_bsize": _BLOCK,
+            "f_frsize": _BLOCK,
+            "f_blocks": usage.total_bytes // _BLOCK,
+            "f_bfree": free,
+            "f_bavail": free,
+            "f_files": usage.total_objects,
+            "f_ffree": usage.free_objects,
+            "f_favail": usage.free_objects,
+            "f_namemax": usage.name_bytes,
+        }
+
+
+def _caller() -> Caller:
+    """Return who made the system call that the current thread answers."""
+    uid, gid, _ = fuse.fuse_get_context()
+    return Caller(uid, gid)

@@ -1,0 +1,183 @@
+"""The C side of libfuse 2.9 that fusepy lacks: the longer operations table, packed `stat` images, buffers.
+
+Sources: `fuse.h` and `fuse_common.h` of libfuse 2.9.9. Pointers that a callback only fills are declared as
+addresses (`c_void_p`), because building a ctypes pointer object costs more than the callback itself.
+"""
+
+import ctypes
+import struct
+from operator import itemgetter
+from typing import Any
+
+import fuse
+
+from swiftfs.model import Attributes
+
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
+"""The values of `tv_nsec` that utimensat(2) gives a meaning."""
+
+UNKNOWN_INODE = 0xFFFFFFFF
+"""What libfuse itself gives an entry without an inode; 0 would hide the entry from readdir(3)."""
+
+PREFERRED_IO = 131072
+"""`st_blksize` in bytes: stdio and cp then send writes as large as one FUSE request."""
+
+Filler = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_longlong)
+"""libfuse's `fuse_fill_dir_t`. It only copies into memory, so it is called with the GIL held."""
+
+_address = ctypes.c_void_p
+_callback = ctypes.CFUNCTYPE
+
+_RETYPED = {
+    "getattr": _callback(ctypes.c_int, ctypes.c_char_p, _address),
+    "fgetattr": _callback(ctypes.c_int, ctypes.c_char_p, _address, _address),
+    "readdir": _callback(
+        ctypes.c_int,
+        ctypes.c_char_p,
+        _address,
+        Filler,
+        ctypes.c_longlong,
+        ctypes.POINTER(fuse.fuse_file_info),
+    ),
+}
+
+_ADDED = [
+    ("poll", _callback(ctypes.c_int, ctypes.c_char_p, _address, _address, _address)),
+    ("write_buf", _callback(ctypes.c_int, ctypes.c_char_p, _address, ctypes.c_longlong, _address)),
+    (
+        "read_buf",
+        _callback(ctypes.c_int, ctypes.c_char_p, _address, ctypes.c_size_t, ctypes.c_longlong, _address),
+    ),
+    ("flock", _callback(ctypes.c_int, ctypes.c_char_p, _address, ctypes.c_int)),
+    (
+        "fallocate",
+        _callback(
+            ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, _address
+        ),
+    ),
+]
+
+
+class FuseOperations(ctypes.Structure):
+    """libfuse 2.9's whole `struct fuse_operations`; libfuse takes its size from the caller."""
+
+    _fields_ = [
+        *((name, _RETYPED.get(name, kind), *bits) for name, kind, *bits in fuse.fuse_operations._fields_),
+        *_ADDED,
+    ]
+
+
+_HANDLE_OFFSET: int = fuse.fuse_file_info.fh.offset
+_handle_at = ctypes.c_uint64.from_address
+
+
+def handle_of(file_info: int) -> int:
+    """Return `fh` of the `struct fuse_file_info` at the address."""
+    return _handle_at(file_info + _HANDLE_OFFSET).value
+
+
+_STAT_VALUES = ("inode", "mode", "links", "uid", "gid", "size", "blksize", "blocks", "seconds", "nanoseconds")
+_STAT_FIELDS = {
+    "st_ino": ("inode",),
+    "st_mode": ("mode",),
+    "st_nlink": ("links",),
+    "st_uid": ("uid",),
+    "st_gid": ("gid",),
+    "st_size": ("size",),
+    "st_blksize": ("blksize",),
+    "st_blocks": ("blocks",),
+    "st_atimespec": ("seconds", "nanoseconds"),
+    "st_mtimespec": ("seconds", "nanoseconds"),
+    "st_ctimespec": ("seconds", "nanoseconds"),
+}
+_SIGNED = {"size", "blocks", "seconds", "nanoseconds"}
+_CODES = {2: "H", 4: "I", 8: "Q"}
+
+
+def stat_layout(kind: Any) -> tuple[struct.Struct, "itemgetter[Any]"]:
+    """Return the packed form of a platform's `struct stat` and the order in which it takes `_STAT_VALUES`.
+
+    `kind` is the ctypes structure of that platform; fields that we do not know stay zero.
+    """
+    order: list[int] = []
+    pattern, end = "=", 0
+    for name in sorted(_STAT_FIELDS, key=lambda name: getattr(kind, name).offset):
+        place, values = getattr(kind, name), _STAT_FIELDS[name]
+        pattern += f"{place.offset - end}x"
+        for value in values:
+            code = _CODES[place.size // len(values)]
+            pattern += code.lower() if value in _SIGNED else code
+            order.append(_STAT_VALUES.index(value))
+        end = place.offset + place.size
+    return struct.Struct(f"{pattern}{ctypes.sizeof(kind) - end}x"), itemgetter(*order)
+
+
+_stat, _in_stat_order = stat_layout(fuse.c_stat)
+_stat_size, _pack_stat = _stat.size, _stat.pack
+_memmove = ctypes.memmove
+
+
+def write_stat(address: int, attributes: Attributes) -> None:
+    """Fill the `struct stat` at the address.
+
+    `st_nlink` is 1 for directories too: it promises nothing about subdirectories, which `find` would believe.
+    """
+    size = attributes.size
+    values = (
+        attributes.inode,
+        attributes.mode,
+        1,
+        attributes.uid,
+        attributes.gid,
+        size,
+        PREFERRED_IO,
+        (size + 511) >> 9,
+        *divmod(attributes.mtime_ns, 1_000_000_000),
+    )
+    _memmove(address, _pack_stat(*_in_stat_order(values)), _stat_size)
+
+
+_IS_FD = 1 << 1
+_FD_SEEK = 1 << 2
+_FD_RETRY = 1 << 3
+_bufvec = struct.Struct("@NNNNiPiq")
+"""`struct fuse_bufvec` of one buffer: count, index, offset; size, flags, memory, descriptor, position."""
+
+_with_gil = ctypes.PyDLL(None)
+_calloc = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)(("calloc", _with_gil))
+_pointer_at = ctypes.c_void_p.from_address
+_count_at = ctypes.c_size_t.from_address
+_buf_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(("fuse_buf_size", fuse._libfuse))
+_buf_copy = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)(
+    ("fuse_buf_copy", fuse._libfuse)
+)
+
+
+def answer_from_file(target: int, descriptor: int, position: int, length: int) -> None:
+    """Store at the address `target` a new buffer of `length` bytes of a file; libfuse frees it."""
+    address = _calloc(1, _bufvec.size)
+    if not address:
+        raise MemoryError("no memory for a read buffer")
+    # libfuse frees the memory pointer whatever the flags say, so it stays NULL.
+    _memmove(address, _bufvec.pack(1, 0, 0, length, _IS_FD | _FD_SEEK, 0, descriptor, position), _bufvec.size)
+    _pointer_at(target).value = address
+
+
+def buffer_size(source: int) -> int:
+    """Return the bytes in the `struct fuse_bufvec` at the address."""
+    return int(_buf_size(source))
+
+
+def copy_to_file(source: int, size: int, descriptor: int, position: int) -> int:
+    """Move the `size` bytes of the buffer at the address into a file, by splice where they lie in a pipe.
+
+    Return how many arrived; raise OSError as write(2) does.
+    """
+    target = ctypes.create_string_buffer(
+        _bufvec.pack(1, 0, 0, size, _IS_FD | _FD_SEEK | _FD_RETRY, 0, descriptor, position), _bufvec.size
+    )
+    copied = int(_buf_copy(ctypes.addressof(target), source, 0))
+    if copied < 0:
+        raise fuse.FuseOSError(-copied)
+    return copied

@@ -1,0 +1,151 @@
+"""How each intent is carried out: the requests, and their order.
+
+INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
+"""
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import replace
+
+from swiftfs.content.segments import map_bytes
+from swiftfs.errors import NotFound, StoreError
+from swiftfs.journal.intents import (
+    CreateContainer,
+    Delete,
+    DeleteContainer,
+    DeleteMarkers,
+    Intent,
+    Move,
+    MoveFolder,
+    PutFile,
+    PutMarker,
+    PutSmall,
+    SetHeaders,
+    marker_headers,
+)
+from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class Execution:
+    """Carries out intents against a store; files above `segment_size` bytes are stored as SLOs."""
+
+    def __init__(self, store: ObjectStore, pool: Executor, segment_size: int) -> None:
+        self._store = store
+        self._pool = pool
+        self._segment_size = segment_size
+
+    def run(self, intent: Intent) -> ObjectInfo | None:
+        """Carry out one intent; return what Swift said of an object that was stored.
+
+        Raise what the store raises, while the old state stands, unless the method below says otherwise.
+        """
+        match intent:
+            case PutFile():
+                return self._put_file(intent)
+            case PutSmall():
+                return self._store.put(intent.name, intent.body, intent.description.headers())
+            case PutMarker():
+                return self._store.put(intent.name, b"", marker_headers(intent.metadata), if_absent=True)
+            case SetHeaders():
+                self._store.post(intent.name, intent.headers)
+            case Delete():
+                self._delete(intent)
+            case DeleteMarkers():
+                self._delete_all(intent.names)
+            case Move():
+                self._move(intent)
+            case MoveFolder():
+                self._move_folder(intent)
+            case CreateContainer():
+                self._store.create_container(intent.container)
+            case DeleteContainer():
+                self._store.delete_container(intent.container)
+        return None
+
+    def discard(self, names: Iterable[ObjectName]) -> None:
+        """Delete objects that nothing names any more; a failure leaves them behind and is logged."""
+        garbage = tuple(names)
+        if not garbage:
+            return
+        try:
+            for name, failure in self._store.delete_many(garbage).items():
+                log.warning("%s stays in Swift unused: %s", name, failure)
+        except StoreError as error:
+            log.warning("%d unused segments stay in Swift, such as %s: %s", len(garbage), garbage[0], error)
+
+    def _put_file(self, intent: PutFile) -> ObjectInfo:
+        replaced = self._segments_of(intent.name, large=intent.replaces_large)
+        content, segments = intent.content, intent.segments
+        content.ensure_all()
+        if content.size <= self._segment_size:
+            body = map_bytes(content.descriptor, 0, content.size)
+            info = self._store.put(intent.name, body, intent.description.headers())
+            replaced.update(segments.abandon())
+        else:
+            manifest = segments.finish(content.size)
+            described = replace(
+                intent.description, stored=replace(intent.description.stored, slo=manifest.etag)
+            )
+            info = self._store.put_manifest(intent.name, manifest, described.headers())
+            replaced.update(segments.take_garbage())
+            replaced.difference_update(segment.name for segment in manifest.segments)
+        content.adopt(info)
+        self.discard(replaced)
+        return info
+
+    def _delete(self, intent: Delete) -> None:
+        segments = self._segments_of(intent.name, large=intent.large)
+        try:
+            self._store.delete(intent.name)
+        except NotFound:
+            log.info("%s was deleted already", intent.name)
+        self.discard(segments)
+
+    def _move(self, intent: Move) -> None:
+        """Copy, then delete; when the deletion fails both names stand, and the move can be repeated."""
+        replaced = self._segments_of(intent.target, large=intent.replaces_large)
+        self._store.copy(intent.source, intent.target, manifest_only=True)
+        self._store.delete(intent.source)
+        self.discard(replaced)
+
+    def _move_folder(self, intent: MoveFolder) -> None:
+        """Copy all in parallel, then delete; when either fails the rest can be moved by a repetition."""
+        pairs = list(intent.markers)
+        for name in self._names_below(intent.container, intent.source):
+            key = intent.target + name.key.removeprefix(intent.source)
+            pairs.append((name, ObjectName(intent.target_container, key)))
+        copies = [
+            self._pool.submit(self._store.copy, source, target, manifest_only=True)
+            for source, target in pairs
+        ]
+        for copy in copies:
+            copy.result()
+        self._delete_all(source for source, _ in pairs)
+
+    def _names_below(self, container: str, prefix: str) -> Iterable[ObjectName]:
+        marker = ""
+        while True:
+            page = self._store.list_page(container, prefix=prefix, marker=marker)
+            yield from (ObjectName(container, row.key) for row in page.rows)
+            if page.last:
+                return
+            marker = page.marker
+
+    def _delete_all(self, names: Iterable[ObjectName]) -> None:
+        for error in self._store.delete_many(tuple(names)).values():
+            raise error
+
+    def _segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
+        """Return the segments of the SLO that `name` is now; none when it is not one, or is not there."""
+        if large is False:
+            return set()
+        try:
+            if large is None and not self._store.head(name).is_slo:
+                return set()
+            return {segment.name for segment in self._store.manifest(name).segments}
+        except NotFound:
+            return set()

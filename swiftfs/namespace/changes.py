@@ -1,0 +1,79 @@
+"""Our own changes, laid over listings until Swift's listing shows them."""
+
+import time
+from dataclasses import dataclass
+
+from swiftfs.namespace.entry import Entry
+from swiftfs.naming import Folder
+
+LISTING_LAG = 300.0
+"""Seconds for which a listing may not know a change yet: Swift's container updater runs every 5 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The newest state we gave a name, None for deleted, and when (monotonic seconds)."""
+
+    entry: Entry | None
+    at: float
+
+
+class Changes:
+    """The changes of each folder. Not locked: the namespace's lock guards it."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Folder, dict[str, Change]] = {}
+
+    def record(self, folder: Folder, name: str, entry: Entry | None) -> None:
+        """Remember that `name` is now `entry`, or gone."""
+        self._folders.setdefault(folder, {})[name] = Change(entry, time.monotonic())
+
+    def forget(self, folder: Folder, name: str) -> None:
+        """Let the listing speak for `name` again."""
+        changes = self._folders.get(folder)
+        if changes is not None:
+            changes.pop(name, None)
+            if not changes:
+                del self._folders[folder]
+
+    def of(self, folder: Folder) -> dict[str, Change]:
+        """Return a copy of the folder's changes by name."""
+        return dict(self._folders.get(folder, ()))
+
+    def overlay(self, folder: Folder, entries: dict[str, Entry], begun: float) -> dict[str, Entry | None]:
+        """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those it shows.
+
+        Return what the listing said of names whose older change it contradicts: it lags behind, or another
+        client came after us. Only Swift can tell which.
+        """
+        doubtful = {}
+        for name, change in self.of(folder).items():
+            listed = entries.get(name)
+            if change.at < begun:
+                if _agree(listed, change.entry) or begun - change.at > LISTING_LAG:
+                    self.forget(folder, name)
+                    continue
+                doubtful[name] = listed
+            set_entry(entries, name, change.entry)
+        return doubtful
+
+    def forget_below(self, folder: Folder) -> None:
+        """Forget the changes in a folder and in all folders below it."""
+        for other in [other for other in self._folders if other.is_below(folder)]:
+            del self._folders[other]
+
+
+def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:
+    """Make `entry` what `name` is, None for nothing."""
+    if entry is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = entry
+
+
+def _agree(listed: Entry | None, changed: Entry | None) -> bool:
+    if listed is None or changed is None:
+        return listed is changed
+    if listed.is_directory or changed.is_directory:
+        return listed.is_directory == changed.is_directory
+    return listed.attributes == changed.attributes and listed.object == changed.object

@@ -1,0 +1,191 @@
+"""Entries: what a listing says of the names in a folder."""
+
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from swiftfs.attributes import (
+    Stored,
+    decode_metadata,
+    decode_type,
+    is_directory_type,
+    parse_last_modified,
+)
+from swiftfs.model import Attributes, ObjectInfo, ObjectName, Row
+from swiftfs.naming import Folder, escape
+from swiftfs.store.protocol import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a folder, and what is behind it.
+
+    `object` is the file's object or the folder's marker, None for a folder that only its children imply.
+    `etag` is the version for `If-Match`, empty while unknown; `hash` and `last_modified` are the listing's and
+    change with every PUT and POST. `large` says whether the object is an SLO, None while unknown. `asked` is
+    False while a HEAD may tell more than the listing did. `headers` are the object's where all are known.
+    """
+
+    name: str
+    object: ObjectName | None
+    attributes: Attributes
+    etag: str = ""
+    hash: str = ""
+    last_modified: str = ""
+    media_type: str = ""
+    target: str | None = None
+    large: bool | None = False
+    asked: bool = True
+    headers: Headers | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        """True for a folder."""
+        return self.attributes.is_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The attributes of what carries none itself, and whether a foreign object's time is worth a HEAD."""
+
+    uid: int
+    gid: int
+    umask: int = 0o022
+    ask_times: bool = True
+    slash_markers: bool = False
+
+    def directory(self, inode: int) -> Attributes:
+        """Return the attributes of a folder that nobody described."""
+        return Attributes(stat.S_IFDIR | 0o777 & ~self.umask, 0, 0, self.uid, self.gid, inode)
+
+    def file(self, size: int, mtime_ns: int, inode: int) -> Attributes:
+        """Return the attributes of a file that another client wrote."""
+        return Attributes(stat.S_IFREG | 0o666 & ~self.umask, size, mtime_ns, self.uid, self.gid, inode)
+
+    def apply(self, base: Attributes, stored: Stored) -> Attributes:
+        """Return `base` with what the object says itself; its file type stays within files or folders."""
+        mode = base.mode
+        if stored.mode is not None and stat.S_ISDIR(stored.mode) == base.is_directory:
+            mode = stored.mode
+        return replace(
+            base,
+            mode=mode,
+            mtime_ns=base.mtime_ns if stored.mtime_ns is None else stored.mtime_ns,
+            uid=base.uid if stored.uid is None else stored.uid,
+            gid=base.gid if stored.gid is None else stored.gid,
+        )
+
+
+def inode_of(name: ObjectName, *, folder: bool = False) -> int:
+    """Return the inode number of an object or folder: the same at every mount."""
+    text = f"{name.container}\0{name.key}{'/' if folder else ''}"
+    return (
+        int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1 | 2
+    )
+
+
+def folder_inode(folder: Folder) -> int:
+    """Return the inode number of a folder, whatever marks it."""
+    return inode_of(ObjectName(folder.container, folder.prefix.removesuffix("/")), folder=True)
+
+
+def implied_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
+    """Return the entry of a folder that has no marker, or one that the listing did not show."""
+    marker = ObjectName(folder.container, folder.prefix) if defaults.slash_markers and folder.prefix else None
+    attributes = defaults.directory(folder_inode(folder))
+    return Entry(name, marker, attributes, asked=marker is None)
+
+
+def container_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
+    """Return the entry of a container, a top folder of an account."""
+    return Entry(name, None, defaults.directory(folder_inode(folder)))
+
+
+def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Entry:
+    """Return the entry of a folder whose marker is `row`."""
+    attributes = defaults.directory(folder_inode(folder))
+    base, stored = decode_type(row.content_type)
+    return Entry(
+        name,
+        ObjectName(folder.container, row.key),
+        defaults.apply(attributes, stored),
+        etag=row.hash,
+        hash=row.hash,
+        last_modified=row.last_modified,
+        media_type=base,
+        asked=stored.mode is not None,
+    )
+
+
+def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry:
+    """Return the entry of a file.
+
+    A 0-byte row of another client may be a DLO, whose size only HEAD tells; one that carries our mode is not.
+    """
+    base, stored = decode_type(row.content_type)
+    target = ObjectName(container, row.key)
+    mtime_ns = parse_last_modified(row.last_modified) if stored.mtime_ns is None else stored.mtime_ns
+    foreign = stored.mode is None
+    return Entry(
+        name,
+        target,
+        defaults.apply(defaults.file(row.size, mtime_ns, inode_of(target)), stored),
+        etag=(stored.slo or row.hash) if not foreign else "",
+        hash=row.hash,
+        last_modified=row.last_modified,
+        media_type=base,
+        target=stored.target,
+        large=None if foreign else stored.slo is not None,
+        asked=not foreign or (row.size > 0 and not defaults.ask_times),
+    )
+
+
+def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
+    """Return the entry with what a HEAD said."""
+    attributes = defaults.apply(entry.attributes, decode_metadata(info.metadata))
+    if not entry.is_directory:
+        attributes = replace(attributes, size=info.size)
+    base, _ = decode_type(info.content_type)
+    return replace(
+        entry,
+        object=info.version.name,
+        attributes=attributes,
+        etag=info.version.etag,
+        large=info.is_slo,
+        asked=True,
+        headers=Headers(base, info.metadata, info.kept),
+    )
+
+
+def is_marker(row: Row) -> bool:
+    """Say whether an object is a folder's marker; one that holds bytes is a file, whatever its type."""
+    return row.size == 0 and is_directory_type(row.content_type)
+
+
+def is_slash_marker(row: Row) -> bool:
+    """Say whether the object `d/` marks the folder `d`: any empty one that does not carry a file's mode."""
+    return row.size == 0 and decode_type(row.content_type)[1].mode is None
+
+
+def entries_of(
+    folder: Folder, rows: Iterable[Row], subdirs: Iterable[str], defaults: Defaults
+) -> Iterator[Entry]:
+    """Turn a folder's whole listing into entries, in the listing's order, folders without a marker last."""
+    cut = len(folder.prefix)
+    subfolders = {subdir[cut:-1]: Folder(folder.container, subdir) for subdir in subdirs}
+    rows = [row for row in rows if row.key != folder.prefix or not is_slash_marker(row)]
+    marked = {row.key[cut:] for row in rows if is_marker(row)}
+    folders = subfolders.keys() | marked
+    for row in rows:
+        component = row.key[cut:]
+        if component in marked and is_marker(row):
+            below = Folder(folder.container, row.key + "/")
+            yield marker_entry(escape(component), below, row, defaults)
+        else:
+            yield file_entry(
+                escape(component, shadowed=component in folders), folder.container, row, defaults
+            )
+    for component, below in subfolders.items():
+        if component not in marked:
+            yield implied_entry(escape(component), below, defaults)

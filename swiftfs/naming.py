@@ -1,0 +1,159 @@
+"""Object names and paths: which object a path names, and how an object without a POSIX name is called.
+
+A folder's path maps to a prefix, a file's path to an object name, component by component. Three components
+are no file names, and an object `a` beside objects `a/…` needs a second name; both get an escape that begins
+with `%`, and a component that happens to look like an escape gets one `%` more:
+
+    ""  %empty     "."  %dot     ".."  %dotdot     "%empty"  %%empty
+    object "a" beside "a/b"  a%file                "a%file"  a%%file
+
+`unescape(escape(c, shadowed=s)) == (c, s)` for every component `c`, so no two objects share a path.
+"""
+
+import errno
+import re
+from dataclasses import dataclass
+
+from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.model import ObjectName
+
+MAX_KEY_BYTES = 1024
+"""Swift's default `max_object_name_length`."""
+
+_ESCAPES = {"": "%empty", ".": "%dot", "..": "%dotdot"}
+_UNESCAPES = {escape: component for component, escape in _ESCAPES.items()}
+_LOOKS_ESCAPED = re.compile(r"%+(?:empty|dot|dotdot)")
+_SHADOW = "%file"
+_LOOKS_SHADOWED = re.compile(r"(.*?)(%+)file", re.DOTALL)
+
+
+def escape(component: str, *, shadowed: bool = False) -> str:
+    """Return the file name of a key's component; `shadowed` says that a folder has the plain name."""
+    if component in _ESCAPES:
+        name = _ESCAPES[component]
+    elif _LOOKS_ESCAPED.fullmatch(component):
+        name = "%" + component
+    elif component.endswith("file") and (match := _LOOKS_SHADOWED.fullmatch(component)):
+        name = f"{match[1]}%{match[2]}file"
+    else:
+        name = component
+    return name + _SHADOW if shadowed else name
+
+
+def unescape(name: str) -> tuple[str, bool]:
+    """Return the component that a file name stands for, and whether it is the shadowed one of that name."""
+    if "%" not in name:
+        return name, False
+    if name.endswith("file") and (match := _LOOKS_SHADOWED.fullmatch(name)):
+        if len(match[2]) > 1:
+            return match[1] + match[2][1:] + "file", False
+        return unescape(match[1])[0], True
+    if name in _UNESCAPES:
+        return _UNESCAPES[name], False
+    return (name[1:] if _LOOKS_ESCAPED.fullmatch(name) else name), False
+
+
+def split(path: str) -> tuple[str, str]:
+    """Return a path's parent and its last component: `/a/b` gives `("/a", "b")`."""
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name
+
+
+def join(parent: str, name: str) -> str:
+    """Return the path of `name` in the folder `parent`."""
+    return f"/{name}" if parent == "/" else f"{parent}/{name}"
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Say whether `path` lies in `folder` or deeper, or is it."""
+    return folder in ("/", path) or path.startswith(folder + "/")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder in Swift: the keys of `container` that begin with `prefix` (empty, or ending in `/`)."""
+
+    container: str
+    prefix: str
+
+    def child(self, component: str) -> ObjectName:
+        """Return the object of that component in this folder."""
+        return ObjectName(self.container, self.prefix + component)
+
+    def is_below(self, other: "Folder") -> bool:
+        """Say whether this folder lies in `other` or deeper, or is it."""
+        return self.container == other.container and self.prefix.startswith(other.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is mounted: a container, a prefix in it (ending in `/`), or the account (no container)."""
+
+    container: str
+    prefix: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Read `container`, `container/prefix` or `/`; raise `ConfigurationError` for anything else."""
+        if text == "/":
+            return cls("")
+        container, _, prefix = text.partition("/")
+        if not container:
+            raise ConfigurationError(
+                f"source {text!r}: say CONTAINER, CONTAINER/PREFIX, or / for the account"
+            )
+        if len(container.encode()) > 256:
+            raise ConfigurationError(f"source: the container's name {container!r} is longer than 256 bytes")
+        prefix = prefix.rstrip("/")
+        return cls(container, prefix + "/" if prefix else "")
+
+    @property
+    def is_account(self) -> bool:
+        """True when the top folders are containers."""
+        return not self.container
+
+    def __str__(self) -> str:
+        return "/" if self.is_account else f"{self.container}/{self.prefix}".rstrip("/")
+
+    def folder(self, path: str) -> Folder:
+        """Return the folder that `path` names; for an account's `/` its container is empty."""
+        keys = self._components(path)
+        if not self.is_account:
+            return Folder(self.container, self.prefix + "".join(key + "/" for key in keys))
+        if not keys:
+            return Folder("", "")
+        return Folder(keys[0], "".join(key + "/" for key in keys[1:]))
+
+    def object(self, path: str) -> ObjectName:
+        """Return the object that holds the file at `path`.
+
+        Raise `OSError` ENAMETOOLONG for a key of more than 1024 bytes, and EPERM where only containers are.
+        """
+        parent, name = split(path)
+        folder = self.folder(parent)
+        if not folder.container:
+            raise os_error(errno.EPERM, path)
+        target = folder.child(unescape(name)[0])
+        if len(target.key.encode()) > MAX_KEY_BYTES:
+            raise os_error(errno.ENAMETOOLONG, path)
+        return target
+
+    def _components(self, path: str) -> list[str]:
+        components = []
+        for name in path.strip("/").split("/") if path != "/" else ():
+            component, shadowed = unescape(name)
+            if shadowed:
+                raise os_error(errno.ENOTDIR, path)
+            components.append(component)
+        return components
+
+
+def plain_marker(folder: Folder) -> ObjectName | None:
+    """Return the marker `d` of a folder, or None where only `d/` can mark it (an empty last component)."""
+    key = folder.prefix[:-1]
+    return ObjectName(folder.container, key) if key and not key.endswith("/") else None
+
+
+def slash_marker(folder: Folder) -> ObjectName:
+    """Return the marker `d/` of a folder."""
+    return ObjectName(folder.container, folder.prefix)

@@ -1,0 +1,214 @@
+"""Credentials become one keystoneauth session, shared by every connection. No secret is ever printed."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import keystoneauth1.exceptions as keystone_errors
+from keystoneauth1.identity import v3
+from keystoneauth1.plugin import BaseAuthPlugin
+from keystoneauth1.session import Session
+from swiftclient.authv1 import PasswordPlugin
+
+from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
+from swiftfs.store.failures import reason
+
+LOGIN_SECONDS = 5.0
+"""Longest silence of the authentication server: a mount must fail within seconds, not minutes."""
+
+
+class Account:
+    """Who we are to Swift: the storage URL and a token, renewed once for all threads when it is refused.
+
+    `who` names the auth URL and the user for messages; the key stays inside `session`.
+    """
+
+    def __init__(
+        self, session: Session, who: str, *, region: str | None = None, interface: str = "public"
+    ) -> None:
+        self.session = session
+        self.who = who
+        self._region = region
+        self._interface = interface
+        self._renewal = threading.Lock()
+        self._endpoint = ""
+
+    def __repr__(self) -> str:
+        return f"Account({self.who})"
+
+    def endpoint(self) -> str:
+        """Return the storage URL, asked once; raise `AccessDenied`, `Unavailable` or `ConfigurationError`."""
+        if not self._endpoint:
+            self._endpoint = self._find_endpoint()
+        return self._endpoint
+
+    def token(self) -> str:
+        """Return a token, a new one shortly before the old one expires; errors as in `endpoint`."""
+        try:
+            headers = self.session.get_auth_headers() or {}
+        except keystone_errors.ClientException as error:
+            raise self._failure(error) from None
+        return str(headers.get("X-Auth-Token", ""))
+
+    def renew(self, refused: str) -> str:
+        """Return a token that is not `refused`; of many threads refused together one fetches it."""
+        with self._renewal:
+            if self.token() == refused:
+                self.session.invalidate()
+            return self.token()
+
+    def close(self) -> None:
+        """Close the connections to the authentication server."""
+        self.session.session.close()
+
+    def _find_endpoint(self) -> str:
+        try:
+            found = self.session.get_endpoint(
+                service_type="object-store", interface=self._interface, region_name=self._region
+            )
+        except keystone_errors.ClientException as error:
+            raise self._failure(error) from None
+        if not found:
+            where = f" in region {self._region}" if self._region else ""
+            raise ConfigurationError(f"{self.who}: no object-store endpoint{where} in the catalog")
+        if urlsplit(str(found)).scheme not in ("http", "https"):
+            raise ConfigurationError(f"{self.who}: the storage URL {found} is neither http nor https")
+        return str(found).rstrip("/")
+
+    def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
+        if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
+            return AccessDenied(f"{self.who}: wrong user or key")
+        if isinstance(error, keystone_errors.SSLError):
+            return StoreError(f"{self.who}: the server's certificate is not trusted, {reason(error)}")
+        status = getattr(error, "http_status", 0) or 0
+        if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
+            return Unavailable(f"{self.who}: no answer from the authentication server, {_short(error)}")
+        return ConfigurationError(f"{self.who}: cannot authenticate there, {_short(error)}")
+
+
+def open_account(environment: Mapping[str, str], *, cloud: str | None = None) -> Account:
+    """Return the account that `environment` describes; nothing is sent yet.
+
+    In this order: `cloud` or `OS_CLOUD` (clouds.yaml), `ST_AUTH`/`ST_USER`/`ST_KEY` (v1), `OS_*` (Keystone
+    v3 password). Raise `ConfigurationError` naming what is missing.
+    """
+    named = cloud or environment.get("OS_CLOUD")
+    if named:
+        return _from_clouds_yaml(named, environment)
+    if any(environment.get(name) for name in ("ST_AUTH", "ST_USER", "ST_KEY")):
+        return _from_v1(environment)
+    if environment.get("OS_AUTH_URL"):
+        return _from_keystone(environment)
+    raise ConfigurationError(
+        "no credentials: set ST_AUTH, ST_USER and ST_KEY, or OS_AUTH_URL and the other OS_* variables, "
+        "or name a cloud of clouds.yaml with OS_CLOUD"
+    )
+
+
+def _from_v1(environment: Mapping[str, str]) -> Account:
+    _require(environment, "ST_AUTH", "ST_USER", "ST_KEY")
+    url, user = environment["ST_AUTH"], environment["ST_USER"]
+    plugin = PasswordPlugin(auth_url=_checked_url(url), username=user, password=environment["ST_KEY"])
+    return Account(_session(plugin, environment), f"{url} (user {user})")
+
+
+def _from_keystone(environment: Mapping[str, str]) -> Account:
+    user = environment.get("OS_USERNAME") or environment.get("OS_USER_ID")
+    project = environment.get("OS_PROJECT_ID") or environment.get("OS_PROJECT_NAME")
+    missing = [] if user else ["OS_USERNAME or OS_USER_ID"]
+    missing += [] if environment.get("OS_PASSWORD") else ["OS_PASSWORD"]
+    missing += [] if project else ["OS_PROJECT_ID or OS_PROJECT_NAME"]
+    if missing:
+        raise ConfigurationError(f"OS_AUTH_URL is set, but not {', '.join(missing)}")
+    url = _versioned(_checked_url(environment["OS_AUTH_URL"]))
+    by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
+    plugin = v3.Password(
+        auth_url=url,
+        username=environment.get("OS_USERNAME"),
+        user_id=None if environment.get("OS_USERNAME") else environment.get("OS_USER_ID"),
+        password=environment["OS_PASSWORD"],
+        project_id=environment.get("OS_PROJECT_ID"),
+        project_name=environment.get("OS_PROJECT_NAME") if by_name else None,
+        **_domain(environment, "user"),
+        **(_domain(environment, "project") if by_name else {}),
+    )
+    return Account(
+        _session(plugin, environment),
+        f"{url} (user {user})",
+        region=environment.get("OS_REGION_NAME") or None,
+        interface=_interface(environment),
+    )
+
+
+def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
+    from openstack import exceptions  # noqa: PLC0415 - half a second that only users of clouds.yaml pay
+    from openstack.config import OpenStackConfig  # noqa: PLC0415
+
+    file = environment.get("OS_CLIENT_CONFIG_FILE")
+    try:
+        config = OpenStackConfig(config_files=[file] if file else None, load_envvars=False)
+        region = config.get_one(cloud=cloud)
+        session = region.get_session()
+    except (exceptions.ConfigException, keystone_errors.ClientException) as error:
+        raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
+    session.timeout = LOGIN_SECONDS
+    options = region.get_auth_args()
+    interface = region.get_interface("object-store")
+    user = options.get("username") or options.get("user_id") or options.get("application_credential_id", "")
+    return Account(
+        session,
+        f"{options.get('auth_url', '')} (cloud {cloud}, user {user})",
+        region=region.get_region_name() or None,
+        interface=interface if isinstance(interface, str) else "public",
+    )
+
+
+def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
+    certificates = environment.get("OS_CACERT")
+    return Session(auth=plugin, timeout=LOGIN_SECONDS, verify=certificates or True, app_name="swiftfs")
+
+
+def _domain(environment: Mapping[str, str], of: str) -> dict[str, Any]:
+    """Return the domain of the user or the project; Keystone's own default is the domain id `default`."""
+    prefix = f"OS_{of.upper()}_DOMAIN"
+    if environment.get(f"{prefix}_ID"):
+        return {f"{of}_domain_id": environment[f"{prefix}_ID"]}
+    if environment.get(f"{prefix}_NAME"):
+        return {f"{of}_domain_name": environment[f"{prefix}_NAME"]}
+    if of == "user" and environment.get("OS_USER_ID") and not environment.get("OS_USERNAME"):
+        return {}
+    return {f"{of}_domain_id": environment.get("OS_DEFAULT_DOMAIN") or "default"}
+
+
+def _interface(environment: Mapping[str, str]) -> str:
+    named = environment.get("OS_INTERFACE") or environment.get("OS_ENDPOINT_TYPE") or "public"
+    return named.removesuffix("URL")
+
+
+def _require(environment: Mapping[str, str], *names: str) -> None:
+    missing = [name for name in names if not environment.get(name)]
+    if missing:
+        raise ConfigurationError(f"incomplete credentials: set {', '.join(missing)}")
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigurationError(f"the auth URL {url!r} is no http or https URL")
+    if parts.username or parts.password:
+        raise ConfigurationError("the auth URL must not hold a user or a password")
+    return url
+
+
+def _versioned(url: str) -> str:
+    """Return the Keystone URL with its version: `…:5000` is as usual in `OS_AUTH_URL` as `…:5000/v3`."""
+    base = url.rstrip("/")
+    last = urlsplit(base).path.rsplit("/", 1)[-1]
+    if last in ("v2.0", "v2"):
+        raise ConfigurationError(f"{url} is Keystone v2; only v3 is supported")
+    return base if last == "v3" else f"{base}/v3"
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(reason(error).split())[:200]

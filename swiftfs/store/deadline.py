@@ -1,0 +1,24 @@
+"""The moment by which the current call must have its answer, known to every floor of the store."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Let every request begun inside wait no longer than until `seconds` from now; nesting only shortens."""
+    token = _END.set(min(_END.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def remaining() -> float:
+    """Return the seconds left in this thread's call: infinity without a deadline, never below 0."""
+    return max(0.0, _END.get() - time.monotonic())

@@ -1,0 +1,83 @@
+"""One GET: which bytes are asked, and whether the ones that came are they."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
+from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.store.headers import content_length, from_wire
+from swiftfs.store.protocol import Sink
+from swiftfs.store.request import Request
+from swiftfs.store.transport import Answer
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class Download:
+    """`length` bytes of an object from `offset` on, or all up to its end, on their way to `sink`."""
+
+    def __init__(self, name: ObjectName, sink: Sink, offset: int, length: int | None, etag: str) -> None:
+        if offset < 0 or (length is not None and length < 1):
+            raise BadRequest(f"get {name}: no {length} bytes from {offset}")
+        self._name = name
+        self._sink = sink
+        self._offset = offset
+        self._length = length
+        self._etag = etag
+
+    @property
+    def request(self) -> Request:
+        """The request to send."""
+        headers = {}
+        if self._offset or self._length is not None:
+            last = "" if self._length is None else self._offset + self._length - 1
+            headers["Range"] = f"bytes={self._offset}-{last}"
+        if self._etag:
+            headers["If-Match"] = f'"{self._etag}"'
+        meaning = {412: PreconditionFailed} if self._etag else {}
+        name = self._name
+        return Request("get", "GET", name.container, name.key, headers=headers, meaning=meaning)
+
+    def receive(self, answer: Answer) -> ObjectInfo:
+        """Hand the body to the sink; raise `Corrupt` for other bytes than those asked, or network errors.
+
+        A whole plain object is checked against its ETag, its MD5. An SLO's or DLO's ETag is no checksum of
+        its bytes.
+        """
+        size = self._announced_size(answer)
+        info = from_wire(self._name, answer.headers, size or 0)
+        if self._etag and info.version.etag != self._etag:
+            raise PreconditionFailed(f"get {answer.request.subject}: the object is {info.version.etag}")
+        whole = answer.status == 200 or content_length(answer.headers) == size
+        plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
+        digest = hashlib.md5(usedforsecurity=False) if whole and plain else None
+        position = self._offset
+        for chunk in answer.chunks():
+            if digest is not None:
+                digest.update(chunk)
+            self._sink(position, chunk)
+            position += len(chunk)
+        if digest is not None and digest.hexdigest() != info.version.etag:
+            raise Corrupt(f"get {answer.request.subject}: {digest.hexdigest()} came of {info.version.etag}")
+        return info if size is not None else from_wire(self._name, answer.headers, position)
+
+    def _announced_size(self, answer: Answer) -> int | None:
+        """Return the whole object's size: None where only the body's end tells it (a long DLO)."""
+        length = content_length(answer.headers)
+        if answer.status == 206:
+            return self._partial_size(answer.headers, length, answer.request.subject)
+        if self._offset or (self._length is not None and (length is None or length > self._length)):
+            raise Corrupt(f"get {answer.request.subject}: the server ignored the range")
+        return length
+
+    def _partial_size(self, headers: Mapping[str, str], length: int | None, subject: str) -> int:
+        text = headers.get("content-range", "")
+        found = _CONTENT_RANGE.fullmatch(text)
+        if found:
+            first, last, size = (int(number) for number in found.groups())
+            end = size if self._length is None else min(size, self._offset + self._length)
+            if first == self._offset and last == end - 1 and length in (None, end - first):
+                return size
+        raise Corrupt(f"get {subject}: asked from {self._offset} for {self._length}, came {text!r}")

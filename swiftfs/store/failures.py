@@ -1,0 +1,135 @@
+"""The one table from what Swift, requests and urllib3 answer to what the floors above understand."""
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+import requests
+from urllib3.exceptions import HTTPError as Urllib3Error
+
+from swiftfs.errors import (
+    AccessDenied,
+    BadName,
+    BadRange,
+    BadRequest,
+    Conflict,
+    Corrupt,
+    NameTooLong,
+    NoSpace,
+    NotFound,
+    QuotaExceeded,
+    StoreError,
+    TimedOut,
+    Unavailable,
+)
+from swiftfs.store.request import Request
+
+NETWORK_ERRORS = (requests.RequestException, Urllib3Error, OSError)
+"""Everything a request may raise when the way to the server is at fault."""
+
+STATUSES: Mapping[int, type[StoreError]] = {
+    400: BadRequest,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: NotFound,
+    408: Unavailable,
+    409: Conflict,
+    412: BadName,
+    413: QuotaExceeded,
+    416: BadRange,
+    422: Corrupt,
+    429: Unavailable,
+    498: Unavailable,
+    499: Unavailable,
+    507: NoSpace,
+}
+"""498 is Swift's own rate limit, 499 its note of a client that left."""
+
+_ADDRESS_ERRORS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.InvalidSchema,
+)
+
+
+def status_error(request: Request, status: int, headers: Mapping[str, str], text: str = "") -> StoreError:
+    """Return the error of an answer outside 2xx; `headers` have lower-case names, `text` is its body."""
+    kind = _kind(request, status, text)
+    detail = _one_line(text) if 400 <= status < 500 and status != 404 else ""
+    transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
+    message = f"{request.operation} {request.subject}: {status} {_phrase(status)}"
+    message += f", {detail}" if detail else ""
+    message += f" ({transaction})" if transaction else ""
+    return kind(message, retry_after=_seconds(headers.get("retry-after")))
+
+
+def network_error(request: Request, error: Exception) -> StoreError:
+    """Return the error of a request that brought no whole answer."""
+    message = f"{request.operation} {request.subject}: {reason(error)}"
+    if isinstance(error, _ADDRESS_ERRORS):
+        return BadRequest(message)
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return StoreError(message)
+    if any(isinstance(cause, TimeoutError | requests.Timeout) for cause in causes) or "timed out" in message:
+        return TimedOut(message)
+    return Unavailable(message)
+
+
+def reason(error: BaseException) -> str:
+    """Return the innermost cause of `error` in a few words, without addresses in memory or URLs."""
+    deepest = list(_causes(error))[-1]
+    text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*", "", str(deepest)).strip(" ()'")
+    return text or type(deepest).__name__
+
+
+def _kind(request: Request, status: int, text: str) -> type[StoreError]:
+    if status == 400 and re.search(r"name length of \d+ longer", text):
+        return NameTooLong
+    if status == 413 and "quota" in text.lower():
+        return QuotaExceeded
+    fallback = Unavailable if status >= 500 else BadRequest
+    return request.meaning.get(status) or STATUSES.get(status, fallback)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and what lies beneath: urllib3 and requests wrap in `reason` and in `args`."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        inner = [getattr(current, "reason", None), *current.args, current.__cause__]
+        current = next((cause for cause in inner if isinstance(cause, BaseException)), None)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "(not a standard status)"
+
+
+def _one_line(text: str) -> str:
+    plain = re.sub(r"<[^>]*>", " ", text)
+    return " ".join(plain.split())[:200]
+
+
+def _seconds(value: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or a date (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())

@@ -1,0 +1,129 @@
+"""An object's headers on the wire and as values. Metadata travels as raw UTF-8, as the `swift` CLI does it."""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from urllib.parse import unquote
+
+from swiftfs.errors import BadRequest, Corrupt
+from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.protocol import Headers
+
+META = "x-object-meta-"
+
+KEPT = {
+    name.lower(): name
+    for name in (
+        "Cache-Control",
+        "Content-Disposition",
+        "Content-Encoding",
+        "Content-Language",
+        "Expires",
+        "X-Delete-At",
+        "X-Object-Manifest",
+        "X-Robots-Tag",
+    )
+}
+"""The headers a POST drops unless it sends them again (Swift's object server, `allowed_headers`)."""
+
+_META_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def to_wire(headers: Headers) -> dict[str, str]:
+    """Return the headers to send; raise `BadRequest` for what a header cannot carry unchanged.
+
+    A name with `_` is refused: WSGI servers cannot tell it from `-`. So are control characters, which would
+    begin another header, and outer blanks, which HTTP strips.
+    """
+    sent = {}
+    if headers.content_type:
+        sent["Content-Type"] = _checked("Content-Type", headers.content_type)
+    for name, value in headers.metadata.items():
+        if not _META_NAME.fullmatch(name):
+            raise BadRequest(f"{name!r} cannot be the name of object metadata")
+        sent[f"X-Object-Meta-{name}"] = _checked(name, value)
+    for name, value in headers.kept.items():
+        if name.lower() not in KEPT:
+            raise BadRequest(f"{name!r} is not a header that is kept with an object")
+        sent[KEPT[name.lower()]] = _checked(name, value)
+    return sent
+
+
+def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> ObjectInfo:
+    """Return what an answer's `headers` (lower-case names) say of an object of `size` bytes."""
+    dlo = headers.get("x-object-manifest")
+    return ObjectInfo(
+        version=ObjectVersion(name, etag_of(headers)),
+        size=size,
+        content_type=headers.get("content-type", ""),
+        last_modified_ns=_timestamp(headers),
+        metadata={key[len(META) :]: value for key, value in headers.items() if key.startswith(META)},
+        kept={KEPT[key]: value for key, value in headers.items() if key in KEPT},
+        is_slo=headers.get("x-static-large-object", "").lower() == "true",
+        dlo_prefix=None if dlo is None else unquote(dlo),
+    )
+
+
+def sent_info(
+    name: ObjectName, sent: Headers, answer: Mapping[str, str], size: int, *, is_slo: bool = False
+) -> ObjectInfo:
+    """Return what an object is after a PUT of `sent` that the server answered with `answer`."""
+    kept = {KEPT[key.lower()]: value for key, value in sent.kept.items()}
+    dlo = kept.get("X-Object-Manifest")
+    return ObjectInfo(
+        version=ObjectVersion(name, etag_of(answer)),
+        size=size,
+        content_type=sent.content_type,
+        last_modified_ns=_timestamp(answer),
+        metadata={key.lower(): value for key, value in sent.metadata.items()},
+        kept=kept,
+        is_slo=is_slo,
+        dlo_prefix=None if dlo is None else unquote(dlo),
+    )
+
+
+def etag_of(headers: Mapping[str, str]) -> str:
+    """Return the ETag without quotes, or an empty text."""
+    return headers.get("etag", "").removeprefix("W/").strip('"')
+
+
+def text_of(value: str) -> str:
+    """Return a header's value as it was meant: the wire's bytes are UTF-8, http.client reads Latin-1."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Return the Content-Length in bytes; None where there is none; raise `Corrupt` for an absurd one."""
+    value = headers.get("content-length")
+    if value is None:
+        return None
+    if not value.isdecimal():
+        raise Corrupt(f"the server's Content-Length is {value!r}")
+    return int(value)
+
+
+def _checked(name: str, value: str) -> str:
+    if _CONTROL.search(value) or value != value.strip():
+        raise BadRequest(f"the value of {name} has a control character or blanks at its ends")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"the value of {name} is not UTF-8") from None
+    return value
+
+
+def _timestamp(headers: Mapping[str, str]) -> int:
+    """Return ns since the epoch: `X-Timestamp` is exact to 10 us, `Last-Modified` rounds up to a second."""
+    try:
+        return int(Decimal(headers["x-timestamp"]) * 1_000_000_000)
+    except (KeyError, InvalidOperation, ValueError, OverflowError):
+        pass
+    try:
+        return int(parsedate_to_datetime(headers["last-modified"]).timestamp()) * 1_000_000_000
+    except (KeyError, ValueError):
+        return 0

@@ -1,0 +1,50 @@
+"""What a server can do, read from `/info`. A server is never assumed to have what it does not name."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from swiftfs.model import Limits
+
+UNKNOWN = replace(Limits(), is_swift=False)
+"""What holds where `/info` is hidden: no bulk-delete, and a short page is not trusted to be the last."""
+
+
+def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
+    """Return the limits in an answer to `/info`; what is missing or absurd keeps its default."""
+    try:
+        info = json.loads(body)
+    except ValueError:
+        return UNKNOWN
+    if not isinstance(info, dict) or not isinstance(info.get("swift"), dict):
+        return UNKNOWN
+    swift, slo, bulk = _section(info, "swift"), _section(info, "slo"), _section(info, "bulk_delete")
+    default = Limits()
+    return Limits(
+        listing=_number(swift, "container_listing_limit", default.listing),
+        object_bytes=_number(swift, "max_file_size", default.object_bytes),
+        name_bytes=_number(swift, "max_object_name_length", default.name_bytes),
+        container_name_bytes=_number(swift, "max_container_name_length", default.container_name_bytes),
+        metadata_value_bytes=_number(swift, "max_meta_value_length", default.metadata_value_bytes),
+        metadata_name_bytes=_number(swift, "max_meta_name_length", default.metadata_name_bytes),
+        slo_segments=_number(slo, "max_manifest_segments", default.slo_segments),
+        slo="slo" in info,
+        bulk_delete=_number(bulk, "max_deletes_per_request", 10_000) if "bulk_delete" in info else 0,
+        is_swift=_is_swift(swift, headers),
+    )
+
+
+def _is_swift(swift: dict[str, Any], headers: Mapping[str, str]) -> bool:
+    """Ceph RGW calls this limit `max_object_name_size` (its rgw_rest_swift.cc)."""
+    return "max_object_name_length" in swift and "ceph" not in headers.get("server", "").lower()
+
+
+def _section(info: dict[str, Any], name: str) -> dict[str, Any]:
+    section = info.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _number(section: dict[str, Any], name: str, default: int) -> int:
+    value = section.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default

@@ -1,0 +1,96 @@
+"""Reads listings. What is no listing is `Corrupt`, never an empty one: invented absence deletes mirrors."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+from swiftfs.errors import BadName, Corrupt
+from swiftfs.model import Limits, Page, Row
+
+
+def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0) -> str:
+    """Return the query of a JSON listing; raise `BadName` for text that is not UTF-8."""
+    fields = {"prefix": prefix, "delimiter": delimiter, "marker": marker, "limit": str(limit or "")}
+    try:
+        given = [
+            f"{name}={quote(value, safe='', errors='strict')}" for name, value in fields.items() if value
+        ]
+    except UnicodeEncodeError:
+        raise BadName(f"{prefix or marker!r} is not UTF-8") from None
+    return "&".join(["format=json", *given])
+
+
+def read_page(body: bytes, subject: str, *, marker: str, limit: int, limits: Limits) -> Page:
+    """Return the objects and subdirs of an answer to a request with `marker` and `limit`.
+
+    Raise `Corrupt` for a body that is no listing, or one that does not go on after `marker`.
+    """
+    entries = _entries(body, subject)
+    rows = tuple(_row(entry, subject) for entry in entries if "subdir" not in entry)
+    subdirs = tuple(_text(entry, "subdir", subject) for entry in entries if "subdir" in entry)
+    return _page(rows, subdirs, subject, marker=marker, limit=limit, limits=limits)
+
+
+def read_containers(body: bytes, subject: str, *, marker: str, limits: Limits) -> Page:
+    """Return the containers of an account's listing as `subdirs`; raise `Corrupt` as `read_page` does."""
+    names = tuple(_text(entry, "name", subject) for entry in _entries(body, subject))
+    return _page((), names, subject, marker=marker, limit=0, limits=limits)
+
+
+def _page(
+    rows: tuple[Row, ...],
+    subdirs: tuple[str, ...],
+    subject: str,
+    *,
+    marker: str,
+    limit: int,
+    limits: Limits,
+) -> Page:
+    """Build the page. Swift ends a listing with a page that is not full, look-alikes with an empty one."""
+    count = len(rows) + len(subdirs)
+    last = not count or (limits.is_swift and count < (limit or limits.listing))
+    end = _last_name([row.key for row in rows[-1:]] + list(subdirs[-1:])) if count else marker
+    if count and _order(end) <= _order(marker):
+        raise Corrupt(f"the listing of {subject} does not go on after {marker!r}")
+    return Page(rows, subdirs, end, last)
+
+
+def _last_name(names: Iterable[str]) -> str:
+    return max(names, key=_order)
+
+
+def _order(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _entries(body: bytes, subject: str) -> list[dict[str, Any]]:
+    if not body:
+        return []
+    try:
+        entries = json.loads(body)
+    except ValueError:
+        raise Corrupt(f"the listing of {subject} is not JSON: {body[:80]!r}") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Corrupt(f"the listing of {subject} is no list of entries: {body[:80]!r}")
+    return entries
+
+
+def _row(entry: dict[str, Any], subject: str) -> Row:
+    size = entry.get("bytes")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise Corrupt(f"the listing of {subject} gives {entry.get('name')!r} the size {size!r}")
+    return Row(
+        key=_text(entry, "name", subject),
+        size=size,
+        hash=_text(entry, "hash", subject, empty=True),
+        content_type=_text(entry, "content_type", subject, empty=True),
+        last_modified=_text(entry, "last_modified", subject),
+    )
+
+
+def _text(entry: dict[str, Any], field: str, subject: str, *, empty: bool = False) -> str:
+    value = entry.get(field)
+    if not isinstance(value, str) or not (value or empty):
+        raise Corrupt(f"the listing of {subject} has an entry whose {field} is {value!r}")
+    return value

@@ -1,0 +1,56 @@
+"""SLO manifests in JSON, as they are sent (`multipart-manifest=put`) and as they come back (`=get`)."""
+
+import json
+from typing import Any
+
+from swiftfs.errors import Corrupt
+from swiftfs.model import Manifest, ObjectName, Segment
+
+
+def manifest_to_wire(manifest: Manifest) -> bytes:
+    """Return the JSON to PUT. `size_bytes` is of the segment's whole object; `range` ends are inclusive."""
+    return json.dumps([_entry(segment) for segment in manifest.segments], ensure_ascii=False).encode()
+
+
+def manifest_from_wire(body: bytes, subject: str) -> Manifest:
+    """Return the segments in an answer; raise `Corrupt` for anything else.
+
+    A part that is an SLO itself comes back as one segment, with that SLO's ETag and size.
+    """
+    try:
+        entries = json.loads(body)
+        return Manifest(tuple(_segment(entry) for entry in entries))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corrupt(f"the manifest of {subject} cannot be read: {error!r}") from None
+
+
+def _entry(segment: Segment) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "path": f"/{segment.name}",
+        "etag": segment.etag,
+        "size_bytes": segment.size,
+    }
+    if segment.length is not None:
+        entry["range"] = f"{segment.first}-{segment.first + segment.length - 1}"
+    return entry
+
+
+def _segment(entry: dict[str, Any]) -> Segment:
+    container, slash, key = entry["name"].removeprefix("/").partition("/")
+    size = entry["bytes"]
+    if not container or not slash or not key or not isinstance(size, int) or size < 0:
+        raise ValueError(entry)
+    first, length = _span(entry.get("range"), size)
+    return Segment(ObjectName(container, key), entry["hash"].strip('"'), size, first, length)
+
+
+def _span(text: str | None, size: int) -> tuple[int, int | None]:
+    if not text:
+        return 0, None
+    start, end = text.removeprefix("bytes=").split("-")
+    if not start:
+        return size - int(end), int(end)
+    last = int(end) if end else size - 1
+    if not 0 <= int(start) <= last < size:
+        raise ValueError(text)
+    return int(start), last - int(start) + 1

@@ -1,0 +1,125 @@
+"""Connections to Swift: swiftclient's, one per thread at a time, because they keep state on themselves."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import swiftclient
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from swiftfs import __version__
+from swiftfs.store.auth import Account
+from swiftfs.store.protocol import Body
+from swiftfs.store.request import Request, escape_dots
+
+CONNECT_SECONDS = 5.0
+"""Longest wait for a connection."""
+
+SEND_SECONDS = 30.0
+"""Longest wait until the network has taken `SLICE_BYTES`."""
+
+SLICE_BYTES = 1024**2
+"""A body is sent in views of this size, since a socket's timeout holds for one send in all."""
+
+
+class Connection:
+    """One swiftclient connection, kept alive between requests; used by one thread at a time."""
+
+    def __init__(self, account: Account) -> None:
+        session = account.session
+        self._connection = swiftclient.Connection(
+            session=session,
+            retries=0,
+            cacert=session.verify if isinstance(session.verify, str) else None,
+            insecure=session.verify is False,
+            cert=session.cert[0] if isinstance(session.cert, tuple) else session.cert,
+            cert_key=session.cert[1] if isinstance(session.cert, tuple) else None,
+        )
+        self._base = urlsplit(account.endpoint()).path
+        self._http = self._connection.http_connection(account.endpoint())[1]
+        self._http.default_user_agent = f"swiftfs/{__version__}"
+        self._http.requests_args["allow_redirects"] = False  # a redirect would carry the token elsewhere
+        for scheme in ("http://", "https://"):
+            self._http.request_session.mount(scheme, _ExactAdapter())
+
+    def send(self, request: Request, token: str, patience: float) -> requests.Response:
+        """Send `request` and return the answer with its body unread; raise what requests raises.
+
+        `patience` is in seconds. The requests of swiftclient itself are not used: they unquote every header
+        they read, so that `%41` in an object's metadata comes back as `A`.
+        """
+        headers = dict(request.headers)
+        if not request.info:
+            headers["X-Auth-Token"] = token
+        connect = SEND_SECONDS if request.body else CONNECT_SECONDS
+        self._http.requests_args["timeout"] = (min(connect, patience), patience)
+        body = _Slices(request.body) if request.body else None
+        response = self._http.request(request.method, request.path(self._base), body, headers)
+        assert isinstance(response, requests.Response)
+        return response
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._http.close()
+
+
+class ConnectionPool:
+    """Lends connections; the one used last goes out first, so that few are kept alive."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def lease(self) -> Iterator[Connection]:
+        """Lend a connection to the calling thread until the block ends."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        connection = connection or Connection(self._account)
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                kept = not self._closed
+                if kept:
+                    self._idle.append(connection)
+            if not kept:
+                connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections now and the lent ones when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class _ExactAdapter(HTTPAdapter):
+    """Sends the path as it was written: requests unquotes `%2E`, and a `..` may reach another object."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=Retry(0, read=False))
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        return escape_dots(super().request_url(request, proxies))
+
+
+class _Slices:
+    """A body of known length, sent in large views without a copy."""
+
+    def __init__(self, body: Body) -> None:
+        self._view = memoryview(body).cast("B")
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for start in range(0, len(self._view), SLICE_BYTES):
+            yield self._view[start : start + SLICE_BYTES]

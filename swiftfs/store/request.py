@@ -1,0 +1,94 @@
+"""One request to Swift as a value, and the address of what it is about."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from swiftfs.errors import BadName, StoreError
+from swiftfs.model import NOTHING, ObjectName
+from swiftfs.store.protocol import Body
+
+ANSWER_SECONDS = 20.0
+"""Silence after which a lookup or a read counts as failed."""
+
+WORK_SECONDS = 600.0
+"""Silence allowed while the server works: it copies 5 GiB or checks 1000 segments before it answers."""
+
+_DOT_SEGMENT = re.compile(r"(?<=/)\.{1,2}(?=/|\?|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request about an account, a container or an object.
+
+    `operation` is its class in the counters and its name in messages. `meaning` says what a status means
+    here where that differs from the common table. `patience` is the longest silence in seconds; a request
+    that `works` keeps its patience whatever the deadline of the call. `/info` takes no token.
+    """
+
+    operation: str
+    method: str
+    container: str = ""
+    key: str | None = None
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    body: Body | None = None
+    meaning: Mapping[int, type[StoreError]] = field(default_factory=dict)
+    patience: float = ANSWER_SECONDS
+    works: bool = False
+    info: bool = False
+
+    @property
+    def subject(self) -> str:
+        """What the request is about, printable on one line."""
+        text = self.container or "account"
+        if self.key is not None:
+            text = f"{text}/{self.key}"
+        return text if text.isprintable() else ascii(text)
+
+    def path(self, base: str) -> str:
+        """Return the quoted path and query below the storage URL's path `base`; raise `BadName`."""
+        if self.info:
+            return re.sub(r"/v\d+(\.\d+)?(/.*)?$", "", base.rstrip("/")) + "/info"
+        path = base.rstrip("/")
+        if self.container:
+            path += "/" + quoted_container(self.container)
+        if self.key is not None:
+            path += "/" + quoted_key(self.key)
+        return escape_dots(f"{path}?{self.query}" if self.query else path)
+
+
+def quoted_container(container: str) -> str:
+    """Return the container's name as a URL segment; raise `BadName` for one that is no container's name."""
+    if not container or "/" in container:
+        raise BadName(f"{container!r} is no name of a container")
+    return _quoted(container, safe="")
+
+
+def quoted_key(key: str) -> str:
+    """Return the object's name as a URL path. An empty one would address the container: `BadName`."""
+    if not key:
+        raise BadName("an object's name cannot be empty")
+    return _quoted(key, safe="/")
+
+
+def quoted_path(name: ObjectName) -> str:
+    """Return `/container/key` quoted, as bulk-delete and COPY want it."""
+    return f"/{quoted_container(name.container)}/{quoted_key(name.key)}"
+
+
+def _quoted(text: str, safe: str) -> str:
+    try:
+        return quote(text, safe=safe, errors="strict")
+    except UnicodeEncodeError:
+        raise BadName(f"{text!r} is not UTF-8") from None
+
+
+def escape_dots(url: str) -> str:
+    """Percent-encode the path segments `.` and `..`.
+
+    Clients and proxies resolve them (RFC 3986, 5.2.4), and the request would reach another object.
+    """
+    path, mark, query = url.partition("?")
+    return _DOT_SEGMENT.sub(lambda found: "%2E" * len(found.group()), path) + mark + query

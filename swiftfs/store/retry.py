@@ -1,0 +1,219 @@
+"""Patience: an `ObjectStore` around another that sends again what may be sent again."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tenacity
+
+from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
+from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.store.deadline import deadline
+from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long a call goes on: all in seconds.
+
+    A call ends with its last error when `deadline` has passed, or would during the next pause. Pauses grow
+    from `first_pause` to `longest_pause`, each shortened at random so that clients do not come back together.
+    A server's Retry-After is a pause's least length, but no longer than `longest_retry_after`.
+    """
+
+    deadline: float
+    first_pause: float = 0.25
+    longest_pause: float = 5.0
+    longest_retry_after: float = 10.0
+
+
+FOREGROUND = RetryPolicy(deadline=25.0)
+"""For system calls: a program that waits is told of an outage before its user gives up."""
+
+BACKGROUND = RetryPolicy(deadline=600.0, longest_pause=30.0, longest_retry_after=120.0)
+"""For uploads nobody waits for."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """What the attempts of one call have met: with `lost`, one of them may have succeeded unheard."""
+
+    lost: bool = False
+
+
+class RetryingStore:
+    """An `ObjectStore` whose calls are repeated within a deadline where the error may pass.
+
+    What an attempt did although its answer was lost does not turn the next one into a failure: a DELETE that
+    finds nothing is done, and `if_absent` that finds our own bytes is ours. `close` ends every pause, and
+    with it the call, at once; it does not close the store beneath when that is shared (`owns` is False).
+    """
+
+    def __init__(self, store: ObjectStore, policy: RetryPolicy = FOREGROUND, *, owns: bool = True) -> None:
+        self._store = store
+        self._policy = policy
+        self._owns = owns
+        self._closing = threading.Event()
+
+    def limits(self) -> Limits:
+        return self._repeat(lambda _call: self._store.limits())
+
+    def list_containers(self, *, marker: str = "") -> Page:
+        return self._repeat(lambda _call: self._store.list_containers(marker=marker))
+
+    def account_usage(self) -> Usage:
+        return self._repeat(lambda _call: self._store.account_usage())
+
+    def container_usage(self, container: str) -> Usage:
+        return self._repeat(lambda _call: self._store.container_usage(container))
+
+    def create_container(self, container: str) -> bool:
+        """As the protocol says; after a lost answer a container that exists counts as created by us."""
+        return self._repeat(lambda call: self._store.create_container(container) or call.lost)
+
+    def delete_container(self, container: str) -> None:
+        self._repeat(lambda call: _gone_is_done(call, lambda: self._store.delete_container(container)))
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        return self._repeat(
+            lambda _call: self._store.list_page(
+                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+            )
+        )
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        return self._repeat(lambda _call: self._store.head(name))
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        return self._repeat(
+            lambda _call: self._store.get(name, sink, offset=offset, length=length, etag=etag)
+        )
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        def attempt(call: _Call) -> ObjectInfo:
+            try:
+                return self._store.put(name, body, headers, if_absent=if_absent)
+            except AlreadyExists:
+                found = self._store.head(name) if call.lost else None
+                if found is None or found.version.etag != _md5(body):
+                    raise
+                return found
+
+        return self._repeat(attempt)
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        return self._repeat(lambda _call: self._store.put_manifest(name, manifest, headers))
+
+    def manifest(self, name: ObjectName) -> Manifest:
+        return self._repeat(lambda _call: self._store.manifest(name))
+
+    def copy(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        *,
+        manifest_only: bool = False,
+        headers: Headers | None = None,
+    ) -> ObjectVersion:
+        return self._repeat(
+            lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers)
+        )
+
+    def post(self, name: ObjectName, headers: Headers) -> None:
+        self._repeat(lambda _call: self._store.post(name, headers))
+
+    def delete(self, name: ObjectName) -> None:
+        self._repeat(lambda call: _gone_is_done(call, lambda: self._store.delete(name)))
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        """As the protocol says; only the names whose failure may pass are sent again."""
+        pending = list(names)
+        final: dict[ObjectName, StoreError] = {}
+
+        def attempt(_call: _Call) -> dict[ObjectName, StoreError]:
+            failures = self._store.delete_many(pending)
+            pending[:] = [name for name, error in failures.items() if error.retryable]
+            final.update((name, error) for name, error in failures.items() if not error.retryable)
+            if pending:
+                raise _Unfinished({name: failures[name] for name in pending})
+            return final
+
+        try:
+            return self._repeat(attempt)
+        except _Unfinished as rest:
+            return {**final, **rest.failures}
+
+    def close(self) -> None:
+        """End every pause; the calls in one end with their last error. Close the store when it is owned."""
+        self._closing.set()
+        if self._owns:
+            self._store.close()
+
+    def _repeat(self, attempt: Callable[[_Call], T]) -> T:
+        call = _Call()
+
+        def remember(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            call.lost = call.lost or isinstance(error, Unavailable)
+            log.info("%s; again in %.1f s", error, state.upcoming_sleep)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            wait=self._pause,
+            stop=tenacity.stop_any(
+                tenacity.stop_before_delay(self._policy.deadline),
+                tenacity.stop_when_event_set(self._closing),
+            ),
+            sleep=tenacity.sleep_using_event(self._closing),
+            before_sleep=remember,
+            reraise=True,
+        )
+        with deadline(self._policy.deadline):
+            return retrying(attempt, call)
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, StoreError) else None
+        least = min(asked or 0.0, self._policy.longest_retry_after)
+        wait = tenacity.wait_random_exponential(
+            multiplier=self._policy.first_pause, max=self._policy.longest_pause
+        )
+        return max(least, wait(state))
+
+
+class _Unfinished(StoreError):
+    """Some deletions failed in a way that may pass."""
+
+    retryable = True
+
+    def __init__(self, failures: dict[ObjectName, StoreError]) -> None:
+        pauses = [error.retry_after for error in failures.values() if error.retry_after]
+        super().__init__(f"{len(failures)} names left", retry_after=max(pauses, default=None))
+        self.failures = failures
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, StoreError) and error.retryable
+
+
+def _gone_is_done(call: _Call, delete: Callable[[], None]) -> None:
+    try:
+        delete()
+    except NotFound:
+        if not call.lost:
+            raise
+
+
+def _md5(body: Body) -> str:
+    return hashlib.md5(memoryview(body).cast("B"), usedforsecurity=False).hexdigest()

@@ -1,0 +1,250 @@
+"""The Swift account itself: each method is the request that the API reference names for it.
+
+Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store), tried against Swift 2.38.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from urllib.parse import unquote
+
+from swiftfs.errors import (
+    AlreadyExists,
+    BadRequest,
+    Corrupt,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    TooLarge,
+)
+from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.store.auth import Account
+from swiftfs.store.bulk import bulk_delete_request, bulk_failures
+from swiftfs.store.counters import Counters
+from swiftfs.store.download import Download
+from swiftfs.store.headers import content_length, etag_of, from_wire, sent_info, to_wire
+from swiftfs.store.limits import UNKNOWN, read_limits
+from swiftfs.store.listing import listing_query, read_containers, read_page
+from swiftfs.store.manifests import manifest_from_wire, manifest_to_wire
+from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
+from swiftfs.store.transport import Transport
+from swiftfs.store.usage import account_usage, container_usage
+
+PUT_SECONDS = 120.0
+"""Longest silence after a body was sent: the server writes it to every replica before it answers."""
+
+PARALLEL_DELETES = 8
+"""DELETEs at a time where the server has no bulk-delete."""
+
+
+class SwiftStore:
+    """An `ObjectStore` over one account. It repeats nothing but a request refused for its token."""
+
+    def __init__(self, account: Account, counters: Counters | None = None) -> None:
+        self.counters = counters or Counters()
+        self._account = account
+        self._transport = Transport(account, self.counters)
+        self._limits: Limits | None = None
+        self._lock = threading.Lock()
+        self._deleters: ThreadPoolExecutor | None = None
+
+    def __repr__(self) -> str:
+        return f"SwiftStore({self._account.who})"
+
+    def limits(self) -> Limits:
+        if self._limits is None:
+            try:
+                headers, body = self._transport.send(Request("limits", "GET", info=True))
+                self._limits = read_limits(body, headers)
+            except StoreError as error:
+                if error.retryable:
+                    raise
+                self._limits = UNKNOWN
+        return self._limits
+
+    def list_containers(self, *, marker: str = "") -> Page:
+        limits = self.limits()
+        query = listing_query(marker=marker)
+        body = self._transport.send(Request("list_containers", "GET", query=query))[1]
+        return read_containers(body, "the account", marker=marker, limits=limits)
+
+    def account_usage(self) -> Usage:
+        return account_usage(self._transport.send(Request("account_usage", "HEAD"))[0])
+
+    def container_usage(self, container: str) -> Usage:
+        return container_usage(self._transport.send(Request("container_usage", "HEAD", container))[0])
+
+    def create_container(self, container: str) -> bool:
+        with self._transport.open(Request("create_container", "PUT", container)) as answer:
+            return answer.status == 201
+
+    def delete_container(self, container: str) -> None:
+        self._transport.send(Request("delete_container", "DELETE", container))
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        limits = self.limits()
+        asked = min(limit, limits.listing)
+        query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=asked)
+        request = Request("list_page", "GET", container, query=query)
+        body = self._transport.send(request)[1]
+        return read_page(body, request.subject, marker=marker, limit=asked, limits=limits)
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        return self._head(name, "")
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        if length == 0:
+            return self._head(name, etag)
+        download = Download(name, sink, offset, length, etag)
+        with self._transport.open(download.request) as answer:
+            return download.receive(answer)
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        view = memoryview(body).cast("B")
+        etag = hashlib.md5(view, usedforsecurity=False).hexdigest()
+        sent = {**to_wire(headers), "ETag": etag}
+        meaning: dict[int, type[StoreError]] = {}
+        if if_absent:
+            sent["If-None-Match"] = "*"
+            meaning[412] = AlreadyExists
+        if len(view) > (self._limits or UNKNOWN).object_bytes:
+            meaning[413] = TooLarge
+        request = Request(
+            "put",
+            "PUT",
+            name.container,
+            name.key,
+            headers=sent,
+            body=body,
+            meaning=meaning,
+            patience=PUT_SECONDS,
+        )
+        answer = self._transport.send(request)[0]
+        if etag_of(answer) != etag:
+            raise Corrupt(f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}")
+        return sent_info(name, headers, answer, len(view))
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        request = Request(
+            "put_manifest",
+            "PUT",
+            name.container,
+            name.key,
+            query="multipart-manifest=put",
+            headers=to_wire(headers),
+            body=manifest_to_wire(manifest),
+            meaning={413: TooLarge},
+            patience=WORK_SECONDS,
+            works=True,
+        )
+        answer = self._transport.send(request)[0]
+        return sent_info(name, headers, answer, manifest.size, is_slo=True)
+
+    def manifest(self, name: ObjectName) -> Manifest:
+        request = Request("manifest", "GET", name.container, name.key, query="multipart-manifest=get")
+        with self._transport.open(request) as answer:
+            if not from_wire(name, answer.headers, 0).is_slo:
+                raise BadRequest(f"manifest {request.subject}: the object has none")
+            return manifest_from_wire(answer.body(), request.subject)
+
+    def copy(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        *,
+        manifest_only: bool = False,
+        headers: Headers | None = None,
+    ) -> ObjectVersion:
+        sent = {"Destination": quoted_path(target)}
+        if headers is not None:
+            sent |= {**to_wire(headers), "X-Fresh-Metadata": "true"}
+        request = Request(
+            "copy",
+            "COPY",
+            source.container,
+            source.key,
+            query="multipart-manifest=get" if manifest_only else "",
+            headers=sent,
+            meaning={413: TooLarge},
+            patience=WORK_SECONDS,
+            works=True,
+        )
+        answer = self._transport.send(request)[0]
+        return ObjectVersion(target, etag_of(answer))
+
+    def post(self, name: ObjectName, headers: Headers) -> None:
+        self._transport.send(Request("post", "POST", name.container, name.key, headers=to_wire(headers)))
+
+    def delete(self, name: ObjectName) -> None:
+        self._transport.send(Request("delete", "DELETE", name.container, name.key))
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        size = self.limits().bulk_delete
+        remaining = iter(dict.fromkeys(names))
+        delete = self._delete_in_bulk if size else self._delete_in_parallel
+        failures: dict[ObjectName, StoreError] = {}
+        while chunk := list(islice(remaining, size or 1000)):
+            failures |= delete(chunk)
+        return failures
+
+    def _head(self, name: ObjectName, etag: str) -> ObjectInfo:
+        headers = {"If-Match": f'"{etag}"'} if etag else {}
+        request = Request(
+            "head", "HEAD", name.container, name.key, headers=headers, meaning={412: PreconditionFailed}
+        )
+        answer = self._transport.send(request)[0]
+        size = content_length(answer)
+        if size is None:
+            size = self._dlo_size(answer, request.subject)
+        return from_wire(name, answer, size)
+
+    def _dlo_size(self, answer: Mapping[str, str], subject: str) -> int:
+        """Add up a DLO's segments: HEAD gives no size when they fill more than one page of a listing."""
+        container, _, prefix = unquote(answer.get("x-object-manifest", "")).partition("/")
+        if not container:
+            raise Corrupt(f"head {subject}: the server gives no size")
+        size, page = 0, self.list_page(container, prefix=prefix)
+        while True:
+            size += sum(row.size for row in page.rows)
+            if page.last:
+                return size
+            page = self.list_page(container, prefix=prefix, marker=page.marker)
+
+    def _delete_in_bulk(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
+        try:
+            body = self._transport.send(bulk_delete_request(names))[1]
+            return bulk_failures(names, body)
+        except StoreError as error:
+            return dict.fromkeys(names, error)
+
+    def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
+        with self._lock:
+            if self._deleters is None:
+                self._deleters = ThreadPoolExecutor(PARALLEL_DELETES, thread_name_prefix="delete")
+            running = self._deleters.map(self._try_delete, names)
+        results = zip(names, running, strict=True)
+        return {name: error for name, error in results if error is not None}
+
+    def _try_delete(self, name: ObjectName) -> StoreError | None:
+        try:
+            self.delete(name)
+        except NotFound:
+            return None
+        except StoreError as error:
+            return error
+        return None
+
+    def close(self) -> None:
+        """Close every connection; requests that are under way come to their end first or fail."""
+        with self._lock:
+            deleters, self._deleters = self._deleters, None
+        if deleters is not None:
+            deleters.shutdown()
+        self._transport.close()

@@ -1,0 +1,147 @@
+"""Sends requests: a connection from the pool, a token that is good, errors in our own terms, all counted."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import requests
+
+from swiftfs.errors import Corrupt, StoreError, TimedOut
+from swiftfs.store.auth import Account
+from swiftfs.store.counters import Count, Counters
+from swiftfs.store.deadline import remaining
+from swiftfs.store.failures import NETWORK_ERRORS, network_error, status_error
+from swiftfs.store.headers import content_length, text_of
+from swiftfs.store.pool import Connection, ConnectionPool
+from swiftfs.store.request import Request
+
+CHUNK_BYTES = 256 * 1024
+
+ERROR_TEXT_BYTES = 64 * 1024
+"""So much of an error's body is read for its message; a server may send a whole page."""
+
+log = logging.getLogger(__name__)
+
+
+class Answer:
+    """An answer within 2xx. Its body is read at most once, and only inside `Transport.open`."""
+
+    def __init__(self, request: Request, response: requests.Response) -> None:
+        self.request = request
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = _headers(response)
+        self.received = 0
+        self._response = response
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body; raise `Corrupt` unless it is exactly as long as announced, else network errors."""
+        expected = content_length(self.headers)
+        while True:
+            try:
+                chunk = self._response.raw.read(CHUNK_BYTES, decode_content=False)
+            except NETWORK_ERRORS as error:
+                raise network_error(self.request, error) from error
+            if not chunk:
+                break
+            self.received += len(chunk)
+            yield chunk
+        if expected is not None and self.received != expected:
+            raise Corrupt(
+                f"{self.request.operation} {self.request.subject}: {self.received} bytes of {expected} came"
+            )
+
+    def close(self) -> None:
+        """Give the connection back; an unread body breaks it."""
+        self._response.close()
+
+    def body(self) -> bytes:
+        """Return the whole body; errors as in `chunks`."""
+        return b"".join(self.chunks())
+
+
+class Transport:
+    """The way to one account; may be used from many threads."""
+
+    def __init__(self, account: Account, counters: Counters) -> None:
+        self._account = account
+        self._counters = counters
+        self._pool = ConnectionPool(account)
+
+    def send(self, request: Request) -> tuple[Mapping[str, str], bytes]:
+        """Send `request` and return the answer's headers (lower-case names) and body; raise `StoreError`."""
+        with self.open(request) as answer:
+            body = b"" if request.method == "HEAD" else answer.body()
+            return answer.headers, body
+
+    @contextmanager
+    def open(self, request: Request) -> Iterator[Answer]:
+        """Send `request` and lend the answer, its body unread; raise `StoreError` unless it is within 2xx.
+
+        A 401 is answered with one renewed token (shared by all threads) and the request sent once more.
+        """
+        with self._pool.lease() as connection:
+            token = "" if request.info else self._account.token()
+            with self._attempt(connection, request, token) as answer:
+                if answer.status != 401 or request.info:
+                    yield _good(answer)
+                    return
+            with self._attempt(connection, request, self._account.renew(token)) as answer:
+                yield _good(answer)
+
+    def close(self) -> None:
+        """Close every connection, to the authentication server too."""
+        self._pool.close()
+        self._account.close()
+
+    @contextmanager
+    def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
+        begun = time.monotonic()
+        answer: Answer | None = None
+        try:
+            answer = Answer(request, _send(connection, request, token))
+            yield answer
+        finally:
+            seconds = time.monotonic() - begun
+            if answer is not None:
+                answer.close()
+            self._count(request, answer, seconds)
+
+    def _count(self, request: Request, answer: Answer | None, seconds: float) -> None:
+        status = answer.status if answer else 0
+        sent = len(memoryview(request.body).cast("B")) if request.body else 0
+        received = answer.received if answer else 0
+        self._counters.add(request.operation, Count(1, int(not 200 <= status < 300), sent, received, seconds))
+        log.debug("%s %s: %s in %.3f s", request.operation, request.subject, status or "no answer", seconds)
+
+
+def _send(connection: Connection, request: Request, token: str) -> requests.Response:
+    patience = request.patience if request.works else min(request.patience, remaining())
+    if patience <= 0:
+        raise TimedOut(f"{request.operation} {request.subject}: no time is left")
+    try:
+        return connection.send(request, token, patience)
+    except NETWORK_ERRORS as error:
+        raise network_error(request, error) from error
+
+
+def _good(answer: Answer) -> Answer:
+    if 200 <= answer.status < 300:
+        return answer
+    raise status_error(answer.request, answer.status, answer.headers, _error_text(answer))
+
+
+def _error_text(answer: Answer) -> str:
+    text = b""
+    try:
+        for chunk in () if answer.request.method == "HEAD" else answer.chunks():
+            text += chunk
+            if len(text) >= ERROR_TEXT_BYTES:
+                break
+    except StoreError:
+        log.debug("%s: the error's text did not come whole", answer.request.subject)
+    return text.decode("utf-8", "replace")
+
+
+def _headers(response: requests.Response) -> dict[str, str]:
+    return {text_of(name).lower(): text_of(value) for name, value in response.headers.items()}

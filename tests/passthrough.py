@@ -1,0 +1,198 @@
+"""A folder behind the binding; as a program with ROOT MOUNTPOINT CONTROL, a mount in a process of its own."""
+
+# ruff: noqa: ARG002  the methods have the interface's arguments
+
+import errno
+import itertools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from swiftfs.errors import os_error
+from swiftfs.fuse.binding import FUSE
+from swiftfs.fuse.operations import FileSystem, Operations
+from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage
+
+READERS = 4
+FAULTS: dict[str, Callable[[], BaseException]] = {
+    "ConnectionError": lambda: requests.ConnectionError("the network\nis away"),
+    "TimeoutError": lambda: TimeoutError("x"),
+    "KeyError": lambda: KeyError("x"),
+    "SystemExit": lambda: SystemExit(3),
+    "ENOTEMPTY": lambda: os_error(errno.ENOTEMPTY),
+}
+
+
+def attributes(status: os.stat_result) -> Attributes:
+    return Attributes(
+        status.st_mode, status.st_size, status.st_mtime_ns, status.st_uid, status.st_gid, status.st_ino
+    )
+
+
+class Passthrough:
+    """A FileSystem over a folder; handles are descriptors, and those of folders are numbers of paths."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._folders: dict[int, str] = {}
+        self._numbers = itertools.count(1)
+        self._barrier = threading.Barrier(READERS)
+
+    def _at(self, path: str) -> str:
+        return self._root + path
+
+    def getattr(self, path: str) -> Attributes:
+        return attributes(os.lstat(self._at(path)))
+
+    def getattr_handle(self, handle: int) -> Attributes:
+        return attributes(os.fstat(handle))
+
+    def readlink(self, path: str) -> str:
+        return os.readlink(self._at(path))  # noqa: PTH115
+
+    def opendir(self, path: str) -> int:
+        number = next(self._numbers)
+        self._folders[number] = self._at(path)
+        return number
+
+    def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
+        with os.scandir(self._folders[handle]) as entries:
+            for entry in entries:
+                yield entry.name, attributes(entry.stat(follow_symlinks=False))
+
+    def releasedir(self, handle: int) -> None:
+        del self._folders[handle]
+
+    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
+        Path(self._at(path)).mkdir(mode)
+
+    def rmdir(self, path: str) -> None:
+        Path(self._at(path)).rmdir()
+
+    def unlink(self, path: str) -> None:
+        Path(self._at(path)).unlink()
+
+    def rename(self, old: str, new: str) -> None:
+        Path(self._at(old)).rename(self._at(new))
+
+    def symlink(self, target: str, path: str, caller: Caller) -> None:
+        Path(self._at(path)).symlink_to(target)
+
+    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
+        os.mknod(self._at(path), mode, device)
+
+    def chmod(self, path: str, mode: int) -> None:
+        Path(self._at(path)).chmod(mode)
+
+    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
+        os.lchown(self._at(path), -1 if uid is None else uid, -1 if gid is None else gid)
+
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
+        now = os.lstat(self._at(path))
+        times = (
+            now.st_atime_ns if atime_ns is None else atime_ns,
+            now.st_mtime_ns if mtime_ns is None else mtime_ns,
+        )
+        os.utime(self._at(path), ns=times, follow_symlinks=False)
+
+    def truncate(self, path: str, size: int) -> None:
+        os.truncate(self._at(path), size)
+
+    def truncate_handle(self, handle: int, size: int) -> None:
+        os.ftruncate(handle, size)
+
+    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
+        descriptor = os.open(self._at(path), os.O_CREAT | os.O_RDWR | flags & os.O_EXCL, mode)
+        os.fchown(descriptor, caller.uid, caller.gid)
+        return descriptor
+
+    def open(self, path: str, flags: int) -> int:
+        return os.open(self._at(path), flags & os.O_ACCMODE)
+
+    def read(self, handle: int, offset: int, size: int) -> FileSpan:
+        if Path(f"/proc/self/fd/{handle}").readlink().name.startswith("together-"):
+            self._barrier.wait(timeout=20)
+        return FileSpan(handle, offset, max(0, min(size, os.fstat(handle).st_size - offset)))
+
+    def write(self, handle: int, offset: int, size: int, fill: Callable[[int, int], int]) -> int:
+        return fill(handle, offset)
+
+    def flush(self, handle: int) -> None:
+        os.close(os.dup(handle))
+
+    def fsync(self, handle: int, data_only: bool) -> None:
+        os.fsync(handle)
+
+    def release(self, handle: int) -> None:
+        os.close(handle)
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        if mode:
+            raise os_error(errno.EOPNOTSUPP)
+        os.posix_fallocate(handle, offset, length)
+
+    def statfs(self, path: str) -> FilesystemUsage:
+        return FilesystemUsage(1 << 40, 1 << 39, 1000, 900)
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        assert not name.startswith(("security.", "system."))
+        return os.getxattr(self._at(path), name, follow_symlinks=False)
+
+    def listxattr(self, path: str) -> list[str]:
+        return [name for name in os.listxattr(self._at(path)) if name.startswith("user.")]
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        os.setxattr(self._at(path), name, value, flags)
+
+    def removexattr(self, path: str, name: str) -> None:
+        os.removexattr(self._at(path), name)
+
+
+class Faulty:
+    """A Passthrough; an operation fails as a file of its name in `control` says, while that exists."""
+
+    def __init__(self, root: Path, control: Path) -> None:
+        inner = Passthrough(root)
+        for name in (name for name in vars(FileSystem) if not name.startswith("_")):
+            setattr(self, name, partial(self._call, control, name, getattr(inner, name)))
+
+    @staticmethod
+    def _call(control: Path, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        try:
+            kind = (control / name).read_text()
+        except FileNotFoundError:
+            return method(*args)
+        with (control / "calls").open("a") as calls:
+            calls.write(f"{name}\n")
+        raise FAULTS[kind]()
+
+
+def serve(root: Path, mountpoint: Path, control: Path) -> None:
+    """Be the child: mount, say so on stdout, and serve until unmounted."""
+    logging.basicConfig(filename=control / "log", level=logging.INFO, format="%(levelname)s %(message)s")
+    filesystem: Any = Faulty(root, control)
+
+    def live() -> None:
+        print("live", flush=True)
+
+    FUSE(
+        Operations(filesystem),
+        mountpoint,
+        source="con,tain\\er",
+        attr_timeout=0,
+        entry_timeout=0,
+        on_init=live,
+        on_destroy=lambda: print("destroyed", flush=True),
+    )
+    print("returned", flush=True)
+
+
+if __name__ == "__main__":
+    serve(*(Path(argument) for argument in sys.argv[1:]))
