@@ -108,6 +108,10 @@ class Options:
     cache_size: int = _option(
         10 * GIB, _size(64 * MIB, 2**60), "disk that closed files keep for the next open"
     )
+    sync: bool = _option(False, _parse_switch, "let close() return only when the file is in Swift")
+    cache_dir: str = _option("", str, "where local copies live (default: below the user's cache folder)")
+    os_cloud: str = _option("", str, "a cloud of clouds.yaml")
+    credentials: str = _option("", str, "a file of OS_* or ST_* variables that only its owner may read")
     debug: bool = _option(False, _parse_switch, "narrate every operation in the log")
 
 

@@ -71,8 +71,8 @@ class ObjectInfo:
     size: int
     content_type: str
     last_modified_ns: int
-    metadata: Mapping[str, str] = NOTHING
-    kept: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     is_slo: bool = False
     dlo_prefix: str | None = None
 

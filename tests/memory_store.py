@@ -361,9 +361,9 @@ def _check_name(name: ObjectName) -> None:
 
 
 def _stored(headers: Headers) -> Headers:
-    """Check `headers` as the wire does, and return what the server keeps: an empty value is no metadata."""
+    """Check `headers` as the wire does, and return what the server keeps."""
     to_wire(headers)
-    metadata: Mapping[str, str] = {name.lower(): value for name, value in headers.metadata.items() if value}
+    metadata: Mapping[str, str] = {name.lower(): value for name, value in headers.metadata.items()}
     return Headers(
         headers.content_type or "application/octet-stream", metadata or NOTHING, dict(headers.kept)
     )

@@ -205,7 +205,7 @@ def test_extended_attributes(mount: Mount) -> None:
     os.removexattr(file, "user.a")
     for name, number in (
         ("user.a", errno.ENODATA),
-        ("security.capability", errno.ENODATA),
+        ("security.capability", errno.EOPNOTSUPP),
         ("system.posix_acl_access", errno.EOPNOTSUPP),
     ):
         assert failure_of(partial(os.getxattr, file, name)) == number

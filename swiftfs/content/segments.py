@@ -80,7 +80,8 @@ class SegmentUpload:
     """The segments of one file version, uploaded in parallel and in any order.
 
     A segment that is written to after its upload began is uploaded again: no manifest names a torn one.
-    The lock guards `_uploads` and `_garbage`.
+    `_garbage` are replaced uploads; `_named` are the segments of the manifest that stands. The lock guards
+    every field.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class SegmentUpload:
         self._lock = threading.Lock()
         self._uploads: dict[int, _Upload] = {}
         self._garbage: list[_Upload] = []
+        self._named: set[ObjectName] = set()
         self._serial = itertools.count()
         self._contiguous = 0
         self._next = 0
@@ -134,18 +136,26 @@ class SegmentUpload:
             uploads = [self._uploads[index] for index in range(count)]
         return Manifest(tuple([upload.stored.result() for upload in uploads]))
 
-    def take_garbage(self) -> list[ObjectName]:
-        """Return the stored segments that no manifest will name, for the caller to delete."""
+    def settle(self, manifest: Manifest | None) -> list[ObjectName]:
+        """Take note that `manifest` stands, None for a file stored whole; return segments to delete.
+
+        Those are the uploads of this file that neither it nor an earlier manifest names.
+        """
         with self._lock:
-            garbage, self._garbage = self._garbage, []
-        return _stored_names(garbage)
+            if manifest is None:
+                self._garbage.extend(self._uploads.values())
+                self._uploads = {}
+            garbage = [name for name in _stored_names(self._garbage) if name not in self._named]
+            self._garbage = []
+            self._named = {segment.name for segment in manifest.segments} if manifest else set()
+        return garbage
 
     def abandon(self) -> list[ObjectName]:
-        """Return all stored segments, for the caller to delete: there will be no manifest."""
+        """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
         with self._lock:
-            garbage = [*self._garbage, *self._uploads.values()]
+            uploads = [*self._garbage, *self._uploads.values()]
             self._garbage, self._uploads = [], {}
-        return _stored_names(garbage)
+            return [name for name in _stored_names(uploads) if name not in self._named]
 
     def _is_good(self, index: int, end: int) -> bool:
         upload = self._uploads.get(index)

@@ -53,9 +53,12 @@ _ALWAYS: Mapping[str, OptionValue] = {
     "subtype": "swiftfs",
 }
 
-_NO_SUCH_ATTRIBUTE = -errno.ENODATA
+_NOT_OURS = (b"security.", b"system.posix_acl")
+"""Attributes that never reach the file system: the kernel asks for `security.capability` at every write."""
+
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
-_SECURITY, _ACL = b"security.", b"system.posix_acl"
+"""Told so, `ls -l` asks once; where an attribute is merely absent (ENODATA), it asks again for every file."""
+
 
 _threads = AttachedThreads()
 
@@ -250,10 +253,8 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self.operations.fallocate(handle_of(file_info), mode, offset, length)
 
     def getxattr(self, path: bytes, name: bytes, value: Any, size: int, *args: Any) -> int:
-        """Return an attribute. The kernel asks for `security.capability` at every write: at no cost."""
-        if name.startswith(_SECURITY):
-            return _NO_SUCH_ATTRIBUTE
-        if name.startswith(_ACL):
+        """Return an attribute of the user's."""
+        if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         return int(super().getxattr(path, name, value, size, *args))
 
@@ -261,15 +262,15 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self, path: bytes, name: bytes, value: Any, size: int, options: int, *args: Any
     ) -> int | None:
         """Set an attribute of the user's."""
-        if name.startswith((_SECURITY, _ACL)):
+        if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         super().setxattr(path, name, value, size, options, *args)
         return None
 
     def removexattr(self, path: bytes, name: bytes) -> int | None:
         """Remove an attribute of the user's."""
-        if name.startswith((_SECURITY, _ACL)):
-            return _NO_SUCH_ATTRIBUTE if name.startswith(_SECURITY) else _NOT_SUPPORTED
+        if name.startswith(_NOT_OURS):
+            return _NOT_SUPPORTED
         super().removexattr(path, name)
         return None
 

@@ -84,14 +84,14 @@ class Execution:
         if content.size <= self._segment_size:
             body = map_bytes(content.descriptor, 0, content.size)
             info = self._store.put(intent.name, body, intent.description.headers())
-            replaced.update(segments.abandon())
+            replaced.update(segments.settle(None))
         else:
             manifest = segments.finish(content.size)
             described = replace(
                 intent.description, stored=replace(intent.description.stored, slo=manifest.etag)
             )
             info = self._store.put_manifest(intent.name, manifest, described.headers())
-            replaced.update(segments.take_garbage())
+            replaced.update(segments.settle(manifest))
             replaced.difference_update(segment.name for segment in manifest.segments)
         content.adopt(info)
         self.discard(replaced)

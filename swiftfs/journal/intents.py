@@ -16,8 +16,8 @@ class Description:
 
     media_type: str
     stored: Stored
-    metadata: Mapping[str, str] = NOTHING
-    kept: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def headers(self) -> Headers:
         """Return them as Swift takes them; rclone and the swift CLI read the time in the metadata."""
@@ -55,7 +55,7 @@ class PutMarker:
     """Make a folder. Raises `AlreadyExists` rather than to overwrite an object."""
 
     name: ObjectName
-    metadata: Mapping[str, str] = field(default=NOTHING)
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True, slots=True)

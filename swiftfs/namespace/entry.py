@@ -22,9 +22,10 @@ class Entry:
     """A name in a folder, and what is behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
-    `etag` is the version for `If-Match`, empty while unknown; `hash` and `last_modified` are the listing's and
-    change with every PUT and POST. `large` says whether the object is an SLO, None while unknown. `asked` is
-    False while a HEAD may tell more than the listing did. `headers` are the object's where all are known.
+    `etag` is the version for `If-Match`, empty while unknown; `hash` and `last_modified` are the listing's
+    and change with every PUT and POST. `large` says whether the object is an SLO, None while unknown.
+    `asked` is False while a HEAD may tell more than the listing did. `headers` are the object's where all
+    are known.
     """
 
     name: str
@@ -155,6 +156,13 @@ def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         large=info.is_slo,
         asked=True,
         headers=Headers(base, info.metadata, info.kept),
+    )
+
+
+def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:
+    """Return the entry of a file whose object was moved to `target`."""
+    return replace(
+        entry, name=name, object=target, attributes=replace(entry.attributes, inode=inode_of(target))
     )
 
 

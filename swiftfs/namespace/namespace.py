@@ -55,6 +55,7 @@ class Namespace:
         self._source = source
         self._defaults = defaults
         self._details = Details(store)
+        self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = threading.Lock()
         self._listings: TTLCache[Folder, Listing] = TTLCache(
             max_entries, ttl, getsizeof=lambda listing: len(listing.entries) + 1
@@ -72,7 +73,7 @@ class Namespace:
         With `complete` its attributes are all known, if need be by a HEAD.
         """
         if path == "/":
-            return self._root()
+            return self._root
         parent, name = split(path)
         listing = self._listing(self._source.folder(parent))
         entry = listing.entries.get(name)
@@ -106,6 +107,10 @@ class Namespace:
 
     def record(self, path: str, entry: Entry | None) -> None:
         """Lay our own change over the listing: `path` is now `entry`, or gone."""
+        if path == "/":
+            assert entry is not None
+            self._root = entry
+            return
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
@@ -113,11 +118,16 @@ class Namespace:
             if (listing := self._listings.get(folder)) is not None:
                 set_entry(listing.entries, name, entry)
 
-    def record_new_folder(self, path: str, entry: Entry, *, marked: bool) -> None:
-        """Record a folder we made; being new it is known to be empty, which saves its listing."""
+    def record_new_folder(self, path: str, entry: Entry) -> None:
+        """Record a folder we made; being new it is known to be empty, which saves its listing.
+
+        Its marker `d/`, if it has that one, is known from `entry`.
+        """
         self.record(path, entry)
         with self._lock:
-            self._listings[self._source.folder(path)] = Listing({}, marked)
+            folder = self._source.folder(path)
+            marked = entry.object is not None and entry.object.key == folder.prefix
+            self._listings[folder] = Listing({}, marked)
 
     def forget(self, path: str) -> None:
         """Forget the listing that holds `path` and all below it: Swift is asked again."""
@@ -136,10 +146,6 @@ class Namespace:
         with self._lock:
             self._changes.forget_below(folder)
             self._drop_listings(folder)
-
-    def _root(self) -> Entry:
-        folder = self._source.folder("/")
-        return Entry("", None, self._defaults.directory(folder_inode(folder)))
 
     def _drop_listings(self, folder: Folder) -> None:
         for other in [other for other in self._listings if other.is_below(folder)]:

@@ -1,6 +1,7 @@
 """Credentials become one keystoneauth session, shared by every connection. No secret is ever printed."""
 
 import threading
+import warnings
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,6 +68,8 @@ class Account:
             found = self.session.get_endpoint(
                 service_type="object-store", interface=self._interface, region_name=self._region
             )
+        except keystone_errors.EndpointNotFound:
+            found = None
         except keystone_errors.ClientException as error:
             raise self._failure(error) from None
         if not found:
@@ -147,9 +150,11 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
 
     file = environment.get("OS_CLIENT_CONFIG_FILE")
     try:
-        config = OpenStackConfig(config_files=[file] if file else None, load_envvars=False)
-        region = config.get_one(cloud=cloud)
-        session = region.get_session()
+        with warnings.catch_warnings():  # it warns of its own InfluxDB option, set or not
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            config = OpenStackConfig(config_files=[file] if file else None, load_envvars=False)
+            region = config.get_one(cloud=cloud)
+            session = region.get_session()
     except (exceptions.ConfigException, keystone_errors.ClientException) as error:
         raise ConfigurationError(f"cloud {cloud!r} of clouds.yaml: {_short(error)}") from None
     session.timeout = LOGIN_SECONDS

@@ -102,7 +102,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         yield current
-        inner = [getattr(current, "reason", None), *current.args, current.__cause__]
+        inner = [getattr(current, "reason", None), *current.args, current.__cause__, current.__context__]
         current = next((cause for cause in inner if isinstance(cause, BaseException)), None)
 
 

@@ -1,4 +1,4 @@
-"""An object's headers on the wire and as values. Metadata travels as raw UTF-8, as the `swift` CLI does it."""
+"""An object's headers on the wire and as values. Metadata travels as UTF-8, as the `swift` CLI does it."""
 
 import re
 from collections.abc import Mapping

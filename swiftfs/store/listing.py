@@ -65,8 +65,6 @@ def _order(name: str) -> bytes:
 
 
 def _entries(body: bytes, subject: str) -> list[dict[str, Any]]:
-    if not body:
-        return []
     try:
         entries = json.loads(body)
     except ValueError:

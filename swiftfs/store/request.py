@@ -23,13 +23,14 @@ class Request:
     """A request about an account, a container or an object.
 
     `operation` is its class in the counters and its name in messages. `meaning` says what a status means
-    here where that differs from the common table. `patience` is the longest silence in seconds; a request
-    that `works` keeps its patience whatever the deadline of the call. `/info` takes no token.
+    here where that differs from the common table. Without a container it is about the account, and an empty
+    one is refused: a DELETE of it would be of all there is. `patience` is the longest silence in seconds; a
+    request that `works` keeps its patience whatever the deadline of the call. `/info` takes no token.
     """
 
     operation: str
     method: str
-    container: str = ""
+    container: str | None = None
     key: str | None = None
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
@@ -42,7 +43,7 @@ class Request:
     @property
     def subject(self) -> str:
         """What the request is about, printable on one line."""
-        text = self.container or "account"
+        text = "the account" if self.container is None else self.container
         if self.key is not None:
             text = f"{text}/{self.key}"
         return text if text.isprintable() else ascii(text)
@@ -52,7 +53,7 @@ class Request:
         if self.info:
             return re.sub(r"/v\d+(\.\d+)?(/.*)?$", "", base.rstrip("/")) + "/info"
         path = base.rstrip("/")
-        if self.container:
+        if self.container is not None:
             path += "/" + quoted_container(self.container)
         if self.key is not None:
             path += "/" + quoted_key(self.key)

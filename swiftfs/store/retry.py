@@ -11,7 +11,7 @@ import tenacity
 
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
-from swiftfs.store.deadline import deadline
+from swiftfs.store.deadline import deadline, remaining
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 
 T = TypeVar("T")
@@ -162,6 +162,7 @@ class RetryingStore:
 
     def _repeat(self, attempt: Callable[[_Call], T]) -> T:
         call = _Call()
+        seconds = min(self._policy.deadline, remaining())
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
@@ -172,14 +173,14 @@ class RetryingStore:
             retry=tenacity.retry_if_exception(_may_pass),
             wait=self._pause,
             stop=tenacity.stop_any(
-                tenacity.stop_before_delay(self._policy.deadline),
+                tenacity.stop_before_delay(seconds),
                 tenacity.stop_when_event_set(self._closing),
             ),
             sleep=tenacity.sleep_using_event(self._closing),
             before_sleep=remember,
             reraise=True,
         )
-        with deadline(self._policy.deadline):
+        with deadline(seconds):
             return retrying(attempt, call)
 
     def _pause(self, state: tenacity.RetryCallState) -> float:

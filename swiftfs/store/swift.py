@@ -5,10 +5,10 @@ Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
-from urllib.parse import unquote
 
 from swiftfs.errors import (
     AlreadyExists,
@@ -30,7 +30,7 @@ from swiftfs.store.listing import listing_query, read_containers, read_page
 from swiftfs.store.manifests import manifest_from_wire, manifest_to_wire
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
-from swiftfs.store.transport import Transport
+from swiftfs.store.transport import Reply, Transport
 from swiftfs.store.usage import account_usage, container_usage
 
 PUT_SECONDS = 120.0
@@ -55,31 +55,31 @@ class SwiftStore:
         return f"SwiftStore({self._account.who})"
 
     def limits(self) -> Limits:
+        """As the protocol says; while `/info` does not answer, what is safe with any server."""
         if self._limits is None:
             try:
-                headers, body = self._transport.send(Request("limits", "GET", info=True))
-                self._limits = read_limits(body, headers)
+                reply = self._transport.send(Request("limits", "GET", info=True))
+                self._limits = read_limits(reply.body, reply.headers)
             except StoreError as error:
                 if error.retryable:
-                    raise
+                    return UNKNOWN
                 self._limits = UNKNOWN
         return self._limits
 
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
         query = listing_query(marker=marker)
-        body = self._transport.send(Request("list_containers", "GET", query=query))[1]
-        return read_containers(body, "the account", marker=marker, limits=limits)
+        reply = self._transport.send(Request("list_containers", "GET", query=query))
+        return read_containers(_listing(reply), "the account", marker=marker, limits=limits)
 
     def account_usage(self) -> Usage:
-        return account_usage(self._transport.send(Request("account_usage", "HEAD"))[0])
+        return account_usage(self._transport.send(Request("account_usage", "HEAD")).headers)
 
     def container_usage(self, container: str) -> Usage:
-        return container_usage(self._transport.send(Request("container_usage", "HEAD", container))[0])
+        return container_usage(self._transport.send(Request("container_usage", "HEAD", container)).headers)
 
     def create_container(self, container: str) -> bool:
-        with self._transport.open(Request("create_container", "PUT", container)) as answer:
-            return answer.status == 201
+        return self._transport.send(Request("create_container", "PUT", container)).status == 201
 
     def delete_container(self, container: str) -> None:
         self._transport.send(Request("delete_container", "DELETE", container))
@@ -91,8 +91,8 @@ class SwiftStore:
         asked = min(limit, limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=asked)
         request = Request("list_page", "GET", container, query=query)
-        body = self._transport.send(request)[1]
-        return read_page(body, request.subject, marker=marker, limit=asked, limits=limits)
+        reply = self._transport.send(request)
+        return read_page(_listing(reply), request.subject, marker=marker, limit=asked, limits=limits)
 
     def head(self, name: ObjectName) -> ObjectInfo:
         return self._head(name, "")
@@ -126,7 +126,7 @@ class SwiftStore:
             meaning=meaning,
             patience=PUT_SECONDS,
         )
-        answer = self._transport.send(request)[0]
+        answer = self._transport.send(request).headers
         if etag_of(answer) != etag:
             raise Corrupt(f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}")
         return sent_info(name, headers, answer, len(view))
@@ -144,7 +144,7 @@ class SwiftStore:
             patience=WORK_SECONDS,
             works=True,
         )
-        answer = self._transport.send(request)[0]
+        answer = self._transport.send(request).headers
         return sent_info(name, headers, answer, manifest.size, is_slo=True)
 
     def manifest(self, name: ObjectName) -> Manifest:
@@ -176,7 +176,7 @@ class SwiftStore:
             patience=WORK_SECONDS,
             works=True,
         )
-        answer = self._transport.send(request)[0]
+        answer = self._transport.send(request).headers
         return ObjectVersion(target, etag_of(answer))
 
     def post(self, name: ObjectName, headers: Headers) -> None:
@@ -199,17 +199,17 @@ class SwiftStore:
         request = Request(
             "head", "HEAD", name.container, name.key, headers=headers, meaning={412: PreconditionFailed}
         )
-        answer = self._transport.send(request)[0]
-        size = content_length(answer)
-        if size is None:
-            size = self._dlo_size(answer, request.subject)
-        return from_wire(name, answer, size)
+        answer = self._transport.send(request).headers
+        info = from_wire(name, answer, content_length(answer) or 0)
+        return (
+            info
+            if info.size or info.dlo_prefix is None
+            else replace(info, size=self._dlo_size(info.dlo_prefix))
+        )
 
-    def _dlo_size(self, answer: Mapping[str, str], subject: str) -> int:
-        """Add up a DLO's segments: HEAD gives no size when they fill more than one page of a listing."""
-        container, _, prefix = unquote(answer.get("x-object-manifest", "")).partition("/")
-        if not container:
-            raise Corrupt(f"head {subject}: the server gives no size")
+    def _dlo_size(self, dlo_prefix: str) -> int:
+        """Add up a DLO's segments: HEAD says 0 bytes when they fill more than one page of a listing."""
+        container, _, prefix = dlo_prefix.partition("/")
         size, page = 0, self.list_page(container, prefix=prefix)
         while True:
             size += sum(row.size for row in page.rows)
@@ -219,7 +219,7 @@ class SwiftStore:
 
     def _delete_in_bulk(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
         try:
-            body = self._transport.send(bulk_delete_request(names))[1]
+            body = self._transport.send(bulk_delete_request(names)).body
             return bulk_failures(names, body)
         except StoreError as error:
             return dict.fromkeys(names, error)
@@ -248,3 +248,8 @@ class SwiftStore:
         if deleters is not None:
             deleters.shutdown()
         self._transport.close()
+
+
+def _listing(reply: Reply) -> bytes:
+    """Return a listing's JSON: 204 is an empty one, but an empty body with 200 is none."""
+    return b"[]" if reply.status == 204 else reply.body

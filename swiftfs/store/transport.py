@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import requests
 
@@ -22,6 +23,15 @@ ERROR_TEXT_BYTES = 64 * 1024
 """So much of an error's body is read for its message; a server may send a whole page."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer within 2xx; `headers` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Answer:
@@ -68,11 +78,11 @@ class Transport:
         self._counters = counters
         self._pool = ConnectionPool(account)
 
-    def send(self, request: Request) -> tuple[Mapping[str, str], bytes]:
-        """Send `request` and return the answer's headers (lower-case names) and body; raise `StoreError`."""
+    def send(self, request: Request) -> Reply:
+        """Send `request` and return the whole answer; raise `StoreError`."""
         with self.open(request) as answer:
             body = b"" if request.method == "HEAD" else answer.body()
-            return answer.headers, body
+            return Reply(answer.status, answer.headers, body)
 
     @contextmanager
     def open(self, request: Request) -> Iterator[Answer]:

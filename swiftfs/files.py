@@ -1,0 +1,242 @@
+"""Open files: their bytes, their uploads, and how they meet the namespace."""
+
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swiftfs.attributes import Stored, guess_type
+from swiftfs.config import Options
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.content import Content, Fill, Origin
+from swiftfs.content.segments import Layout, SegmentUpload
+from swiftfs.errors import PreconditionFailed, StoreError, SwiftfsError
+from swiftfs.handles import Node, OpenFiles
+from swiftfs.journal.intents import Delete, Description, PutFile
+from swiftfs.journal.journal import Journal
+from swiftfs.model import Attributes, FileSpan, ObjectInfo, ObjectName, ObjectVersion, Row
+from swiftfs.namespace.entry import Defaults, Entry, file_entry
+from swiftfs.namespace.namespace import Namespace
+from swiftfs.naming import split
+from swiftfs.store.protocol import Headers, ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Rooms:
+    """What the file system is made of; `mount` builds it, everything above shares it."""
+
+    store: ObjectStore
+    namespace: Namespace
+    journal: Journal
+    options: Options
+    defaults: Defaults
+    cache: Path
+
+
+class Files:
+    """Reads, writes and uploads of open files."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.table = OpenFiles()
+        self._cache = ContentCache(rooms.options.cache_size)
+        self._downloads = ThreadPoolExecutor(rooms.options.connections, thread_name_prefix="download")
+        self._uploads = ThreadPoolExecutor(rooms.options.uploads, thread_name_prefix="upload")
+        self._layout = Layout(rooms.options.segment_size)
+
+    def create(self, path: str, name: ObjectName, attributes: Attributes, flags: int) -> int:
+        """Open a new, empty file; Swift gets it when it is flushed."""
+        content = self._content(None)
+        description = Description(guess_type(name.key), Stored())
+        node = self._node(path, name, content, attributes, description, None)
+        node.dirty = True
+        return self._open(node, flags)
+
+    def open(self, path: str, entry: Entry, flags: int) -> int:
+        """Open the file that `entry` describes; with O_TRUNC it is empty, and Swift's until the flush."""
+        return self.reopen(self._stored_node(path, entry), flags)
+
+    def reopen(self, node: Node, flags: int) -> int:
+        """Open another handle on a node, or the first one."""
+        number = self._open(node, flags)
+        if flags & os.O_TRUNC:
+            self.truncate(self.table.handle(number).node, 0)
+        return number
+
+    def read(self, number: int, offset: int, size: int) -> FileSpan:
+        """Return where the bytes lie; see `Content.read`."""
+        node = self.table.handle(number).node
+        try:
+            return node.content.read(offset, size)
+        except PreconditionFailed:
+            self._rooms.namespace.forget(node.path)
+            raise
+
+    def write(self, number: int, offset: int, size: int, fill: Fill) -> int:
+        """Let `fill` copy `size` bytes to `offset`, with O_APPEND to the end; return how many it copied."""
+        handle = self.table.handle(number)
+        node = handle.node
+        with node.lock:
+            copied = node.content.write(node.content.size if handle.append else offset, size, fill)
+            self._touch(node)
+        return copied
+
+    def truncate(self, node: Node, size: int) -> None:
+        """Make the file `size` bytes long."""
+        with node.lock:
+            if size != node.content.size:
+                node.content.truncate(size)
+                self._touch(node)
+
+    def flush(self, node: Node) -> None:
+        """Upload what changed, unless the file was unlinked; return when it is in Swift, or raise why not."""
+        with node.lock:
+            if not node.dirty or node.hidden:
+                return
+            try:
+                self._upload(node)
+            except Exception as error:
+                node.failed = error
+                raise
+            node.failed = None
+
+    def release(self, number: int) -> None:
+        """Close a handle. Changes that came after its last flush, as those of a mapping do, are uploaded."""
+        node = self.table.handle(number).node
+        if node.dirty and node.failed is None:
+            try:
+                self.flush(node)
+            except (SwiftfsError, OSError) as error:
+                log.error("%s: changes made after close() were not stored: %s", node.path, error)
+        if self.table.release(number) is not None:
+            self._dispose(node)
+
+    def claim(self, name: ObjectName) -> Delete | None:
+        """Take back the deletion of `name` that still waits, for a new object gets the name; return it.
+
+        An unlinked file that is still read has its bytes brought in before they are replaced.
+        """
+        claimed = self._rooms.journal.supersede(name)
+        for node in self.table.hidden(name):
+            node.content.ensure_all()
+            claimed, node.deletion = node.deletion, None
+        return claimed
+
+    def delete_hidden(self, node: Node, path: str, deletion: Delete) -> None:
+        """Delete the object of an unlinked file: soon, or at its last close while it must still be read."""
+        if node.content.is_complete():
+            self._rooms.journal.delete_soon(deletion, lambda _: self._rooms.namespace.forget(path))
+        else:
+            node.deletion = deletion
+
+    def pending(self) -> int:
+        """Return how many files hold changes that are not in Swift yet."""
+        return sum(node.dirty and not node.hidden for node in self.table.all())
+
+    def drain(self) -> list[str]:
+        """Upload the changes of files that were never closed; return the paths of those that failed."""
+        failed = []
+        for node in self.table.all():
+            try:
+                self.flush(node)
+            except (SwiftfsError, OSError) as error:
+                log.error("%s could not be stored: %s", node.path, error)
+                failed.append(node.path)
+            self._dispose(node)
+        return failed
+
+    def close(self) -> None:
+        """End the threads and drop what is cached."""
+        self._uploads.shutdown()
+        self._downloads.shutdown()
+        self._cache.close()
+
+    def _open(self, node: Node, flags: int) -> int:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        number, shared = self.table.open(node, writable=writable, append=bool(flags & os.O_APPEND))
+        if shared is not node:
+            self._keep(node)
+        return number
+
+    def _stored_node(self, path: str, entry: Entry) -> Node:
+        assert entry.object is not None
+        version = ObjectVersion(entry.object, entry.etag)
+        content = (self._cache.take(version) if entry.etag else None) or self._content(
+            Origin(entry.object, entry.etag, entry.attributes.size, entry.attributes.size)
+        )
+        headers = entry.headers or Headers(entry.media_type)
+        description = Description(headers.content_type, Stored(), headers.metadata, headers.kept)
+        return self._node(path, entry.object, content, entry.attributes, description, entry)
+
+    def _node(
+        self,
+        path: str,
+        name: ObjectName,
+        content: Content,
+        attributes: Attributes,
+        description: Description,
+        entry: Entry | None,
+    ) -> Node:
+        segments = SegmentUpload(self._rooms.store, self._uploads, content.descriptor, name, self._layout)
+        content.watcher = segments
+        return Node(path, name, content, segments, attributes, description, entry)
+
+    def _content(self, origin: Origin | None) -> Content:
+        rooms = self._rooms
+        return Content(rooms.store, self._downloads, rooms.cache, origin, rooms.options.read_ahead)
+
+    def _touch(self, node: Node) -> None:
+        node.stat = replace(node.stat, mtime_ns=time.time_ns())
+        node.dirty = True
+        node.failed = None
+
+    def _upload(self, node: Node) -> None:
+        waiting = self.claim(node.name)
+        replaces_large = waiting.large if waiting else node.entry.large if node.entry else node.replaces_large
+        if node.entry is not None and node.entry.headers is None:
+            info = self._rooms.store.head(node.name)
+            node.description = replace(node.description, metadata=info.metadata, kept=info.kept)
+            replaces_large = info.is_slo
+        description = node.describe()
+        intent = PutFile(node.name, node.content, node.segments, description, replaces_large)
+        stored = self._rooms.journal.submit(intent)
+        assert stored is not None
+        node.entry = stored_entry(node.path, stored, node.content.size, description, self._rooms.defaults)
+        node.dirty = False
+        self._rooms.namespace.record(node.path, node.entry)
+
+    def _dispose(self, node: Node) -> None:
+        if node.dirty:
+            self._rooms.journal.execution.discard(node.segments.abandon())
+            if not node.hidden:
+                log.warning("%s: its last changes are dropped: %s", node.path, node.failed)
+                self._rooms.namespace.forget(node.path)
+        if node.deletion is not None:
+            try:
+                self._rooms.journal.submit(node.deletion)
+            except StoreError as error:
+                log.warning("%s could not be deleted: %s", node.deletion.name, error)
+        self._keep(node)
+
+    def _keep(self, node: Node) -> None:
+        if node.dirty or node.hidden:
+            node.content.close()
+        else:
+            self._cache.keep(node.content)
+
+
+def stored_entry(
+    path: str, info: ObjectInfo, size: int, description: Description, defaults: Defaults
+) -> Entry:
+    """Return the entry of an object as we have just stored it, as a listing will show it."""
+    slo = info.version.etag if info.is_slo else None
+    description = replace(description, stored=replace(description.stored, slo=slo))
+    headers = description.headers()
+    name = info.version.name
+    row = Row(name.key, size, info.version.etag, headers.content_type, "")
+    entry = file_entry(split(path)[1], name.container, row, defaults)
+    return replace(entry, headers=Headers(description.media_type, headers.metadata, headers.kept))

@@ -1,0 +1,321 @@
+"""The file system: POSIX meaning over paths and handles. No kernel is needed to run it.
+
+Paths are absolute in the mount. Failures are `OSError` with an errno, or `SwiftfsError`, whose errno
+`swiftfs.errors.errno_of` tells.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from swiftfs.attributes import SPECIAL_TYPES, Stored
+from swiftfs.content.content import Fill
+from swiftfs.errors import NotFound, SwiftfsError, os_error
+from swiftfs.files import Files, Rooms, stored_entry
+from swiftfs.folders import Folders
+from swiftfs.handles import Node
+from swiftfs.journal.intents import Delete, Description, Move, PutSmall
+from swiftfs.metadata import Metadata
+from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
+from swiftfs.namespace.entry import Entry, inode_of, moved_entry
+from swiftfs.naming import Source, escape, join, split, unescape
+from swiftfs.usage import UsageReport
+
+HIDDEN_PREFIX = ".fuse_hidden"
+"""libfuse renames an open file so before it is unlinked or renamed over; such a name never reaches Swift."""
+
+
+class FileSystem:
+    """One mounted source."""
+
+    def __init__(self, rooms: Rooms, source: Source) -> None:
+        self._rooms = rooms
+        self._source = source
+        self._namespace = rooms.namespace
+        self._journal = rooms.journal
+        self._files = Files(rooms)
+        self._folders = Folders(rooms, source, self._files)
+        self._metadata = Metadata(rooms, source, self._files)
+        self._usage = UsageReport(rooms.store, source)
+
+    def getattr(self, path: str) -> Attributes:
+        """Return the attributes of `path`."""
+        node = self._files.table.at(path)
+        return node.attributes if node is not None else self._namespace.lookup(path).attributes
+
+    def getattr_handle(self, handle: int) -> Attributes:
+        """Return the attributes of an open file, whether or not it has a path still."""
+        return self._files.table.handle(handle).node.attributes
+
+    def readlink(self, path: str) -> str:
+        """Return the target of a symbolic link."""
+        entry = self._namespace.lookup(path)
+        if not entry.attributes.is_symlink or entry.object is None:
+            raise os_error(errno.EINVAL, path)
+        if entry.target is not None:
+            return entry.target
+        body = bytearray(entry.attributes.size)
+
+        def sink(offset: int, data: bytes) -> None:
+            body[offset : offset + len(data)] = data
+
+        self._rooms.store.get(entry.object, sink, etag=entry.etag)
+        return body.decode()
+
+    def opendir(self, path: str) -> int:
+        """Open a folder for `readdir`."""
+        return self._folders.open(path)
+
+    def readdir(self, handle: int) -> Iterator[tuple[str, Attributes]]:
+        """Yield the names in an open folder, with attributes as far as its listing knows them."""
+        return self._folders.read(handle)
+
+    def releasedir(self, handle: int) -> None:
+        """Close a folder."""
+        self._folders.release(handle)
+
+    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
+        """Make a folder, or at the top of an account a container."""
+        self._folders.make(path, mode, caller)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder or container."""
+        self._folders.remove(path)
+
+    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
+        """Make an empty file, a FIFO or a socket; a device node is EPERM."""
+        kind = stat.S_IFMT(mode) or stat.S_IFREG
+        if kind == stat.S_IFREG:
+            handle = self.create(path, mode, os.O_WRONLY | os.O_EXCL, caller)
+            try:
+                self.flush(handle)
+            finally:
+                self.release(handle)
+        elif kind in (stat.S_IFIFO, stat.S_IFSOCK):
+            self._put_small(path, b"", stat.S_IMODE(mode) | kind, caller)
+        else:
+            raise os_error(errno.EPERM, path)
+
+    def symlink(self, target: str, path: str, caller: Caller) -> None:
+        """Make a symbolic link at `path`."""
+        self._put_small(path, target.encode(), stat.S_IFLNK | 0o777, caller, target)
+
+    def unlink(self, path: str) -> None:
+        """Delete a file, a link or a special file."""
+        entry = self._namespace.find(path)
+        if entry is not None and entry.is_directory:
+            raise os_error(errno.EISDIR, path)
+        if self._files.table.at(path) is not None:
+            self._hide(path, f"{path}{HIDDEN_PREFIX}")
+        elif entry is None or entry.object is None:
+            raise os_error(errno.ENOENT, path)
+        else:
+            self._folders.keep_parent(path)
+            self._journal.submit(Delete(entry.object, entry.large))
+            self._namespace.record(path, None)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file or folder over whatever POSIX lets it replace."""
+        if old == new:
+            return
+        node = self._files.table.at(old)
+        if node is not None and split(new)[1].startswith(HIDDEN_PREFIX):
+            self._hide(old, new)
+            return
+        moving, target = self._namespace.find(old), self._namespace.find(new)
+        if node is None and moving is not None and moving.is_directory:
+            self._folders.rename(old, new, moving, target)
+        elif target is not None and target.is_directory:
+            raise os_error(errno.EISDIR, new)
+        elif node is not None:
+            with node.lock:
+                self._rename_open(node, new, target)
+        elif moving is not None:
+            self._move(old, new, moving, target)
+        else:
+            raise os_error(errno.ENOENT, old)
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Set the permission bits."""
+        self._metadata.change(
+            path, lambda stat_: replace(stat_, mode=stat.S_IFMT(stat_.mode) | stat.S_IMODE(mode))
+        )
+
+    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
+        """Set owner and group, None for unchanged; to give a file away is root's privilege."""
+        if caller.uid != 0 and uid not in (None, self.getattr(path).uid):
+            raise os_error(errno.EPERM, path)
+        self._metadata.change(
+            path,
+            lambda stat_: replace(
+                stat_, uid=stat_.uid if uid is None else uid, gid=stat_.gid if gid is None else gid
+            ),
+        )
+
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """Set the time of modification in ns, None for unchanged; a time of access is not kept."""
+        if mtime_ns is not None:
+            self._metadata.change(path, lambda stat_: replace(stat_, mtime_ns=mtime_ns))
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """Return the value of a `user.*` attribute; raise `OSError` ENODATA when there is none."""
+        return self._metadata.get_xattr(path, name)
+
+    def listxattr(self, path: str) -> list[str]:
+        """Return the names of the `user.*` attributes."""
+        return self._metadata.list_xattrs(path)
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        """Set a `user.*` attribute; `flags` as in setxattr(2)."""
+        self._metadata.set_xattr(path, name, value, flags)
+
+    def removexattr(self, path: str, name: str) -> None:
+        """Remove a `user.*` attribute; raise `OSError` ENODATA when there is none."""
+        self._metadata.remove_xattr(path, name)
+
+    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
+        """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
+        name = self._new_name(path)
+        existing = self._namespace.find(path)
+        if self._files.table.at(path) is not None or existing is not None:
+            if flags & os.O_EXCL:
+                raise os_error(errno.EEXIST, path)
+            return self.open(path, flags)
+        permissions = stat.S_IMODE(mode) | stat.S_IFREG
+        attributes = Attributes(permissions, 0, time.time_ns(), caller.uid, caller.gid, inode_of(name))
+        return self._files.create(path, name, attributes, flags)
+
+    def open(self, path: str, flags: int) -> int:
+        """Open an existing file, emptied with O_TRUNC."""
+        node = self._files.table.at(path)
+        if node is not None:
+            return self._files.reopen(node, flags)
+        entry = self._namespace.lookup(path)
+        if entry.is_directory:
+            raise os_error(errno.EISDIR, path)
+        return self._files.open(path, entry, flags)
+
+    def read(self, handle: int, offset: int, size: int) -> FileSpan:
+        """Return where the bytes lie in a local file; fewer come only where the file ends."""
+        return self._files.read(handle, offset, size)
+
+    def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
+        """Let `fill(descriptor, position)` copy the bytes; return how many it copied."""
+        return self._files.write(handle, offset, size, fill)
+
+    def truncate(self, path: str, size: int) -> None:
+        """Make a file `size` bytes long; a file nobody has open is stored before this returns."""
+        handle = self.open(path, os.O_WRONLY)
+        try:
+            self.truncate_handle(handle, size)
+            self.flush(handle)
+        finally:
+            self.release(handle)
+
+    def truncate_handle(self, handle: int, size: int) -> None:
+        """Make an open file `size` bytes long."""
+        self._files.truncate(self._files.table.handle(handle).node, size)
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """Extend the file to `offset + length` bytes; only mode 0 is known."""
+        if mode:
+            raise os_error(errno.EOPNOTSUPP)
+        node = self._files.table.handle(handle).node
+        self._files.truncate(node, max(node.content.size, offset + length))
+
+    def flush(self, handle: int) -> None:
+        """Upload what was written through any handle of the file; part of close()."""
+        opened = self._files.table.handle(handle)
+        if opened.writable:
+            self._files.flush(opened.node)
+
+    def fsync(self, handle: int, data_only: bool) -> None:
+        """Return when the file's bytes are in Swift, or raise why they are not."""
+        self._files.flush(self._files.table.handle(handle).node)
+
+    def release(self, handle: int) -> None:
+        """End a handle."""
+        self._files.release(handle)
+
+    def statfs(self, path: str) -> FilesystemUsage:
+        """Return size and free space as the quotas tell them."""
+        return self._usage.of(path)
+
+    def close(self) -> None:
+        """Store what is not in Swift yet and end every thread; the mount is gone.
+
+        Raise `SwiftfsError` naming the files that could not be stored.
+        """
+        failed = self._files.drain()
+        self._files.close()
+        self._journal.drain()
+        self._namespace.close()
+        if failed:
+            raise SwiftfsError(f"{len(failed)} files were not stored: {', '.join(failed[:5])}")
+
+    def _new_name(self, path: str) -> ObjectName:
+        """Return the object for a new file; the second name `a%file` exists only beside a folder `a`."""
+        parent, name = split(path)
+        component, shadowed = unescape(name)
+        if shadowed:
+            folder = self._namespace.find(join(parent, escape(component)))
+            if folder is None or not folder.is_directory:
+                raise os_error(errno.EINVAL, path)
+        return self._source.object(path)
+
+    def _put_small(
+        self, path: str, body: bytes, mode: int, caller: Caller, target: str | None = None
+    ) -> None:
+        name = self._new_name(path)
+        if self._files.table.at(path) is not None or self._namespace.find(path) is not None:
+            raise os_error(errno.EEXIST, path)
+        self._files.claim(name)
+        stored = Stored(mode, time.time_ns(), caller.uid, caller.gid, target)
+        description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
+        info = self._journal.submit(PutSmall(name, body, description))
+        assert info is not None
+        entry = stored_entry(path, info, len(body), description, self._rooms.defaults)
+        self._namespace.record(path, entry)
+
+    def _hide(self, path: str, hidden: str) -> None:
+        """Take the name from an open file; it lives on without one, and its object is deleted."""
+        node = self._files.table.at(path)
+        entry = self._namespace.find(path)
+        assert node is not None
+        with node.lock:
+            self._folders.keep_parent(path)
+            node.hidden = True
+            self._files.table.move(path, hidden)
+            if entry is not None and entry.object is not None:
+                self._files.delete_hidden(node, path, Delete(entry.object, entry.large))
+        self._namespace.record(path, None)
+
+    def _rename_open(self, node: Node, new: str, target: Entry | None) -> None:
+        old = node.path
+        if node.entry is None:  # Swift has nothing to move: the upload will go to the new name
+            node.name = self._new_name(new)
+            node.replaces_large = target.large if target else False
+        else:
+            self._files.flush(node)
+            entry = self._move(old, new, node.entry, target)
+            node.follow(entry)
+        self._files.table.move(old, new)
+
+    def _move(self, old: str, new: str, entry: Entry, target: Entry | None) -> Entry:
+        name = self._new_name(new)
+        assert entry.object is not None
+        waiting = self._files.claim(name)
+        replaces = target.large if target else waiting.large if waiting else False
+        self._folders.keep_parent(old)
+        try:
+            self._journal.submit(Move(entry.object, name, replaces))
+        except NotFound:
+            self._namespace.forget(old)
+            raise
+        moved = moved_entry(entry, split(new)[1], name)
+        self._namespace.record(old, None)
+        self._namespace.record(new, moved)
+        return moved

@@ -1,0 +1,158 @@
+"""Folders: containers, markers, and prefixes that only their children imply."""
+
+import errno
+import itertools
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from swiftfs.attributes import encode_marker
+from swiftfs.errors import AlreadyExists, os_error
+from swiftfs.files import Files, Rooms
+from swiftfs.journal.intents import (
+    CreateContainer,
+    DeleteContainer,
+    DeleteMarkers,
+    MoveFolder,
+    PutMarker,
+    marker_headers,
+)
+from swiftfs.model import Attributes, Caller, ObjectName
+from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
+from swiftfs.naming import Folder, Source, is_below, plain_marker, slash_marker, split
+
+
+class Folders:
+    """What `mkdir`, `rmdir`, `readdir` and `rename` do to folders."""
+
+    def __init__(self, rooms: Rooms, source: Source, files: Files) -> None:
+        self._rooms = rooms
+        self._namespace = rooms.namespace
+        self._journal = rooms.journal
+        self._source = source
+        self._files = files
+        self._numbers = itertools.count(1)
+        self._open: dict[int, list[tuple[str, Attributes]]] = {}
+
+    def open(self, path: str) -> int:
+        """Open a folder as it is now, files that Swift has not got yet included."""
+        if not self._namespace.lookup(path, complete=False).is_directory:
+            raise os_error(errno.ENOTDIR, path)
+        names = [(entry.name, entry.attributes) for entry in self._namespace.children(path)]
+        names += [(split(node.path)[1], node.attributes) for node in self._files.table.unstored_in(path)]
+        number = next(self._numbers)
+        self._open[number] = names
+        return number
+
+    def read(self, number: int) -> Iterator[tuple[str, Attributes]]:
+        """Yield the names of an open folder."""
+        return iter(self._open[number])
+
+    def release(self, number: int) -> None:
+        """Close a folder."""
+        self._open.pop(number, None)
+
+    def make(self, path: str, mode: int, caller: Caller) -> None:
+        """Make a folder by its marker, or a container."""
+        if self._namespace.find(path) is not None or self._files.table.at(path) is not None:
+            raise os_error(errno.EEXIST, path)
+        folder = self._source.folder(path)
+        permissions = stat.S_IFDIR | stat.S_IMODE(mode)
+        attributes = Attributes(permissions, 0, time.time_ns(), caller.uid, caller.gid, folder_inode(folder))
+        if not folder.prefix:
+            self._journal.submit(CreateContainer(folder.container))
+            self._namespace.record(path, Entry(split(path)[1], None, attributes))
+            return
+        self._source.object(path)  # the marker's key must not be too long
+        self._namespace.record_new_folder(path, self._put_marker(path, folder, attributes))
+
+    def remove(self, path: str) -> None:
+        """Remove an empty folder, or an empty container."""
+        entry = self._namespace.lookup(path, complete=False)
+        if not entry.is_directory:
+            raise os_error(errno.ENOTDIR, path)
+        self._refuse_unless_empty(path)
+        folder = self._source.folder(path)
+        if not folder.prefix:
+            self._journal.submit(DeleteContainer(folder.container))
+        else:
+            self.keep_parent(path)
+            markers = {entry.object} if entry.object is not None else set()
+            if self._namespace.is_marked_inside(path):
+                markers.add(slash_marker(folder))
+            if markers:
+                self._journal.submit(DeleteMarkers(tuple(markers)))
+        self._namespace.drop_below(path)
+        self._namespace.record(path, None)
+
+    def rename(self, old: str, new: str, moving: Entry, target: Entry | None) -> None:
+        """Move a folder with all below it over nothing, or over an empty folder."""
+        if is_below(new, old):
+            raise os_error(errno.EINVAL, new)
+        source, destination = self._source.folder(old), self._source.folder(new)
+        if not source.prefix or not destination.prefix:
+            raise os_error(errno.EXDEV, new)
+        if target is not None:
+            if not target.is_directory:
+                raise os_error(errno.ENOTDIR, new)
+            self._refuse_unless_empty(new)
+        for node in self._files.table.below(old):
+            self._files.flush(node)
+        self.keep_parent(old)
+        marker = moving.object
+        renamed = plain_marker(destination) or slash_marker(destination)
+        moves_marker = marker is not None and marker == plain_marker(source)
+        self._journal.submit(
+            MoveFolder(
+                source.container,
+                source.prefix,
+                destination.container,
+                destination.prefix,
+                ((marker, renamed),) if marker is not None and moves_marker else (),
+            )
+        )
+        self._record_moved(old, new, moving, renamed if moves_marker else None)
+
+    def keep_parent(self, path: str) -> None:
+        """Give the parent of `path` a marker when it has none and loses its last child: folders stay."""
+        parent = split(path)[0]
+        if not self._namespace.is_implied(parent) or len(self._namespace.children(parent)) != 1:
+            return
+        entry = self._namespace.lookup(parent, complete=False)
+        self._namespace.record(
+            parent, self._put_marker(parent, self._source.folder(parent), entry.attributes)
+        )
+
+    def _put_marker(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
+        plain = None if self._rooms.defaults.slash_markers else plain_marker(folder)
+        name = plain or slash_marker(folder)
+        self._files.claim(name)
+        metadata = encode_marker(attributes)
+        try:
+            self._journal.submit(PutMarker(name, metadata))
+        except AlreadyExists:
+            self._namespace.forget(path)
+            raise
+        return Entry(split(path)[1], name, attributes, headers=marker_headers(metadata))
+
+    def _refuse_unless_empty(self, path: str) -> None:
+        if self._namespace.children(path) or self._files.table.unstored_in(path):
+            raise os_error(errno.ENOTEMPTY, path)
+
+    def _record_moved(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
+        source, destination = self._source.folder(old), self._source.folder(new)
+        attributes = replace(moving.attributes, inode=folder_inode(destination))
+        self._namespace.drop_below(old)
+        self._namespace.drop_below(new)
+        self._namespace.record(old, None)
+        entry = replace(moving, name=split(new)[1], object=marker, attributes=attributes)
+        self._namespace.record(new, entry)
+        for node in self._files.table.below(old):
+            with node.lock:
+                if node.entry is not None and not node.hidden:
+                    key = destination.prefix + node.name.key.removeprefix(source.prefix)
+                    node.follow(
+                        moved_entry(node.entry, node.entry.name, ObjectName(destination.container, key))
+                    )
+        self._files.table.move(old, new)

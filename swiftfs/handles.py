@@ -1,0 +1,131 @@
+"""Open files: nodes, which the handles of one file share, and the table of them all."""
+
+import itertools
+import threading
+from dataclasses import dataclass, field, replace
+
+from swiftfs.attributes import Stored
+from swiftfs.content.content import Content
+from swiftfs.content.segments import SegmentUpload
+from swiftfs.journal.intents import Delete, Description
+from swiftfs.model import Attributes, ObjectName
+from swiftfs.namespace.entry import Entry
+from swiftfs.naming import is_below, split
+
+
+@dataclass(slots=True)
+class Node:
+    """A file that is open: what it is now, which may be ahead of Swift.
+
+    `entry` is the state that Swift has, None before the first upload. `dirty` says that bytes or attributes
+    wait for an upload; `failed` is why the last upload did not succeed, which close() or fsync() has told.
+    A `hidden` node was unlinked or renamed over: it lives until its last handle goes, and then its `deletion`
+    is executed. `replaces_large` says whether a first upload overwrites an SLO, None if that is unknown.
+    The lock keeps writers and the upload apart and is held across its requests.
+    """
+
+    path: str
+    name: ObjectName
+    content: Content
+    segments: SegmentUpload
+    stat: Attributes
+    description: Description
+    entry: Entry | None
+    dirty: bool = False
+    failed: BaseException | None = None
+    hidden: bool = False
+    deletion: Delete | None = None
+    replaces_large: bool | None = False
+    users: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def attributes(self) -> Attributes:
+        """The attributes with the size as it is at this moment."""
+        return replace(self.stat, size=self.content.size)
+
+    def follow(self, entry: Entry) -> None:
+        """Take the name that the object was moved to."""
+        assert entry.object is not None
+        self.entry, self.name = entry, entry.object
+        self.content.rename(entry.object)
+
+    def describe(self) -> Description:
+        """Return what an upload would store besides the bytes."""
+        stat = self.stat
+        stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
+        return replace(self.description, stored=stored)
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """One open(): its node, and whether it may write."""
+
+    node: Node
+    writable: bool
+    append: bool
+
+
+class OpenFiles:
+    """The open files by handle and by path. The lock guards the tables and the counts of users."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._handles: dict[int, Handle] = {}
+        self._nodes: dict[str, Node] = {}
+
+    def at(self, path: str) -> Node | None:
+        """Return the open file at `path`, if there is one."""
+        return self._nodes.get(path)
+
+    def handle(self, number: int) -> Handle:
+        """Return what a handle's number stands for."""
+        return self._handles[number]
+
+    def open(self, node: Node, *, writable: bool, append: bool = False) -> tuple[int, Node]:
+        """Add a handle on `node`, or on the node that is open at its path already; return both."""
+        with self._lock:
+            shared = self._nodes.setdefault(node.path, node)
+            shared.users += 1
+            number = next(self._numbers)
+            self._handles[number] = Handle(shared, writable, append)
+            return number, shared
+
+    def release(self, number: int) -> Node | None:
+        """Remove a handle; return its node when that was the last one."""
+        with self._lock:
+            node = self._handles.pop(number).node
+            node.users -= 1
+            if node.users:
+                return None
+            if self._nodes.get(node.path) is node:
+                del self._nodes[node.path]
+            return node
+
+    def move(self, old: str, new: str) -> None:
+        """Let the nodes at `old` and below it be found at `new`."""
+        with self._lock:
+            for path in [path for path in self._nodes if is_below(path, old)]:
+                node = self._nodes.pop(path)
+                node.path = new + path[len(old) :]
+                self._nodes[node.path] = node
+
+    def below(self, folder: str) -> list[Node]:
+        """Return the nodes in a folder and in all folders below it."""
+        with self._lock:
+            return [node for path, node in self._nodes.items() if is_below(path, folder)]
+
+    def unstored_in(self, folder: str) -> list[Node]:
+        """Return the nodes of a folder that no listing shows, because Swift has not got them yet."""
+        nodes = self.below(folder)
+        return [n for n in nodes if n.entry is None and not n.hidden and split(n.path)[0] == folder]
+
+    def hidden(self, name: ObjectName) -> list[Node]:
+        """Return the unlinked nodes whose last close would delete the object `name`."""
+        return [node for node in self.all() if node.deletion is not None and node.deletion.name == name]
+
+    def all(self) -> list[Node]:
+        """Return every open node."""
+        with self._lock:
+            return list(self._nodes.values())

@@ -1,0 +1,169 @@
+"""The life of a mount: connect, check, mount, tell that it answers, serve, drain."""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import platformdirs
+
+from swiftfs.config import Options
+from swiftfs.errors import ConfigurationError, NotFound
+from swiftfs.files import Rooms
+from swiftfs.filesystem import FileSystem
+from swiftfs.journal.journal import Journal
+from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.namespace import Namespace
+from swiftfs.naming import Source
+from swiftfs.notify import notify
+from swiftfs.store import Stores, connect
+
+log = logging.getLogger(__name__)
+
+KERNEL_CACHE_SECONDS = 1.0
+"""How long the kernel may answer from its own cache; it adds to `ttl`, so it stays short."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What `swiftfs mount` was asked to do."""
+
+    source: Source
+    mountpoint: Path
+    options: Options
+    cache_dir: Path | None = None
+    cloud: str | None = None
+
+
+def check_mountpoint(mountpoint: Path) -> None:
+    """Raise `ConfigurationError` unless something can be mounted on the folder `mountpoint`."""
+    try:
+        if any(mountpoint.iterdir()):
+            raise ConfigurationError(f"mount point {mountpoint} is not empty: choose an empty folder")
+    except OSError as error:
+        raise ConfigurationError(f"mount point {mountpoint}: {error.strerror}") from None
+    if not Path("/dev/fuse").exists():
+        raise ConfigurationError("/dev/fuse is missing: load the kernel's fuse module (modprobe fuse)")
+
+
+def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable[[Path], None]) -> None:
+    """Mount, call `ready` with the cache folder once the mount answers, and serve until it is unmounted.
+
+    All is in Swift when this returns. Raise `ConfigurationError` or `StoreError` when it cannot be mounted,
+    `SwiftfsError` for what could not be stored at last.
+    """
+    check_mountpoint(request.mountpoint)
+    with contextlib.ExitStack() as stack:
+        stores = connect(environment, cloud=request.cloud)
+        stack.callback(stores.close)
+        check_source(stores, request.source)
+        cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
+        filesystem = build(stores, request, cache)
+        try:
+            _mount(filesystem, request, partial(ready, cache))
+        finally:
+            notify("STOPPING=1")
+            filesystem.close()
+
+
+def check_source(stores: Stores, source: Source) -> None:
+    """Raise `ConfigurationError` when the source's container does not exist, and what the store raises."""
+    try:
+        if source.is_account:
+            stores.foreground.account_usage()
+        else:
+            stores.foreground.container_usage(source.container)
+    except NotFound:
+        raise ConfigurationError(
+            f"no container {source.container!r} at {stores.who}: create it first, as by 'swift post'"
+        ) from None
+
+
+def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
+    """Put the floors together."""
+    options = request.options
+    defaults = Defaults(
+        uid=os.getuid() if options.uid is None else options.uid,
+        gid=os.getgid() if options.gid is None else options.gid,
+        umask=options.umask,
+        ask_times=options.mtime == "meta",
+        slash_markers=options.dir_marker == "slash",
+    )
+    store = stores.foreground
+    namespace = Namespace(store, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries)
+    journal = Journal(store, options.segment_size)
+    return FileSystem(Rooms(store, namespace, journal, options, defaults, cache), request.source)
+
+
+def cache_folder(request: MountRequest, who: str) -> Path:
+    """Return the cache folder that was asked for, or the source's own below the user's cache folder."""
+    if request.cache_dir is not None:
+        return request.cache_dir
+    digest = hashlib.sha256(f"{who} {request.source}".encode()).hexdigest()[:12]
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(request.source)).strip("-")[:60]
+    return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"
+
+
+@contextlib.contextmanager
+def locked_cache(folder: Path) -> Iterator[Path]:
+    """Make the cache folder, for its owner alone, and keep other mounts out while the context lasts."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"cache folder {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise ConfigurationError(
+            f"cache folder {folder} is in use by another mount: unmount that, or give a --cache-dir"
+        ) from None
+    try:
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], None]) -> None:
+    # libfuse is loaded on import, and only a mount needs it.
+    from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
+    from swiftfs.fuse.operations import Operations  # noqa: PLC0415
+
+    options = request.options
+    seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
+    switches = ("ro", "allow_other", "allow_root", "default_permissions")
+    watch = threading.Thread(
+        target=_tell_when_it_answers, args=(request.mountpoint, request.mountpoint.stat().st_dev, ready)
+    )
+    FUSE(
+        Operations(filesystem),
+        request.mountpoint,
+        source=str(request.source),
+        attr_timeout=seconds,
+        entry_timeout=seconds,
+        negative_timeout=seconds,
+        on_init=watch.start,
+        options={"atomic_o_trunc": True, **{name: getattr(options, name) for name in switches}},
+    )
+    watch.join()
+
+
+def _tell_when_it_answers(mountpoint: Path, outside: int, ready: Callable[[], None]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if mountpoint.stat().st_dev != outside:
+                ready()
+                return
+        time.sleep(0.01)
+    log.error("the mount on %s does not answer", mountpoint)

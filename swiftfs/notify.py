@@ -1,0 +1,18 @@
+"""The notification protocol of systemd, sd_notify(3)."""
+
+import os
+import socket
+
+
+def notify(state: str) -> None:
+    """Tell systemd a state such as `READY=1`; do nothing where no `NOTIFY_SOCKET` listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto(state.encode(), address)
+        except OSError:
+            return

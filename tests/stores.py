@@ -1,0 +1,105 @@
+"""What the tests of stores share."""
+
+import hashlib
+import itertools
+from collections.abc import Callable
+
+from swiftfs.demo.server import SwiftServer
+from swiftfs.errors import StoreError
+from swiftfs.model import ObjectInfo, ObjectName, Page, Segment
+from swiftfs.store import RetryPolicy
+from swiftfs.store.protocol import Headers, ObjectStore
+
+TEXT = Headers("text/plain")
+
+MODE = "text/plain;mtime=1700000000.123456789;mode=0100644;uid=1000"
+
+QUICK = RetryPolicy(deadline=3.0, first_pause=0.01, longest_pause=0.05, longest_retry_after=1.0)
+
+STRANGE_KEYS = (
+    "with space",
+    "new\nline",
+    "tab\tand\rreturn",
+    "per%20cent%",
+    "ques?tion=1&a",
+    "ha#sh",
+    "a//b",
+    "a/",
+    "/leading",
+    "//two",
+    ".",
+    "..",
+    "d/.",
+    "d/..",
+    "d/../escape",
+    "./x",
+    "../x",
+    "...",
+    "%2E%2E",
+    "%2e",
+    "semi;colon,comma:",
+    "[brackets]{}|\\^`",
+    "plus+and&",
+    "\"quotes'",
+    "한글/日本語",
+    "emoji-😀",
+    "e\u0301 or \u00e9",
+    "~tilde*",
+    "\x01control\x7f",
+)
+
+
+_numbers = itertools.count(1)
+
+
+def new_container(store: ObjectStore) -> str:
+    """Make a container of its own."""
+    name = f"contract-{next(_numbers)}"
+    assert store.create_container(name)
+    return name
+
+
+def read(store: ObjectStore, name: ObjectName, **how: object) -> tuple[bytes, ObjectInfo]:
+    """Return the bytes and what `get` returned; the sink must have been given each byte once, in order."""
+    parts: dict[int, bytes] = {}
+    info = store.get(name, parts.__setitem__, **how)  # type: ignore[arg-type]
+    places = sorted(parts)
+    for place, following in itertools.pairwise(places):
+        assert place + len(parts[place]) == following
+    if places:
+        assert places[0] == how.get("offset", 0)
+    return b"".join(parts[place] for place in places), info
+
+
+def keys_of(page: Page) -> list[str]:
+    """Return the keys of the rows."""
+    return [row.key for row in page.rows]
+
+
+def pages_of(list_page: Callable[[str], Page]) -> list[Page]:
+    """Return all pages of a listing that begins with marker ""."""
+    pages = [list_page("")]
+    while not pages[-1].last:
+        pages.append(list_page(pages[-1].marker))
+    return pages
+
+
+def md5(content: bytes) -> str:
+    """Return the hex digest."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def put(store: ObjectStore, box: str, key: str, body: bytes = b"") -> Segment:
+    """Store a small object and return it as a segment."""
+    name = ObjectName(box, key)
+    return Segment(name, store.put(name, body, TEXT).version.etag, len(body))
+
+
+def raise_first(failures: dict[ObjectName, StoreError]) -> None:
+    """Raise the first failure of a `delete_many`."""
+    for error in failures.values():
+        raise error
+
+
+def methods_seen(swift: SwiftServer, name: ObjectName) -> list[tuple[str, int]]:
+    return [(one.method, one.status) for one in swift.requests() if name.container in one.path]

@@ -1,0 +1,276 @@
+"""Credentials: where they come from, what is said when they are wrong, and that they are never shown."""
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
+from swiftfs.store import Account, connect, open_account
+
+SECRET = "s3cret-key-nobody-sees"
+KEYSTONE = {
+    "OS_AUTH_URL": "https://auth.example:5000/v3",
+    "OS_USERNAME": "ACCESSKEY",
+    "OS_PASSWORD": SECRET,
+    "OS_PROJECT_ID": "0123",
+    "OS_USER_DOMAIN_ID": "default",
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SwiftServer]:
+    with SwiftServer() as running:
+        yield running
+
+
+def _keystone(**changes: str) -> Account:
+    return open_account({name: value for name, value in {**KEYSTONE, **changes}.items() if value})
+
+
+def test_v1(server: SwiftServer) -> None:
+    account = open_account(server.environment())
+    try:
+        assert account.endpoint() == server.storage_url
+        token = account.token()
+        assert account.token() == token
+    finally:
+        account.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "ST_AUTH"),
+        ({}, "OS_AUTH_URL"),
+        ({}, "OS_CLOUD"),
+        ({"ST_AUTH": "http://x/auth/v1.0"}, "ST_USER, ST_KEY"),
+        ({"ST_USER": "a:b", "ST_KEY": SECRET}, "ST_AUTH"),
+        ({**KEYSTONE, "OS_PASSWORD": ""}, "OS_PASSWORD"),
+        ({**KEYSTONE, "OS_USERNAME": ""}, "OS_USERNAME or OS_USER_ID"),
+        ({**KEYSTONE, "OS_PROJECT_ID": ""}, "OS_PROJECT_ID or OS_PROJECT_NAME"),
+        ({**KEYSTONE, "OS_AUTH_URL": "auth.example"}, "no http or https URL"),
+        ({**KEYSTONE, "OS_AUTH_URL": f"https://u:{SECRET}@auth.example"}, "must not hold"),
+        ({**KEYSTONE, "OS_AUTH_URL": "https://auth.example/v2.0"}, "only v3"),
+    ],
+)
+def test_what_is_missing_is_named(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        open_account(environment)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+class _Keystone(BaseHTTPRequestHandler):
+    """Answers every login, and remembers what was sent."""
+
+    logins: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.logins.append({"path": self.path, **json.loads(body)["auth"]})
+        endpoints = [
+            {
+                "interface": interface,
+                "region": region,
+                "region_id": region,
+                "url": f"http://{interface}.{region}/v1/A",
+            }
+            for interface in ("public", "internal")
+            for region in ("one", "two")
+        ]
+        token = {
+            "methods": ["password"],
+            "expires_at": "2100-01-01T00:00:00.000000Z",
+            "issued_at": "2020-01-01T00:00:00.000000Z",
+            "user": {"id": "u", "name": "n", "domain": {"id": "d", "name": "d"}},
+            "project": {"id": "p", "name": "p", "domain": {"id": "d", "name": "d"}},
+            "catalog": [{"type": "object-store", "name": "swift", "id": "s", "endpoints": endpoints}],
+        }
+        answer = json.dumps({"token": token}).encode()
+        self.send_response(201)
+        self.send_header("X-Subject-Token", f"token-{len(self.logins)}")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def keystone() -> Iterator[str]:
+    _Keystone.logins.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Keystone) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}/v3"
+        listening.shutdown()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "user", "scope"),
+    [
+        (
+            {},
+            {"name": "ACCESSKEY", "password": SECRET, "domain": {"id": "default"}},
+            {"project": {"id": "0123"}},
+        ),
+        (
+            {"OS_USERNAME": "", "OS_USER_DOMAIN_ID": "", "OS_USER_ID": "u1"},
+            {"id": "u1", "password": SECRET},
+            {"project": {"id": "0123"}},
+        ),
+        (
+            {
+                "OS_PROJECT_ID": "",
+                "OS_PROJECT_NAME": "p",
+                "OS_USER_DOMAIN_ID": "",
+                "OS_USER_DOMAIN_NAME": "Users",
+                "OS_PROJECT_DOMAIN_NAME": "Projects",
+            },
+            {"name": "ACCESSKEY", "password": SECRET, "domain": {"name": "Users"}},
+            {"project": {"name": "p", "domain": {"name": "Projects"}}},
+        ),
+    ],
+    ids=["naver", "user id", "names"],
+)
+def test_keystone_login(
+    keystone: str, changes: dict[str, str], user: dict[str, object], scope: dict[str, object]
+) -> None:
+    account = _keystone(**changes, OS_AUTH_URL=keystone)
+    try:
+        assert account.endpoint() == "http://public.one/v1/A"
+        assert account.token() == account.token() == "token-1"
+        assert account.renew("token-0") == "token-1"
+        assert account.renew("token-1") == "token-2"
+    finally:
+        account.close()
+    login = _Keystone.logins[0]
+    assert login["path"] == "/v3/auth/tokens"
+    assert login["identity"] == {"methods": ["password"], "password": {"user": user}}
+    assert login["scope"] == scope
+    assert len(_Keystone.logins) == 2
+
+
+def test_keystone_endpoint_of_a_region_and_an_interface(keystone: str) -> None:
+    account = _keystone(OS_AUTH_URL=keystone, OS_REGION_NAME="two", OS_INTERFACE="internalURL")
+    assert account.endpoint() == "http://internal.two/v1/A"
+    account.close()
+    account = _keystone(OS_AUTH_URL=keystone, OS_REGION_NAME="three")
+    with pytest.raises(ConfigurationError, match="region three"):
+        account.endpoint()
+    account.close()
+
+
+@pytest.mark.parametrize("url", ["https://auth.example:5000", "https://auth.example:5000/v3/"])
+def test_keystone_url_is_versioned(url: str) -> None:
+    account = _keystone(OS_AUTH_URL=url)
+    assert account.who == "https://auth.example:5000/v3 (user ACCESSKEY)"
+
+
+def test_a_certificate_file_is_used(server: SwiftServer) -> None:
+    assert _keystone(OS_CACERT="/etc/ca.pem").session.verify == "/etc/ca.pem"
+    assert _keystone().session.verify is True
+
+
+def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
+    file = tmp_path / "clouds.yaml"
+    file.write_text(
+        "clouds:\n"
+        "  demo:\n"
+        "    auth_type: v1password\n"
+        "    auth:\n"
+        f"      auth_url: {server.auth_url}\n"
+        "      username: test:tester\n"
+        "      password: testing\n"
+    )
+    environment = {"OS_CLIENT_CONFIG_FILE": str(file)}
+    stores = connect(environment, cloud="demo")
+    try:
+        assert server.auth_url in stores.who
+        assert "test:tester" in stores.who
+        assert stores.foreground.account_usage().objects >= 0
+    finally:
+        stores.close()
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        open_account({**environment, "OS_CLOUD": "nowhere"})
+
+
+def test_a_wrong_key_is_told_at_once(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    environment = {**server.environment(), "ST_KEY": SECRET}
+    begun = time.monotonic()
+    with pytest.raises(AccessDenied) as caught:
+        connect(environment)
+    assert time.monotonic() - begun < 3.0
+    text = str(caught.value)
+    assert server.auth_url in text
+    assert "test:tester" in text
+    assert "\n" not in text
+    assert SECRET not in text + caplog.text + repr(caught.value)
+
+
+def test_a_server_that_is_down_is_told_at_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/auth/v1.0"
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match="refused") as caught:
+            connect({"ST_AUTH": url, "ST_USER": "a:b", "ST_KEY": SECRET})
+    assert time.monotonic() - begun < 3.0
+    assert url in str(caught.value)
+    assert "user a:b" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_silent_server_is_told_within_seconds() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/auth/v1.0"
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match="no answer"):
+            connect({"ST_AUTH": url, "ST_USER": "a:b", "ST_KEY": SECRET})
+        assert 4.0 < time.monotonic() - begun < 8.0
+
+
+def test_what_is_no_authentication_server_is_said(server: SwiftServer) -> None:
+    for path, kind in (("/healthcheck", ConfigurationError), ("/auth/nothing", ConfigurationError)):
+        environment = {**server.environment(), "ST_AUTH": server.auth_url.replace("/auth/v1.0", path)}
+        with pytest.raises(kind, match="test:tester") as caught:
+            connect(environment)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_failing_authentication_server_is_unavailable(server: SwiftServer) -> None:
+    server.inject(Fault("GET", "/auth", status=503))
+    try:
+        with pytest.raises(Unavailable, match="503"):
+            connect(server.environment())
+    finally:
+        server.clear_faults()
+
+
+def test_no_secret_is_shown(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    stores = connect(server.environment())
+    try:
+        stores.foreground.account_usage()
+        account = open_account(server.environment())
+        shown = repr(account) + repr(stores) + repr(vars(account)) + caplog.text
+        assert server.key not in shown.replace("test:tester", "")
+        assert "AUTH_tk" not in shown
+        account.close()
+    finally:
+        stores.close()

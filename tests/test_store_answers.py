@@ -1,0 +1,62 @@
+"""Answers that no real Swift gives, read by the functions that would get them."""
+
+import pytest
+
+from swiftfs.errors import Corrupt, Unavailable
+from swiftfs.model import Limits
+from swiftfs.store.failures import status_error
+from swiftfs.store.limits import UNKNOWN, read_limits
+from swiftfs.store.listing import read_page
+from swiftfs.store.request import Request
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Welcome to our proxy</html>",
+        b"{}",
+        b'"text"',
+        b"[1]",
+        b"[",
+        b"\xff",
+        b'[{"name": "a"}]',
+        b'[{"name":"a","bytes":-1,"hash":"","content_type":"","last_modified":"2020"}]',
+        b'[{"name":"a","bytes":"1","hash":"","content_type":"","last_modified":"2020"}]',
+        b'[{"name":"","bytes":1,"hash":"","content_type":"","last_modified":"2020"}]',
+        b'[{"subdir":7}]',
+        b'[{"subdir":"a/"}]',
+    ],
+)
+def test_absurd_listings(body: bytes) -> None:
+    with pytest.raises(Corrupt):
+        read_page(body, "c", marker="m", limit=0, limits=Limits())
+
+
+def test_info_of_a_look_alike() -> None:
+    rgw = b'{"swift": {"container_listing_limit": 1000, "max_object_name_size": 1024}, "slo": {}}'
+    limits = read_limits(rgw, {})
+    assert (limits.is_swift, limits.listing, limits.slo, limits.bulk_delete) == (False, 1000, True, 0)
+    odd = b'{"swift": {"container_listing_limit": "many", "max_object_name_length": true}, "bulk_delete": 7}'
+    limits = read_limits(odd, {"server": "Ceph Object Gateway"})
+    assert (limits.is_swift, limits.listing, limits.name_bytes) == (False, 10_000, 1024)
+    assert (limits.slo, limits.bulk_delete) == (False, 10_000)
+
+
+def test_a_short_page_of_a_look_alike_is_not_the_last() -> None:
+    row = b'[{"name":"a","bytes":1,"hash":"","content_type":"","last_modified":"2020"}]'
+    assert read_page(row, "c", marker="", limit=0, limits=Limits()).last
+    assert not read_page(row, "c", marker="", limit=0, limits=UNKNOWN).last
+    assert read_page(b"[]", "c", marker="a", limit=0, limits=UNKNOWN).last
+
+
+def test_swifts_own_rate_limit_may_pass() -> None:
+    error = status_error(Request("put", "PUT", "c", "o"), 498, {"retry-after": "7"}, "<h1>Slow\n down</h1>")
+    assert (type(error), error.retry_after, error.retryable) == (Unavailable, 7.0, True)
+    assert "Slow down" in str(error)
+
+
+def test_retry_after_may_be_a_date() -> None:
+    request = Request("put", "PUT", "c", "o")
+    assert status_error(request, 503, {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}).retry_after == 0.0
+    assert status_error(request, 503, {"retry-after": "soon"}).retry_after is None
