@@ -2,8 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from mounts import Mount
+from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
 
@@ -30,3 +33,23 @@ def swift(swift_server: SwiftServer) -> Iterator[SwiftServer]:
 def container() -> str:
     """A name that no other test uses."""
     return f"box{next(_numbers)}"
+
+
+@pytest.fixture
+def connection(swift: SwiftServer, container: str) -> Iterator[Connection]:
+    """Another client of the same account, with `container` made."""
+    client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
+    client.put_container(container)
+    swift.reset_requests()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def mounted(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Mount]:
+    """`container`, empty, mounted; `@pytest.mark.mount_options("ttl=0")` sets its `-o`."""
+    marker = request.node.get_closest_marker("mount_options")
+    with Mount(swift, container, tmp_path, marker.args[0] if marker else "") as mount:
+        yield mount

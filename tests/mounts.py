@@ -1,0 +1,150 @@
+"""Real mounts for tests: a swiftfs process each, its log watched, nothing left behind."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from swiftfs.demo.server import SwiftServer
+
+READY_SECONDS = 30
+EXIT_SECONDS = 120
+
+
+class Mount:
+    """A source mounted by `swiftfs mount --foreground`; `path` is the mount point.
+
+    It is ready when the process says so by sd_notify. Its log must hold no warning at the end, except
+    lines that contain one of `expected`.
+    """
+
+    def __init__(
+        self, swift: SwiftServer, source: str, folder: Path, options: str = "", flags: tuple[str, ...] = ()
+    ) -> None:
+        self.swift = swift
+        self.source = source
+        self.path = folder / "mnt"
+        self.cache = folder / "cache"
+        self.log = folder / "log"
+        self.options = options
+        self.flags = flags
+        self.expected: list[str] = []
+        self.exit_code: int | None = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Mount, and return when the mount answers."""
+        command = [sys.executable, "-m", "swiftfs", "mount", self.source, str(self.path), "--foreground"]
+        command += ["--cache-dir", str(self.cache), *self.flags]
+        if self.options:
+            command += ["-o", self.options]
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _notify_socket(Path(folder)) as channel,
+            self.log.open("ab") as log,
+        ):
+            environment = {
+                **clean_environment(),
+                **self.swift.environment(),
+                "NOTIFY_SOCKET": f"{folder}/notify",
+            }
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            try:
+                said = channel.recv(100)
+            except TimeoutError:
+                said = b""
+            assert said == b"READY=1", self.log.read_text()
+
+    def stop(self) -> None:
+        """Unmount, wait for the process, and look for what should not be in its log."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        unmounted = subprocess.run(
+            ["fusermount", "-u", str(self.path)], capture_output=True, text=True, check=False
+        )
+        try:
+            code = process.wait(EXIT_SECONDS if unmounted.returncode == 0 else 1)
+        except subprocess.TimeoutExpired:
+            subprocess.run(["fusermount", "-uz", str(self.path)], check=False)
+            process.kill()
+            process.wait()
+            raise AssertionError(f"unmount: {unmounted.stderr}, log: {self.log.read_text()}") from None
+        assert code == self.exit_code, self.log.read_text()
+        assert not self.noise(), "\n".join(self.noise())
+
+    def remount(self, *, empty_cache: bool = True) -> None:
+        """Unmount and mount again."""
+        self.stop()
+        if empty_cache:
+            for file in self.cache.iterdir():
+                file.unlink()
+        self.start()
+
+    def noise(self) -> list[str]:
+        """Return the log's lines that are worse than information and were not expected."""
+        lines = self.log.read_text().splitlines()
+        return [
+            line
+            for line in lines
+            if not line.startswith(("INFO:", "DEBUG:")) and not any(text in line for text in self.expected)
+        ]
+
+    def rss_peak(self) -> int:
+        """Return the most memory the process has held, in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
+    def __enter__(self) -> "Mount":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def clean_environment() -> Mapping[str, str]:
+    """Return the environment without credentials."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "ST_"))}
+
+
+@contextlib.contextmanager
+def _notify_socket(folder: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(folder / "notify"))
+        channel.settimeout(READY_SECONDS)
+        yield channel
+
+
+def run(
+    *words: object, cwd: Path | None = None, check: bool = True, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a command and return what it prints; with `check` it must succeed."""
+    result = subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=240,
+    )
+    assert not check or result.returncode == 0, f"{words}: {result.stdout}{result.stderr}"
+    return result.stdout + ("" if check else result.stderr)
+
+
+def swift_cli(swift: SwiftServer, *words: object, cwd: Path | None = None) -> str:
+    """Run the `swift` command of python-swiftclient, another client than ours."""
+    program = Path(sys.executable).parent / "swift"
+    return run(program, *words, cwd=cwd, environment={**clean_environment(), **swift.environment()})
