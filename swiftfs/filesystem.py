@@ -41,6 +41,10 @@ class FileSystem:
         self._metadata = Metadata(rooms, source, self._files)
         self._usage = UsageReport(rooms.store, source)
 
+    def load_root(self) -> None:
+        """Ask Swift for the root before anything else; raise `NotFound` when its container does not exist."""
+        self._namespace.load_root()
+
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
         node = self._files.table.at(path)

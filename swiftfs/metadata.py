@@ -1,6 +1,7 @@
 """Changes of attributes and xattrs: one POST that re-sends all it would drop."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,14 +14,22 @@ from swiftfs.attributes import (
     header_to_xattr,
     xattr_to_header,
 )
-from swiftfs.errors import os_error
+from swiftfs.errors import AccessDenied, os_error
 from swiftfs.files import Files, Rooms
-from swiftfs.journal.intents import Description, PutMarker, SetHeaders, marker_headers
+from swiftfs.journal.intents import (
+    DescribeContainer,
+    Description,
+    PutMarker,
+    SetHeaders,
+    marker_headers,
+)
 from swiftfs.model import DIRECTORY_TYPE, Attributes
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import Source, plain_marker, slash_marker
 from swiftfs.store.protocol import Headers
 from swiftfs.unmount import PENDING_ATTRIBUTE, PID_ATTRIBUTE
+
+log = logging.getLogger(__name__)
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -144,10 +153,19 @@ class Metadata:
         self._rooms.journal.submit(SetHeaders(entry.object, sent))
         return entry
 
+    def _describe_container(self, container: str, entry: Entry) -> None:
+        metadata = encode_marker(entry.attributes)
+        try:
+            self._rooms.journal.submit(DescribeContainer(container, metadata))
+        except AccessDenied:
+            log.info("the root's attributes live as long as the mount: no right to change %s", container)
+
     def _post_folder(self, path: str, entry: Entry, headers: Headers) -> Entry:
         folder = self._source.folder(path)
         if not folder.prefix:
-            return entry  # a container's own attributes live as long as the mount
+            if path == "/" and folder.container:
+                self._describe_container(folder.container, entry)
+            return entry  # in an account the containers' attributes live as long as the mount
         metadata = {**headers.metadata, **encode_marker(entry.attributes)}
         if entry.object is not None:
             self._rooms.journal.submit(

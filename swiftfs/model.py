@@ -123,12 +123,16 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container or account holds; quotas are None where none is set. Sizes are in bytes."""
+    """What a container or account holds; quotas are None where none is set. Sizes are in bytes.
+
+    `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`.
+    """
 
     bytes_used: int
     objects: int
     quota_bytes: int | None = None
     quota_objects: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True, slots=True)

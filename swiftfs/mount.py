@@ -64,27 +64,14 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     with contextlib.ExitStack() as stack:
         stores = connect(environment, cloud=request.cloud)
         stack.callback(stores.close)
-        check_source(stores, request.source)
         cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         try:
+            _load_root(filesystem, request, stores)
             _mount(filesystem, request, partial(ready, cache))
         finally:
             notify("STOPPING=1")
             filesystem.close()
-
-
-def check_source(stores: Stores, source: Source) -> None:
-    """Raise `ConfigurationError` when the source's container does not exist, and what the store raises."""
-    try:
-        if source.is_account:
-            stores.foreground.account_usage()
-        else:
-            stores.foreground.container_usage(source.container)
-    except NotFound:
-        raise ConfigurationError(
-            f"no container {source.container!r} at {stores.who}: create it first, as by 'swift post'"
-        ) from None
 
 
 def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
@@ -132,6 +119,15 @@ def locked_cache(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(lock)
+
+
+def _load_root(filesystem: FileSystem, request: MountRequest, stores: Stores) -> None:
+    try:
+        filesystem.load_root()
+    except NotFound:
+        raise ConfigurationError(
+            f"no container {request.source.container!r} at {stores.who}: create it first, as by 'swift post'"
+        ) from None
 
 
 def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], None]) -> None:

@@ -59,6 +59,7 @@ class _Container:
     objects: dict[str, _Object] = field(default_factory=dict)
     quota_bytes: int | None = None
     quota_objects: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -109,6 +110,10 @@ class MemoryStore:
                 return False
             self._containers[container] = _Container()
             return True
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        with self._request("post_container", container):
+            self._container(container).metadata.update(metadata)
 
     def delete_container(self, container: str) -> None:
         with self._request("delete_container", container):
@@ -344,7 +349,13 @@ class MemoryStore:
     @staticmethod
     def _usage(container: _Container) -> Usage:
         size = sum(len(one.body) for one in container.objects.values())
-        return Usage(size, len(container.objects), container.quota_bytes, container.quota_objects)
+        return Usage(
+            size,
+            len(container.objects),
+            container.quota_bytes,
+            container.quota_objects,
+            dict(container.metadata),
+        )
 
 
 def _after(name: str, marker: str) -> bool:

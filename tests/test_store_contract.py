@@ -175,6 +175,12 @@ def test_containers(store: ObjectStore) -> None:
     assert box not in store.list_containers().subdirs
 
 
+def test_container_metadata_is_set_and_the_rest_stays(store: ObjectStore, box: str) -> None:
+    store.post_container(box, {"mtime": "1.5", "mode": "0040755"})
+    store.post_container(box, {"mtime": "2.5"})
+    assert store.container_usage(box).metadata == {"mtime": "2.5", "mode": "0040755"}
+
+
 def test_usage(store: ObjectStore, box: str) -> None:
     put(store, box, "a", b"12345")
     put(store, box, "b", b"67")

@@ -18,7 +18,7 @@ from typing import Any
 
 import fuse
 
-from swiftfs.errors import ConfigurationError, SwiftfsError, errno_of, os_error
+from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, os_error
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -59,6 +59,9 @@ _NOT_OURS = (b"security.", b"system.posix_acl")
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """Told so, `ls -l` asks once; where an attribute is merely absent (ENODATA), it asks again for every file."""
 
+
+_EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
+"""What a server answers to what programs try; any other refusal of it is worth a line in the log."""
 
 _threads = AttachedThreads()
 
@@ -313,7 +316,16 @@ def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
                 exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
             )
             return number
-    log.debug("%s %s: %s (%r)", name, _subject(name, args), errno.errorcode.get(number, number), error)
+    everyday = not isinstance(error, StoreError) or number in _EVERYDAY
+    code = errno.errorcode.get(number, number)
+    log.log(
+        logging.DEBUG if everyday else logging.WARNING,
+        "%s %s: %s (%s)",
+        name,
+        _subject(name, args),
+        code,
+        error,
+    )
     return number
 
 

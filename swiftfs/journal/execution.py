@@ -15,6 +15,7 @@ from swiftfs.journal.intents import (
     Delete,
     DeleteContainer,
     DeleteMarkers,
+    DescribeContainer,
     Intent,
     Move,
     MoveFolder,
@@ -62,6 +63,8 @@ class Execution:
                 self._move_folder(intent)
             case CreateContainer():
                 self._store.create_container(intent.container)
+            case DescribeContainer():
+                self._store.post_container(intent.container, intent.metadata)
             case DeleteContainer():
                 self._store.delete_container(intent.container)
         return None

@@ -109,6 +109,14 @@ class CreateContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribeContainer:
+    """Set metadata of a container."""
+
+    container: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteContainer:
     """Delete an empty container."""
 
@@ -125,6 +133,7 @@ Intent = (
     | Move
     | MoveFolder
     | CreateContainer
+    | DescribeContainer
     | DeleteContainer
 )
 

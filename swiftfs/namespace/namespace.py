@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from cachetools import TTLCache
 
+from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import NotFound, os_error
 from swiftfs.model import ObjectInfo, Page, Row
 from swiftfs.namespace.changes import Changes, set_entry
@@ -24,7 +25,7 @@ from swiftfs.namespace.entry import (
     is_slash_marker,
     with_details,
 )
-from swiftfs.naming import Folder, Source, escape, split
+from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, split
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
@@ -66,6 +67,23 @@ class Namespace:
     def close(self) -> None:
         """End the threads."""
         self._details.close()
+
+    def load_root(self) -> None:
+        """Ask Swift for the mount's root; raise `NotFound` when its container does not exist."""
+        folder = self._source.folder("/")
+        if not folder.container:
+            self._store.account_usage()
+            return
+        usage = self._store.container_usage(folder.container)
+        stored, marker = decode_metadata(usage.metadata), None
+        if folder.prefix:
+            marker = plain_marker(folder) or slash_marker(folder)
+            try:
+                stored = decode_metadata(self._store.head(marker).metadata)
+            except NotFound:
+                stored, marker = Stored(), None
+        attributes = self._defaults.apply(self._root.attributes, stored)
+        self._root = replace(self._root, object=marker, attributes=attributes)
 
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
         """Return what `path` is; raise `OSError` ENOENT when it does not exist.

@@ -44,6 +44,9 @@ class ObjectStore(Protocol):
     def create_container(self, container: str) -> bool:
         """Create the container; return False when it existed already."""
 
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        """Set metadata of the container; what is not in `metadata` stays."""
+
     def delete_container(self, container: str) -> None:
         """Delete the container; raise `Conflict` when it holds objects."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,6 +77,9 @@ class RetryingStore:
     def create_container(self, container: str) -> bool:
         """As the protocol says; after a lost answer a container that exists counts as created by us."""
         return self._repeat(lambda call: self._store.create_container(container) or call.lost)
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        self._repeat(lambda _call: self._store.post_container(container, metadata))
 
     def delete_container(self, container: str) -> None:
         self._repeat(lambda call: _gone_is_done(call, lambda: self._store.delete_container(container)))

@@ -5,7 +5,7 @@ Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store
 
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -31,7 +31,7 @@ from swiftfs.store.manifests import manifest_from_wire, manifest_to_wire
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
 from swiftfs.store.transport import Reply, Transport
-from swiftfs.store.usage import account_usage, container_usage
+from swiftfs.store.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
 """Longest silence after a body was sent: the server writes it to every replica before it answers."""
@@ -80,6 +80,10 @@ class SwiftStore:
 
     def create_container(self, container: str) -> bool:
         return self._transport.send(Request("create_container", "PUT", container)).status == 201
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        sent = {CONTAINER_META + name: value for name, value in metadata.items()}
+        self._transport.send(Request("post_container", "POST", container, headers=sent))
 
     def delete_container(self, container: str) -> None:
         self._transport.send(Request("delete_container", "DELETE", container))

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from swiftfs.errors import Corrupt
 from swiftfs.model import Usage
 
+CONTAINER_META = "x-container-meta-"
+
 
 def account_usage(headers: Mapping[str, str]) -> Usage:
     """Return the account's use; its quotas have two spellings (Swift's account_quotas middleware)."""
@@ -23,6 +25,11 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
         objects=_count(headers, "x-container-object-count"),
         quota_bytes=_quota(headers, "x-container-meta-quota-bytes"),
         quota_objects=_quota(headers, "x-container-meta-quota-count"),
+        metadata={
+            name.removeprefix(CONTAINER_META): value
+            for name, value in headers.items()
+            if name.startswith(CONTAINER_META)
+        },
     )
 
 
