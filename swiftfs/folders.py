@@ -33,21 +33,23 @@ class Folders:
         self._source = source
         self._files = files
         self._numbers = itertools.count(1)
-        self._open: dict[int, list[tuple[str, Attributes]]] = {}
+        self._open: dict[int, str] = {}
 
     def open(self, path: str) -> int:
-        """Open a folder as it is now, files that Swift has not got yet included."""
+        """Open a folder."""
         if not self._namespace.lookup(path, complete=False).is_directory:
             raise os_error(errno.ENOTDIR, path)
-        names = [(entry.name, entry.attributes) for entry in self._namespace.children(path)]
-        names += [(split(node.path)[1], node.attributes) for node in self._files.table.unstored_in(path)]
         number = next(self._numbers)
-        self._open[number] = names
+        self._open[number] = path
         return number
 
     def read(self, number: int) -> Iterator[tuple[str, Attributes]]:
-        """Yield the names of an open folder."""
-        return iter(self._open[number])
+        """Yield the names in an open folder as it is now, files that Swift has not got yet included."""
+        path = self._open[number]
+        for entry in self._namespace.children(path):
+            yield entry.name, entry.attributes
+        for node in self._files.table.unstored_in(path):
+            yield split(node.path)[1], node.attributes
 
     def release(self, number: int) -> None:
         """Close a folder."""
@@ -117,7 +119,7 @@ class Folders:
     def keep_parent(self, path: str) -> None:
         """Give the parent of `path` a marker when it has none and loses its last child: folders stay."""
         parent = split(path)[0]
-        if not self._namespace.is_implied(parent) or len(self._namespace.children(parent)) != 1:
+        if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
         entry = self._namespace.lookup(parent, complete=False)
         self._namespace.record(
@@ -137,7 +139,7 @@ class Folders:
         return Entry(split(path)[1], name, attributes, headers=marker_headers(metadata))
 
     def _refuse_unless_empty(self, path: str) -> None:
-        if self._namespace.children(path) or self._files.table.unstored_in(path):
+        if not self._namespace.is_empty(path) or self._files.table.unstored_in(path):
             raise os_error(errno.ENOTEMPTY, path)
 
     def _record_moved(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:

@@ -1,11 +1,13 @@
 """The life of a mount: connect, check, mount, tell that it answers, serve, drain."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,7 @@ from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.files import Rooms
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.journal import Journal
+from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.naming import Source
@@ -30,6 +33,10 @@ log = logging.getLogger(__name__)
 
 KERNEL_CACHE_SECONDS = 1.0
 """How long the kernel may answer from its own cache; it adds to `ttl`, so it stays short."""
+
+
+ANSWER_SECONDS = 60.0
+"""A mount that has not answered its first stat(2) by then will not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,8 @@ def check_mountpoint(mountpoint: Path) -> None:
         if any(mountpoint.iterdir()):
             raise ConfigurationError(f"mount point {mountpoint} is not empty: choose an empty folder")
     except OSError as error:
-        raise ConfigurationError(f"mount point {mountpoint}: {error.strerror}") from None
+        hint = ", of a mount that died: fusermount -u it first" if error.errno == errno.ENOTCONN else ""
+        raise ConfigurationError(f"mount point {mountpoint}: {error.strerror}{hint}") from None
     if not Path("/dev/fuse").exists():
         raise ConfigurationError("/dev/fuse is missing: load the kernel's fuse module (modprobe fuse)")
 
@@ -71,6 +79,9 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             _mount(filesystem, request, partial(ready, cache))
         finally:
             notify("STOPPING=1")
+            # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             filesystem.close()
 
 
@@ -85,7 +96,9 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         slash_markers=options.dir_marker == "slash",
     )
     store = stores.foreground
-    namespace = Namespace(store, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries)
+    namespace = Namespace(
+        store, Details(store), request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
+    )
     journal = Journal(store, options.segment_size)
     return FileSystem(Rooms(store, namespace, journal, options, defaults, cache), request.source)
 
@@ -132,9 +145,11 @@ def _load_root(filesystem: FileSystem, request: MountRequest, stores: Stores) ->
 
 def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], None]) -> None:
     # libfuse is loaded on import, and only a mount needs it.
-    from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
-    from swiftfs.fuse.operations import Operations  # noqa: PLC0415
-
+    try:
+        from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
+        from swiftfs.fuse.operations import Operations  # noqa: PLC0415
+    except OSError as error:
+        raise ConfigurationError(f"libfuse 2 is missing ({error}): install the package libfuse2") from None
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
     switches = ("ro", "allow_other", "allow_root", "default_permissions")
@@ -155,11 +170,14 @@ def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], No
 
 
 def _tell_when_it_answers(mountpoint: Path, outside: int, ready: Callable[[], None]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if mountpoint.stat().st_dev != outside:
-                ready()
-                return
-        time.sleep(0.01)
-    log.error("the mount on %s does not answer", mountpoint)
+    """Call `ready`, or end the mount when it does not answer or nobody waits for it any more."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    try:
+        while mountpoint.stat().st_dev == outside:
+            if time.monotonic() > deadline:
+                raise TimeoutError("it does not answer")  # noqa: TRY301
+            time.sleep(0.01)
+        ready()
+    except Exception as error:  # noqa: BLE001  whoever waits must not wait for ever
+        log.error("the mount on %s ends: %s", mountpoint, error)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.naming import Folder
 
 LISTING_LAG = 300.0
@@ -40,21 +41,21 @@ class Changes:
         """Return a copy of the folder's changes by name."""
         return dict(self._folders.get(folder, ()))
 
-    def overlay(self, folder: Folder, entries: dict[str, Entry], begun: float) -> dict[str, Entry | None]:
+    def overlay(self, listing: Listing, begun: float) -> dict[str, Entry | None]:
         """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those it shows.
 
         Return what the listing said of names whose older change it contradicts: it lags behind, or another
         client came after us. Only Swift can tell which.
         """
         doubtful = {}
-        for name, change in self.of(folder).items():
-            listed = entries.get(name)
+        for name, change in self.of(listing.folder).items():
+            listed = _listed(listing, name)
             if change.at < begun:
                 if _agree(listed, change.entry) or begun - change.at > LISTING_LAG:
-                    self.forget(folder, name)
+                    self.forget(listing.folder, name)
                     continue
                 doubtful[name] = listed
-            set_entry(entries, name, change.entry)
+            listing.update(name, change.entry)
         return doubtful
 
     def forget_below(self, folder: Folder) -> None:
@@ -63,12 +64,11 @@ class Changes:
             del self._folders[other]
 
 
-def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:
-    """Make `entry` what `name` is, None for nothing."""
-    if entry is None:
-        entries.pop(name, None)
-    else:
-        entries[name] = entry
+def _listed(listing: Listing, name: str) -> Entry | None:
+    try:
+        return listing.get(name)
+    except Unlisted:
+        return None
 
 
 def _agree(listed: Entry | None, changed: Entry | None) -> bool:

@@ -1,44 +1,43 @@
 """What listings do not say: HEADs, many at a time, each paid once."""
 
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-
-from cachetools import LRUCache
 
 from swiftfs.model import ObjectInfo
 from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.memory import HeadMemory, State
 from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 32
 """HEADs under way at once: at 20 to 200 ms each they hide the link's latency and stay polite."""
 
-_REMEMBERED = 200_000
 
-Key = tuple[str, str, str, str]
-
-
-def key_of(entry: Entry) -> Key:
-    """Return what a HEAD's answer stays true for: every PUT and POST changes the row's `last_modified`."""
+def key_of(entry: Entry) -> State:
+    """Return what a HEAD's answer stays true for."""
     assert entry.object is not None
-    return entry.object.container, entry.object.key, entry.hash, entry.last_modified
+    return State(entry.object.container, entry.object.key, entry.hash, entry.last_modified)
 
 
 class Details:
     """Asks the store about single objects and remembers what it said."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, memory: HeadMemory) -> None:
         self._store = store
+        self._memory = memory
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="details")
         self._lock = threading.Lock()
-        self._remembered: LRUCache[Key, ObjectInfo] = LRUCache(_REMEMBERED)
-        self._flights: dict[Key, Future[ObjectInfo]] = {}
+        self._flights: dict[State, Future[ObjectInfo]] = {}
 
     def recall(self, entry: Entry) -> ObjectInfo | None:
         """Return what an earlier HEAD said of this state of the object, if there was one."""
-        if entry.object is None or not entry.last_modified:
-            return None
-        with self._lock:
-            return self._remembered.get(key_of(entry))
+        return next(iter(self.recall_many([entry]).values()), None)
+
+    def recall_many(self, entries: Iterable[Entry]) -> dict[State, ObjectInfo]:
+        """Return what earlier HEADs said of these states, by `key_of` the entry: one query for all."""
+        return self._memory.recall_many(
+            key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
+        )
 
     def ask(self, entry: Entry) -> Future[ObjectInfo]:
         """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
@@ -58,17 +57,32 @@ class Details:
             return max(0, PARALLEL - len(self._flights))
 
     def close(self) -> None:
-        """Wait for the HEADs under way and end the threads."""
+        """Wait for the HEADs under way, end the threads and close the memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._memory.close()
 
-    def _head(self, entry: Entry, key: Key) -> ObjectInfo:
+    def _head(self, entry: Entry, key: State) -> ObjectInfo:
         try:
             assert entry.object is not None
             info = self._store.head(entry.object)
-            with self._lock:
-                if entry.last_modified:
-                    self._remembered[key] = info
+            if entry.last_modified and _stays_true(entry, info):
+                self._memory.remember(key, info)
             return info
         finally:
             with self._lock:
                 self._flights.pop(key, None)
+
+
+def _stays_true(entry: Entry, info: ObjectInfo) -> bool:
+    """Say whether the answer holds as long as the listing's row stays as it is.
+
+    It does not when the object changed since it was listed. Nor does it for a DLO, which grows with its
+    segments, or for one of Swift's own symlinks, whose HEAD is its target's: their rows stay the same.
+    """
+    if info.dlo_prefix is not None or _essence(info.content_type) != _essence(entry.media_type):
+        return False
+    return info.version.etag == entry.hash or (info.is_slo and info.size == entry.attributes.size)
+
+
+def _essence(content_type: str) -> str:
+    return content_type.partition(";")[0].strip()

@@ -166,6 +166,11 @@ def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:
     )
 
 
+def row_of(info: ObjectInfo) -> Row:
+    """Return an object as a listing would show it, but for the time of its last change."""
+    return Row(info.version.name.key, info.size, info.version.etag, info.content_type, "")
+
+
 def is_marker(row: Row) -> bool:
     """Say whether an object is a folder's marker; one that holds bytes is a file, whatever its type."""
     return row.size == 0 and is_directory_type(row.content_type)

@@ -3,66 +3,67 @@
 import errno
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import islice
 
 from cachetools import TTLCache
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import NotFound, os_error
-from swiftfs.model import ObjectInfo, Page, Row
-from swiftfs.namespace.changes import Changes, set_entry
-from swiftfs.namespace.details import Details
+from swiftfs.model import ObjectInfo, Page
+from swiftfs.namespace.changes import Changes
+from swiftfs.namespace.details import Details, key_of
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,
     container_entry,
     entries_of,
     folder_inode,
-    is_slash_marker,
+    row_of,
     with_details,
 )
-from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, split
+from swiftfs.namespace.listing import Listing, Unasked, Unlisted, listings_in
+from swiftfs.namespace.walks import Walks
+from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
 
-
-@dataclass(slots=True)
-class Listing:
-    """A folder as last listed, with our changes on it.
-
-    `marked` says that the object `d/` was seen in it; `unasked` are names worth a HEAD, in listing order.
-    """
-
-    entries: dict[str, Entry]
-    marked: bool = False
-    unasked: OrderedDict[str, None] = field(default_factory=OrderedDict)
+BEFORE_SLASH = ".\U0010ffff"
+"""As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
 
 
 class Namespace:
     """What exists below the mount point, by paths that begin there. Every method may raise `StoreError`.
 
-    The lock guards the cache, the changes and the flights; it is never held across a request.
+    The lock guards the cache, the changes, the walks and the flights; it is never held across a request.
     """
 
     def __init__(
-        self, store: ObjectStore, source: Source, defaults: Defaults, *, ttl: float, max_entries: int
+        self,
+        store: ObjectStore,
+        details: Details,
+        source: Source,
+        defaults: Defaults,
+        *,
+        ttl: float,
+        max_entries: int,
     ) -> None:
         self._store = store
+        self._details = details
         self._source = source
         self._defaults = defaults
-        self._details = Details(store)
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = threading.Lock()
         self._listings: TTLCache[Folder, Listing] = TTLCache(
-            max_entries, ttl, getsizeof=lambda listing: len(listing.entries) + 1
+            max_entries, ttl, getsizeof=lambda listing: listing.weight
         )
         self._flights: dict[Folder, Future[Listing]] = {}
         self._changes = Changes()
+        self._walks = Walks()
 
     def close(self) -> None:
         """End the threads."""
@@ -94,7 +95,11 @@ class Namespace:
             return self._root
         parent, name = split(path)
         listing = self._listing(self._source.folder(parent))
-        entry = listing.entries.get(name)
+        try:
+            with self._lock:
+                entry = listing.get(name)
+        except Unlisted:
+            entry = self._point(listing, name)
         if complete and entry is not None and not entry.asked:
             entry = self._complete(listing, entry)
         if entry is None:
@@ -108,9 +113,22 @@ class Namespace:
         except FileNotFoundError:
             return None
 
-    def children(self, path: str) -> list[Entry]:
-        """Return the entries of the folder at `path`, attributes as the listing knows them."""
-        return list(self._listing(self._source.folder(path)).entries.values())
+    def children(self, path: str) -> Iterator[Entry]:
+        """Yield the entries of the folder at `path`, attributes as the listing knows them.
+
+        A folder larger than a page is listed while it is read, in bounded memory.
+        """
+        listing = self._listing(self._source.folder(path))
+        return self._read(listing) if listing.complete else self._stream(listing.folder)
+
+    def is_empty(self, path: str) -> bool:
+        """Say whether the folder at `path` has no children."""
+        return next(self.children(path), None) is None
+
+    def is_last(self, path: str) -> bool:
+        """Say whether `path` is the only child of its folder."""
+        parent, name = split(path)
+        return all(entry.name == name for entry in islice(self.children(parent), 2))
 
     def is_implied(self, path: str) -> bool:
         """Say whether the folder at `path` has no marker: without children it would cease to exist."""
@@ -134,18 +152,16 @@ class Namespace:
         with self._lock:
             self._changes.record(folder, name, entry)
             if (listing := self._listings.get(folder)) is not None:
-                set_entry(listing.entries, name, entry)
+                listing.update(name, entry)
 
     def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Record a folder we made; being new it is known to be empty, which saves its listing.
-
-        Its marker `d/`, if it has that one, is known from `entry`.
-        """
+        """Record a folder we made; being new it is known to be empty, which saves its listing."""
         self.record(path, entry)
+        listing = Listing(self._source.folder(path), self._defaults)
+        listing.add_page(Page((), (), "", True))
+        listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
         with self._lock:
-            folder = self._source.folder(path)
-            marked = entry.object is not None and entry.object.key == folder.prefix
-            self._listings[folder] = Listing({}, marked)
+            self._listings[listing.folder] = listing
 
     def forget(self, path: str) -> None:
         """Forget the listing that holds `path` and all below it: Swift is asked again."""
@@ -170,9 +186,11 @@ class Namespace:
             self._listings.pop(other, None)
 
     def _listing(self, folder: Folder) -> Listing:
+        """Return what is known of a folder; where nothing is, list it while others wait for the answer."""
         with self._lock:
             listing = self._listings.get(folder)
             if listing is not None:
+                self._walks.used(folder)
                 return listing
             flight = self._flights.get(folder)
             leads = flight is None
@@ -183,27 +201,102 @@ class Namespace:
         try:
             listing = self._fetch(folder)
         except BaseException as error:
-            with self._lock:
-                del self._flights[folder]
             flight.set_exception(error)
             raise
-        flight.set_result(listing)
-        return listing
+        else:
+            flight.set_result(listing)
+            return listing
+        finally:
+            with self._lock:
+                del self._flights[folder]
 
     def _fetch(self, folder: Folder) -> Listing:
         begun = time.monotonic()
-        listing = self._objects(folder) if folder.container else self._containers()
+        if not folder.container:
+            return self._settle(self._containers(folder), begun)
         with self._lock:
-            doubtful = self._changes.overlay(folder, dict(listing.entries), begun)
+            walk = self._walks.notice(folder)
+        if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
+            return listing
+        listing = Listing(folder, self._defaults)
+        listing.add_page(self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/"))
+        self._settle(listing, begun)
+        self._recall({folder: listing}, listing.unasked)
+        return listing
+
+    def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
+        """List the subtree of `root` from `folder` on; return `folder` if the page shows all of it."""
+        begun = time.monotonic()
+        marker = folder.prefix[:-1] + BEFORE_SLASH
+        page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
+        listings = listings_in(page, folder, root, marker, self._defaults)
+        with self._lock:
+            self._walks.give(set(listings))
+            listings = {other: new for other, new in listings.items() if other not in self._listings}
+        for listing in listings.values():
+            self._settle(listing, begun)
+        if listings:
+            self._recall(listings, next(iter(listings.values())).unasked)
+        with self._lock:
+            self._walks.used(folder)
+        return listings.get(folder)
+
+    def _read(self, listing: Listing) -> Iterator[Entry]:
+        chunks = listing.chunks()
+        while True:
+            with self._lock:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield from chunk
+
+    def _stream(self, folder: Folder) -> Iterator[Entry]:
+        begun = time.monotonic()
+        with self._lock:
+            changed = self._changes.of(folder)
+        listing = Listing(folder, self._defaults)
+        while not listing.complete:
+            page = self._store.list_page(
+                folder.container, prefix=folder.prefix, delimiter="/", marker=listing.end
+            )
+            for entry in listing.add_page(page):
+                if entry.name not in changed:
+                    yield entry
+        self._settle(listing, begun)
+        with self._lock:
+            changed_entries = [_known(listing, name) for name in changed]
+        yield from (entry for entry in changed_entries if entry is not None)
+
+    def _settle(self, listing: Listing, begun: float) -> Listing:
+        """Lay our changes over a new listing, ask Swift about those it contradicts, and keep it."""
+        with self._lock:
+            doubtful = self._changes.overlay(listing, begun)
+        folder = listing.folder
         refuted = [name for name, listed in doubtful.items() if not self._stands(folder, name, listed)]
         with self._lock:
             for name in refuted:
                 self._changes.forget(folder, name)
-            self._changes.overlay(folder, listing.entries, begun)
-            del self._flights[folder]
+                listing.update(name, doubtful[name])
+            self._changes.overlay(listing, begun)
             with suppress(ValueError):  # a folder larger than the whole cache is not kept
                 self._listings[folder] = listing
         return listing
+
+    def _recall(self, listings: Mapping[Folder, Listing], unasked: Unasked) -> None:
+        """Add what earlier HEADs said; it is still true where the listing's row is the same."""
+        with self._lock:
+            entries = {
+                where: _known(listings[where[0]], where[1]) for where in unasked if where[0] in listings
+            }
+        wanted = {where: entry for where, entry in entries.items() if entry is not None}
+        if not wanted:
+            return
+        infos = self._details.recall_many(list(wanted.values()))
+        with self._lock:
+            for where, entry in wanted.items():
+                if (info := infos.get(key_of(entry))) is not None:
+                    listings[where[0]].refine(entry, with_details(entry, info, self._defaults))
+                    unasked.pop(where, None)
 
     def _stands(self, folder: Folder, name: str, listed: Entry | None) -> bool:
         """Ask Swift whether our change of `name` is still the newest, since the listing does not show it."""
@@ -219,61 +312,63 @@ class Namespace:
             return change.entry is None
         return change.entry is not None and change.entry.etag in ("", info.version.etag)
 
-    def _objects(self, folder: Folder) -> Listing:
-        rows: list[Row] = []
-        subdirs: list[str] = []
-        for page in self._pages(folder):
-            rows.extend(page.rows)
-            subdirs.extend(page.subdirs)
-        entries = {}
+    def _point(self, listing: Listing, name: str) -> Entry | None:
+        """Ask for one name of a huge folder: its object, and whether anything lies below it."""
+        folder = listing.folder
+        component, _ = unescape(name)
+        target = folder.child(component)
+        asked = self._details.ask(Entry(name, target, self._defaults.file(0, 0, 0), asked=False))
+        below = self._store.list_page(folder.container, prefix=target.key + "/", limit=1)
+        info = None
+        with suppress(NotFound):
+            info = asked.result()
+        rows = [] if info is None else [row_of(info)]
+        subdirs = [target.key + "/"] if below.rows else []
+        found: dict[str, Entry | None] = {name: None}
         for entry in entries_of(folder, rows, subdirs, self._defaults):
-            known = None if entry.asked else self._details.recall(entry)
-            entries[entry.name] = entry if known is None else with_details(entry, known, self._defaults)
-        marked = any(row.key == folder.prefix and is_slash_marker(row) for row in rows)
-        unasked = OrderedDict((entry.name, None) for entry in entries.values() if not entry.asked)
-        return Listing(entries, marked, unasked)
+            told = info is not None and not entry.asked
+            found[entry.name] = with_details(entry, info, self._defaults) if told and info else entry
+        with self._lock:
+            for known, better in found.items():
+                listing.update(known, better)
+        return found[name]
 
-    def _pages(self, folder: Folder) -> Iterator[Page]:
-        marker = ""
-        while True:
-            page = self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/", marker=marker)
-            yield page
-            if page.last:
-                return
-            marker = page.marker
-
-    def _containers(self) -> Listing:
-        entries: dict[str, Entry] = {}
-        marker = ""
-        while True:
-            page = self._store.list_containers(marker=marker)
+    def _containers(self, folder: Folder) -> Listing:
+        listing = Listing(folder, self._defaults)
+        page = Page((), (), "", False)
+        listing.add_page(Page((), (), "", True))
+        while not page.last:
+            page = self._store.list_containers(marker=page.marker)
             for container in page.subdirs:
                 if not container.endswith(SEGMENTS_SUFFIX):
                     name = escape(container)
-                    entries[name] = container_entry(name, Folder(container, ""), self._defaults)
-            if page.last:
-                return Listing(entries)
-            marker = page.marker
+                    listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
+        return listing
 
     def _complete(self, listing: Listing, entry: Entry) -> Entry | None:
         """Ask for what the listing did not say of `entry`, and ahead of being asked for its next siblings."""
         wanted = self._ask(listing, entry)
+        for other, name in self._next_unasked(listing):
+            with self._lock:
+                sibling = _known(other, name)
+            if sibling is not None and not sibling.asked:
+                self._ask(other, sibling)
+        return self._answered(entry, wanted)
+
+    def _next_unasked(self, listing: Listing) -> list[tuple[Listing, str]]:
         with self._lock:
             count = min(self._details.room(), len(listing.unasked))
-            ahead = [listing.entries.get(listing.unasked.popitem(last=False)[0]) for _ in range(count)]
-        for sibling in ahead:
-            if sibling is not None and not sibling.asked:
-                self._ask(listing, sibling)
-        return self._answered(entry, wanted)
+            names = [listing.unasked.popitem(last=False)[0] for _ in range(count)]
+            found = [(self._listings.get(folder), name) for folder, name in names]
+        return [(other, name) for other, name in found if other is not None]
 
     def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo]:
         def settle(answer: Future[ObjectInfo]) -> None:
             if answer.cancelled() or not isinstance(answer.exception(), NotFound | None):
                 return
-            completed = self._answered(entry, answer)
+            better = self._answered(entry, answer)
             with self._lock:
-                if listing.entries.get(entry.name) is entry:
-                    set_entry(listing.entries, entry.name, completed)
+                listing.refine(entry, better)
 
         flight = self._details.ask(entry)
         flight.add_done_callback(settle)
@@ -285,3 +380,9 @@ class Namespace:
             return with_details(entry, answer.result(), self._defaults)
         except NotFound:
             return replace(entry, object=None, asked=True) if entry.is_directory else None
+
+
+def _known(listing: Listing, name: str) -> Entry | None:
+    with suppress(Unlisted):
+        return listing.get(name)
+    return None

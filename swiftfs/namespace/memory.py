@@ -1,0 +1,260 @@
+"""What HEADs have told, on disk: an object that did not change is not asked about again.
+
+The file is a cache. Losing it costs requests; one that is damaged or not ours is put aside and begun anew.
+"""
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+
+log = logging.getLogger(__name__)
+
+CAPACITY = 1_000_000
+"""Objects that are remembered: some 300 MB of disk."""
+
+CAPACITY_IN_MEMORY = 100_000
+"""Objects that are remembered where there is no disk to remember them on."""
+
+_GROUP = 256
+_GROUP_SECONDS = 1.0
+"""Answers are written so many at a time, or when the last were so long ago: a HEAD costs no transaction."""
+
+_SPARED = 86_400
+"""Seconds in which a row's time of use is not written again."""
+
+_APPLICATION = 0x73776664
+_FORMAT = 1
+
+_TABLES = f"""
+CREATE TABLE heads (
+    container TEXT, key TEXT, hash TEXT, last_modified TEXT, info TEXT, checksum INTEGER, used INTEGER,
+    PRIMARY KEY (container, key)
+) WITHOUT ROWID;
+CREATE INDEX heads_by_use ON heads (used);
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_FORMAT};
+"""
+
+_RECALL = """
+SELECT key, hash, last_modified, info, checksum, used
+FROM json_each(?) AS wanted CROSS JOIN heads ON container = ? AND key = wanted.value
+"""
+
+
+class State(NamedTuple):
+    """A state of an object as its listing row names it: every PUT and POST changes `last_modified`."""
+
+    container: str
+    key: str
+    hash: str
+    last_modified: str
+
+
+class HeadMemory:
+    """Remembers one state of each object. All methods may be called from many threads.
+
+    Nothing here raises for what the disk does: without a usable file `path` (None is none) it remembers in
+    memory. The lock guards the database and what waits to be written to it.
+    """
+
+    def __init__(self, path: Path | None = None, capacity: int = CAPACITY) -> None:
+        self._path = path
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, str], tuple[State, ObjectInfo]] = {}
+        self._written = time.monotonic()
+        self._rows = 0
+        self._database = self._open()
+
+    def remember(self, state: State, info: ObjectInfo) -> None:
+        """Remember that `info` is what a HEAD says of that state, in place of an older state."""
+        with self._lock:
+            self._waiting[state.container, state.key] = state, info
+            if len(self._waiting) >= _GROUP or time.monotonic() - self._written > _GROUP_SECONDS:
+                self._write()
+
+    def recall_many(self, states: Iterable[State]) -> dict[State, ObjectInfo]:
+        """Return what is remembered of each of the states, by one query a container."""
+        known: dict[State, ObjectInfo] = {}
+        with self._lock:
+            sought = []
+            for state in states:
+                remembered, info = self._waiting.get((state.container, state.key), (None, None))
+                if remembered is None:
+                    sought.append(state)
+                elif remembered == state and info is not None:
+                    known[state] = info
+            by_container = attrgetter("container")
+            for container, group in groupby(sorted(sought, key=by_container), by_container):
+                try:
+                    known.update(self._read(container, list(group)))
+                except (sqlite3.Error, UnicodeError) as error:
+                    self._recover(error)
+        now = time.time()
+        return {state: info for state, info in known.items() if not _expired(info, now)}
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        with self._lock:
+            self._write()
+            self._database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._path is None:
+            return self._open_in_memory()
+        try:
+            return self._open_file(self._path)
+        except sqlite3.OperationalError as error:
+            log.warning("what HEADs tell is not kept in %s: %s", self._path, error)
+        except sqlite3.DatabaseError as error:
+            return self._begin_anew(self._path, error)
+        return self._open_in_memory()
+
+    def _open_file(self, path: Path) -> sqlite3.Connection:
+        database = _connect(str(path))
+        try:
+            # One mount has the cache folder, so nobody else needs the shared index that other modes keep.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = OFF")
+            marks = tuple(
+                database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )
+            if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                database.executescript(_TABLES)
+            elif marks != (_APPLICATION, _FORMAT):
+                raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
+            self._rows = database.execute("SELECT count(*) FROM heads").fetchone()[0]
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _open_in_memory(self) -> sqlite3.Connection:
+        self._path = None
+        self._capacity, self._rows = min(self._capacity, CAPACITY_IN_MEMORY), 0
+        database = _connect(":memory:")
+        database.executescript(_TABLES)
+        return database
+
+    def _begin_anew(self, path: Path, error: sqlite3.Error) -> sqlite3.Connection:
+        """Put the file aside and begin another; in memory where that fails too."""
+        aside = path.with_name(path.name + ".damaged")
+        log.warning("%s cannot be used (%s): it is put aside, and objects are asked about again", path, error)
+        try:
+            path.replace(aside)
+            for rest in ("-wal", "-shm", "-journal"):
+                path.with_name(path.name + rest).unlink(missing_ok=True)
+            return self._open_file(path)
+        except (sqlite3.Error, OSError):
+            return self._open_in_memory()
+
+    def _recover(self, error: Exception) -> None:
+        """Go on after a failure: with another file where this one is damaged, else in memory."""
+        if not isinstance(error, sqlite3.Error):
+            return
+        self._database.close()
+        if self._path is not None and not isinstance(error, sqlite3.OperationalError):
+            self._database = self._begin_anew(self._path, error)
+            return
+        log.warning("what HEADs tell is not kept any more: %s", error)
+        self._database = self._open_in_memory()
+
+    def _read(self, container: str, states: list[State]) -> Iterator[tuple[State, ObjectInfo]]:
+        wanted = {state.key: state for state in states}
+        now = int(time.time())
+        used = []
+        keys = json.dumps(list(wanted))
+        for key, hash_, last_modified, info, checksum, last_used in self._database.execute(
+            _RECALL, (keys, container)
+        ):
+            state = State(container, key, hash_, last_modified)
+            if wanted.get(key) == state and checksum == _checksum(state, info):
+                yield state, _decode(state, info)
+                if last_used < now - _SPARED:
+                    used.append(key)
+        if used:
+            with self._database:
+                self._database.execute(
+                    "UPDATE heads SET used = ? WHERE container = ? AND key IN (SELECT value FROM json_each(?))",
+                    (now, container, json.dumps(used)),
+                )
+
+    def _write(self) -> None:
+        now = int(time.time())
+        rows = []
+        for state, info in self._waiting.values():
+            text = _encode(info)
+            rows.append((*state, text, _checksum(state, text), now))
+        self._waiting.clear()
+        self._written = time.monotonic()
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                self._rows += len(rows)
+                if self._rows > self._capacity:
+                    self._trim()
+        except (sqlite3.Error, UnicodeError) as error:
+            self._recover(error)
+
+    def _trim(self) -> None:
+        """Drop what was used longest ago, a tenth more than needed so that it is not done at every write."""
+        # `_rows` counts a replaced row twice.
+        self._rows = self._database.execute("SELECT count(*) FROM heads").fetchone()[0]
+        excess = self._rows - self._capacity
+        if excess <= 0:
+            return
+        excess += self._capacity // 10
+        self._database.execute(
+            "DELETE FROM heads WHERE (container, key) IN"
+            " (SELECT container, key FROM heads ORDER BY used LIMIT ?)",
+            (excess,),
+        )
+        self._rows -= excess
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    return sqlite3.connect(name, check_same_thread=False)
+
+
+def _encode(info: ObjectInfo) -> str:
+    return json.dumps(
+        [
+            info.version.etag,
+            info.size,
+            info.content_type,
+            info.last_modified_ns,
+            dict(info.metadata),
+            dict(info.kept),
+            info.is_slo,
+            info.dlo_prefix,
+        ],
+        separators=(",", ":"),
+    )
+
+
+def _decode(state: State, text: str) -> ObjectInfo:
+    etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix = json.loads(text)
+    version = ObjectVersion(ObjectName(state.container, state.key), etag)
+    return ObjectInfo(version, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix)
+
+
+def _checksum(state: State, text: str) -> int:
+    """Return a checksum of a row: SQLite has none, and a power cut may tear what is not synchronized."""
+    return zlib.crc32("\0".join((*state, text)).encode())
+
+
+def _expired(info: ObjectInfo, now: float) -> bool:
+    """Say whether the object's time has come (`X-Delete-At`, seconds): only Swift knows if it is there."""
+    moment = info.kept.get("X-Delete-At", "")
+    return moment.isdecimal() and int(moment) <= now
