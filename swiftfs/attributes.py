@@ -165,6 +165,10 @@ def decode_metadata(metadata: Mapping[str, str]) -> Stored:
     )
 
 
+PID_ATTRIBUTE = "swiftfs.pid"
+PENDING_ATTRIBUTE = "swiftfs.pending"
+"""Read-only attributes of the mount's root: its process, and how many files wait for an upload."""
+
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")
 _BINARY = "data:;base64,"

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from swiftfs import __version__
 from swiftfs.config import describe_options, parse_options
-from swiftfs.credentials import read_credentials
+from swiftfs.credentials import CREDENTIALS, read_credentials
 from swiftfs.daemon import Ready, log_to_system, log_to_terminal, run_in_background
 from swiftfs.errors import SwiftfsError
 from swiftfs.mount import MountRequest, check_mountpoint, serve
@@ -72,7 +72,9 @@ def mount(
     parsed = replace(parsed, sync=parsed.sync or sync)
     environment: Mapping[str, str] = os.environ
     if parsed.credentials:
-        environment = {**os.environ, **read_credentials(Path(parsed.credentials))}
+        # All or nothing: half of the file and half of the environment would be nobody's credentials.
+        others = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
+        environment = {**others, **read_credentials(Path(parsed.credentials))}
     folder = cache_dir or (Path(parsed.cache_dir) if parsed.cache_dir else None)
     request = MountRequest(
         Source.parse(source),

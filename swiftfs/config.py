@@ -97,6 +97,17 @@ class Options:
         "meta", _choice("meta", "listing"), "times of other clients' objects: by HEAD, or the listing's"
     )
     dir_marker: str = _option("plain", _choice("plain", "slash"), "mkdir writes the marker `d`, or `d/`")
+    dir_attributes: str = _option(
+        "headers",
+        _choice("headers", "content-type"),
+        "where markers keep their attributes: in headers, or in the type, which rclone takes for a file's",
+    )
+    show_segments: bool = _option(
+        False, _parse_switch, "in an account, show the containers that end in _segments"
+    )
+    storage_policy: str = _option(
+        "", str, "the storage policy of containers that are made (default: Swift's)"
+    )
     segment_size: int = _option(
         16 * MIB, _size(MIB, 4 * GIB), "files above it become large objects of such segments"
     )
@@ -108,6 +119,7 @@ class Options:
     cache_size: int = _option(
         10 * GIB, _size(64 * MIB, 2**60), "disk that closed files keep for the next open"
     )
+    settle: float = _option(2.0, _parse_seconds, "how long deletions wait for others to be sent together")
     sync: bool = _option(False, _parse_switch, "let close() return only when the file is in Swift")
     cache_dir: str = _option("", str, "where local copies live (default: below the user's cache folder)")
     os_cloud: str = _option("", str, "a cloud of clouds.yaml")

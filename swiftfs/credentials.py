@@ -5,7 +5,8 @@ from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
 
-_PREFIXES = ("OS_", "ST_")
+CREDENTIALS = ("OS_", "ST_")
+"""How the names of the variables begin that say who we are to Swift."""
 
 
 def read_credentials(path: Path) -> dict[str, str]:
@@ -19,13 +20,15 @@ def read_credentials(path: Path) -> dict[str, str]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise ConfigurationError(f"credentials file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"credentials file {path} is not text in UTF-8") from None
     values = {}
     for number, line in enumerate(lines, 1):
         text = line.strip().removeprefix("export ")
         if not text or text.startswith(("#", ";")):
             continue
         name, equals, value = text.partition("=")
-        if not equals or not name.startswith(_PREFIXES):
+        if not equals or not name.startswith(CREDENTIALS):
             raise ConfigurationError(
                 f"credentials file {path}, line {number}: say OS_NAME=value or ST_NAME=value"
             )

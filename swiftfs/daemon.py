@@ -4,6 +4,8 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,43 +16,53 @@ Ready = Callable[[], None]
 
 _READY = b"ready"
 
+SYSLOG = "/dev/log"
+
 
 def run_in_background(work: Callable[[Ready], None]) -> None:
     """Run `work` in a process of its own; return when it calls its argument.
 
-    Raise `ConfigurationError` with the child's message when `work` fails before that. Threads do not survive
-    a fork: `work` starts the first ones.
+    Raise `ConfigurationError` with the child's message when `work` fails before that. When the wait is
+    interrupted the child ends too. Threads do not survive a fork: `work` starts the first ones.
     """
     reader, writer = os.pipe()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.close(reader)
         os._exit(_child(work, writer))
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read()
+    said = b""
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            said = pipe.read()
+    finally:
+        if said != _READY:
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
     if said != _READY:
         raise ConfigurationError(said.decode() or "the mount ended before it answered")
 
 
 def _child(work: Callable[[Ready], None], writer: int) -> int:
     os.setsid()
-    os.chdir("/")
     told = False
 
     def ready() -> None:
         nonlocal told
         told = True
+        os.chdir("/")  # not earlier: certificates and clouds.yaml may be named relative to where we began
         _leave_terminal()
         os.write(writer, _READY)
         os.close(writer)
 
     try:
         work(ready)
-    except BaseException as error:  # noqa: BLE001  the last boundary: whoever waits must be told
+    except BaseException as error:
         if told:
             logging.getLogger(__name__).critical("the mount ended: %s", error)
         else:
-            os.write(writer, str(error).encode() or repr(error).encode())
+            logging.getLogger(__name__).debug("where it failed", exc_info=error)
+            os.write(writer, " ".join(str(error).split()).encode() or repr(error).encode())
         return 1
     return 0
 
@@ -70,12 +82,21 @@ def log_to_terminal(level: int) -> None:
 def log_to_system(level: int, folder: Path) -> None:
     """Write the log to syslog, or where there is none to `swiftfs.log` in `folder`."""
     handler: logging.Handler
-    with contextlib.suppress(OSError):
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
-        logging.basicConfig(
-            level=level, handlers=[handler], format=f"swiftfs[{os.getpid()}]: %(message)s", force=True
+    if _listens(SYSLOG):
+        handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
+        form = f"swiftfs[{os.getpid()}]: %(message)s"
+    else:
+        handler = logging.handlers.RotatingFileHandler(
+            folder / "swiftfs.log", maxBytes=4_000_000, backupCount=2
         )
-        return
-    handler = logging.handlers.RotatingFileHandler(folder / "swiftfs.log", maxBytes=4_000_000, backupCount=2)
-    form = "%(asctime)s %(levelname)s %(message)s"
+        form = "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=level, handlers=[handler], format=form, force=True)
+
+
+def _listens(address: str) -> bool:
+    """Ask whether somebody reads the socket, for `SysLogHandler` itself drops what nobody reads."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as probe:
+            probe.connect(address)
+            return True
+    return False

@@ -120,18 +120,11 @@ class Files:
 
         An unlinked file that is still read has its bytes brought in before they are replaced.
         """
-        claimed = self._rooms.journal.supersede(name)
+        claimed = self._rooms.journal.take_back(name)
         for node in self.table.hidden(name):
             node.content.ensure_all()
             claimed, node.deletion = node.deletion, None
-        return claimed
-
-    def delete_hidden(self, node: Node, path: str, deletion: Delete) -> None:
-        """Delete the object of an unlinked file: soon, or at its last close while it must still be read."""
-        if node.content.is_complete():
-            self._rooms.journal.delete_soon(deletion, lambda _: self._rooms.namespace.forget(path))
-        else:
-            node.deletion = deletion
+        return claimed if isinstance(claimed, Delete) else None
 
     def pending(self) -> int:
         """Return how many files hold changes that are not in Swift yet."""

@@ -22,6 +22,7 @@ from swiftfs.metadata import Metadata
 from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.namespace.entry import Entry, inode_of, moved_entry
 from swiftfs.naming import Source, escape, join, split, unescape
+from swiftfs.removals import Removals
 from swiftfs.usage import UsageReport
 
 HIDDEN_PREFIX = ".fuse_hidden"
@@ -36,14 +37,20 @@ class FileSystem:
         self._source = source
         self._namespace = rooms.namespace
         self._journal = rooms.journal
+        self._at_once = not rooms.journal.seconds
         self._files = Files(rooms)
-        self._folders = Folders(rooms, source, self._files)
+        self._removals = Removals(rooms)
+        self._folders = Folders(rooms, source, self._files, self._removals)
         self._metadata = Metadata(rooms, source, self._files)
         self._usage = UsageReport(rooms.store, source)
 
     def load_root(self) -> None:
         """Ask Swift for the root before anything else; raise `NotFound` when its container does not exist."""
         self._namespace.load_root()
+
+    def refresh(self) -> None:
+        """Ask Swift again for all that is remembered of its listings."""
+        self._namespace.forget_all()
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
@@ -118,8 +125,7 @@ class FileSystem:
             raise os_error(errno.ENOENT, path)
         else:
             self._folders.keep_parent(path)
-            self._journal.submit(Delete(entry.object, entry.large))
-            self._namespace.record(path, None)
+            self._removals.delete(path, Delete(entry.object, entry.large), at_once=self._at_once)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder over whatever POSIX lets it replace."""
@@ -264,6 +270,8 @@ class FileSystem:
         """Return the object for a new file; the second name `a%file` exists only beside a folder `a`."""
         parent, name = split(path)
         component, shadowed = unescape(name)
+        if escape(component, shadowed=shadowed) != name:
+            raise os_error(errno.EINVAL, path)
         if shadowed:
             folder = self._namespace.find(join(parent, escape(component)))
             if folder is None or not folder.is_directory:
@@ -293,9 +301,14 @@ class FileSystem:
             self._folders.keep_parent(path)
             node.hidden = True
             self._files.table.move(path, hidden)
-            if entry is not None and entry.object is not None:
-                self._files.delete_hidden(node, path, Delete(entry.object, entry.large))
-        self._namespace.record(path, None)
+            if entry is None or entry.object is None:
+                return
+            deletion = Delete(entry.object, entry.large)
+            if node.content.is_complete():
+                self._removals.delete(path, deletion)
+            else:
+                node.deletion = deletion
+                self._namespace.record(path, None, pending=True)
 
     def _rename_open(self, node: Node, new: str, target: Entry | None) -> None:
         old = node.path

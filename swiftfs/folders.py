@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from swiftfs.attributes import encode_marker
 from swiftfs.errors import AlreadyExists, os_error
 from swiftfs.files import Files, Rooms
 from swiftfs.journal.intents import (
     CreateContainer,
+    Delete,
     DeleteContainer,
-    DeleteMarkers,
     MoveFolder,
     PutMarker,
     marker_headers,
@@ -21,12 +20,14 @@ from swiftfs.journal.intents import (
 from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.naming import Folder, Source, is_below, plain_marker, slash_marker, split
+from swiftfs.removals import Removals
 
 
 class Folders:
     """What `mkdir`, `rmdir`, `readdir` and `rename` do to folders."""
 
-    def __init__(self, rooms: Rooms, source: Source, files: Files) -> None:
+    def __init__(self, rooms: Rooms, source: Source, files: Files, removals: Removals) -> None:
+        self._removals = removals
         self._rooms = rooms
         self._namespace = rooms.namespace
         self._journal = rooms.journal
@@ -77,16 +78,16 @@ class Folders:
         self._refuse_unless_empty(path)
         folder = self._source.folder(path)
         if not folder.prefix:
+            self._journal.flush_below(folder)
             self._journal.submit(DeleteContainer(folder.container))
+            self._namespace.record(path, None)
         else:
             self.keep_parent(path)
             markers = {entry.object} if entry.object is not None else set()
             if self._namespace.is_marked_inside(path):
                 markers.add(slash_marker(folder))
-            if markers:
-                self._journal.submit(DeleteMarkers(tuple(markers)))
-        self._namespace.drop_below(path)
-        self._namespace.record(path, None)
+            self._delete_markers(path, markers)
+        self._namespace.drop_listings(path)
 
     def rename(self, old: str, new: str, moving: Entry, target: Entry | None) -> None:
         """Move a folder with all below it over nothing, or over an empty folder."""
@@ -121,22 +122,37 @@ class Folders:
         parent = split(path)[0]
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
-        entry = self._namespace.lookup(parent, complete=False)
-        self._namespace.record(
-            parent, self._put_marker(parent, self._source.folder(parent), entry.attributes)
-        )
+        folder = self._source.folder(parent)
+        entry = self._marked(parent, folder, self._namespace.lookup(parent, complete=False).attributes)
+        assert entry.object is not None
+        assert entry.headers is not None
+        self._removals.make_marker(parent, PutMarker(entry.object, entry.headers), entry)
 
-    def _put_marker(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
+    def _marked(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
+        """Return the entry of a folder that gets a marker, whose name nothing waits to delete any more."""
         plain = None if self._rooms.defaults.slash_markers else plain_marker(folder)
         name = plain or slash_marker(folder)
         self._files.claim(name)
-        metadata = encode_marker(attributes)
+        headers = marker_headers(attributes, typed=self._rooms.defaults.typed_markers)
+        return Entry(split(path)[1], name, attributes, headers=headers)
+
+    def _put_marker(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
+        entry = self._marked(path, folder, attributes)
+        assert entry.object is not None
+        assert entry.headers is not None
         try:
-            self._journal.submit(PutMarker(name, metadata))
+            self._journal.submit(PutMarker(entry.object, entry.headers))
         except AlreadyExists:
             self._namespace.forget(path)
             raise
-        return Entry(split(path)[1], name, attributes, headers=marker_headers(metadata))
+        return entry
+
+    def _delete_markers(self, path: str, markers: set[ObjectName]) -> None:
+        self._namespace.record(path, None)
+        for marker in markers:
+            # A marker that was still to be made is not made, and needs no deletion.
+            if not isinstance(self._journal.take_back(marker), PutMarker):
+                self._removals.delete(path, Delete(marker, large=False), at_once=not self._journal.seconds)
 
     def _refuse_unless_empty(self, path: str) -> None:
         if not self._namespace.is_empty(path) or self._files.table.unstored_in(path):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from swiftfs.attributes import (
+    PENDING_ATTRIBUTE,
+    PID_ATTRIBUTE,
     Stored,
     decode_xattr,
     encode_marker,
@@ -14,7 +16,7 @@ from swiftfs.attributes import (
     header_to_xattr,
     xattr_to_header,
 )
-from swiftfs.errors import AccessDenied, os_error
+from swiftfs.errors import AccessDenied, NotFound, os_error
 from swiftfs.files import Files, Rooms
 from swiftfs.journal.intents import (
     DescribeContainer,
@@ -23,13 +25,15 @@ from swiftfs.journal.intents import (
     SetHeaders,
     marker_headers,
 )
-from swiftfs.model import DIRECTORY_TYPE, Attributes
+from swiftfs.model import DIRECTORY_TYPE, Attributes, ObjectInfo
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import Source, plain_marker, slash_marker
-from swiftfs.store.protocol import Headers
-from swiftfs.unmount import PENDING_ATTRIBUTE, PID_ATTRIBUTE
+from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
+
+REFRESH_ATTRIBUTE = "swift.refresh"
+"""Setting it, to whatever value, forgets what is known of a path and of all below it."""
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -61,6 +65,8 @@ class Metadata:
         """Return an xattr's value; raise `OSError` ENODATA where there is none."""
         if path == "/" and name in self._own:
             return str(self._own[name]()).encode()
+        if name in _TOLD:
+            return str(_TOLD[name](self._rooms.store, self._stored(path))).encode()
         header = xattr_to_header(name)
         value = self._metadata(path).get(header) if header else None
         if value is None:
@@ -77,6 +83,9 @@ class Metadata:
 
         Raise `OSError` EOPNOTSUPP for a namespace other than `user.`, E2BIG beyond Swift's limits.
         """
+        if name == REFRESH_ATTRIBUTE:
+            self._refresh(path)
+            return
         header = xattr_to_header(name)
         if header is None:
             raise os_error(errno.EOPNOTSUPP, path)
@@ -98,6 +107,23 @@ class Metadata:
         if header is None or metadata.pop(header, None) is None:
             raise os_error(errno.ENODATA, path)
         self._store_metadata(path, metadata)
+
+    def _refresh(self, path: str) -> None:
+        if path == "/":
+            self._rooms.namespace.forget_all()
+        else:
+            self._rooms.namespace.forget(path)
+
+    def _stored(self, path: str) -> ObjectInfo:
+        """Return what Swift has at `path` at this moment; raise `OSError` ENODATA where it has no object."""
+        node = self._files.table.at(path)
+        entry = node.entry if node is not None else self._rooms.namespace.lookup(path, complete=False)
+        if entry is None or entry.object is None or (node is not None and node.hidden):
+            raise os_error(errno.ENODATA, path)
+        try:
+            return self._rooms.store.head(entry.object)
+        except NotFound:
+            raise os_error(errno.ENODATA, path) from None
 
     def _metadata(self, path: str) -> Mapping[str, str]:
         node = self._files.table.at(path)
@@ -137,7 +163,10 @@ class Metadata:
         entry = (
             self._post_folder(path, entry, headers) if entry.is_directory else self._post_file(entry, headers)
         )
-        self._rooms.namespace.record(path, entry)
+        if path == "/":
+            self._rooms.namespace.record_root(entry)
+        else:
+            self._rooms.namespace.record(path, entry)
         return entry
 
     def _post_file(self, entry: Entry, headers: Headers) -> Entry:
@@ -166,16 +195,37 @@ class Metadata:
             if path == "/" and folder.container:
                 self._describe_container(folder.container, entry)
             return entry  # in an account the containers' attributes live as long as the mount
-        metadata = {**headers.metadata, **encode_marker(entry.attributes)}
+        defaults = self._rooms.defaults
+        sent = marker_headers(entry.attributes, headers.metadata, headers.kept, typed=defaults.typed_markers)
         if entry.object is not None:
-            self._rooms.journal.submit(
-                SetHeaders(entry.object, replace(marker_headers(metadata), kept=headers.kept))
-            )
+            self._rooms.journal.submit(SetHeaders(entry.object, sent))
             return entry
-        plain = None if self._rooms.defaults.slash_markers else plain_marker(folder)
-        name = plain or slash_marker(folder)
-        self._rooms.journal.submit(PutMarker(name, metadata))
+        name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
+        self._rooms.journal.submit(PutMarker(name, sent))
         return replace(entry, object=name)
+
+
+def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
+    """Return the number of objects that a large object consists of, 0 for an ordinary one."""
+    if info.is_slo:
+        return len(store.manifest(info.version.name).segments)
+    if info.dlo_prefix is None:
+        return 0
+    container, _, prefix = info.dlo_prefix.partition("/")
+    page = store.list_page(container, prefix=prefix)
+    count = len(page.rows)
+    while not page.last:
+        page = store.list_page(container, prefix=prefix, marker=page.marker)
+        count += len(page.rows)
+    return count
+
+
+_TOLD: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
+    "swift.etag": lambda _, info: info.version.etag,
+    "swift.content_type": lambda _, info: info.content_type,
+    "swift.segments": _count_segments,
+}
+"""Read-only xattrs, which are not listed so that nobody copies them."""
 
 
 def _unchanged(attributes: Attributes) -> Attributes:

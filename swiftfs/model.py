@@ -151,6 +151,7 @@ class Limits:
     slo_segments: int = 1000
     slo: bool = True
     bulk_delete: int = 0
+    policies: tuple[str, ...] = ()
     is_swift: bool = True
     """False for look-alikes such as Ceph RGW, whose short pages do not end a listing."""
 

@@ -21,9 +21,12 @@ from swiftfs.config import Options
 from swiftfs.errors import ConfigurationError, NotFound
 from swiftfs.files import Rooms
 from swiftfs.filesystem import FileSystem
+from swiftfs.hangup import HangupWatch, block_hangup
 from swiftfs.journal.journal import Journal
+from swiftfs.model import Limits
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.naming import Source
 from swiftfs.notify import notify
@@ -70,8 +73,11 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     """
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
-        stores = connect(environment, cloud=request.cloud)
+        block_hangup()
+        policy = request.options.storage_policy
+        stores = connect(environment, cloud=request.cloud, storage_policy=policy)
         stack.callback(stores.close)
+        _check_policy(policy, stores.foreground.limits())
         cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         try:
@@ -85,6 +91,14 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             filesystem.close()
 
 
+def _check_policy(policy: str, limits: Limits) -> None:
+    """Refuse a storage policy that is none of the server's, where it names them; their names know no case."""
+    if policy and limits.policies and policy.lower() not in map(str.lower, limits.policies):
+        raise ConfigurationError(
+            f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
+        )
+
+
 def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     """Put the floors together."""
     options = request.options
@@ -94,12 +108,15 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         umask=options.umask,
         ask_times=options.mtime == "meta",
         slash_markers=options.dir_marker == "slash",
+        typed_markers=options.dir_attributes == "content-type",
+        show_segments=options.show_segments,
     )
     store = stores.foreground
+    details = Details(store, HeadMemory(cache / "heads.sqlite"))
     namespace = Namespace(
-        store, Details(store), request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
+        store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
-    journal = Journal(store, options.segment_size)
+    journal = Journal(store, options.segment_size, 0.0 if options.sync else options.settle)
     return FileSystem(Rooms(store, namespace, journal, options, defaults, cache), request.source)
 
 
@@ -156,16 +173,25 @@ def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], No
     watch = threading.Thread(
         target=_tell_when_it_answers, args=(request.mountpoint, request.mountpoint.stat().st_dev, ready)
     )
-    FUSE(
-        Operations(filesystem),
-        request.mountpoint,
-        source=str(request.source),
-        attr_timeout=seconds,
-        entry_timeout=seconds,
-        negative_timeout=seconds,
-        on_init=watch.start,
-        options={"atomic_o_trunc": True, **{name: getattr(options, name) for name in switches}},
-    )
+    hangup = HangupWatch(filesystem.refresh)
+
+    def begin() -> None:
+        hangup.start()
+        watch.start()
+
+    try:
+        FUSE(
+            Operations(filesystem),
+            request.mountpoint,
+            source=str(request.source),
+            attr_timeout=seconds,
+            entry_timeout=seconds,
+            negative_timeout=seconds,
+            on_init=begin,
+            options={"atomic_o_trunc": True, **{name: getattr(options, name) for name in switches}},
+        )
+    finally:
+        hangup.stop()
     watch.join()
 
 

@@ -2,10 +2,12 @@
 
 A folder's path maps to a prefix, a file's path to an object name, component by component. Three components
 are no file names, and an object `a` beside objects `a/…` needs a second name; both get an escape that begins
-with `%`, and a component that happens to look like an escape gets one `%` more:
+with `%`. A component that happens to look like an escape gets one `%` more; before `file` each `%` is
+doubled, so that an odd number of them is always the second name:
 
     ""  %empty     "."  %dot     ".."  %dotdot     "%empty"  %%empty
     object "a" beside "a/b"  a%file                "a%file"  a%%file
+    object "a%" beside "a%/b"  a%%%file
 
 `unescape(escape(c, shadowed=s)) == (c, s)` for every component `c`, so no two objects share a path.
 """
@@ -34,10 +36,13 @@ def escape(component: str, *, shadowed: bool = False) -> str:
     elif _LOOKS_ESCAPED.fullmatch(component):
         name = "%" + component
     elif component.endswith("file") and (match := _LOOKS_SHADOWED.fullmatch(component)):
-        name = f"{match[1]}%{match[2]}file"
+        name = f"{match[1]}{match[2]}{match[2]}file"
     else:
         name = component
-    return name + _SHADOW if shadowed else name
+    if not shadowed:
+        return name
+    percents = len(name) - len(name.rstrip("%"))
+    return name + "%" * percents + _SHADOW
 
 
 def unescape(name: str) -> tuple[str, bool]:
@@ -45,9 +50,9 @@ def unescape(name: str) -> tuple[str, bool]:
     if "%" not in name:
         return name, False
     if name.endswith("file") and (match := _LOOKS_SHADOWED.fullmatch(name)):
-        if len(match[2]) > 1:
-            return match[1] + match[2][1:] + "file", False
-        return unescape(match[1])[0], True
+        percents, second = divmod(len(match[2]), 2)
+        plain = match[1] + "%" * percents
+        return (unescape(plain)[0], True) if second else (plain + "file", False)
     if name in _UNESCAPES:
         return _UNESCAPES[name], False
     return (name[1:] if _LOOKS_ESCAPED.fullmatch(name) else name), False

@@ -8,11 +8,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from swiftfs.attributes import PENDING_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.errors import ConfigurationError, SwiftfsError
-
-PID_ATTRIBUTE = "swiftfs.pid"
-PENDING_ATTRIBUTE = "swiftfs.pending"
-"""Read-only attributes of the mount's root: its process, and how many files wait for an upload."""
 
 
 def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
@@ -31,7 +28,12 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             raise ConfigurationError(f"{mountpoint} is not a swiftfs mount") from None
         raise ConfigurationError(f"{mountpoint}: {error.strerror}") from None
-    process = os.pidfd_open(pid)
+    try:
+        process = os.pidfd_open(pid)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{mountpoint}: its process {pid} cannot be found: {error.strerror}"
+        ) from None
     try:
         detach(mountpoint)
         select.select([process], [], [])
@@ -46,5 +48,6 @@ def detach(mountpoint: Path) -> None:
         raise SwiftfsError("fusermount is missing: install the package fuse")
     result = subprocess.run([command, "-u", str(mountpoint)], capture_output=True, text=True, check=False)
     if result.returncode:
-        reason = result.stderr.strip().removeprefix("fusermount: ")
-        raise ConfigurationError(f"{reason or 'fusermount failed'} (a program may have files open there)")
+        reason = result.stderr.strip().rpartition(": ")[2] or f"fusermount ended with {result.returncode}"
+        hint = " (a program has a file or folder open there)" if "busy" in reason else ""
+        raise ConfigurationError(f"cannot unmount {mountpoint}: {reason}{hint}")

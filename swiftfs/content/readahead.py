@@ -17,7 +17,7 @@ NEARBY = 1024 * 1024
 class ReadAhead:
     """Detects sequential reading and plans downloads in a growing window. Not locked.
 
-    `limit` is how far, in bytes, the plan may run ahead of the reader.
+    `limit` is how far, in bytes, the plan may run ahead of the reader; with 0 there is none.
     """
 
     def __init__(self, limit: int) -> None:
@@ -28,6 +28,8 @@ class ReadAhead:
 
     def plan(self, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to begin to download now, given a read of `offset` to `end` in `size` bytes."""
+        if not self._limit:
+            return
         if abs(offset - self._expected) > NEARBY:
             self._begin = self._planned = offset - offset % BLOCK
             self._expected = end

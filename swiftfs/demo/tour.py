@@ -1,42 +1,56 @@
 """The tour of `swiftfs demo`: a real Swift on loopback, mounted, and used by ordinary programs."""
 
 import contextlib
+import errno
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
 
+import swiftfs
+from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.mount import check_mountpoint
+from swiftfs.unmount import detach, unmount
 
 CONTAINER = "demo"
-TREE = "swiftfs"
+TREE = "tree"
 BIG = "big.bin"
 BIG_MIB = 100
 SHOWN_LINES = 8
-"""Of a command's output; the tour should fit on a screen or two."""
-
-_TERMINATED = 128 + signal.SIGTERM
+"""Of a command's output: the tour shall fit on a screen or two."""
+END_SECONDS = 60.0
+"""How long the mount gets at the end to store what programs have just written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tour:
-    """What the steps share. `cache` is the mount's cache folder, `work` holds the local files."""
+    """What the steps share; commands run in the folder `work`, by whose names the user knows the files."""
 
     server: SwiftServer
     mountpoint: Path
-    cache: Path
     work: Path
     console: Console
+
+    @property
+    def mount_name(self) -> str:
+        """The mount point as it is typed."""
+        below = self.mountpoint.is_relative_to(self.work)
+        return str(self.mountpoint.relative_to(self.work) if below else self.mountpoint)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -48,20 +62,15 @@ class Tour:
         """Print a heading."""
         self.console.print(f"\n[bold]{escape(text)}[/bold]")
 
-    def type(self, *words: object, show: int = SHOWN_LINES) -> str:
-        """Run a command as a user types it and return its output, of which `show` lines are printed.
-
-        Raise `SwiftfsError` when it fails.
-        """
+    def type(self, *words: object) -> None:
+        """Run a command and print it as it is typed, and its output; raise `SwiftfsError` when it fails."""
         command = [str(word) for word in words]
         self.console.print(f"  [cyan]$ {escape(shlex.join(command))}[/cyan]", soft_wrap=True)
-        output = self._call(command)
-        lines = output.splitlines()
-        for line in lines[:show]:
-            self.console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
-        if show and len(lines) > show:
-            self.console.print(f"  [dim]… and {len(lines) - show} more lines[/dim]")
-        return output
+        lines = self._call(command).splitlines()
+        for line in lines[:SHOWN_LINES]:
+            self.console.print(f"  {escape(line)}", soft_wrap=True)
+        if len(lines) > SHOWN_LINES:
+            self.console.print(f"  [dim]… and {len(lines) - SHOWN_LINES} more lines[/dim]")
 
     def count(self) -> None:
         """Print what the server was asked since the last count."""
@@ -70,9 +79,9 @@ class Tour:
         told = ", ".join(f"{number} {method}" for method, number in methods.most_common()) or "nothing"
         self.console.print(f"  [dim]Swift was asked: {told}[/dim]")
 
-    def _call(self, command: Sequence[str]) -> str:
+    def _call(self, command: list[str]) -> str:
         process = subprocess.Popen(
-            [_program(command[0]), *command[1:]],
+            [find_program(command[0]), *command[1:]],
             env=self.environment,
             cwd=self.work,
             stdin=subprocess.DEVNULL,
@@ -91,38 +100,154 @@ class Tour:
                 raise
         if process.returncode:
             last = output.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
-            raise SwiftfsError(f"{shlex.join(command)}: {last.removeprefix('swiftfs: ')}")
+            raise SwiftfsError(f"the tour ends here: {last.removeprefix('swiftfs: ')}")
         return output
 
 
 def run(mountpoint: Path | None, data: Path | None) -> None:
-    """Take the tour on `mountpoint`, and stay mounted there until Ctrl-C; None is a private one, for the tour.
+    """Take the tour on `mountpoint` and stay mounted there until Ctrl-C; without one, end after the tour.
 
-    Swift keeps its data in the folder `data`, None for a private one. Nothing private is left behind. Raise
-    `ConfigurationError` when something is missing here, `SwiftfsError` when a step fails.
+    Swift keeps its data in the folder `data`, by default in one of its own that goes at the end. Nothing is
+    left behind, also after Ctrl-C, SIGTERM or SIGHUP. Raise `ConfigurationError` when something is missing
+    on this machine, `SwiftfsError` when a step fails.
     """
     console = Console(highlight=False)
-    with _terminate_as_interrupt(), contextlib.ExitStack() as stack:
-        try:
-            tour = _prepare(stack, mountpoint, data, console)
-            _first_part(tour)
-            _second_part(tour)
-            if mountpoint is not None:
-                _stay(tour)
-        except KeyboardInterrupt:
-            console.print("\nstopping", style="bold")
-            if mountpoint is None or not _finished(stack):
-                raise
+    with _interrupted_by_signals(), contextlib.ExitStack() as stack:
+        tour = _prepare(stack, mountpoint, data, console)
+        _write(tour)
+        _look(tour)
+        _read_again(tour)
+        if mountpoint is not None:
+            _stay(tour)
+        else:
+            tour.say("The end: unmount, and stop Swift")
+            tour.type("swiftfs", "umount", tour.mount_name)
 
 
-def _finished(stack: contextlib.ExitStack) -> bool:
-    return True
-
-
-def _program(name: str) -> str:
-    """Find a program, first beside the Python that runs us: there are `swiftfs` and `swift`."""
+def find_program(name: str) -> str:
+    """Find a program, first beside the Python that runs us; raise `ConfigurationError` when there is none."""
     own = Path(sys.executable).with_name(name)
     found = str(own) if own.exists() else shutil.which(name)
     if found is None:
         raise ConfigurationError(f"the demo needs the program {name}: install it")
     return found
+
+
+def _prepare(
+    stack: contextlib.ExitStack, mountpoint: Path | None, data: Path | None, console: Console
+) -> Tour:
+    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-tour-")))
+    place = mountpoint.absolute() if mountpoint is not None else work / "mnt"
+    if not place.exists():
+        place.mkdir(parents=True)
+        stack.callback(place.rmdir)
+    check_mountpoint(place)
+    find_program("fusermount")
+    server = SwiftServer(data)
+    tour = Tour(server, place, work, console)
+    with console.status("starting a real Swift"):
+        stack.enter_context(server)
+    stack.callback(_end, tour)
+    tour.say(f"A real OpenStack Swift runs on 127.0.0.1:{server.port}, its data in {server.data}")
+    shutil.copytree(Path(swiftfs.__file__).parent, work / TREE, ignore=shutil.ignore_patterns("__pycache__"))
+    (work / TREE / "start").symlink_to("cli.py")
+    return tour
+
+
+def _write(tour: Tour) -> None:
+    name = tour.mount_name
+    tour.say("Make a container and mount it")
+    tour.type("swift", "post", CONTAINER)
+    _mount(tour, "cache")
+    for old in (TREE, BIG):
+        if (tour.mountpoint / old).exists():  # the data folder of an earlier demo
+            tour.type("rm", "-r", f"{name}/{old}")
+    tour.count()
+    tour.say("Copy a folder in, with times, modes and a symbolic link")
+    tour.type("cp", "-a", TREE, name)
+    tour.type("ls", "-l", f"{name}/{TREE}")
+    tour.count()
+    tour.say(f"Copy a file of {BIG_MIB} MiB in: it becomes a large object of segments")
+    tour.type("dd", "if=/dev/urandom", f"of={BIG}", "bs=1M", f"count={BIG_MIB}", "status=none")
+    began = time.monotonic()
+    tour.type("cp", BIG, name)
+    tour.console.print(f"  [dim]{time.monotonic() - began:.1f} s until it was in Swift[/dim]")
+    tour.count()
+
+
+def _look(tour: Tour) -> None:
+    tour.say("What another client sees: plain objects")
+    tour.type("swift", "list", CONTAINER, "--lh")
+    tour.type("swift", "stat", CONTAINER, BIG)
+    tour.type("swift", "list", f"{CONTAINER}_segments")
+    tour.server.reset_requests()
+
+
+def _read_again(tour: Tour) -> None:
+    name = tour.mount_name
+    tour.say("Unmount, mount again with an empty cache, and compare every byte")
+    tour.type("swiftfs", "umount", name)
+    _mount(tour, "empty-cache")
+    tour.type("diff", "-r", TREE, f"{name}/{TREE}")
+    tour.type("cmp", BIG, f"{name}/{BIG}")
+    tour.console.print("  [green]all equal[/green]")
+    tour.count()
+
+
+def _mount(tour: Tour, cache: str) -> None:
+    tour.type("swiftfs", "mount", CONTAINER, tour.mount_name, "--cache-dir", cache)
+
+
+def _stay(tour: Tour) -> None:
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in tour.server.environment().items())
+    tour.say(f"{CONTAINER} stays mounted on {tour.mountpoint} until Ctrl-C. In another terminal:")
+    for line in (
+        f"ls -l {shlex.quote(str(tour.mountpoint))}",
+        f"export {variables}",
+        f"{find_program('swift')} list {CONTAINER}",
+    ):
+        tour.console.print(f"  {escape(line)}", soft_wrap=True)
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        tour.console.print(f"\nunmounting {tour.mountpoint} and stopping Swift")
+
+
+def _end(tour: Tour) -> None:
+    """Unmount, whatever happened before; a mount that is in use goes too. No signal can interrupt this."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        process = os.pidfd_open(int(os.getxattr(tour.mountpoint, PID_ATTRIBUTE)))
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            detach(tour.mountpoint)
+        return
+    try:
+        unmount(tour.mountpoint, lambda _waiting: None)
+    except ConfigurationError as error:
+        tour.console.print(f"{escape(str(error))}: it is taken away")
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], END_SECONDS)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    finally:
+        os.close(process)
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let every signal that ends a program raise `KeyboardInterrupt`, so that all is cleaned up."""
+    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise KeyboardInterrupt

@@ -4,17 +4,16 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 """
 
 import logging
-from collections.abc import Iterable
-from concurrent.futures import Executor
+from collections.abc import Collection, Iterable
+from concurrent.futures import Executor, wait
 from dataclasses import replace
 
 from swiftfs.content.segments import map_bytes
-from swiftfs.errors import NotFound, StoreError
+from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.journal.intents import (
     CreateContainer,
     Delete,
     DeleteContainer,
-    DeleteMarkers,
     DescribeContainer,
     Intent,
     Move,
@@ -23,7 +22,6 @@ from swiftfs.journal.intents import (
     PutMarker,
     PutSmall,
     SetHeaders,
-    marker_headers,
 )
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
@@ -50,35 +48,35 @@ class Execution:
             case PutSmall():
                 return self._store.put(intent.name, intent.body, intent.description.headers())
             case PutMarker():
-                return self._store.put(intent.name, b"", marker_headers(intent.metadata), if_absent=True)
+                return self._store.put(intent.name, b"", intent.headers, if_absent=True)
             case SetHeaders():
                 self._store.post(intent.name, intent.headers)
             case Delete():
                 self._delete(intent)
-            case DeleteMarkers():
-                self._delete_all(intent.names)
             case Move():
                 self._move(intent)
             case MoveFolder():
                 self._move_folder(intent)
             case CreateContainer():
-                self._store.create_container(intent.container)
+                if not self._store.create_container(intent.container):
+                    raise AlreadyExists(f"container {intent.container} exists")
             case DescribeContainer():
                 self._store.post_container(intent.container, intent.metadata)
             case DeleteContainer():
                 self._store.delete_container(intent.container)
         return None
 
-    def discard(self, names: Iterable[ObjectName]) -> None:
-        """Delete objects that nothing names any more; a failure leaves them behind and is logged."""
-        garbage = tuple(names)
-        if not garbage:
-            return
+    def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
         try:
-            for name, failure in self._store.delete_many(garbage).items():
-                log.warning("%s stays in Swift unused: %s", name, failure)
+            return self._store.delete_many(names) if names else {}
         except StoreError as error:
-            log.warning("%d unused segments stay in Swift, such as %s: %s", len(garbage), garbage[0], error)
+            return dict.fromkeys(names, error)
+
+    def discard(self, names: Iterable[ObjectName]) -> None:
+        """Delete objects that are not needed any more; a failure leaves them behind and is logged."""
+        for name, error in self.delete_all(tuple(names)).items():
+            log.warning("%s stays in Swift unused: %s", name, error)
 
     def _put_file(self, intent: PutFile) -> ObjectInfo:
         replaced = self._segments_of(intent.name, large=intent.replaces_large)
@@ -116,7 +114,11 @@ class Execution:
         self.discard(replaced)
 
     def _move_folder(self, intent: MoveFolder) -> None:
-        """Copy all in parallel, then delete; when either fails the rest can be moved by a repetition."""
+        """Copy all in parallel, then delete.
+
+        When a copy fails the copies are deleted again, for the target was empty before. When a deletion fails
+        the move stands, and the object it left behind is logged.
+        """
         pairs = list(intent.markers)
         for name in self._names_below(intent.container, intent.source):
             key = intent.target + name.key.removeprefix(intent.source)
@@ -125,9 +127,14 @@ class Execution:
             self._pool.submit(self._store.copy, source, target, manifest_only=True)
             for source, target in pairs
         ]
-        for copy in copies:
-            copy.result()
-        self._delete_all(source for source, _ in pairs)
+        wait(copies)
+        failures = [error for copy in copies if (error := copy.exception()) is not None]
+        if failures:
+            self.discard(
+                target for (_, target), copy in zip(pairs, copies, strict=True) if not copy.exception()
+            )
+            raise failures[0]
+        self.discard(source for source, _ in pairs)
 
     def _names_below(self, container: str, prefix: str) -> Iterable[ObjectName]:
         marker = ""
@@ -137,10 +144,6 @@ class Execution:
             if page.last:
                 return
             marker = page.marker
-
-    def _delete_all(self, names: Iterable[ObjectName]) -> None:
-        for error in self._store.delete_many(tuple(names)).values():
-            raise error
 
     def _segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
         """Return the segments of the SLO that `name` is now; none when it is not one, or is not there."""

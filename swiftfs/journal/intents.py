@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swiftfs.attributes import Stored, encode_type, format_time
+from swiftfs.attributes import Stored, encode_marker, encode_type, format_time
 from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload
-from swiftfs.model import DIRECTORY_TYPE, NOTHING, ObjectName
+from swiftfs.model import DIRECTORY_TYPE, NOTHING, Attributes, ObjectName
 from swiftfs.store.protocol import Headers
 
 
@@ -55,7 +55,7 @@ class PutMarker:
     """Make a folder. Raises `AlreadyExists` rather than to overwrite an object."""
 
     name: ObjectName
-    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    headers: Headers = field(default_factory=lambda: Headers(DIRECTORY_TYPE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,10 @@ class SetHeaders:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a file's object, and then its segments when it is an SLO; None is unknown."""
+    """Delete a file's object or a folder's marker, then the segments of an SLO; None is unknown."""
 
     name: ObjectName
     large: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteMarkers:
-    """Delete the markers of an empty folder; one that is gone already is as good."""
-
-    names: tuple[ObjectName, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +122,6 @@ Intent = (
     | PutMarker
     | SetHeaders
     | Delete
-    | DeleteMarkers
     | Move
     | MoveFolder
     | CreateContainer
@@ -138,6 +130,19 @@ Intent = (
 )
 
 
-def marker_headers(metadata: Mapping[str, str]) -> Headers:
-    """Return the headers of a directory marker."""
-    return Headers(DIRECTORY_TYPE, metadata)
+def marker_headers(
+    attributes: Attributes,
+    metadata: Mapping[str, str] = NOTHING,
+    kept: Mapping[str, str] = NOTHING,
+    *,
+    typed: bool,
+) -> Headers:
+    """Return the headers of a directory marker; with `typed` its attributes are in the Content-Type too.
+
+    There a listing shows them, but rclone takes such a marker for a file.
+    """
+    content_type = DIRECTORY_TYPE
+    if typed:
+        stored = Stored(attributes.mode, attributes.mtime_ns, attributes.uid, attributes.gid)
+        content_type = encode_type(content_type, stored)
+    return Headers(content_type, {**metadata, **encode_marker(attributes)}, kept)

@@ -1,5 +1,6 @@
 """Our own changes, laid over listings until Swift's listing shows them."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -11,9 +12,18 @@ LISTING_LAG = 300.0
 """Seconds for which a listing may not know a change yet: Swift's container updater runs every 5 minutes."""
 
 
+PENDING = math.inf
+
+SWEEP = 10_000
+"""Changes recorded between two looks for those that every listing must know by now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The newest state we gave a name, None for deleted, and when (monotonic seconds)."""
+    """The newest state we gave a name, None for deleted, and when Swift took it (monotonic seconds).
+
+    While it waits to be executed `at` is `PENDING`, later than every listing.
+    """
 
     entry: Entry | None
     at: float
@@ -24,10 +34,22 @@ class Changes:
 
     def __init__(self) -> None:
         self._folders: dict[Folder, dict[str, Change]] = {}
+        self._recorded = 0
 
-    def record(self, folder: Folder, name: str, entry: Entry | None) -> None:
-        """Remember that `name` is now `entry`, or gone."""
-        self._folders.setdefault(folder, {})[name] = Change(entry, time.monotonic())
+    def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> Change:
+        """Remember that `name` is now `entry`, or gone, or will be so."""
+        change = Change(entry, PENDING if pending else time.monotonic())
+        self._folders.setdefault(folder, {})[name] = change
+        self._recorded += 1
+        if self._recorded % SWEEP == 0:
+            self._sweep()
+        return change
+
+    def confirm(self, folder: Folder, name: str, change: Change) -> None:
+        """Take note that a pending change was executed, unless a newer one took its place."""
+        changes = self._folders.get(folder, {})
+        if changes.get(name) is change:
+            changes[name] = Change(change.entry, time.monotonic())
 
     def forget(self, folder: Folder, name: str) -> None:
         """Let the listing speak for `name` again."""
@@ -57,6 +79,12 @@ class Changes:
                 doubtful[name] = listed
             listing.update(name, change.entry)
         return doubtful
+
+    def _sweep(self) -> None:
+        old = time.monotonic() - LISTING_LAG
+        for folder, changes in list(self._folders.items()):
+            for name in [name for name, change in changes.items() if change.at < old]:
+                self.forget(folder, name)
 
     def forget_below(self, folder: Folder) -> None:
         """Forget the changes in a folder and in all folders below it."""

@@ -48,13 +48,19 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The attributes of what carries none itself, and whether a foreign object's time is worth a HEAD."""
+    """The attributes of what carries none itself, and whether a foreign object's time is worth a HEAD.
+
+    `slash_markers` and `typed_markers` say how folders are marked: by `d/`, and with attributes in the type.
+    `show_segments` lists the containers of segments too.
+    """
 
     uid: int
     gid: int
     umask: int = 0o022
     ask_times: bool = True
     slash_markers: bool = False
+    typed_markers: bool = False
+    show_segments: bool = False
 
     def directory(self, inode: int) -> Attributes:
         """Return the attributes of a folder that nobody described."""

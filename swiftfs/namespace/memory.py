@@ -32,6 +32,8 @@ _GROUP_SECONDS = 1.0
 _SPARED = 86_400
 """Seconds in which a row's time of use is not written again."""
 
+_TOUCH = "UPDATE heads SET used = ? WHERE container = ? AND key IN (SELECT value FROM json_each(?))"
+
 _APPLICATION = 0x73776664
 _FORMAT = 1
 
@@ -46,8 +48,8 @@ PRAGMA user_version = {_FORMAT};
 """
 
 _RECALL = """
-SELECT key, hash, last_modified, info, checksum, used
-FROM json_each(?) AS wanted CROSS JOIN heads ON container = ? AND key = wanted.value
+SELECT heads.key, hash, last_modified, info, checksum, used
+FROM json_each(?) AS wanted CROSS JOIN heads ON container = ? AND heads.key = wanted.value
 """
 
 
@@ -128,7 +130,8 @@ class HeadMemory:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
             marks = tuple(
-                database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+                database.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("application_id", "user_version")
             )
             if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                 database.executescript(_TABLES)
@@ -185,10 +188,7 @@ class HeadMemory:
                     used.append(key)
         if used:
             with self._database:
-                self._database.execute(
-                    "UPDATE heads SET used = ? WHERE container = ? AND key IN (SELECT value FROM json_each(?))",
-                    (now, container, json.dumps(used)),
-                )
+                self._database.execute(_TOUCH, (now, container, json.dumps(used)))
 
     def _write(self) -> None:
         now = int(time.time())

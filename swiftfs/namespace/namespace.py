@@ -14,7 +14,7 @@ from cachetools import TTLCache
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import NotFound, os_error
 from swiftfs.model import ObjectInfo, Page
-from swiftfs.namespace.changes import Changes
+from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.details import Details, key_of
 from swiftfs.namespace.entry import (
     Defaults,
@@ -141,18 +141,36 @@ class Namespace:
         """Say whether the folder at `path` has the marker `d/`."""
         return self._listing(self._source.folder(path)).marked
 
-    def record(self, path: str, entry: Entry | None) -> None:
-        """Lay our own change over the listing: `path` is now `entry`, or gone."""
-        if path == "/":
-            assert entry is not None
-            self._root = entry
-            return
+    def record(self, path: str, entry: Entry | None, *, pending: bool = False) -> Change:
+        """Lay our own change over the listing: `path` is now `entry`, or gone.
+
+        A `pending` one Swift does not know yet: no listing contradicts it until it is confirmed.
+        """
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            self._changes.record(folder, name, entry)
             if (listing := self._listings.get(folder)) is not None:
                 listing.update(name, entry)
+            return self._changes.record(folder, name, entry, pending=pending)
+
+    def record_root(self, entry: Entry) -> None:
+        """Take note of the root's new attributes."""
+        self._root = entry
+
+    def confirm(self, path: str, change: Change) -> None:
+        """Take note that Swift has taken a pending change."""
+        parent, name = split(path)
+        with self._lock:
+            self._changes.confirm(self._source.folder(parent), name, change)
+
+    def retract(self, path: str, change: Change) -> None:
+        """Let Swift speak for `path` again: a pending change could not be made."""
+        parent, name = split(path)
+        folder = self._source.folder(parent)
+        with self._lock:
+            if self._changes.of(folder).get(name) is change:
+                self._changes.forget(folder, name)
+                self._listings.pop(folder, None)
 
     def record_new_folder(self, path: str, entry: Entry) -> None:
         """Record a folder we made; being new it is known to be empty, which saves its listing."""
@@ -173,6 +191,11 @@ class Namespace:
         """Forget every listing; our own changes stay."""
         with self._lock:
             self._listings.clear()
+
+    def drop_listings(self, path: str) -> None:
+        """Forget the listings of the folder at `path` and of all below it."""
+        with self._lock:
+            self._drop_listings(self._source.folder(path))
 
     def drop_below(self, path: str) -> None:
         """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""

@@ -47,10 +47,13 @@ def connect(
     environment: Mapping[str, str],
     *,
     cloud: str | None = None,
+    storage_policy: str = "",
     foreground: RetryPolicy = FOREGROUND,
     background: RetryPolicy = BACKGROUND,
 ) -> Stores:
     """Return the stores of the account that `environment` or a cloud of clouds.yaml describes.
+
+    Containers are created with `storage_policy`, or the server's default one.
 
     It logs in at once, without retries, so that wrong credentials are told within seconds. Raise
     `ConfigurationError` for missing variables, `AccessDenied` for a wrong key, `Unavailable` when the server
@@ -63,7 +66,7 @@ def connect(
     except BaseException:
         account.close()
         raise
-    store = SwiftStore(account)
+    store = SwiftStore(account, storage_policy=storage_policy)
     return Stores(
         foreground=RetryingStore(store, foreground),
         background=RetryingStore(store, background, owns=False),

@@ -1,7 +1,7 @@
 """What a server can do, read from `/info`. A server is never assumed to have what it does not name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
         slo_segments=_number(slo, "max_manifest_segments", default.slo_segments),
         slo="slo" in info,
         bulk_delete=_number(bulk, "max_deletes_per_request", 10_000) if "bulk_delete" in info else 0,
+        policies=tuple(_policies(swift)),
         is_swift=_is_swift(swift, headers),
     )
 
@@ -38,6 +39,15 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
 def _is_swift(swift: dict[str, Any], headers: Mapping[str, str]) -> bool:
     """Ceph RGW calls this limit `max_object_name_size` (its rgw_rest_swift.cc)."""
     return "max_object_name_length" in swift and "ceph" not in headers.get("server", "").lower()
+
+
+def _policies(swift: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of the storage policies, aliases included (`{"name": …, "aliases": "a, b"}`)."""
+    policies = swift.get("policies")
+    for policy in policies if isinstance(policies, list) else ():
+        if isinstance(policy, dict) and isinstance(policy.get("name"), str):
+            names = {policy["name"]: None, **dict.fromkeys(str(policy.get("aliases", "")).split(","))}
+            yield from (name.strip() for name in names if name.strip())
 
 
 def _section(info: dict[str, Any], name: str) -> dict[str, Any]:

@@ -42,7 +42,10 @@ class ObjectStore(Protocol):
         """Return the container's use and quota; raise `NotFound` when there is no such container."""
 
     def create_container(self, container: str) -> bool:
-        """Create the container; return False when it existed already."""
+        """Create the container; return False, or raise `AlreadyExists`, when it existed already.
+
+        A storage policy that the server does not know is `BadRequest`, one that it has retired too.
+        """
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         """Set metadata of the container; what is not in `metadata` stays."""

@@ -41,11 +41,15 @@ PARALLEL_DELETES = 8
 
 
 class SwiftStore:
-    """An `ObjectStore` over one account. It repeats nothing but a request refused for its token."""
+    """An `ObjectStore` over one account. It repeats nothing but a request refused for its token.
 
-    def __init__(self, account: Account, counters: Counters | None = None) -> None:
+    Containers that it creates get the storage policy of that name, or the server's default one.
+    """
+
+    def __init__(self, account: Account, counters: Counters | None = None, storage_policy: str = "") -> None:
         self.counters = counters or Counters()
         self._account = account
+        self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
         self._transport = Transport(account, self.counters)
         self._limits: Limits | None = None
         self._lock = threading.Lock()
@@ -79,7 +83,10 @@ class SwiftStore:
         return container_usage(self._transport.send(Request("container_usage", "HEAD", container)).headers)
 
     def create_container(self, container: str) -> bool:
-        return self._transport.send(Request("create_container", "PUT", container)).status == 201
+        request = Request(
+            "create_container", "PUT", container, headers=self._policy, meaning={409: AlreadyExists}
+        )
+        return self._transport.send(request).status == 201
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         sent = {CONTAINER_META + name: value for name, value in metadata.items()}

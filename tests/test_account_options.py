@@ -1,0 +1,106 @@
+"""Mounts of a whole account: containers as folders, those of segments, storage policies."""
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mounts import Mount, clean_environment, run
+from swiftclient import Connection
+
+from swiftfs.config import Options
+from swiftfs.demo.server import SwiftServer
+from swiftfs.errors import AlreadyExists, BadRequest
+from swiftfs.model import Limits
+from swiftfs.store import connect
+from swiftfs.store.limits import read_limits
+
+
+@pytest.fixture
+def account(swift: SwiftServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mount]:
+    """The whole account, mounted."""
+    marker = request.node.get_closest_marker("mount_options")
+    with Mount(swift, "/", tmp_path, marker.args[0] if marker else "") as mount:
+        yield mount
+
+
+def test_containers_of_segments_are_hidden(connection: Connection, container: str, account: Mount) -> None:
+    connection.put_container(f"{container}_segments")
+    names = os.listdir(account.path)
+    assert container in names
+    assert f"{container}_segments" not in names
+    assert not (account.path / f"{container}_segments").exists()
+
+
+@pytest.mark.mount_options("show_segments,ttl=0")
+def test_containers_of_segments_are_shown_when_asked_for(
+    connection: Connection, container: str, account: Mount
+) -> None:
+    connection.put_container(f"{container}_segments")
+    assert {container, f"{container}_segments"} <= set(os.listdir(account.path))
+
+
+def test_making_a_container_that_exists_is_refused(
+    connection: Connection, container: str, account: Mount
+) -> None:
+    with pytest.raises(FileExistsError):
+        (account.path / container).mkdir()
+    connection.put_container(f"{container}_segments")
+    with pytest.raises(FileExistsError):
+        (account.path / f"{container}_segments").mkdir()
+
+
+@pytest.mark.mount_options("storage_policy=demo")
+def test_containers_are_made_with_the_storage_policy(
+    swift: SwiftServer, connection: Connection, container: str, account: Mount
+) -> None:
+    (account.path / f"{container}new").mkdir()
+    made = [request for request in swift.requests() if request.method == "PUT"]
+    assert [request.headers.get("X-Storage-Policy") for request in made] == ["demo"]
+    assert connection.head_container(f"{container}new")["x-storage-policy"] == "demo"
+
+
+@pytest.mark.mount_options("storage_policy=demo,segment_size=1M")
+def test_a_container_of_segments_is_made_with_the_storage_policy(
+    swift: SwiftServer, mounted: Mount, container: str
+) -> None:
+    (mounted.path / "large").write_bytes(bytes(3_000_000))
+    mounted.remount()
+    segments = f"/v1/AUTH_test/{container}_segments"
+    made = [request for request in swift.requests() if (request.method, request.path) == ("PUT", segments)]
+    assert made
+    assert {request.headers.get("X-Storage-Policy") for request in made} == {"demo"}
+
+
+def test_a_policy_that_the_server_has_not_is_refused_before_anything_is_mounted(
+    swift: SwiftServer, container: str, connection: Connection, tmp_path: Path
+) -> None:
+    environment = {**clean_environment(), **swift.environment()}
+    words = ("-m", "swiftfs", "mount", container, tmp_path, "--foreground", "-o", "storage_policy=gold")
+    said = run(os.sys.executable, *words, check=False, environment=environment)  # type: ignore[attr-defined]
+    assert "storage_policy=gold: the server has demo" in said
+    assert not os.path.ismount(tmp_path)
+
+
+def test_an_unknown_policy_is_einval_with_the_servers_words(swift: SwiftServer, container: str) -> None:
+    stores = connect(swift.environment(), storage_policy="gold")
+    try:
+        with pytest.raises(BadRequest, match=r"[Pp]olicy.*gold") as caught:
+            stores.foreground.create_container(container)
+    finally:
+        stores.close()
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_container_of_another_policy_exists(swift: SwiftServer) -> None:
+    assert AlreadyExists("x").errno == errno.EEXIST
+
+
+def test_policies_are_read_with_their_aliases() -> None:
+    body = b'{"swift": {"policies": [{"name": "gold", "aliases": "gold, Au"}, {"name": "tin"}, 7]}}'
+    assert read_limits(body, {}).policies == ("gold", "Au", "tin")
+    assert read_limits(b'{"swift": {"policies": 3}}', {}).policies == ()
+    assert replace(Limits(), policies=()) == Limits()
+    assert Options().storage_policy == ""

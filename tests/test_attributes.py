@@ -1,0 +1,186 @@
+"""Attributes: what is written into headers is read back, and what others wrote there does no harm."""
+
+import re
+import stat
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from swiftfs.attributes import (
+    NS,
+    Stored,
+    decode_metadata,
+    decode_type,
+    decode_xattr,
+    encode_marker,
+    encode_type,
+    encode_xattr,
+    format_time,
+    header_to_xattr,
+    is_directory_type,
+    parse_last_modified,
+    parse_time,
+    xattr_to_header,
+)
+from swiftfs.model import Attributes
+from swiftfs.store.headers import to_wire
+from swiftfs.store.protocol import Headers
+
+UTF8 = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+TIMES = st.integers(-(10**11) * NS, 10**11 * NS)
+IDS = st.integers(0, 2**32 - 2)
+MODES = st.builds(
+    lambda kind, bits: kind | bits,
+    st.sampled_from([stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK]),
+    st.integers(0, 0o7777),
+)
+STORED = st.builds(
+    Stored,
+    mode=st.none() | MODES,
+    mtime_ns=st.none() | TIMES,
+    uid=st.none() | IDS,
+    gid=st.none() | IDS,
+    target=st.none() | UTF8,
+    slo=st.none() | st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
+)
+TYPES = st.sampled_from(["text/plain", "application/octet-stream", "text/html; charset=utf-8", "x"])
+SAFE = re.compile(r"[A-Za-z0-9._+~%-]*")
+
+
+@given(TYPES, STORED)
+def test_a_content_type_brings_the_attributes_back(base: str, stored: Stored) -> None:
+    written = encode_type(base, stored)
+    assert decode_type(written) == (base, stored)
+    assert to_wire(Headers(written)) == {"Content-Type": written}
+
+
+@given(STORED)
+def test_parameters_need_no_quotes(stored: Stored) -> None:
+    for part in encode_type("text/plain", stored).split(";")[1:]:
+        name, _, value = part.partition("=")
+        assert not name.startswith("swift_")
+        assert SAFE.fullmatch(value)
+
+
+def test_a_long_target_stays_in_the_body() -> None:
+    assert "target" not in encode_type("inode/symlink", Stored(target="x" * 2000))
+    assert decode_type(encode_type("inode/symlink", Stored(target="x" * 1000)))[1].target == "x" * 1000
+
+
+@given(st.lists(UTF8 | st.sampled_from(["mode=rw", "mtime=", "uid=-1", "slo=x", "mode=0100644"]), max_size=5))
+def test_any_content_type_can_be_read(parts: list[str]) -> None:
+    written = ";".join(parts)
+    base, stored = decode_type(written)
+    assert decode_type(encode_type(base, stored)) == (base, stored)
+    assert stored.uid is None
+
+
+@given(TIMES)
+@example(-1)
+@example(999_999_999)
+def test_times_are_exact(ns: int) -> None:
+    assert parse_time(format_time(ns)) == ns
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1700000000", 1_700_000_000 * NS),
+        ("1700000000.5", 1_700_000_000 * NS + NS // 2),
+        (" 1.123456789123 ", 1_123_456_789),
+        ("1e9", None),
+        ("nan", None),
+        ("", None),
+        (None, None),
+        ("1700000000,5", None),
+    ],
+)
+def test_times_of_others(text: str | None, ns: int | None) -> None:
+    assert parse_time(text) == ns
+
+
+def test_last_modified_of_a_listing() -> None:
+    assert parse_last_modified("2023-11-14T22:13:20.123450") == 1_700_000_000_123_450_000
+    assert parse_last_modified("1969-12-31T23:59:59.500000") == -NS // 2
+    assert parse_last_modified("2023-11-14T22:13:20Z") == 1_700_000_000 * NS
+    assert parse_last_modified("yesterday") == 0
+
+
+@given(st.integers(0, 0o7777), TIMES, IDS, IDS)
+def test_a_marker_brings_its_attributes_back(bits: int, mtime_ns: int, uid: int, gid: int) -> None:
+    attributes = Attributes(stat.S_IFDIR | bits, 0, mtime_ns, uid, gid)
+    stored = decode_metadata(encode_marker(attributes))
+    assert stored == Stored(attributes.mode, mtime_ns, uid, gid)
+
+
+def test_metadata_of_others() -> None:
+    assert decode_metadata({"mtime": "1.5", "mode": "rw", "uid": "me", "colour": "red"}) == Stored(
+        mtime_ns=1_500_000_000
+    )
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_directory"),
+    [
+        ("application/directory", True),
+        ("Application/Directory; charset=utf-8", True),
+        ("text/directory", True),
+        ("application/pseudo-folder", True),
+        ("text/plain", False),
+        ("application/directory-listing", False),
+    ],
+)
+def test_directory_types(content_type: str, is_directory: bool) -> None:
+    assert is_directory_type(content_type) == is_directory
+
+
+@given(UTF8.filter(bool))
+@example("Upper")
+@example("under_score")
+@example("per%cent")
+@example("ümläut")
+@example("a b\n")
+def test_names_of_xattrs_come_back(plain: str) -> None:
+    name = f"user.{plain}"
+    header = xattr_to_header(name)
+    if header is None:
+        assert plain in {"mtime", "mode", "uid", "gid"}
+        return
+    assert header == header.lower()
+    assert header_to_xattr(header) == name
+    assert to_wire(Headers("", {header: "x"}))
+
+
+@given(UTF8.filter(bool), UTF8.filter(bool))
+def test_no_two_xattrs_share_a_header(one: str, other: str) -> None:
+    headers = {xattr_to_header(f"user.{name}") for name in {one, other}} - {None}
+    names = {one, other} - {"mtime", "mode", "uid", "gid"}
+    assert len(headers) == len(names)
+
+
+@pytest.mark.parametrize("name", ["user.", "user.mtime", "user.mode", "trusted.x", "security.x", "x"])
+def test_other_names_are_not_ours(name: str) -> None:
+    assert xattr_to_header(name) is None
+
+
+def test_our_own_fields_are_no_xattrs() -> None:
+    assert [header_to_xattr(name) for name in ("mtime", "mode", "uid", "gid")] == [None] * 4
+    assert header_to_xattr("colour") == "user.colour"
+
+
+@given(st.binary(max_size=80))
+@example(b"")
+@example(b"data:;base64,eA==")
+@example(b" outer blanks ")
+@example(b"two\nlines")
+@example("ümläut".encode())
+def test_values_of_xattrs_come_back(value: bytes) -> None:
+    text = encode_xattr(value)
+    assert decode_xattr(text) == value
+    assert to_wire(Headers("", {"x": text}))
+
+
+@pytest.mark.parametrize("text", ["plain", "data:;base64,no base64!", "ümläut"])
+def test_values_of_others_are_their_bytes(text: str) -> None:
+    assert decode_xattr(text) == text.encode()

@@ -1,0 +1,142 @@
+"""Names on a real mount: what POSIX and Swift allow each other, and escapes for what only Swift allows."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from mounts import Mount
+from swiftclient import Connection
+
+ORDINARY = [
+    "with space",
+    "new\nline",
+    "per%20cent%",
+    "%empty-ish",
+    "ques?tion=1&a#b",
+    "한글 日本語 😀",
+    "e\u0301 and \u00e9",
+    "...",
+    "-rf",
+    "quote's\"",
+    "semi;colon,comma\\",
+    "\x01\x7f",
+    "a" * 1024,
+    "漢" * 341,
+]
+
+
+def keys(connection: Connection, container: str) -> list[str]:
+    return [row["name"] for row in connection.get_container(container)[1]]
+
+
+@pytest.mark.parametrize("name", ORDINARY, ids=ascii)
+def test_ordinary_names(mounted: Mount, connection: Connection, container: str, name: str) -> None:
+    file = mounted.path / name
+    file.write_bytes(b"content")
+    assert keys(connection, container) == [name]
+    mounted.remount()
+    assert os.listdir(mounted.path) == [name]
+    assert file.read_bytes() == b"content"
+    file.rename(mounted.path / "plain")
+    (mounted.path / "plain").rename(file)
+    assert keys(connection, container) == [name]
+    file.unlink()
+    file.mkdir()
+    assert keys(connection, container) == [name]
+    file.rmdir()
+    mounted.stop()
+    assert keys(connection, container) == []
+    mounted.start()
+
+
+def test_names_that_are_too_long(mounted: Mount, connection: Connection, container: str) -> None:
+    with pytest.raises(OSError, match="too long") as caught:
+        (mounted.path / ("漢" * 342)).write_bytes(b"x")
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert keys(connection, container) == []
+
+
+def test_a_name_that_is_not_utf8(mounted: Mount, connection: Connection, container: str) -> None:
+    path = os.fsencode(mounted.path) + b"/\xff\xfe"
+    for action in (
+        lambda: os.mkdir(path),  # noqa: PTH102  a path of bytes
+        lambda: os.close(os.open(path, os.O_CREAT | os.O_WRONLY)),
+        lambda: os.symlink(b"x", path),  # noqa: PTH211
+    ):
+        with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below
+            action()
+        assert caught.value.errno in {errno.EILSEQ, errno.EINVAL}
+    assert keys(connection, container) == []
+    assert os.listdir(mounted.path) == []
+
+
+ODD = {
+    "a//b": "a/%empty/b",
+    ".": "%dot",
+    "..": "%dotdot",
+    "../x": "%dotdot/x",
+    "/lead": "%empty/lead",
+    "d/./x": "d/%dot/x",
+    "%dot": "%%dot",
+    "two//": "two/%empty",
+    "%empty/x": "%%empty/x",
+}
+
+
+@pytest.mark.parametrize(("key", "path"), ODD.items())
+def test_keys_without_a_posix_name(
+    mounted: Mount, connection: Connection, container: str, key: str, path: str
+) -> None:
+    connection.put_object(container, key, b"odd content")
+    mounted.remount()
+    file = mounted.path / path
+    found = [Path(folder, name) for folder, _, names in os.walk(mounted.path) for name in names]
+    assert found == [file]
+    assert file.read_bytes() == b"odd content"
+    file.write_bytes(b"changed")
+    assert connection.get_object(container, key)[1] == b"changed"
+    file.rename(mounted.path / "plain")
+    assert set(keys(connection, container)) - {"plain"} <= {key.rpartition("/")[0]}
+    (mounted.path / "plain").rename(file)
+    assert connection.get_object(container, key)[1] == b"changed"
+    file.unlink()
+    assert key not in keys(connection, container)
+
+
+def test_an_object_beside_a_folder_of_its_name(mounted: Mount, connection: Connection, container: str) -> None:
+    for key in ("a", "a/b", "a%file", "p%", "p%/q"):
+        connection.put_object(container, key, key.encode())
+    mounted.remount()
+    assert sorted(os.listdir(mounted.path)) == ["a", "a%%file", "a%file", "p%", "p%%%file"]
+    assert (mounted.path / "a" / "b").read_bytes() == b"a/b"
+    assert (mounted.path / "a%file").read_bytes() == b"a"
+    assert (mounted.path / "a%%file").read_bytes() == b"a%file"
+    assert (mounted.path / "p%%%file").read_bytes() == b"p%"
+    (mounted.path / "a%file").write_bytes(b"changed")
+    assert connection.get_object(container, "a")[1] == b"changed"
+    (mounted.path / "a%file").rename(mounted.path / "elsewhere")
+    assert set(keys(connection, container)) == {"a/b", "a%file", "elsewhere", "p%", "p%/q"}
+    (mounted.path / "p%%%file").unlink()
+    mounted.remount()
+    assert set(keys(connection, container)) == {"a/b", "a%file", "elsewhere", "p%/q"}
+
+
+def test_a_slash_object_with_content_is_a_file(mounted: Mount, connection: Connection, container: str) -> None:
+    connection.put_object(container, "d/", b"content behind a slash")
+    connection.put_object(container, "d/x", b"x")
+    mounted.remount()
+    assert sorted(os.listdir(mounted.path / "d")) == ["%empty", "x"]
+    file = mounted.path / "d" / "%empty"
+    assert file.read_bytes() == b"content behind a slash"
+    file.rename(mounted.path / "plain")
+    assert set(keys(connection, container)) == {"d/x", "plain"}
+
+
+def test_a_second_name_is_not_made_without_its_folder(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below
+        (mounted.path / "a%file").write_bytes(b"x")
+    assert caught.value.errno == errno.EINVAL
+    assert keys(connection, container) == []

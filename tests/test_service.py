@@ -1,0 +1,136 @@
+"""The systemd unit, and the protocol in which it learns that a mount answers."""
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mounts import Mount, clean_environment
+from swiftclient import Connection
+
+from swiftfs.demo.server import SwiftServer
+from swiftfs.notify import notify
+
+UNITS = Path(__file__).parents[1] / "systemd"
+UNIT = UNITS / "swiftfs@.service"
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[socket.socket]:
+    """A notification socket as systemd has one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(30)
+        yield channel
+
+
+def setting(name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+
+
+def example() -> dict[str, str]:
+    lines = (UNITS / "example.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+    copy = tmp_path / "swiftfs@.service"
+    program = Path(sys.executable).with_name("swiftfs")
+    copy.write_text(UNIT.read_text().replace("/usr/local/bin/swiftfs", str(program)))
+    result = subprocess.run(
+        ["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_the_unit_uses_the_variables_of_the_example() -> None:
+    used = set(re.findall(r"\$\{(SWIFTFS_\w+)\}", UNIT.read_text()))
+    assert used == {name for name in example() if name.startswith("SWIFTFS_")}
+    assert setting("EnvironmentFile") == ["/etc/swiftfs/%i.env"]
+
+
+def test_the_unit_s_commands_mount_and_drain(
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    tmp_path: Path,
+    channel: socket.socket,
+) -> None:
+    """Run ExecStart and ExecStop with the example's variables, as systemd would."""
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    values = {
+        "SWIFTFS_SOURCE": container,
+        "SWIFTFS_MOUNTPOINT": str(folder),
+        "SWIFTFS_OPTIONS": "",
+        "CACHE_DIRECTORY": str(tmp_path / "cache"),
+    }
+    environment = {**clean_environment(), **swift.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+
+    def words(name: str) -> list[str]:
+        (command,) = setting(name)
+        program, *rest = (re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], word) for word in command.split())
+        return [str(Path(sys.executable).with_name(Path(program).name)), *rest]
+
+    with subprocess.Popen(words("ExecStart"), env=environment, stderr=subprocess.PIPE, text=True) as service:
+        assert channel.recv(100) == b"READY=1"
+        (folder / "file").write_text("text")
+        subprocess.run(words("ExecStop"), env=environment, check=True)
+        assert service.poll() == 0
+        assert channel.recv(100) == b"STOPPING=1"
+    assert connection.get_object(container, "file")[1] == b"text"
+
+
+def test_sigterm_drains_and_the_service_ends_well(mounted: Mount, connection: Connection) -> None:
+    (mounted.path / "file").write_text("text")
+    process = os.pidfd_open(mounted.pid)
+    os.kill(mounted.pid, signal.SIGTERM)
+    ended, _, _ = select.select([process], [], [], 60)
+    os.close(process)
+    assert ended
+    mounted.stop()
+    assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+def test_a_failed_start_never_says_ready(swift: SwiftServer, tmp_path: Path, channel: socket.socket) -> None:
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    command = [sys.executable, "-m", "swiftfs", "mount", "no-such-box", str(folder), "--foreground"]
+    environment = {**clean_environment(), **swift.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    result = subprocess.run(
+        [*command, "--cache-dir", str(tmp_path / "cache")], env=environment, capture_output=True, check=False
+    )
+    assert result.returncode == 1
+    channel.settimeout(0)
+    said = []
+    while True:
+        try:
+            said.append(channel.recv(100))
+        except BlockingIOError:
+            break
+    assert b"READY=1" not in said
+
+
+def test_notify_speaks_to_files_and_abstract_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for address in (str(tmp_path / "s"), f"\0swiftfs-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.bind(address)
+            monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
+            notify("READY=1")
+            assert channel.recv(100) == b"READY=1"
+
+
+def test_notify_without_a_listener_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    notify("READY=1")
+    assert not (tmp_path / "nobody").exists()
