@@ -44,9 +44,13 @@ class FileSystem:
         self._metadata = Metadata(rooms, source, self._files)
         self._usage = UsageReport(rooms.store, source)
 
-    def load_root(self) -> None:
-        """Ask Swift for the root before anything else; raise `NotFound` when its container does not exist."""
+    def begin(self) -> None:
+        """Ask Swift for the root, and finish what a process that died had begun.
+
+        Raise `NotFound` when the container does not exist.
+        """
         self._namespace.load_root()
+        self._journal.recover()
 
     def refresh(self) -> None:
         """Ask Swift again for all that is remembered of its listings."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from swiftfs.errors import AlreadyExists, os_error
 from swiftfs.files import Files, Rooms
+from swiftfs.journal.execution import Unmoved
 from swiftfs.journal.intents import (
     CreateContainer,
     Delete,
@@ -106,15 +107,20 @@ class Folders:
         marker = moving.object
         renamed = plain_marker(destination) or slash_marker(destination)
         moves_marker = marker is not None and marker == plain_marker(source)
-        self._journal.submit(
-            MoveFolder(
-                source.container,
-                source.prefix,
-                destination.container,
-                destination.prefix,
-                ((marker, renamed),) if marker is not None and moves_marker else (),
-            )
+        intent = MoveFolder(
+            source.container,
+            source.prefix,
+            destination.container,
+            destination.prefix,
+            ((marker, renamed),) if marker is not None and moves_marker else (),
         )
+        try:
+            self._journal.submit(intent)
+        except Unmoved as error:
+            self._namespace.drop_listings(new)
+            for name in error.left:
+                self._removals.delete(new, Delete(name, large=False))
+            raise
         self._record_moved(old, new, moving, renamed if moves_marker else None)
 
     def keep_parent(self, path: str) -> None:
@@ -126,6 +132,8 @@ class Folders:
         entry = self._marked(parent, folder, self._namespace.lookup(parent, complete=False).attributes)
         assert entry.object is not None
         assert entry.headers is not None
+        if entry.object == self._source.object(path):
+            return  # the child is the file `d/` itself, and no other key can mark the folder `d`
         self._removals.make_marker(parent, PutMarker(entry.object, entry.headers), entry)
 
     def _marked(self, path: str, folder: Folder, attributes: Attributes) -> Entry:

@@ -51,10 +51,14 @@ class Node:
         self.content.rename(entry.object)
 
     def describe(self) -> Description:
-        """Return what an upload would store besides the bytes."""
+        """Return what an upload would store besides the bytes.
+
+        What a DLO's manifest header names would be served instead of the bytes, so it ends with them.
+        """
         stat = self.stat
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
-        return replace(self.description, stored=stored)
+        kept = {name: value for name, value in self.description.kept.items() if name != "X-Object-Manifest"}
+        return replace(self.description, stored=stored, kept=kept)
 
 
 @dataclass(frozen=True, slots=True)

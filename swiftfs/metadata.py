@@ -38,6 +38,10 @@ REFRESH_ATTRIBUTE = "swift.refresh"
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
+OWN_METADATA_ITEMS = 4
+OWN_METADATA_BYTES = 100
+"""Room for `mtime`, `mode`, `uid` and `gid`: the object must still be stored when they change."""
+
 Update = Callable[[Attributes], Attributes]
 
 
@@ -98,7 +102,11 @@ class Metadata:
             raise os_error(errno.EEXIST, path)
         if flags & XATTR_REPLACE and header not in metadata:
             raise os_error(errno.ENODATA, path)
-        self._store_metadata(path, {**metadata, header: text})
+        metadata[header] = text
+        size = OWN_METADATA_BYTES + sum(len(name) + len(text.encode()) for name, text in metadata.items())
+        if len(metadata) + OWN_METADATA_ITEMS > limits.metadata_items or size > limits.metadata_bytes:
+            raise os_error(errno.E2BIG, path)
+        self._store_metadata(path, metadata)
 
     def remove_xattr(self, path: str, name: str) -> None:
         """Remove an xattr; raise `OSError` ENODATA where there is none."""

@@ -148,6 +148,8 @@ class Limits:
     container_name_bytes: int = 256
     metadata_value_bytes: int = 256
     metadata_name_bytes: int = 128
+    metadata_items: int = 90
+    metadata_bytes: int = 4096
     slo_segments: int = 1000
     slo: bool = True
     bulk_delete: int = 0

@@ -81,7 +81,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         try:
-            _load_root(filesystem, request, stores)
+            _begin(filesystem, request, stores)
             _mount(filesystem, request, partial(ready, cache))
         finally:
             notify("STOPPING=1")
@@ -116,7 +116,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
-    journal = Journal(store, options.segment_size, 0.0 if options.sync else options.settle)
+    journal = Journal(store, cache, options.segment_size, 0.0 if options.sync else options.settle)
     return FileSystem(Rooms(store, namespace, journal, options, defaults, cache), request.source)
 
 
@@ -151,9 +151,9 @@ def locked_cache(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _load_root(filesystem: FileSystem, request: MountRequest, stores: Stores) -> None:
+def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> None:
     try:
-        filesystem.load_root()
+        filesystem.begin()
     except NotFound:
         raise ConfigurationError(
             f"no container {request.source.container!r} at {stores.who}: create it first, as by 'swift post'"

@@ -52,11 +52,12 @@ def test_rclone_sees_our_files_and_no_marker(
     mounted: Mount, swift: SwiftServer, container: str, tree: Path
 ) -> None:
     run("cp", "-a", f"{tree}/.", mounted.path)
-    os.chmod(mounted.path / "sub", 0o750)
+    (mounted.path / "sub").chmod(0o750)
     mounted.remount(empty_cache=False)
     listed = set(rclone(swift, "lsf", "-R", f"sw:{container}").splitlines())
     files = {"top.txt", "sub/wörter.txt", "sub/deep/empty", "large.bin"}
-    assert listed == files | {"sub/", "sub/deep/", "hollow/"}
+    assert {name for name in listed if not name.endswith("/")} == files
+    assert {"sub/", "sub/deep/"} <= listed
     told = {}
     for line in rclone(swift, "lsl", f"sw:{container}").splitlines():
         size, date, time, name = line.split(maxsplit=3)

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, wait
 from dataclasses import replace
 
 from swiftfs.content.segments import map_bytes
-from swiftfs.errors import AlreadyExists, NotFound, StoreError
+from swiftfs.errors import AlreadyExists, NotFound, StoreError, errno_of
 from swiftfs.journal.intents import (
     CreateContainer,
     Delete,
@@ -27,6 +27,15 @@ from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
+
+
+class Unmoved(StoreError):
+    """A folder was not moved, because of `cause`; copies of its objects may be `left` at the target."""
+
+    def __init__(self, cause: BaseException, left: tuple[ObjectName, ...]) -> None:
+        super().__init__(f"the folder was not moved: {cause}")
+        self.errno = errno_of(cause)
+        self.left = left
 
 
 class Execution:
@@ -116,8 +125,8 @@ class Execution:
     def _move_folder(self, intent: MoveFolder) -> None:
         """Copy all in parallel, then delete.
 
-        When a copy fails the copies are deleted again, for the target was empty before. When a deletion fails
-        the move stands, and the object it left behind is logged.
+        When a copy fails the copies are deleted again, for the target was empty before; `Unmoved` names those
+        that could not be. When a deletion fails the move stands, and what it left behind is logged.
         """
         pairs = list(intent.markers)
         for name in self._names_below(intent.container, intent.source):
@@ -130,10 +139,10 @@ class Execution:
         wait(copies)
         failures = [error for copy in copies if (error := copy.exception()) is not None]
         if failures:
-            self.discard(
-                target for (_, target), copy in zip(pairs, copies, strict=True) if not copy.exception()
-            )
-            raise failures[0]
+            targets = [
+                target for (_, target), copy in zip(pairs, copies, strict=True) if copy.exception() is None
+            ]
+            raise Unmoved(failures[0], tuple(self.delete_all(targets)))
         self.discard(source for source, _ in pairs)
 
     def _names_below(self, container: str, prefix: str) -> Iterable[ObjectName]:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 BATCH = 1000
 """Deletions sent together: a server answers a bulk-delete of so many within its clients' patience."""
 
+RETRY_SECONDS = 30.0
+"""Pause before another attempt, in an outage that outlasts the store's own patience."""
+
 Done = Callable[[StoreError | None], None]
 """Is told that an intent was executed, or why it failed."""
 
@@ -117,15 +120,28 @@ class Settling:
     def _execute(self, batch: list[_Waiting]) -> None:
         """Make markers first, so that no folder is gone for a moment, then delete."""
         markers = [waiting for waiting in batch if isinstance(waiting.intent, PutMarker)]
-        for waiting, error in zip(markers, self._pool.map(self._attempt, markers), strict=True):
-            waiting.done(error)
+        self._attempt_all(markers)
         plain = [w for w in batch if isinstance(w.intent, Delete) and w.intent.large is False]
         failures = self._execution.delete_all([waiting.intent.name for waiting in plain])
         for waiting in plain:
-            waiting.done(failures.get(waiting.intent.name))
+            self._end(waiting, failures.get(waiting.intent.name))
         large = [w for w in batch if isinstance(w.intent, Delete) and w.intent.large is not False]
-        for waiting, error in zip(large, self._pool.map(self._attempt, large), strict=True):
-            waiting.done(error)
+        self._attempt_all(large)
+
+    def _attempt_all(self, batch: list[_Waiting]) -> None:
+        for waiting, error in zip(batch, self._pool.map(self._attempt, batch), strict=True):
+            self._end(waiting, error)
+
+    def _end(self, waiting: _Waiting, error: StoreError | None) -> None:
+        """Tell how it went, or try again later what an outage stopped."""
+        if error is not None and error.retryable:
+            with self._changed:
+                if not self._closing:
+                    log.info("%s; again in %.0f s", error, RETRY_SECONDS)
+                    due = time.monotonic() + RETRY_SECONDS
+                    self._waiting.setdefault(waiting.intent.name, _Waiting(waiting.intent, due, waiting.done))
+                    return
+        waiting.done(error)
 
     def _attempt(self, waiting: _Waiting) -> StoreError | None:
         try:

@@ -28,6 +28,8 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
         container_name_bytes=_number(swift, "max_container_name_length", default.container_name_bytes),
         metadata_value_bytes=_number(swift, "max_meta_value_length", default.metadata_value_bytes),
         metadata_name_bytes=_number(swift, "max_meta_name_length", default.metadata_name_bytes),
+        metadata_items=_number(swift, "max_meta_count", default.metadata_items),
+        metadata_bytes=_number(swift, "max_meta_overall_size", default.metadata_bytes),
         slo_segments=_number(slo, "max_manifest_segments", default.slo_segments),
         slo="slo" in info,
         bulk_delete=_number(bulk, "max_deletes_per_request", 10_000) if "bulk_delete" in info else 0,

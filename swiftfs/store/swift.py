@@ -21,7 +21,7 @@ from swiftfs.errors import (
 )
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
-from swiftfs.store.bulk import bulk_delete_request, bulk_failures
+from swiftfs.store.bulk import bulk_delete_request, bulk_failures, fits_in_bulk
 from swiftfs.store.counters import Counters
 from swiftfs.store.download import Download
 from swiftfs.store.headers import content_length, etag_of, from_wire, sent_info, to_wire
@@ -199,10 +199,13 @@ class SwiftStore:
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
         size = self.limits().bulk_delete
         remaining = iter(dict.fromkeys(names))
-        delete = self._delete_in_bulk if size else self._delete_in_parallel
         failures: dict[ObjectName, StoreError] = {}
         while chunk := list(islice(remaining, size or 1000)):
-            failures |= delete(chunk)
+            in_bulk = [name for name in chunk if size and fits_in_bulk(name)]
+            if in_bulk:
+                failures |= self._delete_in_bulk(in_bulk)
+            if len(in_bulk) < len(chunk):
+                failures |= self._delete_in_parallel([name for name in chunk if name not in set(in_bulk)])
         return failures
 
     def _head(self, name: ObjectName, etag: str) -> ObjectInfo:
