@@ -6,6 +6,7 @@ nothing. Other clients ignore the parameters; they read `X-Object-Meta-Mtime`, w
 
 import base64
 import binascii
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _SECONDS = re.compile(r"(-?)(\d{1,12})(?:\.(\d{1,18}))?")
 _MODE = re.compile(r"0?([0-7]{5,7})")
 _NUMBER = re.compile(r"\d{1,10}")
 _SLO = re.compile(r"[0-9a-f]{32}")
+_DEVICE = re.compile(r"(\d{1,4})\.(\d{1,6})")
 _TYPES = MimeTypes()
 
 
@@ -53,6 +55,7 @@ class Stored:
     gid: int | None = None
     target: str | None = None
     slo: str | None = None
+    device: int | None = None
 
 
 def format_time(ns: int) -> str:
@@ -100,6 +103,8 @@ def encode_type(base: str, stored: Stored) -> str:
         parts.append(f"target={target}")
     if stored.slo is not None:
         parts.append(f"slo={stored.slo}")
+    if stored.device is not None:
+        parts.append(f"rdev={os.major(stored.device)}.{os.minor(stored.device)}")
     return ";".join(parts)
 
 
@@ -122,6 +127,7 @@ def decode_type(content_type: str) -> tuple[str, Stored]:
         gid=_decimal(ours.get("gid")),
         target=unquote(ours["target"]) if "target" in ours else None,
         slo=ours.get("slo"),
+        device=_device(ours.get("rdev")),
     )
 
 
@@ -132,6 +138,7 @@ _READERS = {
     "gid": _NUMBER,
     "target": re.compile(r"[A-Za-z0-9._+~%-]*"),
     "slo": _SLO,
+    "rdev": _DEVICE,
 }
 
 
@@ -223,6 +230,11 @@ def _quote(text: str) -> str:
 
 def _octal(text: str | None) -> int | None:
     return int(text, 8) if text is not None else None
+
+
+def _device(text: str | None) -> int | None:
+    match = _DEVICE.fullmatch(text or "")
+    return os.makedev(int(match[1]), int(match[2])) if match else None
 
 
 def _decimal(text: str | None) -> int | None:

@@ -20,6 +20,9 @@ from swiftfs.naming import Source
 from swiftfs.notify import notify
 from swiftfs.unmount import unmount
 
+# Not click's own check: a mount that died is not readable, and that is told in other words.
+MOUNTPOINT = click.Path(path_type=Path, readable=False)
+
 
 class _OneLine(click.ClickException):
     """A failure told in one line, exit code 1."""
@@ -49,7 +52,7 @@ def main() -> None:
 
 @main.command(epilog=_option_help())
 @click.argument("source")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT…]", help="Mount options, listed below.")
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground and log to standard error.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where local copies live.")
@@ -101,7 +104,7 @@ def mount(
 
 
 @main.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 def umount(mountpoint: Path) -> None:
     """Unmount MOUNTPOINT and return when all that was written is in Swift."""
     console = Console(stderr=True)
@@ -114,7 +117,7 @@ def umount(mountpoint: Path) -> None:
 
 
 @main.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
+@click.argument("mountpoint", type=MOUNTPOINT, required=False)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

@@ -76,8 +76,25 @@ def _choice(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def _option(default: Any, parse: Callable[[str], Any], text: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "help": text})
+def _show(value: Any) -> str:
+    """Write a default as the user would type it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _show_size(size: int) -> str:
+    for unit in "GMK":
+        step = _UNITS[unit.lower()]
+        if size % step == 0:
+            return f"{size // step}{unit}"
+    return str(size)
+
+
+def _option(default: Any, parse: Callable[[str], Any], text: str, show: Callable[[Any], str] = _show) -> Any:
+    return field(default=default, metadata={"parse": parse, "help": text, "show": show})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,9 @@ class Options:
     default_permissions: bool = _option(False, _parse_switch, "let the kernel check modes and owners")
     uid: int | None = _option(None, _number(0, 2**32 - 2), "owner of what carries none (default: who mounts)")
     gid: int | None = _option(None, _number(0, 2**32 - 2), "group of what carries none (default: who mounts)")
-    umask: int = _option(0o022, _parse_octal, "permission bits that what carries no mode does not get")
+    umask: int = _option(
+        0o022, _parse_octal, "permission bits that what carries no mode does not get", "{:03o}".format
+    )
     ttl: float = _option(60.0, _parse_seconds, "how long a listing may answer before Swift is asked again")
     max_entries: int = _option(1_000_000, _number(1000, 10**9), "names the listing cache holds at most")
     mtime: str = _option(
@@ -109,15 +128,24 @@ class Options:
         "", str, "the storage policy of containers that are made (default: Swift's)"
     )
     segment_size: int = _option(
-        16 * MIB, _size(MIB, 4 * GIB), "files above it become large objects of such segments"
+        16 * MIB,
+        _size(MIB, 4 * GIB),
+        "files above it become large objects of such segments",
+        _show_size,
     )
     uploads: int = _option(4, _number(1, 64), "segments uploaded at once")
     connections: int = _option(8, _number(1, 64), "ranges downloaded at once")
     read_ahead: int = _option(
-        64 * MIB, _size(0, 4 * GIB), "how far sequential reads are downloaded in advance"
+        64 * MIB,
+        _size(0, 4 * GIB),
+        "how far sequential reads are downloaded in advance",
+        _show_size,
     )
     cache_size: int = _option(
-        10 * GIB, _size(64 * MIB, 2**60), "disk that closed files keep for the next open"
+        10 * GIB,
+        _size(64 * MIB, 2**60),
+        "disk that closed files keep for the next open",
+        _show_size,
     )
     settle: float = _option(2.0, _parse_seconds, "how long deletions wait for others to be sent together")
     sync: bool = _option(False, _parse_switch, "let close() return only when the file is in Swift")
@@ -160,4 +188,6 @@ def parse_options(words: Iterable[str]) -> Options:
 
 def describe_options() -> list[tuple[str, str, str]]:
     """Return name, default and meaning of each option, in the table's order."""
-    return [(item.name, str(item.default), item.metadata["help"]) for item in fields(Options)]
+    return [
+        (item.name, item.metadata["show"](item.default), item.metadata["help"]) for item in fields(Options)
+    ]

@@ -126,6 +126,18 @@ class Files:
             claimed, node.deletion = node.deletion, None
         return claimed if isinstance(claimed, Delete) else None
 
+    def vacate(self, name: ObjectName) -> None:
+        """Execute the deletion of `name` that still waits, for what is no file's bytes gets the name.
+
+        A marker is made only where nothing is, and nobody would delete the segments that a link replaces.
+        """
+        self._rooms.journal.flush(name)
+        for node in self.table.hidden(name):
+            node.content.ensure_all()
+            assert node.deletion is not None
+            self._rooms.journal.submit(node.deletion)
+            node.deletion = None
+
     def pending(self) -> int:
         """Return how many files hold changes that are not in Swift yet."""
         return sum(node.dirty and not node.hidden for node in self.table.all())

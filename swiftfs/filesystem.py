@@ -101,7 +101,7 @@ class FileSystem:
         self._folders.remove(path)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
-        """Make an empty file, a FIFO or a socket; a device node is EPERM."""
+        """Make an empty file, a FIFO or a socket; a device node is EPERM unless root makes it."""
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFREG:
             handle = self.create(path, mode, os.O_WRONLY | os.O_EXCL, caller)
@@ -111,6 +111,8 @@ class FileSystem:
                 self.release(handle)
         elif kind in (stat.S_IFIFO, stat.S_IFSOCK):
             self._put_small(path, b"", stat.S_IMODE(mode) | kind, caller)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK) and caller.uid == 0:
+            self._put_small(path, b"", stat.S_IMODE(mode) | kind, caller, device=device)
         else:
             raise os_error(errno.EPERM, path)
 
@@ -283,13 +285,19 @@ class FileSystem:
         return self._source.object(path)
 
     def _put_small(
-        self, path: str, body: bytes, mode: int, caller: Caller, target: str | None = None
+        self,
+        path: str,
+        body: bytes,
+        mode: int,
+        caller: Caller,
+        target: str | None = None,
+        device: int | None = None,
     ) -> None:
         name = self._new_name(path)
         if self._files.table.at(path) is not None or self._namespace.find(path) is not None:
             raise os_error(errno.EEXIST, path)
-        self._files.claim(name)
-        stored = Stored(mode, time.time_ns(), caller.uid, caller.gid, target)
+        self._files.vacate(name)
+        stored = Stored(mode, time.time_ns(), caller.uid, caller.gid, target, device=device)
         description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
         info = self._journal.submit(PutSmall(name, body, description))
         assert info is not None

@@ -137,10 +137,10 @@ class Folders:
         self._removals.make_marker(parent, PutMarker(entry.object, entry.headers), entry)
 
     def _marked(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
-        """Return the entry of a folder that gets a marker, whose name nothing waits to delete any more."""
+        """Return the entry of a folder that gets a marker; nothing waits to delete its name any more."""
         plain = None if self._rooms.defaults.slash_markers else plain_marker(folder)
         name = plain or slash_marker(folder)
-        self._files.claim(name)
+        self._files.vacate(name)
         headers = marker_headers(attributes, typed=self._rooms.defaults.typed_markers)
         return Entry(split(path)[1], name, attributes, headers=headers)
 

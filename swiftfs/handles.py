@@ -53,7 +53,9 @@ class Node:
     def describe(self) -> Description:
         """Return what an upload would store besides the bytes.
 
-        What a DLO's manifest header names would be served instead of the bytes, so it ends with them.
+        Headers that another client gave the object stay with its name as xattrs do, Content-Encoding too: the
+        mount shows and takes the encoded bytes. But a DLO's manifest header would have its segments served
+        instead of the bytes.
         """
         stat = self.stat
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)

@@ -185,7 +185,8 @@ class Metadata:
             sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
         else:
             slo = entry.etag if entry.large else None
-            stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo)
+            device = stat.device or None
+            stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
             sent = Description(entry.media_type, stored, headers.metadata, headers.kept).headers()
         self._rooms.journal.submit(SetHeaders(entry.object, sent))
         return entry
@@ -209,6 +210,7 @@ class Metadata:
             self._rooms.journal.submit(SetHeaders(entry.object, sent))
             return entry
         name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
+        self._files.vacate(name)
         self._rooms.journal.submit(PutMarker(name, sent))
         return replace(entry, object=name)
 

@@ -160,7 +160,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What `stat` tells of a path. `mode` includes the file type; `mtime_ns` is in ns since the epoch."""
+    """What `stat` tells of a path. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
+
+    `device` is what a device node stands for (makedev(3)).
+    """
 
     mode: int
     size: int
@@ -168,6 +171,7 @@ class Attributes:
     uid: int
     gid: int
     inode: int = 0
+    device: int = 0
 
     @property
     def is_directory(self) -> bool:

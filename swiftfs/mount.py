@@ -77,7 +77,8 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         policy = request.options.storage_policy
         stores = connect(environment, cloud=request.cloud, storage_policy=policy)
         stack.callback(stores.close)
-        _check_policy(policy, stores.foreground.limits())
+        if policy:
+            _check_policy(policy, stores.foreground.limits())
         cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         try:
@@ -93,7 +94,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
 
 def _check_policy(policy: str, limits: Limits) -> None:
     """Refuse a storage policy that is none of the server's, where it names them; their names know no case."""
-    if policy and limits.policies and policy.lower() not in map(str.lower, limits.policies):
+    if limits.policies and policy.lower() not in map(str.lower, limits.policies):
         raise ConfigurationError(
             f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
         )

@@ -13,7 +13,7 @@ MOUNT_FAILED = 32
 """mount(8): the exit code of a failed mount."""
 
 SCHEME = "swift:"
-"""mount(8) makes a path of a SOURCE that a file or folder is called as well; with this in front it does not."""
+"""mount(8) makes a path of a SOURCE that is also a file in the current folder, but not with this in front."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

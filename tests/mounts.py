@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -88,8 +89,7 @@ class Mount:
         """Unmount and mount again."""
         self.stop()
         if empty_cache:
-            for file in self.cache.iterdir():
-                file.unlink()
+            shutil.rmtree(self.cache)
         self.start()
 
     def noise(self) -> list[str]:

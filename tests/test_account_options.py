@@ -10,7 +10,7 @@ import pytest
 from mounts import Mount, clean_environment, run
 from swiftclient import Connection
 
-from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest
 from swiftfs.store import connect
 from swiftfs.store.limits import read_limits
@@ -90,6 +90,16 @@ def test_an_unknown_policy_is_einval_with_the_servers_words(swift: SwiftServer, 
     finally:
         stores.close()
     assert caught.value.errno == errno.EINVAL
+
+
+def test_a_container_that_has_another_policy_exists_already(swift: SwiftServer, container: str) -> None:
+    swift.inject(Fault("PUT", f"/{container}", status=409, times=1))
+    stores = connect(swift.environment(), storage_policy="demo")
+    try:
+        assert stores.foreground.create_container(container) is False
+        assert stores.foreground.create_container(container) is True
+    finally:
+        stores.close()
 
 
 def test_policies_are_read_with_their_aliases() -> None:

@@ -155,6 +155,30 @@ def test_a_row_that_was_changed_on_disk_is_not_believed(path: Path) -> None:
     assert recall(path, [state(1), state(2)]) == {state(2): info(state(2))}
 
 
+def test_a_row_that_is_no_text_is_damage(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    remember(path, [state(1), state(2)])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE heads SET info = CAST(X'ff' AS TEXT) WHERE key = ?", (state(1).key,))
+        database.execute("UPDATE heads SET info = 7, checksum = 7 WHERE key = ?", (state(2).key,))
+    database.close()
+    assert recall(path, [state(2)]) == {}
+    assert recall(path, [state(1), state(2)]) == {}
+    assert len([record for record in caplog.records if "put aside" in record.message]) == 1
+
+
+def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = HeadMemory(path)
+    memory._database.execute("PRAGMA max_page_count = 10")
+    states = [state(number) for number in range(2000)]
+    for one in states:
+        memory.remember(one, info(one))
+    assert memory.recall_many(states[-1:]) == {states[-1]: info(states[-1])}
+    memory.close()
+    assert [record.message for record in caplog.records] == [
+        "what HEADs tell is not kept any more: database or disk is full"
+    ]
+
+
 def test_without_a_place_on_disk_it_remembers_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -261,7 +261,7 @@ def test_a_hangup_makes_it_look_again_and_the_mount_stays(
     assert run("stat", "-c", "%s", mounted.path / "two") == "0\n"
 
 
-def test_device_nodes_are_refused_and_other_special_files_stay(mounted: Mount) -> None:
+def test_special_files_stay_what_they_are(mounted: Mount) -> None:
     os.mkfifo(mounted.path / "pipe", 0o640)
     with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(mounted.path)
@@ -269,9 +269,22 @@ def test_device_nodes_are_refused_and_other_special_files_stay(mounted: Mount) -
             listener.bind("sock")
         finally:
             os.chdir("/")
-    with pytest.raises(PermissionError):
-        os.mknod(mounted.path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     mounted.remount()
     assert stat.S_ISFIFO((mounted.path / "pipe").stat().st_mode)
     assert stat.S_ISSOCK((mounted.path / "sock").stat().st_mode)
-    assert not (mounted.path / "null").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes device nodes")
+@pytest.mark.parametrize(("kind", "major", "minor"), [(stat.S_IFCHR, 1, 3), (stat.S_IFBLK, 259, 70_000)])
+def test_root_keeps_device_nodes(mounted: Mount, kind: int, major: int, minor: int) -> None:
+    path = mounted.path / "node"
+    os.mknod(path, kind | 0o600, os.makedev(major, minor))
+    path.chmod(0o640)
+    mounted.remount()
+    found = path.stat()
+    assert stat.S_IFMT(found.st_mode) == kind
+    assert stat.S_IMODE(found.st_mode) == 0o640
+    assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == (major, minor)
+    assert (mounted.path).stat().st_rdev == 0
+    path.rename(mounted.path / "moved")
+    assert (mounted.path / "moved").stat().st_rdev == os.makedev(major, minor)

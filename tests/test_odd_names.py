@@ -117,7 +117,9 @@ def test_keys_without_a_posix_name(
     (mounted.path / "plain").rename(file)
     assert read(store, name)[0] == b"changed"
     file.unlink()
+    mounted.stop()
     assert key not in keys(connection, container)
+    mounted.start()
 
 
 def test_an_object_beside_a_folder_of_its_name(mounted: Mount, connection: Connection, container: str) -> None:

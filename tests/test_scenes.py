@@ -5,14 +5,13 @@ import sqlite3
 import stat
 import sysconfig
 import tarfile
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mounts import Mount, run
+from scenes import Scene, methods
 from swiftclient import Connection
 
 FILES = 2_000
@@ -77,11 +76,6 @@ def differences(source: Path, target: Path) -> str:
     return changed + run("diff", "-r", "--no-dereference", source, target)
 
 
-def methods(mount: Mount) -> Counter[str]:
-    """Return how many requests of each method were recorded since the last reset."""
-    return Counter(request.method for request in mount.swift.requests())
-
-
 def metadata(tree: Path) -> dict[str, tuple[int, int, int, str]]:
     """Return mode, size of files, mtime in ns and link target of everything below `tree`."""
     found = {}
@@ -91,27 +85,6 @@ def metadata(tree: Path) -> dict[str, tuple[int, int, int, str]]:
         target = str(path.readlink()) if path.is_symlink() else ""
         found[str(path.relative_to(tree))] = (status.st_mode, size, status.st_mtime_ns, target)
     return found
-
-
-class Scene:
-    """Prints what a step of a test took: seconds, requests and the peak of memory."""
-
-    def __init__(self, mount: Mount) -> None:
-        self._mount = mount
-        self._begin()
-
-    def _begin(self) -> None:
-        self._mount.swift.reset_requests()
-        self._started = time.monotonic()
-
-    def step(self, name: str) -> Counter[str]:
-        """End a step; return its requests by method."""
-        seconds = time.monotonic() - self._started
-        requests = methods(self._mount)
-        peak = self._mount.rss_peak() / 2**20
-        print(f"{name}: {seconds:.1f} s, {requests.total()} requests {dict(requests)}, {peak:.0f} MiB")
-        self._begin()
-        return requests
 
 
 def test_rsync_of_a_real_tree(mounted: Mount, real_tree: Path) -> None:
@@ -131,7 +104,7 @@ def test_rsync_of_a_real_tree(mounted: Mount, real_tree: Path) -> None:
     scene.step("remount")
     assert run("rsync", "-a", "--dry-run", "-i", "--delete", f"{real_tree}/", f"{target}/") == ""
     requests = scene.step("rsync again, cold")
-    assert requests["PUT"] + requests["POST"] + requests["COPY"] + requests["DELETE"] == 0
+    assert set(methods(requests)) <= {"GET", "HEAD"}
     assert differences(real_tree, target) == ""
     scene.step("compare, cold")
 
@@ -267,5 +240,5 @@ def test_sqlite_in_a_mount(mounted: Mount, connection: Connection, container: st
         database.commit()
         assert database.execute("select count(*) from rows").fetchall() == [(900,)]
     scene.step("sqlite after a remount")
-    names = {row["name"] for row in connection.get_container(container)[1]}
-    assert names == {"data.db"}
+    mounted.stop()
+    assert [row["name"] for row in connection.get_container(container)[1]] == ["data.db"]

@@ -60,7 +60,7 @@ class Tour:
 
     def say(self, text: str) -> None:
         """Print a heading."""
-        self.console.print(f"\n[bold]{escape(text)}[/bold]")
+        self.console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
 
     def type(self, *words: object) -> None:
         """Run a command and print it as it is typed, and its output; raise `SwiftfsError` when it fails."""
@@ -199,6 +199,15 @@ def _mount(tour: Tour, cache: str) -> None:
 
 
 def _stay(tour: Tour) -> None:
+    try:
+        _explain(tour)
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        tour.console.print(f"\nunmounting {tour.mountpoint} and stopping Swift", soft_wrap=True)
+
+
+def _explain(tour: Tour) -> None:
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in tour.server.environment().items())
     tour.say(f"{CONTAINER} stays mounted on {tour.mountpoint} until Ctrl-C. In another terminal:")
     for line in (
@@ -207,11 +216,6 @@ def _stay(tour: Tour) -> None:
         f"{find_program('swift')} list {CONTAINER}",
     ):
         tour.console.print(f"  {escape(line)}", soft_wrap=True)
-    try:
-        while True:
-            signal.pause()
-    except KeyboardInterrupt:
-        tour.console.print(f"\nunmounting {tour.mountpoint} and stopping Swift")
 
 
 def _end(tour: Tour) -> None:
@@ -227,7 +231,7 @@ def _end(tour: Tour) -> None:
     try:
         unmount(tour.mountpoint, lambda _waiting: None)
     except ConfigurationError as error:
-        tour.console.print(f"{escape(str(error))}: it is taken away")
+        tour.console.print(f"{escape(str(error))}: it is taken away", soft_wrap=True)
         signal.pidfd_send_signal(process, signal.SIGTERM)
         if not select.select([process], [], [], END_SECONDS)[0]:
             signal.pidfd_send_signal(process, signal.SIGKILL)

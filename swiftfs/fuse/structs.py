@@ -77,13 +77,17 @@ def handle_of(file_info: int) -> int:
     return _handle_at(file_info + _HANDLE_OFFSET).value
 
 
-_STAT_VALUES = ("inode", "mode", "links", "uid", "gid", "size", "blksize", "blocks", "seconds", "nanoseconds")
+_STAT_VALUES = (
+    *("inode", "mode", "links", "uid", "gid", "size", "blksize", "blocks"),
+    *("seconds", "nanoseconds", "device"),
+)
 _STAT_FIELDS = {
     "st_ino": ("inode",),
     "st_mode": ("mode",),
     "st_nlink": ("links",),
     "st_uid": ("uid",),
     "st_gid": ("gid",),
+    "st_rdev": ("device",),
     "st_size": ("size",),
     "st_blksize": ("blksize",),
     "st_blocks": ("blocks",),
@@ -134,6 +138,7 @@ def write_stat(address: int, attributes: Attributes) -> None:
         PREFERRED_IO,
         (size + 511) >> 9,
         *divmod(attributes.mtime_ns, 1_000_000_000),
+        attributes.device,
     )
     _memmove(address, _pack_stat(*_in_stat_order(values)), _stat_size)
 

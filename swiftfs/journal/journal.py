@@ -63,6 +63,10 @@ class Journal:
         """Return the intent that waited for `name` and is not executed now: the object will be replaced."""
         return self._settling.take_back(name)
 
+    def flush(self, name: ObjectName) -> None:
+        """Execute what waits for `name`."""
+        self._settling.flush([name])
+
     def flush_below(self, folder: Folder) -> None:
         """Execute what waits below `folder`."""
         self._settling.flush_below(folder)

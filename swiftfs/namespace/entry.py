@@ -81,6 +81,7 @@ class Defaults:
             mtime_ns=base.mtime_ns if stored.mtime_ns is None else stored.mtime_ns,
             uid=base.uid if stored.uid is None else stored.uid,
             gid=base.gid if stored.gid is None else stored.gid,
+            device=stored.device or 0,
         )
 
 

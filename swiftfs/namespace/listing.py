@@ -37,8 +37,9 @@ class _Page:
 class Listing:
     """The entries of a folder as Swift listed them, and over them what is known better.
 
-    `marked` says that the object `d/` was seen in it. A listing that is not `complete` knows the names before
-    `end` and raises `Unlisted` for others. Not locked: the namespace's lock guards it.
+    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took. A listing that is
+    not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked: the namespace's
+    lock guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -46,6 +47,7 @@ class Listing:
         self.complete = False
         self.marked = False
         self.end = ""
+        self.seconds = 0.0
         self.unasked: Unasked = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Entry] = {}
@@ -69,8 +71,8 @@ class Listing:
         prefix = self.folder.prefix
         self.marked = self.marked or any(row.key == prefix and is_slash_marker(row) for row in page.rows)
         self.complete, self.end = page.last, page.marker
-        self._carried = [] if page.last else [row for row in rows if page.marker.startswith(row.key)]
-        decided = [row for row in rows if page.last or not page.marker.startswith(row.key)]
+        decided = [row for row in rows if page.last or row.key + "/" <= page.marker]
+        self._carried = [row for row in rows if not page.last and row.key + "/" > page.marker]
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
         if page.last and not self._pages:
             self._entries = {entry.name: entry for entry in entries}

@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -100,8 +101,9 @@ class HeadMemory:
             for container, group in groupby(sorted(sought, key=by_container), by_container):
                 try:
                     known.update(self._read(container, list(group)))
-                except (sqlite3.Error, UnicodeError) as error:
-                    self._recover(error)
+                except sqlite3.Error as error:
+                    # Text that is no UTF-8 is an OperationalError too, so all that fails here is damage.
+                    self._recover(error, damaged=True)
         now = time.time()
         return {state: info for state, info in known.items() if not _expired(info, now)}
 
@@ -162,12 +164,10 @@ class HeadMemory:
         except (sqlite3.Error, OSError):
             return self._open_in_memory()
 
-    def _recover(self, error: Exception) -> None:
+    def _recover(self, error: sqlite3.Error, *, damaged: bool) -> None:
         """Go on after a failure: with another file where this one is damaged, else in memory."""
-        if not isinstance(error, sqlite3.Error):
-            return
         self._database.close()
-        if self._path is not None and not isinstance(error, sqlite3.OperationalError):
+        if self._path is not None and damaged:
             self._database = self._begin_anew(self._path, error)
             return
         log.warning("what HEADs tell is not kept any more: %s", error)
@@ -182,12 +182,13 @@ class HeadMemory:
             _RECALL, (keys, container)
         ):
             state = State(container, key, hash_, last_modified)
-            if wanted.get(key) == state and checksum == _checksum(state, info):
+            if wanted.get(key) == state and isinstance(info, str) and checksum == _checksum(state, info):
                 yield state, _decode(state, info)
                 if last_used < now - _SPARED:
                     used.append(key)
         if used:
-            with self._database:
+            # A full disk is found out by `_write`; here it harms nothing.
+            with suppress(sqlite3.OperationalError), self._database:
                 self._database.execute(_TOUCH, (now, container, json.dumps(used)))
 
     def _write(self) -> None:
@@ -204,17 +205,17 @@ class HeadMemory:
                 self._rows += len(rows)
                 if self._rows > self._capacity:
                     self._trim()
-        except (sqlite3.Error, UnicodeError) as error:
-            self._recover(error)
+        except sqlite3.Error as error:
+            self._recover(error, damaged=not isinstance(error, sqlite3.OperationalError))
 
     def _trim(self) -> None:
-        """Drop what was used longest ago, a tenth more than needed so that it is not done at every write."""
+        """Drop what was used longest ago, a hundredth more than needed: it is not done at every write."""
         # `_rows` counts a replaced row twice.
         self._rows = self._database.execute("SELECT count(*) FROM heads").fetchone()[0]
         excess = self._rows - self._capacity
         if excess <= 0:
             return
-        excess += self._capacity // 10
+        excess += self._capacity // 100
         self._database.execute(
             "DELETE FROM heads WHERE (container, key) IN"
             " (SELECT container, key FROM heads ORDER BY used LIMIT ?)",

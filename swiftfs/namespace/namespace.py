@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from cachetools import TTLCache
+from cachetools import TLRUCache
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import NotFound, os_error
@@ -31,6 +31,9 @@ from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, s
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
+
+WORTH = 10
+"""A listing serves at least so many times as long as it took: a walk of a huge folder outlives any `ttl`."""
 
 BEFORE_SLASH = ".\U0010ffff"
 """As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
@@ -58,8 +61,10 @@ class Namespace:
         self._defaults = defaults
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = threading.Lock()
-        self._listings: TTLCache[Folder, Listing] = TTLCache(
-            max_entries, ttl, getsizeof=lambda listing: listing.weight
+        self._listings: TLRUCache[Folder, Listing] = TLRUCache(
+            max_entries,
+            lambda _, listing, now: now + max(ttl, WORTH * listing.seconds if ttl else 0.0),
+            getsizeof=lambda listing: listing.weight,
         )
         self._flights: dict[Folder, Future[Listing]] = {}
         self._changes = Changes()
@@ -301,6 +306,7 @@ class Namespace:
                 self._changes.forget(folder, name)
                 listing.update(name, doubtful[name])
             self._changes.overlay(listing, begun)
+            listing.seconds = time.monotonic() - begun
             with suppress(ValueError):  # a folder larger than the whole cache is not kept
                 self._listings[folder] = listing
         return listing
@@ -363,7 +369,7 @@ class Namespace:
         while not page.last:
             page = self._store.list_containers(marker=page.marker)
             for container in page.subdirs:
-                if not container.endswith(SEGMENTS_SUFFIX):
+                if self._defaults.show_segments or not container.endswith(SEGMENTS_SUFFIX):
                     name = escape(container)
                     listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing

@@ -42,9 +42,9 @@ class ObjectStore(Protocol):
         """Return the container's use and quota; raise `NotFound` when there is no such container."""
 
     def create_container(self, container: str) -> bool:
-        """Create the container; return False, or raise `AlreadyExists`, when it existed already.
+        """Create the container; return False when it existed already.
 
-        A storage policy that the server does not know is `BadRequest`, one that it has retired too.
+        Raise `BadRequest` with the server's words when the store was told a storage policy that is none.
         """
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:

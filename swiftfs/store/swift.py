@@ -86,7 +86,10 @@ class SwiftStore:
         request = Request(
             "create_container", "PUT", container, headers=self._policy, meaning={409: AlreadyExists}
         )
-        return self._transport.send(request).status == 201
+        try:
+            return self._transport.send(request).status == 201
+        except AlreadyExists:  # with another storage policy
+            return False
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         sent = {CONTAINER_META + name: value for name, value in metadata.items()}

@@ -1,0 +1,77 @@
+"""A file system over the store in memory, put together as a mount does it, used without a kernel."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from memory_store import MemoryStore
+
+from swiftfs.config import parse_options
+from swiftfs.filesystem import FileSystem
+from swiftfs.model import Caller
+from swiftfs.mount import MountRequest, build
+from swiftfs.naming import Source
+from swiftfs.store import Counters, RetryingStore, RetryPolicy, Stores
+
+NOBODY_WAITS = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
+
+ME = Caller(os.getuid(), os.getgid())
+
+
+@contextmanager
+def bench(
+    store: MemoryStore, cache: Path, options: str = "", source: str = "box"
+) -> Iterator[FileSystem]:
+    """Mount `source` of the store, nowhere; every call is retried for 0.3 s."""
+    patient = RetryingStore(store, NOBODY_WAITS)
+    stores = Stores(patient, patient, Counters(), "memory")
+    request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
+    filesystem = build(stores, request, cache)
+    try:
+        filesystem.begin()
+        yield filesystem
+    finally:
+        filesystem.close()
+
+
+def write(filesystem: FileSystem, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
+    """Create a file of these bytes, or replace one."""
+    handle = filesystem.create(path, 0o644, flags | os.O_TRUNC, ME)
+    try:
+        put(filesystem, handle, 0, data)
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+def put(filesystem: FileSystem, handle: int, offset: int, data: bytes) -> None:
+    """Write bytes through a handle."""
+    copied = filesystem.write(
+        handle, offset, len(data), lambda file, position: os.pwrite(file, data, position)
+    )
+    assert copied == len(data)
+
+
+def get(filesystem: FileSystem, handle: int, offset: int = 0, size: int = 1 << 30) -> bytes:
+    """Read bytes through a handle."""
+    span = filesystem.read(handle, offset, size)
+    return os.pread(span.descriptor, span.length, span.position)
+
+
+def read(filesystem: FileSystem, path: str) -> bytes:
+    """Return a file's bytes."""
+    handle = filesystem.open(path, os.O_RDONLY)
+    try:
+        return get(filesystem, handle)
+    finally:
+        filesystem.release(handle)
+
+
+def names(filesystem: FileSystem, path: str) -> list[str]:
+    """Return the names in a folder, sorted."""
+    handle = filesystem.opendir(path)
+    try:
+        return sorted(name for name, _ in filesystem.readdir(handle))
+    finally:
+        filesystem.releasedir(handle)
