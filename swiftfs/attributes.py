@@ -173,8 +173,8 @@ def decode_metadata(metadata: Mapping[str, str]) -> Stored:
 
 
 PID_ATTRIBUTE = "swiftfs.pid"
-PENDING_ATTRIBUTE = "swiftfs.pending"
-"""Read-only attributes of the mount's root: its process, and how many files wait for an upload."""
+CACHE_ATTRIBUTE = "swiftfs.cache"
+"""Read-only attributes of the mount's root: its process, and its cache folder."""
 
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")

@@ -11,7 +11,7 @@ from swiftfs.attributes import Stored, guess_type
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content, Fill, Origin
-from swiftfs.content.segments import Layout, SegmentUpload
+from swiftfs.content.segments import Layout, SegmentContainers, SegmentUpload
 from swiftfs.errors import PreconditionFailed, StoreError, SwiftfsError
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Delete, Description, PutFile
@@ -46,6 +46,7 @@ class Files:
         self._cache = ContentCache(rooms.options.cache_size)
         self._downloads = ThreadPoolExecutor(rooms.options.connections, thread_name_prefix="download")
         self._uploads = ThreadPoolExecutor(rooms.options.uploads, thread_name_prefix="upload")
+        self._containers = SegmentContainers(rooms.store)
         self._layout = Layout(rooms.options.segment_size)
 
     def create(self, path: str, name: ObjectName, attributes: Attributes, flags: int) -> int:
@@ -90,7 +91,7 @@ class Files:
         with node.lock:
             if size != node.content.size:
                 node.content.truncate(size)
-                self._touch(node)
+            self._touch(node)
 
     def flush(self, node: Node) -> None:
         """Upload what changed, unless the file was unlinked; return when it is in Swift, or raise why not."""
@@ -138,21 +139,16 @@ class Files:
             self._rooms.journal.submit(node.deletion)
             node.deletion = None
 
-    def pending(self) -> int:
-        """Return how many files hold changes that are not in Swift yet."""
-        return sum(node.dirty and not node.hidden for node in self.table.all())
-
-    def drain(self) -> list[str]:
-        """Upload the changes of files that were never closed; return the paths of those that failed."""
-        failed = []
-        for node in self.table.all():
-            try:
-                self.flush(node)
-            except (SwiftfsError, OSError) as error:
-                log.error("%s could not be stored: %s", node.path, error)
-                failed.append(node.path)
-            self._dispose(node)
-        return failed
+    def drain(self, node: Node) -> bool:
+        """Upload the changes of a file that was never closed, and drop it; say whether all is in Swift."""
+        stored = True
+        try:
+            self.flush(node)
+        except (SwiftfsError, OSError) as error:
+            log.error("%s could not be stored: %s", node.path, error)
+            stored = False
+        self._dispose(node)
+        return stored
 
     def close(self) -> None:
         """End the threads and drop what is cached."""
@@ -186,7 +182,9 @@ class Files:
         description: Description,
         entry: Entry | None,
     ) -> Node:
-        segments = SegmentUpload(self._rooms.store, self._uploads, content.descriptor, name, self._layout)
+        segments = SegmentUpload(
+            self._rooms.store, self._containers, self._uploads, content.descriptor, name, self._layout
+        )
         content.watcher = segments
         return Node(path, name, content, segments, attributes, description, entry)
 

@@ -6,9 +6,10 @@ Paths are absolute in the mount. Failures are `OSError` with an errno, or `Swift
 
 import errno
 import os
+import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored
@@ -25,7 +26,7 @@ from swiftfs.naming import Source, escape, join, split, unescape
 from swiftfs.removals import Removals
 from swiftfs.usage import UsageReport
 
-HIDDEN_PREFIX = ".fuse_hidden"
+HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 """libfuse renames an open file so before it is unlinked or renamed over; such a name never reaches Swift."""
 
 
@@ -126,7 +127,7 @@ class FileSystem:
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
         if self._files.table.at(path) is not None:
-            self._hide(path, f"{path}{HIDDEN_PREFIX}")
+            self._hide(path, f"{path}.fuse_hidden")
         elif entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
         else:
@@ -138,8 +139,11 @@ class FileSystem:
         if old == new:
             return
         node = self._files.table.at(old)
-        if node is not None and split(new)[1].startswith(HIDDEN_PREFIX):
-            self._hide(old, new)
+        if HIDDEN_NAME.fullmatch(split(new)[1]):
+            if node is not None:
+                self._hide(old, new)
+            else:  # libfuse counts a handle as open until after its release: nobody will unlink `new`
+                self.unlink(old)
             return
         moving, target = self._namespace.find(old), self._namespace.find(new)
         if node is None and moving is not None and moving.is_directory:
@@ -260,14 +264,21 @@ class FileSystem:
         """Return size and free space as the quotas tell them."""
         return self._usage.of(path)
 
-    def close(self) -> None:
+    def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store what is not in Swift yet and end every thread; the mount is gone.
 
-        Raise `SwiftfsError` naming the files that could not be stored.
+        `progress` is called with the number of files and deletions that wait. Raise `SwiftfsError` naming the
+        files that could not be stored.
         """
-        failed = self._files.drain()
-        self._files.close()
+        failed = []
+        nodes = self._files.table.all()
+        for done, node in enumerate(nodes):
+            progress(len(nodes) - done + self._journal.waiting())
+            if not self._files.drain(node):
+                failed.append(node.path)
+        progress(self._journal.waiting())
         self._journal.drain()
+        self._files.close()
         self._namespace.close()
         if failed:
             raise SwiftfsError(f"{len(failed)} files were not stored: {', '.join(failed[:5])}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from swiftfs.attributes import (
-    PENDING_ATTRIBUTE,
+    CACHE_ATTRIBUTE,
     PID_ATTRIBUTE,
     Stored,
     decode_xattr,
@@ -52,7 +52,7 @@ class Metadata:
         self._rooms = rooms
         self._source = source
         self._files = files
-        self._own = {PID_ATTRIBUTE: os.getpid, PENDING_ATTRIBUTE: files.pending}
+        self._own = {PID_ATTRIBUTE: os.getpid, CACHE_ATTRIBUTE: rooms.cache.absolute}
 
     def change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes of its present ones."""

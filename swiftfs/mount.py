@@ -18,7 +18,8 @@ from pathlib import Path
 import platformdirs
 
 from swiftfs.config import Options
-from swiftfs.errors import ConfigurationError, NotFound
+from swiftfs.drain import Drain
+from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError
 from swiftfs.files import Rooms
 from swiftfs.filesystem import FileSystem
 from swiftfs.hangup import HangupWatch, block_hangup
@@ -89,7 +90,16 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            filesystem.close()
+            _drain(filesystem, cache)
+
+
+def _drain(filesystem: FileSystem, cache: Path) -> None:
+    try:
+        filesystem.close(lambda waiting: Drain(waiting).write(cache))
+    except SwiftfsError as error:
+        Drain(0, str(error)).write(cache)
+        raise
+    Drain(0).write(cache)
 
 
 def _check_policy(policy: str, limits: Limits) -> None:

@@ -8,19 +8,24 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from swiftfs.attributes import PENDING_ATTRIBUTE, PID_ATTRIBUTE
+from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
+from swiftfs.drain import Drain
 from swiftfs.errors import ConfigurationError, SwiftfsError
+
+POLL_SECONDS = 0.2
+"""Between two looks at how much still waits."""
 
 
 def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
     """Unmount `mountpoint` and return when its process has ended, all uploads done.
 
-    `progress` is called with the number of files that wait, as long as the mount answers. Raise
-    `ConfigurationError` when nothing is mounted there or when it is in use.
+    `progress` is called now and then with the number of files and deletions that still wait. Raise
+    `ConfigurationError` when nothing is mounted there or when it is in use, `SwiftfsError` when something
+    could not be stored.
     """
     try:
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
-        progress(int(os.getxattr(mountpoint, PENDING_ATTRIBUTE)))
+        cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             detach(mountpoint)
@@ -36,9 +41,12 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
         ) from None
     try:
         detach(mountpoint)
-        select.select([process], [], [])
+        while not select.select([process], [], [], POLL_SECONDS)[0]:
+            progress(Drain.read(cache).waiting)
     finally:
         os.close(process)
+    if failure := Drain.read(cache).failure:
+        raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}")
 
 
 def detach(mountpoint: Path) -> None:

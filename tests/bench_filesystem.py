@@ -20,9 +20,7 @@ ME = Caller(os.getuid(), os.getgid())
 
 
 @contextmanager
-def bench(
-    store: MemoryStore, cache: Path, options: str = "", source: str = "box"
-) -> Iterator[FileSystem]:
+def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box") -> Iterator[FileSystem]:
     """Mount `source` of the store, nowhere; every call is retried for 0.3 s."""
     patient = RetryingStore(store, NOBODY_WAITS)
     stores = Stores(patient, patient, Counters(), "memory")

@@ -1,5 +1,6 @@
 """Content: block sets, segment layout, read-ahead, and a file's bytes under threads against a plain model."""
 
+import itertools
 import os
 import random
 import threading
@@ -16,7 +17,14 @@ from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content, Origin
 from swiftfs.content.readahead import LAST_PIECE, ReadAhead
-from swiftfs.content.segments import MAX_SEGMENT, TIER, Layout, SegmentUpload, segment_prefix
+from swiftfs.content.segments import (
+    MAX_SEGMENT,
+    TIER,
+    Layout,
+    SegmentContainers,
+    SegmentUpload,
+    segment_prefix,
+)
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.model import ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers
@@ -38,7 +46,7 @@ def test_blocks_are_a_set(steps: list[tuple[bool, tuple[int, int]]], asked: tupl
     absent = [number for number in range(*asked) if number not in model]
     runs = list(blocks.missing(*asked))
     assert [number for run in runs for number in range(*run)] == absent
-    assert all(one[1] < other[0] for one, other in zip(runs, runs[1:], strict=False))
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
     assert blocks.covers(*asked) == (not absent)
     assert len(blocks) == len(model)
 
@@ -269,11 +277,11 @@ def test_a_segment_written_to_again_is_uploaded_again(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     content = Content(store, pool, tmp_path, None, 0)
-    upload = SegmentUpload(store, pool, content.descriptor, NAME, Layout(MIB))
+    upload = SegmentUpload(store, SegmentContainers(store), pool, content.descriptor, NAME, Layout(MIB))
     content.watcher = upload
     body = bytearray(random.Random(2).randbytes(3 * MIB + 5))
     for offset in range(0, len(body), BLOCK):
-        write(content, offset, body[offset : offset + BLOCK])
+        write(content, offset, bytes(body[offset : offset + BLOCK]))
     write(content, 10, b"changed")
     body[10:17] = b"changed"
     manifest = upload.finish(content.size)

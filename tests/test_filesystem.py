@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from swiftfs.errors import (
     errno_of,
 )
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import ObjectName
+from swiftfs.model import Caller, ObjectName
 from swiftfs.store.protocol import Headers
 
 FAILURES = [
@@ -106,7 +107,10 @@ def changes(store: MemoryStore) -> list[tuple[str, str]]:
         lambda fs: fs.setxattr("/file", "user.x", b"1", 0),
         lambda fs: fs.statfs("/"),
     ],
-    ids="list stat read overwrite create mkdir rename rename-folder symlink chmod setxattr statfs".split(),
+    ids=[
+        *["list", "stat", "read", "overwrite", "create", "mkdir", "rename", "rename-folder"],
+        *["symlink", "chmod", "setxattr", "statfs"],
+    ],
 )
 def test_failures_have_errnos_and_change_nothing(
     filesystem: FileSystem,
@@ -176,7 +180,7 @@ def test_what_cannot_be_stored_at_last_is_named(store: MemoryStore, tmp_path: Pa
         if method == "put":
             raise AccessDenied("put")
 
-    with pytest.raises(SwiftfsError, match="/file"), bench(store, tmp_path) as filesystem:
+    with pytest.raises(SwiftfsError, match="/file"), bench(store, tmp_path) as filesystem:  # noqa: PT012
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"x")
         store.hook = refuse
@@ -282,6 +286,12 @@ def test_both_markers_of_a_folder_go(store: MemoryStore, tmp_path: Path) -> None
         assert names(filesystem, "/d") == []
         filesystem.rmdir("/d")
     assert store.list_page("box").rows == ()
+
+
+def test_a_device_is_made_by_root_alone(filesystem: FileSystem, store: MemoryStore) -> None:
+    with fails(errno.EPERM):
+        filesystem.mknod("/device", stat.S_IFCHR | 0o600, os.makedev(1, 3), Caller(1000, 1000))
+    assert changes(store) == []
 
 
 def test_an_account_has_containers_on_top(store: MemoryStore, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ FLOORS = {
     "store": 1,
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
-    **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "usage"], 3),
+    **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "removals", "usage"], 3),
     "fuse": 4,
 }
 """What is not named here is on floor 5: commands, the life cycle, and the demo beside the house."""
@@ -44,7 +44,7 @@ def floor(part: str) -> int:
 
 def part_of(module: str) -> str:
     """Return a module's package or name below `swiftfs`."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def module_name(path: Path) -> str:
@@ -65,7 +65,7 @@ def imports(path: Path) -> Iterator[str]:
 
 def goes_down(importer: str, imported: str) -> bool:
     """Say whether a part of the house may import another one."""
-    if importer == imported or imported == "__version__":
+    if imported in {importer, "__version__"}:
         return True
     if floor(importer) != floor(imported):
         return floor(importer) > floor(imported)
@@ -76,9 +76,7 @@ def goes_down(importer: str, imported: str) -> bool:
 def test_imports_go_down(path: Path) -> None:
     part = part_of(module_name(path))
     wrong = [
-        name
-        for name in imports(path)
-        if name.startswith("swiftfs.") and not goes_down(part, part_of(name))
+        name for name in imports(path) if name.startswith("swiftfs.") and not goes_down(part, part_of(name))
     ]
     assert wrong == []
 

@@ -36,6 +36,10 @@ def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
         os.close(descriptor)
 
 
+def listed(path: Path) -> list[str]:
+    return [child.name for child in path.iterdir()]
+
+
 def keys(connection: Connection, container: str) -> list[str]:
     return [row["name"] for row in connection.get_container(container)[1]]
 
@@ -291,9 +295,8 @@ def test_a_renamed_folder_takes_all_along(mounted: Mount, connection: Connection
         (lambda at: (at / "empty").rename(at / "folder"), errno.ENOTEMPTY),
         (lambda at: (at / "none").rename(at / "other"), errno.ENOENT),
         (lambda at: os.link(at / "file", at / "hard"), errno.EPERM),
-        (lambda at: os.mknod(at / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3)), errno.EPERM),
-        (lambda at: os.readlink(at / "file"), errno.EINVAL),
-        (lambda at: os.listdir(at / "file"), errno.ENOTDIR),
+        (lambda at: (at / "file").readlink(), errno.EINVAL),
+        (lambda at: listed(at / "file"), errno.ENOTDIR),
         (lambda at: (at / ("n" * 1025)).touch(), errno.ENAMETOOLONG),
         (lambda at: (at / ("d" * 600) / ("n" * 600)).touch(), errno.ENAMETOOLONG),
         (lambda at: (at / ("d" * 600) / ("n" * 600)).mkdir(), errno.ENAMETOOLONG),
@@ -337,7 +340,9 @@ def test_times_before_1970_and_after_2038(mounted: Mount) -> None:
         assert file.stat().st_mtime_ns == moment
 
 
-@pytest.mark.parametrize("target", ["a", "/nowhere/at all", "../up", "漢字 and ümläut", "x" * 2000, "%2e;=\n,"])
+@pytest.mark.parametrize(
+    "target", ["a", "/nowhere/at all", "../up", "漢字 and ümläut", "x" * 2000, "%2e;=\n,"]
+)
 def test_symlinks(mounted: Mount, target: str) -> None:
     link = mounted.path / "link"
     link.symlink_to(target)
@@ -380,5 +385,5 @@ def test_inodes_and_links_are_stable(mounted: Mount) -> None:
 def test_every_folder_lists_itself_and_its_parent(mounted: Mount) -> None:
     (mounted.path / "folder").mkdir()
     for folder in (mounted.path, mounted.path / "folder"):
-        with os.popen(f"ls -a '{folder}'") as listing:  # os.listdir leaves them out
+        with os.popen(f"ls -a '{folder}'") as listing:  # iterdir leaves them out
             assert listing.read().split()[:2] == [".", ".."]

@@ -64,9 +64,7 @@ def test_the_swift_command_reads_a_file(mounted: Mount, container: str, tmp_path
     assert_same(tmp_path / "notes.txt", path)
 
 
-def test_the_swift_command_sees_a_folder_as_a_marker(
-    mounted: Mount, container: str, tmp_path: Path
-) -> None:
+def test_the_swift_command_sees_a_folder_as_a_marker(mounted: Mount, container: str, tmp_path: Path) -> None:
     (mounted.path / "folder" / "inner").mkdir(parents=True)
     (mounted.path / "folder" / "file").write_text("text")
     assert swift_cli(mounted.swift, "list", container).split() == ["folder", "folder/file", "folder/inner"]
@@ -102,12 +100,14 @@ def test_the_swift_command_reads_and_deletes_a_large_file(
     assert connection.get_container(f"{container}_segments")[1] == []
 
 
+@small_segments
 def test_uploading_again_what_the_mount_wrote_changes_nothing(
     mounted: Mount, container: str, local: Path
 ) -> None:
-    run("cp", "-a", local / "tree", mounted.path)
+    run("cp", "-a", local / "tree", local / "large", mounted.path)
     mounted.swift.reset_requests()
-    swift_cli(mounted.swift, "upload", "--changed", container, "tree/one", "tree/deep/two.txt", cwd=local)
+    names = ("tree/one", "tree/deep/two.txt", "large")
+    swift_cli(mounted.swift, "upload", "--skip-identical", container, *names, cwd=local)
     puts = [request.path for request in mounted.swift.requests() if request.method == "PUT"]
     assert not [path for path in puts if path.count("/") > 3]
 
@@ -142,9 +142,7 @@ def test_a_large_file_that_the_swift_command_uploads_in_segments(
     assert_same(local / "large", mounted.path / "large")
 
 
-def test_a_dlo_has_the_size_of_its_segments(
-    mounted: Mount, connection: Connection, container: str
-) -> None:
+def test_a_dlo_has_the_size_of_its_segments(mounted: Mount, connection: Connection, container: str) -> None:
     parts = [noise(100_000), noise(100_001), b"end"]
     connection.put_container(f"{container}_parts")
     for number, part in enumerate(parts):

@@ -4,12 +4,13 @@ import itertools
 import mmap
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 
-from swiftfs.errors import NotFound
-from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.errors import AccessDenied, NotFound
+from swiftfs.model import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
@@ -76,6 +77,32 @@ class _Upload:
     stale: bool = False
 
 
+class SegmentContainers:
+    """The containers that segments go to, each made once; a bodiless PUT is cheaper than a refused segment.
+
+    The lock is held across that request: whoever needs the container must wait for it.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._made: set[str] = set()
+
+    def ensure(self, container: str) -> None:
+        """Make the container unless it is known; who may not make any may still use one that is there."""
+        with self._lock:
+            if container in self._made:
+                return
+            with suppress(AccessDenied):
+                self._store.create_container(container)
+            self._made.add(container)
+
+    def forget(self, container: str) -> None:
+        """Take note that the container is not there any more."""
+        with self._lock:
+            self._made.discard(container)
+
+
 class SegmentUpload:
     """The segments of one file version, uploaded in parallel and in any order.
 
@@ -85,9 +112,16 @@ class SegmentUpload:
     """
 
     def __init__(
-        self, store: ObjectStore, pool: Executor, descriptor: int, name: ObjectName, layout: Layout
+        self,
+        store: ObjectStore,
+        containers: SegmentContainers,
+        pool: Executor,
+        descriptor: int,
+        name: ObjectName,
+        layout: Layout,
     ) -> None:
         self._store = store
+        self._containers = containers
         self._pool = pool
         self._descriptor = descriptor
         self._container = segments_container(name.container)
@@ -172,21 +206,16 @@ class SegmentUpload:
 
     def _put(self, name: ObjectName, start: int, end: int) -> Segment:
         body = map_bytes(self._descriptor, start, end)
-        info = put_creating_container(
-            self._store, name.container, lambda: self._store.put(name, body, Headers(_MEDIA_TYPE))
-        )
+        self._containers.ensure(name.container)
+        try:
+            info = self._store.put(name, body, Headers(_MEDIA_TYPE))
+        except NotFound:  # somebody deleted the container
+            self._containers.forget(name.container)
+            self._containers.ensure(name.container)
+            info = self._store.put(name, body, Headers(_MEDIA_TYPE))
         return Segment(name, info.version.etag, end - start)
 
 
 def _stored_names(uploads: Iterable[_Upload]) -> list[ObjectName]:
     stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
     return [future.result().name for future in stored if future.exception() is None]
-
-
-def put_creating_container(store: ObjectStore, container: str, put: Callable[[], ObjectInfo]) -> ObjectInfo:
-    """Run `put`; where `container` is missing, create it and run it once more."""
-    try:
-        return put()
-    except NotFound:
-        store.create_container(container)
-        return put()

@@ -77,6 +77,10 @@ class Journal:
         with self._moves.kept(intent):
             self.execution.run(intent)
 
+    def waiting(self) -> int:
+        """Return how many intents wait to be executed."""
+        return self._settling.waiting()
+
     def drain(self) -> None:
         """Execute what waits, and end the threads."""
         self._settling.close()

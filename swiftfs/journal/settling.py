@@ -84,6 +84,11 @@ class Settling:
             names = [*self._waiting, *self._executing]
         self.flush([name for name in names if Folder(name.container, name.key).is_below(folder)])
 
+    def waiting(self) -> int:
+        """Return how many intents are not executed yet."""
+        with self._changed:
+            return len(self._waiting) + len(self._executing)
+
     def close(self) -> None:
         """Execute all that waits and end the thread."""
         with self._changed:

@@ -37,9 +37,9 @@ class _Page:
 class Listing:
     """The entries of a folder as Swift listed them, and over them what is known better.
 
-    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took. A listing that is
-    not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked: the namespace's
-    lock guards it.
+    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took. A listing that
+    is not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked: the
+    namespace's lock guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:

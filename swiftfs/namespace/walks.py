@@ -40,6 +40,7 @@ class Walks:
         root = min(above, key=lambda other: len(other.prefix))
         if sum(other.is_below(root) for other in recent) < 2:
             return None
+        self._recent.append((now, root))  # flat pages serve the folders between, and root stays in sight
         if not self._given:
             return root, FIRST_ROWS
         used = len(self._given) - len(self._unused)
