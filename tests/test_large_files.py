@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,8 @@ def segment_rows(connection: Connection, container: str) -> list[dict[str, Any]]
     try:
         rows: list[dict[str, Any]] = connection.get_container(f"{container}_segments", full_listing=True)[1]
     except ClientException as error:
-        assert error.http_status == 404
+        if error.http_status != 404:
+            raise
         return []
     return rows
 
@@ -347,11 +347,8 @@ def test_rename_copies_the_manifest_alone(mounted: Mount, connection: Connection
     assert connection.get_object(container, "new")[1] == data
     mounted.remount(empty_cache=True)
     after = (mounted.path / "new").stat()
-    assert (after.st_mtime_ns, after.st_mode, after.st_size) == (
-        before.st_mtime_ns,
-        before.st_mode,
-        before.st_size,
-    )
+    assert (after.st_mtime_ns, after.st_mode) == (before.st_mtime_ns, before.st_mode)
+    assert after.st_size == len(data)
     assert (mounted.path / "new").read_bytes() == data
 
 
@@ -395,7 +392,7 @@ def test_a_copy_within_the_mount_has_segments_of_its_own(
 ) -> None:
     data = noise(2 * MIB + 1)
     (mounted.path / "one").write_bytes(data)
-    subprocess.run(["cp", mounted.path / "one", mounted.path / "two"], check=True)
+    run("cp", mounted.path / "one", mounted.path / "two")
     one, two = (manifest_names(connection, container, key) for key in ("one", "two"))
     assert not one & two
     (mounted.path / "one").unlink()

@@ -1,4 +1,4 @@
-"""Other clients see plain objects, and what they store is seen: the `swift` command and python-swiftclient."""
+"""Other clients see plain objects, and what the `swift` command and its library store is seen."""
 
 import hashlib
 import os
@@ -222,9 +222,10 @@ def test_metadata_of_other_clients_survives_a_change(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_change_by_another_client_is_seen_after_the_ttl(
-    swift: object, connection: Connection, container: str, mounted: Mount
+def test_a_change_by_another_client_is_seen_at_the_next_mount(
+    mounted: Mount, connection: Connection, container: str
 ) -> None:
+    """What the cache folder keeps from before must not hide it."""
     connection.put_object(container, "file", b"first")
     assert (mounted.path / "file").read_bytes() == b"first"
     connection.put_object(container, "file", b"the second")

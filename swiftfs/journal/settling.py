@@ -46,7 +46,7 @@ class Settling:
         self._execution = execution
         self._pool = pool
         self._waiting: dict[ObjectName, _Waiting] = {}
-        self._executing: frozenset[ObjectName] = frozenset()
+        self._executing: set[ObjectName] = set()
         self._closing = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -68,20 +68,17 @@ class Settling:
             return waiting.intent if waiting else None
 
     def flush(self, names: Collection[ObjectName]) -> None:
-        """Execute what waits for one of `names` now, and return when it is done."""
+        """Execute what waits for one of `names` now; raise why it failed, though it is tried again later."""
         with self._changed:
-            for name in names:
-                if (waiting := self._waiting.get(name)) is not None:
-                    self._waiting[name] = _Waiting(waiting.intent, 0.0, waiting.done)
-            self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: not any(name in self._waiting or name in self._executing for name in names)
-            )
+            self._changed.wait_for(lambda: self._executing.isdisjoint(names))
+            batch = self._begin([name for name in names if name in self._waiting])
+        for error in self._execute(batch):
+            raise error
 
     def flush_below(self, folder: Folder) -> None:
-        """Execute now what waits below `folder`, and return when it is done."""
+        """Execute now what waits below `folder`; errors as in `flush`."""
         with self._changed:
-            names = [*self._waiting, *self._executing]
+            names = {*self._waiting, *self._executing}
         self.flush([name for name in names if Folder(name.container, name.key).is_below(folder)])
 
     def waiting(self) -> int:
@@ -99,12 +96,7 @@ class Settling:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            try:
-                self._execute(batch)
-            finally:
-                with self._changed:
-                    self._executing = frozenset()
-                    self._changed.notify_all()
+            self._execute(batch)
 
     def _next_batch(self) -> list[_Waiting]:
         """Wait for intents that are due; return them with all that wait, for one request serves them."""
@@ -115,27 +107,33 @@ class Settling:
                     return []
                 seconds = None if due is None else due - time.monotonic()
                 if seconds is not None and (seconds <= 0 or self._closing or len(self._waiting) >= BATCH):
-                    batch = list(self._waiting.values())[:BATCH]
-                    for waiting in batch:
-                        del self._waiting[waiting.intent.name]
-                    self._executing = frozenset(waiting.intent.name for waiting in batch)
-                    return batch
+                    return self._begin(list(self._waiting)[:BATCH])
                 self._changed.wait(seconds)
 
-    def _execute(self, batch: list[_Waiting]) -> None:
-        """Make markers first, so that no folder is gone for a moment, then delete."""
-        markers = [waiting for waiting in batch if isinstance(waiting.intent, PutMarker)]
-        self._attempt_all(markers)
-        plain = [w for w in batch if isinstance(w.intent, Delete) and w.intent.large is False]
-        failures = self._execution.delete_all([waiting.intent.name for waiting in plain])
-        for waiting in plain:
-            self._end(waiting, failures.get(waiting.intent.name))
-        large = [w for w in batch if isinstance(w.intent, Delete) and w.intent.large is not False]
-        self._attempt_all(large)
+    def _begin(self, names: list[ObjectName]) -> list[_Waiting]:
+        self._executing.update(names)
+        return [self._waiting.pop(name) for name in names]
 
-    def _attempt_all(self, batch: list[_Waiting]) -> None:
-        for waiting, error in zip(batch, self._pool.map(self._attempt, batch), strict=True):
-            self._end(waiting, error)
+    def _execute(self, batch: list[_Waiting]) -> list[StoreError]:
+        """Make markers first, so that no folder is gone for a moment, then delete; return the failures."""
+        markers = [waiting for waiting in batch if isinstance(waiting.intent, PutMarker)]
+        plain = [w.intent.name for w in batch if isinstance(w.intent, Delete) and w.intent.large is False]
+        large = [w for w in batch if isinstance(w.intent, Delete) and w.intent.large is not False]
+        try:
+            failures = self._attempt_all(markers)
+            failures |= self._execution.delete_all(plain)
+            failures |= self._attempt_all(large)
+            for waiting in batch:
+                self._end(waiting, failures.get(waiting.intent.name))
+        finally:
+            with self._changed:
+                self._executing.difference_update(waiting.intent.name for waiting in batch)
+                self._changed.notify_all()
+        return list(failures.values())
+
+    def _attempt_all(self, batch: list[_Waiting]) -> dict[ObjectName, StoreError]:
+        results = zip(batch, self._pool.map(self._attempt, batch), strict=True)
+        return {waiting.intent.name: error for waiting, error in results if error is not None}
 
     def _end(self, waiting: _Waiting, error: StoreError | None) -> None:
         """Tell how it went, or try again later what an outage stopped."""

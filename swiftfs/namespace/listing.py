@@ -2,7 +2,7 @@
 
 import pickle
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Unlisted(Exception):
 
 @dataclass(slots=True)
 class _Page:
-    """The rows from `first` on; `entries` while they are unpacked."""
+    """The rows that are decided once the listing has reached `end`; `entries` while they are unpacked."""
 
-    first: str
+    end: str
     packed: bytes
     entries: dict[str, Entry] | None = None
 
@@ -78,9 +78,8 @@ class Listing:
             self._entries = {entry.name: entry for entry in entries}
             self._note_unasked(self._entries)
         else:
-            first = min([row.key for row in decided[:1]] + list(page.subdirs[:1]), default=self.end)
             packed = zlib.compress(pickle.dumps((decided, page.subdirs), pickle.HIGHEST_PROTOCOL), 1)
-            self._pages.append(_Page(first, packed))
+            self._pages.append(_Page(self.end, packed))
             self._rows += len(entries)
         return entries
 
@@ -91,14 +90,13 @@ class Listing:
         if name in self._better:
             return self._better[name]
         component, _ = unescape(name)
-        key = self.folder.prefix + component
-        for sought in (key, key + "/"):
-            index = bisect_right(self._pages, sought, key=lambda page: page.first) - 1
-            if index >= 0 and (entry := self._expand(self._pages[index]).get(name)) is not None:
-                return entry
-        if not self.complete and key + "/" > self.end:
-            raise Unlisted
-        return None
+        decisive = self.folder.prefix + component + "/"
+        index = bisect_left(self._pages, decisive, key=lambda page: page.end)
+        if index == len(self._pages):
+            if not self.complete:
+                raise Unlisted
+            index -= 1
+        return self._expand(self._pages[index]).get(name)
 
     def update(self, name: str, entry: Entry | None) -> None:
         """Make `entry` what `name` is, None for nothing, whatever Swift listed."""

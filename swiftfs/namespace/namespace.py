@@ -12,7 +12,7 @@ from itertools import islice
 from cachetools import TLRUCache
 
 from swiftfs.attributes import Stored, decode_metadata
-from swiftfs.errors import NotFound, os_error
+from swiftfs.errors import BadName, NotFound, os_error
 from swiftfs.model import ObjectInfo, Page
 from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.details import Details, key_of
@@ -349,7 +349,7 @@ class Namespace:
         asked = self._details.ask(Entry(name, target, self._defaults.file(0, 0, 0), asked=False))
         below = self._store.list_page(folder.container, prefix=target.key + "/", limit=1)
         info = None
-        with suppress(NotFound):
+        with suppress(NotFound, BadName):  # the folder before a key's first `/` has no name an object can have
             info = asked.result()
         rows = [] if info is None else [row_of(info)]
         subdirs = [target.key + "/"] if below.rows else []
