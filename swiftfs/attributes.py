@@ -61,7 +61,9 @@ class Stored:
 def format_time(ns: int) -> str:
     """Write ns since the epoch as `seconds.fraction`, the form rclone and the swift CLI read."""
     sign, ns = ("-", -ns) if ns < 0 else ("", ns)
-    return f"{sign}{ns // NS}.{ns % NS:09d}"
+    seconds, rest = divmod(ns, NS)
+    # `swift upload --changed` compares texts, and writes whole microseconds.
+    return f"{sign}{seconds}.{rest:09d}" if rest % 1000 else f"{sign}{seconds}.{rest // 1000:06d}"
 
 
 def parse_time(text: str | None) -> int | None:

@@ -141,11 +141,13 @@ class Options:
         "how far sequential reads are downloaded in advance",
         _show_size,
     )
-    cache_size: int = _option(
-        10 * GIB,
+    prefetch: bool = _option(
+        True, _parse_switch, "fetch the next small files of a folder that is read file by file"
+    )
+    cache_size: int | None = _option(
+        None,
         _size(64 * MIB, 2**60),
-        "disk that closed files keep for the next open",
-        _show_size,
+        "disk for local copies, but for what is not in Swift yet (default: 10G, at most half of what is free)",
     )
     settle: float = _option(2.0, _parse_seconds, "how long deletions wait for others to be sent together")
     sync: bool = _option(False, _parse_switch, "let close() return only when the file is in Swift")

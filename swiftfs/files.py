@@ -1,5 +1,6 @@
 """Open files: their bytes, their uploads, and how they meet the namespace."""
 
+import errno
 import logging
 import os
 import time
@@ -10,16 +11,19 @@ from pathlib import Path
 from swiftfs.attributes import Stored, guess_type
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content, Fill, Origin
+from swiftfs.content.content import Content, Fill
+from swiftfs.content.localfile import Kept
+from swiftfs.content.origin import Origin
 from swiftfs.content.segments import Layout, SegmentContainers, SegmentUpload
-from swiftfs.errors import PreconditionFailed, StoreError, SwiftfsError
+from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Delete, Description, PutFile
 from swiftfs.journal.journal import Journal
-from swiftfs.model import Attributes, FileSpan, ObjectInfo, ObjectName, ObjectVersion, Row
+from swiftfs.model import Attributes, FileSpan, ObjectInfo, ObjectName, Row
 from swiftfs.namespace.entry import Defaults, Entry, file_entry
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.naming import split
+from swiftfs.prefetch import Prefetch, version_of
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -43,15 +47,16 @@ class Files:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self.table = OpenFiles()
-        self._cache = ContentCache(rooms.options.cache_size)
+        self._cache = ContentCache(rooms.cache, rooms.options.cache_size, self._make_content)
         self._downloads = ThreadPoolExecutor(rooms.options.connections, thread_name_prefix="download")
         self._uploads = ThreadPoolExecutor(rooms.options.uploads, thread_name_prefix="upload")
+        self._prefetch = Prefetch(rooms.namespace, self._cache, self.table, rooms.options)
         self._containers = SegmentContainers(rooms.store)
         self._layout = Layout(rooms.options.segment_size)
 
     def create(self, path: str, name: ObjectName, attributes: Attributes, flags: int) -> int:
         """Open a new, empty file; Swift gets it when it is flushed."""
-        content = self._content(None)
+        content = self._cache.new(None)
         description = Description(guess_type(name.key), Stored())
         node = self._node(path, name, content, attributes, description, None)
         node.dirty = True
@@ -59,7 +64,10 @@ class Files:
 
     def open(self, path: str, entry: Entry, flags: int) -> int:
         """Open the file that `entry` describes; with O_TRUNC it is empty, and Swift's until the flush."""
-        return self.reopen(self._stored_node(path, entry), flags)
+        node = self._stored_node(path, entry)
+        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            self._prefetch.opened(path)
+        return self.reopen(node, flags)
 
     def reopen(self, node: Node, flags: int) -> int:
         """Open another handle on a node, or the first one."""
@@ -81,6 +89,8 @@ class Files:
         """Let `fill` copy `size` bytes to `offset`, with O_APPEND to the end; return how many it copied."""
         handle = self.table.handle(number)
         node = handle.node
+        if offset + size > self._layout.largest_file:
+            raise os_error(errno.EFBIG, node.path)
         with node.lock:
             copied = node.content.write(node.content.size if handle.append else offset, size, fill)
             self._touch(node)
@@ -88,6 +98,8 @@ class Files:
 
     def truncate(self, node: Node, size: int) -> None:
         """Make the file `size` bytes long."""
+        if size > self._layout.largest_file:
+            raise os_error(errno.EFBIG, node.path)
         with node.lock:
             if size != node.content.size:
                 node.content.truncate(size)
@@ -153,6 +165,7 @@ class Files:
     def close(self) -> None:
         """End the threads and drop what is cached."""
         self._uploads.shutdown()
+        self._prefetch.close()
         self._downloads.shutdown()
         self._cache.close()
 
@@ -165,10 +178,10 @@ class Files:
 
     def _stored_node(self, path: str, entry: Entry) -> Node:
         assert entry.object is not None
-        version = ObjectVersion(entry.object, entry.etag)
-        content = (self._cache.take(version) if entry.etag else None) or self._content(
+        content = self._prefetch.take(version_of(entry)) or self._cache.new(
             Origin(entry.object, entry.etag, entry.attributes.size, entry.attributes.size)
         )
+        content.told = None  # what a download of an earlier opening told may have changed
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.kept)
         return self._node(path, entry.object, content, entry.attributes, description, entry)
@@ -188,9 +201,9 @@ class Files:
         content.watcher = segments
         return Node(path, name, content, segments, attributes, description, entry)
 
-    def _content(self, origin: Origin | None) -> Content:
+    def _make_content(self, folder: Path, origin: Origin | None, kept: Kept | None) -> Content:
         rooms = self._rooms
-        return Content(rooms.store, self._downloads, rooms.cache, origin, rooms.options.read_ahead)
+        return Content(rooms.store, self._downloads, folder, origin, rooms.options.read_ahead, kept)
 
     def _touch(self, node: Node) -> None:
         node.stat = replace(node.stat, mtime_ns=time.time_ns())
@@ -201,9 +214,13 @@ class Files:
         waiting = self.claim(node.name)
         replaces_large = waiting.large if waiting else node.entry.large if node.entry else node.replaces_large
         if node.entry is not None and node.entry.headers is None:
-            info = self._rooms.store.head(node.name)
-            node.description = replace(node.description, metadata=info.metadata, kept=info.kept)
-            replaces_large = info.is_slo
+            try:
+                info = node.content.told or self._rooms.store.head(node.name)
+            except NotFound:  # another client deleted it, and nothing of it is left to keep
+                replaces_large = False
+            else:
+                node.description = replace(node.description, metadata=info.metadata, kept=info.kept)
+                replaces_large = info.is_slo
         description = node.describe()
         intent = PutFile(node.name, node.content, node.segments, description, replaces_large)
         stored = self._rooms.journal.submit(intent)

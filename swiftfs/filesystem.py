@@ -327,6 +327,7 @@ class FileSystem:
             if entry is None or entry.object is None:
                 return
             deletion = Delete(entry.object, entry.large)
+            node.content.pin()
             if node.content.is_complete():
                 self._removals.delete(path, deletion)
             else:

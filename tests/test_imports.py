@@ -16,6 +16,7 @@ FLOORS = {
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
     **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "removals", "usage"], 3),
+    **dict.fromkeys(["prefetch", "readers"], 3),
     "fuse": 4,
 }
 """What is not named here is on floor 5: commands, the life cycle, and the demo beside the house."""

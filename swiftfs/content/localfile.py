@@ -1,11 +1,17 @@
-"""A sparse local file without a name: nothing is left behind, whatever happens to the process."""
+"""A sparse local file: named for itself while it is used, for its version while it is kept."""
 
 import ctypes
 import errno
+import hashlib
 import os
 import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from swiftfs.content.blocks import Blocks
 from swiftfs.errors import os_error
 
 _FALLOC_FL_KEEP_SIZE = 1
@@ -13,17 +19,92 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
+_IN_USE = "open-"
+"""How the names of files in use begin."""
 
-def open_nameless(directory: Path) -> int:
-    """Return the descriptor of a new empty file in `directory` that goes when it is closed."""
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-    descriptor, name = tempfile.mkstemp(dir=directory)
-    Path(name).unlink()
-    return descriptor
+_MIB = 1024 * 1024
+_SECTOR = 512
+"""The unit of `st_blocks` in bytes, whatever the file system's own is (inode(7))."""
+
+
+class Mark(NamedTuple):
+    """What the file system says of a file, times in ns: whoever changes or replaces it changes its mark."""
+
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+
+
+class LocalFile:
+    """An open file and its path. The descriptor is good until `close` or `remove`."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor = descriptor
+        self.path = path
+
+    @classmethod
+    def create(cls, folder: Path) -> "LocalFile":
+        """Make an empty file with a new name, and the folder when it is not there."""
+        try:
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=_IN_USE)
+        except FileNotFoundError:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=_IN_USE)
+        return cls(descriptor, Path(name))
+
+    @classmethod
+    def open(cls, path: Path) -> "LocalFile":
+        """Open the file at `path`; raise `OSError` if it cannot be."""
+        return cls(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), path)
+
+    def move(self, path: Path) -> None:
+        """Rename the file, over another one too."""
+        self.path.rename(path)
+        self.path = path
+
+    def rename_open(self) -> None:
+        """Give the file a name of its own again."""
+        self.move(self.path.with_name(f"{_IN_USE}{uuid.uuid4().hex}"))
+
+    def mark(self) -> Mark:
+        """Return what tells this state of the file from every other; a rename changes it too."""
+        stat = os.fstat(self.descriptor)
+        return Mark(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+    def allocated(self) -> int:
+        """Return how many bytes of disk the file takes."""
+        return os.fstat(self.descriptor).st_blocks * _SECTOR
+
+    def close(self) -> None:
+        """Close the file and leave it where it is."""
+        os.close(self.descriptor)
+
+    def remove(self) -> None:
+        """Close the file and delete it; it may have been deleted before."""
+        try:
+            os.close(self.descriptor)
+        finally:
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file that holds the `present` blocks of a version; `checked` says that their MD5 was right."""
+
+    file: LocalFile
+    present: Blocks
+    checked: bool
+
+
+def md5_of(descriptor: int, size: int, stopped: Callable[[], bool]) -> str:
+    """Return the MD5 of a file's first `size` bytes, or of fewer when `stopped` says so."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for offset in range(0, size, _MIB):
+        if stopped():
+            break
+        digest.update(os.pread(descriptor, min(_MIB, size - offset), offset))
+    return digest.hexdigest()
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
@@ -35,7 +116,17 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
     number = ctypes.get_errno()
     if number != errno.EOPNOTSUPP:
         raise os_error(number)
-    zeros = bytes(1024 * 1024)
+    zeros = bytes(_MIB)
     while length > 0:
         written = os.pwrite(descriptor, zeros[: min(length, len(zeros))], offset)
         offset, length = offset + written, length - written
+
+
+def synchronize(folder: Path) -> None:
+    """Return when all that was written to the folder's file system is on the disk (syncfs(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            raise os_error(ctypes.get_errno())
+    finally:
+        os.close(descriptor)

@@ -17,24 +17,29 @@ NEARBY = 1024 * 1024
 class ReadAhead:
     """Detects sequential reading and plans downloads in a growing window. Not locked.
 
-    `limit` is how far, in bytes, the plan may run ahead of the reader; with 0 there is none.
+    `limit` is how far, in bytes, the plan may run ahead of the reader, whose last read ended at `position`;
+    with 0 there is none.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self.position = 0
         self._begin = 0
-        self._expected = 0
         self._planned = 0
+
+    def leaves(self, offset: int) -> bool:
+        """Say whether a read at `offset` is elsewhere than where the reader was."""
+        return abs(offset - self.position) > NEARBY
 
     def plan(self, offset: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges to begin to download now, given a read of `offset` to `end` in `size` bytes."""
+        seeks = self.leaves(offset)
+        self.position = end
         if not self._limit:
             return
-        if abs(offset - self._expected) > NEARBY:
+        if seeks:
             self._begin = self._planned = offset - offset % BLOCK
-            self._expected = end
             return
-        self._expected = end
         window = min(max(FIRST_PIECE, 4 * (end - self._begin - BLOCK)), self._limit)
         while self._planned < min(offset + window, size):
             piece = min(max(FIRST_PIECE, window // 4), LAST_PIECE)

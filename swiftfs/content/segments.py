@@ -1,26 +1,31 @@
 """Large files on their way to Swift: segments that go up while the file is still being written."""
 
+import errno
 import itertools
 import mmap
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 
-from swiftfs.errors import AccessDenied, NotFound
+from swiftfs.errors import AccessDenied, NotFound, os_error
 from swiftfs.model import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
 """The container beside a container that holds its segments; the swift CLI names it so too."""
 
-TIER = 100
-"""Segments of one size before the size doubles: 1000 segments of 16 MiB at first hold more than 1 TiB."""
+MAX_SEGMENT = 5 * 1024**3
+"""What Swift and NAVER take in one PUT, in bytes."""
 
-MAX_SEGMENT = 4 * 1024**3
-"""Below Swift's and NAVER's 5 GiB for one PUT."""
+GROWTH = ((64, 1), (36, 4), (100, 16), (100, 64))
+"""How many segments have how many times the first one's size; the rest of 1000 are as large as can be. With
+16 MiB at first that is 1 GiB of small ones for fine changes, and 3.5 TiB in all."""
+
+SEGMENTS = 1000
+"""The most that a manifest may name, by Swift's default."""
 
 _MEDIA_TYPE = "application/octet-stream"
 _ID_BYTES = 1 + len("swiftfs-") + 32 + 1 + 8
@@ -34,27 +39,41 @@ class Layout:
 
     def bounds(self, index: int) -> tuple[int, int]:
         """Return the first byte of a segment, and one past its last."""
-        tier, rest = divmod(index, TIER)
-        start = sum(TIER * self._size(below) for below in range(tier)) + rest * self._size(tier)
-        return start, start + self._size(tier)
+        start = 0
+        for count, size in self._tiers():
+            if index < count:
+                return start + index * size, start + (index + 1) * size
+            start, index = start + count * size, index - count
+        raise os_error(errno.EFBIG)
 
     def index(self, offset: int) -> int:
         """Return the segment that holds the byte at `offset`."""
-        tier = start = 0
-        while offset >= start + TIER * self._size(tier):
-            start += TIER * self._size(tier)
-            tier += 1
-        return tier * TIER + (offset - start) // self._size(tier)
+        before = start = 0
+        for count, size in self._tiers():
+            if offset < start + count * size:
+                return before + (offset - start) // size
+            start, before = start + count * size, before + count
+        raise os_error(errno.EFBIG)
 
-    def _size(self, tier: int) -> int:
-        return min(self.segment_size << tier, max(MAX_SEGMENT, self.segment_size))
+    @property
+    def largest_file(self) -> int:
+        """The most bytes that the segments hold."""
+        return sum(count * size for count, size in self._tiers())
+
+    def _tiers(self) -> Iterator[tuple[int, int]]:
+        most = max(MAX_SEGMENT, self.segment_size)
+        for count, times in GROWTH:
+            yield count, min(self.segment_size * times, most)
+        yield SEGMENTS - sum(count for count, _ in GROWTH), most
 
 
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
-    """Return the file's bytes without reading them into the heap; `start` must be a multiple of a page."""
+    """Return the file's bytes from `start` to `end` without reading them into the heap."""
     if start == end:
         return b""
-    return memoryview(mmap.mmap(descriptor, end - start, prot=mmap.PROT_READ, offset=start))
+    before = start % mmap.ALLOCATIONGRANULARITY
+    length = end - start + before
+    return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
 
 
 def segments_container(container: str) -> str:
@@ -76,6 +95,10 @@ class _Upload:
     stored: Future[Segment]
     stale: bool = False
 
+    def is_in(self, names: set[ObjectName]) -> bool:
+        """Say whether the segment was stored, under one of `names`."""
+        return self.stored.done() and not self.stored.exception() and self.stored.result().name in names
+
 
 class SegmentContainers:
     """The containers that segments go to, each made once; a bodiless PUT is cheaper than a refused segment.
@@ -95,6 +118,11 @@ class SegmentContainers:
                 return
             with suppress(AccessDenied):
                 self._store.create_container(container)
+            self._made.add(container)
+
+    def note(self, container: str) -> None:
+        """Take note that the container is there."""
+        with self._lock:
             self._made.add(container)
 
     def forget(self, container: str) -> None:
@@ -170,18 +198,33 @@ class SegmentUpload:
             uploads = [self._uploads[index] for index in range(count)]
         return Manifest(tuple([upload.stored.result() for upload in uploads]))
 
+    def upload(self, start: int, end: int) -> Future[Segment]:
+        """Begin to upload the bytes from `start` to `end` as a segment of their own."""
+        name = ObjectName(self._container, f"{self._prefix}{start:016d}-{next(self._serial)}")
+        return self._pool.submit(self._put, name, start, end)
+
+    def found_beside(self, known: Iterable[Segment]) -> None:
+        """Take note of segments that are stored already: where they are is room for others."""
+        if any(segment.name.container == self._container for segment in known):
+            self._containers.note(self._container)
+
+    def own_name(self) -> ObjectName:
+        """Return a new name for a segment of this file, in a container that is there."""
+        self._containers.ensure(self._container)
+        return ObjectName(self._container, f"{self._prefix}whole-{next(self._serial)}")
+
     def settle(self, manifest: Manifest | None) -> list[ObjectName]:
         """Take note that `manifest` stands, None for a file stored whole; return segments to delete.
 
         Those are the uploads of this file that neither it nor an earlier manifest names.
         """
         with self._lock:
-            if manifest is None:
-                self._garbage.extend(self._uploads.values())
-                self._uploads = {}
+            named = {segment.name for segment in manifest.segments} if manifest else set()
+            gone = [index for index, upload in self._uploads.items() if not upload.is_in(named)]
+            self._garbage.extend(self._uploads.pop(index) for index in gone)
             garbage = [name for name in _stored_names(self._garbage) if name not in self._named]
             self._garbage = []
-            self._named = {segment.name for segment in manifest.segments} if manifest else set()
+            self._named = named
         return garbage
 
     def abandon(self) -> list[ObjectName]:

@@ -4,11 +4,11 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor, wait
+from contextlib import suppress
 from dataclasses import replace
 
-from swiftfs.content.segments import map_bytes
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, errno_of
 from swiftfs.journal.intents import (
     CreateContainer,
@@ -23,6 +23,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
+from swiftfs.journal.storing import Storing
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
@@ -44,7 +45,7 @@ class Execution:
     def __init__(self, store: ObjectStore, pool: Executor, segment_size: int) -> None:
         self._store = store
         self._pool = pool
-        self._segment_size = segment_size
+        self._storing = Storing(store, segment_size, self.discard)
 
     def run(self, intent: Intent) -> ObjectInfo | None:
         """Carry out one intent; return what Swift said of an object that was stored.
@@ -53,7 +54,7 @@ class Execution:
         """
         match intent:
             case PutFile():
-                return self._put_file(intent)
+                return self._storing.run(intent)
             case PutSmall():
                 return self._store.put(intent.name, intent.body, intent.description.headers())
             case PutMarker():
@@ -75,6 +76,10 @@ class Execution:
                 self._store.delete_container(intent.container)
         return None
 
+    def resume(self, intent: MoveFolder) -> None:
+        """Go on with a move that a process left when it died: a marker that it has deleted has moved."""
+        self._move_folder(replace(intent, markers=tuple(filter(self._is_source_there, intent.markers))))
+
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
         try:
@@ -84,40 +89,28 @@ class Execution:
 
     def discard(self, names: Iterable[ObjectName]) -> None:
         """Delete objects that are not needed any more; a failure leaves them behind and is logged."""
-        for name, error in self.delete_all(tuple(names)).items():
+        self._log_unused(self.delete_all(tuple(names)))
+
+    def _log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
+        for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
 
-    def _put_file(self, intent: PutFile) -> ObjectInfo:
-        replaced = self._segments_of(intent.name, large=intent.replaces_large)
-        content, segments = intent.content, intent.segments
-        content.ensure_all()
-        if content.size <= self._segment_size:
-            body = map_bytes(content.descriptor, 0, content.size)
-            info = self._store.put(intent.name, body, intent.description.headers())
-            replaced.update(segments.settle(None))
-        else:
-            manifest = segments.finish(content.size)
-            described = replace(
-                intent.description, stored=replace(intent.description.stored, slo=manifest.etag)
-            )
-            info = self._store.put_manifest(intent.name, manifest, described.headers())
-            replaced.update(segments.settle(manifest))
-            replaced.difference_update(segment.name for segment in manifest.segments)
-        content.adopt(info)
-        self.discard(replaced)
-        return info
-
     def _delete(self, intent: Delete) -> None:
-        segments = self._segments_of(intent.name, large=intent.large)
-        try:
+        """Delete the object, and then its segments; one bulk request deletes it first and them next."""
+        segments = self._storing.segments_of(intent.name, large=intent.large)
+        if segments and self._store.limits().bulk_delete:
+            failures = self._store.delete_many((intent.name, *segments))
+            if intent.name in failures:
+                raise failures.pop(intent.name)
+            self._log_unused(failures)
+            return
+        with suppress(NotFound):
             self._store.delete(intent.name)
-        except NotFound:
-            log.info("%s was deleted already", intent.name)
         self.discard(segments)
 
     def _move(self, intent: Move) -> None:
         """Copy, then delete; when the deletion fails both names stand, and the move can be repeated."""
-        replaced = self._segments_of(intent.target, large=intent.replaces_large)
+        replaced = self._storing.segments_of(intent.target, large=intent.replaces_large)
         self._store.copy(intent.source, intent.target, manifest_only=True)
         self._store.delete(intent.source)
         self.discard(replaced)
@@ -145,6 +138,13 @@ class Execution:
             raise Unmoved(failures[0], tuple(self.delete_all(targets)))
         self.discard(source for source, _ in pairs)
 
+    def _is_source_there(self, pair: tuple[ObjectName, ObjectName]) -> bool:
+        try:
+            self._store.head(pair[0])
+        except NotFound:
+            return False
+        return True
+
     def _names_below(self, container: str, prefix: str) -> Iterable[ObjectName]:
         marker = ""
         while True:
@@ -153,14 +153,3 @@ class Execution:
             if page.last:
                 return
             marker = page.marker
-
-    def _segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
-        """Return the segments of the SLO that `name` is now; none when it is not one, or is not there."""
-        if large is False:
-            return set()
-        try:
-            if large is None and not self._store.head(name).is_slo:
-                return set()
-            return {segment.name for segment in self._store.manifest(name).segments}
-        except NotFound:
-            return set()

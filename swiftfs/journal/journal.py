@@ -48,7 +48,7 @@ class Journal:
         """Finish what a process that died had begun; what cannot be finished now waits for the next mount."""
         for path, intent in self._moves.unfinished():
             try:
-                self.execution.run(intent)
+                self.execution.resume(intent)
             except StoreError as error:
                 log.warning("moving %s to %s cannot be finished yet: %s", intent.source, intent.target, error)
             else:

@@ -80,6 +80,11 @@ class Changes:
             listing.update(name, change.entry)
         return doubtful
 
+    def lay_over(self, listing: Listing) -> None:
+        """Apply the changes to a listing that `overlay` has compared with them."""
+        for name, change in self.of(listing.folder).items():
+            listing.update(name, change.entry)
+
     def _sweep(self) -> None:
         old = time.monotonic() - LISTING_LAG
         for folder, changes in list(self._folders.items()):

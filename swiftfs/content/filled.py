@@ -1,0 +1,283 @@
+"""A local file that fills itself from one version of an object.
+
+What is `present` in it is right; the rest is fetched before it is answered. Every fetch names the version,
+and a version that is gone is `PreconditionFailed`.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.content.check import Check
+from swiftfs.content.fetches import Fetch, Fetches
+from swiftfs.content.localfile import Kept, LocalFile, md5_of, punch_hole
+from swiftfs.content.origin import Origin
+from swiftfs.content.readahead import ReadAhead
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed
+from swiftfs.model import ObjectInfo, ObjectVersion
+from swiftfs.store.protocol import ObjectStore
+
+
+def _ignore(_size: int) -> None:
+    """Let a file grow as it likes."""
+
+
+class FilledFile:
+    """A local file, the version that fills it, and what is in it: `present`, and `dirty` where it differs.
+
+    INVARIANT: blocks behind the origin's size hold zeros or our own bytes, and count as present.
+    INVARIANT: no block is given back to the disk that an answer to the kernel still points to.
+    The lock guards every field and each change of the local file; it is not held across the network.
+
+    `grew` is called with the number of bytes that are about to be added, while the lock is not held. `told`
+    is what the last download said of the object.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        pool: Executor,
+        directory: Path,
+        origin: Origin | None,
+        read_ahead: int,
+        kept: Kept | None = None,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._file = kept.file if kept else LocalFile.create(directory)
+        self.descriptor = self._file.descriptor
+        self._origin = origin
+        self._present = kept.present if kept else Blocks()
+        self._dirty = Blocks()
+        self._fetches = Fetches()
+        self._changed = threading.Condition()
+        self._read_ahead_limit = read_ahead
+        self._ahead = ReadAhead(read_ahead)
+        self._answers: dict[int, tuple[int, int]] = {}
+        self._pinned = False
+        self._check = Check(done=kept is not None and kept.checked)
+        self._idle: Callable[[], None] | None = None
+        self._closed = False
+        self.grew: Callable[[int], None] = _ignore
+        self.told: ObjectInfo | None = None
+        self.size = 0
+        if origin is not None:
+            self._grow(origin.size)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Return the version that fills the file, None for a new file."""
+        return self._origin
+
+    def allocated(self) -> int:
+        """Return how many bytes of disk the file takes."""
+        with self._changed:
+            return 0 if self._closed else self._file.allocated()
+
+    def ensure(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`, or wait for whoever does."""
+        while (fetch := self._claim(offset, end)) is not None:
+            self._run(fetch)
+            if fetch.error is not None:
+                raise fetch.error
+
+    def begin(self, pool: Executor) -> None:
+        """Begin to download what is missing in a thread of `pool`, if nobody does."""
+        with self._changed:
+            run = self._first_missing(0, self.size)
+            if run is not None and not self._fetches:
+                pool.submit(self._run_queued, self._fetches.add(*run, queued=True))
+
+    def is_complete(self) -> bool:
+        """Say whether nothing is left to download."""
+        with self._changed:
+            return self._first_missing(0, self.size) is None
+
+    def pin(self) -> None:
+        """Give nothing back to the disk before the next `adopt`: the origin may go, or an upload maps it."""
+        with self._changed:
+            self._pinned = True
+
+    def shed(self, size: int) -> int:
+        """Give about `size` bytes back to the disk, of what can be downloaded again; return how many it were.
+
+        What lies furthest behind the last reader goes first.
+        """
+        with self._changed:
+            if self._closed or self._pinned or not self._is_clean():
+                return 0
+            position, last = self._ahead.position // BLOCK, block_range(0, self.size)[1]
+            loose = self._present.copy()
+            loose.discard(position, position + block_range(0, self._read_ahead_limit)[1])
+            for needed in [*self._fetches.ranges(), *self._answers.values()]:
+                loose.discard(*needed)
+            freed = 0
+            for first, end in [*loose.runs(position, last), *loose.runs(0, position)]:
+                if freed >= size:
+                    break
+                stop = min(end, first + block_range(0, size - freed)[1])
+                self._present.discard(first, stop)
+                self._check.forget()
+                punch_hole(self.descriptor, first * BLOCK, (stop - first) * BLOCK)
+                freed += (stop - first) * BLOCK
+            return freed
+
+    def _is_idle(self) -> bool:
+        return not self._fetches and not self._check.running
+
+    def _is_clean(self) -> bool:
+        """Say whether the bytes are those of a version that can be asked for again."""
+        origin = self._origin
+        return (
+            origin is not None
+            and bool(origin.etag)
+            and not self._dirty
+            and origin.size == origin.whole == self.size
+        )
+
+    def _claim(self, offset: int, end: int) -> Fetch | None:
+        """Return a download for the caller to run, None when all is present; wait for those under way."""
+        with self._changed:
+            while (run := self._first_missing(offset, end)) is not None:
+                if self._check.failure:
+                    raise Corrupt(self._check.failure)
+                under_way = self._fetches.touching(*run)
+                if not under_way:
+                    return self._fetches.add(*run)
+                self._changed.wait()
+                for fetch in under_way:
+                    if fetch.error is not None:
+                        raise fetch.error
+        return None
+
+    def _first_missing(self, offset: int, end: int) -> tuple[int, int] | None:
+        if self._origin is None:
+            return None
+        first, last = block_range(offset, min(end, self._origin.size))
+        return next(self._present.missing(first, last), None)
+
+    def _read_ahead(self, offset: int, end: int) -> None:
+        with self._changed:
+            if self._origin is None or self._closed:
+                return
+            if self._ahead.leaves(offset):
+                self._fetches.cancel_queued()
+                self._changed.notify_all()
+            for start, stop in self._ahead.plan(offset, end, self._origin.size):
+                first, last = block_range(start, stop)
+                for run in list(self._present.missing(first, last)):
+                    if not self._fetches.touching(*run):
+                        self._pool.submit(self._run_queued, self._fetches.add(*run, queued=True))
+
+    def _run_queued(self, fetch: Fetch) -> None:
+        with self._changed:
+            if not self._fetches.begin(fetch):
+                return
+        self._run(fetch)
+
+    def _run(self, fetch: Fetch) -> None:
+        origin = self._origin
+        try:
+            self._download(fetch)
+        except BaseException as error:  # noqa: BLE001  whoever waits raises it
+            # Our own upload or rename makes the old version vanish: the new one is asked then.
+            if not isinstance(error, PreconditionFailed) or self._is_from(origin):
+                fetch.error = error
+        finally:
+            with self._changed:
+                self._fetches.end(fetch)
+                self._changed.notify_all()
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        with self._changed:
+            idle = self._idle if self._is_idle() else None
+            if idle is not None:
+                self._idle = None
+        if idle is not None:
+            idle()
+
+    def _is_from(self, origin: Origin | None) -> bool:
+        now = self._origin
+        return now is None or origin is None or (now.name, now.etag) == (origin.name, origin.etag)
+
+    def _download(self, fetch: Fetch) -> None:
+        origin = self._origin
+        if origin is None or self._closed:
+            return
+        offset = fetch.first * BLOCK
+        length = min(fetch.last * BLOCK, origin.size) - offset
+        if length <= 0:
+            return
+        self.grew(length)
+        whole = offset == 0 and length == origin.whole
+        # Bytes of a known version may be answered as they come; a whole object's are verified first.
+        arrived = self._arrive if origin.etag and not whole else self._store_bytes
+        try:
+            info = self._store.get(
+                origin.name, arrived, offset=offset, length=None if whole else length, etag=origin.etag
+            )
+        except NotFound:
+            raise PreconditionFailed(f"{origin.name}: the object was deleted while it was read") from None
+        if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
+            raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
+        with self._changed:
+            if self._origin is not None and not self._origin.etag:
+                self._origin = replace(self._origin, etag=info.version.etag)
+            self._present.add(fetch.first, fetch.last)
+            self.told = info
+            if whole:
+                self._check.done = True
+            elif not info.is_slo and info.dlo_prefix is None:
+                self._begin_check()
+
+    def _begin_check(self) -> None:
+        """Look at the bytes of a plain object, whose ETag is their MD5, when all its pieces are here."""
+        if self._closed or not self._is_clean() or self._first_missing(0, self.size) is not None:
+            return
+        assert self._origin is not None
+        if self._check.is_due(self._origin.etag):
+            self._check.running = True
+            version = ObjectVersion(self._origin.name, self._origin.etag)
+            self._pool.submit(self._run_check, version, self._check.changes)
+
+    def _run_check(self, version: ObjectVersion, changes: int) -> None:
+        digest = ""
+        try:
+            digest = md5_of(self.descriptor, self.size, lambda: self._closed)
+        finally:
+            with self._changed:
+                self._check.running = False
+                current = changes == self._check.changes and not self._closed
+                if current and not self._check.learn(version, digest):
+                    self._present.discard(*block_range(0, self.size))
+                    self._ahead = ReadAhead(self._read_ahead_limit)
+                self._changed.notify_all()
+            self._tell_idle()
+
+    def _store_bytes(self, offset: int, data: bytes) -> None:
+        """Write downloaded bytes wherever we have none of our own."""
+        with self._changed:
+            if self._origin is None:
+                return
+            end = min(offset + len(data), self._origin.size)
+            for first, last in list(self._present.missing(*block_range(offset, end))):
+                start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
+                os.pwrite(self.descriptor, memoryview(data)[start - offset : stop - offset], start)
+
+    def _arrive(self, offset: int, data: bytes) -> None:
+        self._store_bytes(offset, data)
+        with self._changed:
+            end = offset + len(data)
+            last = end // BLOCK if self._origin is None or end < self._origin.size else -(-end // BLOCK)
+            # The first block is whole because a fetch begins at a block and its chunks come in order.
+            self._present.add(offset // BLOCK, last)
+            self._changed.notify_all()
+
+    def _grow(self, size: int) -> None:
+        os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))
+        self.size = size

@@ -1,0 +1,222 @@
+"""Which versions the cache folder holds: an SQLite file that says no more than is true.
+
+A row is written after the blocks it claims and deleted before the file is used again, so a process that is
+killed leaves a true index: what it wrote is in the kernel. A power cut may lose the file's bytes and keep the
+row. So the index holds whose session it is: rows are trusted after a session that ended with a sync, or one
+of the same boot. Losing the index costs downloads; one that is damaged or not ours is begun anew.
+"""
+
+import logging
+import sqlite3
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from swiftfs.content.blocks import Blocks
+from swiftfs.content.localfile import Mark
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_APPLICATION = 0x73776663
+_FORMAT = 1
+_CLEAN = "clean"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_TABLES = f"""
+CREATE TABLE files (
+    used INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, present BLOB, checked INTEGER, bytes INTEGER,
+    inode INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, checksum INTEGER
+);
+CREATE TABLE session (state TEXT);
+INSERT INTO session VALUES ('');
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_FORMAT};
+"""
+"""`used` grows with every row, so that its order is that of last use: a file in use has no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A kept file: the blocks it holds, whether its MD5 was right, the disk it takes in bytes, its mark."""
+
+    name: str
+    present: Blocks
+    checked: bool
+    bytes: int
+    mark: Mark
+
+
+class Index:
+    """The kept files by name, in the order of their last use; `bytes` is the disk they take. Not locked.
+
+    Nothing here raises for what the disk does: a row that cannot be written is not kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.bytes = 0
+        try:
+            self._database = _open_file(path)
+        except (sqlite3.Error, OSError) as error:
+            self._database = self._begin_anew(error)
+
+    def put(self, row: Row) -> bool:
+        """Write a row, in place of another of its name; say whether that succeeded."""
+        values = (row.name, row.present.to_bytes(), row.checked, row.bytes, *row.mark)
+
+        def insert() -> bool:
+            with self._database:
+                self._delete(row.name)
+                self._database.execute(
+                    "INSERT INTO files (name, present, checked, bytes, inode, size, mtime, ctime, checksum)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*values, _checksum(*values)),
+                )
+            self.bytes += row.bytes
+            return True
+
+        return self._try(insert, instead=False)
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a row of a name."""
+        query = "SELECT 1 FROM files WHERE name = ?"
+        return self._try(lambda: self._database.execute(query, (name,)).fetchone() is not None, instead=False)
+
+    def pop(self, name: str) -> Row | None:
+        """Return the row of a name and delete it; None without one, or if it cannot be deleted."""
+
+        def pop() -> Row | None:
+            found = self._database.execute(
+                "SELECT name, present, checked, bytes, inode, size, mtime, ctime, checksum"
+                " FROM files WHERE name = ?",
+                (name,),
+            ).fetchone()
+            if found is None:
+                return None
+            with self._database:
+                self._delete(name)
+            *values, checksum = found
+            if checksum != _checksum(*values):
+                return None
+            _, present, checked, size, *mark = values
+            return Row(name, Blocks.from_bytes(present), bool(checked), size, Mark(*mark))
+
+        return self._try(pop, instead=None)
+
+    def oldest(self, count: int) -> list[tuple[str, int]]:
+        """Return names and bytes of disk of the rows that were used longest ago."""
+        return self._try(
+            lambda: self._database.execute(
+                "SELECT name, bytes FROM files ORDER BY used LIMIT ?", (count,)
+            ).fetchall(),
+            instead=[],
+        )
+
+    def delete(self, names: list[str]) -> bool:
+        """Delete rows; say whether that succeeded."""
+
+        def delete() -> bool:
+            with self._database:
+                for name in names:
+                    self._delete(name)
+            return True
+
+        return self._try(delete, instead=False)
+
+    def names(self) -> set[str]:
+        """Read all rows' names and sizes anew; return the names."""
+        try:
+            sizes = dict(self._database.execute("SELECT name, bytes FROM files"))
+            self.bytes = sum(sizes.values())
+        except (sqlite3.Error, TypeError) as error:
+            self._restart(error)
+            return set()
+        return set(sizes)
+
+    def close(self, *, clean: bool) -> None:
+        """Close the file; `clean` says that all it speaks of is on the disk."""
+        if clean:
+            self._try(lambda: _begin_session(self._database, _CLEAN), instead=None)
+        self._database.close()
+
+    def _delete(self, name: str) -> None:
+        for (size,) in self._database.execute("SELECT bytes FROM files WHERE name = ?", (name,)).fetchall():
+            self._database.execute("DELETE FROM files WHERE name = ?", (name,))
+            self.bytes -= size
+
+    def _try(self, step: Callable[[], Result], *, instead: Result) -> Result:
+        before = self.bytes
+        try:
+            return step()
+        except sqlite3.OperationalError as error:  # the disk is full, or fails
+            log.info("the cache's index %s: %s", self._path, error)
+            self.bytes = before
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            self._restart(error)
+        return instead
+
+    def _restart(self, error: Exception) -> None:
+        self._database.close()
+        self._database = self._begin_anew(error)
+        self.bytes = 0
+
+    def _begin_anew(self, error: Exception) -> sqlite3.Connection:
+        log.warning("%s cannot be used (%s): what is cached will be downloaded again", self._path, error)
+        try:
+            for rest in ("", "-wal", "-shm", "-journal"):
+                self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
+            return _open_file(self._path)
+        except (sqlite3.Error, OSError):
+            database = sqlite3.connect(":memory:", check_same_thread=False)
+            database.executescript(_TABLES)
+            return database
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False)
+    try:
+        # One mount has the cache folder, so nobody else needs the shared index that other modes keep.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        path.chmod(0o600)
+        marks = tuple(
+            database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            database.executescript(_TABLES)
+        elif marks != (_APPLICATION, _FORMAT):
+            raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
+        boot = _boot_id()
+        state = database.execute("SELECT state FROM session").fetchone()
+        if state is None or state[0] not in ({_CLEAN, boot} if boot else {_CLEAN}):
+            with database:
+                database.execute("DELETE FROM files")
+        _begin_session(database, boot)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _begin_session(database: sqlite3.Connection, state: str) -> None:
+    """Write whose session it is and wait until the disk has it; other commits need not wait."""
+    database.execute("PRAGMA synchronous = FULL")
+    with database:
+        database.execute("UPDATE session SET state = ?", (state,))
+    database.execute("PRAGMA synchronous = NORMAL")
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _checksum(name: str, present: bytes, *numbers: int) -> int:
+    """Return a checksum of a row, for SQLite has none."""
+    return zlib.crc32(repr((name, present, *map(int, numbers))).encode())

@@ -1,0 +1,113 @@
+"""Changing a large object: which parts of the old one stay, and which are uploaded.
+
+A new manifest may name the old segments, whole or by a range of their bytes, between new ones.
+Source: the chapter "Segment ranges" of Swift's static large objects, tried against Swift 2.38.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.model import Segment
+
+PIECE = 1024 * 1024
+"""The least a patch uploads and the least it keeps: Swift serves smaller segments one a second."""
+
+BLOCKS_A_PIECE = PIECE // BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bytes of the new file, from `start` to `end`, that no old segment holds."""
+
+    start: int
+    end: int
+
+
+Part = Segment | Gap
+
+
+def piece_of(offset: int) -> int:
+    """Return the first byte of the piece that holds the byte at `offset`."""
+    return offset - offset % PIECE
+
+
+def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest: int) -> list[Part]:
+    """Return what the new file of `size` bytes is made of, in order.
+
+    The first `kept` bytes are those of the old segments but for the `changed` blocks. No gap is larger than
+    `largest` bytes. A stretch shorter than a piece is not kept, except where an old segment is as short.
+    """
+    parts: list[Part] = []
+    position = covered = 0
+    for segment in old:
+        end = min(position + segment.span, kept, size)
+        for start, stop in _unchanged(position, end, changed):
+            if stop - start < min(PIECE, segment.span):
+                continue
+            parts.extend(_gaps(covered, start, largest))
+            parts.append(_part(segment, start - position, stop - position))
+            covered = stop
+        position += segment.span
+    parts.extend(_gaps(covered, size, largest))
+    return parts
+
+
+def compact(parts: Sequence[Part], limit: int, largest: int) -> list[Part]:
+    """Return `parts` with runs of small ones uploaded anew, so that there are at most `limit` of them."""
+    room = PIECE
+    while len(parts) > limit and room < largest:
+        room *= 2
+        parts = _merge(parts, room)
+    return list(parts)
+
+
+def _merge(parts: Sequence[Part], room: int) -> list[Part]:
+    """Join neighbours to gaps of at most `room` bytes."""
+    merged: list[Part] = []
+    position = 0
+    run: list[Part] = []
+    for part in parts:
+        length = span(part)
+        if run and sum(map(span, run)) + length > room:
+            merged.extend(_joined(run, position - sum(map(span, run))))
+            run = []
+        run.append(part)
+        position += length
+    merged.extend(_joined(run, position - sum(map(span, run))))
+    return merged
+
+
+def _joined(run: Sequence[Part], start: int) -> list[Part]:
+    return list(run) if len(run) < 2 else [Gap(start, start + sum(map(span, run)))]
+
+
+def span(part: Part) -> int:
+    """Return how many bytes of the file a part makes."""
+    return part.end - part.start if isinstance(part, Gap) else part.span
+
+
+def _unchanged(start: int, end: int, changed: Blocks) -> Iterator[tuple[int, int]]:
+    """Yield the stretches between `start` and `end` whose pieces no change touches."""
+    while start < end:
+        stop = start
+        while stop < end and not changed.touches(*block_range(piece_of(stop), piece_of(stop) + PIECE)):
+            stop = piece_of(stop) + PIECE
+        if stop > start:
+            yield start, min(stop, end)
+        start = piece_of(max(start, stop)) + PIECE
+
+
+def _part(segment: Segment, first: int, last: int) -> Segment:
+    if first == 0 and last == segment.span:
+        return segment
+    return replace(segment, first=segment.first + first, length=last - first)
+
+
+def _gaps(start: int, end: int, largest: int) -> Iterator[Gap]:
+    while start < end:
+        stop = min(start + largest, end)
+        if 0 < end - stop < PIECE:
+            stop = end  # no crumb behind a full gap
+        yield Gap(start, stop)
+        start = stop

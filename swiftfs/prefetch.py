@@ -1,0 +1,123 @@
+"""Small files, fetched before a program that goes through a folder opens them."""
+
+import stat
+import threading
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from swiftfs.config import Options
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.content import Content
+from swiftfs.content.origin import Origin
+from swiftfs.content.readahead import FIRST_PIECE
+from swiftfs.handles import OpenFiles
+from swiftfs.model import ObjectVersion
+from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.namespace import Namespace
+from swiftfs.readers import READERS, Reader, Readers
+
+BYTES_AHEAD = 32 * 1024 * 1024 // READERS
+"""What is fetched for one reader before it opens the files: all readers together may waste 32 MiB."""
+
+PER_CONNECTION = 2
+"""Small files fetched at once where a large one has one range: they mostly wait for the answer."""
+
+_MISSED = 64
+"""More files than are being opened at any moment."""
+
+
+def version_of(entry: Entry) -> ObjectVersion:
+    """Return the version that a file's entry describes.
+
+    The listing's `hash` stands in for an ETag that nobody asked for: a plain object's is the same, and no SLO
+    has an ETag like its row's hash, so that `If-Match` fails.
+    """
+    assert entry.object is not None
+    return ObjectVersion(entry.object, entry.etag or entry.hash)
+
+
+class Prefetch:
+    """Begins to download the files that a reader will open next, as whole objects.
+
+    What is fetched ahead waits here for the reader, still arriving or not; what nobody comes for goes into
+    the cache in the end. A download that fails is forgotten: whoever opens the file begins another. The lock
+    guards every field; it comes before those of the namespace, of a content and of the cache.
+    """
+
+    def __init__(self, namespace: Namespace, cache: ContentCache, table: OpenFiles, options: Options) -> None:
+        self._namespace = namespace
+        self._cache = cache
+        self._table = table
+        self._lock = threading.Lock()
+        parallel = PER_CONNECTION * options.connections
+        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="prefetch")
+        # More than is under way at once, so that no thread is idle while the reader takes what has come.
+        window = 2 * parallel if options.prefetch else 0
+        self._most = READERS * window
+        self._readers = Readers(namespace.known_children, window)
+        self._ahead: OrderedDict[ObjectVersion, Content] = OrderedDict()
+        self._missed: deque[ObjectVersion] = deque(maxlen=_MISSED)
+
+    def take(self, version: ObjectVersion) -> Content | None:
+        """Return the content of `version` and leave it to the caller; with None the caller downloads it."""
+        with self._lock:
+            content = self._ahead.pop(version, None) or self._cache.take(version)
+            if content is None:
+                self._missed.append(version)
+            return content
+
+    def opened(self, path: str) -> None:
+        """Take note that the file at `path` was opened to be read; begin to fetch what comes next."""
+        with self._lock:
+            reader = self._readers.opened(path)
+            if reader is not None:
+                self._fetch_for(reader)
+            while len(self._ahead) > self._most:
+                self._cache.keep(self._ahead.popitem(last=False)[1])
+
+    def close(self) -> None:
+        """Give the cache what has come; no file is opened any more."""
+        with self._lock:
+            while self._ahead:
+                content = self._ahead.popitem()[1]
+                if content.is_complete():
+                    self._cache.keep(content)
+                else:
+                    content.close()
+        self._pool.shutdown()
+
+    def _fetch_for(self, reader: Reader) -> None:
+        room = BYTES_AHEAD
+        for path in reader.expected:
+            entry = self._namespace.known(path)
+            if entry is None or not entry.asked:
+                continue  # a HEAD may be under way that makes it known
+            if _is_small_file(entry):
+                room -= entry.attributes.size
+            if room < 0:
+                return
+            if path not in reader.decided:
+                reader.decided.add(path)
+                if _is_small_file(entry) and self._table.at(path) is None:
+                    self._fetch(entry)
+
+    def _fetch(self, entry: Entry) -> None:
+        version, size = version_of(entry), entry.attributes.size
+        if version in self._ahead or version in self._missed or version in self._cache:
+            return
+        with suppress(OSError):  # no room for another file: whoever opens this one will be told
+            content = self._cache.new(Origin(version.name, version.etag, size, size))
+            content.begin(self._pool)
+            self._ahead[version] = content
+
+
+def _is_small_file(entry: Entry) -> bool:
+    """Say whether one request brings the whole file, and it is a file with bytes in it."""
+    attributes = entry.attributes
+    return (
+        entry.object is not None
+        and stat.S_ISREG(attributes.mode)
+        and 0 < attributes.size <= FIRST_PIECE
+        and not entry.large
+    )

@@ -1,0 +1,372 @@
+"""Programs that read a folder's small files one after the other, on a Swift that takes 20 ms to answer."""
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from bench_filesystem import bench, names, read, write
+from memory_store import MemoryStore
+from mounts import Mount, run
+from scenes import path_of, wait_until
+from swiftclient import Connection
+
+from swiftfs.content.readahead import FIRST_PIECE
+from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
+from swiftfs.errors import NotFound
+from swiftfs.filesystem import FileSystem
+from swiftfs.model import Limits, ObjectName
+from swiftfs.store.protocol import Headers
+
+FILES, FOLDERS = 400, 41
+ATTRIBUTES = f"text/plain;mtime=1700000000.000000001;mode=0100644;uid={os.getuid()};gid={os.getgid()}"
+"""What our own files carry, so that no HEAD is wanted."""
+
+JOBS: dict[str, Callable[[Path, Path], object]] = {
+    "tar": lambda top, out: run("tar", "-cf", out / "tree.tar", "-C", top, "tree"),
+    "find": lambda top, _: run("sh", "-c", f"find '{top}/tree' -type f -print0 | xargs -0 cat"),
+    "sorted": lambda top, _: run("sh", "-c", f"find '{top}/tree' -type f | LC_ALL=C sort | xargs cat"),
+    "grep": lambda top, _: run("grep", "-r", "number 399", top / "tree"),
+    "cp": lambda top, out: run("cp", "-r", top / "tree", out / "copy"),
+    "rsync": lambda top, out: run("rsync", "-a", f"{top}/tree/", out / "mirror"),
+}
+
+
+@pytest.fixture(scope="module")
+def slow_swift() -> Iterator[SwiftServer]:
+    with SwiftServer(settings=ServerSettings(delay=0.02)) as server:
+        yield server
+
+
+def body_of(number: int) -> bytes:
+    return f"number {number}\n".encode() * (1 + number % 50)
+
+
+def tree_of_files() -> dict[str, bytes]:
+    """Return 400 small files in 41 folders, the top included, by their names below the container."""
+    return {
+        f"tree/part{number % 4}/sub{number % 36:02d}/file{number:03d}": body_of(number)
+        for number in range(FILES)
+    }
+
+
+def fill(server: SwiftServer, container: str, bodies: dict[str, bytes], kind: str = ATTRIBUTES) -> None:
+    """Let another client write the objects."""
+
+    def put(names: list[str]) -> None:
+        client = Connection(server.auth_url, server.user, server.key, retries=0)
+        for name in names:
+            client.put_object(container, name, bodies[name], content_type=kind)
+        client.close()
+
+    client = Connection(server.auth_url, server.user, server.key, retries=0)
+    client.put_container(container)
+    client.close()
+    names = list(bodies)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(put, [names[start::16] for start in range(16)]))
+
+
+@pytest.fixture(scope="module")
+def tree(slow_swift: SwiftServer) -> dict[str, bytes]:
+    bodies = tree_of_files()
+    assert len({name.rpartition("/")[0] for name in bodies} | {"tree"}) + 4 == FOLDERS
+    fill(slow_swift, "forest", bodies)
+    return bodies
+
+
+class Reading:
+    """Mounts of one container, each cold; `options` are the mount's."""
+
+    def __init__(self, server: SwiftServer, container: str, folder: Path) -> None:
+        self.server = server
+        self.container = container
+        self.folder = folder
+        self._count = 0
+
+    def cold(self, job: Callable[[Path], object], options: str = "") -> tuple[float, list[RecordedRequest]]:
+        """Run a job in a new mount; return its seconds, and the requests of the mount's whole life."""
+        self._count += 1
+        folder = self.folder / f"mount{self._count}"
+        self.server.reset_requests()
+        with Mount(self.server, self.container, folder, options) as mount:
+            began = time.monotonic()
+            job(mount.path)
+            seconds = time.monotonic() - began
+        shutil.rmtree(folder)
+        return seconds, counted(self.server)
+
+    def gets(self, requests: list[RecordedRequest]) -> Counter[str]:
+        """Return how often each object was fetched, by its name."""
+        top = path_of(self.server, self.container)
+        found = [one.path for one in requests if one.method == "GET" and len(one.path) > len(top)]
+        return Counter(path.removeprefix(top) for path in found)
+
+
+def counted(server: SwiftServer) -> list[RecordedRequest]:
+    return [one for one in server.requests() if "/auth" not in one.path and one.path != "/info"]
+
+
+@pytest.fixture
+def reading(slow_swift: SwiftServer, tree: dict[str, bytes], tmp_path: Path) -> Iterator[Reading]:
+    assert tree
+    slow_swift.clear_faults()
+    yield Reading(slow_swift, "forest", tmp_path)
+    slow_swift.clear_faults()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_tree_costs_one_get_a_file(
+    reading: Reading, tree: dict[str, bytes], tmp_path: Path, job: str
+) -> None:
+    seconds, requests = reading.cold(lambda top: JOBS[job](top, tmp_path))
+    print(f"{job}: {seconds:.2f} s, {len(requests)} requests")
+    assert reading.gets(requests) == Counter(tree.keys())
+    assert {one.method for one in requests} == {"GET", "HEAD"}
+    assert len(requests) <= 410
+
+
+def test_what_is_read_is_right(reading: Reading, tree: dict[str, bytes], tmp_path: Path) -> None:
+    reading.cold(lambda top: run("cp", "-r", top / "tree", tmp_path / "copy"))
+    assert {
+        f"tree/{path.relative_to(tmp_path / 'copy')}": path.read_bytes()
+        for path in (tmp_path / "copy").rglob("*")
+        if path.is_file()
+    } == tree
+
+
+def test_a_tree_is_read_many_times_faster(reading: Reading, tmp_path: Path) -> None:
+    alone, one_by_one = reading.cold(lambda top: JOBS["tar"](top, tmp_path), "prefetch=no")
+    together, requests = reading.cold(lambda top: JOBS["tar"](top, tmp_path))
+    overlap = sum(one.seconds for one in requests if one.method == "GET") / together
+    print(f"tar: {alone:.2f} s, with prefetch {together:.2f} s, {overlap:.1f} requests at once")
+    assert reading.gets(requests) == reading.gets(one_by_one)
+    assert alone / together >= 5
+    assert overlap >= 5
+
+
+def test_a_checksum_run_of_rsync(reading: Reading, tree: dict[str, bytes], tmp_path: Path) -> None:
+    for name, body in tree.items():
+        path = tmp_path / "mirror" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+    def compare(top: Path) -> None:
+        told = run("rsync", "-rcn", "--itemize-changes", f"{tmp_path}/mirror/tree", top)
+        assert [line for line in told.splitlines() if line.startswith(">f")] == []
+
+    seconds, requests = reading.cold(compare)
+    print(f"rsync -c: {seconds:.2f} s, {len(requests)} requests")
+    assert reading.gets(requests) == Counter(tree.keys())
+    assert len(requests) <= 410
+
+
+def test_all_files_of_one_folder_and_no_other(reading: Reading, tree: dict[str, bytes]) -> None:
+    folder = "tree/part1/sub05"
+    _, requests = reading.cold(lambda top: run("sh", "-c", f"cat '{top}/{folder}'/*"))
+    assert reading.gets(requests) == Counter(name for name in tree if name.startswith(f"{folder}/"))
+
+
+def test_some_threads_at_once(reading: Reading, tree: dict[str, bytes]) -> None:
+    _, requests = reading.cold(
+        lambda top: run("sh", "-c", f"find '{top}/tree' -type f -print0 | xargs -0 -P 4 -n 1 cat > /dev/null")
+    )
+    assert reading.gets(requests) == Counter(tree.keys())
+
+
+def test_what_is_in_the_cache_is_not_fetched(
+    reading: Reading, tree: dict[str, bytes], tmp_path: Path
+) -> None:
+    reading.server.reset_requests()
+    with Mount(reading.server, "forest", tmp_path) as mount:
+        JOBS["tar"](mount.path, tmp_path)
+        reading.server.reset_requests()
+        JOBS["cp"](mount.path, tmp_path)
+        mount.remount(empty_cache=False)
+        JOBS["rsync"](mount.path, tmp_path)
+    assert reading.gets(counted(reading.server)) == Counter()
+
+
+def test_an_unmount_in_the_middle(reading: Reading, tree: dict[str, bytes]) -> None:
+    """Nothing is left that the mount's own checks would find, and what was under way was fetched once."""
+    files = list(tree)[::4][:8]
+    reading.server.inject(Fault("GET", "/forest/tree/.*/file", delay=0.3))
+    _, requests = reading.cold(lambda top: [(top / name).read_bytes() for name in sorted(files)[:4]])
+    gets = reading.gets(requests)
+    assert set(gets.values()) == {1}
+    assert len(gets) <= 4 + 2 * 4
+
+
+def test_objects_of_other_clients(slow_swift: SwiftServer, tmp_path: Path) -> None:
+    """Their times cost a HEAD each; with `mtime=listing` they do not, and the listing's hash is the ETag."""
+    bodies = {f"others/file{number:03d}": body_of(number) for number in range(100)}
+    fill(slow_swift, "foreign", bodies, "text/plain")
+    reading = Reading(slow_swift, "foreign", tmp_path)
+
+    def copy(top: Path) -> None:
+        for name, body in bodies.items():
+            assert (top / name).read_bytes() == body
+
+    for options, heads in (("", 100), ("mtime=listing", 0)):
+        seconds, requests = reading.cold(copy, options)
+        print(f"{options}: {seconds:.2f} s, {len(requests)} requests")
+        assert reading.gets(requests) == Counter(bodies.keys())
+        assert sum(one.method == "HEAD" and "/file" in one.path for one in requests) == heads
+
+
+NAMES = [f"/file{number:03d}" for number in range(60)]
+
+
+class Shelf:
+    """A file system over a store in memory that holds 60 files; `gets` are the objects fetched so far."""
+
+    def __init__(self, store: MemoryStore, filesystem: FileSystem) -> None:
+        self.store = store
+        self.filesystem = filesystem
+        store.requests.clear()
+
+    @property
+    def gets(self) -> list[str]:
+        return [subject for method, subject in self.store.requests if method == "get"]
+
+    def fetched(self, *names: str) -> bool:
+        return {f"box{name}" for name in names} <= set(self.gets)
+
+
+def stock(store: MemoryStore) -> None:
+    for name in NAMES:
+        store.put(ObjectName("box", name[1:]), name.encode() * 9, Headers(ATTRIBUTES))
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    store = MemoryStore("box")
+    stock(store)
+    with bench(store, tmp_path) as filesystem:
+        yield Shelf(store, filesystem)
+
+
+def test_one_file_and_random_ones_fetch_nothing_else(shelf: Shelf) -> None:
+    chosen = random.Random(7).sample(NAMES, 30)
+    for name in chosen:
+        assert read(shelf.filesystem, name) == name.encode() * 9
+    shelf.filesystem.close()
+    assert sorted(shelf.gets) == sorted(f"box{name}" for name in chosen)
+
+
+def test_who_stops_has_little_fetched_in_vain(shelf: Shelf) -> None:
+    for name in NAMES[10:14]:
+        read(shelf.filesystem, name)
+    wait_until(lambda: shelf.fetched(*NAMES[10:22]))
+    shelf.filesystem.close()
+    assert sorted(shelf.gets) == [f"box{name}" for name in NAMES[10:22]]
+
+
+def test_a_file_under_way_is_joined(shelf: Shelf) -> None:
+    """The reader waits for the download that was begun for it."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("get", f"box{NAMES[3]}"):
+            held.set()
+            assert go_on.wait(60)
+
+    shelf.store.hook = hook
+    for name in NAMES[:3]:
+        read(shelf.filesystem, name)
+    assert held.wait(60)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(read, shelf.filesystem, NAMES[3])
+        wait_until(lambda: shelf.fetched(*NAMES[4:9]))
+        assert not answer.done()
+        go_on.set()
+        assert answer.result() == NAMES[3].encode() * 9
+    assert sorted(set(shelf.gets)) == sorted(shelf.gets)
+
+
+def test_a_download_that_failed_is_forgotten(shelf: Shelf) -> None:
+    failed = threading.Event()
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("get", f"box{NAMES[4]}") and not failed.is_set():
+            failed.set()
+            raise NotFound(subject)
+
+    shelf.store.hook = hook
+    for name in NAMES[:3]:
+        read(shelf.filesystem, name)
+    wait_until(lambda: failed.is_set() and shelf.fetched(*NAMES[5:9]))
+    assert [read(shelf.filesystem, name) for name in NAMES[3:6]] == [name.encode() * 9 for name in NAMES[3:6]]
+    assert shelf.gets.count(f"box{NAMES[4]}") == 2
+
+
+def test_an_object_that_changed_meanwhile_is_not_mixed(shelf: Shelf) -> None:
+    for name in NAMES[:3]:
+        read(shelf.filesystem, name)
+    wait_until(lambda: shelf.fetched(*NAMES[3:9]))
+    shelf.store.put(ObjectName("box", NAMES[5][1:]), b"new", Headers(ATTRIBUTES))
+    shelf.filesystem.refresh()
+    assert [read(shelf.filesystem, name) for name in NAMES[3:7]] == [
+        *(name.encode() * 9 for name in NAMES[3:5]),
+        b"new",
+        NAMES[6].encode() * 9,
+    ]
+
+
+def test_files_that_are_large_empty_or_open_are_left_alone(shelf: Shelf) -> None:
+    large, empty, opened = NAMES[4], NAMES[5], NAMES[6]
+    shelf.store.put(ObjectName("box", large[1:]), bytes(FIRST_PIECE + 1), Headers(ATTRIBUTES))
+    shelf.store.put(ObjectName("box", empty[1:]), b"", Headers(ATTRIBUTES))
+    handle = shelf.filesystem.open(opened, os.O_RDONLY)
+    for name in NAMES[:3]:
+        read(shelf.filesystem, name)
+    wait_until(lambda: shelf.fetched(NAMES[3], NAMES[7], NAMES[8]))
+    shelf.filesystem.release(handle)
+    shelf.filesystem.close()
+    assert sorted(shelf.gets) == [f"box{name}" for name in (*NAMES[:4], *NAMES[7:9])]
+
+
+def test_writers_and_the_switch_fetch_nothing(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    stock(store)
+    with bench(store, tmp_path, "prefetch=no") as filesystem:
+        shelf = Shelf(store, filesystem)
+        for name in NAMES[:10]:
+            read(filesystem, name)
+    assert sorted(shelf.gets) == [f"box{name}" for name in NAMES[:10]]
+    with bench(store, tmp_path / "other") as filesystem:
+        shelf = Shelf(store, filesystem)
+        for name in NAMES[:10]:
+            write(filesystem, name, b"new")
+        assert shelf.gets == []
+
+
+def test_a_folder_larger_than_a_page(tmp_path: Path) -> None:
+    store = MemoryStore("box", limits=Limits(listing=16))
+    stock(store)
+    with bench(store, tmp_path) as filesystem:
+        shelf = Shelf(store, filesystem)
+        assert names(filesystem, "/") == [name[1:] for name in NAMES]
+        for name in NAMES[:3]:
+            assert read(filesystem, name) == name.encode() * 9
+        wait_until(lambda: shelf.fetched(*NAMES[3:9]))
+        for name in NAMES[3:]:
+            assert read(filesystem, name) == name.encode() * 9
+        assert sorted(shelf.gets) == [f"box{name}" for name in NAMES]
+
+
+def test_no_thread_is_left(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    store = MemoryStore("box")
+    stock(store)
+    with bench(store, tmp_path) as filesystem:
+        for name in NAMES:
+            read(filesystem, name)
+        assert any(thread.name.startswith("prefetch") for thread in threading.enumerate())
+    assert set(threading.enumerate()) == before
