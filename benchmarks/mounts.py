@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from swiftclient import Connection
@@ -30,13 +31,16 @@ KERNEL_SECONDS = 1.0
 
 PASSTHROUGH = "C passthrough"
 OURS = "swiftfs"
-LATE = "swiftfs, no upload before close"
+ALONE = "swiftfs, nothing uploaded"
 RCLONE = "rclone mount"
 
 C_OPTIONS = (
     "big_writes,max_read=131072,max_write=131072,splice_read,splice_write,splice_move,use_ino,auto_cache,"
     f"attr_timeout={KERNEL_SECONDS},entry_timeout={KERNEL_SECONDS}"
 )
+
+WRITE = "write, until the last write(2)"
+CLOSE = "write, until close(2)"
 
 Samples = dict[str, dict[str, list[float]]]
 """Seconds by job and contender, in the order of the repeats."""
@@ -88,9 +92,14 @@ def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Conte
 
     path = work / "c" / "mnt"
     yield contender(PASSTHROUGH, "c", [program, "-f", "-o", C_OPTIONS, path], {"ROOT": str(work / "root")})
-    for name, folder, options in ((OURS, "ours", ""), (LATE, "late", ",segment_size=4G")):
+    for name, folder, options in ((OURS, "ours", ""), (ALONE, "alone", ",segment_size=4G")):
         words = [sys.executable, "-m", "swiftfs", "mount", container, work / folder / "mnt", "--foreground"]
-        words += ["--cache-dir", work / folder / "cache", "-o", f"mtime=listing,cache_size=8G{options}"]
+        words += [
+            "--cache-dir",
+            work / folder / "cache",
+            "-o",
+            f"mtime=listing,ttl=3600,cache_size=8G{options}",
+        ]
         yield contender(name, folder, words, swift.environment())
     rclone = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
     if rclone is not None:
@@ -144,38 +153,41 @@ def timed(job: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def list_names(mount: Path) -> float:
+def list_names(mount: Contender) -> Mapping[str, float]:
     """List the folder of many names, which the file system knows and the kernel no longer does."""
     time.sleep(KERNEL_SECONDS * 1.1)
-    command = ["ls", "-l", str(mount / "many")]
-    return timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    command = ["ls", "-l", str(mount.path / "many")]
+    return {"`ls -l`": timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))}
 
 
-def read_big(mount: Path) -> float:
+def read_big(mount: Contender) -> Mapping[str, float]:
     """Read the file in order, which the file system has locally and the kernel does not."""
     block = bytearray(MIB)
-    with (mount / "big").open("rb", buffering=0) as file:
+    with (mount.path / "big").open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
         def read() -> None:
             while file.readinto(block):
                 pass
 
-        return timed(read)
+        return {"read": timed(read)}
 
 
-def write_big(mount: Path, size: int) -> tuple[float, float]:
-    """Write a new file of `size` MiB; return the seconds until the last write and the close returned."""
+def write_big(mount: Contender, size: int) -> Mapping[str, float]:
+    """Write a new file of `size` MiB, until the last write and until the close have returned."""
     block = os.urandom(MIB)
-    path = mount / f"written-by-{mount.parent.name}"
+    path = mount.path / f"written-by-{mount.path.parent.name}"
     begun = time.perf_counter()
     with path.open("wb", buffering=0) as file:
         for _ in range(size):
             file.write(block)
         written = time.perf_counter() - begun
+        if mount.name == ALONE:
+            path.unlink()
+            return {WRITE: written}
     closed = time.perf_counter() - begun
     path.unlink()
-    return written, closed
+    return {WRITE: written, CLOSE: closed}
 
 
 def await_calm(pids: list[int]) -> None:
@@ -192,36 +204,29 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def measure(mounts: list[Contender], pids: list[int], size: int, repeats: int) -> Samples:
-    """Let every contender do every job, in turns; the first round of listing and reading does not count."""
-    samples: Samples = {
-        job: {mount.name: [] for mount in mounts}
-        for job in ("`ls -l`", "read", "write, until the last write(2)", "write, until close(2)")
-    }
-    for repeat in range(repeats + 1):
-        for mount in mounts:
-            await_calm(pids)
-            seconds = {"`ls -l`": list_names(mount.path)}
-            seconds["read"] = read_big(mount.path)
-            written, closed = write_big(mount.path, size)
-            seconds["write, until the last write(2)"] = written
-            seconds["write, until close(2)"] = closed
-            print(f"{mount.name}: {seconds}", file=sys.stderr, flush=True)
-            if repeat:
-                for job, value in seconds.items():
-                    samples[job][mount.name].append(value)
+    """Let all contenders do each job in turns; a first round of it does not count."""
+    samples: Samples = {}
+    for job in (list_names, read_big, partial(write_big, size=size)):
+        for repeat in range(repeats + 1):
+            for mount in mounts:
+                await_calm(pids)
+                seconds = job(mount)
+                print(f"{mount.name}: {seconds}", file=sys.stderr, flush=True)
+                for name, value in seconds.items() if repeat else ():
+                    samples.setdefault(name, {}).setdefault(mount.name, []).append(value)
     return samples
 
 
 def table(samples: Samples) -> Iterator[str]:
-    """Yield the lines of a table; the factors are of the medians, the best runs' in parentheses."""
-    yield "| job | | best, s | median, s | of C's time |"
-    yield "|---|---|---|---|---|"
+    """Yield the lines of a table. A pair is a contender's time and C's of the same round."""
+    yield "| job | | best, s | median, s | best / C's best | median of the pairs |"
+    yield "|---|---|---|---|---|---|"
     for job, by_name in samples.items():
         base = by_name[PASSTHROUGH]
         for name, seconds in by_name.items():
-            middle, best = statistics.median(seconds), min(seconds)
-            factor = f"{middle / statistics.median(base):.2f} ({best / min(base):.2f})"
-            yield f"| {job} | {name} | {best:.2f} | {middle:.2f} | {factor} |"
+            pairs = statistics.median(one / other for one, other in zip(seconds, base, strict=True))
+            times = f"{min(seconds):.2f} | {statistics.median(seconds):.2f}"
+            yield f"| {job} | {name} | {times} | {min(seconds) / min(base):.2f} | {pairs:.2f} |"
 
 
 def machine() -> str:

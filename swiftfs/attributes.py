@@ -11,13 +11,16 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from mimetypes import MimeTypes
 from urllib.parse import quote, unquote
 
 from swiftfs.model import DIRECTORY_TYPE, Attributes
 
 NS = 1_000_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 
 DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "text/directory", "application/pseudo-folder"})
 """Types of directory markers: the vendor's and rclone's, old swift clients', and Horizon's."""
@@ -81,8 +84,7 @@ def parse_last_modified(text: str) -> int:
         moment = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError:
         return 0
-    moment = moment.replace(tzinfo=timezone.utc)
-    return int(moment.replace(microsecond=0).timestamp()) * NS + moment.microsecond * 1000
+    return (moment.replace(tzinfo=timezone.utc) - _EPOCH) // _MICROSECOND * 1000
 
 
 def guess_type(name: str) -> str:

@@ -134,7 +134,7 @@ class Options:
         _show_size,
     )
     uploads: int = _option(4, _number(1, 64), "segments uploaded at once")
-    connections: int = _option(8, _number(1, 64), "ranges downloaded at once")
+    connections: int = _option(8, _number(1, 64), "ranges downloaded at once, and half the small files")
     read_ahead: int = _option(
         64 * MIB,
         _size(0, 4 * GIB),
@@ -147,7 +147,7 @@ class Options:
     cache_size: int | None = _option(
         None,
         _size(64 * MIB, 2**60),
-        "disk for local copies, but for what is not in Swift yet (default: 10G, at most half of what is free)",
+        "disk for local copies of what is in Swift (default: 10G, at most half of what is free)",
     )
     settle: float = _option(2.0, _parse_seconds, "how long deletions wait for others to be sent together")
     sync: bool = _option(False, _parse_switch, "let close() return only when the file is in Swift")

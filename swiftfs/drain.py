@@ -1,8 +1,11 @@
 """What a mount still has to store after it was unmounted, told through a file in its cache folder."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +16,13 @@ class Drain:
     failure: str = ""
 
     def write(self, cache: Path) -> None:
-        """Tell it to whoever reads `cache`."""
+        """Tell it to whoever reads `cache`; where the disk fails nobody is told, and all goes on."""
         unfinished = _file(cache).with_suffix(".new")
-        unfinished.write_text(json.dumps(asdict(self)))
-        unfinished.rename(_file(cache))
+        try:
+            unfinished.write_text(json.dumps(asdict(self)))
+            unfinished.rename(_file(cache))
+        except OSError as error:
+            log.info("%s: %s", unfinished, error)
 
     @classmethod
     def read(cls, cache: Path) -> "Drain":

@@ -202,8 +202,9 @@ class Files:
         return Node(path, name, content, segments, attributes, description, entry)
 
     def _make_content(self, folder: Path, origin: Origin | None, kept: Kept | None) -> Content:
-        rooms = self._rooms
-        return Content(rooms.store, self._downloads, folder, origin, rooms.options.read_ahead, kept)
+        # What was read in advance must not push out what is about to be read.
+        read_ahead = min(self._rooms.options.read_ahead, self._cache.limit // 4)
+        return Content(self._rooms.store, self._downloads, folder, origin, read_ahead, kept)
 
     def _touch(self, node: Node) -> None:
         node.stat = replace(node.stat, mtime_ns=time.time_ns())

@@ -15,6 +15,7 @@ doubled, so that an odd number of them is always the second name:
 import errno
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.model import ObjectName
@@ -122,12 +123,7 @@ class Source:
 
     def folder(self, path: str) -> Folder:
         """Return the folder that `path` names; for an account's `/` its container is empty."""
-        keys = self._components(path)
-        if not self.is_account:
-            return Folder(self.container, self.prefix + "".join(key + "/" for key in keys))
-        if not keys:
-            return Folder("", "")
-        return Folder(keys[0], "".join(key + "/" for key in keys[1:]))
+        return _folder(self, path)
 
     def object(self, path: str) -> ObjectName:
         """Return the object that holds the file at `path`.
@@ -143,14 +139,26 @@ class Source:
             raise os_error(errno.ENAMETOOLONG, path)
         return target
 
-    def _components(self, path: str) -> list[str]:
-        components = []
-        for name in path.strip("/").split("/") if path != "/" else ():
-            component, shadowed = unescape(name)
-            if shadowed:
-                raise os_error(errno.ENOTDIR, path)
-            components.append(component)
-        return components
+
+@lru_cache(maxsize=4096)
+def _folder(source: Source, path: str) -> Folder:
+    """Return `Source.folder`: the kernel asks for the names of one folder after another."""
+    keys = _components(path)
+    if not source.is_account:
+        return Folder(source.container, source.prefix + "".join(key + "/" for key in keys))
+    if not keys:
+        return Folder("", "")
+    return Folder(keys[0], "".join(key + "/" for key in keys[1:]))
+
+
+def _components(path: str) -> list[str]:
+    components = []
+    for name in path.strip("/").split("/") if path != "/" else ():
+        component, shadowed = unescape(name)
+        if shadowed:
+            raise os_error(errno.ENOTDIR, path)
+        components.append(component)
+    return components
 
 
 def plain_marker(folder: Folder) -> ObjectName | None:

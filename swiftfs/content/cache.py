@@ -28,7 +28,6 @@ Make = Callable[[Path, Origin | None, Kept | None], Content]
 MIB = 1024 * 1024
 
 LARGEST_AUTOMATIC = 10 * 1024 * MIB
-SMALLEST_AUTOMATIC = 64 * MIB
 
 STEP = 8 * MIB
 """So much may be added before the budget is looked at again, which costs an fstat(2) for each open file."""
@@ -56,7 +55,7 @@ class ContentCache:
         self._used: WeakSet[Content] = WeakSet()
         self._growth = 0
         self._sweep()
-        self._limit = self._automatic_limit() if limit is None else limit
+        self.limit = self._automatic_limit() if limit is None else limit
 
     def new(self, origin: Origin | None) -> Content:
         """Return a content that has nothing yet."""
@@ -175,7 +174,7 @@ class ContentCache:
 
     def _excess(self) -> int:
         used = self._index.bytes + sum(content.allocated() for content in self._used)
-        return max(used - self._limit, RESERVE - self._free())
+        return max(used - self.limit, RESERVE - self._free())
 
     def _evict(self, size: int) -> int:
         """Delete the files that were used longest ago, `size` bytes or all; return how many it were."""
@@ -193,7 +192,7 @@ class ContentCache:
         return freed
 
     def _automatic_limit(self) -> int:
-        return max(SMALLEST_AUTOMATIC, min(LARGEST_AUTOMATIC, (self._free() + self._index.bytes) // 2))
+        return min(LARGEST_AUTOMATIC, (self._free() + self._index.bytes) // 2)
 
     def _free(self) -> int:
         return shutil.disk_usage(self._folder.parent).free

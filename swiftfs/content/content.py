@@ -156,6 +156,7 @@ class Content(FilledFile):
             self._check.begin(done=missing is None)
             if missing is None:
                 self._present.add(*block_range(0, self.size))
+        self.grew(self.size)  # what can be given back did
 
     def rename(self, name: ObjectName) -> None:
         """Fetch from `name` from now on: the object was moved there."""

@@ -4,9 +4,8 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, wait
-from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, errno_of
@@ -62,7 +61,8 @@ class Execution:
             case SetHeaders():
                 self._store.post(intent.name, intent.headers)
             case Delete():
-                self._delete(intent)
+                for error in self.delete_together([intent]).values():
+                    raise error
             case Move():
                 self._move(intent)
             case MoveFolder():
@@ -80,12 +80,42 @@ class Execution:
         """Go on with a move that a process left when it died: a marker that it has deleted has moved."""
         self._move_folder(replace(intent, markers=tuple(filter(self._is_source_there, intent.markers))))
 
+    def delete_together(self, intents: Sequence[Delete]) -> dict[ObjectName, StoreError]:
+        """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
+        failures: dict[ObjectName, StoreError] = {}
+        segments: set[ObjectName] = set()
+        for intent, found in zip(intents, self._pool.map(self._find_segments, intents), strict=True):
+            if isinstance(found, StoreError):
+                failures[intent.name] = found
+            else:
+                segments |= found
+        names = [intent.name for intent in intents if intent.name not in failures]
+        if self._store.limits().bulk_delete:  # it goes through its names in order
+            failed = self.delete_all([*names, *segments])
+        else:
+            failed = self.delete_all(names)
+            failed |= self.delete_all(() if failed else segments)
+        self._log_unused({name: failed.pop(name) for name in segments & failed.keys()})
+        return failures | failed
+
+    def _find_segments(self, intent: Delete) -> set[ObjectName] | StoreError:
+        try:
+            return self._storing.segments_of(intent.name, large=intent.large)
+        except StoreError as error:
+            return error
+
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
         try:
-            return self._store.delete_many(names) if names else {}
+            if len(names) > 1:
+                return self._store.delete_many(names)
+            for name in names:
+                self._store.delete(name)
+        except NotFound:
+            pass  # it is gone already
         except StoreError as error:
             return dict.fromkeys(names, error)
+        return {}
 
     def discard(self, names: Iterable[ObjectName]) -> None:
         """Delete objects that are not needed any more; a failure leaves them behind and is logged."""
@@ -94,19 +124,6 @@ class Execution:
     def _log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
         for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
-
-    def _delete(self, intent: Delete) -> None:
-        """Delete the object, and then its segments; one bulk request deletes it first and them next."""
-        segments = self._storing.segments_of(intent.name, large=intent.large)
-        if segments and self._store.limits().bulk_delete:
-            failures = self._store.delete_many((intent.name, *segments))
-            if intent.name in failures:
-                raise failures.pop(intent.name)
-            self._log_unused(failures)
-            return
-        with suppress(NotFound):
-            self._store.delete(intent.name)
-        self.discard(segments)
 
     def _move(self, intent: Move) -> None:
         """Copy, then delete; when the deletion fails both names stand, and the move can be repeated."""

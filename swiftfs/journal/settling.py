@@ -117,12 +117,10 @@ class Settling:
     def _execute(self, batch: list[_Waiting]) -> list[StoreError]:
         """Make markers first, so that no folder is gone for a moment, then delete; return the failures."""
         markers = [waiting for waiting in batch if isinstance(waiting.intent, PutMarker)]
-        plain = [w.intent.name for w in batch if isinstance(w.intent, Delete) and w.intent.large is False]
-        large = [w for w in batch if isinstance(w.intent, Delete) and w.intent.large is not False]
+        deletions = [waiting.intent for waiting in batch if isinstance(waiting.intent, Delete)]
         try:
             failures = self._attempt_all(markers)
-            failures |= self._execution.delete_all(plain)
-            failures |= self._attempt_all(large)
+            failures |= self._execution.delete_together(deletions)
             for waiting in batch:
                 self._end(waiting, failures.get(waiting.intent.name))
         finally:

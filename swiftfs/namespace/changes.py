@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.listing import Listing, Unlisted
+from swiftfs.namespace.listing import Listing
 from swiftfs.naming import Folder
 
 LISTING_LAG = 300.0
@@ -71,7 +71,7 @@ class Changes:
         """
         doubtful = {}
         for name, change in self.of(listing.folder).items():
-            listed = _listed(listing, name)
+            listed = listing.known(name)
             if change.at < begun:
                 if _agree(listed, change.entry) or begun - change.at > LISTING_LAG:
                     self.forget(listing.folder, name)
@@ -95,13 +95,6 @@ class Changes:
         """Forget the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
             del self._folders[other]
-
-
-def _listed(listing: Listing, name: str) -> Entry | None:
-    try:
-        return listing.get(name)
-    except Unlisted:
-        return None
 
 
 def _agree(listed: Entry | None, changed: Entry | None) -> bool:

@@ -112,6 +112,13 @@ class Listing:
         blocks = [self._unpack(block) for block in self._blocks[start : start + NEAR]]
         return [self._better.get(name) or entry for block in blocks for name, entry in block.items()]
 
+    def known(self, name: str) -> Entry | None:
+        """Return the entry of that name, None when there is none or it cannot be told."""
+        try:
+            return self.get(name)
+        except Unlisted:
+            return None
+
     def update(self, name: str, entry: Entry | None) -> None:
         """Make `entry` what `name` is, None for nothing, whatever Swift listed."""
         if self._huge:

@@ -3,7 +3,7 @@
 import errno
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -13,9 +13,10 @@ from cachetools import TLRUCache
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import BadName, NotFound, os_error
-from swiftfs.model import ObjectInfo, Page
+from swiftfs.model import Page
 from swiftfs.namespace.changes import Change, Changes
-from swiftfs.namespace.details import Details, key_of
+from swiftfs.namespace.completion import Completion
+from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,
@@ -25,7 +26,7 @@ from swiftfs.namespace.entry import (
     row_of,
     with_details,
 )
-from swiftfs.namespace.listing import Listing, Unasked, Unlisted, listings_in
+from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.walks import Walks
 from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
@@ -67,6 +68,7 @@ class Namespace:
             getsizeof=lambda listing: listing.weight,
         )
         self._flights: dict[Folder, Future[Listing]] = {}
+        self._completion = Completion(details, defaults, self._lock, self._listings)
         self._changes = Changes()
         self._walks = Walks()
 
@@ -106,7 +108,7 @@ class Namespace:
         except Unlisted:
             entry = self._point(listing, name)
         if complete and entry is not None and not entry.asked:
-            entry = self._complete(listing, entry)
+            entry = self._completion.complete(listing, entry)
         if entry is None:
             raise os_error(errno.ENOENT, path)
         return entry
@@ -131,7 +133,7 @@ class Namespace:
         parent, name = split(path)
         with self._lock:
             listing = self._listings.get(self._source.folder(parent))
-            return None if listing is None else _known(listing, name)
+            return None if listing is None else listing.known(name)
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
         """Return the children of `path` that are in memory, None for a folder that is not; nothing is asked.
@@ -265,7 +267,7 @@ class Namespace:
         listing = Listing(folder, self._defaults)
         listing.add_page(self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/"))
         self._settle(listing, begun)
-        self._recall({folder: listing}, listing.unasked)
+        self._completion.recall({folder: listing}, listing.unasked)
         return listing
 
     def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
@@ -280,7 +282,7 @@ class Namespace:
         for listing in listings.values():
             self._settle(listing, begun)
         if listings:
-            self._recall(listings, next(iter(listings.values())).unasked)
+            self._completion.recall(listings, next(iter(listings.values())).unasked)
         with self._lock:
             self._walks.used(folder)
         return listings.get(folder)
@@ -308,7 +310,7 @@ class Namespace:
                     yield entry
         self._settle(listing, begun)
         with self._lock:
-            changed_entries = [_known(listing, name) for name in changed]
+            changed_entries = [listing.known(name) for name in changed]
         yield from (entry for entry in changed_entries if entry is not None)
 
     def _settle(self, listing: Listing, begun: float) -> Listing:
@@ -326,22 +328,6 @@ class Namespace:
             with suppress(ValueError):  # a folder larger than the whole cache is not kept
                 self._listings[folder] = listing
         return listing
-
-    def _recall(self, listings: Mapping[Folder, Listing], unasked: Unasked) -> None:
-        """Add what earlier HEADs said; it is still true where the listing's row is the same."""
-        with self._lock:
-            entries = {
-                where: _known(listings[where[0]], where[1]) for where in unasked if where[0] in listings
-            }
-        wanted = {where: entry for where, entry in entries.items() if entry is not None}
-        if not wanted:
-            return
-        infos = self._details.recall_many(list(wanted.values()))
-        with self._lock:
-            for where, entry in wanted.items():
-                if (info := infos.get(key_of(entry))) is not None:
-                    listings[where[0]].refine(entry, with_details(entry, info, self._defaults))
-                    unasked.pop(where, None)
 
     def _stands(self, folder: Folder, name: str, listed: Entry | None) -> bool:
         """Ask Swift whether our change of `name` is still the newest, since the listing does not show it."""
@@ -389,45 +375,3 @@ class Namespace:
                     name = escape(container)
                     listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing
-
-    def _complete(self, listing: Listing, entry: Entry) -> Entry | None:
-        """Ask for what the listing did not say of `entry`, and ahead of being asked for its next siblings."""
-        wanted = self._ask(listing, entry)
-        for other, name in self._next_unasked(listing):
-            with self._lock:
-                sibling = _known(other, name)
-            if sibling is not None and not sibling.asked:
-                self._ask(other, sibling)
-        return self._answered(entry, wanted)
-
-    def _next_unasked(self, listing: Listing) -> list[tuple[Listing, str]]:
-        with self._lock:
-            count = min(self._details.room(), len(listing.unasked))
-            names = [listing.unasked.popitem(last=False)[0] for _ in range(count)]
-            found = [(self._listings.get(folder), name) for folder, name in names]
-        return [(other, name) for other, name in found if other is not None]
-
-    def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo]:
-        def settle(answer: Future[ObjectInfo]) -> None:
-            if answer.cancelled() or not isinstance(answer.exception(), NotFound | None):
-                return
-            better = self._answered(entry, answer)
-            with self._lock:
-                listing.refine(entry, better)
-
-        flight = self._details.ask(entry)
-        flight.add_done_callback(settle)
-        return flight
-
-    def _answered(self, entry: Entry, answer: Future[ObjectInfo]) -> Entry | None:
-        """Return the entry with the answer in it; None when the object is gone."""
-        try:
-            return with_details(entry, answer.result(), self._defaults)
-        except NotFound:
-            return replace(entry, object=None, asked=True) if entry.is_directory else None
-
-
-def _known(listing: Listing, name: str) -> Entry | None:
-    with suppress(Unlisted):
-        return listing.get(name)
-    return None

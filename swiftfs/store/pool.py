@@ -59,6 +59,8 @@ class Connection:
         self._http.requests_args["timeout"] = (min(connect, patience), patience)
         body = _Slices(request.body) if request.body else None
         response = self._http.request(request.method, request.path(self._base), body, headers)
+        # It holds the body: an idle connection must not keep the disk of a mapped file that was deleted.
+        self._http.resp = None
         assert isinstance(response, requests.Response)
         return response
 

@@ -1,0 +1,80 @@
+"""Entries that a listing did not describe whole: they are asked for when the first of them is wanted."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+
+from swiftfs.errors import NotFound
+from swiftfs.model import ObjectInfo
+from swiftfs.namespace.details import Details, key_of
+from swiftfs.namespace.entry import Defaults, Entry, with_details
+from swiftfs.namespace.listing import Listing, Unasked
+from swiftfs.naming import Folder
+
+
+class Completion:
+    """Puts what HEADs say into the listings. `lock` is the namespace's, and guards the listings."""
+
+    def __init__(
+        self,
+        details: Details,
+        defaults: Defaults,
+        lock: threading.Lock,
+        listings: Mapping[Folder, Listing],
+    ) -> None:
+        self._details = details
+        self._defaults = defaults
+        self._lock = lock
+        self._listings = listings
+
+    def recall(self, listings: Mapping[Folder, Listing], unasked: Unasked) -> None:
+        """Add what earlier HEADs said; it is still true where the listing's row is the same."""
+        with self._lock:
+            known = {
+                where: entry
+                for where in unasked
+                if where[0] in listings and (entry := listings[where[0]].known(where[1])) is not None
+            }
+        if not known:
+            return
+        infos = self._details.recall_many(list(known.values()))
+        with self._lock:
+            for where, entry in known.items():
+                if (info := infos.get(key_of(entry))) is not None:
+                    listings[where[0]].refine(entry, with_details(entry, info, self._defaults))
+                    unasked.pop(where, None)
+
+    def complete(self, listing: Listing, entry: Entry) -> Entry | None:
+        """Return `entry` with what a HEAD says, None when it is gone; begin to ask for those that follow."""
+        wanted = self._ask(listing, entry)
+        for other, sibling in self._next_unasked(listing):
+            self._ask(other, sibling)
+        return self._answered(entry, wanted)
+
+    def _next_unasked(self, listing: Listing) -> list[tuple[Listing, Entry]]:
+        with self._lock:
+            count = min(self._details.room(), len(listing.unasked))
+            places = [listing.unasked.popitem(last=False)[0] for _ in range(count)]
+            found = [
+                (other, other.known(name)) for folder, name in places if (other := self._listings.get(folder))
+            ]
+        return [(other, entry) for other, entry in found if entry is not None and not entry.asked]
+
+    def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo]:
+        def settle(answer: Future[ObjectInfo]) -> None:
+            if answer.cancelled() or not isinstance(answer.exception(), NotFound | None):
+                return
+            better = self._answered(entry, answer)
+            with self._lock:
+                listing.refine(entry, better)
+
+        flight = self._details.ask(entry)
+        flight.add_done_callback(settle)
+        return flight
+
+    def _answered(self, entry: Entry, answer: Future[ObjectInfo]) -> Entry | None:
+        try:
+            return with_details(entry, answer.result(), self._defaults)
+        except NotFound:
+            return replace(entry, object=None, asked=True) if entry.is_directory else None
