@@ -98,7 +98,7 @@ def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Conte
             "--cache-dir",
             work / folder / "cache",
             "-o",
-            f"mtime=listing,ttl=3600,cache_size=8G{options}",
+            f"mtime=listing,ttl=3600,settle=0.1,cache_size=8G{options}",
         ]
         yield contender(name, folder, words, swift.environment())
     rclone = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))

@@ -1,0 +1,126 @@
+"""A cache folder over a store in memory, for tests to enter, leave and look into."""
+
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from memory_store import MemoryStore
+
+from swiftfs.content.blocks import BLOCK
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.content import Content
+from swiftfs.content.localfile import Kept
+from swiftfs.content.origin import Origin
+from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.protocol import Headers, Sink
+
+MIB = 1024 * 1024
+PLAIN = Headers("application/octet-stream")
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Flaky(MemoryStore):
+    """A store whose next `wrong` answers have a wrong byte, behind the MD5 check of a whole object."""
+
+    wrong = 0
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        wrong = self.wrong > 0
+        self.wrong -= wrong
+
+        def twisted(position: int, data: bytes) -> None:
+            sink(position, data[:-1] + bytes([data[-1] ^ wrong]))
+
+        return super().get(name, twisted, offset=offset, length=length, etag=etag)
+
+
+class House:
+    """A store, and a cache folder that can be left and entered again."""
+
+    def __init__(self, folder: Path, limit: int | None, read_ahead: int, threads: int) -> None:
+        self.store = Flaky("box")
+        self.folder = folder
+        self.files = folder / "content"
+        self.pool = ThreadPoolExecutor(threads)
+        self._limit = limit
+        self._read_ahead = read_ahead
+        self._lent: list[Content] = []
+        self.cache = self._enter()
+
+    def _enter(self) -> ContentCache:
+        return ContentCache(self.folder, self._limit, self._make)
+
+    def _make(self, folder: Path, origin: Origin | None, kept: Kept | None) -> Content:
+        return Content(self.store, self.pool, folder, origin, self._read_ahead, kept)
+
+    def restart(self) -> None:
+        self.cache.close()
+        self.cache = self._enter()
+
+    def put(self, key: str, body: bytes) -> Origin:
+        name = ObjectName("box", key)
+        return Origin(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
+
+    def open(self, origin: Origin) -> Content:
+        content = self.cache.take(ObjectVersion(origin.name, origin.etag)) or self.cache.new(origin)
+        self._lent.append(content)
+        return content
+
+    def keep(self, content: Content) -> None:
+        self._lent.remove(content)
+        self.cache.keep(content)
+
+    def read(self, origin: Origin, offset: int = 0, size: int = 2**40) -> bytes:
+        content = self.open(origin)
+        data = read(content, offset, size)
+        self.keep(content)
+        return data
+
+    def gets(self) -> int:
+        """Return the downloads since this was last asked."""
+        count = sum(method == "get" for method, _ in self.store.requests)
+        self.store.requests.clear()
+        return count
+
+    def kept(self) -> list[Path]:
+        return sorted(self.files.iterdir())
+
+    def close(self) -> None:
+        for content in self._lent:
+            content.close()
+        self.pool.shutdown()
+        self.cache.close()
+
+
+class Free:
+    """What `shutil.disk_usage` returns."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+
+def read(content: Content, offset: int = 0, size: int = 2**40) -> bytes:
+    span = content.read(offset, size)
+    return os.pread(span.descriptor, span.length, span.position)
+
+
+def write(content: Content, offset: int, data: bytes) -> None:
+    assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+
+
+def read_in_pieces(content: Content) -> bytes:
+    return b"".join(read(content, offset, BLOCK) for offset in range(0, content.size, BLOCK))
+
+
+def settle(content: Content) -> None:
+    """Wait until nothing is under way."""
+    idle = threading.Event()
+    content.rest(idle.set)
+    assert idle.wait(10)
