@@ -142,9 +142,12 @@ class FileSystem:
         if HIDDEN_NAME.fullmatch(split(new)[1]):
             if node is not None:
                 self._hide(old, new)
-            else:  # libfuse counts a handle as open until after its release: nobody will unlink `new`
+                return
+            # libfuse counts a handle as open until after its release: then nobody will unlink `new`. A program
+            # that writes such a file makes it under a temporary name that holds the name.
+            if self._files.table.was_just_released(old) and split(new)[1] not in old:
                 self.unlink(old)
-            return
+                return
         moving, target = self._namespace.find(old), self._namespace.find(new)
         if node is None and moving is not None and moving.is_directory:
             self._folders.rename(old, new, moving, target)

@@ -4,6 +4,8 @@ import itertools
 import threading
 from dataclasses import dataclass, field, replace
 
+from cachetools import TTLCache
+
 from swiftfs.attributes import Stored
 from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload
@@ -11,6 +13,11 @@ from swiftfs.journal.intents import Delete, Description
 from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, split
+
+
+RELEASED_SECONDS = 1.0
+RELEASED_FILES = 1000
+"""How long, and how many, files count as just released."""
 
 
 @dataclass(slots=True)
@@ -80,6 +87,7 @@ class OpenFiles:
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
         self._nodes: dict[str, Node] = {}
+        self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS)
 
     def at(self, path: str) -> Node | None:
         """Return the open file at `path`, if there is one."""
@@ -107,7 +115,13 @@ class OpenFiles:
                 return None
             if self._nodes.get(node.path) is node:
                 del self._nodes[node.path]
+            self._released[node.path] = None
             return node
+
+    def was_just_released(self, path: str) -> bool:
+        """Say whether the last handle of the file at `path` went a moment ago."""
+        with self._lock:
+            return path in self._released
 
     def move(self, old: str, new: str) -> None:
         """Let the nodes at `old` and below it be found at `new`."""

@@ -387,3 +387,11 @@ def test_every_folder_lists_itself_and_its_parent(mounted: Mount) -> None:
     for folder in (mounted.path, mounted.path / "folder"):
         with os.popen(f"ls -a '{folder}'") as listing:  # iterdir leaves them out
             assert listing.read().split()[:2] == [".", ".."]
+
+
+def test_a_file_called_as_libfuse_calls_hidden_ones_is_kept(mounted: Mount) -> None:
+    name = ".fuse_hidden0000001a00000002"
+    temporary = mounted.path / f".{name}.Xy12"  # as rsync does
+    temporary.write_text("kept")
+    temporary.rename(mounted.path / name)
+    assert (mounted.path / name).read_text() == "kept"
