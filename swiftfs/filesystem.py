@@ -143,8 +143,8 @@ class FileSystem:
             if node is not None:
                 self._hide(old, new)
                 return
-            # libfuse counts a handle as open until after its release: then nobody will unlink `new`. A program
-            # that writes such a file makes it under a temporary name that holds the name.
+            # libfuse counts a handle as open until after its release: then nobody will unlink `new`. But a
+            # program that writes such a file does so under a temporary name that holds the name.
             if self._files.table.was_just_released(old) and split(new)[1] not in old:
                 self.unlink(old)
                 return

@@ -14,7 +14,6 @@ from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, split
 
-
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
 """How long, and how many, files count as just released."""
