@@ -61,6 +61,9 @@ class Stored:
     device: int | None = None
 
 
+NOTHING_STORED = Stored()
+
+
 def format_time(ns: int) -> str:
     """Write ns since the epoch as `seconds.fraction`, the form rclone and the swift CLI read."""
     sign, ns = ("-", -ns) if ns < 0 else ("", ns)
@@ -115,7 +118,7 @@ def encode_type(base: str, stored: Stored) -> str:
 def decode_type(content_type: str) -> tuple[str, Stored]:
     """Split a Content-Type into the media type, with the parameters of others, and what it carries for us."""
     if ";" not in content_type:
-        return content_type, Stored()
+        return content_type, NOTHING_STORED
     foreign = []
     ours: dict[str, str] = {}
     for part in content_type.split(";"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from swiftfs.attributes import (
+    NOTHING_STORED,
     Stored,
     decode_metadata,
     decode_type,
@@ -72,6 +73,8 @@ class Defaults:
 
     def apply(self, base: Attributes, stored: Stored) -> Attributes:
         """Return `base` with what the object says itself; its file type stays within files or folders."""
+        if stored is NOTHING_STORED:
+            return base
         mode = base.mode
         if stored.mode is not None and stat.S_ISDIR(stored.mode) == base.is_directory:
             mode = stored.mode

@@ -1,5 +1,6 @@
 """Connections to Swift: swiftclient's, one per thread at a time, because they keep state on themselves."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,16 @@ class Connection:
         self._http.requests_args["allow_redirects"] = False  # a redirect would carry the token elsewhere
         for scheme in ("http://", "https://"):
             self._http.request_session.mount(scheme, _ExactAdapter())
+        self._read_environment_once(account.endpoint())
+
+    def _read_environment_once(self, url: str) -> None:
+        """Take proxies and certificates from the environment now: requests would read it at every request."""
+        session = self._http.request_session
+        session.trust_env = False
+        session.proxies = requests.utils.get_environ_proxies(url)
+        if self._http.requests_args.get("verify") is True:
+            bundles = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+            self._http.requests_args["verify"] = next(filter(None, bundles), True)
 
     def send(self, request: Request, token: str, patience: float) -> requests.Response:
         """Send `request` and return the answer with its body unread; raise what requests raises.
