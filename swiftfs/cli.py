@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from swiftfs import __version__
-from swiftfs.config import describe_options, parse_options
+from swiftfs.config import Options, describe_options, parse_options
 from swiftfs.credentials import CREDENTIALS, read_credentials
 from swiftfs.daemon import Ready, log_to_system, log_to_terminal, run_in_background
 from swiftfs.errors import SwiftfsError
@@ -73,11 +73,6 @@ def mount(
     """
     parsed = parse_options(options)
     parsed = replace(parsed, sync=parsed.sync or sync)
-    environment: Mapping[str, str] = os.environ
-    if parsed.credentials:
-        # All or nothing: half of the file and half of the environment would be nobody's credentials.
-        others = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
-        environment = {**others, **read_credentials(Path(parsed.credentials))}
     folder = cache_dir or (Path(parsed.cache_dir) if parsed.cache_dir else None)
     request = MountRequest(
         Source.parse(source),
@@ -87,7 +82,20 @@ def mount(
         os_cloud or parsed.os_cloud or None,
     )
     check_mountpoint(request.mountpoint)
-    level = logging.DEBUG if parsed.debug else logging.INFO
+    _serve(request, _environment(parsed), foreground=foreground)
+
+
+def _environment(options: Options) -> Mapping[str, str]:
+    """Return the environment with the credentials of a file in place of its own, if there is one."""
+    if not options.credentials:
+        return os.environ
+    # All or nothing: half of the file and half of the environment would be nobody's credentials.
+    others = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
+    return {**others, **read_credentials(Path(options.credentials))}
+
+
+def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
+    level = logging.DEBUG if request.options.debug else logging.INFO
     log_to_terminal(level)
     if foreground:
         serve(request, environment, lambda _cache: notify("READY=1"))

@@ -142,52 +142,53 @@ def large(mounted: Mount, connection: Connection, container: str) -> bytearray:
     return data
 
 
+class LargeFile:
+    """`big` on a mount, and what it must hold; each change is checked by its requests and another client."""
+
+    def __init__(self, mount: Mount, connection: Connection, container: str, data: bytearray) -> None:
+        self.mount = mount
+        self.path = mount.path / "big"
+        self.data = data
+        self._connection = connection
+        self._container = container
+
+    def change(self, offset: int, written: bytes, most_requests: int) -> None:
+        """Write `written` at `offset`; it must cost few requests and bytes, and be what others read."""
+        with self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(written)
+        self.data[offset : offset + len(written)] = written
+        requests = data_requests(self.mount.swift)
+        assert len(requests) <= most_requests, methods(requests)
+        assert max(traffic(requests)) <= LIMIT_BYTES
+        assert stored_md5(self._connection, self._container, "big") == md5(self.data)
+        named = named_segments(self._connection, self._container, "big")
+        assert listed_segments(self._connection, self._container) == named
+        self.mount.swift.reset_requests()
+
+    def forget(self) -> None:
+        """Let the mount know the file from the listing alone."""
+        self.mount.remount()
+        self.path.stat()
+        self.mount.swift.reset_requests()
+
+
 def test_the_budget_of_a_large_file(
     mounted: Mount, connection: Connection, container: str, large: bytearray
 ) -> None:
-    path = mounted.path / "big"
-    with path.open("r+b") as file:
-        file.seek(100 * MIB + 5000)
-        file.write(b"x" * 4096)
-    large[100 * MIB + 5000 : 100 * MIB + 9096] = b"x" * 4096
-    requests = data_requests(mounted.swift)
-    assert len(requests) <= 6, methods(requests)
-    assert max(traffic(requests)) <= LIMIT_BYTES
-    assert stored_md5(connection, container, "big") == md5(large)
-    assert listed_segments(connection, container) == named_segments(connection, container, "big")
-    mounted.swift.reset_requests()
-
-    with path.open("ab") as file:
-        file.write(b"append")
-    large += b"append"
-    requests = data_requests(mounted.swift)
-    assert len(requests) <= 5, methods(requests)
-    assert max(traffic(requests)) <= LIMIT_BYTES
-    assert stored_md5(connection, container, "big") == md5(large)
-
-    mounted.remount()
-    path.stat()
-    mounted.swift.reset_requests()
-    with path.open("ab") as file:
-        file.write(b"more")
-    large += b"more"
-    requests = data_requests(mounted.swift)
-    assert len(requests) <= 5, methods(requests)
-    assert max(traffic(requests)) <= LIMIT_BYTES
-    assert stored_md5(connection, container, "big") == md5(large)
-    assert listed_segments(connection, container) == named_segments(connection, container, "big")
-
-    mounted.remount()
-    path.stat()
-    mounted.swift.reset_requests()
-    path.rename(mounted.path / "moved")
+    file = LargeFile(mounted, connection, container, large)
+    file.change(100 * MIB + 5000, b"x" * 4096, most_requests=6)
+    file.change(len(large), b"append", most_requests=5)
+    file.forget()
+    file.change(len(large), b"more", most_requests=5)
+    file.forget()
+    file.path.rename(mounted.path / "moved")
     assert len(data_requests(mounted.swift)) <= 4
     (mounted.path / "moved").unlink()
     mounted.remount()
-    requests = [
-        r for r in data_requests(mounted.swift) if r.method in ("DELETE", "POST") or "manifest" in r.query
-    ]
-    assert len(requests) <= 2, methods(requests)
+    requests = data_requests(mounted.swift)
+    deletion = [r for r in requests if r.method in ("DELETE", "POST") or "manifest" in r.query]
+    assert len(deletion) <= 2, methods(deletion)
     assert not listed_segments(connection, container)
 
 
