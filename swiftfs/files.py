@@ -118,9 +118,12 @@ class Files:
             node.failed = None
 
     def release(self, number: int) -> None:
-        """Close a handle. Changes that came after its last flush, as those of a mapping do, are uploaded."""
+        """Close a handle; with the last one, upload changes that came after its flush, as a mapping's do.
+
+        While others are open it is theirs to say when the file is whole.
+        """
         node = self.table.handle(number).node
-        if node.dirty and node.failed is None:
+        if node.users == 1 and node.dirty and node.failed is None:
             try:
                 self.flush(node)
             except (SwiftfsError, OSError) as error:

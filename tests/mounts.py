@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from swiftfs.demo.server import SwiftServer
 
 READY_SECONDS = 30
 EXIT_SECONDS = 120
+BUSY_SECONDS = 5
 
 
 class Mount:
@@ -65,25 +67,37 @@ class Mount:
                 said = channel.recv(100)
             except TimeoutError:
                 said = b""
-            assert said == b"READY=1", self.log.read_text()
+            if said != b"READY=1":
+                self._process.kill()
+                self._process.wait()
+                self._process = None
+                raise AssertionError(self.log.read_text())
 
     def stop(self) -> None:
         """Unmount, wait for the process, and look for what should not be in its log."""
         if self._process is None:
             return
         process, self._process = self._process, None
-        unmounted = subprocess.run(
-            ["fusermount", "-u", str(self.path)], capture_output=True, text=True, check=False
-        )
+        reason = self._unmount()
         try:
-            code = process.wait(EXIT_SECONDS if unmounted.returncode == 0 else 1)
+            code = process.wait(1 if reason else EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             subprocess.run(["fusermount", "-uz", str(self.path)], check=False)
             process.kill()
             process.wait()
-            raise AssertionError(f"unmount: {unmounted.stderr}, log: {self.log.read_text()}") from None
+            raise AssertionError(f"unmount: {reason}, log: {self.log.read_text()}") from None
         assert code == self.exit_code, self.log.read_text()
         assert not self.noise(), "\n".join(self.noise())
+
+    def _unmount(self) -> str:
+        """Unmount as soon as no program is busy there any more; return why it fails, or nothing."""
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            command = ["fusermount", "-u", str(self.path)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode == 0 or "busy" not in result.stderr or time.monotonic() > end:
+                return result.stderr
+            time.sleep(0.1)
 
     def remount(self, *, empty_cache: bool = True) -> None:
         """Unmount and mount again."""

@@ -123,7 +123,7 @@ def kill(mount: Mount) -> None:
     assert process is not None
     process.kill()
     process.wait()
-    run("fusermount", "-u", mount.path)
+    run("fusermount", "-uz", mount.path)
 
 
 @pytest.mark.parametrize("method", ["COPY", "POST", "after POST"])

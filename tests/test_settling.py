@@ -157,7 +157,7 @@ def test_a_process_that_is_killed_has_deleted_nothing_yet(
     assert process is not None
     process.kill()
     process.wait()
-    run("fusermount", "-u", mounted.path)
+    run("fusermount", "-uz", mounted.path)
     assert keys(connection, container) == before
     mounted.start()
     assert (mounted.path / "tree" / "c" / "file2").read_bytes() == b"c 2"
