@@ -220,6 +220,7 @@ class SwiftServer:
             **vars(self.settings),
             "without": sorted(self.settings.without),
             "constraints": dict(self.settings.constraints),
+            "keystone": self.settings.keystone and vars(self.settings.keystone),
         }
         return {
             "data": str(data),

@@ -56,6 +56,9 @@ PIPELINE = (
 )
 """The filters in front of the proxy, in the order of Swift's own `proxy-server.conf-sample`."""
 
+KEYSTONE_FILTERS = ("authtoken", "keystoneauth")
+"""In place of tempauth: one validates the token, the other decides what its user may do."""
+
 COMMON = {
     "log_level": "WARNING",
     "log_requests": "false",
@@ -177,7 +180,7 @@ def _pipeline(common: Mapping[str, str], settings: Mapping[str, Any]) -> Any:
     """Chain the filters as `swift.common.wsgi.loadapp` does from a file, without Paste Deploy."""
     proxy = importlib.import_module("swift.proxy.server").Application({**common, **PROXY})
     chain = [proxy]
-    for name in reversed(PIPELINE):
+    for name in reversed(_filter_names(settings)):
         if name not in settings["without"]:
             chain.insert(0, _filter(name, common, settings)(chain[0]))
     for application in chain:
@@ -187,16 +190,44 @@ def _pipeline(common: Mapping[str, str], settings: Mapping[str, Any]) -> Any:
     return chain[0]
 
 
+def _filter_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    if not settings["keystone"]:
+        return PIPELINE
+    place = PIPELINE.index("tempauth")
+    return PIPELINE[:place] + KEYSTONE_FILTERS + PIPELINE[place + 1 :]
+
+
 def _filter(name: str, common: Mapping[str, str], settings: Mapping[str, Any]) -> Any:
     if name == "cache":
         from swiftfs.demo.filters import cache_filter  # noqa: PLC0415
 
         return cache_filter
+    if name == "authtoken":
+        module = importlib.import_module("keystonemiddleware.auth_token")
+        return module.filter_factory(dict(common), **_authtoken_options(settings["keystone"]))
     options = dict(FILTERS.get(name, {}))
     if name == "tempauth":
         options = dict(_tempauth_options(settings["token_life"]))
     module = importlib.import_module(f"swift.common.middleware.{name}")
     return module.filter_factory(dict(common), **options)
+
+
+def _authtoken_options(keystone: Mapping[str, str]) -> dict[str, str]:
+    """As in https://docs.openstack.org/swift/latest/overview_auth.html#configuring-swift-to-use-keystone."""
+    return {
+        "www_authenticate_uri": keystone["auth_url"],
+        "auth_url": keystone["auth_url"],
+        "auth_type": "password",
+        "username": keystone["user"],
+        "password": keystone["password"],
+        "project_name": keystone["project"],
+        "user_domain_id": "default",
+        "project_domain_id": "default",
+        "interface": "public",
+        "delay_auth_decision": "true",
+        "include_service_catalog": "false",
+        "cache": "swift.cache",
+    }
 
 
 def _tempauth_options(token_life: int) -> Iterator[tuple[str, str]]:

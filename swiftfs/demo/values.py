@@ -27,12 +27,25 @@ USERS = (OWNER, READER, STRANGER, OPERATOR)
 
 
 @dataclass(frozen=True)
+class Keystone:
+    """Keystone v3 in place of tempauth: its URL with `/v3`, and a user there who may validate tokens.
+
+    The user and its project belong to the domain with the id `default`. Needs PyPI `keystonemiddleware`.
+    """
+
+    auth_url: str
+    user: str
+    password: str = field(repr=False)
+    project: str
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """How the server differs from an ordinary one.
 
     `without` names filters of the pipeline to leave out (`bulk`, `slo`, `symlink`, …); `delay` is added to
     each request, in seconds; `constraints` are further options of `[swift-constraints]` in `swift.conf`;
-    `token_life` is in seconds.
+    `token_life` is in seconds. With `keystone` tokens come from there, and tempauth and its users are gone.
     """
 
     listing_limit: int = 10_000
@@ -40,6 +53,7 @@ class ServerSettings:
     delay: float = 0.0
     constraints: Mapping[str, str] = field(default_factory=dict)
     token_life: int = TOKEN_LIFE
+    keystone: Keystone | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""A real Keystone in front of a real Swift: login, catalog, tokens that expire, and a mount on top."""
+
+import importlib.util
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from keystone_server import PASSWORD, PROJECT, TOKEN_LIFE, USER, KeystoneServer
+from keystoneauth1.identity import v3
+from mounts import Mount, swift_cli
+
+from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.errors import AccessDenied, ConfigurationError
+from swiftfs.store import Stores, connect
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("keystone") is None, reason="needs Keystone: pip install 'swiftfs[keystone]'"
+)
+
+THREADS = 8
+RENEWED_EARLY = v3.Password.MIN_TOKEN_LIFE_SECONDS
+"""A token is given up this many seconds before it expires."""
+PATIENCE = 30.0
+
+
+class KeystoneSwift(SwiftServer):
+    """A Swift whose users are Keystone's, and which Keystone's catalog names."""
+
+    def __init__(self, keystone: KeystoneServer) -> None:
+        super().__init__(settings=ServerSettings(keystone=keystone.for_swift()))
+        self.keystone = keystone
+
+    def start(self) -> None:
+        """Start, and enter the catalog."""
+        super().start()
+        self.keystone.add_swift(self)
+
+    def environment(self) -> dict[str, str]:
+        """Return Keystone's variables."""
+        return self.keystone.environment()
+
+
+@pytest.fixture(scope="module")
+def keystone() -> Iterator[KeystoneServer]:
+    with KeystoneServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cloud(keystone: KeystoneServer) -> Iterator[KeystoneSwift]:
+    server = KeystoneSwift(keystone)
+    with server:
+        yield server
+
+
+@pytest.fixture
+def swift(cloud: KeystoneSwift) -> Iterator[KeystoneSwift]:
+    cloud.reset_requests()
+    yield cloud
+    cloud.keystone.set_token_life(TOKEN_LIFE)
+
+
+def _ids(keystone: KeystoneServer) -> dict[str, str]:
+    return {
+        "OS_AUTH_URL": keystone.url.removesuffix("/v3"),
+        "OS_USERNAME": USER,
+        "OS_PASSWORD": PASSWORD,
+        "OS_PROJECT_ID": keystone.project_id,
+        "OS_USER_DOMAIN_ID": "default",
+    }
+
+
+def _refused(swift: SwiftServer) -> int:
+    return sum(request.status == 401 for request in swift.requests())
+
+
+def test_names_and_ids_log_in_to_the_same_account(swift: KeystoneSwift) -> None:
+    project = {"OS_PROJECT_NAME": PROJECT, "OS_PROJECT_DOMAIN_ID": "default", "OS_PROJECT_ID": ""}
+    by_id = _ids(swift.keystone)
+    for environment in (swift.environment(), by_id, {**by_id, **project}):
+        swift.reset_requests()
+        stores = connect(environment)
+        try:
+            assert stores.foreground.account_usage().objects == 0
+        finally:
+            stores.close()
+        account = f"/v1/AUTH_{swift.keystone.project_id}"
+        assert [request.path for request in swift.requests()] == [account]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"OS_PASSWORD": "not-the-password"}, {"OS_USERNAME": "nobody"}, {"OS_PROJECT_NAME": "elsewhere"}],
+    ids=["password", "user", "project"],
+)
+def test_a_refused_login_is_told_in_one_line(swift: KeystoneSwift, wrong: dict[str, str]) -> None:
+    environment = {**swift.environment(), **wrong}
+    with pytest.raises(AccessDenied) as caught:
+        connect(environment)
+    text = str(caught.value)
+    assert swift.keystone.url in text
+    assert environment["OS_USERNAME"] in text
+    assert environment["OS_PASSWORD"] not in text
+    assert "\n" not in text
+
+
+def test_a_region_without_swift_is_told(swift: KeystoneSwift) -> None:
+    with pytest.raises(ConfigurationError, match="no object-store endpoint in region nowhere"):
+        connect({**swift.environment(), "OS_REGION_NAME": "nowhere"})
+
+
+def test_one_token_serves_every_request_and_thread(swift: KeystoneSwift) -> None:
+    before = swift.keystone.logins()
+    stores = connect(swift.environment())
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            usages = [pool.submit(stores.foreground.account_usage) for _ in range(20)]
+        assert all(usage.result().objects == 0 for usage in usages)
+    finally:
+        stores.close()
+    assert len(swift.requests()) == 20
+    assert swift.keystone.logins() - before == 1
+
+
+def _work_until_logins(swift: KeystoneSwift, stores: Stores, wanted: int) -> None:
+    """Let many threads send requests until Keystone has been asked `wanted` times in all."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            assert stores.foreground.account_usage().objects == 0
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        workers = [pool.submit(work) for _ in range(THREADS)]
+        end = time.monotonic() + PATIENCE
+        try:
+            while swift.keystone.logins() < wanted:
+                assert time.monotonic() < end, "no renewal"
+                done.wait(0.1)
+        finally:
+            done.set()
+    for worker in workers:
+        worker.result()
+
+
+def _logins_possible(begun: float, life: float) -> float:
+    """Return how often one thread may have logged in since `begun`; each for itself would be many more."""
+    shortest = life - 1  # Keystone cuts the end of a token's life to a whole second
+    return 1 + (time.monotonic() - begun) / shortest
+
+
+def test_tokens_are_renewed_once_before_they_expire(swift: KeystoneSwift) -> None:
+    life = 2
+    swift.keystone.set_token_life(RENEWED_EARLY + life)
+    before = swift.keystone.logins()
+    begun = time.monotonic()
+    stores = connect(swift.environment())
+    try:
+        _work_until_logins(swift, stores, before + 4)
+    finally:
+        stores.close()
+    assert swift.keystone.logins() - before <= _logins_possible(begun, life)
+    assert _refused(swift) == 0
+
+
+def test_tokens_that_swift_refuses_are_renewed_once(
+    swift: KeystoneSwift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = 3
+    # A client whose clock is behind believes in a token until Swift refuses it.
+    monkeypatch.setattr(v3.Password, "MIN_TOKEN_LIFE_SECONDS", -3600)
+    swift.keystone.set_token_life(life)
+    before = swift.keystone.logins()
+    begun = time.monotonic()
+    stores = connect(swift.environment())
+    try:
+        _work_until_logins(swift, stores, before + 3)
+    finally:
+        stores.close()
+    logins = swift.keystone.logins() - before
+    assert logins <= _logins_possible(begun, life)
+    assert logins - 1 <= _refused(swift) <= (logins - 1) * THREADS
+
+
+def test_a_mount_lives_longer_than_its_tokens(swift: KeystoneSwift, tmp_path: Path) -> None:
+    swift_cli(swift, "post", "box")
+    swift.keystone.set_token_life(RENEWED_EARLY + 1)
+    before = swift.keystone.logins()
+    with Mount(swift, "box", tmp_path) as mount:
+        end = time.monotonic() + PATIENCE
+        count = 0
+        while swift.keystone.logins() - before < 3:
+            assert time.monotonic() < end, "no renewal"
+            (mount.path / f"file{count}").write_text(f"text {count}")
+            count += 1
+        mount.remount()
+        assert len(list(mount.path.iterdir())) == count
+        assert (mount.path / f"file{count - 1}").read_text() == f"text {count - 1}"
+    assert swift_cli(swift, "download", "box", "file0", "-o", "-") == "text 0"
+    assert _refused(swift) == 0
