@@ -15,7 +15,7 @@ from swiftfs.content.content import Content, Fill
 from swiftfs.content.localfile import Kept
 from swiftfs.content.origin import Origin
 from swiftfs.content.segments import Layout, SegmentContainers, SegmentUpload
-from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
+from swiftfs.errors import NotFound, PreconditionFailed, SwiftfsError, os_error
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Delete, Description, PutFile
 from swiftfs.journal.journal import Journal
@@ -153,6 +153,8 @@ class Files:
             assert node.deletion is not None
             self._rooms.journal.submit(node.deletion)
             node.deletion = None
+            if node.settled is not None:
+                node.settled(None)
 
     def drain(self, node: Node) -> bool:
         """Upload the changes of a file that was never closed, and drop it; say whether all is in Swift."""
@@ -238,12 +240,10 @@ class Files:
             self._rooms.journal.execution.discard(node.segments.abandon())
             if not node.hidden:
                 log.warning("%s: its last changes are dropped: %s", node.path, node.failed)
-                self._rooms.namespace.forget(node.path)
-        if node.deletion is not None:
-            try:
-                self._rooms.journal.submit(node.deletion)
-            except StoreError as error:
-                log.warning("%s could not be deleted: %s", node.deletion.name, error)
+                self._rooms.namespace.disown(node.path)
+        if node.deletion is not None and node.settled is not None:
+            error = self._rooms.journal.execution.delete_together([node.deletion]).get(node.deletion.name)
+            node.settled(error)
         self._keep(node)
 
     def _keep(self, node: Node) -> None:

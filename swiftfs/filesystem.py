@@ -335,7 +335,7 @@ class FileSystem:
                 self._removals.delete(path, deletion)
             else:
                 node.deletion = deletion
-                self._namespace.record(path, None, pending=True)
+                node.settled = self._removals.note(path)
 
     def _rename_open(self, node: Node, new: str, target: Entry | None) -> None:
         old = node.path

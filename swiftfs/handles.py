@@ -10,6 +10,7 @@ from swiftfs.attributes import Stored
 from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload
 from swiftfs.journal.intents import Delete, Description
+from swiftfs.journal.settling import Done
 from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, split
@@ -26,7 +27,8 @@ class Node:
     `entry` is the state that Swift has, None before the first upload. `dirty` says that bytes or attributes
     wait for an upload; `failed` is why the last upload did not succeed, which close() or fsync() has told.
     A `hidden` node was unlinked or renamed over: it lives until its last handle goes, and then its `deletion`
-    is executed. `replaces_large` says whether a first upload overwrites an SLO, None if that is unknown.
+    is executed and `settled` is told how that went. `replaces_large` says whether a first upload overwrites
+    an SLO, None if that is unknown.
     The lock keeps writers and the upload apart and is held across its requests.
     """
 
@@ -41,6 +43,7 @@ class Node:
     failed: BaseException | None = None
     hidden: bool = False
     deletion: Delete | None = None
+    settled: Done | None = None
     replaces_large: bool | None = False
     users: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -6,6 +6,7 @@ from functools import partial
 from swiftfs.errors import StoreError
 from swiftfs.files import Rooms
 from swiftfs.journal.intents import Delete, PutMarker
+from swiftfs.journal.settling import Done
 from swiftfs.namespace.changes import Change
 from swiftfs.namespace.entry import Entry
 
@@ -28,8 +29,11 @@ class Removals:
             self._journal.submit(intent)
             self._namespace.record(path, None)
             return
-        change = self._namespace.record(path, None, pending=True)
-        self._journal.settle(intent, partial(self._settled, path, change))
+        self._journal.settle(intent, self.note(path))
+
+    def note(self, path: str) -> Done:
+        """Take `path` from the namespace; return what must be told how its deletion went."""
+        return partial(self._settled, path, self._namespace.record(path, None, pending=True))
 
     def make_marker(self, path: str, intent: PutMarker, entry: Entry) -> None:
         """Give the folder `path` a marker; it is `entry` from now on."""

@@ -204,6 +204,14 @@ class Namespace:
         with self._lock:
             self._listings[listing.folder] = listing
 
+    def disown(self, path: str) -> None:
+        """Let Swift alone speak for `path`: what was to replace it came to nothing."""
+        parent, name = split(path)
+        folder = self._source.folder(parent)
+        with self._lock:
+            self._changes.forget(folder, name)
+            self._listings.pop(folder, None)
+
     def forget(self, path: str) -> None:
         """Forget the listing that holds `path` and all below it: Swift is asked again."""
         with self._lock:
