@@ -4,20 +4,23 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from swiftfs import __version__
-from swiftfs.config import Options, describe_options, parse_options
-from swiftfs.credentials import CREDENTIALS, read_credentials
+from swiftfs.commands.gc import gc
+from swiftfs.commands.probe import probe
+from swiftfs.commands.version import version_command
+from swiftfs.credentials import login_environment
 from swiftfs.daemon import Ready, log_to_system, log_to_terminal, run_in_background
 from swiftfs.errors import SwiftfsError
+from swiftfs.flags import given, option_flags
 from swiftfs.mount import MountRequest, check_mountpoint, serve
 from swiftfs.naming import Source
 from swiftfs.notify import notify
+from swiftfs.settings import build_options, gather
 from swiftfs.unmount import unmount
 
 # Not click's own check: a mount that died is not readable, and that is told in other words.
@@ -39,59 +42,37 @@ class _Group(click.Group):
             raise _OneLine(str(error)) from error
 
 
-def _option_help() -> str:
-    lines = [f"  {name:<20} {text} [{default}]" for name, default, text in describe_options()]
-    return "\b\nOptions for -o:\n" + "\n".join(lines)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="swiftfs")
 def main() -> None:
     """Use OpenStack Swift containers as a local folder."""
 
 
-@main.command(epilog=_option_help())
+@main.command()
 @click.argument("source")
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("-o", "options", multiple=True, metavar="OPT[,OPT…]", help="Mount options, listed below.")
+@click.option(
+    "-o", "words", multiple=True, metavar="OPT[,OPT…]", help="Options as in fstab: read_ahead=1M,ro."
+)
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground and log to standard error.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where local copies live.")
-@click.option("--sync", is_flag=True, help="Let close() return only when the file is in Swift.")
-@click.option("--os-cloud", metavar="NAME", help="A cloud of clouds.yaml; otherwise ST_* or OS_* variables.")
+@option_flags()
 def mount(
-    source: str,
-    mountpoint: Path,
-    options: tuple[str, ...],
-    foreground: bool,
-    cache_dir: Path | None,
-    sync: bool,
-    os_cloud: str | None,
+    source: str, mountpoint: Path, words: tuple[str, ...], foreground: bool, **flags: bool | str | None
 ) -> None:
     """Mount SOURCE on the empty folder MOUNTPOINT.
 
     SOURCE is CONTAINER, CONTAINER/PREFIX, or / for the whole account, whose containers are the top folders.
     """
-    parsed = parse_options(options)
-    parsed = replace(parsed, sync=parsed.sync or sync)
-    folder = cache_dir or (Path(parsed.cache_dir) if parsed.cache_dir else None)
+    options = build_options(gather(os.environ, words, given(flags)))
     request = MountRequest(
         Source.parse(source),
         mountpoint.absolute(),
-        parsed,
-        folder.absolute() if folder else None,
-        os_cloud or parsed.os_cloud or None,
+        options,
+        Path(options.cache_dir).absolute() if options.cache_dir else None,
+        options.os_cloud or None,
     )
     check_mountpoint(request.mountpoint)
-    _serve(request, _environment(parsed), foreground=foreground)
-
-
-def _environment(options: Options) -> Mapping[str, str]:
-    """Return the environment with the credentials of a file in place of its own, if there is one."""
-    if not options.credentials:
-        return os.environ
-    # All or nothing: half of the file and half of the environment would be nobody's credentials.
-    others = {name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)}
-    return {**others, **read_credentials(Path(options.credentials))}
+    _serve(request, login_environment(options.credentials, os.environ), foreground=foreground)
 
 
 def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
@@ -139,6 +120,11 @@ def demo(mountpoint: Path | None, data: Path | None) -> None:
     from swiftfs.demo.tour import run  # noqa: PLC0415  only the demo needs the extra `demo`
 
     run(mountpoint, data)
+
+
+main.add_command(probe)
+main.add_command(gc)
+main.add_command(version_command)
 
 
 if __name__ == "__main__":

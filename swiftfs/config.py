@@ -1,12 +1,11 @@
-"""The options of a mount: one table for `-o`, the help text and the documentation."""
+"""The options of a mount: one table for every place that sets them, the help and the documentation."""
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-from swiftfs.errors import ConfigurationError
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -16,12 +15,46 @@ _TRUE = {"", "1", "yes", "true", "on"}
 _FALSE = {"0", "no", "false", "off"}
 
 
+def _show(value: Any) -> str:
+    """Write a value as the user would type it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How values of one kind are written: `word` stands for one in the help.
+
+    `parse` reads one, or raises `ValueError` with what to say instead; `show` writes it again. `from_number`
+    says whether a number of TOML means the same as its digits.
+    """
+
+    word: str
+    parse: Callable[[str], Any]
+    show: Callable[[Any], str] = _show
+    from_number: bool = True
+
+
 def parse_size(text: str) -> int:
     """Read `16M`, `16MiB`, `16777216` as bytes; raise `ValueError` for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError("a size such as 16M")
     return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def show_size(size: int | None) -> str:
+    """Write bytes as `parse_size` reads them, in the largest unit that fits."""
+    if size is None:
+        return ""
+    for unit in "GMK":
+        step = _UNITS[unit.lower()]
+        if size and size % step == 0:
+            return f"{size // step}{unit}"
+    return str(size)
 
 
 def _parse_switch(text: str) -> bool:
@@ -48,69 +81,73 @@ def _parse_octal(text: str) -> int:
     return int(text, 8)
 
 
-def _number(low: int, high: int) -> Callable[[str], int]:
+def _parse_path(text: str) -> str:
+    """Know the home folder: in fstab and TOML no shell has seen the path."""
+    try:
+        return str(Path(text).expanduser()) if text else ""
+    except RuntimeError:
+        raise ValueError("a path; there is no such home folder") from None
+
+
+def _parse_place(text: str) -> str:
+    if not text or "/" in text or len(text.encode()) > 256:
+        raise ValueError("auto, same, or the name of a container")
+    return text
+
+
+def _number(low: int, high: int) -> Kind:
     def parse(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
             raise ValueError(f"a number, {low} to {high}")
         return int(text)
 
-    return parse
+    return Kind("NUMBER", parse)
 
 
-def _size(low: int, high: int) -> Callable[[str], int]:
+def _size(low: int, high: int) -> Kind:
     def parse(text: str) -> int:
         size = parse_size(text)
         if not low <= size <= high:
-            raise ValueError(f"a size, {low} to {high} bytes")
+            raise ValueError(f"a size, {show_size(low)} to {show_size(high)}")
         return size
 
-    return parse
+    return Kind("SIZE", parse, show_size)
 
 
-def _choice(*words: str) -> Callable[[str], str]:
+def _choice(*words: str) -> Kind:
     def parse(text: str) -> str:
         if text not in words:
             raise ValueError(" or ".join(words))
         return text
 
-    return parse
+    return Kind("|".join(words), parse)
 
 
-def _show(value: Any) -> str:
-    """Write a default as the user would type it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+SWITCH = Kind("", _parse_switch)
+_SECONDS = Kind("SECONDS", _parse_seconds)
+_OCTAL = Kind("OCTAL", _parse_octal, "{:03o}".format, from_number=False)
+_TEXT = Kind("TEXT", str)
+_FILE = Kind("FILE", _parse_path)
+_FOLDER = Kind("FOLDER", _parse_path)
+_PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
 
-def _show_size(size: int) -> str:
-    for unit in "GMK":
-        step = _UNITS[unit.lower()]
-        if size % step == 0:
-            return f"{size // step}{unit}"
-    return str(size)
-
-
-def _option(default: Any, parse: Callable[[str], Any], text: str, show: Callable[[Any], str] = _show) -> Any:
-    return field(default=default, metadata={"parse": parse, "help": text, "show": show})
+def _option(default: Any, kind: Kind, text: str) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": text})
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `-o` can set. Sizes are in bytes, times in seconds."""
+    """What a mount can be told. Sizes are in bytes, times in seconds."""
 
-    ro: bool = _option(False, _parse_switch, "refuse every change")
-    allow_other: bool = _option(False, _parse_switch, "let other users in (root, or user_allow_other)")
-    allow_root: bool = _option(False, _parse_switch, "let root in besides the user who mounts")
-    default_permissions: bool = _option(False, _parse_switch, "let the kernel check modes and owners")
+    ro: bool = _option(False, SWITCH, "refuse every change")
+    allow_other: bool = _option(False, SWITCH, "let other users in (root, or user_allow_other)")
+    allow_root: bool = _option(False, SWITCH, "let root in besides the user who mounts")
+    default_permissions: bool = _option(False, SWITCH, "let the kernel check modes and owners")
     uid: int | None = _option(None, _number(0, 2**32 - 2), "owner of what carries none (default: who mounts)")
     gid: int | None = _option(None, _number(0, 2**32 - 2), "group of what carries none (default: who mounts)")
-    umask: int = _option(
-        0o022, _parse_octal, "permission bits that what carries no mode does not get", "{:03o}".format
-    )
-    ttl: float = _option(60.0, _parse_seconds, "how long a listing may answer before Swift is asked again")
+    umask: int = _option(0o022, _OCTAL, "permission bits that what carries no mode does not get")
+    ttl: float = _option(60.0, _SECONDS, "how long a listing may answer before Swift is asked again")
     max_entries: int = _option(1_000_000, _number(1000, 10**9), "names the listing cache holds at most")
     mtime: str = _option(
         "meta", _choice("meta", "listing"), "times of other clients' objects: by HEAD, or the listing's"
@@ -121,75 +158,74 @@ class Options:
         _choice("headers", "content-type"),
         "where markers keep their attributes: in headers, or in the type, which rclone takes for a file's",
     )
-    show_segments: bool = _option(
-        False, _parse_switch, "in an account, show the containers that end in _segments"
-    )
+    show_segments: bool = _option(False, SWITCH, "in an account, show the containers that end in _segments")
     storage_policy: str = _option(
-        "", str, "the storage policy of containers that are made (default: Swift's)"
+        "", _TEXT, "the storage policy of containers that are made (default: Swift's)"
+    )
+    segments: str = _option(
+        "auto",
+        _PLACE,
+        "where segments go: a container, `same` as the file's, or `auto`: NAME_segments, else the same",
     )
     segment_size: int = _option(
-        16 * MIB,
-        _size(MIB, 4 * GIB),
-        "files above it become large objects of such segments",
-        _show_size,
+        16 * MIB, _size(MIB, 4 * GIB), "files above it become large objects of such segments"
     )
     uploads: int = _option(4, _number(1, 64), "segments uploaded at once")
     connections: int = _option(8, _number(1, 64), "ranges downloaded at once, and half the small files")
     read_ahead: int = _option(
-        64 * MIB,
-        _size(0, 4 * GIB),
-        "how far sequential reads are downloaded in advance",
-        _show_size,
+        64 * MIB, _size(0, 4 * GIB), "how far sequential reads are downloaded in advance"
     )
-    prefetch: bool = _option(
-        True, _parse_switch, "fetch the next small files of a folder that is read file by file"
-    )
+    prefetch: bool = _option(True, SWITCH, "fetch the next small files of a folder that is read file by file")
     cache_size: int | None = _option(
         None,
         _size(64 * MIB, 2**60),
         "disk for local copies of what is in Swift (default: 10G, at most half of what is free)",
     )
-    settle: float = _option(2.0, _parse_seconds, "how long deletions wait for others to be sent together")
-    sync: bool = _option(False, _parse_switch, "let close() return only when the file is in Swift")
-    cache_dir: str = _option("", str, "where local copies live (default: below the user's cache folder)")
-    os_cloud: str = _option("", str, "a cloud of clouds.yaml")
-    credentials: str = _option("", str, "a file of OS_* or ST_* variables that only its owner may read")
-    debug: bool = _option(False, _parse_switch, "narrate every operation in the log")
+    drain: float = _option(
+        300.0, _SECONDS, "how long unmounting waits for uploads; the next mount goes on with the rest"
+    )
+    conflict: str = _option(
+        "last", _choice("last", "keep"), "an object another client changed: overwrite it, or keep it beside"
+    )
+    settle: float = _option(2.0, _SECONDS, "how long a change waits for others to be sent with it")
+    sync: bool = _option(False, SWITCH, "let close() return only when the file is in Swift")
+    cache_dir: str = _option("", _FOLDER, "where local copies live (default: below the user's cache folder)")
+    config: str = _option("", _FILE, "a TOML file of options (default: see Configuration files)")
+    os_cloud: str = _option("", _TEXT, "a cloud of clouds.yaml")
+    credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner may read")
+    debug: bool = _option(False, SWITCH, "narrate every operation in the log")
 
 
-_FIELDS: Mapping[str, Any] = {item.name: item for item in fields(Options)}
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A row of the table: `default` is written as the user would type it."""
 
-IGNORED = frozenset(
-    {"rw", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "dev", "nodev", "suid", "nosuid"}
-    | {"exec", "noexec", "atime", "noatime", "relatime", "defaults", "async"}
+    name: str
+    kind: Kind
+    default: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line, `--read-ahead`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The option in the environment, `SWIFTFS_READ_AHEAD`."""
+        return PREFIX + self.name.upper()
+
+
+PREFIX = "SWIFTFS_"
+"""How variables of the environment begin that are options."""
+
+
+def _row(name: str, default: Any, metadata: Mapping[str, Any]) -> Option:
+    kind: Kind = metadata["kind"]
+    return Option(name, kind, kind.show(default) if default is not None else "", metadata["help"])
+
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    {item.name: _row(item.name, item.default, item.metadata) for item in fields(Options)}
 )
-"""Words of fstab that mount(8) hands on and that change nothing here."""
-
-
-def parse_options(words: Iterable[str]) -> Options:
-    """Build `Options` from `-o` arguments, each `name[=value][,…]`; a later one wins.
-
-    Raise `ConfigurationError` for an unknown name, with the nearest one, or for a value out of range.
-    """
-    values: dict[str, Any] = {}
-    for word in (part.strip() for text in words for part in text.split(",")):
-        name, _, value = word.partition("=")
-        if not word or name in IGNORED or name.startswith(("x-", "comment")):
-            continue
-        if name not in _FIELDS:
-            near = difflib.get_close_matches(name, _FIELDS, n=1)
-            raise ConfigurationError(
-                f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-        try:
-            values[name] = _FIELDS[name].metadata["parse"](value)
-        except ValueError as error:
-            raise ConfigurationError(f"option {name}={value}: say {error}") from None
-    return Options(**values)
-
-
-def describe_options() -> list[tuple[str, str, str]]:
-    """Return name, default and meaning of each option, in the table's order."""
-    return [
-        (item.name, item.metadata["show"](item.default), item.metadata["help"]) for item in fields(Options)
-    ]
+"""The table's rows by name, in its order."""

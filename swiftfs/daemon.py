@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+from swiftfs.logs import JournalFormatter, Repetition, reads_journal
 
 Ready = Callable[[], None]
 
@@ -74,9 +75,14 @@ def _leave_terminal() -> None:
     os.close(nothing)
 
 
-def log_to_terminal(level: int) -> None:
-    """Write the log to standard error, a line each, as journald likes it."""
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s: %(message)s", force=True)
+def log_to_terminal(level: int | str) -> None:
+    """Write the log to standard error, a line each; where the journal reads it, with its priorities."""
+    form = "%(levelname)s: %(message)s"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JournalFormatter() if reads_journal(sys.stderr.fileno()) else logging.Formatter(form)
+    )
+    _log_to(handler, level)
 
 
 def log_to_system(level: int, folder: Path) -> None:
@@ -90,7 +96,13 @@ def log_to_system(level: int, folder: Path) -> None:
             folder / "swiftfs.log", maxBytes=4_000_000, backupCount=2
         )
         form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=level, handlers=[handler], format=form, force=True)
+    handler.setFormatter(logging.Formatter(form))
+    _log_to(handler, level)
+
+
+def _log_to(handler: logging.Handler, level: int | str) -> None:
+    handler.addFilter(Repetition())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _listens(address: str) -> bool:

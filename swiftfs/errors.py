@@ -16,6 +16,13 @@ class ConfigurationError(SwiftfsError):
     errno = errno.EINVAL
 
 
+class Overtaken(SwiftfsError):
+    """Bytes changed while they were uploaded; another attempt stores them as they are then."""
+
+    errno = errno.EAGAIN
+    retryable = True
+
+
 class StoreError(SwiftfsError):
     """Swift, or the way to it, answered something else than asked.
 

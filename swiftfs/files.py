@@ -1,65 +1,44 @@
-"""Open files: their bytes, their uploads, and how they meet the namespace."""
+"""Open files: their bytes, and how they come to the journal."""
 
 import errno
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import replace
 
 from swiftfs.attributes import Stored, guess_type
-from swiftfs.config import Options
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content, Fill
-from swiftfs.content.localfile import Kept
+from swiftfs.content.content import Fill
 from swiftfs.content.origin import Origin
-from swiftfs.content.segments import Layout, SegmentContainers, SegmentUpload
-from swiftfs.errors import NotFound, PreconditionFailed, SwiftfsError, os_error
+from swiftfs.errors import PreconditionFailed, SwiftfsError, os_error
 from swiftfs.handles import Node, OpenFiles
-from swiftfs.journal.intents import Delete, Description, PutFile
-from swiftfs.journal.journal import Journal
-from swiftfs.model import Attributes, FileSpan, ObjectInfo, ObjectName, Row
-from swiftfs.namespace.entry import Defaults, Entry, file_entry
-from swiftfs.namespace.namespace import Namespace
-from swiftfs.naming import split
+from swiftfs.journal.intents import Description, PutFile
+from swiftfs.model import Attributes, FileSpan, ObjectName
+from swiftfs.namespace.entry import Entry
 from swiftfs.prefetch import Prefetch, version_of
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.promises import Promises, file_promise
+from swiftfs.rooms import Rooms
+from swiftfs.store.protocol import Headers
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Rooms:
-    """What the file system is made of; `mount` builds it, everything above shares it."""
-
-    store: ObjectStore
-    namespace: Namespace
-    journal: Journal
-    options: Options
-    defaults: Defaults
-    cache: Path
-
-
 class Files:
-    """Reads, writes and uploads of open files."""
+    """Opens, reads and writes files."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, promises: Promises, table: OpenFiles) -> None:
         self._rooms = rooms
-        self.table = OpenFiles()
-        self._cache = ContentCache(rooms.cache, rooms.options.cache_size, self._make_content)
-        self._downloads = ThreadPoolExecutor(rooms.options.connections, thread_name_prefix="download")
-        self._uploads = ThreadPoolExecutor(rooms.options.uploads, thread_name_prefix="upload")
-        self._prefetch = Prefetch(rooms.namespace, self._cache, self.table, rooms.options)
-        self._containers = SegmentContainers(rooms.store)
-        self._layout = Layout(rooms.options.segment_size)
+        self._promises = promises
+        self._journal = rooms.journal
+        self.table = table
+        self._contents = rooms.contents
+        self._prefetch = Prefetch(rooms.namespace, self._contents, table, rooms.options)
 
     def create(self, path: str, name: ObjectName, attributes: Attributes, flags: int) -> int:
-        """Open a new, empty file; Swift gets it when it is flushed."""
-        content = self._cache.new(None)
+        """Open a new, empty file; the journal gets it when it is flushed."""
+        content = self._contents.new(name, None)
         description = Description(guess_type(name.key), Stored())
-        node = self._node(path, name, content, attributes, description, None)
-        node.dirty = True
+        node = Node(path, name, content, attributes, description, None, dirty=True)
         return self._open(node, flags)
 
     def open(self, path: str, entry: Entry, flags: int) -> int:
@@ -89,7 +68,7 @@ class Files:
         """Let `fill` copy `size` bytes to `offset`, with O_APPEND to the end; return how many it copied."""
         handle = self.table.handle(number)
         node = handle.node
-        if offset + size > self._layout.largest_file:
+        if offset + size > self._rooms.layout.largest_file:
             raise os_error(errno.EFBIG, node.path)
         with node.lock:
             copied = node.content.write(node.content.size if handle.append else offset, size, fill)
@@ -98,169 +77,136 @@ class Files:
 
     def truncate(self, node: Node, size: int) -> None:
         """Make the file `size` bytes long."""
-        if size > self._layout.largest_file:
+        if size > self._rooms.layout.largest_file:
             raise os_error(errno.EFBIG, node.path)
         with node.lock:
             if size != node.content.size:
                 node.content.truncate(size)
             self._touch(node)
 
-    def flush(self, node: Node) -> None:
-        """Upload what changed, unless the file was unlinked; return when it is in Swift, or raise why not."""
+    def flush(self, node: Node, *, durable: bool = False) -> None:
+        """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.
+
+        A `durable` one is in Swift when this returns. So is every one where nothing settles: what cannot be
+        stored is given up there, and the node stays dirty. Otherwise raise why what was handed in before
+        could not be stored for good, once.
+        """
         with node.lock:
-            if not node.dirty or node.hidden:
+            if node.hidden:
                 return
+            before, handed_in = node.entry, node.dirty
             try:
-                self._upload(node)
-            except Exception as error:
-                node.failed = error
+                if handed_in:
+                    self._hand_in(node)
+                if not self._journal.seconds:
+                    self._promises.see_to(node.name)
+            except (SwiftfsError, OSError):
+                if handed_in:
+                    node.entry, node.dirty, node.failed = before, True, True
                 raise
-            node.failed = None
+        if durable and self._journal.seconds:
+            self._journal.flush([node.name])
+        elif (error := self._journal.failure(node.name)) is not None:
+            raise error
 
     def release(self, number: int) -> None:
-        """Close a handle; with the last one, upload changes that came after its flush, as a mapping's do.
+        """Close a handle; with the last one, hand in changes that came after its flush, as a mapping's do.
 
         While others are open it is theirs to say when the file is whole.
         """
         node = self.table.handle(number).node
-        if node.users == 1 and node.dirty and node.failed is None:
-            try:
-                self.flush(node)
-            except (SwiftfsError, OSError) as error:
-                log.error("%s: changes made after close() were not stored: %s", node.path, error)
+        if node.users == 1 and node.dirty and not node.failed:
+            self.drain(node)
         if self.table.release(number) is not None:
             self._dispose(node)
 
-    def claim(self, name: ObjectName) -> Delete | None:
-        """Take back the deletion of `name` that still waits, for a new object gets the name; return it.
-
-        An unlinked file that is still read has its bytes brought in before they are replaced.
-        """
-        claimed = self._rooms.journal.take_back(name)
-        for node in self.table.hidden(name):
-            node.content.ensure_all()
-            claimed, node.deletion = node.deletion, None
-        return claimed if isinstance(claimed, Delete) else None
-
-    def vacate(self, name: ObjectName) -> None:
-        """Execute the deletion of `name` that still waits, for what is no file's bytes gets the name.
-
-        A marker is made only where nothing is, and nobody would delete the segments that a link replaces.
-        """
-        self._rooms.journal.flush(name)
-        for node in self.table.hidden(name):
-            node.content.ensure_all()
-            assert node.deletion is not None
-            self._rooms.journal.submit(node.deletion)
-            node.deletion = None
-            if node.settled is not None:
-                node.settled(None)
-
     def drain(self, node: Node) -> bool:
-        """Upload the changes of a file that was never closed, and drop it; say whether all is in Swift."""
-        stored = True
+        """Hand in the changes of a file that was never closed; say whether that succeeded."""
         try:
             self.flush(node)
         except (SwiftfsError, OSError) as error:
-            log.error("%s could not be stored: %s", node.path, error)
-            stored = False
-        self._dispose(node)
-        return stored
+            log.error("%s: changes made after close() are lost: %s", node.path, error)
+            return False
+        return True
+
+    def settle_hidden(self, name: ObjectName) -> None:
+        """Hand in the deletion of `name` that waits for a last close, for the name is about to be used again.
+
+        The unlinked file that is still read has its bytes brought in before they are deleted.
+        """
+        for node in self.table.hidden(name):
+            node.content.ensure_all()
+            deletion, settled, node.deletion, node.settled = node.deletion, node.settled, None, None
+            if deletion is not None and settled is not None:
+                self._journal.add(node.path, deletion, settled)
 
     def close(self) -> None:
-        """End the threads and drop what is cached."""
-        self._uploads.shutdown()
+        """Close every file, and end the threads."""
+        for node in self.table.all():
+            self._dispose(node)
         self._prefetch.close()
-        self._downloads.shutdown()
-        self._cache.close()
 
     def _open(self, node: Node, flags: int) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         number, shared = self.table.open(node, writable=writable, append=bool(flags & os.O_APPEND))
         if shared is not node:
-            self._keep(node)
+            self._contents.leave(node.content)
         return number
 
     def _stored_node(self, path: str, entry: Entry) -> Node:
         assert entry.object is not None
-        content = self._prefetch.take(version_of(entry)) or self._cache.new(
-            Origin(entry.object, entry.etag, entry.attributes.size, entry.attributes.size)
-        )
+        content = self._journal.share(entry.object)
+        if content is None:
+            if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
+                entry = self._rooms.namespace.lookup(path)
+            version, size = version_of(entry), entry.attributes.size
+            origin = Origin(version.name, entry.etag, size, size)
+            content = self._prefetch.take(version) or self._contents.new(version.name, origin)
         content.told = None  # what a download of an earlier opening told may have changed
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.kept)
-        return self._node(path, entry.object, content, entry.attributes, description, entry)
-
-    def _node(
-        self,
-        path: str,
-        name: ObjectName,
-        content: Content,
-        attributes: Attributes,
-        description: Description,
-        entry: Entry | None,
-    ) -> Node:
-        segments = SegmentUpload(
-            self._rooms.store, self._containers, self._uploads, content.descriptor, name, self._layout
-        )
-        content.watcher = segments
-        return Node(path, name, content, segments, attributes, description, entry)
-
-    def _make_content(self, folder: Path, origin: Origin | None, kept: Kept | None) -> Content:
-        # What was read in advance must not push out what is about to be read.
-        read_ahead = min(self._rooms.options.read_ahead, self._cache.limit // 4)
-        return Content(self._rooms.store, self._downloads, folder, origin, read_ahead, kept)
+        node = Node(path, version_of(entry).name, content, entry.attributes, description, entry)
+        node.inherit = entry.headers is None
+        return node
 
     def _touch(self, node: Node) -> None:
         node.stat = replace(node.stat, mtime_ns=time.time_ns())
-        node.dirty = True
-        node.failed = None
+        node.dirty, node.failed = True, False
 
-    def _upload(self, node: Node) -> None:
-        waiting = self.claim(node.name)
-        replaces_large = waiting.large if waiting else node.entry.large if node.entry else node.replaces_large
-        if node.entry is not None and node.entry.headers is None:
-            try:
-                info = node.content.told or self._rooms.store.head(node.name)
-            except NotFound:  # another client deleted it, and nothing of it is left to keep
-                replaces_large = False
-            else:
-                node.description = replace(node.description, metadata=info.metadata, kept=info.kept)
-                replaces_large = info.is_slo
+    def _hand_in(self, node: Node) -> None:
+        if node.inherit and node.content.told is not None:
+            told, node.inherit = node.content.told, False
+            node.description = replace(node.description, metadata=told.metadata, kept=told.kept)
+        self.settle_hidden(node.name)
+        before = node.entry or node.replaces
         description = node.describe()
-        intent = PutFile(node.name, node.content, node.segments, description, replaces_large)
-        stored = self._rooms.journal.submit(intent)
-        assert stored is not None
-        node.entry = stored_entry(node.path, stored, node.content.size, description, self._rooms.defaults)
+        intent = PutFile(
+            node.name,
+            node.content.save(),
+            description,
+            replaces_large=before.large if before else False,
+            replaces_etag=(before.etag or None) if before else None,
+            fresh=before is None,
+            inherit=node.inherit,
+        )
+        entry = file_promise(node.path, node.name, node.content.size, description, self._rooms.defaults)
+        done, change = self._promises.note(node.path, entry)
+        before, node.entry = node.entry, entry
+        try:
+            self._journal.add(node.path, intent, done)
+        except OSError:
+            node.entry = before
+            self._rooms.namespace.retract(node.path, change)
+            raise
         node.dirty = False
-        self._rooms.namespace.record(node.path, node.entry)
 
     def _dispose(self, node: Node) -> None:
-        if node.dirty:
-            self._rooms.journal.execution.discard(node.segments.abandon())
-            if not node.hidden:
-                log.warning("%s: its last changes are dropped: %s", node.path, node.failed)
-                self._rooms.namespace.disown(node.path)
+        if node.dirty and not node.hidden:
+            log.warning("%s: its last changes are dropped", node.path)
+            self._rooms.namespace.disown(node.path)
         if node.deletion is not None and node.settled is not None:
-            error = self._rooms.journal.execution.delete_together([node.deletion]).get(node.deletion.name)
-            node.settled(error)
-        self._keep(node)
-
-    def _keep(self, node: Node) -> None:
-        if node.dirty or node.hidden:
-            node.content.close()
-        else:
-            self._cache.keep(node.content)
-
-
-def stored_entry(
-    path: str, info: ObjectInfo, size: int, description: Description, defaults: Defaults
-) -> Entry:
-    """Return the entry of an object as we have just stored it, as a listing will show it."""
-    slo = info.version.etag if info.is_slo else None
-    description = replace(description, stored=replace(description.stored, slo=slo))
-    headers = description.headers()
-    name = info.version.name
-    row = Row(name.key, size, info.version.etag, headers.content_type, "")
-    entry = file_entry(split(path)[1], name.container, row, defaults)
-    return replace(entry, headers=Headers(description.media_type, headers.metadata, headers.kept))
+            self._journal.add(node.path, node.deletion, node.settled)
+            if not self._journal.seconds:
+                with suppress(SwiftfsError, OSError):  # it is logged, or tried again
+                    self._journal.flush([node.deletion.name])
+        self._contents.leave(node.content)

@@ -9,21 +9,24 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored
 from swiftfs.content.content import Fill
 from swiftfs.errors import NotFound, SwiftfsError, os_error
-from swiftfs.files import Files, Rooms, stored_entry
+from swiftfs.files import Files
 from swiftfs.folders import Folders
-from swiftfs.handles import Node
+from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Delete, Description, Move, PutSmall
+from swiftfs.journal.journal import Waiting
+from swiftfs.journal.log import Record
 from swiftfs.metadata import Metadata
 from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.namespace.entry import Entry, inode_of, moved_entry
 from swiftfs.naming import Source, escape, join, split, unescape
-from swiftfs.removals import Removals
+from swiftfs.promises import Promises, file_promise
+from swiftfs.rooms import Rooms
 from swiftfs.usage import UsageReport
 
 HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
@@ -31,27 +34,28 @@ HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 
 
 class FileSystem:
-    """One mounted source."""
+    """One mounted source; `records` are what an earlier process promised."""
 
-    def __init__(self, rooms: Rooms, source: Source) -> None:
+    def __init__(self, rooms: Rooms, source: Source, records: Iterable[Record] = ()) -> None:
         self._rooms = rooms
+        self._records = records
         self._source = source
         self._namespace = rooms.namespace
         self._journal = rooms.journal
-        self._at_once = not rooms.journal.seconds
-        self._files = Files(rooms)
-        self._removals = Removals(rooms)
-        self._folders = Folders(rooms, source, self._files, self._removals)
-        self._metadata = Metadata(rooms, source, self._files)
+        table = OpenFiles()
+        self._promises = Promises(rooms, table)
+        self._files = Files(rooms, self._promises, table)
+        self._folders = Folders(rooms, source, self._files, self._promises)
+        self._metadata = Metadata(rooms, source, self._files, self._promises)
         self._usage = UsageReport(rooms.store, source)
 
     def begin(self) -> None:
-        """Ask Swift for the root, and finish what a process that died had begun.
+        """Ask Swift for the root, and go on with what an earlier process left.
 
         Raise `NotFound` when the container does not exist.
         """
         self._namespace.load_root()
-        self._journal.recover()
+        self._journal.recover(self._records, self._promises.recovered)
 
     def refresh(self) -> None:
         """Ask Swift again for all that is remembered of its listings."""
@@ -73,6 +77,8 @@ class FileSystem:
             raise os_error(errno.EINVAL, path)
         if entry.target is not None:
             return entry.target
+        if (waiting := self._journal.body(entry.object)) is not None:
+            return waiting.decode()
         body = bytearray(entry.attributes.size)
 
         def sink(offset: int, data: bytes) -> None:
@@ -132,7 +138,7 @@ class FileSystem:
             raise os_error(errno.ENOENT, path)
         else:
             self._folders.keep_parent(path)
-            self._removals.delete(path, Delete(entry.object, entry.large), at_once=self._at_once)
+            self._promises.make(path, _deletion(entry), None)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder over whatever POSIX lets it replace."""
@@ -250,14 +256,14 @@ class FileSystem:
         self._files.truncate(node, max(node.content.size, offset + length))
 
     def flush(self, handle: int) -> None:
-        """Upload what was written through any handle of the file; part of close()."""
+        """Hand in what was written through any handle of the file; part of close()."""
         opened = self._files.table.handle(handle)
         if opened.writable:
             self._files.flush(opened.node)
 
     def fsync(self, handle: int, data_only: bool) -> None:
         """Return when the file's bytes are in Swift, or raise why they are not."""
-        self._files.flush(self._files.table.handle(handle).node)
+        self._files.flush(self._files.table.handle(handle).node, durable=True)
 
     def release(self, handle: int) -> None:
         """End a handle."""
@@ -267,24 +273,37 @@ class FileSystem:
         """Return size and free space as the quotas tell them."""
         return self._usage.of(path)
 
+    def waiting(self) -> list[Waiting]:
+        """Return the changes that Swift has not got yet."""
+        return self._journal.waiting()
+
+    def flush_all(self) -> None:
+        """Return when Swift has all that was closed, or raise why it has not."""
+        self._journal.flush_all()
+
+    def retry(self) -> None:
+        """Try again what was parked."""
+        self._journal.retry()
+
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store what is not in Swift yet and end every thread; the mount is gone.
 
-        `progress` is called with the number of files and deletions that wait. Raise `SwiftfsError` naming the
-        files that could not be stored.
+        `progress` is called with the number of changes that wait. What cannot be stored within the option
+        `drain` stays on the disk for the next mount; raise `SwiftfsError` that says so.
         """
-        failed = []
-        nodes = self._files.table.all()
-        for done, node in enumerate(nodes):
-            progress(len(nodes) - done + self._journal.waiting())
-            if not self._files.drain(node):
-                failed.append(node.path)
-        progress(self._journal.waiting())
-        self._journal.drain()
+        lost = [node.path for node in self._files.table.all() if not self._files.drain(node)]
         self._files.close()
+        left = self._journal.close(self._rooms.options.drain, progress)
+        self._rooms.contents.close()
         self._namespace.close()
-        if failed:
-            raise SwiftfsError(f"{len(failed)} files were not stored: {', '.join(failed[:5])}")
+        if lost:
+            raise SwiftfsError(f"{len(lost)} files were not stored: {', '.join(lost[:5])}")
+        if left:
+            first = left[0]
+            raise SwiftfsError(
+                f"{len(left)} changes stay in {self._rooms.cache}, and the next mount goes on with them; "
+                f"the first is {first.path}: {first.reason or 'there was no time'}"
+            )
 
     def _new_name(self, path: str) -> ObjectName:
         """Return the object for a new file; the second name `a%file` exists only beside a folder `a`."""
@@ -310,13 +329,11 @@ class FileSystem:
         name = self._new_name(path)
         if self._files.table.at(path) is not None or self._namespace.find(path) is not None:
             raise os_error(errno.EEXIST, path)
-        self._files.vacate(name)
+        self._files.settle_hidden(name)
         stored = Stored(mode, time.time_ns(), caller.uid, caller.gid, target, device=device)
         description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
-        info = self._journal.submit(PutSmall(name, body, description))
-        assert info is not None
-        entry = stored_entry(path, info, len(body), description, self._rooms.defaults)
-        self._namespace.record(path, entry)
+        entry = file_promise(path, name, len(body), description, self._rooms.defaults)
+        self._promises.make(path, PutSmall(name, body, description, fresh=True), entry)
 
     def _hide(self, path: str, hidden: str) -> None:
         """Take the name from an open file; it lives on without one, and its object is deleted."""
@@ -329,37 +346,62 @@ class FileSystem:
             self._files.table.move(path, hidden)
             if entry is None or entry.object is None:
                 return
-            deletion = Delete(entry.object, entry.large)
             node.content.pin()
             if node.content.is_complete():
-                self._removals.delete(path, deletion)
+                self._promises.make(path, _deletion(entry), None, later=True)
             else:
-                node.deletion = deletion
-                node.settled = self._removals.note(path)
+                node.deletion = _deletion(entry)
+                node.settled = self._promises.note(path, None)[0]
 
     def _rename_open(self, node: Node, new: str, target: Entry | None) -> None:
         old = node.path
-        if node.entry is None:  # Swift has nothing to move: the upload will go to the new name
+        if node.entry is None:  # only this process knows of it: the flush will give it the new name
             node.name = self._new_name(new)
-            node.replaces_large = target.large if target else False
+            node.replaces = target
         else:
             self._files.flush(node)
-            entry = self._move(old, new, node.entry, target)
-            node.follow(entry)
+            node.follow(self._move(old, new, node.entry, target))
         self._files.table.move(old, new)
 
     def _move(self, old: str, new: str, entry: Entry, target: Entry | None) -> Entry:
         name = self._new_name(new)
         assert entry.object is not None
-        waiting = self._files.claim(name)
-        replaces = target.large if target else waiting.large if waiting else False
+        self._files.settle_hidden(name)
         self._folders.keep_parent(old)
+        moved = moved_entry(entry, split(new)[1], name)
+        if self._move_promise(old, new, entry.object, moved, target):
+            return moved
         try:
-            self._journal.submit(Move(entry.object, name, replaces))
+            self._journal.execute(old, Move(entry.object, name, target.large if target else False))
         except NotFound:
             self._namespace.forget(old)
             raise
-        moved = moved_entry(entry, split(new)[1], name)
+        # What waited for the old name is executed: Swift has said what it made of it.
+        moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         self._namespace.record(old, None)
         self._namespace.record(new, moved)
         return moved
+
+    def _move_promise(
+        self, old: str, new: str, source: ObjectName, moved: Entry, target: Entry | None
+    ) -> bool:
+        """Give a file that Swift has not got yet its new name at once; say whether that was possible."""
+        assert moved.object is not None
+        if not self._journal.rename(
+            source,
+            moved.object,
+            new,
+            lambda: (self._promises.note(new, moved)[0], self._promises.note(old, None)[0]),
+            replaces_large=target.large if target else False,
+            replaces_etag=(target.etag or None) if target else None,
+            fresh=target is None,
+        ):
+            return False
+        if not self._journal.seconds:
+            self._journal.flush([source, moved.object])
+        return True
+
+
+def _deletion(entry: Entry) -> Delete:
+    assert entry.object is not None
+    return Delete(entry.object, entry.large, entry.etag or None)

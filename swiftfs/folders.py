@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from swiftfs.errors import AlreadyExists, os_error
-from swiftfs.files import Files, Rooms
+from swiftfs.errors import os_error
+from swiftfs.files import Files
 from swiftfs.journal.execution import Unmoved
 from swiftfs.journal.intents import (
     CreateContainer,
@@ -21,14 +21,15 @@ from swiftfs.journal.intents import (
 from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.naming import Folder, Source, is_below, plain_marker, slash_marker, split
-from swiftfs.removals import Removals
+from swiftfs.promises import Promises
+from swiftfs.rooms import Rooms
 
 
 class Folders:
     """What `mkdir`, `rmdir`, `readdir` and `rename` do to folders."""
 
-    def __init__(self, rooms: Rooms, source: Source, files: Files, removals: Removals) -> None:
-        self._removals = removals
+    def __init__(self, rooms: Rooms, source: Source, files: Files, promises: Promises) -> None:
+        self._promises = promises
         self._rooms = rooms
         self._namespace = rooms.namespace
         self._journal = rooms.journal
@@ -65,11 +66,13 @@ class Folders:
         permissions = stat.S_IFDIR | stat.S_IMODE(mode)
         attributes = Attributes(permissions, 0, time.time_ns(), caller.uid, caller.gid, folder_inode(folder))
         if not folder.prefix:
-            self._journal.submit(CreateContainer(folder.container))
+            self._journal.run(CreateContainer(folder.container))
             self._namespace.record(path, Entry(split(path)[1], None, attributes))
             return
         self._source.object(path)  # the marker's key must not be too long
-        self._namespace.record_new_folder(path, self._put_marker(path, folder, attributes))
+        entry, marker = self._marked(path, folder, attributes)
+        self._promises.make(path, marker, entry)
+        self._namespace.note_new_folder(path, entry)
 
     def remove(self, path: str) -> None:
         """Remove an empty folder, or an empty container."""
@@ -80,7 +83,7 @@ class Folders:
         folder = self._source.folder(path)
         if not folder.prefix:
             self._journal.flush_below(folder)
-            self._journal.submit(DeleteContainer(folder.container))
+            self._journal.run(DeleteContainer(folder.container))
             self._namespace.record(path, None)
         else:
             self.keep_parent(path)
@@ -103,6 +106,8 @@ class Folders:
             self._refuse_unless_empty(new)
         for node in self._files.table.below(old):
             self._files.flush(node)
+        self._journal.flush_below(source)
+        self._journal.flush_below(destination)
         self.keep_parent(old)
         marker = moving.object
         renamed = plain_marker(destination) or slash_marker(destination)
@@ -115,11 +120,11 @@ class Folders:
             ((marker, renamed),) if marker is not None and moves_marker else (),
         )
         try:
-            self._journal.submit(intent)
+            self._journal.execute(old, intent)
         except Unmoved as error:
             self._namespace.drop_listings(new)
             for name in error.left:
-                self._removals.delete(new, Delete(name, large=False))
+                self._journal.add(new, Delete(name, large=False))
             raise
         self._record_moved(old, new, moving, renamed if moves_marker else None)
 
@@ -129,38 +134,24 @@ class Folders:
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
         folder = self._source.folder(parent)
-        entry = self._marked(parent, folder, self._namespace.lookup(parent, complete=False).attributes)
-        assert entry.object is not None
-        assert entry.headers is not None
-        if entry.object == self._source.object(path):
+        attributes = self._namespace.lookup(parent, complete=False).attributes
+        entry, marker = self._marked(parent, folder, attributes)
+        if marker.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`
-        self._removals.make_marker(parent, PutMarker(entry.object, entry.headers), entry)
+        self._promises.make(parent, marker, entry, later=True)
 
-    def _marked(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
-        """Return the entry of a folder that gets a marker; nothing waits to delete its name any more."""
+    def _marked(self, path: str, folder: Folder, attributes: Attributes) -> tuple[Entry, PutMarker]:
+        """Return the entry of a folder that gets a marker, and what makes it."""
         plain = None if self._rooms.defaults.slash_markers else plain_marker(folder)
         name = plain or slash_marker(folder)
-        self._files.vacate(name)
+        self._files.settle_hidden(name)
         headers = marker_headers(attributes, typed=self._rooms.defaults.typed_markers)
-        return Entry(split(path)[1], name, attributes, headers=headers)
-
-    def _put_marker(self, path: str, folder: Folder, attributes: Attributes) -> Entry:
-        entry = self._marked(path, folder, attributes)
-        assert entry.object is not None
-        assert entry.headers is not None
-        try:
-            self._journal.submit(PutMarker(entry.object, entry.headers))
-        except AlreadyExists:
-            self._namespace.forget(path)
-            raise
-        return entry
+        return Entry(split(path)[1], name, attributes, headers=headers), PutMarker(name, headers)
 
     def _delete_markers(self, path: str, markers: set[ObjectName]) -> None:
         self._namespace.record(path, None)
         for marker in markers:
-            # A marker that was still to be made is not made, and needs no deletion.
-            if not isinstance(self._journal.take_back(marker), PutMarker):
-                self._removals.delete(path, Delete(marker, large=False), at_once=not self._journal.seconds)
+            self._promises.make(path, Delete(marker, large=False), None)
 
     def _refuse_unless_empty(self, path: str) -> None:
         if not self._namespace.is_empty(path) or self._files.table.unstored_in(path):

@@ -8,9 +8,8 @@ from cachetools import TTLCache
 
 from swiftfs.attributes import Stored
 from swiftfs.content.content import Content
-from swiftfs.content.segments import SegmentUpload
 from swiftfs.journal.intents import Delete, Description
-from swiftfs.journal.settling import Done
+from swiftfs.journal.queue import Done
 from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, split
@@ -22,29 +21,29 @@ RELEASED_FILES = 1000
 
 @dataclass(slots=True)
 class Node:
-    """A file that is open: what it is now, which may be ahead of Swift.
+    """A file that is open: what it is now, which may be ahead of the journal.
 
-    `entry` is the state that Swift has, None before the first upload. `dirty` says that bytes or attributes
-    wait for an upload; `failed` is why the last upload did not succeed, which close() or fsync() has told.
-    A `hidden` node was unlinked or renamed over: it lives until its last handle goes, and then its `deletion`
-    is executed and `settled` is told how that went. `replaces_large` says whether a first upload overwrites
-    an SLO, None if that is unknown.
-    The lock keeps writers and the upload apart and is held across its requests.
+    `entry` is what the namespace has of it, None for a new file before its first flush. `dirty` says that
+    bytes or attributes are not in the journal yet, `failed` that close() or fsync() has told why. A `hidden`
+    node was unlinked or renamed over: it lives until its last handle goes, and then its `deletion` is
+    executed and `settled` is told how that went. `replaces` is the entry that a new file takes the place of.
+    With `inherit` the object has headers of another client that nobody has asked for.
+    The lock keeps writers apart from what hands the file to the journal.
     """
 
     path: str
     name: ObjectName
     content: Content
-    segments: SegmentUpload
     stat: Attributes
     description: Description
     entry: Entry | None
     dirty: bool = False
-    failed: BaseException | None = None
+    failed: bool = False
     hidden: bool = False
     deletion: Delete | None = None
     settled: Done | None = None
-    replaces_large: bool | None = False
+    replaces: Entry | None = None
+    inherit: bool = False
     users: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -133,13 +132,20 @@ class OpenFiles:
                 node.path = new + path[len(old) :]
                 self._nodes[node.path] = node
 
+    def stored(self, promised: Entry, entry: Entry) -> None:
+        """Let the node that waited for `promised` to be stored know what it is now."""
+        with self._lock:
+            for node in self._nodes.values():
+                if node.entry is promised:
+                    node.entry = entry
+
     def below(self, folder: str) -> list[Node]:
         """Return the nodes in a folder and in all folders below it."""
         with self._lock:
             return [node for path, node in self._nodes.items() if is_below(path, folder)]
 
     def unstored_in(self, folder: str) -> list[Node]:
-        """Return the nodes of a folder that no listing shows, because Swift has not got them yet."""
+        """Return the nodes of a folder that no listing shows, because nobody has flushed them yet."""
         nodes = self.below(folder)
         return [n for n in nodes if n.entry is None and not n.hidden and split(n.path)[0] == folder]
 

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.attributes import (
@@ -17,8 +18,10 @@ from swiftfs.attributes import (
     xattr_to_header,
 )
 from swiftfs.errors import AccessDenied, NotFound, os_error
-from swiftfs.files import Files, Rooms
+from swiftfs.files import Files
+from swiftfs.handles import Node
 from swiftfs.journal.intents import (
+    Describe,
     DescribeContainer,
     Description,
     PutMarker,
@@ -28,6 +31,8 @@ from swiftfs.journal.intents import (
 from swiftfs.model import DIRECTORY_TYPE, Attributes, ObjectInfo
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import Source, plain_marker, slash_marker
+from swiftfs.promises import Promises
+from swiftfs.rooms import Rooms
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -48,8 +53,9 @@ Update = Callable[[Attributes], Attributes]
 class Metadata:
     """What `chmod`, `chown`, `utimens` and `setxattr` do."""
 
-    def __init__(self, rooms: Rooms, source: Source, files: Files) -> None:
+    def __init__(self, rooms: Rooms, source: Source, files: Files, promises: Promises) -> None:
         self._rooms = rooms
+        self._promises = promises
         self._source = source
         self._files = files
         self._own = {PID_ATTRIBUTE: os.getpid, CACHE_ATTRIBUTE: rooms.cache.absolute}
@@ -128,6 +134,7 @@ class Metadata:
         entry = node.entry if node is not None else self._rooms.namespace.lookup(path, complete=False)
         if entry is None or entry.object is None or (node is not None and node.hidden):
             raise os_error(errno.ENODATA, path)
+        self._rooms.journal.flush([entry.object])
         try:
             return self._rooms.store.head(entry.object)
         except NotFound:
@@ -136,6 +143,7 @@ class Metadata:
     def _metadata(self, path: str) -> Mapping[str, str]:
         node = self._files.table.at(path)
         if node is not None and (node.dirty or node.hidden):
+            self._learn(node)
             return node.description.metadata
         entry = node.entry if node is not None else None
         return self._headers(entry or self._rooms.namespace.lookup(path)).metadata
@@ -149,6 +157,14 @@ class Metadata:
             if not node.dirty and not node.hidden and node.entry is not None:
                 node.entry = self._post(path, node.entry, _unchanged, metadata)
             node.description = replace(node.description, metadata=metadata)
+
+    def _learn(self, node: Node) -> None:
+        """Ask for the headers that another client gave an open file's object, before they are changed."""
+        if node.inherit:
+            with suppress(NotFound):
+                told = self._rooms.store.head(node.name)
+                node.description = replace(node.description, metadata=told.metadata, kept=told.kept)
+            node.inherit = False
 
     def _headers(self, entry: Entry) -> Headers:
         """Return all headers of the entry's object, asking for them where they are not known."""
@@ -168,51 +184,61 @@ class Metadata:
         if metadata is not None:
             headers = replace(headers, metadata=metadata)
         entry = replace(entry, attributes=attributes, headers=headers)
-        entry = (
-            self._post_folder(path, entry, headers) if entry.is_directory else self._post_file(entry, headers)
-        )
-        if path == "/":
-            self._rooms.namespace.record_root(entry)
-        else:
-            self._rooms.namespace.record(path, entry)
+        if entry.is_directory:
+            return self._post_folder(path, entry, headers)
+        self._post_file(path, entry, headers)
         return entry
 
-    def _post_file(self, entry: Entry, headers: Headers) -> Entry:
+    def _post_file(self, path: str, entry: Entry, headers: Headers) -> None:
         assert entry.object is not None
         stat = entry.attributes
         if "X-Object-Manifest" in headers.kept:
             # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
             sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
+            self._promises.make(path, SetHeaders(entry.object, sent), entry)
         else:
             slo = entry.etag if entry.large else None
             device = stat.device or None
             stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
-            sent = Description(entry.media_type, stored, headers.metadata, headers.kept).headers()
-        self._rooms.journal.submit(SetHeaders(entry.object, sent))
-        return entry
+            description = Description(entry.media_type, stored, headers.metadata, headers.kept)
+            self._promises.make(path, Describe(entry.object, description, entry.large), entry)
 
     def _describe_container(self, container: str, entry: Entry) -> None:
         metadata = encode_marker(entry.attributes)
         try:
-            self._rooms.journal.submit(DescribeContainer(container, metadata))
+            self._rooms.journal.run(DescribeContainer(container, metadata))
         except AccessDenied:
             log.info("the root's attributes live as long as the mount: no right to change %s", container)
 
     def _post_folder(self, path: str, entry: Entry, headers: Headers) -> Entry:
         folder = self._source.folder(path)
+        if path == "/" and folder.container and not folder.prefix:
+            self._describe_container(folder.container, entry)
         if not folder.prefix:
-            if path == "/" and folder.container:
-                self._describe_container(folder.container, entry)
-            return entry  # in an account the containers' attributes live as long as the mount
+            # In an account the containers' attributes live as long as the mount.
+            self._record(path, entry)
+            return entry
         defaults = self._rooms.defaults
         sent = marker_headers(entry.attributes, headers.metadata, headers.kept, typed=defaults.typed_markers)
+        intent: SetHeaders | PutMarker
         if entry.object is not None:
-            self._rooms.journal.submit(SetHeaders(entry.object, sent))
-            return entry
-        name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
-        self._files.vacate(name)
-        self._rooms.journal.submit(PutMarker(name, sent))
-        return replace(entry, object=name)
+            intent = SetHeaders(entry.object, sent)
+        else:
+            name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
+            self._files.settle_hidden(name)
+            intent, entry = PutMarker(name, sent), replace(entry, object=name)
+        if path == "/":
+            self._rooms.journal.add(path, intent)
+            self._record(path, entry)
+        else:
+            self._promises.make(path, intent, entry)
+        return entry
+
+    def _record(self, path: str, entry: Entry) -> None:
+        if path == "/":
+            self._rooms.namespace.record_root(entry)
+        else:
+            self._rooms.namespace.record(path, entry)
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:

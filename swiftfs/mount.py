@@ -11,19 +11,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import platformdirs
 
+from swiftfs.access import may_write
 from swiftfs.config import Options
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.making import ContentMaker
+from swiftfs.content.segments import Layout
 from swiftfs.drain import Drain
 from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError
-from swiftfs.files import Rooms
 from swiftfs.filesystem import FileSystem
 from swiftfs.hangup import HangupWatch, block_hangup
+from swiftfs.journal.conflicts import Conflicts
+from swiftfs.journal.execution import Execution
+from swiftfs.journal.intents import PutFile
 from swiftfs.journal.journal import Journal
+from swiftfs.journal.log import Log
 from swiftfs.model import Limits
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
@@ -31,9 +38,13 @@ from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.naming import Source
 from swiftfs.notify import notify
+from swiftfs.rooms import Rooms
 from swiftfs.store import Stores, connect
 
 log = logging.getLogger(__name__)
+
+PER_UPLOAD = 4
+"""Changes under way at once where a large file has one segment: they mostly wait for the answer."""
 
 KERNEL_CACHE_SECONDS = 1.0
 """How long the kernel may answer from its own cache; it adds to `ttl`, so it stays short."""
@@ -80,6 +91,8 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         stack.callback(stores.close)
         if policy:
             _check_policy(policy, stores.foreground.limits())
+        if not request.options.ro and not may_write(stores.foreground, request.source):
+            request = replace(request, options=replace(request.options, ro=True))
         cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         try:
@@ -127,8 +140,29 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
-    journal = Journal(store, cache, options.segment_size, 0.0 if options.sync else options.settle)
-    return FileSystem(Rooms(store, namespace, journal, options, defaults, cache), request.source)
+    journal_log = Log(cache, f"{request.source} of {stores.who}")
+    records = journal_log.records()
+    layout = Layout(options.segment_size)
+    maker = ContentMaker(
+        store,
+        layout,
+        journal_log.begin_upload,
+        connections=options.connections,
+        uploads=options.uploads,
+        read_ahead=options.read_ahead,
+        segments=options.segments,
+    )
+    files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
+    lost = journal_log.lost_folder if journal_log.lost else None
+    contents = ContentCache(cache, options.cache_size, maker, files, lost)
+    conflicts = Conflicts(store, keep=options.conflict == "keep")
+    execution = Execution(store, options.segment_size, conflicts)
+    seconds = 0.0 if options.sync else options.settle
+    journal = Journal(
+        execution, contents, journal_log, seconds=seconds, parallel=PER_UPLOAD * options.uploads
+    )
+    rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
+    return FileSystem(rooms, request.source, records)
 
 
 def cache_folder(request: MountRequest, who: str) -> Path:

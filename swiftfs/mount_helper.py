@@ -1,13 +1,14 @@
 """`mount.swiftfs`: what mount(8) and fstab call, as `mount.swiftfs SOURCE DIR [-sfnv] [-o OPTIONS]`."""
 
+import os
 import sys
 
 import click
 
 from swiftfs.cli import main as cli
-from swiftfs.config import parse_options
 from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.naming import Source
+from swiftfs.settings import build_options, gather
 
 MOUNT_FAILED = 32
 """mount(8): the exit code of a failed mount."""
@@ -30,7 +31,7 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
     try:
         source = _checked(source)
         if fake:
-            parse_options(options)
+            build_options(gather(os.environ, options))
             return
         words = ["mount", source, mountpoint]
         for option in options:

@@ -23,6 +23,9 @@ from swiftfs.model import ObjectName
 MAX_KEY_BYTES = 1024
 """Swift's default `max_object_name_length`."""
 
+SEGMENTS_FOLDER = ".swiftfs-segments"
+"""The folder at a container's top that holds segments where no other container may. No path leads there."""
+
 _ESCAPES = {"": "%empty", ".": "%dot", "..": "%dotdot"}
 _UNESCAPES = {escape: component for component, escape in _ESCAPES.items()}
 _LOOKS_ESCAPED = re.compile(r"%+(?:empty|dot|dotdot)")
@@ -128,13 +131,16 @@ class Source:
     def object(self, path: str) -> ObjectName:
         """Return the object that holds the file at `path`.
 
-        Raise `OSError` ENAMETOOLONG for a key of more than 1024 bytes, and EPERM where only containers are.
+        Raise `OSError` ENAMETOOLONG for a key of more than 1024 bytes, EPERM where only containers are, and
+        for `SEGMENTS_FOLDER`.
         """
         parent, name = split(path)
         folder = self.folder(parent)
         if not folder.container:
             raise os_error(errno.EPERM, path)
         target = folder.child(unescape(name)[0])
+        if target.key == SEGMENTS_FOLDER:
+            raise os_error(errno.EPERM, path)
         if len(target.key.encode()) > MAX_KEY_BYTES:
             raise os_error(errno.ENAMETOOLONG, path)
         return target
@@ -144,11 +150,10 @@ class Source:
 def _folder(source: Source, path: str) -> Folder:
     """Return `Source.folder`: the kernel asks for the names of one folder after another."""
     keys = _components(path)
-    if not source.is_account:
-        return Folder(source.container, source.prefix + "".join(key + "/" for key in keys))
-    if not keys:
-        return Folder("", "")
-    return Folder(keys[0], "".join(key + "/" for key in keys[1:]))
+    container, keys = (keys[0], keys[1:]) if source.is_account and keys else (source.container, keys)
+    if keys[:1] == [SEGMENTS_FOLDER] and not source.prefix:
+        raise os_error(errno.EPERM, path)
+    return Folder(container, source.prefix + "".join(key + "/" for key in keys))
 
 
 def _components(path: str) -> list[str]:
@@ -170,3 +175,11 @@ def plain_marker(folder: Folder) -> ObjectName | None:
 def slash_marker(folder: Folder) -> ObjectName:
     """Return the marker `d/` of a folder."""
     return ObjectName(folder.container, folder.prefix)
+
+
+def parent_markers(name: ObjectName) -> tuple[ObjectName, ...]:
+    """Return the names that a marker of the folder may have in which the object `name` lies."""
+    parent = name.key.removesuffix("/").rpartition("/")[0]
+    folder = Folder(name.container, parent + "/")
+    plain = plain_marker(folder)
+    return (*([plain] if plain else []), slash_marker(folder)) if parent else ()

@@ -84,7 +84,7 @@ class Prefetch:
                 if content.is_complete():
                     self._cache.keep(content)
                 else:
-                    content.close()
+                    self._cache.drop(content)
         self._pool.shutdown()
 
     def _fetch_for(self, reader: Reader) -> None:
@@ -107,7 +107,7 @@ class Prefetch:
         if version in self._ahead or version in self._missed or version in self._cache:
             return
         with suppress(OSError):  # no room for another file: whoever opens this one will be told
-            content = self._cache.new(Origin(version.name, version.etag, size, size))
+            content = self._cache.new(version.name, Origin(version.name, version.etag, size, size))
             content.begin(self._pool)
             self._ahead[version] = content
 
@@ -120,4 +120,5 @@ def _is_small_file(entry: Entry) -> bool:
         and stat.S_ISREG(attributes.mode)
         and 0 < attributes.size <= FIRST_PIECE
         and not entry.large
+        and bool(entry.etag or entry.hash)  # Swift has it
     )

@@ -1,11 +1,14 @@
 """What `df` shows: the quotas of the container and the account."""
 
+import math
 import threading
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
+from swiftfs.errors import StoreError
 from swiftfs.model import FilesystemUsage, Usage
 from swiftfs.naming import Source
+from swiftfs.store.deadline import deadline
 from swiftfs.store.protocol import ObjectStore
 
 WITHOUT_QUOTA = 2**50
@@ -15,25 +18,43 @@ SECONDS = 60.0
 """How long an answer serves; Swift's own figures lag as much."""
 
 
+PATIENCE = 5.0
+"""Seconds after which the last answer serves again: the numbers change slowly, and an outage is no news."""
+
+CONTAINERS = 1000
+"""Answers that are remembered; a mount of an account has one for each container."""
+
+
 class UsageReport:
-    """Answers `statfs` from the quota headers of container and account."""
+    """Answers `statfs` from the quota headers of container and account, in an outage as it did before.
+
+    The lock guards the answers.
+    """
 
     def __init__(self, store: ObjectStore, source: Source) -> None:
         self._store = store
         self._source = source
         self._lock = threading.Lock()
-        self._answers: TTLCache[str, FilesystemUsage] = TTLCache(1000, SECONDS)
+        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(CONTAINERS, SECONDS)
+        self._last: LRUCache[str, FilesystemUsage] = LRUCache(CONTAINERS)
 
     def of(self, path: str) -> FilesystemUsage:
-        """Return the space of the container that `path` lies in, or of the account."""
+        """Return the space of the container that `path` lies in, or of the account; raise `StoreError`."""
         container = self._source.folder(path).container
         with self._lock:
-            known = self._answers.get(container)
-        if known is None:
-            known = self._ask(container)
-            with self._lock:
-                self._answers[container] = known
-        return known
+            if (fresh := self._fresh.get(container)) is not None:
+                return fresh
+            last = self._last.get(container)
+        try:
+            with deadline(PATIENCE if last else math.inf):
+                answer = self._ask(container)
+        except StoreError as error:
+            if last is None or not error.retryable:
+                raise
+            answer = last
+        with self._lock:
+            self._fresh[container] = self._last[container] = answer
+        return answer
 
     def _ask(self, container: str) -> FilesystemUsage:
         account = self._store.account_usage()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from memory_store import MemoryStore
 
-from swiftfs.config import parse_options
 from swiftfs.filesystem import FileSystem
 from swiftfs.model import Caller
 from swiftfs.mount import MountRequest, build
 from swiftfs.naming import Source
+from swiftfs.settings import parse_options
 from swiftfs.store import Counters, RetryingStore, RetryPolicy, Stores
 
 NOBODY_WAITS = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
@@ -21,7 +21,12 @@ ME = Caller(os.getuid(), os.getgid())
 
 @contextmanager
 def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box") -> Iterator[FileSystem]:
-    """Mount `source` of the store, nowhere; every call is retried for 0.3 s."""
+    """Mount `source` of the store, nowhere; every call is retried for 0.3 s.
+
+    Without a `settle` in the options a flush returns when the store has the file.
+    """
+    if "settle" not in options:
+        options = f"{options},sync".lstrip(",")
     patient = RetryingStore(store, NOBODY_WAITS)
     stores = Stores(patient, patient, Counters(), "memory")
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))

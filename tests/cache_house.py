@@ -3,7 +3,6 @@
 import os
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from memory_store import MemoryStore
@@ -11,8 +10,9 @@ from memory_store import MemoryStore
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
-from swiftfs.content.localfile import Kept
+from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
+from swiftfs.content.segments import Layout
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink
 
@@ -48,17 +48,23 @@ class House:
         self.store = Flaky("box")
         self.folder = folder
         self.files = folder / "content"
-        self.pool = ThreadPoolExecutor(threads)
         self._limit = limit
         self._read_ahead = read_ahead
+        self._threads = threads
         self._lent: list[Content] = []
         self.cache = self._enter()
 
     def _enter(self) -> ContentCache:
-        return ContentCache(self.folder, self._limit, self._make)
-
-    def _make(self, folder: Path, origin: Origin | None, kept: Kept | None) -> Content:
-        return Content(self.store, self.pool, folder, origin, self._read_ahead, kept)
+        maker = ContentMaker(
+            self.store,
+            Layout(1024 * MIB),
+            lambda _standing: None,
+            connections=self._threads,
+            uploads=1,
+            read_ahead=self._read_ahead,
+        )
+        self.pool = maker._downloads
+        return ContentCache(self.folder, self._limit, maker, {})
 
     def restart(self) -> None:
         self.cache.close()
@@ -69,7 +75,9 @@ class House:
         return Origin(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
 
     def open(self, origin: Origin) -> Content:
-        content = self.cache.take(ObjectVersion(origin.name, origin.etag)) or self.cache.new(origin)
+        content = self.cache.take(ObjectVersion(origin.name, origin.etag)) or self.cache.new(
+            origin.name, origin
+        )
         self._lent.append(content)
         return content
 
@@ -94,8 +102,7 @@ class House:
 
     def close(self) -> None:
         for content in self._lent:
-            content.close()
-        self.pool.shutdown()
+            self.cache.drop(content)
         self.cache.close()
 
 

@@ -48,6 +48,7 @@ class KeystoneServer:
     def __init__(self) -> None:
         self.url = ""
         self.project_id = ""
+        self.user_id = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._session: Session | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="keystone-")
@@ -89,6 +90,33 @@ class KeystoneServer:
             "endpoint", {"interface": "public", "region_id": REGION, "service_id": service, "url": url}
         )
 
+    def add_user(self, name: str, role: str) -> str:
+        """Make a user of `PROJECT` with a new role and `PASSWORD`; return its id."""
+        user = self._create("user", {"name": name, "password": PASSWORD, "domain_id": "default"})
+        made = self._create("role", {"name": role})
+        self._admin("PUT", f"/v3/projects/{self.project_id}/users/{user}/roles/{made}")
+        return user
+
+    def revoke(self, user: str) -> None:
+        """Disable a user: its tokens are worth nothing from now on, and it gets no other."""
+        self._admin("PATCH", f"/v3/users/{user}", {"user": {"enabled": False}})
+
+    def own(self) -> Session:
+        """Return a session of `USER`."""
+        login = v3.Password(
+            self.url, username=USER, password=PASSWORD, project_id=self.project_id, user_domain_id="default"
+        )
+        return Session(login, timeout=30)
+
+    def application_credential(self) -> tuple[str, str]:
+        """Return the id and the secret of a new application credential of `USER`."""
+        session = self.own()
+        url = f"{self.url}/users/{self.user_id}/application_credentials"
+        answer = session.post(url, json={"application_credential": {"name": "swiftfs"}})
+        session.session.close()
+        made = answer.json()["application_credential"]
+        return str(made["id"]), str(made["secret"])
+
     def set_token_life(self, seconds: int) -> None:
         """Let tokens asked for from now on expire after `seconds`."""
         self._admin("PUT", "/_control", seconds)
@@ -124,9 +152,7 @@ class KeystoneServer:
 
     def _add_user(self) -> None:
         self.project_id = self._create("project", {"name": PROJECT, "domain_id": "default"})
-        user = self._create("user", {"name": USER, "password": PASSWORD, "domain_id": "default"})
-        role = self._create("role", {"name": ROLE})
-        self._admin("PUT", f"/v3/projects/{self.project_id}/users/{user}/roles/{role}")
+        self.user_id = self.add_user(USER, ROLE)
 
     def _create(self, kind: str, value: object) -> str:
         return str(self._admin("POST", f"/v3/{kind}s", {kind: value})[kind]["id"])
@@ -164,7 +190,8 @@ class _Control:
             # waitress hands the body over as a file that can be read again.
             asked = json.load(environ["wsgi.input"])
             environ["wsgi.input"].seek(0)
-            self._names.append(asked["auth"]["identity"]["password"]["user"]["name"])
+            user = asked["auth"]["identity"].get("password", {}).get("user", {})
+            self._names.append(user.get("name", ""))
         return self._application(environ, start_response)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -21,7 +21,8 @@ BUSY_SECONDS = 5
 class Mount:
     """A source mounted by `swiftfs mount --foreground`; `path` is the mount point.
 
-    It is ready when the process says so by sd_notify. Its log must hold no warning at the end, except
+    Without a `settle` in its options close() returns when Swift has the file, so that a test can look for it
+    there. It is ready when the process says so by sd_notify. Its log must hold no warning at the end, except
     lines that contain one of `expected`.
     """
 
@@ -33,7 +34,7 @@ class Mount:
         self.path = folder / "mnt"
         self.cache = folder / "cache"
         self.log = folder / "log"
-        self.options = options
+        self.options = options if "settle" in options else f"{options},sync".lstrip(",")
         self.flags = flags
         self.expected: list[str] = []
         self.exit_code: int | None = 0
@@ -129,8 +130,10 @@ class Mount:
 
 
 def clean_environment() -> Mapping[str, str]:
-    """Return the environment without credentials."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "ST_"))}
+    """Return the environment without credentials and options."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("OS_", "ST_", "SWIFTFS_"))
+    }
 
 
 @contextlib.contextmanager

@@ -216,9 +216,9 @@ def test_a_server_killed_in_the_middle_of_a_copy(tmp_path: Path) -> None:
         connection.put_object("box", "file", old)
         with Mount(server, "box", tmp_path, "segment_size=1M") as mounted:
             mounted.expected += ["flush", "release", "getattr", "dropped", "stay", "unused", "write"]
-            server.inject(Fault(method="PUT", path="box_segments/.*/00000002", delay=60))
+            server.inject(Fault(method="PUT", path="box_segments/.*/0000002097152", delay=60))
             with subprocess.Popen(["cp", new, mounted.path / "file"], stderr=subprocess.PIPE) as copy:
-                wait_for(lambda: any("/00000002" in one.path for one in server.requests()))
+                wait_for(lambda: any("/0000002097152" in one.path for one in server.requests()))
                 server.kill()
                 assert copy.stderr is not None
                 said = copy.stderr.read().decode()

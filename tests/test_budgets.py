@@ -20,6 +20,8 @@ DIRECTORY = "application/directory"
 FILES, FOLDERS = 400, 41
 MTIME_NS = 1_700_000_000_123_456_789
 
+pytestmark = pytest.mark.mount_options("settle=2")
+
 
 def counted(swift: SwiftServer) -> list[RecordedRequest]:
     """Return the requests that a budget counts: all but those for a token and for what the server can do."""
@@ -228,3 +230,13 @@ def test_a_folder_of_5000_files(budget: Budget, connection: Connection, containe
     again = budget.cold(lambda: run("rsync", "-an", "--list-only", f"{top}/many/"))
     budget.at_most(3, "rsync --list-only, 5000 names", again)
     assert run("find", top / "many", "-newermt", "2100-01-01") == ""
+
+
+def test_rsync_in(budget: Budget, connection: Connection, container: str, tree: Path) -> None:
+    path = budget.mount.path
+    cost = budget.settled(lambda: run("rsync", "-a", f"{tree}/", f"{path}/tree/"))
+    budget.at_most(450, "rsync -a in", cost)
+    stored = {one.relative_to(tree).as_posix() for one in tree.rglob("*")}
+    assert set(object_names(connection, container)) == {"tree", *(f"tree/{name}" for name in stored)}
+    times = run("rsync", "-an", "--out-format=%n", f"{tree}/", f"{path}/tree/")
+    assert times == ""

@@ -10,7 +10,7 @@ from cache_house import House, noise, read, write
 
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.localfile import LocalFile
-from swiftfs.model import ObjectVersion
+from swiftfs.model import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
 
@@ -55,7 +55,7 @@ def test_the_blocks_of_a_version_survive_a_restart(house: House) -> None:
 
 
 def test_own_changes_are_kept_as_the_version_they_became(house: House) -> None:
-    content = house.cache.new(None)
+    content = house.cache.new(ObjectName("box", "file"), None)
     write(content, 0, noise(3 * BLOCK))
     content.truncate(2 * BLOCK)
     origin = house.put("file", noise(3 * BLOCK)[: 2 * BLOCK])
@@ -68,11 +68,11 @@ def test_own_changes_are_kept_as_the_version_they_became(house: House) -> None:
 
 def test_what_is_not_the_version_is_not_kept(house: House) -> None:
     origin = house.put("file", noise(BLOCK))
-    content = house.cache.new(origin)
+    content = house.cache.new(origin.name, origin)
     write(content, 0, b"changed")
     house.cache.keep(content)
     assert house.kept() == []
-    untouched = house.cache.new(origin)
+    untouched = house.cache.new(origin.name, origin)
     house.cache.keep(untouched)
     assert house.kept() == []
 

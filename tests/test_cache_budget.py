@@ -67,7 +67,7 @@ def test_changes_and_pinned_bytes_stay_whatever_the_limit(build: Callable[..., H
     read(changed)
     write(changed, 5, b"change")
     pinned.ensure_all()
-    fresh = house.cache.new(None)
+    fresh = house.cache.new(ObjectName("box", "fresh"), None)
     for offset in range(0, len(body), MIB):
         write(fresh, offset, body[offset : offset + MIB])
     house.cache.fit()
@@ -133,6 +133,27 @@ def test_a_write_that_a_full_disk_cuts_leaves_no_half_block(house: House) -> Non
 
     with pytest.raises(OSError, match="No space left"):
         house.open(house.put("other", body)).write(0, BLOCK, fail)
+
+
+def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = bytearray(noise(4 * BLOCK + 100))
+    content = house.open(house.put("file", bytes(body)))
+    read(content)
+    read(content, 0, 1)
+    ensure, given_back = content._ensure_edge, [0]
+
+    def ensure_and_lose(offset: int) -> None:
+        ensure(offset)
+        if not any(given_back[1:]):
+            given_back.append(content.shed(2**40))
+
+    monkeypatch.setattr(content, "_ensure_edge", ensure_and_lose)
+    write(content, 2 * BLOCK + 5, b"change")
+    body[2 * BLOCK + 5 : 2 * BLOCK + 11] = b"change"
+    assert given_back[-1] > 0
+    assert read(content) == body
 
 
 def test_bytes_that_came_in_pieces_are_checked(house: House, caplog: pytest.LogCaptureFixture) -> None:

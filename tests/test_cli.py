@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import one_line, swiftfs
 from mounts import Mount, clean_environment
 from swiftclient import Connection
 
@@ -20,27 +21,6 @@ from swiftfs.demo.server import SwiftServer
 
 HELPER = Path("/sbin/mount.swiftfs")
 PROGRAMS = Path(sys.executable).parent
-
-
-def swiftfs(*words: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "swiftfs", *map(str, words)]
-    return subprocess.run(
-        command,
-        env={**clean_environment(), **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def one_line(result: subprocess.CompletedProcess[str], code: int = 1) -> str:
-    """Return the one line that a failed command prints."""
-    assert result.returncode == code, result
-    assert result.stdout == ""
-    assert result.stderr.startswith("swiftfs: ")
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
@@ -307,5 +287,5 @@ def cache_is_locked(cache: Path) -> bool:
 def test_the_help_and_the_version_name_everything() -> None:
     assert swiftfs("--version").stdout.startswith("swiftfs, version ")
     text = swiftfs("mount", "--help").stdout
-    for word in ("--foreground", "--cache-dir", "--sync", "--os-cloud", "segment_size", "credentials"):
+    for word in ("--foreground", "--cache-dir", "--sync", "--os-cloud", "--segment-size", "--config"):
         assert word in text

@@ -15,8 +15,8 @@ FLOORS = {
     "store": 1,
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
-    **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "removals", "usage"], 3),
-    **dict.fromkeys(["prefetch", "readers"], 3),
+    **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "usage"], 3),
+    **dict.fromkeys(["prefetch", "promises", "readers", "rooms"], 3),
     "fuse": 4,
 }
 """What is not named here is on floor 5: commands, the life cycle, and the demo beside the house."""

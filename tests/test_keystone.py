@@ -1,11 +1,14 @@
 """A real Keystone in front of a real Swift: login, catalog, tokens that expire, and a mount on top."""
 
+import errno
 import importlib.util
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keystone_server import PASSWORD, PROJECT, TOKEN_LIFE, USER, KeystoneServer
@@ -201,3 +204,124 @@ def test_a_mount_lives_longer_than_its_tokens(swift: KeystoneSwift, tmp_path: Pa
         assert (mount.path / f"file{count - 1}").read_text() == f"text {count - 1}"
     assert swift_cli(swift, "download", "box", "file0", "-o", "-") == "text 0"
     assert _refused(swift) == 0
+
+
+def _objects_of(environment: dict[str, str]) -> int:
+    stores = connect(environment)
+    try:
+        return stores.foreground.account_usage().objects
+    finally:
+        stores.close()
+
+
+def test_an_application_credential_logs_in(swift: KeystoneSwift) -> None:
+    key, secret = swift.keystone.application_credential()
+    environment = {
+        "OS_AUTH_URL": swift.keystone.url,
+        "OS_APPLICATION_CREDENTIAL_ID": key,
+        "OS_APPLICATION_CREDENTIAL_SECRET": secret,
+    }
+    assert _objects_of(environment) == _objects_of(swift.environment())
+    with pytest.raises(AccessDenied) as caught:
+        connect({**environment, "OS_APPLICATION_CREDENTIAL_SECRET": "wrong-secret"})
+    assert "wrong-secret" not in str(caught.value)
+    assert key in str(caught.value)
+
+
+def test_a_token_logs_in(swift: KeystoneSwift) -> None:
+    session = swift.keystone.own()
+    token = session.get_token() or ""
+    session.session.close()
+    environment = {
+        "OS_AUTH_URL": swift.keystone.url,
+        "OS_TOKEN": token,
+        "OS_PROJECT_ID": swift.keystone.project_id,
+    }
+    assert _objects_of(environment) == _objects_of(swift.environment())
+    with pytest.raises(AccessDenied) as caught:
+        connect({**environment, "OS_TOKEN": "no-such-token"})
+    assert "no-such-token" not in str(caught.value)
+
+
+class _As:
+    """The same Swift as another user sees it, for a mount."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def environment(self) -> Mapping[str, str]:
+        return self._environment
+
+
+def test_naver_s_keys_mount(swift: KeystoneSwift, tmp_path: Path) -> None:
+    swift_cli(swift, "post", "box")
+    file = tmp_path / "credentials"
+    file.touch(0o600)
+    file.write_text(
+        f"access_key = {USER}\nsecret_key = {PASSWORD}\nproject_id = {swift.keystone.project_id}\n"
+        f"domain_id = default\nauth_url = {swift.keystone.url}\n"
+    )
+    nobody: Any = _As({})
+    with Mount(nobody, "box", tmp_path, f"credentials={file}") as mount:
+        (mount.path / "by-key").write_text("text")
+        assert PASSWORD not in Path(f"/proc/{mount.pid}/environ").read_text()
+        assert PASSWORD not in Path(f"/proc/{mount.pid}/cmdline").read_text()
+    assert swift_cli(swift, "download", "box", "by-key", "-o", "-") == "text"
+    assert PASSWORD not in mount.log.read_text()
+
+
+def test_a_reader_gets_a_read_only_mount(swift: KeystoneSwift, tmp_path: Path) -> None:
+    auditor = swift.keystone.add_user("auditor", "auditor")
+    swift_cli(swift, "post", "archive", "-r", f"{swift.keystone.project_id}:{auditor}")
+    (tmp_path / "file").write_text("text")
+    swift_cli(swift, "upload", "archive", "file", cwd=tmp_path)
+    reader: Any = _As({**swift.environment(), "OS_USERNAME": "auditor"})
+    with Mount(reader, "archive", tmp_path) as mount:
+        assert (mount.path / "file").read_text() == "text"
+        with pytest.raises(OSError, match="Read-only") as caught:
+            (mount.path / "file").write_text("changed")
+        assert caught.value.errno == errno.EROFS
+    assert "archive is mounted read-only: delete archive/.swiftfs-" in mount.log.read_text()
+
+
+def test_tokens_expire_during_a_long_copy(swift: KeystoneSwift, tmp_path: Path) -> None:
+    swift_cli(swift, "post", "box")
+    swift.keystone.set_token_life(RENEWED_EARLY + 1)
+    parts = []
+    with Mount(swift, "box", tmp_path, "segment_size=1M") as mount:
+        before = swift.keystone.logins()
+        end = time.monotonic() + PATIENCE
+        with (mount.path / "film").open("wb") as file:
+            while swift.keystone.logins() - before < 3:
+                assert time.monotonic() < end, "no renewal"
+                parts.append(os.urandom(1024 * 1024 + 7))
+                file.write(parts[-1])
+                file.flush()
+                threading.Event().wait(0.2)
+        mount.remount()
+        assert (mount.path / "film").read_bytes() == b"".join(parts)
+    assert _refused(swift) == 0
+
+
+def test_a_revoked_user_is_told(swift: KeystoneSwift, tmp_path: Path) -> None:
+    user = swift.keystone.add_user("temp", "temp")
+    swift_cli(swift, "post", "shared", "-r", f"{swift.keystone.project_id}:{user}")
+    swift.keystone.set_token_life(RENEWED_EARLY + 1)
+    environment = {**swift.environment(), "OS_USERNAME": "temp"}
+    temp: Any = _As(environment)
+    with Mount(temp, "shared", tmp_path, "ttl=0,ro") as mount:
+        mount.expected = ["wrong user or key"]
+        assert list(mount.path.iterdir()) == []
+        swift.keystone.revoke(user)
+        end = time.monotonic() + PATIENCE
+        number = 0
+        while not number:
+            assert time.monotonic() < end
+            try:
+                list(mount.path.iterdir())
+                threading.Event().wait(0.2)
+            except OSError as error:
+                number = error.errno or 0
+        assert number == errno.EACCES
+    with pytest.raises(AccessDenied, match="wrong user or key"):
+        connect(environment)

@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "swiftfs"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "man", "swiftfs"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
     if importlib.util.find_spec("pip") is None:
         pytest.skip("no pip here")
@@ -54,11 +54,13 @@ def test_the_wheel_holds_the_package_its_types_and_its_commands(wheel: Path) -> 
 def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path, with_pip=True, symlinks=True)
     pip(tmp_path / "bin" / "python", "install", wheel)
-    for command, told in (("swiftfs", "swiftfs, version "), ("mount.swiftfs", "Usage: mount.swiftfs")):
-        result = subprocess.run(
-            [str(tmp_path / "bin" / command), "--version" if command == "swiftfs" else "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    for command, word, told in (
+        ("swiftfs", "--version", "swiftfs, version "),
+        ("swiftfs", "version", "python-swiftclient "),
+        ("mount.swiftfs", "--help", "Usage: mount.swiftfs"),
+    ):
+        program = str(tmp_path / "bin" / command)
+        result = subprocess.run([program, word], capture_output=True, text=True, check=True)
         assert told in result.stdout
+    for page in ("man1/swiftfs.1", "man8/mount.swiftfs.8"):
+        assert (tmp_path / "share" / "man" / page).read_text().startswith(".TH ")

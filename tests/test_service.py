@@ -15,8 +15,10 @@ import pytest
 from mounts import Mount, clean_environment
 from swiftclient import Connection
 
+from swiftfs.credentials import read_credentials
 from swiftfs.demo.server import SwiftServer
 from swiftfs.notify import notify
+from swiftfs.settings import build_options, from_environment
 
 UNITS = Path(__file__).parents[1] / "systemd"
 UNIT = UNITS / "swiftfs@.service"
@@ -41,20 +43,41 @@ def example() -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
-    copy = tmp_path / "swiftfs@.service"
-    program = Path(sys.executable).with_name("swiftfs")
-    copy.write_text(UNIT.read_text().replace("/usr/local/bin/swiftfs", str(program)))
-    result = subprocess.run(
-        ["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service", "srv-photos.mount"])
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / Path(name).name
+    program = str(Path(sys.executable).with_name("swiftfs"))
+    text = (UNITS / name).read_text()
+    copy.write_text(text.replace("/usr/local/bin/swiftfs", program).replace("%h/.local/bin/swiftfs", program))
+    command = ["systemd-analyze", "verify", "--man=no", *(["--user"] if "user/" in name else []), str(copy)]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_the_unit_uses_the_variables_of_the_example() -> None:
-    used = set(re.findall(r"\$\{(SWIFTFS_\w+)\}", UNIT.read_text()))
-    assert used == {name for name in example() if name.startswith("SWIFTFS_")}
-    assert setting("EnvironmentFile") == ["/etc/swiftfs/%i.env"]
+@pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service"])
+def test_a_unit_uses_the_variables_of_the_example_and_no_secret_of_it(name: str) -> None:
+    text = (UNITS / name).read_text()
+    used = set(re.findall(r"\$\{(SWIFTFS_\w+)\}", text))
+    assert used == {"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT"} <= example().keys()
+    assert build_options([from_environment(example())]).allow_other
+    assert not any(variable.startswith(("OS_", "ST_")) for variable in example())
+    assert "credentials" in text
+
+
+def test_the_unit_leaves_the_mount_visible() -> None:
+    """systemd.exec(5) names the settings that give a service a mount namespace."""
+    namespaced = (
+        "PrivateMounts|PrivateTmp|PrivateDevices|ProtectSystem|ProtectHome|ProtectKernel|ReadWritePaths"
+    )
+    assert not re.search(rf"^({namespaced})", UNIT.read_text(), re.MULTILINE)
+
+
+def test_the_credentials_of_the_example_are_read(tmp_path: Path) -> None:
+    copy = tmp_path / "credentials"
+    copy.touch(0o600)
+    copy.write_text((UNITS / "example.credentials").read_text())
+    assert read_credentials(copy)["OS_USERNAME"] == "alice"
 
 
 def test_the_unit_s_commands_mount_and_drain(
@@ -70,7 +93,6 @@ def test_the_unit_s_commands_mount_and_drain(
     values = {
         "SWIFTFS_SOURCE": container,
         "SWIFTFS_MOUNTPOINT": str(folder),
-        "SWIFTFS_OPTIONS": "",
         "CACHE_DIRECTORY": str(tmp_path / "cache"),
     }
     environment = {**clean_environment(), **swift.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}

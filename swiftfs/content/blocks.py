@@ -25,6 +25,10 @@ class Blocks:
         """Remove the blocks of a range."""
         self._bits &= ~_mask(first, last)
 
+    def update(self, other: "Blocks") -> None:
+        """Add the blocks of another set."""
+        self._bits |= other._bits
+
     def touches(self, first: int, last: int) -> bool:
         """Say whether any block of the range is in the set."""
         return bool(self._bits & _mask(first, last))

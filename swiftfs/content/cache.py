@@ -10,20 +10,20 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakSet
 
 from swiftfs.content.content import Content
 from swiftfs.content.index import Index, Row
 from swiftfs.content.localfile import Kept, LocalFile, synchronize
+from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
-from swiftfs.model import ObjectVersion
+from swiftfs.content.saved import SavedFile
+from swiftfs.content.segments import SegmentUpload
+from swiftfs.model import ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
-
-Make = Callable[[Path, Origin | None, Kept | None], Content]
-"""Makes a content in a folder, of an origin, with the kept file of its version if there is one."""
 
 MIB = 1024 * 1024
 
@@ -37,31 +37,70 @@ RESERVE = 4 * STEP
 
 _EVICTED_AT_ONCE = 64
 
+SMALL = 1024 * 1024
+"""Files up to this size that only wait for the journal are closed: there may be more than descriptors."""
+
+
+@dataclass(slots=True)
+class _Use:
+    """A local file in use: by `users`, and `held` by so many intents. A suspended content is None."""
+
+    name: ObjectName
+    content: Content | None
+    users: int = 1
+    held: int = 0
+    bytes: int = 0
+
+
+def _leave_them(_uploads: SegmentUpload) -> None:
+    """Leave the segments where they are."""
+
+
+def _no_relief() -> bool:
+    """Store nothing, for nobody would."""
+    return False
+
 
 class ContentCache:
     """Makes contents, keeps those that nobody uses, and holds all of them to `limit` bytes of disk.
 
     Without a limit it is half of the disk that is free, at most 10 GiB. Clean data of files nobody uses goes
     first, longest unused first, then what open files can download again. Data that is not in Swift stays,
-    whatever the limit. The lock guards the index and the names in the folder; it comes before a content's.
+    whatever the limit. The lock guards the index, the names in the folder and who uses them; it comes before
+    a content's.
+
+    `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
+    were more; `abandoned` is called with the segments of a file that
+    will never be, and `relieve` when the disk is full of them: it says whether any is on its way.
     """
 
-    def __init__(self, cache: Path, limit: int | None, make: Make) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        limit: int | None,
+        maker: ContentMaker,
+        journaled: Mapping[str, ObjectName],
+        lost: Path | None = None,
+    ) -> None:
         self._folder = cache / "content"
-        self._make = make
-        self._lock = threading.Lock()
+        self._maker = maker
+        self._lock = threading.RLock()
         self._index = Index(cache / "content.sqlite")
         self._resting: dict[ObjectVersion, Content] = {}
-        self._used: WeakSet[Content] = WeakSet()
+        self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0
-        self._sweep()
+        self.abandoned: Callable[[SegmentUpload], None] = _leave_them
+        self.relieve: Callable[[], bool] = _no_relief
+        self._sweep(lost)
         self.limit = self._automatic_limit() if limit is None else limit
+        # What was read in advance must not push out what is about to be read.
+        maker.read_ahead = min(maker.read_ahead, self.limit // 4)
 
-    def new(self, origin: Origin | None) -> Content:
-        """Return a content that has nothing yet."""
-        content = self._make(self._folder, origin, None)
+    def new(self, name: ObjectName, origin: Origin | None) -> Content:
+        """Return a content that has nothing yet, and leave it to the caller."""
+        content = self._maker.make(self._folder, name, origin, None)
         with self._lock:
-            return self._introduce(content)
+            return self._introduce(content, name)
 
     def __contains__(self, version: ObjectVersion) -> bool:
         """Say whether something of `version` is kept."""
@@ -72,11 +111,71 @@ class ContentCache:
         """Return the content of `version` and leave it to the caller, or None."""
         with self._lock:
             content = self._resting.pop(version, None)
-            if content is None and (kept := self._reopen(_name(version))) is not None:
-                size = kept.file.mark().size
-                origin = Origin(version.name, version.etag, size, size)
-                content = self._introduce(self._make(self._folder, origin, kept))
-            return content
+            if content is not None:
+                return self._introduce(content, version.name)
+            if (kept := self._reopen(_name(version))) is None:
+                return None
+            size = kept.file.mark().size
+            origin = Origin(version.name, version.etag, size, size)
+            return self._introduce(self._maker.make(self._folder, version.name, origin, kept), version.name)
+
+    def hold(self, file: str) -> None:
+        """Keep the local file `file`, which is in use or was journaled, for one intent more."""
+        with self._lock:
+            self._used[file].held += 1
+
+    def unhold(self, file: str) -> None:
+        """Take note that an intent needs a local file no more."""
+        with self._lock:
+            use = self._used[file]
+            use.held -= 1
+            if not use.users and not use.held:
+                self._end(file, use)
+
+    def detach(self, file: str) -> None:
+        """Let a whole file that the journal holds be another object's than the one it was opened as."""
+        with self._lock:
+            if (content := self._used[file].content) is not None:
+                content.detach()
+
+    def share(self, saved: SavedFile) -> Content:
+        """Return the content of a file that the journal holds, for the caller to leave as well.
+
+        Raise `OSError` when the local file is not there any more, or not what it was.
+        """
+        with self._lock:
+            use = self._used[saved.file]
+            if use.content is None:
+                use.content = self._maker.restore(self._folder, use.name, saved)
+                use.content.grew = self._grew
+                use.bytes = 0
+            use.users += 1
+            return use.content
+
+    def leave(self, content: Content) -> None:
+        """Take note that a caller needs a content no more; the last one's is kept, if Swift has it too."""
+        with self._lock:
+            file = content.file_name
+            use = self._used[file]
+            use.users -= 1
+            if use.users:
+                return
+            if not use.held:
+                self._end(file, use)
+            elif _can_be_restored(content) and (size := content.suspend()) is not None:
+                use.content, use.bytes = None, size
+
+    def _end(self, file: str, use: _Use) -> None:
+        del self._used[file]
+        content = use.content
+        if content is None:
+            (self._folder / file).unlink(missing_ok=True)
+        elif content.is_dirty():
+            content.close()
+            if content.uploads is not None and content.uploads.has_begun:
+                self.abandoned(content.uploads)
+        else:
+            self.keep(content)
 
     def keep(self, content: Content) -> None:
         """Keep an unchanged content that nobody uses any more, when the downloads under way have ended."""
@@ -86,11 +185,18 @@ class ContentCache:
             return
         version = ObjectVersion(origin.name, origin.etag)
         with self._lock:
+            self._used.pop(content.file_name, None)
             replaced = self._resting.pop(version, None)
             self._resting[version] = content
         if replaced is not None:
             replaced.close()
         content.rest(lambda: self._store(version, content))
+
+    def drop(self, content: Content) -> None:
+        """Forget a content that nobody uses."""
+        with self._lock:
+            self._used.pop(content.file_name, None)
+        content.close()
 
     def fit(self) -> None:
         """Give disk back until the budget is kept, as far as clean data goes."""
@@ -98,17 +204,22 @@ class ContentCache:
             excess = self._excess()
             if excess > 0:
                 excess -= self._evict(excess)
-            for content in list(self._used):
+            for use in list(self._used.values()):
                 if excess <= 0:
                     return
-                excess -= content.shed(excess)
+                if use.content is not None:
+                    excess -= use.content.shed(excess)
 
     def close(self) -> None:
         """Store what rests; the folder is then complete and on the disk."""
+        self._maker.close()
         with self._lock:
             resting = list(self._resting.items())
+            held = [use.content for use in self._used.values() if use.content is not None]
         for version, content in resting:
             self._store(version, content)
+        for content in held:
+            content.suspend()
         clean = True
         try:
             if self._index.bytes:
@@ -118,9 +229,9 @@ class ContentCache:
             clean = False
         self._index.close(clean=clean)
 
-    def _introduce(self, content: Content) -> Content:
+    def _introduce(self, content: Content, name: ObjectName) -> Content:
         content.grew = self._grew
-        self._used.add(content)
+        self._used[content.file_name] = _Use(name, content)
         return content
 
     def _grew(self, size: int) -> None:
@@ -173,7 +284,9 @@ class ContentCache:
         return None
 
     def _excess(self) -> int:
-        used = self._index.bytes + sum(content.allocated() for content in self._used)
+        in_use = (use.content.allocated() if use.content else use.bytes for use in self._used.values())
+        resting = (content.allocated() for content in self._resting.values())
+        used = self._index.bytes + sum(in_use) + sum(resting)
         return max(used - self.limit, RESERVE - self._free())
 
     def _evict(self, size: int) -> int:
@@ -197,15 +310,28 @@ class ContentCache:
     def _free(self) -> int:
         return shutil.disk_usage(self._folder.parent).free
 
-    def _sweep(self) -> None:
-        """Delete what the index does not know: files in use when a process died, and those of others."""
-        known = self._index.names()
+    def _sweep(self, lost: Path | None) -> None:
+        """Delete what the index and the journal do not know: files in use when a process died, or others'.
+
+        When the journal has lost something they may be its files, and go to the folder `lost`.
+        """
+        known = self._index.names() | self._used.keys()
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._folder.chmod(0o700)
         with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.name not in known and not entry.is_dir(follow_symlinks=False):
-                    Path(entry.path).unlink(missing_ok=True)
+            unknown = [entry for entry in entries if entry.name not in known]
+        for entry in unknown:
+            if entry.is_dir(follow_symlinks=False):
+                continue
+            if lost is not None:
+                Path(entry.path).rename(lost / entry.name)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _can_be_restored(content: Content) -> bool:
+    """Say whether nothing but the local file is worth keeping."""
+    return content.size <= SMALL and (content.uploads is None or not content.uploads.has_begun)
 
 
 def _name(version: ObjectVersion) -> str:

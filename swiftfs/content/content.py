@@ -7,17 +7,19 @@ own changes, never a mixture.
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.filled import FilledFile
-from swiftfs.content.localfile import Kept, punch_hole
+from swiftfs.content.localfile import Kept, LocalFile, punch_hole
 from swiftfs.content.origin import Origin
 from swiftfs.content.patches import PIECE, piece_of
+from swiftfs.content.saved import SavedFile
+from swiftfs.content.segments import SegmentUpload
 from swiftfs.errors import os_error
 from swiftfs.model import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
@@ -29,14 +31,19 @@ Fill = Callable[[int, int], int]
 """Copies the bytes of a write into a descriptor at a position, and returns how many it copied."""
 
 
-class Watcher(Protocol):
-    """Is told the offset and length in bytes of every change, while the content's lock is held."""
+@dataclass(slots=True)
+class Snapshot:
+    """What an upload stores: the bytes as they were when it began.
 
-    def written(self, offset: int, length: int) -> None:
-        """Bytes were written."""
+    `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
+    `overtaken` says that the file has changed since.
+    """
 
-    def changed(self, offset: int, length: int) -> None:
-        """Bytes changed otherwise: the file was truncated or extended."""
+    origin: Origin | None
+    size: int
+    dirty: Blocks
+    least: int
+    overtaken: bool = False
 
 
 class Content(FilledFile):
@@ -44,6 +51,9 @@ class Content(FilledFile):
 
     INVARIANT: the local file is not made shorter while it is used: uploads map it, and a page behind the end
     kills.
+    INVARIANT: dirty blocks are present, or lie behind the origin's size.
+    `uploads` are the file's segments, and are told of every change while the lock is held. While an upload
+    runs, `_dirty` are the blocks that have changed since it began.
     """
 
     def __init__(
@@ -56,7 +66,35 @@ class Content(FilledFile):
         kept: Kept | None = None,
     ) -> None:
         super().__init__(store, pool, directory, origin, read_ahead, kept)
-        self.watcher: Watcher | None = None
+        self.uploads: SegmentUpload | None = None
+        self._snapshot: Snapshot | None = None
+
+    @classmethod
+    def restore(
+        cls, store: ObjectStore, pool: Executor, folder: Path, saved: SavedFile, read_ahead: int
+    ) -> "Content":
+        """Return what another process had `saved`; raise `OSError` if its file is not there or too short."""
+        file = LocalFile.open(folder / saved.file)
+        rest = file.mark().size - saved.size
+        if rest < 0:
+            file.close()
+            raise os_error(errno.EIO, str(file.path))
+        content = cls(
+            store, pool, folder, saved.origin, read_ahead, Kept(file, saved.dirty.copy(), checked=False)
+        )
+        content._dirty = saved.dirty.copy()
+        punch_hole(file.descriptor, saved.size, rest)  # what a writer left who never closed it
+        content._grow(saved.size)
+        return content
+
+    def save(self) -> SavedFile:
+        """Return what `restore` needs; the local file has all that was written, the disk maybe not yet."""
+        with self._changed:
+            dirty = self._dirty.copy()
+            if self._snapshot is not None:
+                dirty.update(self._snapshot.dirty)
+            prefix = self.uploads.prefix if self.uploads and self.uploads.has_begun else None
+            return SavedFile(self._file.path.name, self.size, self._origin, dirty, prefix)
 
     def read(self, offset: int, size: int) -> FileSpan:
         """Return where the bytes from `offset` lie, downloading what is missing.
@@ -80,26 +118,29 @@ class Content(FilledFile):
         """
         end = offset + size
         _, last = block_range(offset, end)
-        for edge in {offset // BLOCK, last - 1}:
-            if not offset <= edge * BLOCK < (edge + 1) * BLOCK <= end:
-                self._ensure_edge(edge * BLOCK)
+        edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
         self.grew(size)
-        with self._changed:
+        with self._holding({edge for edge in edges if not offset <= edge < edge + BLOCK <= end}):
             copied = self._counted(offset, size, fill(self.descriptor, offset))
+            if not copied:
+                return 0
             blocks = block_range(offset, offset + copied)
             self._present.add(*blocks)
             self._dirty.add(*blocks)
             self._check.forget()
             self.size = max(self.size, offset + copied)
-            if self.watcher:
-                self.watcher.written(offset, copied)
+            if self._snapshot is not None:
+                self._snapshot.overtaken = True
+            if self.uploads:
+                self.uploads.written(offset, copied)
         return copied
 
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long; what is new reads as zeros."""
+        edge = min(size, self.size)
         if size < self.size and size % BLOCK:
-            self.ensure(size - 1, size)
-        with self._changed:
+            self.ensure(size - 1, size)  # not the whole piece: no upload will want it
+        with self._holding({edge - edge % BLOCK} if edge % BLOCK else set()):
             before = self.size
             self._check.forget()
             if size < before:
@@ -111,8 +152,11 @@ class Content(FilledFile):
             else:
                 self._dirty.add(*block_range(before, size))
                 self._grow(size)
-            if self.watcher:
-                self.watcher.changed(min(size, before), abs(before - size))
+            if self._snapshot is not None:
+                self._snapshot.overtaken = True
+                self._snapshot.least = min(self._snapshot.least, size)
+            if self.uploads:
+                self.uploads.changed(min(size, before), abs(before - size))
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
         """Return how much of a write counts: a full disk may cut it inside a block that is not present."""
@@ -122,6 +166,17 @@ class Content(FilledFile):
         if end - end % BLOCK <= offset:
             raise os_error(errno.ENOSPC)
         return end - end % BLOCK - offset
+
+    @contextmanager
+    def _holding(self, edges: Collection[int]) -> Iterator[None]:
+        """Hold the lock while the blocks at `edges` are present; without it they may be given back again."""
+        while True:
+            for edge in edges:
+                self._ensure_edge(edge)
+            with self._changed:
+                if not any(map(self._is_missing, edges)):
+                    yield
+                    return
 
     def _ensure_edge(self, offset: int) -> None:
         """Download the block at `offset`; of a large object its whole piece, which the upload will want."""
@@ -142,27 +197,106 @@ class Content(FilledFile):
         self.ensure(0, self.size)
 
     def changes(self) -> Blocks:
-        """Return a copy of the blocks that differ from the origin's."""
+        """Return a copy of the blocks that differ from the origin's, or did when the upload began."""
         with self._changed:
-            return self._dirty.copy()
+            return (self._snapshot.dirty if self._snapshot else self._dirty).copy()
+
+    def begin_upload(self) -> Snapshot:
+        """Take the bytes as they are now for an upload; return what they are.
+
+        What is written afterwards is a later change. Nothing is given back to the disk until `adopt`.
+        """
+        with self._changed:
+            assert self._snapshot is None
+            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size)
+            self._dirty = Blocks()
+            self._pinned = True
+            if self.uploads:
+                self.uploads.began(self.size)
+            return self._snapshot
+
+    @property
+    def overtaken(self) -> bool:
+        """Say whether anything has changed since the upload began."""
+        with self._changed:
+            return self._snapshot is not None and self._snapshot.overtaken
+
+    @property
+    def is_cut(self) -> bool:
+        """Say whether the file has been shorter since the upload began: bytes of it are gone."""
+        with self._changed:
+            return self._snapshot is not None and self._snapshot.least < self._snapshot.size
+
+    def upload_failed(self) -> None:
+        """Take note that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
+        with self._changed:
+            if self._snapshot is not None:
+                self._dirty.update(self._snapshot.dirty)
+                self._snapshot = None
 
     def adopt(self, info: ObjectInfo, manifest: Manifest | None = None) -> None:
-        """Take the stored version `info`, which these bytes are, as the origin; `manifest` is its own."""
+        """Take the stored version `info` as the origin; `manifest` is its own.
+
+        It is what these bytes were when the upload began; without an upload, what they are.
+        """
         with self._changed:
-            missing = self._first_missing(0, self.size)
-            self._origin = Origin(info.version.name, info.version.etag, self.size, self.size, manifest)
-            self._dirty = Blocks()
+            taken = self._snapshot or Snapshot(self._origin, self.size, self._dirty, self.size)
+            if self._snapshot is None:
+                self._dirty = Blocks()
+            self._snapshot = None
+            kept = min(taken.size, taken.least)
+            # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
+            self._present.add(-(-self._origin.size // BLOCK) if self._origin else 0, block_range(0, kept)[1])
+            self._origin = Origin(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False
-            self._check.begin(done=missing is None)
-            if missing is None:
-                self._present.add(*block_range(0, self.size))
-        self.grew(self.size)  # what can be given back did
+            self._check.begin(done=not taken.overtaken and self._first_missing(0, kept) is None)
+        self.grew(taken.size)  # what can be given back did
+
+    def own_all(self) -> None:
+        """Download all that is missing and need the origin no more: every byte is as if it were written."""
+        self.ensure_all()
+        with self._changed:
+            self._dirty.add(*block_range(0, self.size))
+
+    def detach(self) -> None:
+        """Forget the origin: every byte is in the local file, and the object is to be another one."""
+        with self._changed:
+            self._origin = None
+            self._dirty.add(*block_range(0, self.size))
+
+    def rebase(self, origin: Origin) -> None:
+        """Take a newer version as the origin, which differs from the old one in dirty blocks only."""
+        with self._changed:
+            size = min(origin.size, self._origin.size if self._origin else origin.size)
+            self._origin = replace(origin, size=size)
+
+    def is_dirty(self) -> bool:
+        """Say whether Swift does not have these bytes."""
+        with self._changed:
+            return self._origin is None or bool(self._dirty) or self._snapshot is not None
+
+    @property
+    def file_name(self) -> str:
+        """The local file's name in its folder; while the content is used it stays the same."""
+        return self._file.path.name
+
+    def suspend(self) -> int | None:
+        """Close the local file, for `restore`; return the disk it takes, in bytes, None while it is busy."""
+        with self._changed:
+            if self._closed or self._snapshot or not self._is_idle():
+                return None
+            self._closed = True
+            size = self._file.allocated()
+            self._file.close()
+            return size
 
     def rename(self, name: ObjectName) -> None:
         """Fetch from `name` from now on: the object was moved there."""
         with self._changed:
             if self._origin is not None:
                 self._origin = replace(self._origin, name=name)
+            if self._snapshot is not None and self._snapshot.origin is not None:
+                self._snapshot.origin = replace(self._snapshot.origin, name=name)
 
     def close(self) -> None:
         """Close the local file when the last download has ended."""
@@ -184,7 +318,7 @@ class Content(FilledFile):
     def give_up(self) -> Kept | None:
         """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
         with self._changed:
-            if self._closed or not (self._is_idle() and self._is_clean()):
+            if self._closed or self._snapshot or not (self._is_idle() and self._is_clean()):
                 return None
             if not self._present or self._check.failure:
                 return None

@@ -1,34 +1,40 @@
 """Large files on their way to Swift: segments that go up while the file is still being written."""
 
 import errno
-import itertools
+import hashlib
 import mmap
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from swiftfs.errors import AccessDenied, NotFound, os_error
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.content.blocks import Blocks, block_range
+from swiftfs.content.places import LONGEST_PREFIX, SegmentPlaces
+from swiftfs.errors import NotFound, Overtaken, os_error
+from swiftfs.model import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
-
-SEGMENTS_SUFFIX = "_segments"
-"""The container beside a container that holds its segments; the swift CLI names it so too."""
 
 MAX_SEGMENT = 5 * 1024**3
 """What Swift and NAVER take in one PUT, in bytes."""
 
 GROWTH = ((64, 1), (36, 4), (100, 16), (100, 64))
 """How many segments have how many times the first one's size; the rest of 1000 are as large as can be. With
-16 MiB at first that is 1 GiB of small ones for fine changes, and 3.5 TiB in all."""
+16 MiB at first that is 1 GiB of small ones for fine changes, 131 GiB of at most 1 GiB that are soon sent
+again when one fails, and 3.5 TiB in all. No growth gets beyond 1000 of 5 GiB, 4.88 TiB, without manifests
+that name manifests."""
 
 SEGMENTS = 1000
 """The most that a manifest may name, by Swift's default."""
 
 _MEDIA_TYPE = "application/octet-stream"
-_ID_BYTES = 1 + len("swiftfs-") + 32 + 1 + 8
+_OFFSET_DIGITS = 13
+"""Digits of a byte's place in the largest file."""
+
+_UNIQUE = 12
+
+_ID_BYTES = 1 + len("swiftfs-") + 32 + 1 + _OFFSET_DIGITS + 1 + _UNIQUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,100 +82,137 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
 
 
-def segments_container(container: str) -> str:
-    """Return the container that holds the segments of `container`."""
-    return container + SEGMENTS_SUFFIX
-
-
 def segment_prefix(name: ObjectName) -> str:
     """Return a prefix for segment keys that no other upload has, of any client or mount."""
-    key = name.key.encode()[: 1024 - _ID_BYTES].decode(errors="ignore")
+    key = name.key.encode()[: 1024 - _ID_BYTES - LONGEST_PREFIX].decode(errors="ignore")
     return f"{key}/swiftfs-{uuid.uuid4().hex}/"
 
 
 @dataclass(slots=True)
-class _Upload:
-    """A segment's last upload. `stale` says that the bytes changed after it was begun."""
+class Upload:
+    """The bytes from `start` to `end` on their way to a segment.
 
-    end: int
-    stored: Future[Segment]
-    stale: bool = False
-
-    def is_in(self, names: set[ObjectName]) -> bool:
-        """Say whether the segment was stored, under one of `names`."""
-        return self.stored.done() and not self.stored.exception() and self.stored.result().name in names
-
-
-class SegmentContainers:
-    """The containers that segments go to, each made once; a bodiless PUT is cheaper than a refused segment.
-
-    The lock is held across that request: whoever needs the container must wait for it.
+    `stale` says that they changed after this began; `torn`, that they changed after the content's upload
+    began and before this ended; `later`, that they were written after the content's upload began.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self._made: set[str] = set()
+    start: int
+    end: int
+    later: bool = False
+    stale: bool = False
+    torn: bool = False
+    stored: Future[Segment] = field(init=False)
 
-    def ensure(self, container: str) -> None:
-        """Make the container unless it is known; who may not make any may still use one that is there."""
-        with self._lock:
-            if container in self._made:
-                return
-            with suppress(AccessDenied):
-                self._store.create_container(container)
-            self._made.add(container)
+    def result(self) -> Segment:
+        """Return the segment when it is stored; raise `Overtaken` if it may be of another moment."""
+        segment = self.stored.result()
+        if self.torn:
+            raise Overtaken(f"{segment.name}: its bytes changed while they were uploaded")
+        return segment
 
-    def note(self, container: str) -> None:
-        """Take note that the container is there."""
-        with self._lock:
-            self._made.add(container)
+    def is_good(self, end: int) -> bool:
+        """Say whether this brings the bytes to `end` as they are now."""
+        if self.stale or self.end != end or self.stored.cancelled():
+            return False
+        return not self.stored.done() or self.stored.exception() is None
 
-    def forget(self, container: str) -> None:
-        """Take note that the container is not there any more."""
-        with self._lock:
-            self._made.discard(container)
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A prefix below which segments lie that no manifest names, and the keys of those that one does name.
+
+    With None there is nothing but what is named.
+    """
+
+    prefix: ObjectName
+    named: frozenset[str] | None
 
 
 class SegmentUpload:
-    """The segments of one file version, uploaded in parallel and in any order.
+    """The segments of one file, uploaded in parallel and in any order, all below `prefix`.
 
-    A segment that is written to after its upload began is uploaded again: no manifest names a torn one.
-    `_garbage` are replaced uploads; `_named` are the segments of the manifest that stands. The lock guards
-    every field.
+    A segment that is written to after its upload began is uploaded again: no manifest names a torn one. All
+    that a manifest names is of one moment: `began` says when an upload of the content begins, and a segment
+    that is uploaded after that counts only if its bytes stay until its end.
+
+    `_uploads` is by each one's first byte. `_garbage` are replaced uploads, `_copies` segments the server
+    made, `_found` those that an earlier process left; `_named` are the segments of the manifest that stands.
+    `_changes` are the blocks of the content's upload, `_size` bytes long, that changed since it began. The
+    lock guards every field; no upload is waited for with it. `_begun` is called before a request stores the
+    first segment that no manifest names, which waits for it. One `is_inherited` while nobody has looked for
+    what an earlier process left.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        containers: SegmentContainers,
+        places: SegmentPlaces,
         pool: Executor,
         descriptor: int,
         name: ObjectName,
         layout: Layout,
+        prefix: ObjectName | None = None,
+        begun: Callable[[Standing], None] | None = None,
     ) -> None:
         self._store = store
-        self._containers = containers
+        self._places = places
+        self._container = name.container
         self._pool = pool
         self._descriptor = descriptor
-        self._container = segments_container(name.container)
-        self._prefix = segment_prefix(name)
         self._layout = layout
+        self.prefix = prefix or places.likely(name.container).name(segment_prefix(name))
+        self._is_placed = prefix is not None
+        self._begun = begun
+        self._has_begun = self.is_inherited = prefix is not None
+        self._begin_lock = threading.Lock()
         self._lock = threading.Lock()
-        self._uploads: dict[int, _Upload] = {}
-        self._garbage: list[_Upload] = []
+        self._uploads: dict[int, Upload] = {}
+        self._garbage: list[Upload] = []
+        self._copies: list[ObjectName] = []
+        self._found: dict[tuple[int, int], list[Segment]] = {}
         self._named: set[ObjectName] = set()
-        self._serial = itertools.count()
+        self._changes = Blocks()
+        self._size = 0
         self._contiguous = 0
         self._next = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Say whether there may be objects below the prefix that no manifest names."""
+        return self._has_begun
+
+    @contextmanager
+    def standing(self) -> Iterator[Standing | None]:
+        """Yield what lies below the prefix now, None if nothing was told since the last time.
+
+        No upload begins while the context lasts.
+        """
+        with self._begin_lock, self._lock:
+            if not self._has_begun:
+                yield None
+                return
+            named = frozenset(name.key for name in self._named)
+            stored = _is_all_named(self._uploads.values(), self._named) and not self._garbage
+            self._has_begun = not stored
+            yield Standing(self.prefix, None if stored else named)
+
+    def began(self, size: int) -> None:
+        """Take note that an upload of the content's first `size` bytes begins: of their state now."""
+        with self._lock:
+            self._changes = Blocks()
+            self._size = size
+            for upload in self._uploads.values():
+                upload.later = False
+
     def changed(self, offset: int, length: int) -> None:
         """Take note that bytes are not what they were."""
+        end = offset + length
         with self._lock:
-            for index, upload in self._uploads.items():
-                start, stop = self._layout.bounds(index)
-                if start < offset + length and offset < stop:
+            for upload in self._uploads.values():
+                if upload.start < end and offset < upload.end:
                     upload.stale = True
+            if offset < self._size:
+                self._changes.add(*block_range(offset, min(end, self._size)))
 
     def written(self, offset: int, length: int) -> None:
         """Take note of written bytes; begin to upload the segments a sequential writer has left behind."""
@@ -178,87 +221,168 @@ class SegmentUpload:
             if offset <= self._contiguous < offset + length:
                 self._contiguous = offset + length
             while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
-                self._begin(self._next, bounds[1])
+                self._get(*bounds, later=True)
                 self._next += 1
 
     def finish(self, size: int) -> Manifest:
         """Upload what is missing of the file's first `size` bytes and return its manifest.
 
-        No one may write meanwhile. Raise what the first failed upload raised; the good ones are kept, so that
-        another attempt sends only the rest.
+        Raise `Overtaken` when they change meanwhile, or what the first failed upload raised; the good ones
+        are kept, so that another attempt sends only the rest.
         """
-        count = self._layout.index(size - 1) + 1
+        uploads = []
         with self._lock:
-            for index in [index for index in self._uploads if index >= count]:
-                self._garbage.append(self._uploads.pop(index))
-            for index in range(count):
-                end = min(self._layout.bounds(index)[1], size)
-                if not self._is_good(index, end):
-                    self._begin(index, end)
-            uploads = [self._uploads[index] for index in range(count)]
-        return Manifest(tuple([upload.stored.result() for upload in uploads]))
+            for index in range(self._layout.index(size - 1) + 1):
+                start, end = self._layout.bounds(index)
+                uploads.append(upload := self._get(start, min(end, size)))
+                if upload.stored.done():
+                    upload.torn = False  # its bytes are those of this moment, as all the others' will be
+        return Manifest(tuple([upload.result() for upload in uploads]))
 
-    def upload(self, start: int, end: int) -> Future[Segment]:
-        """Begin to upload the bytes from `start` to `end` as a segment of their own."""
-        name = ObjectName(self._container, f"{self._prefix}{start:016d}-{next(self._serial)}")
-        return self._pool.submit(self._put, name, start, end)
+    def upload(self, start: int, end: int) -> Upload:
+        """Begin to upload the bytes from `start` to `end` as a segment of their own, unless that was done."""
+        with self._lock:
+            return self._get(start, end)
+
+    def found(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
+        """Take over what an earlier process left: the objects that Swift lists below the prefix.
+
+        One serves in place of an upload of its bytes while its MD5 is that of the local ones. `named` are the
+        segments of the manifest that stands.
+        """
+        with self._lock:
+            self.is_inherited = False
+            self._named.update(named)
+            for row in rows:
+                name = ObjectName(self.prefix.container, row.key)
+                start, end = _place_of(row.key, row.size)
+                self._found.setdefault((start, end), []).append(Segment(name, row.hash, row.size))
 
     def found_beside(self, known: Iterable[Segment]) -> None:
         """Take note of segments that are stored already: where they are is room for others."""
-        if any(segment.name.container == self._container for segment in known):
-            self._containers.note(self._container)
+        self._places.found(self._container, known)
 
-    def own_name(self) -> ObjectName:
-        """Return a new name for a segment of this file, in a container that is there."""
-        self._containers.ensure(self._container)
-        return ObjectName(self._container, f"{self._prefix}whole-{next(self._serial)}")
+    def copy(self, source: ObjectName) -> ObjectVersion:
+        """Copy an object, whole, to a segment; raise what the store raises."""
+        self._begin_storing()
+        target = self._new_name("whole")
+        copied = self._store.copy(source, target)
+        with self._lock:
+            self._copies.append(target)
+        return copied
 
     def settle(self, manifest: Manifest | None) -> list[ObjectName]:
         """Take note that `manifest` stands, None for a file stored whole; return segments to delete.
 
         Those are the uploads of this file that neither it nor an earlier manifest names.
         """
+        named = {segment.name for segment in manifest.segments} if manifest else set()
         with self._lock:
-            named = {segment.name for segment in manifest.segments} if manifest else set()
-            gone = [index for index, upload in self._uploads.items() if not upload.is_in(named)]
-            self._garbage.extend(self._uploads.pop(index) for index in gone)
-            garbage = [name for name in _stored_names(self._garbage) if name not in self._named]
-            self._garbage = []
+            uploads = [upload for upload in self._uploads.values() if not upload.later]
+        unnamed = {id(upload) for upload in uploads if not named.intersection(_stored_names([upload]))}
+        with self._lock:
+            gone = [start for start, upload in self._uploads.items() if id(upload) in unnamed]
+            self._garbage.extend(self._uploads.pop(start) for start in gone)
+            garbage, before = self._take_garbage(), self._named
             self._named = named
-        return garbage
+        return [name for name in garbage() if name not in before and name not in named]
 
     def abandon(self) -> list[ObjectName]:
         """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
         with self._lock:
-            uploads = [*self._garbage, *self._uploads.values()]
-            self._garbage, self._uploads = [], {}
-            return [name for name in _stored_names(uploads) if name not in self._named]
+            self._garbage.extend(self._uploads.values())
+            self._uploads = {}
+            garbage, named = self._take_garbage(), self._named
+        return [name for name in garbage() if name not in named]
 
-    def _is_good(self, index: int, end: int) -> bool:
-        upload = self._uploads.get(index)
-        if upload is None or upload.stale or upload.end != end:
-            return False
-        return not upload.stored.done() or upload.stored.exception() is None
+    def _take_garbage(self) -> Callable[[], list[ObjectName]]:
+        """Empty what is not needed any more; return what tells the names, once uploads have ended."""
+        uploads, others = self._garbage, self._copies
+        others.extend(segment.name for segments in self._found.values() for segment in segments)
+        self._garbage, self._copies, self._found = [], [], {}
+        return lambda: [*_stored_names(uploads), *others]
 
-    def _begin(self, index: int, end: int) -> None:
-        if (before := self._uploads.get(index)) is not None:
+    def _get(self, start: int, end: int, *, later: bool = False) -> Upload:
+        before = self._uploads.get(start)
+        if before is not None and before.is_good(end):
+            before.later = before.later and later
+            return before
+        if before is not None:
             self._garbage.append(before)
-        name = ObjectName(self._container, f"{self._prefix}{index:08d}-{next(self._serial)}")
-        start = self._layout.bounds(index)[0]
-        self._uploads[index] = _Upload(end, self._pool.submit(self._put, name, start, end))
+        self._uploads[start] = upload = Upload(start, end, later)
+        upload.stored = self._pool.submit(self._run, upload)
+        return upload
 
-    def _put(self, name: ObjectName, start: int, end: int) -> Segment:
+    def _run(self, upload: Upload) -> Segment:
+        if self._is_torn(upload):  # it could not be used
+            raise Overtaken(f"{self.prefix}: bytes changed before they were uploaded")
+        segment = self._find(upload) or self._put(upload.start, upload.end)
+        upload.torn = self._is_torn(upload)
+        return segment
+
+    def _is_torn(self, upload: Upload) -> bool:
+        with self._lock:
+            return not upload.later and self._changes.touches(*block_range(upload.start, upload.end))
+
+    def _find(self, upload: Upload) -> Segment | None:
+        """Return what was found of the same bytes."""
+        place = (upload.start, upload.end)
+        with self._lock:
+            candidates = list(self._found.get(place, ()))
+        if not candidates:
+            return None
+        digest = hashlib.md5(map_bytes(self._descriptor, *place), usedforsecurity=False).hexdigest()
+        with self._lock:
+            for segment in self._found.get(place, ()):
+                if segment.etag == digest:
+                    self._found[place].remove(segment)
+                    return segment
+        return None
+
+    def _put(self, start: int, end: int) -> Segment:
         body = map_bytes(self._descriptor, start, end)
-        self._containers.ensure(name.container)
+        self._begin_storing()
+        name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
         try:
             info = self._store.put(name, body, Headers(_MEDIA_TYPE))
         except NotFound:  # somebody deleted the container
-            self._containers.forget(name.container)
-            self._containers.ensure(name.container)
+            self._places.gone(self._container)
+            self._places.of(self._container)
             info = self._store.put(name, body, Headers(_MEDIA_TYPE))
         return Segment(name, info.version.etag, end - start)
 
+    def _new_name(self, what: str) -> ObjectName:
+        """Return a name that no process gives twice: an old one may stand in a manifest."""
+        return ObjectName(self.prefix.container, f"{self.prefix.key}{what}-{uuid.uuid4().hex[:_UNIQUE]}")
 
-def _stored_names(uploads: Iterable[_Upload]) -> list[ObjectName]:
+    def _begin_storing(self) -> None:
+        place = self._places.of(self._container)
+        with self._begin_lock:
+            if not self._is_placed:
+                self.prefix = place.instead(self._places.likely(self._container), self.prefix)
+                self._is_placed = True
+            if not self._has_begun and self._begun is not None:
+                self._begun(Standing(self.prefix, frozenset(name.key for name in self._named)))
+            self._has_begun = True
+
+
+def _is_all_named(uploads: Iterable[Upload], named: set[ObjectName]) -> bool:
+    """Say whether every upload has ended, in a segment that a manifest names."""
+    return all(
+        upload.stored.done()
+        and not upload.stored.cancelled()
+        and not upload.stored.exception()
+        and upload.stored.result().name in named
+        for upload in uploads
+    )
+
+
+def _place_of(key: str, size: int) -> tuple[int, int]:
+    """Return which bytes of the file the segment `key` holds, none if its name does not say."""
+    digits = key.rpartition("/")[2].partition("-")[0]
+    return (int(digits), int(digits) + size) if digits.isascii() and digits.isdigit() else (-1, -1)
+
+
+def _stored_names(uploads: Iterable[Upload]) -> list[ObjectName]:
     stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
     return [future.result().name for future in stored if future.exception() is None]

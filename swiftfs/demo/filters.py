@@ -224,30 +224,44 @@ class Faults:
             _drain(self._application(environ, lambda *_: lambda _: None))
         if fault.delay:
             eventlet.sleep(fault.delay)
-        if fault.reset:
-            return _reset(environ)
+        if fault.reset and fault.truncate_body < 0:
+            environ["wsgi.input"].read(fault.accept_body)
+            _abort(environ)
+            wsgi.WSGI_LOCAL.already_handled = True
+            return []
         if fault.status:
-            _drain(iter(lambda: environ["wsgi.input"].read(BLOCK), b""))
-            phrase = HTTPStatus(fault.status).phrase
-            start_response(f"{fault.status} {phrase}", [("Content-Length", "0"), *fault.headers.items()])
-            return [b""]
-        if fault.truncate_body < 0 and not fault.flip_byte:
-            return self._application(environ, start_response)
-        return self._damaged(fault, environ, start_response)
+            return _refuse(fault, environ, start_response)
+        return self._damaged(fault, environ, _with_headers(fault, start_response))
 
-    def _damaged(
-        self, fault: Fault, environ: Environ, start_response: StartResponse
-    ) -> Generator[bytes, None, None]:
+    def _damaged(self, fault: Fault, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         answer = self._application(environ, start_response)
-        blocks = _with_flipped_byte(answer) if fault.flip_byte else answer
-        try:
-            if fault.truncate_body < 0:
-                yield from blocks
-            else:
-                environ["eventlet.posthooks"].append((_hang_up, (), {}))
-                yield from _first(fault.truncate_body, blocks)
-        finally:
-            close(answer)
+        if fault.truncate_body >= 0:
+            environ["eventlet.posthooks"].append((_abort if fault.reset else _hang_up, (), {}))
+            return _first(fault.truncate_body, answer)
+        if fault.flip_byte:
+            return _with_flipped_byte(answer)
+        return _stalled(fault.stall, answer) if fault.stall else answer
+
+
+def _refuse(fault: Fault, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    _drain(iter(lambda: environ["wsgi.input"].read(BLOCK), b""))
+    body = fault.body.encode()
+    headers = {"Content-Length": str(len(body)), **fault.headers}
+    standard = fault.status in HTTPStatus.__members__.values()
+    phrase = HTTPStatus(fault.status).phrase if standard else "Not Standard"
+    start_response(f"{fault.status} {phrase}", [*headers.items()])
+    return [body]
+
+
+def _with_headers(fault: Fault, start_response: StartResponse) -> StartResponse:
+    """Return a `start_response` that puts the fault's headers in place of those of the same names."""
+    replaced = {name.lower() for name in fault.headers}
+
+    def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Write:
+        kept = [(name, value) for name, value in headers if name.lower() not in replaced]
+        return start_response(status, [*kept, *fault.headers.items()], *rest)
+
+    return start
 
 
 def _hang_up(environ: Environ) -> None:
@@ -264,29 +278,46 @@ def _drain(blocks: Iterable[bytes]) -> None:
 
 
 def _first(size: int, blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    for block in blocks:
-        yield block[:size]
-        size -= len(block)
-        if size <= 0:
-            return
+    try:
+        for block in blocks:
+            yield block[:size]
+            size -= len(block)
+            if size <= 0:
+                return
+    finally:
+        close(blocks)
 
 
 def _with_flipped_byte(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
     done = False
-    for block in blocks:
-        if block and not done:
-            done = True
-            yield bytes([block[0] ^ 1]) + block[1:]
-        else:
-            yield block
+    try:
+        for block in blocks:
+            if block and not done:
+                done = True
+                yield bytes([block[0] ^ 1]) + block[1:]
+            else:
+                yield block
+    finally:
+        close(blocks)
 
 
-def _reset(environ: Environ) -> Iterable[bytes]:
+def _stalled(seconds: float, blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Pause before the last byte; the two blocks before it are two because the recorder keeps one back."""
+    try:
+        body = b"".join(blocks)
+    finally:
+        close(blocks)
+    yield body[:-2]
+    yield body[-2:-1]
+    if body:
+        eventlet.sleep(seconds)
+    yield body[-1:]
+
+
+def _abort(environ: Environ) -> None:
     """Send RST: connect(2) to AF_UNSPEC aborts a TCP connection and leaves the descriptor to its owner."""
     nowhere = ctypes.create_string_buffer(16)
     ctypes.CDLL(None).connect(environ["eventlet.input"].get_socket().fileno(), nowhere, len(nowhere))
-    wsgi.WSGI_LOCAL.already_handled = True
-    return []
 
 
 class Control:

@@ -81,10 +81,12 @@ class Fault:
     `path` is a regular expression that is searched; requests for a token are spared unless it contains
     `/auth`. The fault applies to the next `times` such requests, -1 is all. It waits `delay` seconds, then
 
-    - breaks the connection (`reset`), or
-    - answers `status` with `headers`, without doing what was asked, or
-    - lets Swift answer, with the body cut after `truncate_body` bytes and the connection closed, or with one
-      byte changed (`flip_byte`), or whole.
+    - breaks the connection (`reset`) without doing what was asked, after `accept_body` bytes of the request's
+      body, or
+    - answers `status` with `headers` and `body`, without doing what was asked, or
+    - lets Swift answer, with `headers` in place of its own; the body whole, or with one byte changed
+      (`flip_byte`), or with a pause of `stall` seconds before its last byte, or cut after `truncate_body`
+      bytes and the connection closed, or broken with `reset`.
 
     With `after` Swift does what was asked before the delay, and its answer is lost.
     """
@@ -99,6 +101,9 @@ class Fault:
     flip_byte: bool = False
     after: bool = False
     reset: bool = False
+    stall: float = 0.0
+    accept_body: int = 0
+    body: str = ""
 
     def __post_init__(self) -> None:
         if self.after and not (self.status or self.reset):

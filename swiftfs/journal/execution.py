@@ -5,15 +5,21 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
+from swiftfs.content.content import Content
+from swiftfs.content.origin import Origin
+from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, errno_of
+from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.intents import (
     CreateContainer,
     Delete,
     DeleteContainer,
+    Describe,
     DescribeContainer,
+    Description,
     Intent,
     Move,
     MoveFolder,
@@ -23,10 +29,13 @@ from swiftfs.journal.intents import (
     SetHeaders,
 )
 from swiftfs.journal.storing import Storing
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.model import ObjectInfo, ObjectName, Row
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
+
+PARALLEL = 16
+"""Copies, deletions and markers under way at once."""
 
 
 class Unmoved(StoreError):
@@ -41,10 +50,54 @@ class Unmoved(StoreError):
 class Execution:
     """Carries out intents against a store; files above `segment_size` bytes are stored as SLOs."""
 
-    def __init__(self, store: ObjectStore, pool: Executor, segment_size: int) -> None:
+    def __init__(self, store: ObjectStore, segment_size: int, conflicts: Conflicts) -> None:
         self._store = store
-        self._pool = pool
+        self._segment_size = segment_size
+        self._conflicts = conflicts
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="journal")
         self._storing = Storing(store, segment_size, self.discard)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def localize(self, intent: PutFile, content: Content) -> PutFile:
+        """Return the intent so that it needs nothing from Swift, where its file is stored as one object.
+
+        For when that object stands, the version that the file was changed from is gone.
+        """
+        if intent.file.is_whole or content.size > self._segment_size:
+            return intent
+        content.own_all()
+        return replace(intent, file=content.save())
+
+    def put_file(self, intent: PutFile, content: Content, *, again: bool) -> ObjectInfo:
+        """Store a file; `again` says that it may have been stored already. Errors as in `run`."""
+        if content.uploads is not None and content.uploads.is_inherited:
+            self._take_up(intent, content, content.uploads)
+        if intent.inherit:
+            intent = self._with_headers(intent)
+        return self._storing.run(self._conflicts.settle(intent, content, again=again), content)
+
+    def _take_up(self, intent: PutFile, content: Content, uploads: SegmentUpload) -> None:
+        """Find the segments that another process left; its manifest may stand already."""
+        prefix = uploads.prefix
+        manifest = self._storing.manifest_of(intent.name, large=intent.replaces_large)
+        named = {segment.name for segment in manifest.segments} if manifest else set()
+        uploads.found(self._rows_below(prefix.container, prefix.key), named)
+        if manifest is not None and any(name.key.startswith(prefix.key) for name in named):
+            content.rebase(Origin(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
+
+    def _with_headers(self, intent: PutFile) -> PutFile:
+        """Return the intent with the headers that another client gave the object, if it is still there."""
+        try:
+            info = self._store.head(intent.name)
+        except NotFound:
+            return replace(intent, replaces_large=False)
+        # A DLO's own header would have its segments served instead of the bytes.
+        kept = {name: value for name, value in info.kept.items() if name != "X-Object-Manifest"}
+        description = replace(intent.description, metadata=info.metadata, kept=kept)
+        return replace(intent, description=description, replaces_large=info.is_slo)
 
     def run(self, intent: Intent) -> ObjectInfo | None:
         """Carry out one intent; return what Swift said of an object that was stored.
@@ -52,12 +105,15 @@ class Execution:
         Raise what the store raises, while the old state stands, unless the method below says otherwise.
         """
         match intent:
-            case PutFile():
-                return self._storing.run(intent)
             case PutSmall():
-                return self._store.put(intent.name, intent.body, intent.description.headers())
+                replaced = self._storing.segments_of(intent.name, large=intent.replaces_large)
+                info = self._store.put(intent.name, intent.body, intent.description.headers())
+                self.discard(replaced)
+                return info
             case PutMarker():
                 return self._store.put(intent.name, b"", intent.headers, if_absent=True)
+            case Describe():
+                self._store.post(intent.name, self._described(intent).headers())
             case SetHeaders():
                 self._store.post(intent.name, intent.headers)
             case Delete():
@@ -76,9 +132,24 @@ class Execution:
                 self._store.delete_container(intent.container)
         return None
 
-    def resume(self, intent: MoveFolder) -> None:
-        """Go on with a move that a process left when it died: a marker that it has deleted has moved."""
-        self._move_folder(replace(intent, markers=tuple(filter(self._is_source_there, intent.markers))))
+    def _described(self, intent: Describe) -> Description:
+        """Return the description, which of an SLO names its ETag: a listing alone tells it then."""
+        if intent.large is not None:
+            return intent.description
+        info = self._store.head(intent.name)
+        stored = replace(intent.description.stored, slo=info.version.etag if info.is_slo else None)
+        return replace(intent.description, stored=stored)
+
+    def resume(self, intent: Move | MoveFolder) -> None:
+        """Go on with a move that a process left when it died: what it has deleted has moved."""
+        if isinstance(intent, Move):
+            if self._is_there(intent.source):
+                # What the target holds may be the moved object already, whose segments are in use.
+                self._move(replace(intent, replaces_large=False))
+            return
+        self._move_folder(
+            replace(intent, markers=tuple(pair for pair in intent.markers if self._is_there(pair[0])))
+        )
 
     def delete_together(self, intents: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
@@ -121,6 +192,17 @@ class Execution:
         """Delete objects that are not needed any more; a failure leaves them behind and is logged."""
         self._log_unused(self.delete_all(tuple(names)))
 
+    def discard_below(self, standing: Standing) -> None:
+        """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay."""
+        prefix = standing.prefix
+        try:
+            rows = [row.key for row in self._rows_below(prefix.container, prefix.key)]
+        except NotFound:
+            return  # so is the container
+        names = [ObjectName(prefix.container, key) for key in rows if key not in (standing.named or ())]
+        for error in self.delete_all(names).values():
+            raise error
+
     def _log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
         for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
@@ -139,9 +221,9 @@ class Execution:
         that could not be. When a deletion fails the move stands, and what it left behind is logged.
         """
         pairs = list(intent.markers)
-        for name in self._names_below(intent.container, intent.source):
-            key = intent.target + name.key.removeprefix(intent.source)
-            pairs.append((name, ObjectName(intent.target_container, key)))
+        for row in self._rows_below(intent.container, intent.source):
+            key = intent.target + row.key.removeprefix(intent.source)
+            pairs.append((ObjectName(intent.container, row.key), ObjectName(intent.target_container, key)))
         copies = [
             self._pool.submit(self._store.copy, source, target, manifest_only=True)
             for source, target in pairs
@@ -155,18 +237,18 @@ class Execution:
             raise Unmoved(failures[0], tuple(self.delete_all(targets)))
         self.discard(source for source, _ in pairs)
 
-    def _is_source_there(self, pair: tuple[ObjectName, ObjectName]) -> bool:
+    def _is_there(self, name: ObjectName) -> bool:
         try:
-            self._store.head(pair[0])
+            self._store.head(name)
         except NotFound:
             return False
         return True
 
-    def _names_below(self, container: str, prefix: str) -> Iterable[ObjectName]:
+    def _rows_below(self, container: str, prefix: str) -> Iterable[Row]:
         marker = ""
         while True:
             page = self._store.list_page(container, prefix=prefix, marker=marker)
-            yield from (ObjectName(container, row.key) for row in page.rows)
+            yield from page.rows
             if page.last:
                 return
             marker = page.marker

@@ -1,11 +1,10 @@
 """Intents: the changes that can be made to Swift, as values that say all there is to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swiftfs.attributes import Stored, encode_marker, encode_type, format_time
-from swiftfs.content.content import Content
-from swiftfs.content.segments import SegmentUpload
+from swiftfs.content.saved import SavedFile
 from swiftfs.model import DIRECTORY_TYPE, NOTHING, Attributes, ObjectName
 from swiftfs.store.protocol import Headers
 
@@ -31,23 +30,53 @@ class Description:
 class PutFile:
     """Store a file's bytes under `name`: whole, or as an SLO when there are segments of them.
 
-    `replaces_large` says whether an SLO is overwritten, whose segments are garbage then; None is unknown.
+    `replaces_large` says whether an SLO is overwritten, whose segments are garbage then, and `replaces_etag`
+    the ETag of the object; None is unknown. A `fresh` object is the first of its name. With `inherit` the
+    headers that another client gave the object are asked for and kept.
     """
 
     name: ObjectName
-    content: Content
-    segments: SegmentUpload
+    file: SavedFile
     description: Description
     replaces_large: bool | None = False
+    replaces_etag: str | None = None
+    fresh: bool = False
+    inherit: bool = False
+
+    def renamed(
+        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, fresh: bool
+    ) -> "PutFile | None":
+        """Return what stores the same under another name, None when the old name's object is needed."""
+        if self.inherit or not self.file.is_whole:
+            return None
+        return replace(
+            self,
+            name=name,
+            file=replace(self.file, origin=None),
+            replaces_large=replaces_large,
+            replaces_etag=replaces_etag,
+            fresh=fresh,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class PutSmall:
-    """Store a symbolic link or special file: `body` is its target, or empty."""
+    """Store a symbolic link or special file: `body` is its target, or empty; the rest is as in `PutFile`."""
 
     name: ObjectName
     body: bytes
     description: Description
+    replaces_large: bool | None = False
+    replaces_etag: str | None = None
+    fresh: bool = False
+
+    def renamed(
+        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, fresh: bool
+    ) -> "PutSmall":
+        """Return what stores the same under another name."""
+        return replace(
+            self, name=name, replaces_large=replaces_large, replaces_etag=replaces_etag, fresh=fresh
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +85,21 @@ class PutMarker:
 
     name: ObjectName
     headers: Headers = field(default_factory=lambda: Headers(DIRECTORY_TYPE))
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Replace the description of a file's object; `large` says whether it is an SLO, None is unknown."""
+
+    name: ObjectName
+    description: Description
+    large: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class SetHeaders:
-    """Replace the headers of an object."""
+    """Replace the headers of an object that is no file of ours: a folder's marker, or a DLO."""
 
     name: ObjectName
     headers: Headers
@@ -68,10 +107,14 @@ class SetHeaders:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a file's object or a folder's marker, then the segments of an SLO; None is unknown."""
+    """Delete a file's object or a folder's marker, then the segments of an SLO; None is unknown.
+
+    `etag` is what the object had when it was deleted, as far as is known.
+    """
 
     name: ObjectName
     large: bool | None
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +163,7 @@ Intent = (
     PutFile
     | PutSmall
     | PutMarker
+    | Describe
     | SetHeaders
     | Delete
     | Move
@@ -128,6 +172,18 @@ Intent = (
     | DescribeContainer
     | DeleteContainer
 )
+
+
+def names_of(intent: Intent) -> tuple[ObjectName, ...]:
+    """Return the objects that an intent is about, of a whole folder its markers; none for containers."""
+    match intent:
+        case Move():
+            return (intent.source, intent.target)
+        case MoveFolder():
+            return tuple(name for pair in intent.markers for name in pair)
+        case CreateContainer() | DescribeContainer() | DeleteContainer():
+            return ()
+    return (intent.name,)
 
 
 def marker_headers(

@@ -1,87 +1,388 @@
-"""The journal: where the floors above hand in their changes."""
+"""The journal: where the floors above hand in their changes, and what sees to it that Swift gets them.
+
+An intent is on the disk when `add` returns, and is executed after a settling delay, in which it may become
+one with others. Whoever wants it in Swift now asks for a `flush`.
+"""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.content import Content
+from swiftfs.content.segments import SegmentUpload
 from swiftfs.errors import StoreError
+from swiftfs.journal.coalescing import attempted, coalesce
+from swiftfs.journal.dispatch import Dispatch
 from swiftfs.journal.execution import Execution
-from swiftfs.journal.intents import Delete, Intent, MoveFolder, PutMarker, SetHeaders
-from swiftfs.journal.moves import MoveRecords
-from swiftfs.journal.settling import Done, Settling
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.journal.intents import (
+    Delete,
+    Intent,
+    Move,
+    MoveFolder,
+    PutFile,
+    PutSmall,
+    names_of,
+)
+from swiftfs.journal.log import Log, Record
+from swiftfs.journal.queue import Done, Failure, Queue, Task
+from swiftfs.model import ObjectName
 from swiftfs.naming import Folder
-from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-PARALLEL = 16
-"""Copies, deletions and markers under way at once."""
+LONGEST_SETTLING = 15
+"""An intent that is changed again and again waits at most so many settling delays."""
 
-SUPERSEDE_SECONDS = 0.5
-"""How long a deletion always waits for the rename that makes it needless, which comes within milliseconds."""
+PROGRESS_SECONDS = 0.2
+
+SYNC_SECONDS = 0.5
+"""Between two times that the log and the local files are brought to the disk: a power cut costs less than a
+second's changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure."""
+
+    path: str
+    kind: str
+    state: str
+    bytes: int
+    attempts: int
+    reason: str
+
+
+def _ignore(_outcome: object) -> None:
+    """Nobody waits for it."""
 
 
 class Journal:
-    """Executes every intent before `submit` returns; what may `settle` is executed within `seconds`.
+    """The intents of one mount, which `log_` keeps on the disk.
 
-    `folder` keeps what must outlive the process.
+    `seconds` is the settling delay; with 0 every intent is executed as soon as it can be. The lock guards the
+    queue; it comes after those of the namespace and the nodes, and before those of contents and the log.
     """
 
-    def __init__(self, store: ObjectStore, folder: Path, segment_size: int, seconds: float) -> None:
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="journal")
-        self.execution = Execution(store, self._pool, segment_size)
-        self._settling = Settling(self.execution, self._pool)
-        self._moves = MoveRecords(folder / "moves")
+    def __init__(
+        self, execution: Execution, contents: ContentCache, log_: Log, *, seconds: float, parallel: int
+    ) -> None:
+        self._execution = execution
+        self._contents = contents
+        self._log = log_
         self.seconds = seconds
+        self._queue = Queue()
+        self._changed = threading.Condition()
+        self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel)
+        if not seconds:
+            self._dispatch.parked_level = logging.DEBUG
+        self._closing = threading.Event()
+        self._syncing = threading.Thread(target=self._sync, name="journal sync")
+        contents.abandoned = self._abandon
+        contents.relieve = self.relieve
 
-    def submit(self, intent: Intent) -> ObjectInfo | None:
-        """Execute the intent; return what Swift said of an object that was stored, raise why it was not."""
-        if isinstance(intent, SetHeaders):
-            self._settling.flush([intent.name])
-        if isinstance(intent, MoveFolder):
-            self._move_folder(intent)
-            return None
-        return self.execution.run(intent)
+    def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
+        """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
+        now = time.monotonic()
+        for record in records:
+            intent = attempted(record.intent)
+            if isinstance(intent, Move | MoveFolder):
+                self._resume(record.seq, intent)
+                continue
+            task = Task(record.seq, record.path, intent, make_done(record.path, intent), now, now, attempts=1)
+            with self._changed:
+                self._hold(intent)
+                self._queue.add(task)
+        if len(self._queue):
+            log.info("%d changes of an earlier mount are stored now", len(self._queue))
+        self._dispatch.start()
+        self._dispatch.soon(self.clean_up)
+        self._syncing.start()
 
-    def recover(self) -> None:
-        """Finish what a process that died had begun; what cannot be finished now waits for the next mount."""
-        for path, intent in self._moves.unfinished():
-            try:
-                self.execution.resume(intent)
-            except StoreError as error:
-                log.warning("moving %s to %s cannot be finished yet: %s", intent.source, intent.target, error)
+    def clean_up(self) -> None:
+        """Delete segments that a process left which died before their file was closed."""
+        with self._changed:
+            files = [task.intent.file for task in self._queue.tasks() if isinstance(task.intent, PutFile)]
+        wanted = {file.prefix for file in files}
+        for standing in self._log.uploads():
+            if standing.prefix not in wanted:
+                try:
+                    self._execution.discard_below(standing)
+                except StoreError as error:
+                    log.info("segments below %s stay for now: %s", standing.prefix, error)
+                else:
+                    self._log.end_upload(standing.prefix)
+
+    def add(self, path: str, intent: Intent, done: Done = _ignore, *, at_least: float = 0.0) -> bool:
+        """Take an intent about `path`, to be executed after `at_least` so many seconds.
+
+        Return False when nothing is left to do: `done` will not be called. Raise `OSError` when the disk does
+        not take it; nothing is changed then.
+        """
+        with self._changed:
+            tail = self._queue.tail(names_of(intent)[0])
+            merged = None if tail is None or tail.running else coalesce(tail.intent, intent)
+            if tail is not None and merged is not None and not merged:
+                self._drop(tail)
+                return False
+            now = time.monotonic()
+            if tail is None or merged is None:
+                task = Task(
+                    self._queue.next_seq(), path, intent, done, now, now + max(self.seconds, at_least)
+                )
+                self._log.commit([task.record()])
+                self._hold(intent)
+                self._queue.add(task)
+                self._changed.notify_all()
             else:
-                log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
-                path.unlink()
+                self._change(tail, path, merged[0], done, now + max(self.seconds, at_least))
+            return True
 
-    def settle(self, intent: Delete | PutMarker, done: Done) -> None:
-        """Execute the intent in a moment, unless it is taken back; `done` is told how it went."""
-        self._settling.add(intent, max(self.seconds, SUPERSEDE_SECONDS), done)
+    def rename(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        path: str,
+        note: Callable[[], tuple[Done, Done]],
+        *,
+        replaces_large: bool | None,
+        replaces_etag: str | None,
+        fresh: bool,
+    ) -> bool:
+        """Let what was to be stored as `source` be stored as `target`, which is `path`; say if it can be.
 
-    def take_back(self, name: ObjectName) -> Delete | PutMarker | None:
-        """Return the intent that waited for `name` and is not executed now: the object will be replaced."""
-        return self._settling.take_back(name)
+        Then `note` is called with the lock held: it returns what is told when that is done, and when nothing
+        is left at `source`. What waited for `target` is overtaken; the rest says what Swift has there now, as
+        in `PutFile`.
+        """
+        with self._changed:
+            chain = self._queue.chain(source)
+            if len(chain) != 1 or chain[0].running or chain[0].attempts:
+                return False
+            (task,) = chain
+            if not isinstance(task.intent, PutFile | PutSmall):
+                return False
+            moved = task.intent.renamed(
+                target, replaces_large=replaces_large, replaces_etag=replaces_etag, fresh=fresh
+            )
+            if moved is None:
+                return False
+            tail = self._queue.tail(target)
+            merged = coalesce(tail.intent, moved) if tail is not None and not tail.running else None
+            overtaken = tail if merged else None
+            done, gone = note()
+            leaves = None
+            if task.intent.fresh:
+                gone(None)
+            else:
+                deletion = Delete(source, task.intent.replaces_large, task.intent.replaces_etag)
+                leaves = Task(0, task.path, deletion, gone, task.born, task.due)
+            self._replace(task, overtaken, (merged or (moved,))[0], path, done, leaves)
+            return True
 
-    def flush(self, name: ObjectName) -> None:
-        """Execute what waits for `name`."""
-        self._settling.flush([name])
+    def execute(self, path: str, intent: Move | MoveFolder) -> None:
+        """Execute a move, after all that waits for its names; raise why it was not made.
+
+        When the process dies the next one finishes it.
+        """
+        with self._changed:
+            if isinstance(intent, Move):
+                intent = self._overtake(intent)
+            self._dispatch.attempt([task for name in names_of(intent) for task in self._queue.chain(name)])
+            now = time.monotonic()
+            task = Task(self._queue.next_seq(), path, intent, _ignore, now, now)
+            self._log.commit([task.record()])
+            self._queue.add(task)
+            self._dispatch.attempt([task])
+
+    def run(self, intent: Intent) -> None:
+        """Execute an intent that needs no journal, because nothing of it can be half done; raise why not."""
+        self._execution.run(intent)
+
+    def flush(self, names: Collection[ObjectName]) -> None:
+        """Execute what waits for `names` now; raise why it failed, though it stays."""
+        with self._changed:
+            self._dispatch.attempt([task for name in names for task in self._queue.chain(name)])
+
+    def withdraw(self, name: ObjectName, error: Failure) -> None:
+        """Give up the last intent about `name`, which failed: whoever asked for it was told `error`."""
+        with self._changed:
+            task = self._queue.tail(name)
+            if task is None or task.running:
+                return
+            self._drop(task)
+        task.done(error)
 
     def flush_below(self, folder: Folder) -> None:
-        """Execute what waits below `folder`."""
-        self._settling.flush_below(folder)
+        """Execute now what waits below `folder`; errors as in `flush`."""
+        with self._changed:
+            self._dispatch.attempt(self._queue.below(folder))
 
-    def _move_folder(self, intent: MoveFolder) -> None:
-        self._settling.flush_below(Folder(intent.container, intent.source))
-        self._settling.flush_below(Folder(intent.target_container, intent.target))
-        with self._moves.kept(intent):
-            self.execution.run(intent)
+    def flush_all(self) -> None:
+        """Execute all that waits; errors as in `flush`."""
+        with self._changed:
+            self._dispatch.attempt(self._queue.tasks())
 
-    def waiting(self) -> int:
-        """Return how many intents wait to be executed."""
-        return self._settling.waiting()
+    def retry(self) -> None:
+        """Execute what was parked or failed, in a moment."""
+        with self._changed:
+            for task in self._queue.tasks():
+                if not task.running and task.error is not None:
+                    task.parked = task.told = False
+                    self._queue.schedule(task, 0.0)
+            self._changed.notify_all()
 
-    def drain(self) -> None:
-        """Execute what waits, and end the threads."""
-        self._settling.close()
-        self._pool.shutdown()
+    def relieve(self) -> bool:
+        """Begin to store files, for the disk is full of them; say whether anything is under way."""
+        with self._changed:
+            for task in self._queue.tasks():
+                if isinstance(task.intent, PutFile) and not task.attempts and task.due:
+                    self._queue.schedule(task, 0.0)
+            self._changed.notify_all()
+            return self._dispatch.is_busy()
+
+    def share(self, name: ObjectName) -> Content | None:
+        """Return the content of what waits to be stored as `name`, for the caller to leave, or None."""
+        with self._changed:
+            for task in reversed(self._queue.chain(name)):
+                if isinstance(task.intent, PutFile):
+                    return self._contents.share(task.intent.file)
+        return None
+
+    def body(self, name: ObjectName) -> bytes | None:
+        """Return the body of a small object that waits to be stored as `name`, or None."""
+        with self._changed:
+            tail = self._queue.tail(name)
+            return tail.intent.body if tail is not None and isinstance(tail.intent, PutSmall) else None
+
+    def failure(self, name: ObjectName) -> Failure | None:
+        """Return why what is parked for `name` could not be stored, once for each time that it failed."""
+        with self._changed:
+            for task in self._queue.chain(name):
+                if task.parked and task.error is not None and not task.told:
+                    task.told = True
+                    return task.error
+        return None
+
+    def waiting(self) -> list[Waiting]:
+        """Return what is not executed yet."""
+        with self._changed:
+            return [_describe(task) for task in self._queue.tasks()]
+
+    def close(self, seconds: float, progress: Callable[[int], None]) -> list[Waiting]:
+        """Execute what waits, for so long at most, and end the threads; return what the next mount has to do.
+
+        `progress` is called with the number of intents that still wait.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self.seconds = 0.0
+            for task in self._queue.tasks():
+                if not task.running:
+                    task.parked = False
+                    self._queue.schedule(task, 0.0)
+            self._changed.notify_all()
+            while (left := self._unfinished()) and (rest := deadline - time.monotonic()) > 0:
+                progress(left)
+                self._changed.wait(min(PROGRESS_SECONDS, rest))
+        self._dispatch.stop()
+        self._execution.close()
+        self._closing.set()
+        if self._syncing.ident is not None:
+            self._syncing.join()
+        self._log.close()
+        return self.waiting()
+
+    def _unfinished(self) -> int:
+        return sum(not task.parked for task in self._queue.tasks())
+
+    def _resume(self, seq: int, intent: Move | MoveFolder) -> None:
+        try:
+            self._execution.resume(intent)
+        except StoreError as error:
+            log.warning("moving %s to %s cannot be finished yet: %s", intent.source, intent.target, error)
+        else:
+            log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
+            self._log.finish([seq])
+
+    def _drop(self, task: Task) -> None:
+        self._log.commit(drop=[task.seq])
+        self._queue.remove(task)
+        task.ended = True
+        self._unhold(task.intent)
+
+    def _change(self, task: Task, path: str, intent: Intent, done: Done, due: float) -> None:
+        self._log.commit([Record(task.seq, path, intent)])
+        if _file_of(intent) != _file_of(task.intent):
+            self._hold(intent)
+            self._unhold(task.intent)
+        task.path, task.intent, task.done = path, intent, done
+        task.parked, task.error = False, None
+        self._queue.schedule(task, min(due, task.born + LONGEST_SETTLING * self.seconds))
+        self._changed.notify_all()
+
+    def _replace(
+        self, task: Task, overtaken: Task | None, intent: Intent, path: str, done: Done, leaves: Task | None
+    ) -> None:
+        """Let `intent` take the place of both tasks, behind all others; `leaves` comes after it."""
+        seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
+        if leaves:
+            leaves.seq = self._queue.next_seq()
+        records = [Record(seq, path, intent), *([leaves.record()] if leaves else [])]
+        self._log.commit(records, [one.seq for one in gone])
+        for one in gone:
+            self._queue.remove(one)
+        if overtaken:
+            overtaken.ended = True
+            self._unhold(overtaken.intent)
+        task.seq, task.path, task.intent, task.done = seq, path, intent, done
+        if isinstance(intent, PutFile):
+            self._contents.detach(intent.file.file)
+        self._queue.add(task)
+        if leaves:
+            self._queue.add(leaves, after=task)
+
+    def _overtake(self, move: Move) -> Move:
+        """Return the move in place of a deletion of its target that waits."""
+        tail = self._queue.tail(move.target)
+        if tail is None or tail.running or not isinstance(tail.intent, Delete):
+            return move
+        self._drop(tail)
+        return replace(move, replaces_large=tail.intent.large)
+
+    def _hold(self, intent: Intent) -> None:
+        if (file := _file_of(intent)) is not None:
+            self._contents.hold(file)
+
+    def _unhold(self, intent: Intent) -> None:
+        if (file := _file_of(intent)) is not None:
+            self._contents.unhold(file)
+
+    def _abandon(self, uploads: SegmentUpload) -> None:
+        """Delete the segments of a file that will not be stored, in another thread."""
+        self._dispatch.soon(lambda: self._delete_segments(uploads))
+
+    def _delete_segments(self, uploads: SegmentUpload) -> None:
+        self._execution.discard(uploads.abandon())
+        self._log.end_upload(uploads.prefix)
+
+    def _sync(self) -> None:
+        while not self._closing.wait(SYNC_SECONDS):
+            try:
+                self._log.sync()
+            except OSError as error:
+                log.warning("what was closed may not survive a power cut: %s", error)
+
+
+def _file_of(intent: Intent) -> str | None:
+    """Return the local file that an intent needs."""
+    return intent.file.file if isinstance(intent, PutFile) else None
+
+
+def _describe(task: Task) -> Waiting:
+    state = "running" if task.running else "parked" if task.parked else "waiting"
+    size = task.intent.file.size if isinstance(task.intent, PutFile) else 0
+    reason = str(task.error) if task.error is not None else ""
+    return Waiting(task.path, type(task.intent).__name__, state, size, task.attempts, reason)

@@ -45,11 +45,13 @@ class Changes:
             self._sweep()
         return change
 
-    def confirm(self, folder: Folder, name: str, change: Change) -> None:
-        """Take note that a pending change was executed, unless a newer one took its place."""
+    def confirm(self, folder: Folder, name: str, change: Change, entry: Entry | None) -> bool:
+        """Take note that a pending change was executed and made `entry`; False if a newer one is there."""
         changes = self._folders.get(folder, {})
-        if changes.get(name) is change:
-            changes[name] = Change(change.entry, time.monotonic())
+        if changes.get(name) is not change:
+            return False
+        changes[name] = Change(entry, time.monotonic())
+        return True
 
     def forget(self, folder: Folder, name: str) -> None:
         """Let the listing speak for `name` again."""

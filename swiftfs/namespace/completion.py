@@ -10,6 +10,7 @@ from swiftfs.model import ObjectInfo
 from swiftfs.namespace.details import Details, key_of
 from swiftfs.namespace.entry import Defaults, Entry, with_details
 from swiftfs.namespace.listing import Listing, Unasked
+from swiftfs.namespace.listings import Listings
 from swiftfs.naming import Folder
 
 
@@ -21,7 +22,7 @@ class Completion:
         details: Details,
         defaults: Defaults,
         lock: threading.Lock,
-        listings: Mapping[Folder, Listing],
+        listings: Listings,
     ) -> None:
         self._details = details
         self._defaults = defaults

@@ -14,7 +14,7 @@ from swiftfs.attributes import (
     parse_last_modified,
 )
 from swiftfs.model import Attributes, ObjectInfo, ObjectName, Row
-from swiftfs.naming import Folder, escape
+from swiftfs.naming import SEGMENTS_FOLDER, Folder, escape
 from swiftfs.store.protocol import Headers
 
 
@@ -198,6 +198,9 @@ def entries_of(
     cut = len(folder.prefix)
     subfolders = {subdir[cut:-1]: Folder(folder.container, subdir) for subdir in subdirs}
     rows = [row for row in rows if row.key != folder.prefix or not is_slash_marker(row)]
+    if not cut:
+        subfolders.pop(SEGMENTS_FOLDER, None)
+        rows = [row for row in rows if row.key != SEGMENTS_FOLDER]
     marked = {row.key[cut:] for row in rows if is_marker(row)}
     folders = subfolders.keys() | marked
     for row in rows:

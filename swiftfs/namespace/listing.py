@@ -43,9 +43,9 @@ class _Block:
 class Listing:
     """The entries of a folder as Swift listed them, and over them what is known better.
 
-    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took. A listing that
-    is not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked: the
-    namespace's lock guards it.
+    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took; it `expires` at
+    a moment of the monotonic clock. A listing that is not `complete` knows the names before `end` and raises
+    `Unlisted` for others. Not locked: the namespace's lock guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -54,6 +54,7 @@ class Listing:
         self.marked = False
         self.end = ""
         self.seconds = 0.0
+        self.expires = 0.0
         self.unasked: Unasked = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Entry] = {}

@@ -4,12 +4,9 @@ import errno
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-
-from cachetools import TLRUCache
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import BadName, NotFound, os_error
@@ -26,15 +23,14 @@ from swiftfs.namespace.entry import (
     row_of,
     with_details,
 )
+from swiftfs.namespace.flights import Flights
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
+from swiftfs.namespace.listings import Listings
 from swiftfs.namespace.walks import Walks
 from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
-
-WORTH = 10
-"""A listing serves at least so many times as long as it took: a walk of a huge folder outlives any `ttl`."""
 
 BEFORE_SLASH = ".\U0010ffff"
 """As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
@@ -43,7 +39,7 @@ BEFORE_SLASH = ".\U0010ffff"
 class Namespace:
     """What exists below the mount point, by paths that begin there. Every method may raise `StoreError`.
 
-    The lock guards the cache, the changes, the walks and the flights; it is never held across a request.
+    The lock guards the listings, the changes, the walks and the flights; it is never held across a request.
     """
 
     def __init__(
@@ -62,18 +58,15 @@ class Namespace:
         self._defaults = defaults
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = threading.Lock()
-        self._listings: TLRUCache[Folder, Listing] = TLRUCache(
-            max_entries,
-            lambda _, listing, now: now + max(ttl, WORTH * listing.seconds if ttl else 0.0),
-            getsizeof=lambda listing: listing.weight,
-        )
-        self._flights: dict[Folder, Future[Listing]] = {}
+        self._listings = Listings(ttl, max_entries)
+        self._flights = Flights(self._lock, self._listings, self._fetch)
         self._completion = Completion(details, defaults, self._lock, self._listings)
         self._changes = Changes()
         self._walks = Walks()
 
     def close(self) -> None:
         """End the threads."""
+        self._flights.close()
         self._details.close()
 
     def load_root(self) -> None:
@@ -132,7 +125,7 @@ class Namespace:
         """Return what `path` is, None when it does not exist or is not in memory; nothing is asked."""
         parent, name = split(path)
         with self._lock:
-            listing = self._listings.get(self._source.folder(parent))
+            listing = self._listings.fresh(self._source.folder(parent))
             return None if listing is None else listing.known(name)
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
@@ -141,7 +134,7 @@ class Namespace:
         Of a huge folder they are some that follow the name `near`, and it.
         """
         with self._lock:
-            listing = self._listings.get(self._source.folder(path))
+            listing = self._listings.fresh(self._source.folder(path))
             return None if listing is None else listing.near(near)
 
     def is_empty(self, path: str) -> bool:
@@ -180,11 +173,15 @@ class Namespace:
         """Take note of the root's new attributes."""
         self._root = entry
 
-    def confirm(self, path: str, change: Change) -> None:
-        """Take note that Swift has taken a pending change."""
+    def confirm(self, path: str, change: Change, entry: Entry | None = None) -> None:
+        """Take note that Swift has taken a pending change; `entry` is what it made of it, if it differs."""
         parent, name = split(path)
+        folder = self._source.folder(parent)
         with self._lock:
-            self._changes.confirm(self._source.folder(parent), name, change)
+            if not self._changes.confirm(folder, name, change, entry or change.entry) or entry is None:
+                return
+            if (listing := self._listings.get(folder)) is not None:
+                listing.update(name, entry)
 
     def retract(self, path: str, change: Change) -> None:
         """Let Swift speak for `path` again: a pending change could not be made."""
@@ -193,16 +190,15 @@ class Namespace:
         with self._lock:
             if self._changes.of(folder).get(name) is change:
                 self._changes.forget(folder, name)
-                self._listings.pop(folder, None)
+                self._listings.forget(folder)
 
-    def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Record a folder we made; being new it is known to be empty, which saves its listing."""
-        self.record(path, entry)
+    def note_new_folder(self, path: str, entry: Entry) -> None:
+        """Take note that a folder we made is known to be empty, which saves its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         listing.add_page(Page((), (), "", True))
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
         with self._lock:
-            self._listings[listing.folder] = listing
+            self._listings.keep(listing)
 
     def disown(self, path: str) -> None:
         """Let Swift alone speak for `path`: what was to replace it came to nothing."""
@@ -210,13 +206,13 @@ class Namespace:
         folder = self._source.folder(parent)
         with self._lock:
             self._changes.forget(folder, name)
-            self._listings.pop(folder, None)
+            self._listings.forget(folder)
 
     def forget(self, path: str) -> None:
         """Forget the listing that holds `path` and all below it: Swift is asked again."""
         with self._lock:
-            self._listings.pop(self._source.folder(split(path)[0]), None)
-            self._drop_listings(self._source.folder(path))
+            self._listings.forget(self._source.folder(split(path)[0]))
+            self._listings.forget_below(self._source.folder(path))
 
     def forget_all(self) -> None:
         """Forget every listing; our own changes stay."""
@@ -226,43 +222,20 @@ class Namespace:
     def drop_listings(self, path: str) -> None:
         """Forget the listings of the folder at `path` and of all below it."""
         with self._lock:
-            self._drop_listings(self._source.folder(path))
+            self._listings.forget_below(self._source.folder(path))
 
     def drop_below(self, path: str) -> None:
         """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
         folder = self._source.folder(path)
         with self._lock:
             self._changes.forget_below(folder)
-            self._drop_listings(folder)
-
-    def _drop_listings(self, folder: Folder) -> None:
-        for other in [other for other in self._listings if other.is_below(folder)]:
-            self._listings.pop(other, None)
+            self._listings.forget_below(folder)
 
     def _listing(self, folder: Folder) -> Listing:
-        """Return what is known of a folder; where nothing is, list it while others wait for the answer."""
+        listing = self._flights.listing(folder)
         with self._lock:
-            listing = self._listings.get(folder)
-            if listing is not None:
-                self._walks.used(folder)
-                return listing
-            flight = self._flights.get(folder)
-            leads = flight is None
-            if flight is None:
-                flight = self._flights[folder] = Future()
-        if not leads:
-            return flight.result()
-        try:
-            listing = self._fetch(folder)
-        except BaseException as error:
-            flight.set_exception(error)
-            raise
-        else:
-            flight.set_result(listing)
-            return listing
-        finally:
-            with self._lock:
-                del self._flights[folder]
+            self._walks.used(folder)
+        return listing
 
     def _fetch(self, folder: Folder) -> Listing:
         begun = time.monotonic()
@@ -286,13 +259,11 @@ class Namespace:
         listings = listings_in(page, folder, root, marker, self._defaults)
         with self._lock:
             self._walks.give(set(listings))
-            listings = {other: new for other, new in listings.items() if other not in self._listings}
+            listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for listing in listings.values():
             self._settle(listing, begun)
         if listings:
             self._completion.recall(listings, next(iter(listings.values())).unasked)
-        with self._lock:
-            self._walks.used(folder)
         return listings.get(folder)
 
     def _read(self, listing: Listing) -> Iterator[Entry]:
@@ -333,8 +304,7 @@ class Namespace:
                 listing.update(name, doubtful[name])
             self._changes.lay_over(listing)
             listing.seconds = time.monotonic() - begun
-            with suppress(ValueError):  # a folder larger than the whole cache is not kept
-                self._listings[folder] = listing
+            self._listings.keep(listing)
         return listing
 
     def _stands(self, folder: Folder, name: str, listed: Entry | None) -> bool:

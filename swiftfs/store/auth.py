@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
+from keystoneauth1 import loading
 from keystoneauth1.identity import v3
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
@@ -14,6 +15,8 @@ from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
 from swiftfs.store.failures import reason
+
+PASSWORD, TOKEN = "v3password", "v3token"
 
 LOGIN_SECONDS = 5.0
 """Longest silence of the authentication server: a mount must fail within seconds, not minutes."""
@@ -85,6 +88,8 @@ class Account:
         if isinstance(error, keystone_errors.SSLError):
             return StoreError(f"{self.who}: the server's certificate is not trusted, {reason(error)}")
         status = getattr(error, "http_status", 0) or 0
+        if status == 404 and "token" in str(error).lower():  # so Keystone speaks of one that is over
+            return AccessDenied(f"{self.who}: the token is not valid, or not any more")
         if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
             return Unavailable(f"{self.who}: no answer from the authentication server, {_short(error)}")
         return ConfigurationError(f"{self.who}: cannot authenticate there, {_short(error)}")
@@ -94,15 +99,17 @@ def open_account(environment: Mapping[str, str], *, cloud: str | None = None) ->
     """Return the account that `environment` describes; nothing is sent yet.
 
     In this order: `cloud` or `OS_CLOUD` (clouds.yaml), `ST_AUTH`/`ST_USER`/`ST_KEY` (v1), `OS_*` (Keystone
-    v3 password). Raise `ConfigurationError` naming what is missing.
+    v3: a password, an application credential, a token, or what `OS_AUTH_TYPE` names). Raise
+    `ConfigurationError` naming what is missing.
     """
     named = cloud or environment.get("OS_CLOUD")
     if named:
         return _from_clouds_yaml(named, environment)
     if any(environment.get(name) for name in ("ST_AUTH", "ST_USER", "ST_KEY")):
         return _from_v1(environment)
-    if environment.get("OS_AUTH_URL"):
-        return _from_keystone(environment)
+    if environment.get("OS_AUTH_URL") or environment.get("OS_AUTH_TYPE"):
+        kind = _auth_type(environment)
+        return _from_keystone(environment) if kind == PASSWORD else _from_loading(kind, environment)
     raise ConfigurationError(
         "no credentials: set ST_AUTH, ST_USER and ST_KEY, or OS_AUTH_URL and the other OS_* variables, "
         "or name a cloud of clouds.yaml with OS_CLOUD"
@@ -117,6 +124,7 @@ def _from_v1(environment: Mapping[str, str]) -> Account:
 
 
 def _from_keystone(environment: Mapping[str, str]) -> Account:
+    _require(environment, "OS_AUTH_URL")
     user = environment.get("OS_USERNAME") or environment.get("OS_USER_ID")
     project = environment.get("OS_PROJECT_ID") or environment.get("OS_PROJECT_NAME")
     missing = [] if user else ["OS_USERNAME or OS_USER_ID"]
@@ -139,6 +147,48 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
     return Account(
         _session(plugin, environment),
         f"{url} (user {user})",
+        region=environment.get("OS_REGION_NAME") or None,
+        interface=_interface(environment),
+    )
+
+
+def _auth_type(environment: Mapping[str, str]) -> str:
+    """Return keystoneauth's name of the way to log in (its entry points `keystoneauth1.plugin`)."""
+    named = environment.get("OS_AUTH_TYPE", "")
+    if named:
+        return {"password": PASSWORD, "token": TOKEN}.get(named, named)
+    if environment.get("OS_APPLICATION_CREDENTIAL_ID") or environment.get("OS_APPLICATION_CREDENTIAL_NAME"):
+        return "v3applicationcredential"
+    return TOKEN if environment.get("OS_TOKEN") and not environment.get("OS_PASSWORD") else PASSWORD
+
+
+def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
+    """Fill the plugin's own options from the variables of their names, as `openstack` does."""
+    try:
+        loader: Any = loading.get_plugin_loader(kind)
+    except keystone_errors.NoMatchingPlugin:
+        raise ConfigurationError(f"OS_AUTH_TYPE={kind}: keystoneauth knows no such way to log in") from None
+    given = {}
+    for option in loader.get_options():
+        names = [one.name for one in (option, *option.deprecated)]
+        values = [environment.get("OS_" + name.upper().replace("-", "_")) for name in names]
+        given[option.dest] = next((value for value in values if value), None)
+    if kind == TOKEN and not given.get("token"):
+        raise ConfigurationError(f"to log in by {kind}, set OS_TOKEN too")
+    url = given.get("auth_url")
+    if url:
+        given["auth_url"] = url = _versioned(_checked_url(url))
+    try:
+        plugin = loader.load_from_options(**given)
+    except keystone_errors.MissingRequiredOptions as error:
+        missing = ["OS_" + option.name.upper().replace("-", "_") for option in error.options]
+        raise ConfigurationError(f"to log in by {kind}, set {', '.join(missing)} too") from None
+    except keystone_errors.ClientException as error:
+        raise ConfigurationError(f"to log in by {kind}: {_short(error)}") from None
+    who = given.get("username") or given.get("user_id") or given.get("application_credential_id") or kind
+    return Account(
+        _session(plugin, environment),
+        f"{url or given.get('endpoint') or ''} (user {who})",
         region=environment.get("OS_REGION_NAME") or None,
         interface=_interface(environment),
     )

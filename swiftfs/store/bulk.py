@@ -59,7 +59,7 @@ def _verdict(body: bytes) -> dict[str, Any]:
             verdict[field] = int(verdict[field])
         verdict["Errors"] = [(str(path), str(status)) for path, status in verdict["Errors"]]
         str(verdict["Response Status"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Corrupt(f"delete_many: no verdict in {body[:80]!r}") from None
     return dict(verdict)
 

@@ -1,6 +1,7 @@
 """One GET: which bytes are asked, and whether the ones that came are they."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
 from swiftfs.store.transport import Answer
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -54,11 +55,16 @@ class Download:
         plain = not info.is_slo and info.dlo_prefix is None and bool(_MD5.fullmatch(info.version.etag))
         digest = hashlib.md5(usedforsecurity=False) if whole and plain else None
         position = self._offset
+        end = self._end(size)
         for chunk in answer.chunks():
+            if position + len(chunk) > end:
+                raise Corrupt(f"get {answer.request.subject}: more bytes came than were asked for")
             if digest is not None:
                 digest.update(chunk)
             self._sink(position, chunk)
             position += len(chunk)
+        if position < end < math.inf:
+            raise Corrupt(f"get {answer.request.subject}: the bytes end at {position} instead of {end}")
         if digest is not None and digest.hexdigest() != info.version.etag:
             raise Corrupt(f"get {answer.request.subject}: {digest.hexdigest()} came of {info.version.etag}")
         return info if size is not None else from_wire(self._name, answer.headers, position)
@@ -72,6 +78,12 @@ class Download:
             raise Corrupt(f"get {answer.request.subject}: the server ignored the range")
         return length
 
+    def _end(self, size: int | None) -> float:
+        """Return where the bytes end in the object: nobody knows it of a long DLO."""
+        if size is None:
+            return math.inf
+        return size if self._length is None else min(size, self._offset + self._length)
+
     def _partial_size(self, headers: Mapping[str, str], length: int | None, subject: str) -> int:
         text = headers.get("content-range", "")
         found = _CONTENT_RANGE.fullmatch(text)
@@ -80,4 +92,4 @@ class Download:
             end = size if self._length is None else min(size, self._offset + self._length)
             if first == self._offset and last == end - 1 and length in (None, end - first):
                 return size
-        raise Corrupt(f"get {subject}: asked from {self._offset} for {self._length}, came {text!r}")
+        raise Corrupt(f"get {subject}: asked from {self._offset} for {self._length}, came {text[:80]!r}")

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 import requests
 from urllib3.exceptions import HTTPError as Urllib3Error
+from urllib3.exceptions import InvalidHeader
 
 from swiftfs.errors import (
     AccessDenied,
@@ -62,16 +63,18 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
     message = f"{request.operation} {request.subject}: {status} {_phrase(status)}"
     message += f", {detail}" if detail else ""
-    message += f" ({transaction})" if transaction else ""
+    message += f" ({_printable(transaction, 80)})" if transaction else ""
     return kind(message, retry_after=_seconds(headers.get("retry-after")))
 
 
 def network_error(request: Request, error: Exception) -> StoreError:
     """Return the error of a request that brought no whole answer."""
     message = f"{request.operation} {request.subject}: {reason(error)}"
+    causes = list(_causes(error))
+    if any(isinstance(cause, InvalidHeader) for cause in causes):  # of the answer: ours are checked before
+        return Corrupt(message)
     if isinstance(error, _ADDRESS_ERRORS):
         return BadRequest(message)
-    causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return StoreError(message)
     if any(isinstance(cause, TimeoutError | requests.Timeout) for cause in causes) or "timed out" in message:
@@ -83,7 +86,7 @@ def reason(error: BaseException) -> str:
     """Return the innermost cause of `error` in a few words, without addresses in memory or URLs."""
     deepest = list(_causes(error))[-1]
     text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*", "", str(deepest)).strip(" ()'")
-    return text or type(deepest).__name__
+    return _printable(text, 300) or type(deepest).__name__
 
 
 def _kind(request: Request, status: int, text: str) -> type[StoreError]:
@@ -115,7 +118,12 @@ def _phrase(status: int) -> str:
 
 def _one_line(text: str) -> str:
     plain = re.sub(r"<[^>]*>", " ", text)
-    return " ".join(plain.split())[:200]
+    return _printable(" ".join(plain.split()), 200)
+
+
+def _printable(text: str, length: int) -> str:
+    """Return a server's words without what would move a terminal's cursor or begin another line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
 
 
 def _seconds(value: str | None) -> float | None:
@@ -128,8 +136,8 @@ def _seconds(value: str | None) -> float | None:
         pass
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())

@@ -27,6 +27,15 @@ KEPT = {
 }
 """The headers a POST drops unless it sends them again (Swift's object server, `allowed_headers`)."""
 
+MAX_SIZE = 2**63 - 1
+"""The largest size in `struct stat`."""
+
+MAX_DIGITS = 100
+"""Longer numbers are absurd, and Python refuses to read those of thousands of digits."""
+
+LATEST_SECONDS = 2**34
+"""A time after the year 2500 is absurd; an exponent of millions would fill the memory."""
+
 _META_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -102,9 +111,18 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     value = headers.get("content-length")
     if value is None:
         return None
-    if not value.isdecimal():
-        raise Corrupt(f"the server's Content-Length is {value!r}")
-    return int(value)
+    size = whole_number(value)
+    if size is None:
+        raise Corrupt(f"the server's Content-Length is {value[:80]!r}")
+    return size
+
+
+def whole_number(text: str) -> int | None:
+    """Return a size or count that a file system can tell, below 2**63; None for any other text."""
+    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
+        return None
+    number = int(text)
+    return number if number <= MAX_SIZE else None
 
 
 def _checked(name: str, value: str) -> str:
@@ -120,10 +138,12 @@ def _checked(name: str, value: str) -> str:
 def _timestamp(headers: Mapping[str, str]) -> int:
     """Return ns since the epoch: `X-Timestamp` is exact to 10 us, `Last-Modified` rounds up to a second."""
     try:
-        return int(Decimal(headers["x-timestamp"]) * 1_000_000_000)
-    except (KeyError, InvalidOperation, ValueError, OverflowError):
+        seconds = Decimal(headers["x-timestamp"])
+        if 0 <= seconds < LATEST_SECONDS:
+            return int(seconds * 1_000_000_000)
+    except (KeyError, InvalidOperation):
         pass
     try:
         return int(parsedate_to_datetime(headers["last-modified"]).timestamp()) * 1_000_000_000
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return 0

@@ -15,7 +15,7 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
     """Return the limits in an answer to `/info`; what is missing or absurd keeps its default."""
     try:
         info = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return UNKNOWN
     if not isinstance(info, dict) or not isinstance(info.get("swift"), dict):
         return UNKNOWN

@@ -1,12 +1,14 @@
 """Reads listings. What is no listing is `Corrupt`, never an empty one: invented absence deletes mirrors."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import pairwise, repeat
 from typing import Any
 from urllib.parse import quote
 
 from swiftfs.errors import BadName, Corrupt
 from swiftfs.model import Limits, Page, Row
+from swiftfs.store.headers import MAX_SIZE
 
 
 def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0) -> str:
@@ -21,21 +23,45 @@ def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", li
     return "&".join(["format=json", *given])
 
 
-def read_page(body: bytes, subject: str, *, marker: str, limit: int, limits: Limits) -> Page:
-    """Return the objects and subdirs of an answer to a request with `marker` and `limit`.
+def read_page(
+    body: bytes, subject: str, *, marker: str, limit: int, limits: Limits, prefix: str = ""
+) -> Page:
+    """Return the objects and subdirs of an answer to a request with `prefix`, `marker` and `limit`.
 
-    Raise `Corrupt` for a body that is no listing, or one that does not go on after `marker`.
+    Raise `Corrupt` for a body that is no listing, or one that does not go on after `marker`, is not in order
+    or holds other names than those asked for: what was left out of it, nobody could know.
     """
     entries = _entries(body, subject)
     rows = tuple(_row(entry, subject) for entry in entries if "subdir" not in entry)
     subdirs = tuple(_text(entry, "subdir", subject) for entry in entries if "subdir" in entry)
+    _check_names([entry.get("subdir") or entry["name"] for entry in entries], subject, prefix)
     return _page(rows, subdirs, subject, marker=marker, limit=limit, limits=limits)
 
 
 def read_containers(body: bytes, subject: str, *, marker: str, limits: Limits) -> Page:
     """Return the containers of an account's listing as `subdirs`; raise `Corrupt` as `read_page` does."""
     names = tuple(_text(entry, "name", subject) for entry in _entries(body, subject))
+    _check_names(names, subject, "")
     return _page((), names, subject, marker=marker, limit=0, limits=limits)
+
+
+def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
+    """Code points compare as their UTF-8 does, Swift's order."""
+    if any(first >= second for first, second in pairwise(names)):
+        raise Corrupt(f"the listing of {subject} is not in order, or names something twice")
+    if not all(map(str.startswith, names, repeat(prefix))):
+        raise Corrupt(f"the listing of {subject} holds other names than {prefix!r}...")
+    joined = "".join(names)
+    if "\0" in joined or not _is_utf8(joined):
+        raise Corrupt(f"the listing of {subject} has a name that no object can have")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _page(
@@ -50,24 +76,16 @@ def _page(
     """Build the page. Swift ends a listing with a page that is not full, look-alikes with an empty one."""
     count = len(rows) + len(subdirs)
     last = not count or (limits.is_swift and count < (limit or limits.listing))
-    end = _last_name([row.key for row in rows[-1:]] + list(subdirs[-1:])) if count else marker
-    if count and _order(end) <= _order(marker):
+    end = max([row.key for row in rows[-1:]] + list(subdirs[-1:]), default=marker)
+    if count and end <= marker:
         raise Corrupt(f"the listing of {subject} does not go on after {marker!r}")
     return Page(rows, subdirs, end, last)
-
-
-def _last_name(names: Iterable[str]) -> str:
-    return max(names, key=_order)
-
-
-def _order(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")
 
 
 def _entries(body: bytes, subject: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Corrupt(f"the listing of {subject} is not JSON: {body[:80]!r}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Corrupt(f"the listing of {subject} is no list of entries: {body[:80]!r}")
@@ -76,8 +94,9 @@ def _entries(body: bytes, subject: str) -> list[dict[str, Any]]:
 
 def _row(entry: dict[str, Any], subject: str) -> Row:
     size = entry.get("bytes")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise Corrupt(f"the listing of {subject} gives {entry.get('name')!r} the size {size!r}")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_SIZE:
+        name, said = repr(entry.get("name"))[:200], repr(size)[:80]
+        raise Corrupt(f"the listing of {subject} gives {name} the size {said}")
     return Row(
         key=_text(entry, "name", subject),
         size=size,
@@ -90,5 +109,5 @@ def _row(entry: dict[str, Any], subject: str) -> Row:
 def _text(entry: dict[str, Any], field: str, subject: str, *, empty: bool = False) -> str:
     value = entry.get(field)
     if not isinstance(value, str) or not (value or empty):
-        raise Corrupt(f"the listing of {subject} has an entry whose {field} is {value!r}")
+        raise Corrupt(f"the listing of {subject} has an entry whose {field} is {repr(value)[:80]}")
     return value

@@ -5,6 +5,7 @@ from typing import Any
 
 from swiftfs.errors import Corrupt
 from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.store.headers import MAX_SIZE
 
 
 def manifest_to_wire(manifest: Manifest) -> bytes:
@@ -19,9 +20,12 @@ def manifest_from_wire(body: bytes, subject: str) -> Manifest:
     """
     try:
         entries = json.loads(body)
-        return Manifest(tuple(_segment(entry) for entry in entries))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"the manifest of {subject} cannot be read: {error!r}") from None
+        manifest = Manifest(tuple(_segment(entry) for entry in entries))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Corrupt(f"the manifest of {subject} cannot be read: {repr(error)[:200]}") from None
+    if manifest.size > MAX_SIZE:
+        raise Corrupt(f"the manifest of {subject} is of {manifest.size} bytes")
+    return manifest
 
 
 def _entry(segment: Segment) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def _segment(entry: dict[str, Any]) -> Segment:
     size = entry["bytes"]
     if not container or not slash or not key or not isinstance(size, int) or size < 0:
         raise ValueError(entry)
+    entry["name"].encode()  # a ValueError for what is not UTF-8
     first, length = _span(entry.get("range"), size)
     return Segment(ObjectName(container, key), entry["hash"].strip('"'), size, first, length)
 
@@ -49,7 +54,7 @@ def _span(text: str | None, size: int) -> tuple[int, int | None]:
         return 0, None
     start, end = text.removeprefix("bytes=").split("-")
     if not start:
-        return size - int(end), int(end)
+        start, end = str(size - int(end)), ""
     last = int(end) if end else size - 1
     if not 0 <= int(start) <= last < size:
         raise ValueError(text)

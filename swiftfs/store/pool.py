@@ -123,6 +123,14 @@ class _ExactAdapter(HTTPAdapter):
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         return escape_dots(super().request_url(request, proxies))
 
+    def close(self) -> None:
+        """Close the sockets now: urllib3 leaves that to the garbage collector, and a kept error's traceback
+        holds them."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in set(manager.pools.keys()):
+                manager.pools[key].close()
+        super().close()
+
 
 class _Slices:
     """A body of known length, sent in large views without a copy."""

@@ -15,6 +15,9 @@ ANSWER_SECONDS = 20.0
 WORK_SECONDS = 600.0
 """Silence allowed while the server works: it copies 5 GiB or checks 1000 segments before it answers."""
 
+ANSWER_BYTES = 16 * 1024**2
+"""More bytes are no answer: a manifest of 1000 segments and the verdict on 10,000 deletions are less."""
+
 _DOT_SEGMENT = re.compile(r"(?<=/)\.{1,2}(?=/|\?|$)")
 
 
@@ -25,7 +28,8 @@ class Request:
     `operation` is its class in the counters and its name in messages. `meaning` says what a status means
     here where that differs from the common table. Without a container it is about the account, and an empty
     one is refused: a DELETE of it would be of all there is. `patience` is the longest silence in seconds; a
-    request that `works` keeps its patience whatever the deadline of the call. `/info` takes no token.
+    request that `works` keeps its patience whatever the deadline of the call. An answer above `most` bytes is
+    refused where it must be held in memory. `/info` takes no token.
     """
 
     operation: str
@@ -37,6 +41,7 @@ class Request:
     body: Body | None = None
     meaning: Mapping[int, type[StoreError]] = field(default_factory=dict)
     patience: float = ANSWER_SECONDS
+    most: int = ANSWER_BYTES
     works: bool = False
     info: bool = False
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tenacity
 
-from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
+from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.deadline import deadline, remaining
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
@@ -43,7 +43,10 @@ BACKGROUND = RetryPolicy(deadline=600.0, longest_pause=30.0, longest_retry_after
 
 @dataclass(slots=True)
 class _Call:
-    """What the attempts of one call have met: with `lost`, one of them may have succeeded unheard."""
+    """What the attempts of one call have met: with `lost`, one of them may have succeeded unheard.
+
+    Every error that may pass leaves that open, wrong bytes in the answer too.
+    """
 
     lost: bool = False
 
@@ -169,7 +172,7 @@ class RetryingStore:
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            call.lost = call.lost or isinstance(error, Unavailable)
+            call.lost = True
             log.info("%s; again in %.1f s", error, state.upcoming_sleep)
 
         retrying = tenacity.Retrying(

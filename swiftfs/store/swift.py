@@ -4,6 +4,7 @@ Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store
 """
 
 import hashlib
+import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from swiftfs.store.limits import UNKNOWN, read_limits
 from swiftfs.store.listing import listing_query, read_containers, read_page
 from swiftfs.store.manifests import manifest_from_wire, manifest_to_wire
 from swiftfs.store.protocol import Body, Headers, Sink
-from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
+from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
 from swiftfs.store.transport import Reply, Transport
 from swiftfs.store.usage import CONTAINER_META, account_usage, container_usage
 
@@ -40,17 +41,28 @@ PARALLEL_DELETES = 8
 """DELETEs at a time where the server has no bulk-delete."""
 
 
+ROW_BYTES = 8192
+"""The longest row of a listing: a name of 1024 bytes is up to six times as long in JSON."""
+
+
 class SwiftStore:
     """An `ObjectStore` over one account. It repeats nothing but a request refused for its token.
 
-    Containers that it creates get the storage policy of that name, or the server's default one.
+    Containers that it creates get the storage policy of that name, or the server's default one. No request
+    waits for its answer longer than `longest_silence` seconds.
     """
 
-    def __init__(self, account: Account, counters: Counters | None = None, storage_policy: str = "") -> None:
+    def __init__(
+        self,
+        account: Account,
+        counters: Counters | None = None,
+        storage_policy: str = "",
+        longest_silence: float = math.inf,
+    ) -> None:
         self.counters = counters or Counters()
         self._account = account
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
-        self._transport = Transport(account, self.counters)
+        self._transport = Transport(account, self.counters, longest_silence)
         self._limits: Limits | None = None
         self._lock = threading.Lock()
         self._deleters: ThreadPoolExecutor | None = None
@@ -104,9 +116,12 @@ class SwiftStore:
         limits = self.limits()
         asked = min(limit, limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=asked)
-        request = Request("list_page", "GET", container, query=query)
+        most = ANSWER_BYTES + ROW_BYTES * (asked or limits.listing)
+        request = Request("list_page", "GET", container, query=query, most=most)
         reply = self._transport.send(request)
-        return read_page(_listing(reply), request.subject, marker=marker, limit=asked, limits=limits)
+        return read_page(
+            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=asked, limits=limits
+        )
 
     def head(self, name: ObjectName) -> ObjectInfo:
         return self._head(name, "")

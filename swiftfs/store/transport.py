@@ -1,6 +1,7 @@
 """Sends requests: a connection from the pool, a token that is good, errors in our own terms, all counted."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,16 +67,28 @@ class Answer:
         self._response.close()
 
     def body(self) -> bytes:
-        """Return the whole body; errors as in `chunks`."""
-        return b"".join(self.chunks())
+        """Return the whole body; errors as in `chunks`, and `Corrupt` for more than the request allows."""
+        parts = []
+        for chunk in self.chunks():
+            parts.append(chunk)
+            if self.received > self.request.most:
+                raise Corrupt(
+                    f"{self.request.operation} {self.request.subject}: "
+                    f"the answer is longer than {self.request.most} bytes"
+                )
+        return b"".join(parts)
 
 
 class Transport:
-    """The way to one account; may be used from many threads."""
+    """The way to one account; may be used from many threads.
 
-    def __init__(self, account: Account, counters: Counters) -> None:
+    No request waits for its answer longer than `longest_silence` seconds.
+    """
+
+    def __init__(self, account: Account, counters: Counters, longest_silence: float = math.inf) -> None:
         self._account = account
         self._counters = counters
+        self._longest_silence = longest_silence
         self._pool = ConnectionPool(account)
 
     def send(self, request: Request) -> Reply:
@@ -109,7 +122,7 @@ class Transport:
         begun = time.monotonic()
         answer: Answer | None = None
         try:
-            answer = Answer(request, _send(connection, request, token))
+            answer = Answer(request, self._send(connection, request, token))
             yield answer
         finally:
             seconds = time.monotonic() - begun
@@ -117,22 +130,21 @@ class Transport:
                 answer.close()
             self._count(request, answer, seconds)
 
+    def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
+        patience = request.patience if request.works else min(request.patience, remaining())
+        if patience <= 0:
+            raise TimedOut(f"{request.operation} {request.subject}: no time is left")
+        try:
+            return connection.send(request, token, min(patience, self._longest_silence))
+        except NETWORK_ERRORS as error:
+            raise network_error(request, error) from error
+
     def _count(self, request: Request, answer: Answer | None, seconds: float) -> None:
         status = answer.status if answer else 0
         sent = len(memoryview(request.body).cast("B")) if request.body else 0
         received = answer.received if answer else 0
         self._counters.add(request.operation, Count(1, int(not 200 <= status < 300), sent, received, seconds))
         log.debug("%s %s: %s in %.3f s", request.operation, request.subject, status or "no answer", seconds)
-
-
-def _send(connection: Connection, request: Request, token: str) -> requests.Response:
-    patience = request.patience if request.works else min(request.patience, remaining())
-    if patience <= 0:
-        raise TimedOut(f"{request.operation} {request.subject}: no time is left")
-    try:
-        return connection.send(request, token, patience)
-    except NETWORK_ERRORS as error:
-        raise network_error(request, error) from error
 
 
 def _good(answer: Answer) -> Answer:

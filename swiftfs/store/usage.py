@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from swiftfs.errors import Corrupt
 from swiftfs.model import Usage
+from swiftfs.store.headers import whole_number
 
 CONTAINER_META = "x-container-meta-"
 
@@ -35,11 +36,12 @@ def container_usage(headers: Mapping[str, str]) -> Usage:
 
 def _count(headers: Mapping[str, str], name: str) -> int:
     value = headers.get(name, "")
-    if not value.isdecimal():
-        raise Corrupt(f"the server's {name} is {value!r}")
-    return int(value)
+    count = whole_number(value)
+    if count is None:
+        raise Corrupt(f"the server's {name} is {value[:80]!r}")
+    return count
 
 
 def _quota(headers: Mapping[str, str], *names: str) -> int | None:
-    values = [headers.get(name, "") for name in names]
-    return min((int(value) for value in values if value.isdecimal()), default=None)
+    numbers = (whole_number(headers.get(name, "")) for name in names)
+    return min((number for number in numbers if number is not None), default=None)

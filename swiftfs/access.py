@@ -1,0 +1,29 @@
+"""What an account may do with what it mounts."""
+
+import logging
+import uuid
+
+from swiftfs.errors import AccessDenied, StoreError
+from swiftfs.model import ObjectName
+from swiftfs.naming import Source
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+def may_write(store: ObjectStore, source: Source) -> bool:
+    """Say whether objects of `source` may be changed: by one DELETE of a name that nobody has.
+
+    Swift asks who we are before it looks for the object, so it answers 403 to readers and 404 to writers.
+    What cannot be told (a whole account, an outage) counts as allowed: then each operation says for itself.
+    """
+    if source.is_account:
+        return True
+    try:
+        store.delete(ObjectName(source.container, f"{source.prefix}.swiftfs-{uuid.uuid4().hex}"))
+    except AccessDenied as error:
+        log.info("%s is mounted read-only: %s", source, error)
+        return False
+    except StoreError as error:
+        log.debug("whether %s can be written to is not known: %s", source, error)
+    return True

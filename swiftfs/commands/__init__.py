@@ -1,0 +1,1 @@
+"""Commands about an account that need no mount, a module each."""

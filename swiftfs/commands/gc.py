@@ -1,0 +1,121 @@
+"""`swiftfs gc`: delete the segments that no manifest names."""
+
+import re
+import sys
+import time
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+import platformdirs
+from rich.console import Console
+from rich.filesize import decimal
+
+from swiftfs.commands.account import account_flags, account_options, connected
+from swiftfs.config import Options
+from swiftfs.errors import AccessDenied
+from swiftfs.journaled import journaled_prefixes
+from swiftfs.model import ObjectName
+from swiftfs.naming import Source
+from swiftfs.orphans import Looked, Search, Upload, explain_refusal
+from swiftfs.store import Stores
+
+SYSTEM_CACHE = Path("/var/cache/swiftfs")
+"""Where the systemd units keep theirs."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no age: say 12h, 7d or 2w")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+@click.command()
+@click.argument("source")
+@click.option("--delete", is_flag=True, help="Delete what was found; without it nothing is changed.")
+@click.option(
+    "--older-than",
+    "age",
+    default="7d",
+    callback=_seconds,
+    metavar="AGE",
+    show_default=True,
+    help="Leave uploads alone that have a segment younger than this: they may still be going on.",
+)
+@account_flags("segments", "cache_dir")
+def gc(source: str, delete: bool, age: int, **flags: bool | str | None) -> None:
+    """Find segments of SOURCE's files that no manifest names any more.
+
+    Uploads that broke off, and large objects that a client overwrote, leave such segments behind, and they
+    are paid for. Segments of swiftfs, the swift command and rclone are known by their names; all manifests in
+    the account are read.
+    """
+    options = account_options(flags)
+    parsed = Source.parse(source)
+    with connected(options) as stores:
+        search = Search(stores.foreground, parsed, lambda _looked: None)
+        try:
+            _find(search, options, age)
+            _report(search, stores)
+            if delete and search.suspects:
+                _delete(search)
+            elif search.suspects:
+                click.echo("nothing was deleted: repeat it with --delete")
+        finally:
+            search.close()
+
+
+def _find(search: Search, options: Options, age: int) -> None:
+    journaled = _journaled(options)
+    now = time.time_ns()
+    console = Console(stderr=True)
+    with console.status("looking") as status:
+        search.progress = lambda looked: status.update(_looked(looked))
+        elsewhere = "" if options.segments in ("auto", "same") else options.segments
+        try:
+            search.run(elsewhere=elsewhere, limit_ns=now - age * 10**9, journaled=journaled, now_ns=now)
+        except AccessDenied as error:
+            raise explain_refusal(error) from None
+
+
+def _journaled(options: Options) -> Iterable[ObjectName]:
+    given = [Path(options.cache_dir)] if options.cache_dir else []
+    roots = [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
+    return {prefix for root in roots for prefix in journaled_prefixes(root)}
+
+
+def _report(search: Search, stores: Stores) -> None:
+    uploads = segments = size = 0
+    for upload in search.suspects.uploads():
+        click.echo(_line(upload))
+        uploads, segments, size = uploads + 1, segments + upload.segments, size + upload.size
+    click.echo(f"{uploads} uploads, {segments} segments, {decimal(size)} that no manifest names")
+    requests = stores.counters.snapshot().total.requests
+    click.echo(f"looked at {_looked(search.looked)}; {requests} requests")
+
+
+def _looked(looked: Looked) -> str:
+    text = f"{looked.containers} containers, {looked.objects} objects, {looked.manifests} manifests"
+    if looked.unknown:
+        text += f"; left {looked.unknown} objects among the segments alone whose names say nothing"
+    return text
+
+
+def _line(upload: Upload) -> str:
+    newest = datetime.fromtimestamp(upload.newest_ns / 10**9, timezone.utc)
+    return f"{upload.prefix}\t{upload.segments} segments\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
+
+
+def _delete(search: Search) -> None:
+    count = len(search.suspects)
+    with Console(stderr=True).status(f"deleting {count} segments"):
+        failures = search.delete()
+    for name, error in failures.items():
+        click.echo(f"swiftfs: {name}: {error}", err=True)
+    click.echo(f"deleted {count - len(failures)} segments")
+    if failures:
+        sys.exit(1)

@@ -1,0 +1,63 @@
+"""`swiftfs version`: what a report of a bug must name."""
+
+import ctypes
+import ctypes.util
+import platform
+import re
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import click
+
+from swiftfs import __version__
+
+NONE = "not installed"
+
+
+@click.command("version")
+def version_command() -> None:
+    """Print the versions of swiftfs, libfuse and the libraries, for reports of bugs."""
+    for name, text in versions().items():
+        click.echo(f"{name} {text}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions by name: ours, the system's, and those of the libraries we depend on."""
+    return {
+        "swiftfs": __version__,
+        "python": platform.python_version(),
+        "linux": platform.release(),
+        "libfuse": _libfuse(),
+        "fusermount": _fusermount(),
+        **{name: _installed(name) for name in _libraries()},
+    }
+
+
+def _libfuse() -> str:
+    """Ask the library that fusepy loads: `fuse_version` of libfuse 2 counts 29 for 2.9."""
+    path = ctypes.util.find_library("fuse")
+    if path is None:
+        return NONE
+    number = ctypes.CDLL(path).fuse_version()
+    return f"{number // 10}.{number % 10} ({path})"
+
+
+def _fusermount() -> str:
+    command = shutil.which("fusermount") or shutil.which("fusermount3")
+    if command is None:
+        return NONE
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return result.stdout.rpartition(": ")[2].strip() or "unknown"
+
+
+def _libraries() -> list[str]:
+    lines = requires("swiftfs") or []
+    return sorted(match[0] for line in lines if ";" not in line and (match := re.match(r"[\w.-]+", line)))
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return NONE

@@ -1,0 +1,70 @@
+"""Where contents come from: each gets the store, the threads, and the segments of its file."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from swiftfs.content.content import Content
+from swiftfs.content.localfile import Kept
+from swiftfs.content.origin import Origin
+from swiftfs.content.places import AUTO, SegmentPlaces
+from swiftfs.content.saved import SavedFile
+from swiftfs.content.segments import Layout, SegmentUpload, Standing
+from swiftfs.model import ObjectName
+from swiftfs.store.protocol import ObjectStore
+
+
+class ContentMaker:
+    """Makes contents, which download with `connections` threads together and upload segments with `uploads`.
+    They go where `segments` says, see `SegmentPlaces`.
+
+    `begun` is told of a prefix before the first segment is stored below it.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        layout: Layout,
+        begun: Callable[[Standing], None],
+        *,
+        connections: int,
+        uploads: int,
+        read_ahead: int,
+        segments: str = AUTO,
+    ) -> None:
+        self.read_ahead = read_ahead
+        self._store = store
+        self._layout = layout
+        self._begun = begun
+        self._places = SegmentPlaces(store, segments)
+        self._downloads = ThreadPoolExecutor(connections, thread_name_prefix="download")
+        self._uploads = ThreadPoolExecutor(uploads, thread_name_prefix="upload")
+
+    def make(self, folder: Path, name: ObjectName, origin: Origin | None, kept: Kept | None) -> Content:
+        """Return the content of a file that is to be stored as `name`."""
+        content = Content(self._store, self._downloads, folder, origin, self.read_ahead, kept)
+        content.uploads = self._segments(content, name, None)
+        return content
+
+    def restore(self, folder: Path, name: ObjectName, saved: SavedFile) -> Content:
+        """Return a content as it was saved; raise `OSError` when its file is not what it was."""
+        content = Content.restore(self._store, self._downloads, folder, saved, self.read_ahead)
+        content.uploads = self._segments(content, name, saved.prefix)
+        return content
+
+    def close(self) -> None:
+        """End the threads."""
+        self._uploads.shutdown()
+        self._downloads.shutdown()
+
+    def _segments(self, content: Content, name: ObjectName, prefix: ObjectName | None) -> SegmentUpload:
+        return SegmentUpload(
+            self._store,
+            self._places,
+            self._uploads,
+            content.descriptor,
+            name,
+            self._layout,
+            prefix,
+            self._begun,
+        )

@@ -1,0 +1,127 @@
+"""Where the segments of large files go: a container beside the file's, a given one, or a hidden prefix."""
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
+from swiftfs.model import ObjectName, Segment
+from swiftfs.naming import SEGMENTS_FOLDER
+from swiftfs.store.protocol import ObjectStore
+
+SEGMENTS_SUFFIX = "_segments"
+"""The container beside a container that holds its segments; the swift CLI names it so too."""
+
+LONGEST_PREFIX = 257
+"""Bytes of a container's longest name and a slash: so long may what a place puts before a name be."""
+
+AUTO, SAME = "auto", "same"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A container, and how the names of the segments in it begin."""
+
+    container: str
+    prefix: str = ""
+
+    def name(self, key: str) -> ObjectName:
+        """Return the segment `key` in this place."""
+        return ObjectName(self.container, self.prefix + key)
+
+    def instead(self, other: "Place", name: ObjectName) -> ObjectName:
+        """Return the name here of what would be `name` in the other place."""
+        return self.name(name.key.removeprefix(other.prefix))
+
+    def holds(self, name: ObjectName) -> bool:
+        """Say whether a segment lies here."""
+        return name.container == self.container and name.key.startswith(self.prefix)
+
+    def __str__(self) -> str:
+        return f"{self.container}/{self.prefix}".rstrip("/")
+
+
+def place_beside(container: str) -> Place:
+    """Return the container beside `container`."""
+    return Place(container + SEGMENTS_SUFFIX)
+
+
+def place_inside(container: str) -> Place:
+    """Return the hidden folder in `container` itself."""
+    return Place(container, SEGMENTS_FOLDER + "/")
+
+
+class SegmentPlaces:
+    """The place of each container's segments. Containers are made once, and one that is known is not.
+
+    `choice` is `same`, a container's name, or `auto`: beside, and inside where that is refused. The lock is
+    held across the requests of a decision: whoever needs the place must wait for it.
+    """
+
+    def __init__(self, store: ObjectStore, choice: str = AUTO) -> None:
+        self._store = store
+        self._choice = choice
+        self._lock = threading.Lock()
+        self._decided: dict[str, Place] = {}
+
+    def of(self, container: str) -> Place:
+        """Return the place for segments of files in `container`; it is there, as far as is known.
+
+        Raise `StoreError` when the server neither makes it nor refuses to.
+        """
+        with self._lock:
+            if container not in self._decided:
+                self._decided[container] = self._decide(container)
+            return self._decided[container]
+
+    def likely(self, container: str) -> Place:
+        """Return the place unless the server will refuse it; nothing is asked."""
+        return self._wanted(container)
+
+    def found(self, container: str, known: Iterable[Segment]) -> None:
+        """Take note of segments of a file in `container`: where they are is room for more."""
+        if self._choice == SAME:
+            return
+        places = [self._wanted(container)]
+        places += [place_inside(container)] if self._choice == AUTO else []
+        with self._lock:
+            for place in places:
+                if container not in self._decided and any(place.holds(segment.name) for segment in known):
+                    self._decided[container] = place
+
+    def gone(self, container: str) -> None:
+        """Take note that the place is not there any more."""
+        with self._lock:
+            self._decided.pop(container, None)
+
+    def _wanted(self, container: str) -> Place:
+        if self._choice == SAME:
+            return place_inside(container)
+        return place_beside(container) if self._choice == AUTO else Place(self._choice, container + "/")
+
+    def _decide(self, container: str) -> Place:
+        wanted = self._wanted(container)
+        if wanted.container == container:
+            return wanted
+        try:
+            self._store.create_container(wanted.container)
+        except (AccessDenied, BadName, BadRequest) as error:
+            # Who may not make containers may still use one that is there.
+            if self._choice != AUTO or (isinstance(error, AccessDenied) and self._is_there(wanted)):
+                return wanted
+            self._tell(container, error)
+            return place_inside(container)
+        return wanted
+
+    def _is_there(self, place: Place) -> bool:
+        try:
+            self._store.container_usage(place.container)
+        except (NotFound, AccessDenied):
+            return False
+        return True
+
+    def _tell(self, container: str, error: Exception) -> None:
+        log.info("segments of %s go to %s: %s", container, place_inside(container), error)

@@ -1,0 +1,38 @@
+"""What must be remembered of a content so that another process can go on with it."""
+
+from dataclasses import dataclass
+
+from swiftfs.content.blocks import Blocks, block_range
+from swiftfs.content.origin import Origin
+from swiftfs.model import ObjectName, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A segment that holds the file's bytes from `start` on, which are not in the local file."""
+
+    start: int
+    segment: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A content's local file by its name in its folder, the bytes it has, and where the others are.
+
+    The `dirty` blocks are in the local file, those `evicted` in segments, and all others, of which nobody
+    knows whether a writer has changed them since, are the origin's. `prefix` is what the names of its
+    segments begin with, None while there are none.
+    """
+
+    file: str
+    size: int
+    origin: Origin | None
+    dirty: Blocks
+    prefix: ObjectName | None
+    evicted: tuple[Placed, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """True when every byte is in the local file."""
+        first, last = block_range(0, self.origin.size if self.origin else 0)
+        return not self.evicted and self.dirty.covers(first, last)

@@ -1,0 +1,45 @@
+"""The table of options as flags of a command."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from swiftfs.config import OPTIONS, SWITCH, Option
+from swiftfs.settings import Setting
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
+    """Return a decorator that gives a click command a flag for each option named; `given` reads them."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(list(names)):
+            command = _flag(OPTIONS[name])(command)
+        return command
+
+    return decorate
+
+
+def given(flags: Mapping[str, Any]) -> list[Setting]:
+    """Return the settings that were given as flags; a command gets the others as None."""
+    return [
+        Setting(name, _text(value), OPTIONS[name].flag) for name, value in flags.items() if value is not None
+    ]
+
+
+def _flag(option: Option) -> Callable[[Command], Command]:
+    default = f" [{option.default}]" if option.default else ""
+    if option.kind is SWITCH:
+        off = option.flag.replace("--", "--no-")
+        return click.option(
+            f"{option.flag}/{off}", option.name, default=None, help=option.help + default, show_default=False
+        )
+    return click.option(option.flag, option.name, metavar=option.kind.word, help=option.help + default)
+
+
+def _text(value: bool | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value

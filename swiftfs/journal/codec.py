@@ -1,0 +1,58 @@
+"""Intents as text, for the log, and back."""
+
+import base64
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cattrs import Converter
+from cattrs.errors import BaseValidationError
+from cattrs.strategies import configure_tagged_union
+
+from swiftfs.content.blocks import Blocks
+from swiftfs.journal.intents import Intent
+
+
+class Unreadable(ValueError):
+    """A text is no intent."""
+
+
+def _converter() -> Converter:
+    converter = Converter(omit_if_default=True, forbid_extra_keys=True)
+    converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
+    converter.register_structure_hook(
+        Blocks, lambda text, _: Blocks.from_bytes(base64.b64decode(text, validate=True))
+    )
+    converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode())
+    converter.register_structure_hook(bytes, lambda text, _: base64.b64decode(text, validate=True))
+    converter.register_unstructure_hook(MappingProxyType, dict)
+    converter.register_unstructure_hook_func(lambda kind: kind == Mapping[str, str], dict)
+    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _read_mapping)
+    configure_tagged_union(Intent, converter, tag_name="kind")
+    return converter
+
+
+def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    ):
+        raise Unreadable(f"{value!r} is no mapping of texts")
+    return value
+
+
+_CONVERTER = _converter()
+
+
+def encode(intent: Intent) -> str:
+    """Return the intent as a line of JSON."""
+    return json.dumps(_CONVERTER.unstructure(intent, Intent), separators=(",", ":"))
+
+
+def decode(text: str) -> Intent:
+    """Return the intent that `encode` wrote; raise `Unreadable` for anything else."""
+    try:
+        intent: Intent = _CONVERTER.structure(json.loads(text), Intent)  # type: ignore[arg-type]
+    except (BaseValidationError, ValueError, TypeError, KeyError) as error:
+        raise Unreadable(f"no intent: {text[:200]!r}") from error
+    return intent

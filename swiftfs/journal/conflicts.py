@@ -1,0 +1,54 @@
+"""Two clients changed one object: whose change is kept, and where the other's goes."""
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import PurePosixPath
+
+from swiftfs.content.content import Content
+from swiftfs.content.localfile import md5_of
+from swiftfs.errors import NotFound
+from swiftfs.journal.intents import PutFile
+from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class Conflicts:
+    """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more."""
+
+    def __init__(self, store: ObjectStore, *, keep: bool) -> None:
+        self._store = store
+        self._keep = keep
+
+    def settle(self, intent: PutFile, content: Content, *, again: bool) -> PutFile:
+        """Save the object of another client that `intent` would overwrite; return what is to be done then."""
+        if not self._keep or (not intent.fresh and intent.replaces_etag is None and not again):
+            return intent
+        try:
+            info = self._store.head(intent.name)
+        except NotFound:
+            return intent
+        if info.version.etag == intent.replaces_etag or (again and _is_ours(info, content)):
+            return intent
+        beside = _beside(intent.name, info)
+        self._store.copy(intent.name, beside, manifest_only=True)
+        log.warning("%s was changed by another client: that version is now %s", intent.name, beside.key)
+        return replace(intent, replaces_large=False)  # the copy shares the segments
+
+
+def _is_ours(info: ObjectInfo, content: Content) -> bool:
+    """Say whether an earlier attempt stored the object, whose answer was lost."""
+    origin = content.origin
+    if info.is_slo:
+        return origin is not None and origin.etag == info.version.etag
+    return info.size == content.size and info.version.etag == md5_of(content.descriptor, content.size, bool)
+
+
+def _beside(name: ObjectName, info: ObjectInfo) -> ObjectName:
+    """Return a clear name beside an object's, the same for the same version."""
+    path = PurePosixPath(name.key)
+    moment = datetime.fromtimestamp(info.last_modified_ns / 1e9, tz=timezone.utc)
+    suffix = f" (conflict {moment:%Y-%m-%d %H.%M.%S} {info.version.etag[:8]})"
+    return ObjectName(name.container, str(path.with_name(path.stem + suffix + path.suffix)))

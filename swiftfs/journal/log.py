@@ -1,0 +1,324 @@
+"""The log: the intents that are not executed yet, in SQLite beside the local files that they name.
+
+A commit survives the death of the process at once and a power cut after the next `sync`. What a damaged log
+held is set aside for `swiftfs recover` and never deleted.
+"""
+
+import errno
+import json
+import logging
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftfs.content.localfile import synchronize
+from swiftfs.content.segments import Standing
+from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.journal.codec import Unreadable, decode, encode
+from swiftfs.journal.intents import Intent
+from swiftfs.model import ObjectName
+
+log = logging.getLogger(__name__)
+
+_APPLICATION = 0x73776A6C
+_FORMAT = 1
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_TABLES = f"""
+CREATE TABLE intents (
+    seq INTEGER PRIMARY KEY, path TEXT NOT NULL, intent TEXT NOT NULL, errno INTEGER, reason TEXT,
+    written INTEGER NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE TABLE uploads (
+    container TEXT, prefix TEXT, named TEXT NOT NULL, PRIMARY KEY (container, prefix)
+) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_FORMAT};
+"""
+"""`written` numbers the commit that wrote a row, and the fact `synced` the last one that is on the disk for
+certain. `uploads` are prefixes under which segments may lie that no manifest names yet."""
+
+RESERVE = 1024 * 1024
+"""Bytes of disk kept for the log: thousands of records."""
+
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""How large SQLite's own log may grow before its pages move to their places, for which commits wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An intent that waits, about `path` in the mount; parked when it has an `errno`, for a `reason`."""
+
+    seq: int
+    path: str
+    intent: Intent
+    errno: int | None = None
+    reason: str = ""
+
+
+class Log:
+    """The records of one cache folder, which belong to the source `identity`.
+
+    Raise `ConfigurationError` when the folder holds intents of another source. The lock guards the database;
+    it comes after every other one.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder = folder
+        self._path = folder / "journal.sqlite"
+        self._lock = threading.Lock()
+        self._reserve = folder / "journal.reserve"
+        self._late_drops: set[int] = set()
+        self._late_standings: list[Standing] = []
+        self._commits = self._synced = 0
+        self.lost: list[str] = []
+        self._database = self._open()
+        self._take_reserve()
+        try:
+            self._claim(identity)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def records(self) -> list[Record]:
+        """Return all records in their order; one that is damaged is set aside, and named in `lost`."""
+        with self._lock:
+            rows = self._database.execute("SELECT * FROM intents")
+            found = [self._read(*row) for row in rows.fetchall()]
+        return sorted((record for record in found if record), key=lambda record: record.seq)
+
+    def commit(self, put: Iterable[Record] = (), drop: Iterable[int] = ()) -> None:
+        """Write and delete records in one step; raise `OSError` when the disk does not take it."""
+        with self._lock:
+            self._write(put, drop, None)
+
+    def finish(
+        self, drop: Iterable[int], put: Iterable[Record] = (), standing: Standing | None = None
+    ) -> None:
+        """Delete the records of what is done, and write others; `standing` is what now lies below a prefix.
+
+        Where the disk does not take that it comes with the next commit: what is done once more changes
+        nothing.
+        """
+        with self._lock:
+            try:
+                self._write(put, drop, standing)
+            except OSError as error:
+                log.warning("%s", error)
+                self._late_drops.update(drop)
+                if standing is not None:
+                    self._late_standings.append(standing)
+
+    def begin_upload(self, standing: Standing) -> None:
+        """Take note that segments may lie below a prefix that no manifest names."""
+        with self._lock:
+            self._write((), (), standing)
+
+    def end_upload(self, prefix: ObjectName) -> None:
+        """Take note that below `prefix` nothing is left but what a manifest names."""
+        self.finish((), (), Standing(prefix, None))
+
+    def uploads(self) -> list[Standing]:
+        """Return the prefixes below which segments may lie that no manifest names."""
+        with self._lock:
+            rows = self._database.execute("SELECT * FROM uploads").fetchall()
+        return [
+            Standing(ObjectName(container, prefix), frozenset(json.loads(named)))
+            for container, prefix, named in rows
+        ]
+
+    def sync(self) -> None:
+        """Return when all that was committed before, and the files it names, survive a power cut."""
+        with self._lock:
+            commits = self._commits
+        if commits == self._synced:
+            return
+        self._take_reserve()
+        synchronize(self._folder)
+        self._synced = commits
+        with self._lock:
+            self._put_fact("synced", str(commits))
+            if self._path.with_name(self._path.name + "-wal").stat().st_size > CHECKPOINT_BYTES:
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close the database; what it says is on the disk."""
+        with suppress(OSError):
+            self.sync()
+        with self._lock:
+            self._database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _open_file(self._path)
+        except sqlite3.OperationalError as error:  # not damaged, but out of reach
+            raise ConfigurationError(f"{self._path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            aside = self._set_aside()
+            said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
+            log.error("%s; 'swiftfs recover' brings back what it held", said)
+            self.lost.append(said)
+            return _open_file(self._path)
+
+    @property
+    def lost_folder(self) -> Path:
+        """The folder for what cannot be read, and for the local files that it may have named."""
+        return self._folder / "lost"
+
+    def _set_aside(self) -> Path:
+        self.lost_folder.mkdir(mode=0o700, exist_ok=True)
+        aside = self._path.with_name(
+            f"journal.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 1000}"
+        )
+        for rest in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))
+        return aside
+
+    def _claim(self, identity: str) -> None:
+        with self._lock:
+            known = self._fact("identity")
+            waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
+            if known not in ("", identity) and waiting:
+                raise ConfigurationError(
+                    f"cache folder {self._folder} holds {waiting} changes that {known} has not got yet: "
+                    "mount that once more, or give another --cache-dir"
+                )
+            self._put_fact("identity", identity)
+            # A power cut may have kept the record of a file and lost its bytes.
+            boot = _boot_id()
+            synced = int(self._fact("synced") or 0)
+            self._trusted = None if boot and self._fact("boot") == boot else synced
+            self._put_fact("boot", boot)
+            last = self._database.execute("SELECT max(written) FROM intents").fetchone()[0] or 0
+            self._commits = max(synced, last)
+
+    def _read(
+        self, seq: int, path: str, text: str, number: int | None, reason: str, written: int, checksum: int
+    ) -> Record | None:
+        try:
+            if checksum != _checksum(seq, path, text, number, reason):
+                raise Unreadable("its checksum is wrong")  # noqa: TRY301
+            if self._trusted is not None and written > self._trusted:
+                raise Unreadable("the machine stopped before it was on the disk")  # noqa: TRY301
+            return Record(seq, path, decode(text), number, reason)
+        except Unreadable as error:
+            aside = self.lost_folder / f"intent-{seq}.json"
+            self.lost_folder.mkdir(mode=0o700, exist_ok=True)
+            aside.write_text(text)
+            said = f"the change of {path} cannot be read ({error}): it is set aside as {aside}"
+            log.error("%s", said)
+            self.lost.append(said)
+            self._commit(("DELETE FROM intents WHERE seq = ?", [(seq,)]))
+            return None
+
+    def _fact(self, name: str) -> str:
+        row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else ""
+
+    def _put_fact(self, name: str, value: str) -> None:
+        if self._fact(name) != value:
+            with self._database:
+                self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def _write(self, put: Iterable[Record], drop: Iterable[int], standing: Standing | None) -> None:
+        rows = [
+            (record.seq, record.path, encode(record.intent), record.errno, record.reason) for record in put
+        ]
+        insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
+        uploads = {one.prefix: one for one in (*self._late_standings, *([standing] if standing else []))}
+        self._commit(
+            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._late_drops}]),
+            (insert, [(*row, self._commits + 1, _checksum(*row)) for row in rows]),
+            (
+                "DELETE FROM uploads WHERE container = ? AND prefix = ?",
+                [(prefix.container, prefix.key) for prefix in uploads],
+            ),
+            (
+                "INSERT INTO uploads VALUES (?, ?, ?)",
+                [
+                    (prefix.container, prefix.key, json.dumps(sorted(one.named)))
+                    for prefix, one in uploads.items()
+                    if one.named is not None
+                ],
+            ),
+        )
+        self._late_drops.clear()
+        self._late_standings.clear()
+
+    def _commit(self, *statements: tuple[str, list[tuple[object, ...]]]) -> None:
+        try:
+            self._execute(statements)
+        except sqlite3.Error as error:
+            if "full" not in str(error) or not self._give_reserve():
+                raise self._os_error(error) from error
+            try:
+                self._execute(statements)
+            except sqlite3.Error as again:
+                raise self._os_error(again) from again
+        self._commits += 1
+
+    def _execute(self, statements: Iterable[tuple[str, list[tuple[object, ...]]]]) -> None:
+        with self._database:
+            for text, rows in statements:
+                self._database.executemany(text, rows)
+
+    def _os_error(self, error: sqlite3.Error) -> OSError:
+        return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
+
+    def _give_reserve(self) -> bool:
+        """Give the log the disk that is kept for it; say whether there was any."""
+        try:
+            self._reserve.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _take_reserve(self) -> None:
+        """Keep some disk for the log, so that what a full disk has taken of a file can be closed."""
+        if not self._reserve.exists():
+            with suppress(OSError):
+                self._reserve.write_bytes(bytes(RESERVE))
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False)
+    try:
+        # One mount has the cache folder, so nobody else needs the shared index that other modes keep.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
+        database.execute("PRAGMA synchronous = NORMAL")
+        path.chmod(0o600)
+        marks = tuple(
+            database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            database.executescript(_TABLES)
+        elif marks != (_APPLICATION, _FORMAT):
+            raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
+        problem = database.execute("PRAGMA quick_check").fetchone()[0]
+        if problem != "ok":
+            raise sqlite3.DatabaseError(problem)  # noqa: TRY301
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _checksum(*values: object) -> int:
+    """Return a checksum of a row, for SQLite has none."""
+    return zlib.crc32(repr(values).encode())

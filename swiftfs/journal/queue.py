@@ -1,0 +1,169 @@
+"""The intents that wait, in memory: which may run now, and which must wait for others."""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from swiftfs.errors import SwiftfsError
+from swiftfs.journal.intents import Delete, Intent, PutMarker, names_of
+from swiftfs.journal.log import Record
+from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.naming import Folder, parent_markers
+
+Failure = SwiftfsError | OSError
+
+Done = Callable[[ObjectInfo | Failure | None], None]
+"""Is told that an intent was executed, with what Swift said of a stored object, or why it never will be."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """An intent about `path` that is not executed yet; `due` and `born` are monotonic seconds.
+
+    `error` is why the last of its `attempts` failed; a `parked` one is not tried again by itself; `told`
+    says that somebody knows why. `blockers` must end before it runs; it is among the `dependents` of each.
+    """
+
+    seq: int
+    path: str
+    intent: Intent
+    done: Done
+    born: float
+    due: float
+    running: bool = False
+    parked: bool = False
+    told: bool = False
+    ended: bool = False
+    attempts: int = 0
+    error: Failure | None = None
+    blockers: set["Task"] = field(default_factory=set)
+    dependents: set["Task"] = field(default_factory=set)
+
+    def record(self) -> Record:
+        """Return the task as the log keeps it."""
+        if self.parked and self.error is not None:
+            return Record(self.seq, self.path, self.intent, self.error.errno, str(self.error))
+        return Record(self.seq, self.path, self.intent)
+
+
+class Queue:
+    """The tasks in the order of their coming. Not locked.
+
+    Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
+    it may leave empty, so that no folder is gone for a moment. All others run side by side.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[int, Task] = {}
+        self._chains: dict[ObjectName, list[Task]] = {}
+        self._due: list[tuple[float, int, Task]] = []
+        self._ties = itertools.count()
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks in their order."""
+        return list(self._tasks.values())
+
+    def next_seq(self) -> int:
+        """Return the number of a new task, greater than all before."""
+        self._last += 1
+        return self._last
+
+    def add(self, task: Task, after: Task | None = None) -> None:
+        """Put a task behind all others; it waits for those about its names, and for `after`."""
+        self._last = max(self._last, task.seq)
+        self._tasks[task.seq] = task
+        if after is not None:
+            _block(task, after)
+        for name in names_of(task.intent):
+            chain = self._chains.setdefault(name, [])
+            if chain:
+                _block(task, chain[-1])
+            chain.append(task)
+        if not isinstance(task.intent, PutMarker):
+            for name in parents_of(task.intent):
+                chain = self._chains.get(name, [])
+                if chain and isinstance(chain[-1].intent, PutMarker):
+                    _block(task, chain[-1])
+        self.schedule(task, task.due)
+
+    def remove(self, task: Task) -> None:
+        """Take a task out; what waited for it may run."""
+        del self._tasks[task.seq]
+        for name in names_of(task.intent):
+            chain = self._chains[name]
+            chain.remove(task)
+            if not chain:
+                del self._chains[name]
+        for blocker in task.blockers:
+            blocker.dependents.discard(task)
+        for dependent in task.dependents:
+            dependent.blockers.discard(task)
+            dependent.blockers |= task.blockers
+            for blocker in task.blockers:
+                blocker.dependents.add(dependent)
+            self.schedule(dependent, dependent.due)
+        task.blockers, task.dependents = set(), set()
+
+    def schedule(self, task: Task, due: float) -> None:
+        """Let a task run at `due` (monotonic seconds) or later."""
+        task.due = due
+        heapq.heappush(self._due, (due, next(self._ties), task))
+
+    def chain(self, name: ObjectName) -> list[Task]:
+        """Return the tasks about a name in their order."""
+        return self._chains.get(name, [])
+
+    def tail(self, name: ObjectName) -> Task | None:
+        """Return the last task about a name."""
+        chain = self._chains.get(name)
+        return chain[-1] if chain else None
+
+    def below(self, folder: Folder) -> list[Task]:
+        """Return the tasks about names below a folder."""
+        return [
+            chain[-1]
+            for name, chain in self._chains.items()
+            if Folder(name.container, name.key).is_below(folder)
+        ]
+
+    def next_due(self) -> float | None:
+        """Return when a task can run, in monotonic seconds, None when nothing but other tasks can tell."""
+        while self._due:
+            due, _, task = self._due[0]
+            if due == task.due and self._can_run(task):
+                return due
+            heapq.heappop(self._due)
+        return None
+
+    def pop_due(self, now: float) -> Task | None:
+        """Return a task that may run at `now`, and take it from what is due; it stays in the queue."""
+        due = self.next_due()
+        if due is None or due > now:
+            return None
+        return heapq.heappop(self._due)[2]
+
+    def waiting_deletes(self, most: int) -> list[Task]:
+        """Return deletions that could run, due or not: one request serves many."""
+        free = (
+            task for task in self._tasks.values() if isinstance(task.intent, Delete) and self._can_run(task)
+        )
+        return list(itertools.islice(free, most))
+
+    def _can_run(self, task: Task) -> bool:
+        return not (task.ended or task.running or task.parked or task.blockers)
+
+
+def parents_of(intent: Intent) -> Iterable[ObjectName]:
+    """Return the names of the markers of the folders that hold what the intent is about."""
+    return [marker for name in names_of(intent) for marker in parent_markers(name)]
+
+
+def _block(task: Task, blocker: Task) -> None:
+    if blocker is not task:
+        task.blockers.add(blocker)
+        blocker.dependents.add(task)

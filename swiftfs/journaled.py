@@ -1,0 +1,59 @@
+"""What the journals on this machine still speak of, read beside the mounts that have them open."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.model import ObjectName
+
+JOURNAL = "journal.sqlite"
+
+ATTEMPTS = 5
+"""A copy made while a mount moves pages from the log to the database is torn, and made again."""
+
+
+def journaled_prefixes(cache_root: Path) -> set[ObjectName]:
+    """Return what the names of segments begin with that a journal below `cache_root` speaks of.
+
+    That is in the cache folder itself and in those in it; a root that belongs to somebody else says nothing.
+    Raise `ConfigurationError` for a journal that cannot be read.
+    """
+    if not os.access(cache_root, os.R_OK | os.X_OK):
+        return set()
+    return {prefix for journal in _journals(cache_root) for prefix in _read(journal)}
+
+
+def _journals(root: Path) -> Iterator[Path]:
+    yield from (path for path in (root / JOURNAL, *sorted(root.glob(f"*/{JOURNAL}"))) if path.exists())
+
+
+def _read(journal: Path) -> set[ObjectName]:
+    """Read a copy: who has the journal open lets nobody else in."""
+    for attempt in range(1, ATTEMPTS + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return _uploads(_copied(journal, Path(folder)))
+            except (OSError, sqlite3.Error) as error:
+                if attempt == ATTEMPTS:
+                    raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
+    return set()
+
+
+def _copied(journal: Path, folder: Path) -> Path:
+    for suffix in ("", "-wal"):
+        part = journal.with_name(journal.name + suffix)
+        if part.exists():
+            shutil.copyfile(part, folder / part.name)
+    return folder / journal.name
+
+
+def _uploads(path: Path) -> set[ObjectName]:
+    with closing(sqlite3.connect(path)) as database:
+        tables = database.execute("SELECT name FROM sqlite_schema WHERE name = 'uploads'").fetchall()
+        rows = database.execute("SELECT container, prefix FROM uploads").fetchall() if tables else []
+        return {ObjectName(container, prefix) for container, prefix in rows}

@@ -1,0 +1,64 @@
+"""How log lines look: one line each, priorities for the journal, and nothing said over and over."""
+
+import logging
+import os
+import re
+import time
+
+from cachetools import LRUCache
+
+QUIET_SECONDS = 60.0
+"""How long a message that was just logged is counted instead of logged again."""
+
+REMEMBERED = 1000
+"""Messages that are remembered to be found again."""
+
+_TRANSACTION = re.compile(r" \(tx[\w-]+\)|; again in [\d.]+ s")
+"""What differs between two lines about the same failure: Swift's request id, and the pause before a retry."""
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+
+def reads_journal(descriptor: int) -> bool:
+    """Say whether systemd's journal reads the stream: it names its device and inode, systemd.exec(5)."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class JournalFormatter(logging.Formatter):
+    """Writes `<priority>message`, sd-daemon(3), each line of a traceback too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record with its priority before each line."""
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+class Repetition(logging.Filter):
+    """Lets a message through once a minute; the next time it says how often it was kept back.
+
+    Request ids and pauses make no other message of it. Debug messages all pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: LRUCache[tuple[int, str], tuple[float, int]] = LRUCache(REMEMBERED)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record is logged; called by one handler, whose lock it must not need."""
+        if record.levelno < logging.INFO:
+            return True
+        message = record.getMessage()
+        key = (record.levelno, _TRANSACTION.sub("", message))
+        since, count = self._seen.get(key, (-QUIET_SECONDS, 0))
+        now = time.monotonic()
+        if now - since < QUIET_SECONDS:
+            self._seen[key] = (since, count + 1)
+            return False
+        self._seen[key] = (now, 0)
+        if count:
+            record.msg, record.args = f"{message} ({count} more like it in {now - since:.0f} s)", ()
+        return True

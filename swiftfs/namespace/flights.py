@@ -1,0 +1,129 @@
+"""Listings under way: one request for all who want a folder, and what serves while Swift is out of reach."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from swiftfs.errors import StoreError
+from swiftfs.namespace.listing import Listing
+from swiftfs.namespace.listings import Listings
+from swiftfs.naming import Folder
+
+PARALLEL = 16
+"""Listings under way at once: so many programs look into different folders at the same time."""
+
+PATIENCE = 5.0
+"""Seconds after which an expired listing serves although Swift may answer yet: a page of 10,000 names over a
+slow line takes a few. An answer that comes later is for the next lookup."""
+
+AWAY_SECONDS = 30.0
+"""How long a failure speaks for the server. It outlasts the store's patience with a lookup (25 s), so that
+while programs look, one attempt follows another and nobody waits for any but the first."""
+
+log = logging.getLogger(__name__)
+
+
+class Flights:
+    """Gets listings with `fetch`, which is called from threads of its own and keeps what it gets.
+
+    `lock` is the namespace's, and guards the listings, the flights and the outage.
+    """
+
+    def __init__(self, lock: threading.Lock, listings: Listings, fetch: Callable[[Folder], Listing]) -> None:
+        self._lock = lock
+        self._listings = listings
+        self._fetch = fetch
+        self._outage = _Outage()
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="listing")
+        self._flights: dict[Folder, Future[Listing]] = {}
+
+    def listing(self, folder: Folder) -> Listing:
+        """Return the folder's listing from memory, or ask for it; raise `StoreError`.
+
+        An expired one serves where Swift does not answer. In an outage a single attempt is under way, and
+        who has an expired listing does not wait for it.
+        """
+        with self._lock:
+            if (listing := self._listings.fresh(folder)) is not None:
+                return listing
+            expired = self._listings.get(folder)
+            away = self._outage.lasts
+            flight = self._flights.get(folder)
+            if flight is None and (expired is None or not away or not self._flights):
+                flight = self._flights[folder] = self._pool.submit(self._fly, folder)
+        if expired is None:
+            assert flight is not None
+            return flight.result()
+        if flight is not None and wait([flight], 0 if away else PATIENCE).done:
+            if not _is_outage(flight.exception()):
+                return flight.result()
+        elif not away:
+            self._lose_patience(folder)
+        with self._lock:
+            self._outage.tell()
+        return expired
+
+    def close(self) -> None:
+        """Wait for the requests under way and end the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _lose_patience(self, folder: Folder) -> None:
+        with self._lock:
+            if folder in self._flights:  # else the answer came just now
+                self._outage.notice(f"no answer within {PATIENCE:.0f} s")
+
+    def _fly(self, folder: Folder) -> Listing:
+        try:
+            listing = self._fetch(folder)
+        except StoreError as error:
+            with self._lock:
+                if _is_outage(error):
+                    self._outage.notice(error)
+            raise
+        else:
+            with self._lock:
+                self._outage.end()
+            return listing
+        finally:
+            with self._lock:
+                del self._flights[folder]
+
+
+class _Outage:
+    """Whether Swift was out of reach a moment ago; that something expired serves is told once."""
+
+    def __init__(self) -> None:
+        self._noticed = -math.inf
+        self._reason: object = None
+        self._told = False
+
+    @property
+    def lasts(self) -> bool:
+        """True for a while after a failure, until an answer comes."""
+        return time.monotonic() - self._noticed < AWAY_SECONDS
+
+    def notice(self, reason: object) -> None:
+        """Take note that Swift could not be asked."""
+        self._noticed = time.monotonic()
+        self._reason = reason
+
+    def tell(self) -> None:
+        """Log that an expired listing serves, unless that was said of this outage."""
+        if self.lasts and not self._told:
+            log.warning("Swift is out of reach, expired listings serve meanwhile: %s", self._reason)
+            self._told = True
+
+    def end(self) -> None:
+        """Take note that Swift answered."""
+        self._noticed = -math.inf
+        if self._told:
+            log.info("Swift answers again")
+        self._told = False
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    """Say whether Swift has told nothing of what was asked: all may be as it was."""
+    return isinstance(error, StoreError) and error.retryable

@@ -1,0 +1,290 @@
+"""Segments that no manifest names: left by clients that died or that overwrote a large object.
+
+An orphan is recognised by its name, by its age, and because no manifest in the whole account names it. Names:
+`<key>/swiftfs-<id>/…` is ours, `<key>/slo/<time>/<size>/<segment>/<number>` (or without `slo/`) is that of
+python-swiftclient 4, `<key>/<date>-<time>-<id>/<number>` of rclone 1.75, both as those clients wrote them;
+`<key>/<time>/<size>/<number>` is from the source of older rclone versions (backend/swift).
+"""
+
+import re
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
+from swiftfs.content.places import SEGMENTS_SUFFIX, Place, place_beside, place_inside
+from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
+from swiftfs.model import ObjectName, Row
+from swiftfs.naming import Source
+from swiftfs.store.protocol import ObjectStore
+
+SEGMENT_NAME = re.compile(
+    r"""(.+/(?:
+        swiftfs-[0-9a-f]{32} |
+        (?:slo/)? \d+\.\d+ / \d+ / \d+ |
+        \d{4}-\d\d-\d\d-\d{6}-[\w-]{22} |
+        \d+\.\d+ / \d+
+    ))/[^/]+""",
+    re.VERBOSE | re.DOTALL,
+)
+"""A segment's name; the group is what all segments of one upload begin with."""
+
+RCLONE_FOLDER = ".file-segments"
+"""Where rclone puts segments that it keeps in the file's own container."""
+
+PARALLEL = 16
+"""Requests at once: all that is asked for is small."""
+
+DELETED_AT_ONCE = 1000
+
+LAST = "\U0010ffff"
+"""Behind every other character in a listing and in the database."""
+
+DRIFT_NS = 3600 * 10**9
+"""By how much the server's clock and ours may differ, in ns, where a change must not be overlooked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Orphans of one upload: what their names begin with, how many, their bytes, the newest in ns."""
+
+    prefix: ObjectName
+    segments: int
+    size: int
+    newest_ns: int
+
+
+@dataclass(slots=True)
+class Looked:
+    """What has been looked at so far; `unknown` are objects beside the segments that look like none."""
+
+    containers: int = 0
+    objects: int = 0
+    manifests: int = 0
+    unknown: int = 0
+    suspects: int = 0
+
+
+class Suspects:
+    """Segments that nothing was found to name yet, in a private database on disk: there may be millions."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute(
+            "CREATE TABLE suspects (container, key, upload, size, modified, PRIMARY KEY (container, key))"
+            " WITHOUT ROWID"
+        )
+        self._database.execute("CREATE INDEX uploads ON suspects (container, upload)")
+
+    def add(self, container: str, rows: Iterable[tuple[str, Row]]) -> None:
+        """Add listed segments, each with what its upload's names begin with."""
+        self._database.executemany(
+            "INSERT OR REPLACE INTO suspects VALUES (?, ?, ?, ?, ?)",
+            [
+                (container, row.key, upload, row.size, parse_last_modified(row.last_modified))
+                for upload, row in rows
+            ],
+        )
+
+    def clear(self, names: Iterable[ObjectName]) -> None:
+        """Drop segments that a manifest names."""
+        self._database.executemany(
+            "DELETE FROM suspects WHERE container = ? AND key = ?",
+            [(name.container, name.key) for name in names],
+        )
+
+    def clear_below(self, prefix: ObjectName) -> None:
+        """Drop all whose name begins with `prefix`."""
+        self._database.execute(
+            "DELETE FROM suspects WHERE container = ? AND key >= ? AND key < ?",
+            (prefix.container, prefix.key, prefix.key + LAST),
+        )
+
+    def clear_younger(self, limit_ns: int) -> None:
+        """Drop uploads that have a segment younger than `limit_ns`: they may still be going on."""
+        self._database.execute(
+            "DELETE FROM suspects WHERE (container, upload) IN"
+            " (SELECT container, upload FROM suspects WHERE modified > ?)",
+            (limit_ns,),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM suspects)").fetchone()[0])
+
+    def __len__(self) -> int:
+        return int(self._database.execute("SELECT count(*) FROM suspects").fetchone()[0])
+
+    def uploads(self) -> Iterator[Upload]:
+        """Yield what is left, an upload at a time."""
+        rows = self._database.execute(
+            "SELECT container, upload, count(*), sum(size), max(modified) FROM suspects"
+            " GROUP BY container, upload ORDER BY container, upload"
+        )
+        for container, upload, count, size, newest in rows:
+            yield Upload(ObjectName(container, f"{upload}/"), count, size, newest)
+
+    def names(self) -> Iterator[ObjectName]:
+        """Yield the names of what is left."""
+        rows = self._database.execute("SELECT container, key FROM suspects ORDER BY container, key")
+        return (ObjectName(container, key) for container, key in rows)
+
+    def close(self) -> None:
+        """Drop the database."""
+        self._database.close()
+
+
+class Search:
+    """Looks for orphans of the files in `source`; `progress` is told now and then what was looked at."""
+
+    def __init__(self, store: ObjectStore, source: Source, progress: Callable[[Looked], None]) -> None:
+        self.looked = Looked()
+        self.suspects = Suspects()
+        self._store = store
+        self._source = source
+        self.progress = progress
+        self._searched: list[Place] = []
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="orphans")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+        self.suspects.close()
+
+    def run(self, *, elsewhere: str, limit_ns: int, journaled: Iterable[ObjectName], now_ns: int) -> None:
+        """Find the orphans that are older than `limit_ns`; they are in `suspects` then.
+
+        `elsewhere` is a container that was given for segments, or empty; `journaled` are names that a journal
+        speaks of. Raise `AccessDenied` when a container cannot be looked at: its manifests may name any.
+        """
+        containers = self._containers()
+        self._searched = list(self._places(containers, elsewhere))
+        for place in self._searched:
+            self._collect(place)
+        self.suspects.clear_younger(limit_ns)
+        for prefix in journaled:
+            self.suspects.clear_below(prefix)
+        for container in containers:
+            self._look_at(container, 0)
+        # What was renamed meanwhile may have gone from a part not seen yet to one already seen.
+        for container in containers:
+            self._look_at(container, now_ns - DRIFT_NS)
+
+    def delete(self) -> dict[ObjectName, Exception]:
+        """Delete the orphans; return what could not be."""
+        failures: dict[ObjectName, Exception] = {}
+        names = self.suspects.names()
+        while chunk := list(islice(names, DELETED_AT_ONCE)):
+            failures |= self._store.delete_many(chunk)
+        return failures
+
+    def _containers(self) -> list[str]:
+        """Return the account's containers, those most likely to name the segments first."""
+        found: list[str] = []
+        marker, last = "", False
+        while not last:
+            page = self._store.list_containers(marker=marker)
+            found += page.subdirs
+            marker, last = page.marker, page.last
+        own = self._source.container
+        if own and own not in found and own + SEGMENTS_SUFFIX not in found:
+            raise ConfigurationError(f"no container {own!r}, and none of its segments either")
+        return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
+
+    def _places(self, containers: list[str], elsewhere: str) -> Iterator[Place]:
+        owners = [self._source.container]
+        if self._source.is_account:
+            owners = [name.removesuffix(SEGMENTS_SUFFIX) for name in containers]
+        for owner in dict.fromkeys(owners):
+            given = [Place(elsewhere, f"{owner}/")] if elsewhere else []
+            inside = [place_inside(owner), Place(owner, RCLONE_FOLDER + "/")]
+            for place in (place_beside(owner), *inside, *given):
+                if place.container in containers:
+                    yield Place(place.container, place.prefix + self._source.prefix)
+
+    def _collect(self, place: Place) -> None:
+        """Take the segments that lie in a place for suspects."""
+        for rows in self._pages(place.container, place.prefix):
+            matched = [(SEGMENT_NAME.fullmatch(row.key), row) for row in rows]
+            self.suspects.add(place.container, [(match[1], row) for match, row in matched if match])
+            self.looked.unknown += sum(match is None for match, _ in matched)
+            self._tell()
+
+    def _look_at(self, container: str, since_ns: int) -> None:
+        """Drop the suspects that manifests in `container` name, as far as they changed since `since_ns`."""
+        if not self.suspects:
+            return
+        self.looked.containers += not since_ns
+        for rows in self._pages(container, ""):
+            if not self.suspects:
+                return
+            self.looked.objects += 0 if since_ns else len(rows)
+            asked = [
+                (ObjectName(container, row.key), decode_type(row.content_type)[1].slo is not None)
+                for row in rows
+                if parse_last_modified(row.last_modified) >= since_ns
+                and may_be_manifest(row)
+                and not self._is_segment(ObjectName(container, row.key))
+            ]
+            for named, prefix in self._pool.map(lambda one: self._named_by(*one), asked):
+                self.looked.manifests += bool(named or prefix)
+                self.suspects.clear(named)
+                if prefix is not None:
+                    self.suspects.clear_below(prefix)
+            self._tell()
+
+    def _pages(self, container: str, prefix: str) -> Iterator[tuple[Row, ...]]:
+        marker, last = "", False
+        while not last:
+            try:
+                page = self._store.list_page(container, prefix=prefix, marker=marker)
+            except NotFound:  # deleted meanwhile
+                return
+            yield page.rows
+            marker, last = page.marker, page.last
+
+    def _is_segment(self, name: ObjectName) -> bool:
+        return bool(SEGMENT_NAME.fullmatch(name.key)) and any(place.holds(name) for place in self._searched)
+
+    def _named_by(self, name: ObjectName, large: bool) -> tuple[list[ObjectName], ObjectName | None]:
+        """Return the segments that an object names, and what the names begin with that a DLO stands for."""
+        try:
+            with suppress(BadRequest):
+                if large:
+                    return self._segments_of(name), None
+            info = self._store.head(name)
+            if info.dlo_prefix is not None:
+                container, _, prefix = info.dlo_prefix.partition("/")
+                return [], ObjectName(container, prefix)
+            return (self._segments_of(name) if info.is_slo else []), None
+        except (NotFound, BadRequest):  # another client changed it; the second look finds what it is now
+            return [], None
+
+    def _segments_of(self, name: ObjectName) -> list[ObjectName]:
+        return [segment.name for segment in self._store.manifest(name).segments]
+
+    def _tell(self) -> None:
+        self.looked.suspects = len(self.suspects)
+        self.progress(self.looked)
+
+
+def may_be_manifest(row: Row) -> bool:
+    """Say whether a listed object may name segments: an SLO of ours says that it is one, others do not.
+
+    A DLO lists as empty, and may have got a mode from us.
+    """
+    base, stored = decode_type(row.content_type)
+    if stored.mode is None:
+        return not is_directory_type(base) or row.size > 0
+    return stored.slo is not None or (row.size == 0 and stat.S_ISREG(stored.mode))
+
+
+def explain_refusal(error: AccessDenied) -> ConfigurationError:
+    """Return the failure of a search that may not look everywhere."""
+    return ConfigurationError(
+        f"{error}: a manifest there may name any segment, so nothing is known to be an orphan; "
+        "use an account that may list every container"
+    )

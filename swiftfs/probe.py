@@ -1,0 +1,244 @@
+"""Asks a server what it can and how fast it is, with a few small objects that are deleted again."""
+
+import os
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from swiftfs.attributes import Stored, encode_type
+from swiftfs.config import MIB, show_size
+from swiftfs.content.places import place_beside
+from swiftfs.errors import AlreadyExists, ConfigurationError, NotFound, StoreError
+from swiftfs.model import Limits, Manifest, ObjectName, Segment
+from swiftfs.naming import Source
+from swiftfs.store.protocol import Headers, ObjectStore
+
+PINGS = 5
+
+WIDE = "connections=16"
+
+LISTING_SECONDS = 10.0
+"""Longest wait for a listing to show an object; Swift's own update takes up to a second."""
+
+SKEW_SECONDS = 5.0
+"""A larger difference of clocks is worth a word: files have the client's times, listings the server's."""
+
+TYPE = encode_type("application/x-swiftfs-probe", Stored(mode=0o100640, mtime_ns=1, uid=0, gid=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about `subject`; `options` are advised for a mount because of it."""
+
+    subject: str
+    text: str
+    options: str = ""
+
+
+@dataclass(slots=True)
+class Probe:
+    """The objects of one probe of `source`, all of which begin with `prefix`."""
+
+    store: ObjectStore
+    source: Source
+    size: int
+    tell: Callable[[str], None] = lambda _text: None
+    made: list[ObjectName] = field(default_factory=list)
+    prefix: str = field(default_factory=lambda: f".swiftfs-probe-{uuid.uuid4().hex}")
+
+    def run(self) -> Generator[Finding, None, None]:
+        """Yield the findings one after the other; nothing is left behind when the iterator ends or is closed.
+
+        Raise `StoreError` where the server does not answer, `ConfigurationError` without the container.
+        """
+        yield from self._limits()
+        if self.source.is_account:
+            yield Finding("account", f"{self.store.account_usage().objects} objects")
+            yield Finding("objects", "not tried: name a container")
+            return
+        yield self._latency()
+        try:
+            if not (allowed := self._may_write()).options:
+                yield allowed
+                yield from self._abilities()
+                yield from self._throughput()
+            else:
+                yield allowed
+        finally:
+            self._clean()
+
+    def left(self) -> list[ObjectName]:
+        """Return what could not be deleted."""
+        return list(self.made)
+
+    def _name(self, key: str) -> ObjectName:
+        name = ObjectName(self.source.container, f"{self.source.prefix}{self.prefix}/{key}")
+        self.made.append(name)
+        return name
+
+    def _abilities(self) -> Iterator[Finding]:
+        yield self._attributes()
+        yield self._listing()
+        yield self._conditions()
+        yield self._large_objects()
+        yield self._segments()
+
+    def _limits(self) -> Iterator[Finding]:
+        limits = self.store.limits()
+        kind = (
+            "Swift" if limits.is_swift else "not Swift itself, or /info is hidden: short pages end no listing"
+        )
+        yield Finding("server", kind)
+        yield Finding("limits", _limits_text(limits))
+        deletes = f"{limits.bulk_delete} names a request" if limits.bulk_delete else "no: a DELETE an object"
+        yield Finding("bulk delete", deletes)
+        if limits.policies:
+            yield Finding("storage policies", ", ".join(limits.policies))
+
+    def _latency(self) -> Finding:
+        seconds = []
+        for _ in range(PINGS):
+            begun = time.monotonic()
+            try:
+                self.store.container_usage(self.source.container)
+            except NotFound:
+                raise ConfigurationError(f"no container {self.source.container!r}: create it first") from None
+            seconds.append(time.monotonic() - begun)
+        middle = statistics.median(seconds)
+        text = f"{middle * 1000:.0f} ms a request (median of {PINGS} HEADs)"
+        return Finding("latency", text, WIDE if middle > 0.05 else "")
+
+    def _may_write(self) -> Finding:
+        before = time.time()
+        try:
+            info = self.store.put(self._name("object"), b"text", Headers(TYPE))
+        except StoreError as error:
+            self.made.clear()
+            return Finding("writing", f"refused: {error}", "ro")
+        skew = info.last_modified_ns / 10**9 - (before + time.time()) / 2
+        agree = abs(skew) < SKEW_SECONDS
+        text = "the server's and ours agree" if agree else f"the server's is {skew:+.0f} s off"
+        return Finding("clock", text)
+
+    def _attributes(self) -> Finding:
+        name = self.made[0]
+        self.store.post(name, Headers(TYPE))
+        info = self.store.head(name)
+        kept = info.content_type == TYPE
+        text = "kept" if kept else f"changed to {info.content_type!r}: HEADs are needed"
+        return Finding("attributes in Content-Type", text)
+
+    def _listing(self) -> Finding:
+        begun = time.monotonic()
+        names = [self.made[0], *[self._name(f"page-{number}") for number in range(2)]]
+        for name in names[1:]:
+            self.store.put(name, b"", Headers("text/plain"))
+        prefix = names[0].key.removesuffix("object")
+        while time.monotonic() - begun < LISTING_SECONDS:
+            rows = self.store.list_page(names[0].container, prefix=prefix).rows
+            if len(rows) == len(names):
+                break
+            time.sleep(0.1)
+        seconds = time.monotonic() - begun
+        page = self.store.list_page(names[0].container, prefix=prefix, limit=2)
+        short = "; pages come short" if len(page.rows) < 2 else ""
+        typed = any(row.content_type == TYPE for row in rows)
+        shown = "attributes are shown" if typed else "attributes are not shown"
+        return Finding("listing", f"shows new objects within {seconds:.1f} s, {shown}{short}")
+
+    def _conditions(self) -> Finding:
+        try:
+            self.store.put(self.made[0], b"", Headers("text/plain"), if_absent=True)
+        except AlreadyExists:
+            return Finding("If-None-Match", "honoured")
+        return Finding("If-None-Match", "ignored: two mounts may make the same folder")
+
+    def _large_objects(self) -> Finding:
+        if not self.store.limits().slo:
+            return Finding("large objects", "none (no SLO)", f"segment_size={show_size(4096 * MIB)}")
+        body = os.urandom(MIB)
+        part = self._name("segment")
+        etag = self.store.put(part, body, Headers("application/octet-stream")).version.etag
+        manifest = Manifest((Segment(part, etag, MIB), Segment(part, etag, MIB, 0, MIB // 2)))
+        large, copy = self._name("large"), self._name("copy")
+        self.store.put_manifest(large, manifest, Headers(TYPE))
+        self.store.copy(large, copy, manifest_only=True)
+        same = self.store.manifest(copy) == self.store.manifest(large)
+        ranges = "with ranges" if self.store.head(large).size == manifest.size else "without ranges"
+        renamed = "COPY copies manifests" if same else "COPY does not copy manifests: renames copy all bytes"
+        return Finding("large objects", f"SLO {ranges}; {renamed}")
+
+    def _segments(self) -> Finding:
+        beside = place_beside(self.source.container).container
+        try:
+            self.store.container_usage(beside)
+            return Finding("segments", f"{beside} exists")
+        except NotFound:
+            pass
+        except StoreError as error:
+            return Finding("segments", f"{beside} cannot be used: {error}", "segments=same")
+        try:
+            self.store.create_container(beside)
+        except StoreError as error:
+            return Finding("segments", f"{beside} cannot be made: {error}", "segments=same")
+        self.store.delete_container(beside)
+        return Finding("segments", f"{beside} can be made")
+
+    def _throughput(self) -> Iterator[Finding]:
+        """Send and fetch `size` bytes, at first as one object, then as four at once."""
+        body = os.urandom(self.size)
+        quarter = self.size // 4
+        speeds = {}
+        for count, part in ((1, self.size), (4, quarter)):
+            names = [self._name(f"speed-{count}-{number}") for number in range(count)]
+            self.tell(f"throughput, {count} at once")
+            with ThreadPoolExecutor(count) as pool:
+                sent = _seconds(partial(_each, pool, partial(self._send, body[:part]), names))
+                got = _seconds(partial(_each, pool, self._fetch, names))
+            speeds[count] = (count * part / sent / 1e6, count * part / got / 1e6)
+        (up, down), (up4, down4) = speeds[1], speeds[4]
+        for subject, one, four, option in (("upload", up, up4, "uploads=8"), ("download", down, down4, WIDE)):
+            yield Finding(
+                subject, f"{one:.0f} MB/s, four at once {four:.0f} MB/s", option if four > 2 * one else ""
+            )
+
+    def _send(self, body: bytes, name: ObjectName) -> None:
+        self.store.put(name, body, Headers("application/octet-stream"))
+
+    def _fetch(self, name: ObjectName) -> None:
+        self.store.get(name, lambda _offset, _data: None)
+
+    def _clean(self) -> None:
+        """Delete all that was made; what cannot be stays in `made`."""
+        if self.made:
+            failures = self.store.delete_many(self.made)
+            self.made = [name for name in self.made if name in failures]
+
+
+def _each(pool: Executor, work: Callable[[ObjectName], None], names: list[ObjectName]) -> None:
+    for _ in pool.map(work, names):
+        pass
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    work()
+    return max(time.monotonic() - begun, 1e-6)
+
+
+def _limits_text(limits: Limits) -> str:
+    largest = show_size(limits.object_bytes - limits.object_bytes % MIB)
+    return (
+        f"{limits.listing} names a listing, {largest} an object, "
+        f"{limits.slo_segments} segments, names of {limits.name_bytes} bytes"
+    )
+
+
+def advice(findings: list[Finding]) -> str:
+    """Return the advised options, each once, as after `-o`."""
+    words = dict.fromkeys(word for finding in findings for word in finding.options.split(",") if word)
+    return ",".join(words)

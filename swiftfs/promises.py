@@ -1,0 +1,127 @@
+"""Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+
+from swiftfs.attributes import decode_metadata
+from swiftfs.errors import AlreadyExists, SwiftfsError
+from swiftfs.handles import OpenFiles
+from swiftfs.journal.intents import (
+    Delete,
+    Description,
+    Intent,
+    PutFile,
+    PutMarker,
+    PutSmall,
+    names_of,
+)
+from swiftfs.journal.queue import Done, Failure
+from swiftfs.model import ObjectInfo, ObjectName, Row
+from swiftfs.namespace.changes import Change
+from swiftfs.namespace.entry import Defaults, Entry, file_entry, folder_inode
+from swiftfs.naming import Folder, split
+from swiftfs.rooms import Rooms
+from swiftfs.store.protocol import Headers
+
+log = logging.getLogger(__name__)
+
+SUPERSEDE_SECONDS = 0.5
+"""How long a deletion waits for the rename that makes it needless, which comes within milliseconds."""
+
+
+class Promises:
+    """Hands changes to the journal, and tells the namespace what became of them."""
+
+    def __init__(self, rooms: Rooms, table: OpenFiles) -> None:
+        self._rooms = rooms
+        self._namespace = rooms.namespace
+        self._journal = rooms.journal
+        self._table = table
+
+    def make(self, path: str, intent: Intent, entry: Entry | None, *, later: bool = False) -> None:
+        """Let `path` be `entry` from now on, or nothing, which `intent` makes true in Swift.
+
+        Where nothing settles it is executed before this returns, unless it may come `later` because another
+        change is about to make it needless; a failure is raised then, and later it is logged: what was there
+        is there again. Raise `OSError` when the disk does not take the change.
+        """
+        done, change = self.note(path, entry)
+        try:
+            waits = self._journal.add(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
+        except OSError:
+            self._namespace.retract(path, change)
+            raise
+        if not waits:
+            self._namespace.confirm(path, change)
+        elif not self._journal.seconds and not later:
+            self.see_to(names_of(intent)[0])
+
+    def see_to(self, name: ObjectName) -> None:
+        """Have the change of `name` executed; when that fails it is given up, and the failure is raised."""
+        try:
+            self._journal.flush([name])
+        except (SwiftfsError, OSError) as error:
+            self._journal.withdraw(name, error)
+            raise
+
+    def note(self, path: str, entry: Entry | None) -> tuple[Done, Change]:
+        """Let `path` be `entry` from now on; return what must be told how that went, and the change."""
+        change = self._namespace.record(path, entry, pending=True)
+        return partial(self._settled, path, change), change
+
+    def recovered(self, path: str, intent: Intent) -> Done:
+        """Let `path` be again what an earlier process promised; return what is told how it went."""
+        entry = promised_entry(path, intent, self._rooms.defaults)
+        if entry is None and not isinstance(intent, Delete):
+            return lambda _outcome: self._namespace.forget(path)
+        return self.note(path, entry)[0]
+
+    def _settled(self, path: str, change: Change, outcome: ObjectInfo | Failure | None) -> None:
+        if isinstance(outcome, AlreadyExists):
+            self._namespace.retract(path, change)
+        elif isinstance(outcome, Exception):
+            if self._journal.seconds:  # otherwise it is raised
+                log.warning(
+                    "%s: could not be %s: %s", path, "changed" if change.entry else "deleted", outcome
+                )
+            self._namespace.retract(path, change)
+        elif outcome is None or change.entry is None or change.entry.is_directory:
+            self._namespace.confirm(path, change)
+        else:
+            entry = stored_entry(change.entry, outcome)
+            self._namespace.confirm(path, change, entry)
+            self._table.stored(change.entry, entry)
+
+
+def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
+    """Return the entry of a file as a listing will show it, now that Swift has stored it."""
+    etag = info.version.etag
+    return replace(entry, etag=etag, hash="" if info.is_slo else etag, large=info.is_slo)
+
+
+def file_promise(
+    path: str, name: ObjectName, size: int, description: Description, defaults: Defaults
+) -> Entry:
+    """Return the entry of a file of `size` bytes that Swift has not got yet."""
+    headers = description.headers()
+    row = Row(name.key, size, "", headers.content_type, "")
+    entry = file_entry(split(path)[1], name.container, row, defaults)
+    headers = Headers(description.media_type, headers.metadata, headers.kept)
+    return replace(entry, etag="", large=None, asked=True, headers=headers)
+
+
+def promised_entry(path: str, intent: Intent, defaults: Defaults) -> Entry | None:
+    """Return what `path` is when `intent` is executed, None when it does not say."""
+    match intent:
+        case PutFile():
+            return file_promise(path, intent.name, intent.file.size, intent.description, defaults)
+        case PutSmall():
+            return file_promise(path, intent.name, len(intent.body), intent.description, defaults)
+        case PutMarker():
+            folder = Folder(intent.name.container, intent.name.key.removesuffix("/") + "/")
+            attributes = defaults.apply(
+                defaults.directory(folder_inode(folder)), decode_metadata(intent.headers.metadata)
+            )
+            return Entry(split(path)[1], intent.name, attributes, headers=intent.headers)
+    return None

@@ -1,0 +1,26 @@
+"""What the file system is made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftfs.config import Options
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.segments import Layout
+from swiftfs.journal.journal import Journal
+from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.namespace import Namespace
+from swiftfs.store.protocol import ObjectStore
+
+
+@dataclass(slots=True)
+class Rooms:
+    """What everything of floor 3 shares; `mount` builds it. `layout` says how large a file may be."""
+
+    store: ObjectStore
+    namespace: Namespace
+    contents: ContentCache
+    journal: Journal
+    layout: Layout
+    options: Options
+    defaults: Defaults
+    cache: Path

@@ -1,0 +1,187 @@
+"""Where options come from: a TOML file, the environment, `-o` and flags; the later ones win."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from swiftfs.config import OPTIONS, PREFIX, Options, show_size
+from swiftfs.errors import ConfigurationError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+IGNORED = frozenset(
+    {"auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults"}
+    | {"dev", "nodev", "suid", "nosuid", "exec", "noexec", "silent", "loud"}
+    | {"atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"}
+    | {"lazytime", "nolazytime"}
+)
+"""Words of fstab that mount(8) hands on and that change nothing here."""
+
+OPPOSITES = {"rw": "ro", "async": "sync"}
+"""Words of fstab that switch an option off."""
+
+CONTRADICTIONS = (
+    ("allow_other", "allow_root", "the first lets in root too"),
+    ("sync", "settle", "with sync nothing waits"),
+    ("os_cloud", "credentials", "they name two users"),
+)
+"""Pairs of which at most one may be set, and why."""
+
+UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT"})
+"""What the systemd unit passes as arguments."""
+
+_OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """An option as somebody wrote it; `origin` says where, for messages."""
+
+    name: str
+    text: str
+    origin: str
+
+
+def parse_options(words: Iterable[str], environment: Mapping[str, str] | None = None) -> Options:
+    """Build `Options` from `-o` arguments alone, or with all that `gather` finds; errors as there."""
+    return build_options([from_words(words)] if environment is None else gather(environment, words))
+
+
+def gather(
+    environment: Mapping[str, str], words: Iterable[str] = (), flags: Iterable[Setting] = ()
+) -> list[list[Setting]]:
+    """Return the settings of every source, the weakest first: file, environment, `-o`, flags.
+
+    The file is what the strongest of the others names as `config`, else the user's own if there is one.
+    Raise `ConfigurationError` for a file that cannot be read.
+    """
+    levels = [from_environment(environment), from_words(words), list(flags)]
+    named = [setting for level in levels for setting in level if setting.name == "config"]
+    if named and named[-1].text:
+        return [from_file(Path(named[-1].text)), *levels]
+    default = default_file()
+    return [from_file(default), *levels] if default.exists() else levels
+
+
+def default_file() -> Path:
+    """Return the file that is read when none is named, whether it exists or not."""
+    return platformdirs.user_config_path("swiftfs") / "config.toml"
+
+
+def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
+    """Return the settings in `-o` arguments, each `name[=value][,…]`, without what concerns mount(8) alone.
+
+    Raise `ConfigurationError` for `remount`.
+    """
+    settings = []
+    for word in (part.strip() for text in words for part in text.split(",")):
+        name, _, value = word.partition("=")
+        if name == "remount":
+            raise ConfigurationError("remount: a mount keeps its options; unmount it, then mount it again")
+        if name in OPPOSITES:
+            settings.append(Setting(OPPOSITES[name], "no", origin))
+        elif word and name not in IGNORED and not name.lower().startswith(("x-", "comment")):
+            settings.append(Setting(name, value, origin))
+    return settings
+
+
+def from_environment(environment: Mapping[str, str]) -> list[Setting]:
+    """Return the settings in `SWIFTFS_OPTIONS`, written as after `-o`, then those of `SWIFTFS_NAME`."""
+    settings = from_words([environment.get(_OPTIONS_VARIABLE, "")], f"variable {_OPTIONS_VARIABLE}")
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable not in {_OPTIONS_VARIABLE, *UNIT_VARIABLES}:
+            name = variable.removeprefix(PREFIX).lower()
+            settings.append(Setting(name, environment[variable], f"variable {variable}"))
+    return settings
+
+
+def from_file(path: Path) -> list[Setting]:
+    """Return the settings in a TOML file; raise `ConfigurationError` for what is no option's value."""
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"configuration file {path}: {error.strerror}") from None
+    except ValueError as error:  # no UTF-8, or no TOML: its message names the line
+        raise ConfigurationError(f"configuration file {path}: {error}") from None
+    return [_from_toml(name, value, f"{path}, line {_line_of(name, text)}") for name, value in values.items()]
+
+
+def build_options(levels: Iterable[Sequence[Setting]]) -> Options:
+    """Build `Options` from settings, the weakest source first; within a source the later one wins.
+
+    What a stronger source sets ends what contradicts it in a weaker one. Raise `ConfigurationError`, which
+    names the origin, for an unknown name, a value that is none, and what contradicts itself.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for settings in levels:
+        level = {setting.name: setting for setting in settings}
+        parsed = {name: _parse(setting) for name, setting in level.items()}
+        for first, second, why in CONTRADICTIONS:
+            if parsed.get(first) and parsed.get(second):
+                raise ConfigurationError(
+                    f"options {first} and {second} ({level[first].origin}) contradict each other: {why}"
+                )
+            for given, other in ((first, second), (second, first)):
+                if parsed.get(given):
+                    values.pop(other, None)
+        values |= parsed
+        origins |= {name: setting.origin for name, setting in level.items()}
+    options = Options(**values)
+    _check_sizes(options, origins)
+    return options
+
+
+def _parse(setting: Setting) -> Any:
+    option = OPTIONS.get(setting.name)
+    if option is None:
+        near = difflib.get_close_matches(setting.name, OPTIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigurationError(f"unknown option {setting.name!r} ({setting.origin}){hint}")
+    try:
+        return option.kind.parse(setting.text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"option {setting.name}={setting.text} ({setting.origin}): say {error}"
+        ) from None
+
+
+def _check_sizes(options: Options, origins: Mapping[str, str]) -> None:
+    """A segment is whole on the disk before it goes up."""
+    if options.cache_size is None or options.segment_size <= options.cache_size:
+        return
+    raise ConfigurationError(
+        f"option segment_size={show_size(options.segment_size)} ({origins['segment_size']}) does not fit "
+        f"into cache_size={show_size(options.cache_size)} ({origins['cache_size']})"
+    )
+
+
+def _from_toml(name: str, value: object, origin: str) -> Setting:
+    option = OPTIONS.get(name)
+    if name == "config":
+        raise ConfigurationError(f"option 'config' ({origin}): a configuration file names no other")
+    if isinstance(value, bool):
+        return Setting(name, "yes" if value else "no", origin)
+    if isinstance(value, str) or option is None:
+        return Setting(name, str(value), origin)
+    if isinstance(value, int | float) and option.kind.from_number:
+        return Setting(name, str(value), origin)
+    raise ConfigurationError(f"option {name} ({origin}): write its value in quotes, as after -o")
+
+
+def _line_of(name: str, text: str) -> int:
+    """Return the line of a top-level key or table, counted from 1; the parser does not tell."""
+    key = re.escape(name)
+    pattern = re.compile(rf"""\s*(\[+\s*)?(["']?){key}\2\s*[=.\]]""")
+    lines = enumerate(text.splitlines(), 1)
+    return next((number for number, line in lines if pattern.match(line)), 1)

