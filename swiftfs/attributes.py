@@ -181,7 +181,12 @@ def decode_metadata(metadata: Mapping[str, str]) -> Stored:
 
 PID_ATTRIBUTE = "swiftfs.pid"
 CACHE_ATTRIBUTE = "swiftfs.cache"
-"""Read-only attributes of the mount's root: its process, and its cache folder."""
+STATUS_ATTRIBUTE = "swift.status"
+"""Read-only attributes of the mount's root: its process, its cache folder, and what waits, as JSON."""
+
+FLUSH_ATTRIBUTE = "swift.flush"
+RETRY_ATTRIBUTE = "swift.retry"
+"""Setting one of them on the mount's root, to whatever value, begins to store what waits, or what failed."""
 
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")

@@ -80,7 +80,11 @@ class Files:
         if size > self._rooms.layout.largest_file:
             raise os_error(errno.EFBIG, node.path)
         with node.lock:
-            if size != node.content.size:
+            if size == 0 and self._contents.is_held(node.content):
+                # What was promised before must outlive a crash before the next flush.
+                before, node.content = node.content, self._contents.new(node.name, None)
+                self._contents.leave(before)
+            elif size != node.content.size:
                 node.content.truncate(size)
             self._touch(node)
 

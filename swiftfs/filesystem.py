@@ -19,8 +19,8 @@ from swiftfs.files import Files
 from swiftfs.folders import Folders
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Delete, Description, Move, PutSmall
-from swiftfs.journal.journal import Waiting
 from swiftfs.journal.log import Record
+from swiftfs.journal.report import Waiting
 from swiftfs.metadata import Metadata
 from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.namespace.entry import Entry, inode_of, moved_entry
@@ -276,10 +276,6 @@ class FileSystem:
     def waiting(self) -> list[Waiting]:
         """Return the changes that Swift has not got yet."""
         return self._journal.waiting()
-
-    def flush_all(self) -> None:
-        """Return when Swift has all that was closed, or raise why it has not."""
-        self._journal.flush_all()
 
     def retry(self) -> None:
         """Try again what was parked."""

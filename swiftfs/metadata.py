@@ -9,7 +9,10 @@ from dataclasses import replace
 
 from swiftfs.attributes import (
     CACHE_ATTRIBUTE,
+    FLUSH_ATTRIBUTE,
     PID_ATTRIBUTE,
+    RETRY_ATTRIBUTE,
+    STATUS_ATTRIBUTE,
     Stored,
     decode_xattr,
     encode_marker,
@@ -58,7 +61,13 @@ class Metadata:
         self._promises = promises
         self._source = source
         self._files = files
-        self._own = {PID_ATTRIBUTE: os.getpid, CACHE_ATTRIBUTE: rooms.cache.absolute}
+        journal = rooms.journal
+        self._own: Mapping[str, Callable[[], object]] = {
+            PID_ATTRIBUTE: os.getpid,
+            CACHE_ATTRIBUTE: rooms.cache.absolute,
+            STATUS_ATTRIBUTE: lambda: journal.report().to_json(),
+        }
+        self._orders = {FLUSH_ATTRIBUTE: journal.hasten, RETRY_ATTRIBUTE: journal.retry}
 
     def change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes of its present ones."""
@@ -95,6 +104,9 @@ class Metadata:
         """
         if name == REFRESH_ATTRIBUTE:
             self._refresh(path)
+            return
+        if path == "/" and name in self._orders:
+            self._orders[name]()
             return
         header = xattr_to_header(name)
         if header is None:

@@ -9,11 +9,13 @@ from swiftfs.errors import AlreadyExists, SwiftfsError
 from swiftfs.handles import OpenFiles
 from swiftfs.journal.intents import (
     Delete,
+    Describe,
     Description,
     Intent,
     PutFile,
     PutMarker,
     PutSmall,
+    SetHeaders,
     names_of,
 )
 from swiftfs.journal.queue import Done, Failure
@@ -73,9 +75,26 @@ class Promises:
     def recovered(self, path: str, intent: Intent) -> Done:
         """Let `path` be again what an earlier process promised; return what is told how it went."""
         entry = promised_entry(path, intent, self._rooms.defaults)
+        if isinstance(intent, Describe | SetHeaders):
+            entry = self._described(path, intent)
         if entry is None and not isinstance(intent, Delete):
             return lambda _outcome: self._namespace.forget(path)
         return self.note(path, entry)[0]
+
+    def _described(self, path: str, intent: Describe | SetHeaders) -> Entry | None:
+        """Return what is at `path` as it will be described; None when that cannot be said now."""
+        try:
+            entry = self._namespace.lookup(path)
+        except (SwiftfsError, OSError):
+            return None
+        if isinstance(intent, SetHeaders):
+            stored, headers = decode_metadata(intent.headers.metadata), intent.headers
+        else:
+            sent = intent.description.headers()
+            stored = intent.description.stored
+            headers = Headers(intent.description.media_type, sent.metadata, sent.kept)
+        attributes = self._rooms.defaults.apply(entry.attributes, stored)
+        return replace(entry, attributes=attributes, headers=headers)
 
     def _settled(self, path: str, change: Change, outcome: ObjectInfo | Failure | None) -> None:
         if isinstance(outcome, AlreadyExists):

@@ -132,6 +132,11 @@ class ContentCache:
             if not use.users and not use.held:
                 self._end(file, use)
 
+    def is_held(self, content: Content) -> bool:
+        """Say whether the journal needs a content's local file."""
+        with self._lock:
+            return self._used[content.file_name].held > 0
+
     def detach(self, file: str) -> None:
         """Let a whole file that the journal holds be another object's than the one it was opened as."""
         with self._lock:

@@ -78,6 +78,21 @@ class Dispatch:
         """Say whether the server takes what is under way, or is about to get something. Lock held."""
         return not self._away and (self._under_way > 0 or self._queue.next_due() is not None)
 
+    @property
+    def is_away(self) -> bool:
+        """Say whether the server gave no answer last. Lock held."""
+        return self._away
+
+    def hasten(self, tasks: Iterable[Task]) -> None:
+        """Begin to execute tasks that are not being executed; a report tells how that goes. Lock held."""
+        self._away = False  # that was long ago: only what the server answers from now on counts
+        for task in tasks:
+            task.asked = task.attempts
+            if not task.running:
+                task.parked = False
+                self._queue.schedule(task, 0.0)
+        self._changed.notify_all()
+
     def attempt(self, tasks: Collection[Task]) -> None:
         """Execute tasks now, and what they wait for; return when each has ended or failed. Lock held.
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
@@ -28,6 +28,7 @@ from swiftfs.journal.intents import (
 )
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.queue import Done, Failure, Queue, Task
+from swiftfs.journal.report import Report, Waiting, describe, report
 from swiftfs.model import ObjectName
 from swiftfs.naming import Folder
 
@@ -41,18 +42,6 @@ PROGRESS_SECONDS = 0.2
 SYNC_SECONDS = 0.5
 """Between two times that the log and the local files are brought to the disk: a power cut costs less than a
 second's changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure."""
-
-    path: str
-    kind: str
-    state: str
-    bytes: int
-    attempts: int
-    reason: str
 
 
 def _ignore(_outcome: object) -> None:
@@ -220,10 +209,10 @@ class Journal:
         with self._changed:
             self._dispatch.attempt(self._queue.below(folder))
 
-    def flush_all(self) -> None:
-        """Execute all that waits; errors as in `flush`."""
+    def hasten(self) -> None:
+        """Begin to execute all that waits, what is parked too; `report` tells how that goes."""
         with self._changed:
-            self._dispatch.attempt(self._queue.tasks())
+            self._dispatch.hasten(self._queue.tasks())
 
     def retry(self) -> None:
         """Execute what was parked or failed, in a moment."""
@@ -269,7 +258,12 @@ class Journal:
     def waiting(self) -> list[Waiting]:
         """Return what is not executed yet."""
         with self._changed:
-            return [_describe(task) for task in self._queue.tasks()]
+            return [describe(task) for task in self._queue.tasks()]
+
+    def report(self) -> Report:
+        """Return how much is not executed yet, and the first of it."""
+        with self._changed:
+            return report(self._queue.tasks(), away=self._dispatch.is_away)
 
     def close(self, seconds: float, progress: Callable[[int], None]) -> list[Waiting]:
         """Execute what waits, for so long at most, and end the threads; return what the next mount has to do.
@@ -320,7 +314,8 @@ class Journal:
             self._unhold(task.intent)
         task.path, task.intent, task.done = path, intent, done
         task.parked, task.error = False, None
-        self._queue.schedule(task, min(due, task.born + LONGEST_SETTLING * self.seconds))
+        latest = task.born + LONGEST_SETTLING * self.seconds if task.asked is None else 0.0
+        self._queue.schedule(task, min(due, latest))
         self._changed.notify_all()
 
     def _replace(
@@ -379,10 +374,3 @@ class Journal:
 def _file_of(intent: Intent) -> str | None:
     """Return the local file that an intent needs."""
     return intent.file.file if isinstance(intent, PutFile) else None
-
-
-def _describe(task: Task) -> Waiting:
-    state = "running" if task.running else "parked" if task.parked else "waiting"
-    size = task.intent.file.size if isinstance(task.intent, PutFile) else 0
-    reason = str(task.error) if task.error is not None else ""
-    return Waiting(task.path, type(task.intent).__name__, state, size, task.attempts, reason)

@@ -192,7 +192,7 @@ class Log:
                 )
             self._put_fact("identity", identity)
             # A power cut may have kept the record of a file and lost its bytes.
-            boot = _boot_id()
+            boot = boot_id()
             synced = int(self._fact("synced") or 0)
             self._trusted = None if boot and self._fact("boot") == boot else synced
             self._put_fact("boot", boot)
@@ -203,7 +203,7 @@ class Log:
         self, seq: int, path: str, text: str, number: int | None, reason: str, written: int, checksum: int
     ) -> Record | None:
         try:
-            if checksum != _checksum(seq, path, text, number, reason):
+            if checksum != row_checksum(seq, path, text, number, reason):
                 raise Unreadable("its checksum is wrong")  # noqa: TRY301
             if self._trusted is not None and written > self._trusted:
                 raise Unreadable("the machine stopped before it was on the disk")  # noqa: TRY301
@@ -235,7 +235,7 @@ class Log:
         uploads = {one.prefix: one for one in (*self._late_standings, *([standing] if standing else []))}
         self._commit(
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._late_drops}]),
-            (insert, [(*row, self._commits + 1, _checksum(*row)) for row in rows]),
+            (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
             (
                 "DELETE FROM uploads WHERE container = ? AND prefix = ?",
                 [(prefix.container, prefix.key) for prefix in uploads],
@@ -312,13 +312,13 @@ def _open_file(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return ""
 
 
-def _checksum(*values: object) -> int:
+def row_checksum(*values: object) -> int:
     """Return a checksum of a row, for SQLite has none."""
     return zlib.crc32(repr(values).encode())

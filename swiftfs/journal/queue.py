@@ -23,6 +23,7 @@ class Task:
 
     `error` is why the last of its `attempts` failed; a `parked` one is not tried again by itself; `told`
     says that somebody knows why. `blockers` must end before it runs; it is among the `dependents` of each.
+    `asked` are the attempts there had been when a flush was asked for, None when none was.
     """
 
     seq: int
@@ -37,6 +38,7 @@ class Task:
     ended: bool = False
     attempts: int = 0
     error: Failure | None = None
+    asked: int | None = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
 

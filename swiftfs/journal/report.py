@@ -1,0 +1,121 @@
+"""What waits, as values: for whoever asks how far the mount is."""
+
+import heapq
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from swiftfs.journal.intents import PutFile
+from swiftfs.journal.queue import Task
+
+MOST_BYTES = 60_000
+"""Of a report in JSON: the value of an xattr has at most 64 KiB (xattr(7))."""
+
+MOST_CHANGES = 500
+"""So many changes without long names fit."""
+
+REASON_CHARACTERS = 300
+
+_ORDER = ("parked", "running", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure.
+
+    `bytes` is the size of the file that is to be stored.
+    """
+
+    path: str
+    kind: str
+    state: str
+    bytes: int
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How many changes Swift has not got yet, by state, and the bytes of their files.
+
+    `away` says that the server gave no answer last. Of the changes that a flush was asked for `flushing` have
+    not been tried since, and `unflushed` are not in Swift. `changes` are the first of them all, those that
+    failed before the others; `left_out` are not among them.
+    """
+
+    waiting: int
+    running: int
+    parked: int
+    bytes: int
+    away: bool
+    flushing: int
+    unflushed: int
+    changes: tuple[Waiting, ...] = ()
+    left_out: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many changes Swift has not got yet."""
+        return self.waiting + self.running + self.parked
+
+    def to_json(self) -> str:
+        """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""
+        shown: list[dict[str, object]] = []
+        room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": []}))
+        for change in self.changes:
+            room -= len(json.dumps(asdict(change))) + 2
+            if room < 0:
+                break
+            shown.append(asdict(change))
+        return json.dumps({**asdict(self), "changes": shown, "left_out": self.total - len(shown)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Return what `to_json` wrote; raise `ValueError` or `TypeError` for anything else."""
+        values = json.loads(text)
+        values["changes"] = tuple(Waiting(**change) for change in values["changes"])
+        return cls(**values)
+
+
+def describe(task: Task) -> Waiting:
+    """Return what a status shows of a task."""
+    reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
+    return Waiting(task.path, type(task.intent).__name__, _state(task), _size(task), task.attempts, reason)
+
+
+def report(tasks: Iterable[Task], *, away: bool) -> Report:
+    """Return a report about tasks; the journal's lock is held."""
+    tasks = list(tasks)
+    states = [_state(task) for task in tasks]
+    asked = [task for task in tasks if task.asked is not None]
+    first = heapq.nsmallest(MOST_CHANGES, tasks, key=_urgency)
+    return Report(
+        states.count("waiting"),
+        states.count("running"),
+        states.count("parked"),
+        sum(map(_size, tasks)),
+        away,
+        0 if away else sum(not _is_tried(task) for task in asked),
+        len(asked),
+        tuple(map(describe, first)),
+        len(tasks) - len(first),
+    )
+
+
+def _state(task: Task) -> str:
+    return "running" if task.running else "parked" if task.parked else "waiting"
+
+
+def _size(task: Task) -> int:
+    return task.intent.file.size if isinstance(task.intent, PutFile) else 0
+
+
+def _urgency(task: Task) -> tuple[bool, int, int]:
+    return task.error is None, _ORDER.index(_state(task)), task.seq
+
+
+def _is_tried(task: Task) -> bool:
+    """Say whether a task, or one that it waits for, has failed since a flush was asked for."""
+    if task.asked is not None and task.attempts > task.asked and not task.running:
+        return True
+    return any(map(_is_tried, task.blockers))

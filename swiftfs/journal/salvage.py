@@ -1,0 +1,191 @@
+"""Reading a journal without its mount: beside one that has it open, after one that died, or a damaged one.
+
+Only copies are opened, so nothing in the cache folder changes.
+"""
+
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.journal.codec import Unreadable, decode
+from swiftfs.journal.intents import Intent, PutFile
+from swiftfs.journal.log import boot_id, row_checksum
+
+ATTEMPTS = 10
+"""A copy made while a mount moves pages from SQLite's own log to their places is made again."""
+
+LONGEST_HOLE = 100_000
+"""So many rows are asked for one by one between those that can be read from both ends."""
+
+LONGEST_TEXT = 64 * 1024
+"""In bytes, of an intent that is looked for where SQLite finds nothing any more."""
+
+_INTENT = re.compile(rb'\{"name":\{"container":')
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An intent about `path`, and the `doubt` that it is as it was written, if there is one."""
+
+    path: str
+    intent: Intent
+    doubt: str = ""
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What a journal holds in its order, and the `problems` with what it held besides."""
+
+    found: list[Found] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def salvage(journal: Path) -> Salvage:
+    """Return what can be read of the journal at `journal`; raise `ConfigurationError` when it cannot be copied.
+
+    A damaged database is read row by row, from its beginning, from its end and in between; what is found
+    after that in its bytes may also be what was done long ago.
+    """
+    salvaged = Salvage()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_journal(journal, Path(folder))
+        damage = _read_rows(copy, salvaged)
+        if damage:
+            salvaged.problems.append(f"{journal} is damaged ({damage})")
+            known = {one.intent.file.file for one in salvaged.found if isinstance(one.intent, PutFile)}
+            for name, intent in _carve(copy).items():
+                if name not in known:
+                    doubt = "found in what is left of the journal"
+                    salvaged.found.append(Found(path_of(intent), intent, doubt))
+    return salvaged
+
+
+def is_sound(journal: Path) -> bool:
+    """Say whether a journal can be opened and all of it be read."""
+    with tempfile.TemporaryDirectory() as folder:
+        return not _read_rows(copy_journal(journal, Path(folder)), Salvage())
+
+
+def copy_journal(journal: Path, folder: Path) -> Path:
+    """Copy a journal, which a mount may have open, as it is at one moment; return the path of the copy.
+
+    Raise `ConfigurationError` when that does not succeed.
+    """
+    try:
+        for _ in range(ATTEMPTS):
+            before = _mark(journal)
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{journal}{suffix}", folder / f"{journal.name}{suffix}")
+            # Its pages change only when SQLite's own log moves there, which is then cut.
+            if _mark(journal) == before:
+                return folder / journal.name
+    except OSError as error:
+        raise ConfigurationError(f"the journal {journal} cannot be read: {error.strerror}") from None
+    raise ConfigurationError(f"the journal {journal} changes all the time: try again")
+
+
+def path_of(intent: PutFile) -> str:
+    """Return a path for a file whose journal no longer says where in the mount it was."""
+    return f"/{intent.name.key}"
+
+
+def _mark(journal: Path) -> tuple[int, int, int]:
+    stat = journal.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _read_rows(copy: Path, salvaged: Salvage) -> str:
+    """Read what SQLite can read; return what is damaged, or nothing."""
+    try:
+        with closing(sqlite3.connect(copy)) as database:
+            database.text_factory = lambda data: data.decode(errors="replace")
+            trusted = _trusted(database)
+            rows, damage = _rows(database)
+            for row in rows:
+                _take(row, trusted, salvaged)
+            return damage or _check(database)
+    except sqlite3.Error as error:
+        return str(error)
+
+
+def _check(database: sqlite3.Connection) -> str:
+    problem = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return "" if problem == "ok" else problem
+
+
+def _trusted(database: sqlite3.Connection) -> int | None:
+    """Return the last commit whose files are on the disk for certain, None when all of them are."""
+    try:
+        facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
+        if facts.get("boot") == boot_id():
+            return None
+        return int(facts.get("synced") or 0)
+    except (sqlite3.Error, ValueError):
+        return None
+
+
+def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
+    """Return the rows of intents in their order, and what kept the others from being read."""
+    first, damage = _read_until_damage(database, "SELECT * FROM intents ORDER BY seq")
+    if not damage:
+        return first, ""
+    last, _ = _read_until_damage(database, "SELECT * FROM intents ORDER BY seq DESC")
+    low = first[-1][0] if first else 0
+    high = last[-1][0] if last else low + LONGEST_HOLE
+    between = []
+    for seq in range(low + 1, min(high, low + LONGEST_HOLE)):
+        with suppress(sqlite3.Error):
+            between += database.execute("SELECT * FROM intents WHERE seq = ?", (seq,)).fetchall()
+    rows = {row[0]: row for row in (*first, *between, *last)}
+    return [rows[seq] for seq in sorted(rows)], damage
+
+
+def _read_until_damage(database: sqlite3.Connection, query: str) -> tuple[list[Any], str]:
+    rows: list[Any] = []
+    try:
+        rows.extend(database.execute(query))
+    except sqlite3.Error as error:
+        return rows, str(error)
+    return rows, ""
+
+
+def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
+    try:
+        seq, path, text, number, reason, written, checksum = row
+        intent = decode(text)
+    except (Unreadable, TypeError, ValueError) as error:
+        salvaged.problems.append(f"{row[1]}: the change cannot be read ({error})")
+        return
+    doubt = ""
+    if checksum != row_checksum(seq, path, text, number, reason):
+        doubt = "its checksum is wrong"
+    elif trusted is not None and written > trusted:
+        doubt = "the machine stopped before it was on the disk"
+    salvaged.found.append(Found(path, intent, doubt))
+
+
+def _carve(copy: Path) -> dict[str, PutFile]:
+    """Return the files that the bytes of a journal speak of by their local names, each as it was written last.
+
+    Their text lies in one piece unless it is longer than a page.
+    """
+    decoder = json.JSONDecoder()
+    found = {}
+    for part in (copy, copy.with_name(f"{copy.name}-wal")):
+        data = part.read_bytes() if part.exists() else b""
+        for match in _INTENT.finditer(data):
+            text = data[match.start() : match.start() + LONGEST_TEXT].decode("ascii", "replace")
+            with suppress(ValueError):
+                intent = decode(text[: decoder.raw_decode(text)[1]])
+                if isinstance(intent, PutFile):
+                    found[intent.file.file] = intent
+    return found
