@@ -11,7 +11,9 @@ from rich.console import Console
 
 from swiftfs import __version__
 from swiftfs.commands.gc import gc
+from swiftfs.commands.journal import MOUNTPOINT, flush_command, retry_command, status_command
 from swiftfs.commands.probe import probe
+from swiftfs.commands.rescue import export, recover
 from swiftfs.commands.version import version_command
 from swiftfs.credentials import login_environment
 from swiftfs.daemon import Ready, log_to_system, log_to_terminal, run_in_background
@@ -22,9 +24,6 @@ from swiftfs.naming import Source
 from swiftfs.notify import notify
 from swiftfs.settings import build_options, gather
 from swiftfs.unmount import unmount
-
-# Not click's own check: a mount that died is not readable, and that is told in other words.
-MOUNTPOINT = click.Path(path_type=Path, readable=False)
 
 
 class _OneLine(click.ClickException):
@@ -122,9 +121,17 @@ def demo(mountpoint: Path | None, data: Path | None) -> None:
     run(mountpoint, data)
 
 
-main.add_command(probe)
-main.add_command(gc)
-main.add_command(version_command)
+for command in (
+    probe,
+    gc,
+    version_command,
+    status_command,
+    flush_command,
+    retry_command,
+    export,
+    recover,
+):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,10 @@ class FileSystem:
         """Yield the names in an open folder, with attributes as far as its listing knows them."""
         return self._folders.read(handle)
 
+    def fsyncdir(self, handle: int) -> None:
+        """Return when Swift has the folder and all that was closed below it, or raise why it has not."""
+        self._folders.flush(handle)
+
     def releasedir(self, handle: int) -> None:
         """Close a folder."""
         self._folders.release(handle)

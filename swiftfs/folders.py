@@ -54,6 +54,14 @@ class Folders:
         for node in self._files.table.unstored_in(path):
             yield split(node.path)[1], node.attributes
 
+    def flush(self, number: int) -> None:
+        """Have an open folder stored, with all that was closed below it."""
+        folder = self._source.folder(self._open[number])
+        if folder.prefix:
+            plain = plain_marker(folder)
+            self._journal.flush([*([plain] if plain else []), slash_marker(folder)])
+        self._journal.flush_below(folder)
+
     def release(self, number: int) -> None:
         """Close a folder."""
         self._open.pop(number, None)

@@ -1,7 +1,6 @@
 """What the journals on this machine still speak of, read beside the mounts that have them open."""
 
 import os
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -9,12 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.salvage import copy_journal
 from swiftfs.model import ObjectName
 
 JOURNAL = "journal.sqlite"
-
-ATTEMPTS = 5
-"""A copy made while a mount moves pages from the log to the database is torn, and made again."""
 
 
 def journaled_prefixes(cache_root: Path) -> set[ObjectName]:
@@ -34,22 +31,11 @@ def _journals(root: Path) -> Iterator[Path]:
 
 def _read(journal: Path) -> set[ObjectName]:
     """Read a copy: who has the journal open lets nobody else in."""
-    for attempt in range(1, ATTEMPTS + 1):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                return _uploads(_copied(journal, Path(folder)))
-            except (OSError, sqlite3.Error) as error:
-                if attempt == ATTEMPTS:
-                    raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
-    return set()
-
-
-def _copied(journal: Path, folder: Path) -> Path:
-    for suffix in ("", "-wal"):
-        part = journal.with_name(journal.name + suffix)
-        if part.exists():
-            shutil.copyfile(part, folder / part.name)
-    return folder / journal.name
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return _uploads(copy_journal(journal, Path(folder)))
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
 
 
 def _uploads(path: Path) -> set[ObjectName]:

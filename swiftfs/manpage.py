@@ -108,6 +108,8 @@ def _synopsis(name: str, command: click.Command) -> str:
 
 
 def _argument(item: click.Argument) -> str:
+    if item.metavar:
+        return item.metavar
     name = (item.name or "").upper()
     return name if item.required else f"[{name}]"
 

@@ -108,17 +108,17 @@ class MountedFile:
 class BareFile:
     """The file in a file system over the store in memory, without a kernel."""
 
-    def __init__(self, store: MemoryStore, folder: Path) -> None:
+    def __init__(self, store: MemoryStore, folder: Path, options: str) -> None:
         self._store = store
         self._cache = folder / "cache"
+        self._options = f"segment_size=1M,{options}"
         self._stack = ExitStack()
         self._mount()
         self._handles = [self._filesystem.create(f"/{NAME}", 0o644, os.O_RDWR, ME)]
 
     def _mount(self) -> None:
         self._cache.mkdir(exist_ok=True)
-        options = "segment_size=1M"
-        self._filesystem = self._stack.enter_context(bench(self._store, self._cache, options))
+        self._filesystem = self._stack.enter_context(bench(self._store, self._cache, self._options))
 
     @property
     def _handle(self) -> int:
@@ -205,6 +205,10 @@ def file(mounted: Mount, connection: Connection) -> Iterator[MountedFile]:
     made.close()
 
 
+IN_THE_BACKGROUND = pytest.mark.mount_options("segment_size=1M,settle=0.05")
+"""Uploads run while the file is written to."""
+
+
 @pytest.mark.mount_options("segment_size=1M")
 @pytest.mark.parametrize(
     ("seed", "limit", "count"),
@@ -214,6 +218,8 @@ def file(mounted: Mount, connection: Connection) -> Iterator[MountedFile]:
         (3, 256 * KIB, 2000),
         (4, 3 * MIB + 5, 1500),
         (5, 64 * MIB, 500),
+        pytest.param(7, 256 * KIB, 2000, marks=IN_THE_BACKGROUND),
+        pytest.param(8, 3 * MIB + 5, 1000, marks=IN_THE_BACKGROUND),
     ],
 )
 def test_random_operations_on_a_mount(file: MountedFile, seed: int, limit: int, count: int) -> None:
@@ -280,16 +286,17 @@ def store_dlo(store: MemoryStore, data: bytes) -> None:
     store.put(ObjectName("box", NAME), b"", Headers("application/x-thing", NOTHING, kept))
 
 
+@pytest.mark.parametrize("options", ["sync", "settle=0.01"])
 @pytest.mark.parametrize("seed", [10, 11])
 @pytest.mark.parametrize("begin", [None, store_plain, store_slo, store_odd_slo, store_dlo])
 def test_random_operations_without_a_kernel(
-    tmp_path: Path, seed: int, begin: Callable[[MemoryStore, bytes], None] | None
+    tmp_path: Path, seed: int, begin: Callable[[MemoryStore, bytes], None] | None, options: str
 ) -> None:
     store = MemoryStore("box", "box_segments", "elsewhere")
     start = random.Random(seed).randbytes(3 * MIB + 777) if begin else b""
     if begin:
         begin(store, start)
-    made = BareFile(store, tmp_path)
+    made = BareFile(store, tmp_path, options)
     try:
         Exerciser(made, seed, 4 * MIB, start).run(500 * scale())
     finally:

@@ -39,6 +39,9 @@ class FileSystem(Protocol):
     def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
         """Return the names in a folder without `.` and `..`; a generator is read to its end."""
 
+    def fsyncdir(self, handle: int) -> None:
+        """Return when the folder and what is in it is stored."""
+
     def releasedir(self, handle: int) -> None:
         """Give the handle back."""
 
@@ -130,7 +133,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
     flag_nopath = True
     flag_utime_omit_ok = True
 
-    access = bmap = ioctl = lock = flock = poll = fsyncdir = None
+    access = bmap = ioctl = lock = flock = poll = None
     read = write = None  # libfuse calls `read_buf` and `write_buf`, which need no copy of the data
 
     def __init__(self, filesystem: FileSystem) -> None:
@@ -159,6 +162,10 @@ class Operations(fuse.Operations):  # type: ignore[misc]
     def releasedir(self, path: str | None, fh: int) -> None:
         """Close a folder."""
         self._filesystem.releasedir(fh)
+
+    def fsyncdir(self, path: str | None, datasync: int, fh: int) -> None:
+        """Make a folder safe, and what is in it."""
+        self._filesystem.fsyncdir(fh)
 
     def mkdir(self, path: str, mode: int) -> None:
         """Make a folder."""

@@ -10,10 +10,19 @@ from dataclasses import replace
 
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
-from swiftfs.errors import AlreadyExists, SwiftfsError, Unavailable
-from swiftfs.journal.coalescing import attempted
+from swiftfs.errors import AlreadyExists, Overtaken, SwiftfsError, Unavailable
+from swiftfs.journal.coalescing import attempted, coalesce
 from swiftfs.journal.execution import Execution
-from swiftfs.journal.intents import Delete, Describe, Move, MoveFolder, PutFile, PutMarker, SetHeaders
+from swiftfs.journal.intents import (
+    Delete,
+    Describe,
+    Move,
+    MoveFolder,
+    PutFile,
+    PutMarker,
+    SetHeaders,
+    names_of,
+)
 from swiftfs.journal.log import Log
 from swiftfs.journal.queue import Failure, Queue, Task
 from swiftfs.model import ObjectInfo
@@ -101,20 +110,22 @@ class Dispatch:
         wanted = self._with_blockers(tasks)
         before = {task: task.attempts for task in wanted}
         for task in wanted:
-            task.parked = False
+            task.parked, task.urgent = False, True
             self._queue.schedule(task, 0.0)
         self._changed.notify_all()
 
         def is_settled(task: Task) -> bool:
-            if task.ended or (task.attempts > before.get(task, 0) and not task.running):
+            task = task.last()
+            if task.ended or (task.attempts > before.setdefault(task, task.attempts) and not task.running):
                 return True
-            return any(is_settled(blocker) and not blocker.ended for blocker in task.blockers)
+            return any(is_settled(blocker) and not blocker.last().ended for blocker in task.blockers)
 
         self._changed.wait_for(lambda: self._stopping or all(map(is_settled, tasks)))
         for task in wanted:
-            if task.error is not None and (task in tasks or not task.ended):
-                raise task.error
-        if not all(task.ended for task in tasks):
+            last = task.last()
+            if last.error is not None and (task in tasks or not last.ended):
+                raise last.error
+        if not all(task.last().ended for task in tasks):
             raise SwiftfsError("the mount ends")
 
     def _with_blockers(self, tasks: Iterable[Task]) -> list[Task]:
@@ -184,7 +195,7 @@ class Dispatch:
             return
         try:
             intent = self._localize(task, intent, content)
-            info = self._execution.put_file(intent, content, again=task.attempts > 0)
+            info = self._execution.put_file(intent, content, again=task.tried)
         except (SwiftfsError, OSError) as error:
             self._fail(task, error)
         else:
@@ -262,9 +273,13 @@ class Dispatch:
                 self._end(task)
             return
         with self._changed:
-            task.attempts += 1
-            task.running, task.error, task.parked = False, error, not again
+            task.running, task.tried = False, True
             task.intent = attempted(task.intent)
+            if isinstance(error, Overtaken):
+                self._go_on_with_newer(task)
+                return
+            task.attempts += 1
+            task.error, task.parked, task.urgent = error, not again, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, time.monotonic() + pause)
@@ -273,6 +288,23 @@ class Dispatch:
                 log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._log.commit([task.record()])
+
+    def _go_on_with_newer(self, task: Task) -> None:
+        """Store the bytes as they are now: what they were meanwhile nobody needs. Lock held."""
+        newer = next(
+            (other for other in self._queue.chain(names_of(task.intent)[0]) if other is not task), None
+        )
+        merged = coalesce(task.intent, newer.intent) if newer is not None else None
+        if newer is None or not merged:
+            pause = 0.0 if task.urgent else FIRST_PAUSE
+            self._queue.schedule(task, time.monotonic() + pause)
+            return
+        newer.intent, newer.tried = merged[0], True
+        task.successor = newer
+        self._end(task, [newer])
+        if task.urgent:
+            newer.urgent = True
+            self._queue.schedule(newer, 0.0)
 
     def _note_outage(self, error: Failure) -> None:
         if isinstance(error, Unavailable) and not self._away:

@@ -80,7 +80,7 @@ class Journal:
             if isinstance(intent, Move | MoveFolder):
                 self._resume(record.seq, intent)
                 continue
-            task = Task(record.seq, record.path, intent, make_done(record.path, intent), now, now, attempts=1)
+            task = Task(record.seq, record.path, intent, make_done(record.path, intent), now, now, tried=True)
             with self._changed:
                 self._hold(intent)
                 self._queue.add(task)
@@ -148,7 +148,7 @@ class Journal:
         """
         with self._changed:
             chain = self._queue.chain(source)
-            if len(chain) != 1 or chain[0].running or chain[0].attempts:
+            if len(chain) != 1 or chain[0].running or chain[0].tried:
                 return False
             (task,) = chain
             if not isinstance(task.intent, PutFile | PutSmall):

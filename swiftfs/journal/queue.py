@@ -22,8 +22,10 @@ class Task:
     """An intent about `path` that is not executed yet; `due` and `born` are monotonic seconds.
 
     `error` is why the last of its `attempts` failed; a `parked` one is not tried again by itself; `told`
-    says that somebody knows why. `blockers` must end before it runs; it is among the `dependents` of each.
-    `asked` are the attempts there had been when a flush was asked for, None when none was.
+    says that somebody knows why, `urgent` that somebody waits. One that was `tried`, maybe by an earlier
+    process, may stand in Swift. `blockers` must end before it runs; it is among the `dependents` of each.
+    What it was to do may have become its `successor`'s. `asked` are the attempts there had been when a flush
+    was asked for, None when none was.
     """
 
     seq: int
@@ -35,12 +37,19 @@ class Task:
     running: bool = False
     parked: bool = False
     told: bool = False
+    urgent: bool = False
+    tried: bool = False
     ended: bool = False
+    successor: "Task | None" = None
     attempts: int = 0
     error: Failure | None = None
     asked: int | None = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
+
+    def last(self) -> "Task":
+        """Return the task that does what this one was to do."""
+        return self if self.successor is None else self.successor.last()
 
     def record(self) -> Record:
         """Return the task as the log keeps it."""

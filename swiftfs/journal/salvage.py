@@ -8,7 +8,6 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +48,7 @@ class Salvage:
 
 
 def salvage(journal: Path) -> Salvage:
-    """Return what can be read of the journal at `journal`; raise `ConfigurationError` when it cannot be copied.
+    """Return what can be read of a journal; raise `ConfigurationError` when it cannot be copied.
 
     A damaged database is read row by row, from its beginning, from its end and in between; what is found
     after that in its bytes may also be what was done long ago.
@@ -174,9 +173,9 @@ def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
 
 
 def _carve(copy: Path) -> dict[str, PutFile]:
-    """Return the files that the bytes of a journal speak of by their local names, each as it was written last.
+    """Return the files that a journal's bytes speak of by their local names, each as it was written last.
 
-    Their text lies in one piece unless it is longer than a page.
+    A text lies in one piece unless it is longer than a page.
     """
     decoder = json.JSONDecoder()
     found = {}

@@ -1,0 +1,315 @@
+"""What Swift has not got yet, copied out of a cache folder: of a mount that lives, or of one that died.
+
+Nothing in the cache folder is changed, and a mount that has it goes on.
+"""
+
+import errno
+import itertools
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.content.localfile import synchronize
+from swiftfs.content.saved import SavedFile
+from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.journal.codec import Unreadable, decode
+from swiftfs.journal.intents import PutFile, PutMarker, PutSmall
+from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
+from swiftfs.naming import escape
+
+JOURNAL = "journal.sqlite"
+LOST = "swiftfs-lost"
+"""The folder for files whose names nobody knows any more."""
+
+PARTIAL = ".swiftfs-partial"
+"""How the names of copies end that lack bytes, which read as zeros."""
+
+ROUNDS = 3
+"""So often a file is copied that a mount changes or stores meanwhile."""
+
+_MIB = 1024 * 1024
+
+Tell = Callable[[str], None]
+
+
+class Changed(SwiftfsError):
+    """A local file was written to, or stored, while it was copied."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was copied; `bytes` are those of the files, without holes."""
+
+    files: int = 0
+    links: int = 0
+    folders: int = 0
+    bytes: int = 0
+
+
+def find_cache(path: Path) -> Path:
+    """Return the cache folder that `path` is, or that of the mount there.
+
+    Raise `ConfigurationError` when it is neither.
+    """
+    try:
+        return Path(os.fsdecode(os.getxattr(path, CACHE_ATTRIBUTE)))
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise ConfigurationError(f"{path}: its process had died: name its cache folder instead") from None
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise ConfigurationError(f"{path}: {error.strerror}") from None
+    if not (path / JOURNAL).exists() and not damaged_journals(path):
+        raise ConfigurationError(f"{path} is neither a swiftfs mount nor a cache folder")
+    return path
+
+
+def damaged_journals(cache: Path) -> list[Path]:
+    """Return the journals of a cache folder that were set aside, and its own when that cannot be read."""
+    aside = sorted(
+        path for path in cache.glob("journal.damaged-*") if not path.name.endswith(("-wal", "-shm"))
+    )
+    own = cache / JOURNAL
+    return [*aside, *([own] if own.exists() and not is_sound(own) else [])]
+
+
+class Rescue:
+    """Copies out of the cache folder `cache` to `target`, a folder that is empty or does not exist.
+
+    `tell` is called with a line for each thing that could not be copied as it should be. What `target` cannot
+    take at all is raised as `SwiftfsError`.
+
+    INVARIANT: no symbolic link is made before the last file, so that no path leads out of `target`.
+    """
+
+    def __init__(self, cache: Path, target: Path, tell: Tell) -> None:
+        self._folders = (cache / "content", cache / "lost")
+        self._target = target
+        self._tell = tell
+        self._links: list[tuple[str, PutSmall]] = []
+        self.tally = Tally()
+        try:
+            target.mkdir(mode=0o700, exist_ok=True)
+            empty = not any(target.iterdir())
+        except OSError as error:
+            raise ConfigurationError(f"{target}: {error.strerror}") from None
+        if not empty:
+            raise ConfigurationError(f"{target} is not empty: choose an empty folder")
+
+    def export(self, journal: Path) -> None:
+        """Copy what waits in the journal of a cache folder; its mount may go on meanwhile."""
+        self.take(salvage(journal), lambda: salvage(journal))
+
+    def take(self, salvaged: Salvage, again: Callable[[], Salvage] | None = None) -> None:
+        """Copy what a journal holds.
+
+        `again` reads it once more: what changes while it is copied, or is stored, is looked up there.
+        """
+        for problem in salvaged.problems:
+            self._tell(problem)
+        pending = _last_of_each(salvaged.found)
+        for found in pending.values():
+            self._take_small(found)
+        for _ in range(ROUNDS if again else 0):
+            pending = self._copy_files(pending, lambda _: None)
+            if not pending or again is None:
+                return
+            now = _last_of_each(again().found)
+            pending = {key: now[key] for key in pending if key in now}
+        self._copy_files(pending, self._tell)
+
+    def take_lost(self, folder: Path, known: Iterable[str]) -> None:
+        """Copy the files of a folder whose names are not `known` under those names."""
+        taken = set(known)
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name in taken or not path.is_file() or path.is_symlink():
+                continue
+            if path.match("intent-*.json"):
+                shutil.copyfile(path, self._new(f"/{LOST}/{path.name}"))
+                continue
+            saved = SavedFile(path.name, path.stat().st_size, None, Blocks(), None)
+            self._copy(path, self._new(f"/{LOST}/{path.name}"), saved)
+
+    def finish(self) -> None:
+        """Make the links, and return when all is on the disk."""
+        for path, intent in self._links:
+            try:
+                _make_small(self._new(path), intent)
+            except OSError as error:
+                self._tell(f"{path}: {error.strerror}")
+            else:
+                self.tally.links += 1
+        synchronize(self._target)
+
+    def find(self, saved: SavedFile) -> Path | None:
+        """Return where a local file is, None when it is not there any more."""
+        paths = (folder / saved.file for folder in self._folders)
+        return next((path for path in paths if path.is_file() and not path.is_symlink()), None)
+
+    def _take_small(self, found: Found) -> None:
+        if isinstance(found.intent, PutMarker):
+            self._new(f"{found.path.rstrip('/')}/x")
+            self.tally.folders += 1
+        elif isinstance(found.intent, PutSmall):
+            self._links.append((found.path, found.intent))
+
+    def _copy_files(self, pending: dict[str, Found], tell: Tell) -> dict[str, Found]:
+        """Copy files; return those that could not be, and tell why."""
+        failed = {}
+        for key, found in pending.items():
+            if not isinstance(found.intent, PutFile):
+                continue
+            try:
+                self._copy_file(found.path, found.doubt, found.intent)
+            except Changed as error:
+                tell(f"{found.path}: {error}")
+                failed[key] = found
+        return failed
+
+    def _copy_file(self, path: str, doubt: str, intent: PutFile) -> None:
+        saved = intent.file
+        local = self.find(saved)
+        if local is None:
+            raise Changed(f"its local file {saved.file} is not there any more")
+        missing = saved.size - min(saved.size, local.stat().st_size)
+        is_whole = saved.is_whole and not missing
+        target = self._new(path, "" if is_whole else PARTIAL)
+        copied = self._copy(local, target, saved)
+        stored = intent.description.stored
+        _describe(target, stored)
+        if missing:
+            self._tell(f"{path}: {missing} of its {saved.size} bytes are gone; the others are {target}")
+        elif not is_whole and saved.origin is not None:
+            self._tell(
+                f"{path}: of its {saved.size} bytes {copied} are here, as {target}; "
+                f"the others are those of the object {saved.origin.name}, ETag {saved.origin.etag}"
+            )
+        elif doubt:
+            self._tell(f"{path}: {doubt}: look at {target}")
+
+    def _copy(self, local: Path, target: Path, saved: SavedFile) -> int:
+        """Copy a local file's bytes; return how many. Raise `Changed` when they changed meanwhile."""
+        try:
+            with local.open("rb") as source, _create(target) as copy:
+                before = _mark(source.fileno())
+                copied = 0
+                for start, end in _runs(source.fileno(), saved):
+                    for offset in range(start, end, _MIB):
+                        data = os.pread(source.fileno(), min(_MIB, end - offset), offset)
+                        copy.seek(offset)
+                        copied += copy.write(data)
+                copy.truncate(saved.size)
+                changed = _mark(source.fileno()) != before
+        except FileNotFoundError:
+            raise Changed("its local file is not there any more") from None
+        except OSError as error:
+            raise SwiftfsError(f"{target}: {error.strerror}") from None
+        if changed:
+            target.unlink()
+            raise Changed("it changed while it was copied")
+        self.tally.files += 1
+        self.tally.bytes += copied
+        return copied
+
+    def _new(self, path: str, suffix: str = "") -> Path:
+        """Return a name that is free, as near to `path` as can be, and make the folders it lies in."""
+        *folders, name = map(_component, path.strip("/").split("/"))
+        place = self._target
+        try:
+            for folder in folders:
+                place = _free(place / folder, _is_no_folder)
+                place.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SwiftfsError(f"{place}: {error.strerror}") from None
+        place = _free(place / (name + suffix), os.path.lexists)
+        if place != self._target / (path.strip("/") + suffix):
+            self._tell(f"{path}: it is copied as {place}")
+        return place
+
+
+def read_intents(folder: Path) -> Salvage:
+    """Return the intents that a mount wrote into the folder `lost` because it could not trust them."""
+    salvaged = Salvage()
+    for path in sorted(folder.glob("intent-*.json")):
+        try:
+            intent = decode(path.read_text())
+        except (Unreadable, UnicodeDecodeError):
+            continue  # the text itself is copied
+        if isinstance(intent, PutFile):
+            salvaged.found.append(Found(path_of(intent), intent, f"set aside as {path.name}"))
+    return salvaged
+
+
+def _last_of_each(found: Iterable[Found]) -> dict[str, Found]:
+    """Return what holds data: the last change of each path, and every doubtful one, by some key."""
+    last: dict[str, Found] = {}
+    for one in found:
+        if isinstance(one.intent, PutFile | PutSmall | PutMarker):
+            file = one.intent.file.file if one.doubt and isinstance(one.intent, PutFile) else ""
+            last[f"{one.path}\0{file}"] = one
+    return last
+
+
+def _component(name: str) -> str:
+    """Return a name that cannot lead out of a folder, and that Linux takes (at most 255 bytes)."""
+    name = (escape(name) if name in ("", ".", "..") else name).replace("\0", "%00")
+    longest = 255 - len(PARTIAL) - len(".99")
+    data = name.encode(errors="replace")
+    return name if len(data) <= longest else data[:longest].decode(errors="ignore")
+
+
+def _free(path: Path, is_taken: Callable[[Path], bool]) -> Path:
+    if not is_taken(path):
+        return path
+    others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
+    return next(other for other in others if not is_taken(other))
+
+
+def _is_no_folder(path: Path) -> bool:
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
+def _create(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+def _mark(descriptor: int) -> tuple[int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _runs(descriptor: int, saved: SavedFile) -> Iterator[tuple[int, int]]:
+    """Yield what of a local file is the file's: of a whole one all that is no hole."""
+    if not saved.is_whole:
+        for first, last in saved.dirty.runs(*block_range(0, saved.size)):
+            yield first * BLOCK, min(last * BLOCK, saved.size)
+        return
+    position = 0
+    with suppress(OSError):  # ENXIO: no data behind it
+        while position < saved.size:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            position = os.lseek(descriptor, start, os.SEEK_HOLE)
+            if start < saved.size:
+                yield start, min(position, saved.size)
+
+
+def _describe(path: Path, stored: Stored) -> None:
+    if stored.mode is not None:
+        path.chmod(stored.mode & 0o777)
+    if stored.mtime_ns is not None:
+        os.utime(path, ns=(stored.mtime_ns, stored.mtime_ns))
+
+
+def _make_small(path: Path, intent: PutSmall) -> None:
+    stored = intent.description.stored
+    if stat.S_ISLNK(stored.mode or 0):
+        path.symlink_to(intent.body.decode())
+    else:
+        os.mknod(path, stored.mode or 0, stored.device or 0)
