@@ -215,9 +215,8 @@ def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], No
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
     switches = ("ro", "allow_other", "allow_root", "default_permissions")
-    watch = threading.Thread(
-        target=_tell_when_it_answers, args=(request.mountpoint, request.mountpoint.stat().st_dev, ready)
-    )
+    outside, ended = request.mountpoint.stat().st_dev, threading.Event()
+    watch = threading.Thread(target=_tell_when_it_answers, args=(request.mountpoint, outside, ended, ready))
     hangup = HangupWatch(filesystem.refresh)
 
     def begin() -> None:
@@ -236,18 +235,22 @@ def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], No
             options={"atomic_o_trunc": True, **{name: getattr(options, name) for name in switches}},
         )
     finally:
+        ended.set()
         hangup.stop()
     watch.join()
 
 
-def _tell_when_it_answers(mountpoint: Path, outside: int, ready: Callable[[], None]) -> None:
+def _tell_when_it_answers(
+    mountpoint: Path, outside: int, ended: threading.Event, ready: Callable[[], None]
+) -> None:
     """Call `ready`, or end the mount when it does not answer or nobody waits for it any more."""
     deadline = time.monotonic() + ANSWER_SECONDS
     try:
         while mountpoint.stat().st_dev == outside:
             if time.monotonic() > deadline:
                 raise TimeoutError("it does not answer")  # noqa: TRY301
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return
         ready()
     except Exception as error:  # noqa: BLE001  whoever waits must not wait for ever
         log.error("the mount on %s ends: %s", mountpoint, error)

@@ -6,7 +6,6 @@ Nothing in the cache folder is changed, and a mount that has it goes on.
 import errno
 import itertools
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.localfile import synchronize
 from swiftfs.content.saved import SavedFile
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.journal.codec import Unreadable, decode
+from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.naming import escape
@@ -35,12 +34,14 @@ ROUNDS = 3
 """So often a file is copied that a mount changes or stores meanwhile."""
 
 _MIB = 1024 * 1024
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Tell = Callable[[str], None]
 
 
-class Changed(SwiftfsError):
-    """A local file was written to, or stored, while it was copied."""
+class NotCopied(SwiftfsError):
+    """A file could not be copied, or changed meanwhile; the others may be."""
 
 
 @dataclass(slots=True)
@@ -49,7 +50,6 @@ class Tally:
 
     files: int = 0
     links: int = 0
-    folders: int = 0
     bytes: int = 0
 
 
@@ -109,20 +109,27 @@ class Rescue:
     def take(self, salvaged: Salvage, again: Callable[[], Salvage] | None = None) -> None:
         """Copy what a journal holds.
 
-        `again` reads it once more: what changes while it is copied, or is stored, is looked up there.
+        `again` reads it once more: a copy is good when the journal says afterwards what it said before, for
+        the local file of what Swift has got may lose its bytes.
         """
         for problem in salvaged.problems:
             self._tell(problem)
         pending = _last_of_each(salvaged.found)
         for found in pending.values():
             self._take_small(found)
-        for _ in range(ROUNDS if again else 0):
-            pending = self._copy_files(pending, lambda _: None)
-            if not pending or again is None:
-                return
-            now = _last_of_each(again().found)
-            pending = {key: now[key] for key in pending if key in now}
-        self._copy_files(pending, self._tell)
+        reasons: dict[str, str] = {}
+        for _ in range(ROUNDS if again else 1):
+            copies, reasons = self._copy_files(pending)
+            now = _last_of_each(again().found) if again else pending
+            for key, copy in copies.items():
+                if key in now and encode(now[key].intent) == encode(pending[key].intent):
+                    self._accept(copy)
+                else:
+                    copy.path.unlink()
+                    reasons[key] = "it changed while it was copied"
+            pending = {key: now[key] for key in reasons if key in now}
+        for key, found in pending.items():
+            self._tell(f"{found.path}: {reasons[key]}")
 
     def take_lost(self, folder: Path, known: Iterable[str]) -> None:
         """Copy the files of a folder whose names are not `known` under those names."""
@@ -130,11 +137,12 @@ class Rescue:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name in taken or not path.is_file() or path.is_symlink():
                 continue
-            if path.match("intent-*.json"):
-                shutil.copyfile(path, self._new(f"/{LOST}/{path.name}"))
-                continue
             saved = SavedFile(path.name, path.stat().st_size, None, Blocks(), None)
-            self._copy(path, self._new(f"/{LOST}/{path.name}"), saved)
+            try:
+                target = self._new(f"/{LOST}/{path.name}")
+                self._accept(_Copy(target, self._copy(saved, target)))
+            except NotCopied as error:
+                self._tell(f"{path}: {error}")
 
     def finish(self) -> None:
         """Make the links, and return when all is on the disk."""
@@ -143,78 +151,84 @@ class Rescue:
                 _make_small(self._new(path), intent)
             except OSError as error:
                 self._tell(f"{path}: {error.strerror}")
+            except NotCopied as error:
+                self._tell(f"{path}: {error}")
             else:
                 self.tally.links += 1
         synchronize(self._target)
 
-    def find(self, saved: SavedFile) -> Path | None:
-        """Return where a local file is, None when it is not there any more."""
-        paths = (folder / saved.file for folder in self._folders)
-        return next((path for path in paths if path.is_file() and not path.is_symlink()), None)
+    def _accept(self, copy: "_Copy") -> None:
+        self.tally.files += 1
+        self.tally.bytes += copy.bytes
+        if copy.line:
+            self._tell(copy.line)
 
     def _take_small(self, found: Found) -> None:
         if isinstance(found.intent, PutMarker):
-            self._new(f"{found.path.rstrip('/')}/x")
-            self.tally.folders += 1
+            with suppress(NotCopied):
+                self._new(f"{found.path.rstrip('/')}/x")
         elif isinstance(found.intent, PutSmall):
             self._links.append((found.path, found.intent))
 
-    def _copy_files(self, pending: dict[str, Found], tell: Tell) -> dict[str, Found]:
-        """Copy files; return those that could not be, and tell why."""
-        failed = {}
+    def _copy_files(self, pending: dict[str, Found]) -> tuple[dict[str, "_Copy"], dict[str, str]]:
+        """Copy files; return the copies, and why others could not be made."""
+        copies, reasons = {}, {}
         for key, found in pending.items():
-            if not isinstance(found.intent, PutFile):
-                continue
-            try:
-                self._copy_file(found.path, found.doubt, found.intent)
-            except Changed as error:
-                tell(f"{found.path}: {error}")
-                failed[key] = found
-        return failed
+            if isinstance(found.intent, PutFile):
+                try:
+                    copies[key] = self._copy_file(found, found.intent)
+                except NotCopied as error:
+                    reasons[key] = str(error)
+        return copies, reasons
 
-    def _copy_file(self, path: str, doubt: str, intent: PutFile) -> None:
-        saved = intent.file
-        local = self.find(saved)
-        if local is None:
-            raise Changed(f"its local file {saved.file} is not there any more")
-        missing = saved.size - min(saved.size, local.stat().st_size)
-        is_whole = saved.is_whole and not missing
-        target = self._new(path, "" if is_whole else PARTIAL)
-        copied = self._copy(local, target, saved)
-        stored = intent.description.stored
-        _describe(target, stored)
-        if missing:
-            self._tell(f"{path}: {missing} of its {saved.size} bytes are gone; the others are {target}")
-        elif not is_whole and saved.origin is not None:
-            self._tell(
+    def _copy_file(self, found: Found, intent: PutFile) -> "_Copy":
+        saved, path = intent.file, found.path
+        with self._open(saved) as local:
+            cut = max(0, saved.size - os.fstat(local.fileno()).st_size)
+        suffix = "" if saved.is_whole and not cut else PARTIAL
+        target = self._new(path, suffix)
+        copied = self._copy(saved, target)
+        _describe(target, intent.description.stored)
+        line = ""
+        if cut:
+            line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are {target}"
+        elif suffix and saved.origin is not None:
+            line = (
                 f"{path}: of its {saved.size} bytes {copied} are here, as {target}; "
                 f"the others are those of the object {saved.origin.name}, ETag {saved.origin.etag}"
             )
-        elif doubt:
-            self._tell(f"{path}: {doubt}: look at {target}")
+        elif found.doubt:
+            line = f"{path}: {found.doubt}: look at {target}"
+        elif target != self._target / path.strip("/"):
+            line = f"{path}: it is copied as {target}"
+        return _Copy(target, copied, line)
 
-    def _copy(self, local: Path, target: Path, saved: SavedFile) -> int:
-        """Copy a local file's bytes; return how many. Raise `Changed` when they changed meanwhile."""
+    def _open(self, saved: SavedFile) -> BinaryIO:
+        """Open a local file, where it is now."""
+        for folder in self._folders:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return os.fdopen(os.open(folder / saved.file, _READING), "rb")
+        raise NotCopied(f"its local file {saved.file} is not there any more")
+
+    def _copy(self, saved: SavedFile, target: Path) -> int:
+        """Copy what a local file has; return how many bytes that are."""
+        copied = 0
         try:
-            with local.open("rb") as source, _create(target) as copy:
-                before = _mark(source.fileno())
-                copied = 0
-                for start, end in _runs(source.fileno(), saved):
+            with self._open(saved) as local, os.fdopen(os.open(target, _MAKING, 0o600), "wb") as copy:
+                before = _mark(local.fileno())
+                for start, end in _runs(local.fileno(), saved):
                     for offset in range(start, end, _MIB):
-                        data = os.pread(source.fileno(), min(_MIB, end - offset), offset)
                         copy.seek(offset)
-                        copied += copy.write(data)
+                        copied += copy.write(os.pread(local.fileno(), min(_MIB, end - offset), offset))
                 copy.truncate(saved.size)
-                changed = _mark(source.fileno()) != before
-        except FileNotFoundError:
-            raise Changed("its local file is not there any more") from None
+                changed = _mark(local.fileno()) != before
         except OSError as error:
-            raise SwiftfsError(f"{target}: {error.strerror}") from None
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise SwiftfsError(f"{target}: {error.strerror}") from None
+            raise NotCopied(str(error.strerror)) from None
         if changed:
             target.unlink()
-            raise Changed("it changed while it was copied")
-        self.tally.files += 1
-        self.tally.bytes += copied
+            raise NotCopied("it changed while it was copied")
         return copied
 
     def _new(self, path: str, suffix: str = "") -> Path:
@@ -226,11 +240,17 @@ class Rescue:
                 place = _free(place / folder, _is_no_folder)
                 place.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise SwiftfsError(f"{place}: {error.strerror}") from None
-        place = _free(place / (name + suffix), os.path.lexists)
-        if place != self._target / (path.strip("/") + suffix):
-            self._tell(f"{path}: it is copied as {place}")
-        return place
+            raise NotCopied(f"{place}: {error.strerror}") from None
+        return _free(place / (name + suffix), os.path.lexists)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy, the `bytes` it has, and what must be said of it."""
+
+    path: Path
+    bytes: int
+    line: str = ""
 
 
 def read_intents(folder: Path) -> Salvage:
@@ -273,11 +293,6 @@ def _free(path: Path, is_taken: Callable[[Path], bool]) -> Path:
 
 def _is_no_folder(path: Path) -> bool:
     return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
-
-
-def _create(path: Path) -> BinaryIO:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
 def _mark(descriptor: int) -> tuple[int, int, int]:

@@ -248,7 +248,7 @@ def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> No
     (tmp_path / "cache").mkdir()
     lines: list[str] = []
     seen: set[str] = set()
-    with bench(store, tmp_path / "cache", "settle=0.1,cache_size=1M") as filesystem:
+    with bench(store, tmp_path / "cache", "settle=0.1") as filesystem:
         for number in range(300):
             write(filesystem, f"/{number}", str(number).encode() * 5000)
             if number % 20 == 19:

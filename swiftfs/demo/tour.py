@@ -166,11 +166,13 @@ def _write(tour: Tour) -> None:
     tour.say("Copy a folder in, with times, modes and a symbolic link")
     tour.type("cp", "-a", TREE, name)
     tour.type("ls", "-l", f"{name}/{TREE}")
+    tour.type("swiftfs", "flush", name)
     tour.count()
     tour.say(f"Copy a file of {BIG_MIB} MiB in: it becomes a large object of segments")
     tour.type("dd", "if=/dev/urandom", f"of={BIG}", "bs=1M", f"count={BIG_MIB}", "status=none")
     began = time.monotonic()
     tour.type("cp", BIG, name)
+    tour.type("swiftfs", "flush", name)
     tour.console.print(f"  [dim]{time.monotonic() - began:.1f} s until it was in Swift[/dim]")
     tour.count()
 
