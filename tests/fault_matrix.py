@@ -30,7 +30,7 @@ from swiftfs.errors import (
 DOCUMENT = Path(__file__).parents[1] / "docs" / "durability.md"
 BEGIN, END = "<!-- fault matrix, made by ./dev tables -->", "<!-- end of the fault matrix -->"
 
-SILENCE = 0.5
+SILENCE = 1.0
 """Seconds after which the impatient store of the tests gives a request up."""
 
 STATUSES: dict[int, type[StoreError]] = {

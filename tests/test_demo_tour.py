@@ -67,7 +67,7 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
     commands = re.findall(r"^  \$ (\S+)", output, re.MULTILINE)
     assert commands.count("swift") == 4
     assert commands.count("cp") == 2
-    assert commands.count("swiftfs") == 4
+    assert commands.count("swiftfs") == 6
     assert "all equal" in output
     assert re.search(r"Swift was asked: .*\d+ PUT", output)
     assert "big.bin" in output
