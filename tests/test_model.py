@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bench_filesystem import ME, names, put, read, write
@@ -22,12 +23,12 @@ from reference_model import ReferenceModel, Thing
 from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
-from swiftfs.errors import SwiftfsError, errno_of
+from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.filesystem import FileSystem
 from swiftfs.mount import MountRequest, build
 from swiftfs.naming import Source, split
 from swiftfs.settings import parse_options
-from swiftfs.store import Stores, connect
+from swiftfs.store import ObjectStore, Stores, connect
 
 OPTIONS = "segment_size=1M,settle=0.2"
 
@@ -39,6 +40,19 @@ BODIES = st.sampled_from([b"x", b"some bytes", b"L" * 1_300_000])
 SIZES = st.sampled_from([0, 1, 5, 1_100_000])
 
 _numbers = itertools.count(1)
+
+
+class Line:
+    """A store that can be cut off, as a process that died is."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.is_cut = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_cut and name != "close":
+            raise Unavailable("the process is dead")
+        return getattr(self._store, name)
 
 
 class Machine(RuleBasedStateMachine):
@@ -60,7 +74,9 @@ class Machine(RuleBasedStateMachine):
     def mount(self) -> FileSystem:
         options = parse_options([OPTIONS])
         request = MountRequest(Source.parse(self.container), Path("/nowhere"), options)
-        filesystem = build(self.stores, request, self.cache)
+        self.line = Line(self.stores.foreground)
+        stores = replace(self.stores, foreground=cast(ObjectStore, self.line))
+        filesystem = build(stores, request, self.cache)
         filesystem.begin()
         return filesystem
 
@@ -179,6 +195,24 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def remount(self) -> None:
         self.real.close()
+        self.real = self.mount()
+
+    @rule()
+    def crash(self) -> None:
+        """Go on with what the disk holds at this moment; what a dead process does then reaches nobody."""
+        self.line.is_cut = True
+        left = Path(tempfile.mkdtemp(prefix="swiftfs-model-"))
+        # The local files come first: a record whose file went between the two copies would be a lie.
+        for path in sorted(path for path in self.cache.rglob("*") if path.is_file()):
+            copy = left / path.relative_to(self.cache)
+            copy.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy(path, copy)
+        self.real._journal.close(0.0, lambda _: None)
+        self.real._rooms.contents.close()
+        self.real._namespace.close()
+        shutil.rmtree(self.cache)
+        self.cache = left
         self.real = self.mount()
 
     @rule(name=st.sampled_from(NAMES), body=st.sampled_from([b"", b"foreign"]))
