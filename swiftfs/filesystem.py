@@ -14,16 +14,17 @@ from dataclasses import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored
 from swiftfs.content.content import Fill
-from swiftfs.errors import NotFound, SwiftfsError, os_error
+from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.files import Files
 from swiftfs.folders import Folders
-from swiftfs.handles import Node, OpenFiles
-from swiftfs.journal.intents import Delete, Description, Move, PutSmall
+from swiftfs.handles import OpenFiles
+from swiftfs.journal.intents import Description, PutSmall
 from swiftfs.journal.log import Record
 from swiftfs.journal.report import Waiting
 from swiftfs.metadata import Metadata
 from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
-from swiftfs.namespace.entry import Entry, inode_of, moved_entry
+from swiftfs.moves import Moves, deletion_of
+from swiftfs.namespace.entry import inode_of
 from swiftfs.naming import Source, escape, join, split, unescape
 from swiftfs.promises import Promises, file_promise
 from swiftfs.rooms import Rooms
@@ -46,6 +47,7 @@ class FileSystem:
         self._promises = Promises(rooms, table)
         self._files = Files(rooms, self._promises, table)
         self._folders = Folders(rooms, source, self._files, self._promises)
+        self._moves = Moves(rooms, self._files, self._folders, self._promises)
         self._metadata = Metadata(rooms, source, self._files, self._promises)
         self._usage = UsageReport(rooms.store, source)
 
@@ -137,12 +139,12 @@ class FileSystem:
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
         if self._files.table.at(path) is not None:
-            self._hide(path, f"{path}.fuse_hidden")
+            self._moves.hide(path, f"{path}.fuse_hidden")
         elif entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
         else:
             self._folders.keep_parent(path)
-            self._promises.make(path, _deletion(entry), None)
+            self._promises.make(path, deletion_of(entry), None)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder over whatever POSIX lets it replace."""
@@ -151,7 +153,7 @@ class FileSystem:
         node = self._files.table.at(old)
         if HIDDEN_NAME.fullmatch(split(new)[1]):
             if node is not None:
-                self._hide(old, new)
+                self._moves.hide(old, new)
                 return
             # libfuse counts a handle as open until after its release: then nobody will unlink `new`. But a
             # program that writes such a file does so under a temporary name that holds the name.
@@ -165,9 +167,9 @@ class FileSystem:
             raise os_error(errno.EISDIR, new)
         elif node is not None:
             with node.lock:
-                self._rename_open(node, new, target)
+                self._moves.rename_open(node, new, self._new_name(new), target)
         elif moving is not None:
-            self._move(old, new, moving, target)
+            self._moves.move(old, new, self._new_name(new), moving, target)
         else:
             raise os_error(errno.ENOENT, old)
 
@@ -334,74 +336,3 @@ class FileSystem:
         description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
         entry = file_promise(path, name, len(body), description, self._rooms.defaults)
         self._promises.make(path, PutSmall(name, body, description, fresh=True), entry)
-
-    def _hide(self, path: str, hidden: str) -> None:
-        """Take the name from an open file; it lives on without one, and its object is deleted."""
-        node = self._files.table.at(path)
-        entry = self._namespace.find(path)
-        assert node is not None
-        with node.lock:
-            self._folders.keep_parent(path)
-            node.hidden = True
-            self._files.table.move(path, hidden)
-            if entry is None or entry.object is None:
-                return
-            node.content.pin()
-            if node.content.is_complete():
-                self._promises.make(path, _deletion(entry), None, later=True)
-            else:
-                node.deletion = _deletion(entry)
-                node.settled = self._promises.note(path, None)[0]
-
-    def _rename_open(self, node: Node, new: str, target: Entry | None) -> None:
-        old = node.path
-        if node.entry is None:  # only this process knows of it: the flush will give it the new name
-            node.name = self._new_name(new)
-            node.replaces = target
-        else:
-            self._files.flush(node)
-            node.follow(self._move(old, new, node.entry, target))
-        self._files.table.move(old, new)
-
-    def _move(self, old: str, new: str, entry: Entry, target: Entry | None) -> Entry:
-        name = self._new_name(new)
-        assert entry.object is not None
-        self._files.settle_hidden(name)
-        self._folders.keep_parent(old)
-        moved = moved_entry(entry, split(new)[1], name)
-        if self._move_promise(old, new, entry.object, moved, target):
-            return moved
-        try:
-            self._journal.execute(old, Move(entry.object, name, target.large if target else False))
-        except NotFound:
-            self._namespace.forget(old)
-            raise
-        # What waited for the old name is executed: Swift has said what it made of it.
-        moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
-        self._namespace.record(old, None)
-        self._namespace.record(new, moved)
-        return moved
-
-    def _move_promise(
-        self, old: str, new: str, source: ObjectName, moved: Entry, target: Entry | None
-    ) -> bool:
-        """Give a file that Swift has not got yet its new name at once; say whether that was possible."""
-        assert moved.object is not None
-        if not self._journal.rename(
-            source,
-            moved.object,
-            new,
-            lambda: (self._promises.note(new, moved)[0], self._promises.note(old, None)[0]),
-            replaces_large=target.large if target else False,
-            replaces_etag=(target.etag or None) if target else None,
-            fresh=target is None,
-        ):
-            return False
-        if not self._journal.seconds:
-            self._journal.flush([source, moved.object])
-        return True
-
-
-def _deletion(entry: Entry) -> Delete:
-    assert entry.object is not None
-    return Delete(entry.object, entry.large, entry.etag or None)

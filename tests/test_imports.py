@@ -15,7 +15,7 @@ FLOORS = {
     "store": 1,
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
-    **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "usage"], 3),
+    **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "moves", "usage"], 3),
     **dict.fromkeys(["prefetch", "promises", "readers", "rooms"], 3),
     "fuse": 4,
 }

@@ -160,15 +160,7 @@ class Journal:
                 return False
             tail = self._queue.tail(target)
             merged = coalesce(tail.intent, moved) if tail is not None and not tail.running else None
-            overtaken = tail if merged else None
-            done, gone = note()
-            leaves = None
-            if task.intent.fresh:
-                gone(None)
-            else:
-                deletion = Delete(source, task.intent.replaces_large, task.intent.replaces_etag)
-                leaves = Task(0, task.path, deletion, gone, task.born, task.due)
-            self._replace(task, overtaken, (merged or (moved,))[0], path, done, leaves)
+            self._replace(task, tail if merged else None, (merged or (moved,))[0], path, note)
             return True
 
     def execute(self, path: str, intent: Move | MoveFolder) -> None:
@@ -319,25 +311,35 @@ class Journal:
         self._changed.notify_all()
 
     def _replace(
-        self, task: Task, overtaken: Task | None, intent: Intent, path: str, done: Done, leaves: Task | None
+        self,
+        task: Task,
+        overtaken: Task | None,
+        intent: Intent,
+        path: str,
+        note: Callable[[], tuple[Done, Done]],
     ) -> None:
-        """Let `intent` take the place of both tasks, behind all others; `leaves` comes after it."""
+        """Let `intent` take the place of both tasks, behind all others; `note` is as in `rename`."""
+        assert isinstance(task.intent, PutFile | PutSmall)
+        source, was_there = task.intent, not task.intent.fresh
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
-        if leaves:
-            leaves.seq = self._queue.next_seq()
-        records = [Record(seq, path, intent), *([leaves.record()] if leaves else [])]
+        deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
+        leaves = Task(self._queue.next_seq(), task.path, deletion, _ignore, task.born, task.due)
+        records = [Record(seq, path, intent), *([leaves.record()] if was_there else [])]
         self._log.commit(records, [one.seq for one in gone])
         for one in gone:
             self._queue.remove(one)
         if overtaken:
             overtaken.ended = True
             self._unhold(overtaken.intent)
-        task.seq, task.path, task.intent, task.done = seq, path, intent, done
+        task.done, leaves.done = note()
+        task.seq, task.path, task.intent = seq, path, intent
         if isinstance(intent, PutFile):
             self._contents.detach(intent.file.file)
         self._queue.add(task)
-        if leaves:
+        if was_there:
             self._queue.add(leaves, after=task)
+        else:
+            leaves.done(None)
 
     def _overtake(self, move: Move) -> Move:
         """Return the move in place of a deletion of its target that waits."""

@@ -1,0 +1,99 @@
+"""Files that get other names, or lose theirs while they are open."""
+
+from swiftfs.errors import NotFound
+from swiftfs.files import Files
+from swiftfs.folders import Folders
+from swiftfs.handles import Node
+from swiftfs.journal.intents import Delete, Move
+from swiftfs.model import ObjectName
+from swiftfs.namespace.entry import Entry, moved_entry
+from swiftfs.naming import split
+from swiftfs.promises import Promises
+from swiftfs.rooms import Rooms
+
+
+class Moves:
+    """What `rename` does to files: a new name in the journal where Swift has them not, else a COPY."""
+
+    def __init__(self, rooms: Rooms, files: Files, folders: Folders, promises: Promises) -> None:
+        self._namespace = rooms.namespace
+        self._journal = rooms.journal
+        self._files = files
+        self._folders = folders
+        self._promises = promises
+
+    def hide(self, path: str, hidden: str) -> None:
+        """Take the name from an open file; it lives on without one, and its object is deleted."""
+        node = self._files.table.at(path)
+        entry = self._namespace.find(path)
+        assert node is not None
+        with node.lock:
+            self._folders.keep_parent(path)
+            node.hidden = True
+            self._files.table.move(path, hidden)
+            if entry is None or entry.object is None:
+                return
+            node.content.pin()
+            if node.content.is_complete():
+                self._promises.make(path, deletion_of(entry), None, later=True)
+            else:
+                node.deletion = deletion_of(entry)
+                node.settled = self._promises.note(path, None)[0]
+
+    def rename_open(self, node: Node, new: str, name: ObjectName, target: Entry | None) -> None:
+        """Rename an open file to `new`, which is the object `name`, over `target`; its lock is held."""
+        old = node.path
+        if node.entry is None:  # only this process knows of it: the flush will give it the new name
+            node.name = name
+            node.replaces = target
+        else:
+            self._files.flush(node)
+            node.follow(self.move(old, new, name, node.entry, target))
+        self._files.table.move(old, new)
+
+    def move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
+        """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
+
+        Raise why Swift does not move what it has already, and `NotFound` when another client deleted it.
+        """
+        assert entry.object is not None
+        self._files.settle_hidden(name)
+        self._folders.keep_parent(old)
+        moved = moved_entry(entry, split(new)[1], name)
+        if self._move_promise(old, new, entry.object, moved, target):
+            return moved
+        try:
+            self._journal.execute(old, Move(entry.object, name, target.large if target else False))
+        except NotFound:
+            self._namespace.forget(old)
+            raise
+        # What waited for the old name is executed: Swift has said what it made of it.
+        moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
+        self._namespace.record(old, None)
+        self._namespace.record(new, moved)
+        return moved
+
+    def _move_promise(
+        self, old: str, new: str, source: ObjectName, moved: Entry, target: Entry | None
+    ) -> bool:
+        """Give a file that Swift has not got yet its new name at once; say whether that was possible."""
+        assert moved.object is not None
+        if not self._journal.rename(
+            source,
+            moved.object,
+            new,
+            lambda: (self._promises.note(new, moved)[0], self._promises.note(old, None)[0]),
+            replaces_large=target.large if target else False,
+            replaces_etag=(target.etag or None) if target else None,
+            fresh=target is None,
+        ):
+            return False
+        if not self._journal.seconds:
+            self._journal.flush([source, moved.object])
+        return True
+
+
+def deletion_of(entry: Entry) -> Delete:
+    """Return what deletes a file's object."""
+    assert entry.object is not None
+    return Delete(entry.object, entry.large, entry.etag or None)
