@@ -192,11 +192,8 @@ class Rescue:
         line = ""
         if cut:
             line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are {target}"
-        elif suffix and saved.origin is not None:
-            line = (
-                f"{path}: of its {saved.size} bytes {copied} are here, as {target}; "
-                f"the others are those of the object {saved.origin.name}, ETag {saved.origin.etag}"
-            )
+        elif suffix:
+            line = f"{path}: of its {saved.size} bytes {copied} are here, as {target}; {_elsewhere(saved)}"
         elif found.doubt:
             line = f"{path}: {found.doubt}: look at {target}"
         elif target != self._target / path.strip("/"):
@@ -225,6 +222,7 @@ class Rescue:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise SwiftfsError(f"{target}: {error.strerror}") from None
+            target.unlink(missing_ok=True)
             raise NotCopied(str(error.strerror)) from None
         if changed:
             target.unlink()
@@ -303,7 +301,10 @@ def _mark(descriptor: int) -> tuple[int, int, int]:
 def _runs(descriptor: int, saved: SavedFile) -> Iterator[tuple[int, int]]:
     """Yield what of a local file is the file's: of a whole one all that is no hole."""
     if not saved.is_whole:
-        for first, last in saved.dirty.runs(*block_range(0, saved.size)):
+        here = saved.dirty.copy()
+        for placed in saved.evicted:
+            here.discard(-(-placed.start // BLOCK), (placed.start + placed.segment.span) // BLOCK)
+        for first, last in here.runs(*block_range(0, saved.size)):
             yield first * BLOCK, min(last * BLOCK, saved.size)
         return
     position = 0
@@ -313,6 +314,16 @@ def _runs(descriptor: int, saved: SavedFile) -> Iterator[tuple[int, int]]:
             position = os.lseek(descriptor, start, os.SEEK_HOLE)
             if start < saved.size:
                 yield start, min(position, saved.size)
+
+
+def _elsewhere(saved: SavedFile) -> str:
+    """Return where the bytes of a file are that its local file has not."""
+    places = []
+    if saved.origin is not None:
+        places.append(f"those of the object {saved.origin.name}, ETag {saved.origin.etag}")
+    if saved.evicted:
+        places.append(f"in its segments below {saved.prefix}")
+    return f"the others are {', or '.join(places)}"
 
 
 def _describe(path: Path, stored: Stored) -> None:

@@ -70,6 +70,9 @@ class Passthrough:
     def releasedir(self, handle: int) -> None:
         del self._folders[handle]
 
+    def fsyncdir(self, handle: int) -> None:
+        os.sync()
+
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         Path(self._at(path)).mkdir(mode)
 

@@ -16,26 +16,22 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
-from swiftfs.attributes import Stored
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.origin import Origin
-from swiftfs.content.saved import SavedFile
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError, Unavailable
+from swiftfs.errors import Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.intents import Delete, Description, Intent, PutFile, PutMarker, PutSmall
-from swiftfs.journal.log import Log, Record
 from swiftfs.journal.report import MOST_BYTES, Report, Waiting
-from swiftfs.journal.salvage import copy_journal, salvage
-from swiftfs.model import ObjectName
-from swiftfs.rescue import LOST, PARTIAL, Rescue, damaged_journals, find_cache
 
 pytestmark = pytest.mark.mount_options("settle=1000")
 
 NEVER = "settle=1000"
-OWNER = "box of memory"
 MTIME = 1_700_000_000_123_456_789
-DESCRIPTION = Description("text/plain", Stored(stat.S_IFREG | 0o640, MTIME))
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create_container("box")
+    return store
 
 
 def status(mount: Mount) -> dict[str, Any]:
@@ -83,14 +79,6 @@ def refused(mounted: Mount, swift: SwiftServer, container: str) -> Iterator[Moun
     swift.inject(Fault("PUT", f"/{container}/no", status=403))
     yield mounted
     swift.clear_faults()
-
-
-def kill(mount: Mount) -> None:
-    """End a mount as a crash would; `start` may follow."""
-    os.kill(mount.pid, signal.SIGKILL)
-    mount.exit_code = -signal.SIGKILL
-    mount.stop()
-    mount.exit_code = 0
 
 
 def test_status_shows_what_waits(mounted: Mount) -> None:
@@ -244,309 +232,8 @@ def test_export_of_what_is_parked_after_its_mount_ended(
     refused.start()
 
 
-def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    lines: list[str] = []
-    seen: set[str] = set()
-    with bench(store, tmp_path / "cache", "settle=0.1") as filesystem:
-        for number in range(300):
-            write(filesystem, f"/{number}", str(number).encode() * 5000)
-            if number % 20 == 19:
-                rescue = Rescue(tmp_path / "cache", tmp_path / f"out{number}", lines.append)
-                rescue.export(tmp_path / "cache" / "journal.sqlite")
-                for copy in (tmp_path / f"out{number}").iterdir():
-                    assert copy.read_bytes() == copy.name.encode() * 5000
-                    seen.add(copy.name)
-        wait_until(lambda: not filesystem.waiting())
-    assert lines == []
-    assert seen
-
-
 def test_neither_a_mount_nor_a_cache(tmp_path: Path) -> None:
     for command in ("export", "recover"):
         line = one_line(swiftfs(command, tmp_path, tmp_path / "out"))
         assert line == f"swiftfs: {tmp_path} is neither a swiftfs mount nor a cache folder\n"
         assert not (tmp_path / "out").exists()
-
-
-# Below: cache folders made by hand.
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    store = MemoryStore()
-    store.create_container("box")
-    return store
-
-
-class Cache:
-    """A cache folder whose journal says what a test wants; `lines` is what a rescue told."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "cache"
-        self.target = folder / "out"
-        self.lines: list[str] = []
-        (self.folder / "content").mkdir(parents=True)
-        self._intents: list[tuple[str, Intent]] = []
-
-    def add(self, path: str, data: bytes, local: str, **saved: Any) -> None:
-        """Let a file be in the journal, and `data` be what its local file has."""
-        (self.folder / "content" / local).write_bytes(data)
-        file = SavedFile(
-            local, **{"size": len(data), "origin": None, "dirty": Blocks(), "prefix": None, **saved}
-        )
-        self.note(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
-
-    def note(self, path: str, intent: Intent) -> None:
-        """Let an intent be in the journal."""
-        self._intents.append((path, intent))
-
-    def close(self) -> None:
-        """Write the journal."""
-        log = Log(self.folder, OWNER)
-        log.commit(Record(seq, *one) for seq, one in enumerate(self._intents, 1))
-        log.close()
-
-    @property
-    def journal(self) -> Path:
-        return self.folder / "journal.sqlite"
-
-    def export(self) -> Rescue:
-        rescue = Rescue(self.folder, self.target, self.lines.append)
-        rescue.export(self.journal)
-        rescue.finish()
-        return rescue
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path)
-
-
-def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache) -> None:
-    dirty = Blocks()
-    dirty.add(1, 2)
-    origin = Origin(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
-    data = b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK
-    cache.add("/d/f", data, "open-1", origin=origin, dirty=dirty)
-    cache.close()
-    cache.export()
-    copy = cache.target / "d" / f"f{PARTIAL}"
-    assert copy.read_bytes() == bytes(BLOCK) + b"b" * BLOCK + bytes(BLOCK)
-    assert copy.stat().st_blocks * 512 < 2 * BLOCK
-    (line,) = cache.lines
-    assert line.startswith(f"/d/f: of its {3 * BLOCK} bytes {BLOCK} are here, as {copy}; ")
-    assert line.endswith("the others are those of the object box/f, ETag 0123")
-
-
-def test_holes_stay_holes_and_what_is_behind_the_end_stays_here(cache: Cache) -> None:
-    cache.add("/f", b"x", "open-1", size=64 * 1024 * 1024)
-    with (cache.folder / "content" / "open-1").open("r+b") as file:
-        file.truncate(65 * 1024 * 1024)
-    cache.close()
-    rescue = cache.export()
-    assert (cache.target / "f").stat().st_size == 64 * 1024 * 1024
-    assert rescue.tally.bytes <= 1024 * 1024
-    assert cache.lines == []
-
-
-def test_local_files_that_are_gone_or_cut_are_told(cache: Cache) -> None:
-    cache.add("/gone", b"gone", "open-1")
-    cache.add("/cut", b"cut", "open-2", size=10)
-    cache.close()
-    (cache.folder / "content" / "open-1").unlink()
-    cache.export()
-    assert cache.lines == [
-        f"/cut: 7 of its 10 bytes are gone; the others are {cache.target / 'cut'}{PARTIAL}",
-        "/gone: its local file open-1 is not there any more",
-    ]
-    assert (cache.target / f"cut{PARTIAL}").read_bytes() == b"cut" + bytes(7)
-    assert not (cache.target / "gone").exists()
-
-
-def test_a_file_that_is_stored_while_it_is_copied(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
-    cache.close()
-    before = salvage(cache.journal)
-    (cache.folder / "content" / "open-1").unlink()
-    log = Log(cache.folder, OWNER)
-    log.commit(drop=[1])
-    log.close()
-    rescue = Rescue(cache.folder, cache.target, cache.lines.append)
-    rescue.take(before, lambda: salvage(cache.journal))
-    assert cache.lines == []
-    assert list(cache.target.iterdir()) == []
-
-
-def test_a_file_that_changes_while_it_is_copied_is_copied_again(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache.add("/f", b"data", "open-1")
-    cache.close()
-    local = cache.folder / "content" / "open-1"
-    pread, times = os.pread, iter([b"more"])
-
-    def changing(descriptor: int, size: int, offset: int) -> bytes:
-        data = pread(descriptor, size, offset)
-        if change := next(times, b""):
-            local.write_bytes(change)
-        return data
-
-    monkeypatch.setattr(os, "pread", changing)
-    rescue = cache.export()
-    assert (cache.target / "f").read_bytes() == b"more"
-    assert rescue.tally.files == 1
-    assert cache.lines == []
-
-
-def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    link = Description("inode/symlink", Stored(stat.S_IFLNK | 0o777))
-    cache.note("/a", PutSmall(ObjectName("box", "a"), str(outside).encode(), link))
-    cache.add("/a/b", b"behind a link", "open-1")
-    cache.add("/../../outside/up", b"up", "open-2")
-    cache.add("//x/./y", b"odd", "open-3")
-    cache.add("/c", b"a file", "open-4")
-    cache.add("/c/d", b"in a file", "open-5")
-    cache.note("/" + "n" * 300, PutMarker(ObjectName("box", "n" * 300)))
-    cache.note("/fifo", PutSmall(ObjectName("box", "fifo"), b"", Description("inode/fifo", Stored(0o10600))))
-    cache.note("/c", Delete(ObjectName("box", "c"), large=False))
-    cache.close()
-    rescue = cache.export()
-    assert list(outside.iterdir()) == []
-    found = {str(path.relative_to(cache.target)) for path in cache.target.rglob("*") if not path.is_dir()}
-    assert found >= {"a/b", "%dotdot/%dotdot/outside/up", "x/%dot/y", "c", "c.2/d", "fifo"}
-    assert stat.S_ISFIFO((cache.target / "fifo").lstat().st_mode)
-    assert (cache.target / "a.2").readlink() == outside
-    assert rescue.tally.files == 5
-    assert any(line.startswith("/c/d: it is copied as ") for line in cache.lines)
-
-
-def test_a_journal_that_others_write_to_is_copied_whole(cache: Cache, tmp_path: Path) -> None:
-    cache.close()
-    log = Log(cache.folder, OWNER)
-    for seq in range(1, 50):
-        log.commit([Record(seq, f"/{seq}", Delete(ObjectName("box", str(seq)), large=None))])
-        folder = tmp_path / f"copy{seq}"
-        folder.mkdir()
-        copy_journal(cache.journal, folder)
-        assert len(salvage(cache.journal).found) == seq
-        if seq % 7 == 0:
-            log._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    log.close()
-    assert salvage(cache.journal).problems == []
-
-
-def parked(store: MemoryStore, cache: Path, count: int) -> None:
-    """Leave a cache folder with `count` files that Swift refused."""
-
-    def hook(called: str, _subject: object) -> None:
-        if called == "put":
-            raise AccessDenied("no")
-
-    def fill() -> None:
-        with bench(store, cache, NEVER) as filesystem:
-            for number in range(count):
-                write(filesystem, f"/file{number}", f"data {number}".encode())
-
-    store.hook = hook
-    with pytest.raises(SwiftfsError, match="stay in"):
-        fill()
-    store.hook = None
-
-
-def damage(journal: Path, how: str) -> None:
-    data = journal.read_bytes()
-    page = 4096
-    journal.write_bytes(
-        {
-            "header": b"\0" * 100 + data[100:],
-            "tail": data[: len(data) * 2 // 3],
-            "middle": data[: 8 * page] + os.urandom(page) + data[9 * page :],
-            "text": b"no",
-        }[how]
-    )
-
-
-@pytest.mark.parametrize("when", ["before a mount saw it", "after it was set aside"])
-@pytest.mark.parametrize("how", ["header", "tail", "middle", "text"])
-def test_recover_brings_back_what_a_damaged_journal_held(
-    store: MemoryStore, tmp_path: Path, how: str, when: str
-) -> None:
-    cache, target, count = tmp_path / "cache", tmp_path / "out", 60
-    cache.mkdir()
-    parked(store, cache, count)
-    damage(cache / "journal.sqlite", how)
-    if when == "after it was set aside":
-        with bench(store, cache) as filesystem:
-            assert filesystem._rooms.cache == cache
-    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
-    listed = swiftfs("recover", cache)
-    assert listed.returncode == 0, listed
-    assert "is damaged" in listed.stderr
-    result = swiftfs("recover", cache, target)
-    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
-    named = {path.name: path.read_bytes() for path in target.glob("file*")}
-    assert all(data == f"data {name[4:]}".encode() for name, data in named.items())
-    lost = {path.read_bytes() for path in target.glob(f"{LOST}/*")}
-    everything = {f"data {number}".encode() for number in range(count)}
-    if when == "after it was set aside":
-        assert lost | set(named.values()) == everything
-        assert not lost & set(named.values())
-    assert len(named) >= {"header": count, "tail": count // 3, "middle": count - 12, "text": 0}[how]
-    for name in named:
-        assert f"/{name}\tPutFile" in listed.stdout
-    assert result.returncode == 1
-    assert "is damaged" in result.stderr
-
-
-def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
-    cache.close()
-    log = Log(cache.folder, OWNER)
-    log._database.execute("UPDATE intents SET checksum = 0")
-    log._database.commit()
-    log.close()
-    (found,) = salvage(cache.journal).found
-    assert found.doubt == "its checksum is wrong"
-    with bench(MemoryStore("box"), cache.folder):
-        pass
-    assert not (cache.folder / "content" / "open-1").exists()
-    result = swiftfs("recover", cache.folder, cache.target)
-    assert result.returncode == 1
-    assert (cache.target / "f").read_bytes() == b"data"
-    assert result.stderr == f"swiftfs: /f: set aside as intent-1.json: look at {cache.target / 'f'}\n"
-    assert [path.name for path in (cache.target / LOST).iterdir()] == ["intent-1.json"]
-
-
-def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.add("/f", b"data", "open-1")
-    cache.close()
-    log = Log(cache.folder, OWNER)
-    log._database.execute("UPDATE facts SET value = '0' WHERE name = 'synced'")
-    log._database.commit()
-    log._synced = log._commits
-    log.close()
-    monkeypatch.setattr("swiftfs.journal.salvage.boot_id", lambda: "another boot")
-    cache.export()
-    assert cache.lines == [f"/f: the machine stopped before it was on the disk: look at {cache.target / 'f'}"]
-
-
-def test_nothing_to_recover(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
-    cache.close()
-    assert damaged_journals(cache.folder) == []
-    result = swiftfs("recover", cache.folder, cache.target)
-    assert result.returncode == 0
-    assert result.stdout == f"{cache.folder}: nothing was set aside there\n"
-    assert not cache.target.exists()
-
-
-def test_a_target_that_cannot_be(cache: Cache, tmp_path: Path) -> None:
-    cache.close()
-    (tmp_path / "file").touch()
-    for target in (tmp_path / "file", tmp_path / "no" / "where"):
-        with pytest.raises(ConfigurationError):
-            Rescue(cache.folder, target, cache.lines.append)
-    assert find_cache(cache.folder) == cache.folder
