@@ -177,6 +177,20 @@ def test_what_is_refused_is_parked_and_told_once(store: MemoryStore, tmp_path: P
     assert body(store, "file") == b"data"
 
 
+def test_a_refused_folder_does_not_keep_what_is_in_it(store: MemoryStore, tmp_path: Path) -> None:
+    def hook(method: str, subject: object) -> None:
+        if method == "put" and "folder/" not in str(subject):
+            raise QuotaExceeded("no")
+
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        store.hook = hook
+        filesystem.mkdir("/folder", 0o755, ME)
+        write(filesystem, "/folder/file", b"data")
+        wait_until(lambda: keys(store) == ["folder/file"])
+        wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+        store.hook = None
+
+
 def test_what_cannot_be_stored_at_the_end_waits_for_the_next_mount(
     store: MemoryStore, tmp_path: Path
 ) -> None:

@@ -279,7 +279,7 @@ class Dispatch:
                 self._go_on_with_newer(task)
                 return
             task.attempts += 1
-            task.error, task.parked, task.urgent = error, not again, False
+            task.error, task.parked, task.urgent, task.told = error, not again, False, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, time.monotonic() + pause)

@@ -52,7 +52,7 @@ class Journal:
     """The intents of one mount, which `log_` keeps on the disk.
 
     `seconds` is the settling delay; with 0 every intent is executed as soon as it can be. The lock guards the
-    queue; it comes after those of the namespace and the nodes, and before those of contents and the log.
+    queue; it comes after those of the nodes, and before those of the namespace, of contents and of the log.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class Journal:
         return self.waiting()
 
     def _unfinished(self) -> int:
-        return sum(not task.parked for task in self._queue.tasks())
+        return sum(not task.is_stuck for task in self._queue.tasks())
 
     def _resume(self, seq: int, intent: Move | MoveFolder) -> None:
         try:

@@ -7,6 +7,7 @@ held is set aside for `swiftfs recover` and never deleted.
 import errno
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -142,10 +143,13 @@ class Log:
         self._take_reserve()
         synchronize(self._folder)
         self._synced = commits
+        recent = self._path.with_name(self._path.name + "-wal")
         with self._lock:
-            self._put_fact("synced", str(commits))
-            if self._path.with_name(self._path.name + "-wal").stat().st_size > CHECKPOINT_BYTES:
-                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]))
+            if recent.stat().st_size > CHECKPOINT_BYTES:
+                self._checkpoint()
+        with recent.open("rb") as file:  # a power cut must not take the fact and leave what it vouches for
+            os.fdatasync(file.fileno())
 
     def close(self) -> None:
         """Close the database; what it says is on the disk."""
@@ -252,7 +256,17 @@ class Log:
         self._late_drops.clear()
         self._late_standings.clear()
 
+    def _checkpoint(self) -> None:
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise self._os_error(error) from error
+
     def _commit(self, *statements: tuple[str, list[tuple[object, ...]]]) -> None:
+        self._write_statements(*statements)
+        self._commits += 1
+
+    def _write_statements(self, *statements: tuple[str, list[tuple[object, ...]]]) -> None:
         try:
             self._execute(statements)
         except sqlite3.Error as error:
@@ -262,7 +276,6 @@ class Log:
                 self._execute(statements)
             except sqlite3.Error as again:
                 raise self._os_error(again) from again
-        self._commits += 1
 
     def _execute(self, statements: Iterable[tuple[str, list[tuple[object, ...]]]]) -> None:
         with self._database:

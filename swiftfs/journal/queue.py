@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swiftfs.errors import SwiftfsError
-from swiftfs.journal.intents import Delete, Intent, PutMarker, names_of
+from swiftfs.journal.intents import Delete, Intent, Move, PutMarker, names_of
 from swiftfs.journal.log import Record
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.naming import Folder, parent_markers
@@ -46,6 +46,11 @@ class Task:
     asked: int | None = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
+
+    @property
+    def is_stuck(self) -> bool:
+        """True when it is parked, or waits for one that is."""
+        return self.parked or any(blocker.is_stuck for blocker in self.blockers)
 
     def last(self) -> "Task":
         """Return the task that does what this one was to do."""
@@ -95,7 +100,7 @@ class Queue:
             if chain:
                 _block(task, chain[-1])
             chain.append(task)
-        if not isinstance(task.intent, PutMarker):
+        if isinstance(task.intent, Delete | Move):
             for name in parents_of(task.intent):
                 chain = self._chains.get(name, [])
                 if chain and isinstance(chain[-1].intent, PutMarker):
