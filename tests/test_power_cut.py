@@ -1,3 +1,5 @@
+"""A power cut, as far as a copy of what was brought to the disk stands for one."""
+
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +9,9 @@ from bench_filesystem import bench, names, write
 from memory_store import MemoryStore
 from scenes import wait_until
 
+from swiftfs.content.localfile import synchronize
 from swiftfs.journal import log
+from swiftfs.model import ObjectName
 
 
 def test_what_was_closed_a_second_ago_survives_a_power_cut(
@@ -18,21 +22,29 @@ def test_what_was_closed_a_second_ago_survives_a_power_cut(
     cache, disk = tmp_path / "cache", tmp_path / "disk"
     cache.mkdir()
     synced: list[str] = []
-    synchronize, fdatasync = log.synchronize, os.fdatasync
+    fdatasync = os.fdatasync
 
     def snapshot(step: str) -> None:
         shutil.rmtree(disk, ignore_errors=True)
         shutil.copytree(cache, disk)
         synced.append(step)
 
-    monkeypatch.setattr(log, "synchronize", lambda folder: (synchronize(folder), snapshot("files")))
-    monkeypatch.setattr(os, "fdatasync", lambda file: (fdatasync(file), snapshot("fact")))
+    def sync_files(folder: Path) -> None:
+        synchronize(folder)
+        snapshot("files")
+
+    def sync_fact(file: int) -> None:
+        fdatasync(file)
+        snapshot("fact")
+
+    monkeypatch.setattr(log, "synchronize", sync_files)
+    monkeypatch.setattr(os, "fdatasync", sync_fact)
     with bench(store, cache, "settle=1000") as filesystem:
         write(filesystem, "/file", b"data")
         before = len(synced)
         wait_until(lambda: synced[before:][-2:] == ["files", "fact"])
         shutil.copytree(disk, tmp_path / "left")
-    store.delete(log.ObjectName("box", "file"))
+    store.delete(ObjectName("box", "file"))
     monkeypatch.setattr(log, "boot_id", lambda: "another boot")
     with bench(store, tmp_path / "left", "settle=1000") as filesystem:
         assert names(filesystem, "/") == ["file"]
