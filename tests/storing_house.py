@@ -49,6 +49,7 @@ class Writer:
         self.folder = folder
         self.store = SlowStore("box")
         self.pool = ThreadPoolExecutor(threads)
+        self.doomed: set[ObjectName] = set()
         self.storing = Storing(self.store, MIB, self._discard)
         self.places = SegmentPlaces(self.store)
         self.begun: list[Standing] = []
@@ -97,7 +98,7 @@ class Writer:
     def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
         large = self.is_large() if replaces_large is None else replaces_large
         intent = PutFile(NAME, self.content.save(), Description("text/plain", Stored()), large)
-        return self.storing.run(intent, self.content)
+        return self.storing.run(intent, self.content, self.doomed.update)
 
     def is_large(self) -> bool:
         return any(row.key == NAME.key for row in self.store.list_page("box").rows) and (

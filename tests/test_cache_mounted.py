@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_by_write(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, small_disk: Path
 ) -> None:
     connection.put_object(container, "old", noise(20 * MIB))
-    mount = Mount(swift, container, tmp_path)
+    mount = Mount(swift, container, tmp_path, "segment_size=256M")  # nothing is uploaded before close()
     mount.cache = small_disk / "cache"
     with mount:
         assert (mount.path / "old").read_bytes() == noise(20 * MIB)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -219,6 +220,34 @@ def test_an_outage_delays_and_loses_nothing(store: MemoryStore, tmp_path: Path) 
         store.hook = None
         wait_until(lambda: not filesystem.waiting())
     assert [body(store, key) for key in keys(store)] == [str(number).encode() for number in range(50)]
+
+
+def test_a_crash_after_the_manifest_leaves_no_old_segments(store: MemoryStore, tmp_path: Path) -> None:
+    options = "settle=1000,segment_size=1M"
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with bench(store, tmp_path / "first", options) as filesystem:
+        write(filesystem, "/file", b"1" * 3_000_000)
+    old = set(keys(store, "box_segments"))
+    assert len(old) == 3
+    killed = tmp_path / "killed"
+
+    def kill(method: str, _subject: object) -> None:
+        if method in ("delete", "delete_many"):
+            if not killed.exists():
+                shutil.copytree(tmp_path / "second", killed)
+            raise Unavailable("the process is dead")
+
+    store.hook = kill
+    with bench(store, tmp_path / "second", options) as filesystem:
+        write(filesystem, "/file", b"2" * 3_000_000)
+    store.hook = None
+    assert old < set(keys(store, "box_segments"))
+    with bench(store, killed, options):
+        pass
+    assert body(store, "file") == b"2" * 3_000_000
+    assert len(keys(store, "box_segments")) == 3
+    assert old.isdisjoint(keys(store, "box_segments"))
 
 
 def test_writes_go_on_while_the_file_is_stored(store: MemoryStore, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ name of its version, a row of the index says what it holds, and its descriptor i
 both back. So a file under the name of a version never changes.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -19,8 +20,10 @@ from swiftfs.content.index import Index, Row
 from swiftfs.content.localfile import Kept, LocalFile, synchronize
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
+from swiftfs.content.room import Outlook, Room
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.segments import SegmentUpload
+from swiftfs.errors import os_error
 from swiftfs.model import ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -65,13 +68,15 @@ class ContentCache:
     """Makes contents, keeps those that nobody uses, and holds all of them to `limit` bytes of disk.
 
     Without a limit it is half of the disk that is free, at most 10 GiB. Clean data of files nobody uses goes
-    first, longest unused first, then what open files can download again. Data that is not in Swift stays,
-    whatever the limit. The lock guards the index, the names in the folder and who uses them; it comes before
-    a content's.
+    first, longest unused first, then what open files can download again. Data that is not in Swift stays.
+    The lock guards the index, the names in the folder and who uses them; it comes before a content's.
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
-    were more; `abandoned` is called with the segments of a file that
-    will never be, and `relieve` when the disk is full of them: it says whether any is on its way.
+    were more; `abandoned` is called with the segments of a file that will never be, and
+    `relieve` when the disk is full of files that wait: it says whether any is on its way.
+
+    A writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
+    on their way. It may hold the lock of its own node meanwhile and no other.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class ContentCache:
         self._resting: dict[ObjectVersion, Content] = {}
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0
+        self._room = Room()
         self.abandoned: Callable[[SegmentUpload], None] = _leave_them
         self.relieve: Callable[[], bool] = _no_relief
         self._sweep(lost)
@@ -131,6 +137,9 @@ class ContentCache:
             use.held -= 1
             if not use.users and not use.held:
                 self._end(file, use)
+            if use.content is not None and use.content.size >= STEP:
+                self._growth = STEP  # what is stored can go
+        self._room.progress()
 
     def is_held(self, content: Content) -> bool:
         """Say whether the journal needs a content's local file."""
@@ -152,7 +161,7 @@ class ContentCache:
             use = self._used[saved.file]
             if use.content is None:
                 use.content = self._maker.restore(self._folder, use.name, saved)
-                use.content.grew = self._grew
+                self._equip(use.content)
                 use.bytes = 0
             use.users += 1
             return use.content
@@ -203,17 +212,17 @@ class ContentCache:
             self._used.pop(content.file_name, None)
         content.close()
 
-    def fit(self) -> None:
-        """Give disk back until the budget is kept, as far as clean data goes."""
+    def fit(self, more: int = 0) -> None:
+        """Give disk back until the budget is kept with `more` bytes, as far as Swift has what there is."""
         with self._lock:
-            excess = self._excess()
+            excess = self._excess() + more
             if excess > 0:
                 excess -= self._evict(excess)
-            for use in list(self._used.values()):
+            used = [(use.content, use.held > 0) for use in self._used.values() if use.content is not None]
+            for content, held in sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ():
                 if excess <= 0:
                     return
-                if use.content is not None:
-                    excess -= use.content.shed(excess)
+                excess -= content.shed(excess, held=held)
 
     def close(self) -> None:
         """Store what rests; the folder is then complete and on the disk."""
@@ -235,16 +244,54 @@ class ContentCache:
         self._index.close(clean=clean)
 
     def _introduce(self, content: Content, name: ObjectName) -> Content:
-        content.grew = self._grew
+        self._equip(content)
         self._used[content.file_name] = _Use(name, content)
         return content
 
-    def _grew(self, size: int) -> None:
+    def _equip(self, content: Content) -> None:
+        content.grew, content.admit = self._grew, self._admit
+        if content.uploads is not None:
+            content.uploads.stored_one = self._room.progress
+
+    def _is_due(self, size: int) -> bool:
         # Threads may overwrite each other's sum: the budget is then looked at somewhat later.
         self._growth += size
-        if self._growth >= STEP:
-            self._growth = 0
+        if self._growth < STEP:
+            return False
+        self._growth = 0
+        return True
+
+    def _grew(self, size: int) -> None:
+        if self._is_due(size):
             self.fit()
+
+    def _admit(self, content: Content, size: int) -> None:
+        """Return when a writer may add `size` bytes to a content; raise `OSError` ENOSPC if never."""
+        if self._is_due(size) and not self._room.wait(lambda: self._outlook(content, size)):
+            self._growth = STEP  # whoever writes next looks again
+            raise os_error(errno.ENOSPC)
+
+    def _outlook(self, content: Content, size: int) -> Outlook:
+        """Make room as far as that goes at once, and begin what will make more."""
+        limit = max(self.limit, self._maker.room(content.size))
+        self.fit(size)
+        if self._unsaved() + size <= limit and self._free() >= RESERVE:
+            return Outlook.ROOM
+        hope = self.relieve()
+        with self._lock:
+            uses = list(self._used.values())
+            busy = [use.content.hurry() for use in uses if use.content is not None]
+            hope = hope or any(busy) or any(use.held for use in uses)
+        self.fit(size)  # what has ended is no hope any more
+        is_over = self._unsaved() + size > limit
+        if not is_over and (self._free() >= RESERVE or not hope):
+            return Outlook.ROOM  # where others fill the disk, it says itself when it is full
+        return Outlook.HOPE if hope else Outlook.NONE
+
+    def _unsaved(self) -> int:
+        """Return how many bytes of disk hold what Swift does not have."""
+        with self._lock:
+            return sum(use.content.unsaved() if use.content else use.bytes for use in self._used.values())
 
     def _store(self, version: ObjectVersion, content: Content) -> None:
         with self._lock:

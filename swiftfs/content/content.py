@@ -10,16 +10,15 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.filled import FilledFile
+from swiftfs.content.evicting import EvictingFile, Snapshot
 from swiftfs.content.localfile import Kept, LocalFile, punch_hole
 from swiftfs.content.origin import Origin
 from swiftfs.content.patches import PIECE, piece_of
 from swiftfs.content.saved import SavedFile
-from swiftfs.content.segments import SegmentUpload
 from swiftfs.errors import os_error
 from swiftfs.model import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
@@ -27,33 +26,25 @@ from swiftfs.store.protocol import ObjectStore
 LARGE_PIECES = 4
 """An object of more pieces is changed by a patch, which takes whole pieces."""
 
+Admit = Callable[["Content", int], None]
+"""Returns when there is room for so many bytes more of a content; raises `OSError` when there is none."""
+
 Fill = Callable[[int, int], int]
 """Copies the bytes of a write into a descriptor at a position, and returns how many it copied."""
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """What an upload stores: the bytes as they were when it began.
-
-    `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
-    `overtaken` says that the file has changed since.
-    """
-
-    origin: Origin | None
-    size: int
-    dirty: Blocks
-    least: int
-    overtaken: bool = False
+def _admit(_content: "Content", _size: int) -> None:
+    """Let everybody write."""
 
 
-class Content(FilledFile):
+class Content(EvictingFile):
     """The bytes of one open or cached file.
 
     INVARIANT: the local file is not made shorter while it is used: uploads map it, and a page behind the end
     kills.
-    INVARIANT: dirty blocks are present, or lie behind the origin's size.
-    `uploads` are the file's segments, and are told of every change while the lock is held. While an upload
-    runs, `_dirty` are the blocks that have changed since it began.
+    INVARIANT: dirty blocks are present, away, or lie behind the origin's size.
+    While an upload runs, `_dirty` are the blocks that have changed since it began. `admit` is asked before
+    each write, while the lock is not held.
     """
 
     def __init__(
@@ -66,8 +57,7 @@ class Content(FilledFile):
         kept: Kept | None = None,
     ) -> None:
         super().__init__(store, pool, directory, origin, read_ahead, kept)
-        self.uploads: SegmentUpload | None = None
-        self._snapshot: Snapshot | None = None
+        self.admit: Admit = _admit
 
     @classmethod
     def restore(
@@ -85,6 +75,10 @@ class Content(FilledFile):
         content._dirty = saved.dirty.copy()
         punch_hole(file.descriptor, saved.size, rest)  # what a writer left who never closed it
         content._grow(saved.size)
+        content._is_saved = True
+        for placed in saved.evicted:
+            content._dirty.add(*placed.blocks)
+            content._away.add(placed, *placed.blocks)
         return content
 
     def save(self) -> SavedFile:
@@ -93,8 +87,14 @@ class Content(FilledFile):
             dirty = self._dirty.copy()
             if self._snapshot is not None:
                 dirty.update(self._snapshot.dirty)
+            for run in self._away.runs(*block_range(0, self.size)):
+                dirty.discard(*run)
+            evicted = self._away.placed()
+            if self.uploads:
+                self.uploads.promise(evicted)
+            self._is_saved = True
             prefix = self.uploads.prefix if self.uploads and self.uploads.has_begun else None
-            return SavedFile(self._file.path.name, self.size, self._origin, dirty, prefix)
+            return SavedFile(self._file.path.name, self.size, self._origin, dirty, prefix, evicted)
 
     def read(self, offset: int, size: int) -> FileSpan:
         """Return where the bytes from `offset` lie, downloading what is missing.
@@ -114,13 +114,15 @@ class Content(FilledFile):
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.
 
-        A block that the write covers in part is downloaded first.
+        A block that the write covers in part is downloaded first, and so is an evicted segment that it
+        touches. Raise `OSError` ENOSPC when there is no room for it.
         """
         end = offset + size
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
-        self.grew(size)
-        with self._holding({edge for edge in edges if not offset <= edge < edge + BLOCK <= end}):
+        self.admit(self, size)
+        partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
+        with self._holding(partly, offset, end):
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
@@ -128,6 +130,7 @@ class Content(FilledFile):
             self._present.add(*blocks)
             self._dirty.add(*blocks)
             self._check.forget()
+            self._is_saved = False
             self.size = max(self.size, offset + copied)
             if self._snapshot is not None:
                 self._snapshot.overtaken = True
@@ -140,13 +143,16 @@ class Content(FilledFile):
         edge = min(size, self.size)
         if size < self.size and size % BLOCK:
             self.ensure(size - 1, size)  # not the whole piece: no upload will want it
-        with self._holding({edge - edge % BLOCK} if edge % BLOCK else set()):
+        partly = {edge - edge % BLOCK} if edge % BLOCK else set()
+        with self._holding(partly, size - 1, size if size < self.size else 0):
             before = self.size
             self._check.forget()
+            self._is_saved = False
             if size < before:
                 if self._origin is not None and size < self._origin.size:
                     self._origin = replace(self._origin, size=size)
                 self._present.discard(block_range(0, size)[1], block_range(0, before)[1])
+                self._away.discard(block_range(0, size)[1], block_range(0, before)[1])
                 punch_hole(self.descriptor, size, before - size)
                 self.size = size
             else:
@@ -168,13 +174,20 @@ class Content(FilledFile):
         return end - end % BLOCK - offset
 
     @contextmanager
-    def _holding(self, edges: Collection[int]) -> Iterator[None]:
-        """Hold the lock while the blocks at `edges` are present; without it they may be given back again."""
+    def _holding(self, edges: Collection[int], offset: int, end: int) -> Iterator[None]:
+        """Hold the lock while the blocks at `edges` are present; without it they may be given back again.
+
+        So is all of the evicted segments that hold a byte from `offset` to `end`: they will be uploaded anew.
+        """
         while True:
             for edge in edges:
                 self._ensure_edge(edge)
             with self._changed:
-                if not any(map(self._is_missing, edges)):
+                touched = self._away.touched(offset, end)
+            for first, last in touched:
+                self.ensure(first * BLOCK, last * BLOCK)
+            with self._changed:
+                if not any(map(self._is_missing, edges)) and not self._away.touched(offset, end):
                     yield
                     return
 
@@ -192,9 +205,9 @@ class Content(FilledFile):
             return self._first_missing(offset, offset + BLOCK) is not None
 
     def ensure_all(self) -> None:
-        """Download all that is missing, and keep it."""
+        """Download all that the origin has and the file has not, and keep it."""
         self.pin()
-        self.ensure(0, self.size)
+        self.ensure_rest(self.size)
 
     def changes(self) -> Blocks:
         """Return a copy of the blocks that differ from the origin's, or did when the upload began."""
@@ -247,6 +260,9 @@ class Content(FilledFile):
             kept = min(taken.size, taken.least)
             # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
             self._present.add(-(-self._origin.size // BLOCK) if self._origin else 0, block_range(0, kept)[1])
+            for run in self._away.runs(*block_range(0, self.size)):
+                self._present.discard(*run)
+            self._away.clear()
             self._origin = Origin(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False
             self._check.begin(done=not taken.overtaken and self._first_missing(0, kept) is None)
@@ -254,7 +270,8 @@ class Content(FilledFile):
 
     def own_all(self) -> None:
         """Download all that is missing and need the origin no more: every byte is as if it were written."""
-        self.ensure_all()
+        self.pin()
+        self.ensure(0, self.size)
         with self._changed:
             self._dirty.add(*block_range(0, self.size))
 

@@ -1,15 +1,19 @@
 """The downloads of one content that have not ended."""
 
+from swiftfs.content.saved import Placed
+
 
 class Fetch:
     """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
 
-    A `queued` one has not begun: nobody waits for it in particular, and it may be cancelled.
+    A `queued` one has not begun: nobody waits for it in particular, and it may be cancelled. All blocks come
+    from one `source`: a segment of the file's own, or with None the origin.
     """
 
-    def __init__(self, first: int, last: int, *, queued: bool) -> None:
+    def __init__(self, first: int, last: int, source: Placed | None, *, queued: bool) -> None:
         self.first = first
         self.last = last
+        self.source = source
         self.queued = queued
         self.error: BaseException | None = None
 
@@ -20,9 +24,9 @@ class Fetches:
     def __init__(self) -> None:
         self._under_way: list[Fetch] = []
 
-    def add(self, first: int, last: int, *, queued: bool = False) -> Fetch:
+    def add(self, first: int, last: int, source: Placed | None = None, *, queued: bool = False) -> Fetch:
         """Return a new download of a range of blocks."""
-        fetch = Fetch(first, last, queued=queued)
+        fetch = Fetch(first, last, source, queued=queued)
         self._under_way.append(fetch)
         return fetch
 

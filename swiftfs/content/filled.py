@@ -6,17 +6,19 @@ and a version that is gone is `PreconditionFailed`.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from swiftfs.content.away import Away
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.check import Check
 from swiftfs.content.fetches import Fetch, Fetches
 from swiftfs.content.localfile import Kept, LocalFile, md5_of, punch_hole
 from swiftfs.content.origin import Origin
 from swiftfs.content.readahead import ReadAhead
+from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed
 from swiftfs.model import ObjectInfo, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
@@ -29,6 +31,7 @@ def _ignore(_size: int) -> None:
 class FilledFile:
     """A local file, the version that fills it, and what is in it: `present`, and `dirty` where it differs.
 
+    What is `away` is in segments of the file's own, and not present.
     INVARIANT: blocks behind the origin's size hold zeros or our own bytes, and count as present.
     INVARIANT: no block is given back to the disk that an answer to the kernel still points to.
     The lock guards every field and each change of the local file; it is not held across the network.
@@ -53,6 +56,7 @@ class FilledFile:
         self._origin = origin
         self._present = kept.present if kept else Blocks()
         self._dirty = Blocks()
+        self._away = Away()
         self._fetches = Fetches()
         self._changed = threading.Condition()
         self._read_ahead_limit = read_ahead
@@ -90,7 +94,7 @@ class FilledFile:
         with self._changed:
             run = self._first_missing(0, self.size)
             if run is not None and not self._fetches:
-                pool.submit(self._run_queued, self._fetches.add(*run, queued=True))
+                pool.submit(self._run_queued, self._fetch(*run, queued=True))
 
     def is_complete(self) -> bool:
         """Say whether nothing is left to download."""
@@ -102,16 +106,17 @@ class FilledFile:
         with self._changed:
             self._pinned = True
 
-    def shed(self, size: int) -> int:
+    def shed(self, size: int, *, held: bool = False) -> int:
         """Give about `size` bytes back to the disk, of what can be downloaded again; return how many it were.
 
-        What lies furthest behind the last reader goes first.
+        What lies furthest behind the last reader goes first. A file that the journal has `held` keeps what
+        the journal has no other place for.
         """
         with self._changed:
-            if self._closed or self._pinned or not self._is_clean():
+            if self._closed or self._pinned:
                 return 0
             position, last = self._ahead.position // BLOCK, block_range(0, self.size)[1]
-            loose = self._present.copy()
+            loose = self._loose(held=held)
             loose.discard(position, position + block_range(0, self._read_ahead_limit)[1])
             for needed in [*self._fetches.ranges(), *self._answers.values()]:
                 loose.discard(*needed)
@@ -121,10 +126,18 @@ class FilledFile:
                     break
                 stop = min(end, first + block_range(0, size - freed)[1])
                 self._present.discard(first, stop)
+                self._given_back(first, stop)
                 self._check.forget()
                 punch_hole(self.descriptor, first * BLOCK, (stop - first) * BLOCK)
                 freed += (stop - first) * BLOCK
             return freed
+
+    def _loose(self, *, held: bool) -> Blocks:
+        """Return the blocks that can be downloaded again."""
+        return self._present.copy() if self._is_clean() and not held else Blocks()
+
+    def _given_back(self, first: int, last: int) -> None:
+        """Take note that blocks are given back to the disk now."""
 
     def _is_idle(self) -> bool:
         return not self._fetches and not self._check.running
@@ -147,7 +160,7 @@ class FilledFile:
                     raise Corrupt(self._check.failure)
                 under_way = self._fetches.touching(*run)
                 if not under_way:
-                    return self._fetches.add(*run)
+                    return self._fetch(*run)
                 self._changed.wait()
                 for fetch in under_way:
                     if fetch.error is not None:
@@ -155,23 +168,31 @@ class FilledFile:
         return None
 
     def _first_missing(self, offset: int, end: int) -> tuple[int, int] | None:
-        if self._origin is None:
-            return None
-        first, last = block_range(offset, min(end, self._origin.size))
-        return next(self._present.missing(first, last), None)
+        return next(self._missing(*block_range(offset, end)), None)
+
+    def _missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a range of blocks that are not in the local file, each of one source."""
+        filled = block_range(0, self._origin.size)[1] if self._origin else 0
+        runs = self._present.missing(first, min(last, filled))
+        if not self._away:
+            return runs
+        others = [other for run in runs for other in self._away.blocks.missing(*run)]
+        return iter(sorted([*others, *self._away.runs(first, last)]))
+
+    def _fetch(self, first: int, last: int, *, queued: bool = False) -> Fetch:
+        return self._fetches.add(first, last, self._away.source(first), queued=queued)
 
     def _read_ahead(self, offset: int, end: int) -> None:
         with self._changed:
-            if self._origin is None or self._closed:
+            if (self._origin is None and not self._away) or self._closed:
                 return
             if self._ahead.leaves(offset):
                 self._fetches.cancel_queued()
                 self._changed.notify_all()
-            for start, stop in self._ahead.plan(offset, end, self._origin.size):
-                first, last = block_range(start, stop)
-                for run in list(self._present.missing(first, last)):
+            for start, stop in self._ahead.plan(offset, end, self.size):
+                for run in list(self._missing(*block_range(start, stop))):
                     if not self._fetches.touching(*run):
-                        self._pool.submit(self._run_queued, self._fetches.add(*run, queued=True))
+                        self._pool.submit(self._run_queued, self._fetch(*run, queued=True))
 
     def _run_queued(self, fetch: Fetch) -> None:
         with self._changed:
@@ -182,7 +203,10 @@ class FilledFile:
     def _run(self, fetch: Fetch) -> None:
         origin = self._origin
         try:
-            self._download(fetch)
+            if fetch.source is None:
+                self._download(fetch)
+            else:
+                self._bring_back(fetch, fetch.source)
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
             # Our own upload or rename makes the old version vanish: the new one is asked then.
             if not isinstance(error, PreconditionFailed) or self._is_from(origin):
@@ -234,6 +258,31 @@ class FilledFile:
                 self._check.done = True
             elif not info.is_slo and info.dlo_prefix is None:
                 self._begin_check()
+
+    def _bring_back(self, fetch: Fetch, source: Placed) -> None:
+        """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
+        if self._closed:
+            return
+        first, length = fetch.first * BLOCK, (fetch.last - fetch.first) * BLOCK
+        segment = source.segment
+        behind = source.start - segment.first
+
+        def sink(offset: int, data: bytes) -> None:
+            start, stop = offset + behind, offset + behind + len(data)
+            with self._changed:
+                for one, other in list(self._away.blocks.runs(*block_range(start, stop))):
+                    begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
+                    os.pwrite(self.descriptor, memoryview(data)[begin - start : end - start], begin)
+
+        self.grew(length)
+        try:
+            self._store.get(segment.name, sink, offset=first - behind, length=length, etag=segment.etag)
+        except NotFound:
+            raise PreconditionFailed(f"{segment.name}: the segment was deleted before it was used") from None
+        with self._changed:
+            for run in list(self._away.blocks.runs(fetch.first, fetch.last)):
+                self._present.add(*run)
+            self._away.discard(fetch.first, fetch.last)
 
     def _begin_check(self) -> None:
         """Look at the bytes of a plain object, whose ETag is their MD5, when all its pieces are here."""

@@ -35,6 +35,7 @@ class ContentMaker:
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
+        self._parallel = uploads
         self._begun = begun
         self._places = SegmentPlaces(store, segments)
         self._downloads = ThreadPoolExecutor(connections, thread_name_prefix="download")
@@ -50,11 +51,20 @@ class ContentMaker:
         """Return a content as it was saved; raise `OSError` when its file is not what it was."""
         content = Content.restore(self._store, self._downloads, folder, saved, self.read_ahead)
         content.uploads = self._segments(content, name, saved.prefix)
+        content.uploads.restore(saved.evicted)
         return content
 
+    def room(self, size: int) -> int:
+        """Return how many bytes of disk a writer needs who has written `size` bytes of a file.
+
+        Segments go up while the next one is written, and none goes up before it is whole.
+        """
+        start, end = self._layout.bounds(self._layout.index(max(size - 1, 0)))
+        return max((self._parallel + 1) * self._layout.segment_size, 2 * (end - start))
+
     def close(self) -> None:
-        """End the threads."""
-        self._uploads.shutdown()
+        """End the threads; of the segments that nobody waits for any more, those under way are stored."""
+        self._uploads.shutdown(cancel_futures=True)
         self._downloads.shutdown()
 
     def _segments(self, content: Content, name: ObjectName, prefix: ObjectName | None) -> SegmentUpload:

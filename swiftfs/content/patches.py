@@ -45,11 +45,11 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
         for start, stop in _unchanged(position, end, changed):
             if stop - start < min(PIECE, segment.span):
                 continue
-            parts.extend(_gaps(covered, start, largest))
+            parts.extend(cut_gaps(covered, start, largest))
             parts.append(_part(segment, start - position, stop - position))
             covered = stop
         position += segment.span
-    parts.extend(_gaps(covered, size, largest))
+    parts.extend(cut_gaps(covered, size, largest))
     return parts
 
 
@@ -104,7 +104,8 @@ def _part(segment: Segment, first: int, last: int) -> Segment:
     return replace(segment, first=segment.first + first, length=last - first)
 
 
-def _gaps(start: int, end: int, largest: int) -> Iterator[Gap]:
+def cut_gaps(start: int, end: int, largest: int) -> Iterator[Gap]:
+    """Yield gaps of at most about `largest` bytes from `start` to `end`."""
     while start < end:
         stop = min(start + largest, end)
         if 0 < end - stop < PIECE:

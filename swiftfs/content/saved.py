@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from swiftfs.content.blocks import Blocks, block_range
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.origin import Origin
 from swiftfs.model import ObjectName, Segment
 
@@ -13,6 +13,16 @@ class Placed:
 
     start: int
     segment: Segment
+
+    @property
+    def end(self) -> int:
+        """One past the last of its bytes in the file."""
+        return self.start + self.segment.span
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The blocks, first and one past the last, that lie wholly in the segment."""
+        return -(-self.start // BLOCK), self.end // BLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from swiftfs.content.blocks import Blocks, block_range
 from swiftfs.content.places import LONGEST_PREFIX, SegmentPlaces
+from swiftfs.content.saved import Placed
+from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
 from swiftfs.errors import NotFound, Overtaken, os_error
 from swiftfs.model import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
@@ -88,35 +90,6 @@ def segment_prefix(name: ObjectName) -> str:
     return f"{key}/swiftfs-{uuid.uuid4().hex}/"
 
 
-@dataclass(slots=True)
-class Upload:
-    """The bytes from `start` to `end` on their way to a segment.
-
-    `stale` says that they changed after this began; `torn`, that they changed after the content's upload
-    began and before this ended; `later`, that they were written after the content's upload began.
-    """
-
-    start: int
-    end: int
-    later: bool = False
-    stale: bool = False
-    torn: bool = False
-    stored: Future[Segment] = field(init=False)
-
-    def result(self) -> Segment:
-        """Return the segment when it is stored; raise `Overtaken` if it may be of another moment."""
-        segment = self.stored.result()
-        if self.torn:
-            raise Overtaken(f"{segment.name}: its bytes changed while they were uploaded")
-        return segment
-
-    def is_good(self, end: int) -> bool:
-        """Say whether this brings the bytes to `end` as they are now."""
-        if self.stale or self.end != end or self.stored.cancelled():
-            return False
-        return not self.stored.done() or self.stored.exception() is None
-
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A prefix below which segments lie that no manifest names, and the keys of those that one does name.
@@ -128,6 +101,10 @@ class Standing:
     named: frozenset[str] | None
 
 
+def _tell_nobody() -> None:
+    """Nobody waits for room."""
+
+
 class SegmentUpload:
     """The segments of one file, uploaded in parallel and in any order, all below `prefix`.
 
@@ -137,6 +114,8 @@ class SegmentUpload:
 
     `_uploads` is by each one's first byte. `_garbage` are replaced uploads, `_copies` segments the server
     made, `_found` those that an earlier process left; `_named` are the segments of the manifest that stands.
+    `_promised` are those that the content's last `save` names, `_kept` those that any did: they are not
+    deleted, for what was saved may be needed once more. `stored_one` is called when a segment is stored.
     `_changes` are the blocks of the content's upload, `_size` bytes long, that changed since it began. The
     lock guards every field; no upload is waited for with it. `_begun` is called before a request stores the
     first segment that no manifest names, which waits for it. One `is_inherited` while nobody has looked for
@@ -171,6 +150,9 @@ class SegmentUpload:
         self._copies: list[ObjectName] = []
         self._found: dict[tuple[int, int], list[Segment]] = {}
         self._named: set[ObjectName] = set()
+        self._promised: frozenset[ObjectName] = frozenset()
+        self._kept: set[ObjectName] = set()
+        self.stored_one: Callable[[], None] = _tell_nobody
         self._changes = Blocks()
         self._size = 0
         self._contiguous = 0
@@ -192,7 +174,8 @@ class SegmentUpload:
                 yield None
                 return
             named = frozenset(name.key for name in self._named)
-            stored = _is_all_named(self._uploads.values(), self._named) and not self._garbage
+            left = self._garbage or self._copies
+            stored = is_all_named(self._uploads.values(), self._named) and not left
             self._has_begun = not stored
             yield Standing(self.prefix, None if stored else named)
 
@@ -223,6 +206,47 @@ class SegmentUpload:
             while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
                 self._get(*bounds, later=True)
                 self._next += 1
+
+    def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
+        """Begin to upload the segments in the first `size` bytes that `is_full` says so of."""
+        with self._lock:
+            for index in range(self._layout.index(max(size - 1, 0)) + 1):
+                start, end = self._layout.bounds(index)
+                if end <= size and is_full(start, end):
+                    self._get(start, end, later=True)
+
+    @property
+    def is_busy(self) -> bool:
+        """Say whether any upload has not ended."""
+        with self._lock:
+            return any(not upload.stored.done() for upload in self._uploads.values())
+
+    def stored(self, *, promised: bool) -> list[Placed]:
+        """Return the stored segments that hold what the file has there now, or only the `promised` of them.
+
+        `finish` will take them as they are.
+        """
+        with self._lock:
+            uploads = [one for one in self._uploads.values() if one.stored.done() and one.is_good(one.end)]
+            found = [
+                Placed(one.start, one.stored.result())
+                for one in uploads
+                if self._layout.bounds(self._layout.index(one.start)) == (one.start, one.end)
+            ]
+            return [one for one in found if not promised or one.segment.name in self._promised]
+
+    def promise(self, evicted: Iterable[Placed]) -> None:
+        """Take note that the content was saved, and needs these segments."""
+        with self._lock:
+            self._promised = frozenset(one.segment.name for one in evicted)
+            self._kept |= self._promised
+
+    def restore(self, evicted: Iterable[Placed]) -> None:
+        """Take over the stored segments of a content that another process saved."""
+        with self._lock:
+            for one in evicted:
+                self._uploads[one.start] = Upload.of(one)
+        self.promise(evicted)
 
     def finish(self, size: int) -> Manifest:
         """Upload what is missing of the file's first `size` bytes and return its manifest.
@@ -255,7 +279,7 @@ class SegmentUpload:
             self._named.update(named)
             for row in rows:
                 name = ObjectName(self.prefix.container, row.key)
-                start, end = _place_of(row.key, row.size)
+                start, end = place_of(row.key, row.size)
                 self._found.setdefault((start, end), []).append(Segment(name, row.hash, row.size))
 
     def found_beside(self, known: Iterable[Segment]) -> None:
@@ -279,13 +303,16 @@ class SegmentUpload:
         named = {segment.name for segment in manifest.segments} if manifest else set()
         with self._lock:
             uploads = [upload for upload in self._uploads.values() if not upload.later]
-        unnamed = {id(upload) for upload in uploads if not named.intersection(_stored_names([upload]))}
+        unnamed = {id(upload) for upload in uploads if not named.intersection(stored_names([upload]))}
         with self._lock:
             gone = [start for start, upload in self._uploads.items() if id(upload) in unnamed]
             self._garbage.extend(self._uploads.pop(start) for start in gone)
             garbage, before = self._take_garbage(), self._named
             self._named = named
-        return [name for name in garbage() if name not in before and name not in named]
+        unused = [name for name in garbage() if name not in before and name not in named]
+        with self._lock:
+            self._copies.extend(name for name in unused if name in self._kept)
+            return [name for name in unused if name not in self._kept]
 
     def abandon(self) -> list[ObjectName]:
         """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
@@ -300,7 +327,7 @@ class SegmentUpload:
         uploads, others = self._garbage, self._copies
         others.extend(segment.name for segments in self._found.values() for segment in segments)
         self._garbage, self._copies, self._found = [], [], {}
-        return lambda: [*_stored_names(uploads), *others]
+        return lambda: [*stored_names(uploads), *others]
 
     def _get(self, start: int, end: int, *, later: bool = False) -> Upload:
         before = self._uploads.get(start)
@@ -311,7 +338,12 @@ class SegmentUpload:
             self._garbage.append(before)
         self._uploads[start] = upload = Upload(start, end, later)
         upload.stored = self._pool.submit(self._run, upload)
+        upload.stored.add_done_callback(self._tell)
         return upload
+
+    def _tell(self, stored: Future[Segment]) -> None:
+        if not stored.cancelled() and stored.exception() is None:
+            self.stored_one()
 
     def _run(self, upload: Upload) -> Segment:
         if self._is_torn(upload):  # it could not be used
@@ -364,25 +396,3 @@ class SegmentUpload:
             if not self._has_begun and self._begun is not None:
                 self._begun(Standing(self.prefix, frozenset(name.key for name in self._named)))
             self._has_begun = True
-
-
-def _is_all_named(uploads: Iterable[Upload], named: set[ObjectName]) -> bool:
-    """Say whether every upload has ended, in a segment that a manifest names."""
-    return all(
-        upload.stored.done()
-        and not upload.stored.cancelled()
-        and not upload.stored.exception()
-        and upload.stored.result().name in named
-        for upload in uploads
-    )
-
-
-def _place_of(key: str, size: int) -> tuple[int, int]:
-    """Return which bytes of the file the segment `key` holds, none if its name does not say."""
-    digits = key.rpartition("/")[2].partition("-")[0]
-    return (int(digits), int(digits) + size) if digits.isascii() and digits.isdigit() else (-1, -1)
-
-
-def _stored_names(uploads: Iterable[Upload]) -> list[ObjectName]:
-    stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
-    return [future.result().name for future in stored if future.exception() is None]

@@ -33,6 +33,8 @@ def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:
                 replaces_etag=earlier.replaces_etag,
                 fresh=earlier.fresh,
             )
+            if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
+                merged = replace(merged, garbage=earlier.garbage)
         case (PutFile() | PutSmall(), Describe()):
             merged = replace(earlier, description=later.description)
         case (PutMarker(), SetHeaders()):

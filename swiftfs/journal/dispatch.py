@@ -25,7 +25,7 @@ from swiftfs.journal.intents import (
 )
 from swiftfs.journal.log import Log
 from swiftfs.journal.queue import Failure, Queue, Task
-from swiftfs.model import ObjectInfo
+from swiftfs.model import ObjectInfo, ObjectName
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,9 @@ class Dispatch:
             return
         try:
             intent = self._localize(task, intent, content)
-            info = self._execution.put_file(intent, content, again=task.tried)
+            info = self._execution.put_file(
+                intent, content, lambda names: self._note_garbage(task, names), again=task.tried
+            )
         except (SwiftfsError, OSError) as error:
             self._fail(task, error)
         else:
@@ -210,6 +212,13 @@ class Dispatch:
                 task.intent = local
                 self._log.commit([task.record()])
         return local
+
+    def _note_garbage(self, task: Task, names: Collection[ObjectName]) -> None:
+        with self._changed:
+            assert isinstance(task.intent, PutFile)
+            garbage = tuple(sorted({*task.intent.garbage, *names}))
+            task.intent = replace(task.intent, garbage=garbage)
+            self._log.commit([task.record()])
 
     def _run_one(self, task: Task) -> None:
         try:

@@ -28,7 +28,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
-from swiftfs.journal.storing import Storing
+from swiftfs.journal.storing import Doom, Storing
 from swiftfs.model import ObjectInfo, ObjectName, Row
 from swiftfs.store.protocol import ObjectStore
 
@@ -71,13 +71,16 @@ class Execution:
         content.own_all()
         return replace(intent, file=content.save())
 
-    def put_file(self, intent: PutFile, content: Content, *, again: bool) -> ObjectInfo:
-        """Store a file; `again` says that it may have been stored already. Errors as in `run`."""
+    def put_file(self, intent: PutFile, content: Content, doom: Doom, *, again: bool) -> ObjectInfo:
+        """Store a file; `again` says that it may have been stored already. Errors as in `run`.
+
+        `doom` is told of objects that are to be deleted then, before that is so.
+        """
         if content.uploads is not None and content.uploads.is_inherited:
             self._take_up(intent, content, content.uploads)
         if intent.inherit:
             intent = self._with_headers(intent)
-        return self._storing.run(self._conflicts.settle(intent, content, again=again), content)
+        return self._storing.run(self._conflicts.settle(intent, content, again=again), content, doom)
 
     def _take_up(self, intent: PutFile, content: Content, uploads: SegmentUpload) -> None:
         """Find the segments that another process left; its manifest may stand already."""

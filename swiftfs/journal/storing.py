@@ -7,10 +7,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from swiftfs.content.content import Content, Snapshot
+from swiftfs.content.away import with_placed
+from swiftfs.content.content import Content
+from swiftfs.content.evicting import Snapshot
 from swiftfs.content.origin import Origin
 from swiftfs.content.patches import PIECE, Gap, Part, compact, plan, span
-from swiftfs.content.segments import SegmentUpload, Upload, map_bytes
+from swiftfs.content.segments import SegmentUpload, map_bytes
+from swiftfs.content.uploads import Upload
 from swiftfs.errors import BadRequest, Corrupt, NotFound, Overtaken, PreconditionFailed, TooLarge
 from swiftfs.journal.intents import PutFile
 from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
@@ -22,6 +25,10 @@ Discard = Callable[[Iterable[ObjectName]], None]
 """Deletes objects that nothing names any more, and logs what it could not delete."""
 
 
+Doom = Callable[[set[ObjectName]], None]
+"""Remembers, lest the process dies, which objects are to be deleted when the next request has stored."""
+
+
 class Storing:
     """Stores files; those above `segment_size` bytes become SLOs."""
 
@@ -30,8 +37,10 @@ class Storing:
         self._segment_size = segment_size
         self._discard = discard
 
-    def run(self, intent: PutFile, content: Content) -> ObjectInfo:
+    def run(self, intent: PutFile, content: Content, doom: Doom) -> ObjectInfo:
         """Store the file as it is now; the old state stands until the last request, its segments go after it.
+
+        Before that request `doom` is told of them.
 
         Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so one that succeeds has
         stored the bytes of one moment in between; one that is refused because they changed is `Overtaken`,
@@ -40,8 +49,8 @@ class Storing:
         snapshot = content.begin_upload()
         try:
             if snapshot.size <= self._segment_size:
-                return self._put(intent, content, snapshot)
-            return self._put_segments(intent, content, snapshot)
+                return self._put(intent, content, snapshot, doom)
+            return self._put_segments(intent, content, snapshot, doom)
         except Corrupt as error:
             if content.overtaken:
                 raise Overtaken(f"{intent.name}: the file changed while it was uploaded") from error
@@ -49,37 +58,43 @@ class Storing:
         finally:
             content.upload_failed()
 
-    def _put(self, intent: PutFile, content: Content, snapshot: Snapshot) -> ObjectInfo:
+    def _put(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
         replaced = self.segments_of(intent.name, large=intent.replaces_large)
         content.ensure(0, snapshot.size)
         body = map_bytes(content.descriptor, 0, snapshot.size)
+        if replaced:
+            doom(replaced)
         info = self._store.put(intent.name, body, intent.description.headers())
         _refuse_cut(intent, content)
         content.adopt(info)
-        self._discard({*replaced, *(content.uploads.settle(None) if content.uploads else ())})
+        self._discard(
+            {*replaced, *intent.garbage, *(content.uploads.settle(None) if content.uploads else ())}
+        )
         return info
 
-    def _put_segments(self, intent: PutFile, content: Content, snapshot: Snapshot) -> ObjectInfo:
+    def _put_segments(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
         assert content.uploads is not None
         if (patched := self._patch(intent, content, content.uploads, snapshot)) is not None:
             try:
-                return self._commit(intent, content, *patched)
+                return self._commit(intent, content, *patched, doom)
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", intent.name, error)
         replaced = self.segments_of(intent.name, large=intent.replaces_large)
-        content.ensure(0, snapshot.size)
-        return self._commit(intent, content, content.uploads.finish(snapshot.size), replaced)
+        content.ensure_rest(snapshot.size)
+        return self._commit(intent, content, content.uploads.finish(snapshot.size), replaced, doom)
 
     def _commit(
-        self, intent: PutFile, content: Content, manifest: Manifest, old: set[ObjectName]
+        self, intent: PutFile, content: Content, manifest: Manifest, old: set[ObjectName], doom: Doom
     ) -> ObjectInfo:
         assert content.uploads is not None
         _refuse_cut(intent, content)
+        named = {segment.name for segment in manifest.segments}
+        if old - named:
+            doom(old - named)
         described = replace(intent.description, stored=replace(intent.description.stored, slo=manifest.etag))
         info = self._store.put_manifest(intent.name, manifest, described.headers())
         content.adopt(info, manifest)
-        named = {segment.name for segment in manifest.segments}
-        self._discard({*old, *content.uploads.settle(manifest)} - named)
+        self._discard({*old, *intent.garbage, *content.uploads.settle(manifest)} - named)
         return info
 
     def segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
@@ -118,7 +133,7 @@ class Storing:
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
-        return Manifest(tuple(_uploaded(content, uploads, parts))), old - {origin.name}
+        return Manifest(tuple(self._uploaded(content, uploads, parts))), old - {origin.name}
 
     def _old_segments(self, origin: Origin, large: bool | None) -> Sequence[Segment] | None:
         """Return what the origin consists of: its segments, or itself as if it were one."""
@@ -152,15 +167,17 @@ class Storing:
         info = self._store.head(origin.name)
         return info.dlo_prefix is not None and info.version.etag == origin.etag
 
-
-def _uploaded(content: Content, uploads: SegmentUpload, parts: Sequence[Part]) -> list[Segment]:
-    """Return the parts with each gap uploaded."""
-    gaps: dict[int, Upload] = {}
-    for index, part in enumerate(parts):
-        if isinstance(part, Gap):
-            content.ensure(part.start, part.end)
-            gaps[index] = uploads.upload(part.start, part.end)
-    return [part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)]
+    def _uploaded(self, content: Content, uploads: SegmentUpload, parts: Sequence[Part]) -> list[Segment]:
+        """Return the parts with each gap uploaded, but for what was evicted: that is in Swift already."""
+        parts = with_placed(parts, content.evicted(), self._segment_size)
+        gaps: dict[int, Upload] = {}
+        for index, part in enumerate(parts):
+            if isinstance(part, Gap):
+                content.ensure(part.start, part.end)
+                gaps[index] = uploads.upload(part.start, part.end)
+        return [
+            part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)
+        ]
 
 
 def _refuse_cut(intent: PutFile, content: Content) -> None:

@@ -1,0 +1,117 @@
+"""A file larger than its share of the disk: what is uploaded already is evicted before the file is closed."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.content.filled import FilledFile
+from swiftfs.content.localfile import Kept
+from swiftfs.content.origin import Origin
+from swiftfs.content.saved import Placed
+from swiftfs.content.segments import SegmentUpload
+from swiftfs.store.protocol import ObjectStore
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What an upload stores: the bytes as they were when it began.
+
+    `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
+    `overtaken` says that the file has changed since.
+    """
+
+    origin: Origin | None
+    size: int
+    dirty: Blocks
+    least: int
+    overtaken: bool = False
+
+
+class EvictingFile(FilledFile):
+    """A local file with changes, whose uploaded segments may be evicted.
+
+    INVARIANT: nothing of what Swift's object does not have is given back between `save` and the next change,
+    for what was saved does not say where it went, nor between `begin_upload` and `adopt`.
+    `uploads` are the file's segments, and are told of every change while the lock is held.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        pool: Executor,
+        directory: Path,
+        origin: Origin | None,
+        read_ahead: int,
+        kept: Kept | None = None,
+    ) -> None:
+        super().__init__(store, pool, directory, origin, read_ahead, kept)
+        self.uploads: SegmentUpload | None = None
+        self._snapshot: Snapshot | None = None
+        self._is_saved = False
+
+    def ensure_rest(self, size: int) -> None:
+        """Download what is missing of the first `size` bytes and is in no segment of the file's own."""
+        position = 0
+        for placed in self.evicted():
+            self.ensure(position, placed.start)
+            position = placed.end
+        self.ensure(position, size)
+
+    def evicted(self) -> tuple[Placed, ...]:
+        """Return the segments that hold what is not in Swift's object and not in the local file any more."""
+        with self._changed:
+            return self._away.placed()
+
+    def unsaved(self) -> int:
+        """Return how many bytes of disk hold what Swift's object does not have."""
+        with self._changed:
+            if self._closed:
+                return 0
+            blocks = self._dirty.copy()
+            if self._snapshot is not None:
+                blocks.update(self._snapshot.dirty)
+            for run in self._away.runs(*block_range(0, self.size)):
+                blocks.discard(*run)
+            return min(len(blocks) * BLOCK, self._file.allocated())
+
+    def hurry(self) -> bool:
+        """Begin to upload the segments that are full of new bytes; say whether any upload is under way."""
+        with self._changed:
+            if self.uploads is None or self._closed:
+                return False
+            if not self._pinned:
+                self.uploads.begin_full(self.size, self._is_full)
+            return self.uploads.is_busy
+
+    def _is_full(self, start: int, end: int) -> bool:
+        first, last = block_range(start, end)
+        return self._dirty.covers(first, last) and not self._away.blocks.touches(first, last)
+
+    def _loose(self, *, held: bool) -> Blocks:
+        """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
+        loose = super()._loose(held=held)
+        if self._is_clean() or self.uploads is None or (self._is_saved and not held):
+            return loose
+        for placed in self._spare(held=held):
+            for run in self._away.blocks.missing(*placed.blocks):
+                loose.add(*run)
+        return loose
+
+    def _spare(self, *, held: bool) -> Iterator[Placed]:
+        """Yield the segments that hold what the file has there now, all of it our own."""
+        assert self.uploads is not None
+        filled = block_range(0, self._origin.size)[1] if self._origin else 0
+        for placed in self.uploads.stored(promised=held):
+            first, last = block_range(placed.start, placed.end)
+            if placed.end <= self.size and self._dirty.covers(first, min(last, filled)):
+                yield placed
+
+    def _given_back(self, first: int, last: int) -> None:
+        if self._is_clean():
+            return
+        for placed in self._spare(held=False):
+            begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
+            if begin < end:
+                self._away.add(placed, begin, end)
