@@ -72,10 +72,8 @@ class ContentCache:
     The lock guards the index, the names in the folder and who uses them; it comes before a content's.
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
-    were more; `abandoned` is called with the segments of a file that will never be, and
-    `relieve` when the disk is full of files that wait: it says whether any is on its way.
-
-    A writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
+    were more; `abandoned` is called with the segments of a file that will never be, and `relieve` when the
+    disk is full of files that wait: it says whether any is on its way. A writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
     on their way. It may hold the lock of its own node meanwhile and no other.
     """
 
@@ -160,7 +158,10 @@ class ContentCache:
         with self._lock:
             use = self._used[saved.file]
             if use.content is None:
-                use.content = self._maker.restore(self._folder, use.name, saved)
+                try:
+                    use.content = self._maker.restore(self._folder, use.name, saved)
+                except FileNotFoundError as error:  # the file that waits is there: its bytes are not
+                    raise os_error(errno.EIO, error.filename) from error
                 self._equip(use.content)
                 use.bytes = 0
             use.users += 1

@@ -169,9 +169,11 @@ class Dispatch:
                 self._put_file(batch[0], batch[0].intent)
             else:
                 self._run_one(batch[0])
-        except BaseException:
-            log.exception("%s: left for the next mount", batch[0].path)
-            raise
+        except Exception as error:  # whoever waits must not wait for ever
+            log.exception("%s: an unforeseen failure", batch[0].path)
+            for task in batch:
+                if task.running:
+                    self._fail(task, SwiftfsError(f"an unforeseen {error!r}"))
         finally:
             with self._changed:
                 self._under_way -= 1

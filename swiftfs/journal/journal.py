@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
-from swiftfs.content.segments import SegmentUpload
+from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import StoreError
 from swiftfs.journal.coalescing import attempted, coalesce
 from swiftfs.journal.dispatch import Dispatch
@@ -86,23 +86,23 @@ class Journal:
                 self._queue.add(task)
         if len(self._queue):
             log.info("%d changes of an earlier mount are stored now", len(self._queue))
+        files = [task.intent.file for task in self._queue.tasks() if isinstance(task.intent, PutFile)]
+        wanted = {file.prefix for file in files}
+        # Looked up before anybody can write: later there are the segments of files that are open now.
+        left = [standing for standing in self._log.uploads() if standing.prefix not in wanted]
         self._dispatch.start()
-        self._dispatch.soon(self.clean_up)
+        self._dispatch.soon(lambda: self._clean_up(left))
         self._syncing.start()
 
-    def clean_up(self) -> None:
+    def _clean_up(self, left: Iterable[Standing]) -> None:
         """Delete segments that a process left which died before their file was closed."""
-        with self._changed:
-            files = [task.intent.file for task in self._queue.tasks() if isinstance(task.intent, PutFile)]
-        wanted = {file.prefix for file in files}
-        for standing in self._log.uploads():
-            if standing.prefix not in wanted:
-                try:
-                    self._execution.discard_below(standing)
-                except StoreError as error:
-                    log.info("segments below %s stay for now: %s", standing.prefix, error)
-                else:
-                    self._log.end_upload(standing.prefix)
+        for standing in left:
+            try:
+                self._execution.discard_below(standing)
+            except StoreError as error:
+                log.info("segments below %s stay for now: %s", standing.prefix, error)
+            else:
+                self._log.end_upload(standing.prefix)
 
     def add(self, path: str, intent: Intent, done: Done = _ignore, *, at_least: float = 0.0) -> bool:
         """Take an intent about `path`, to be executed after `at_least` so many seconds.
