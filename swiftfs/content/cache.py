@@ -73,8 +73,9 @@ class ContentCache:
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
     were more; `abandoned` is called with the segments of a file that will never be, and `relieve` when the
-    disk is full of files that wait: it says whether any is on its way. A writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
-    on their way. It may hold the lock of its own node meanwhile and no other.
+    disk is full of files that wait: it says whether any is on its way. A writer waits while more than `limit`
+    bytes, or the room its segments need, are not in Swift and some are on their way. It may hold the lock of
+    its own node meanwhile and no other.
     """
 
     def __init__(
