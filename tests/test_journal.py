@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,11 @@ from bench_filesystem import ME, bench, get, names, put, read, write
 from memory_store import MemoryStore
 from scenes import wait_until
 
+from swiftfs.content.segments import Standing
 from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.coalescing import coalesce
+from swiftfs.journal.dispatch import Dispatch
 from swiftfs.journal.intents import Delete, PutMarker
 from swiftfs.journal.log import Log, Record
 from swiftfs.model import ObjectName
@@ -348,8 +350,8 @@ def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore
     assert read(filesystem, "/file") == b"more"
 
 
-def foreign(store: MemoryStore, key: str, data: bytes) -> None:
-    store.put(ObjectName("box", key), data, Headers("text/plain"))
+def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -> None:
+    store.put(ObjectName(container, key), data, Headers("text/plain"))
 
 
 def test_the_last_writer_wins(store: MemoryStore, tmp_path: Path) -> None:
@@ -406,3 +408,62 @@ NAME = ObjectName("box", "name")
 )
 def test_coalescing(earlier: object, later: object, merged: object) -> None:
     assert coalesce(earlier, later) == merged  # type: ignore[arg-type]
+
+
+def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Path) -> None:
+    foreign(store, "new", b"new")
+    foreign(store, "old", b"old")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.unlink("/old")
+        refuse(store, "copy", AccessDenied)
+        with pytest.raises(AccessDenied):
+            filesystem.rename("/new", "/old")
+        store.hook = None
+        assert names(filesystem, "/") == ["new"]
+    assert keys(store) == ["new"]
+
+
+def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"data")
+        refuse(store, "put", ZeroDivisionError)
+        with pytest.raises(SwiftfsError, match="unforeseen"):
+            filesystem.fsync(handle, False)
+        store.hook = None
+        filesystem.release(handle)
+    assert body(store, "file") == b"data"
+
+
+def test_what_waits_is_not_missing_when_the_cache_was_wiped(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "settle=1000,drain=0") as filesystem:
+        write(filesystem, "/file", b"data")
+        for path in (tmp_path / "content").iterdir():
+            path.unlink()
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            filesystem.open("/file", os.O_RDONLY)
+        assert caught.value.errno == errno.EIO
+        filesystem.unlink("/file")
+
+
+def test_segments_of_an_open_file_are_not_cleaned_up(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_container("box_segments")
+    log = Log(tmp_path, "box of memory")
+    log.begin_upload(Standing(ObjectName("box_segments", "left/swiftfs-0/"), frozenset()))
+    log.close()
+    foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
+    jobs: list[Callable[[], None]] = []
+    monkeypatch.setattr(Dispatch, "soon", lambda _, job: jobs.append(job))
+    with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"1" * 2_500_000)
+        wait_until(lambda: len(keys(store, "box_segments")) == 3)
+        (clean_up,) = jobs
+        clean_up()
+        assert len([key for key in keys(store, "box_segments") if key.startswith("file/")]) == 2
+        filesystem.flush(handle)
+        filesystem.release(handle)
+    assert body(store, "file") == b"1" * 2_500_000
+    assert not any(key.startswith("left/") for key in keys(store, "box_segments"))

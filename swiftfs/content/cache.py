@@ -161,8 +161,8 @@ class ContentCache:
             if use.content is None:
                 try:
                     use.content = self._maker.restore(self._folder, use.name, saved)
-                except FileNotFoundError as error:  # the file that waits is there: its bytes are not
-                    raise os_error(errno.EIO, error.filename) from error
+                except FileNotFoundError as error:
+                    raise os_error(errno.EIO, error.filename) from error  # what waits is not "missing"
                 self._equip(use.content)
                 use.bytes = 0
             use.users += 1

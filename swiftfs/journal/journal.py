@@ -13,7 +13,7 @@ from dataclasses import replace
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload, Standing
-from swiftfs.errors import StoreError
+from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.coalescing import attempted, coalesce
 from swiftfs.journal.dispatch import Dispatch
 from swiftfs.journal.execution import Execution
@@ -169,14 +169,31 @@ class Journal:
         When the process dies the next one finishes it.
         """
         with self._changed:
-            if isinstance(intent, Move):
-                intent = self._overtake(intent)
-            self._dispatch.attempt([task for name in names_of(intent) for task in self._queue.chain(name)])
+            tasks = [task for name in names_of(intent) for task in self._queue.chain(name)]
+            deletion = self._needless(intent)
+            self._dispatch.attempt([task for task in tasks if task is not deletion])
+            if deletion is not self._needless(intent):
+                deletion = None  # it was executed meanwhile
             now = time.monotonic()
             task = Task(self._queue.next_seq(), path, intent, _ignore, now, now)
-            self._log.commit([task.record()])
+            if deletion is not None and isinstance(deletion.intent, Delete) and isinstance(intent, Move):
+                task.intent = replace(intent, replaces_large=deletion.intent.large)
+                self._log.commit([task.record()], [deletion.seq])
+                self._queue.remove(deletion)
+            else:
+                self._log.commit([task.record()])
             self._queue.add(task)
-            self._dispatch.attempt([task])
+            try:
+                self._dispatch.attempt([task])
+            except (SwiftfsError, OSError):
+                if deletion is not None:  # nothing has come in its place
+                    deletion.seq = self._queue.next_seq()
+                    self._log.commit([deletion.record()])
+                    self._queue.add(deletion)
+                    self._changed.notify_all()
+                raise
+            if deletion is not None:
+                deletion.ended = True
 
     def run(self, intent: Intent) -> None:
         """Execute an intent that needs no journal, because nothing of it can be half done; raise why not."""
@@ -341,13 +358,10 @@ class Journal:
         else:
             leaves.done(None)
 
-    def _overtake(self, move: Move) -> Move:
-        """Return the move in place of a deletion of its target that waits."""
-        tail = self._queue.tail(move.target)
-        if tail is None or tail.running or not isinstance(tail.intent, Delete):
-            return move
-        self._drop(tail)
-        return replace(move, replaces_large=tail.intent.large)
+    def _needless(self, intent: Move | MoveFolder) -> Task | None:
+        """Return the deletion of a move's target that waits: the move overwrites what it would delete."""
+        tail = self._queue.tail(intent.target) if isinstance(intent, Move) else None
+        return tail if tail and not tail.running and isinstance(tail.intent, Delete) else None
 
     def _hold(self, intent: Intent) -> None:
         if (file := _file_of(intent)) is not None:
