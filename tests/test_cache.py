@@ -211,7 +211,7 @@ def test_what_was_not_synchronized_is_good_until_the_next_boot(
 
     marker = tmp_path / "boot"
     marker.write_text("the same")
-    monkeypatch.setattr("swiftfs.content.index._BOOT_ID", marker)
+    monkeypatch.setattr("swiftfs.database._BOOT_ID", marker)
     house.restart()
     monkeypatch.setattr("swiftfs.content.cache.synchronize", fail)
     origin = house.put("file", noise(BLOCK))

@@ -12,7 +12,7 @@ PACKAGE = Path(swiftfs.__file__).parent
 
 FLOORS = {
     **dict.fromkeys(["errors", "model", "naming", "attributes", "config"], 0),
-    "store": 1,
+    **dict.fromkeys(["store", "database"], 1),
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
     **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "moves", "usage"], 3),

@@ -8,7 +8,6 @@ of the same boot. Losing the index costs downloads; one that is damaged or not o
 
 import logging
 import sqlite3
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +15,26 @@ from typing import TypeVar
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.content.localfile import Mark
+from swiftfs.database import Schema, boot_id, make_tables, open_database, row_checksum
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_APPLICATION = 0x73776663
-_FORMAT = 1
 _CLEAN = "clean"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_TABLES = f"""
+_SCHEMA = Schema(
+    0x73776663,
+    1,
+    """
 CREATE TABLE files (
     used INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, present BLOB, checked INTEGER, bytes INTEGER,
     inode INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, checksum INTEGER
 );
 CREATE TABLE session (state TEXT);
 INSERT INTO session VALUES ('');
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_FORMAT};
-"""
+""",
+)
 """`used` grows with every row, so that its order is that of last use: a file in use has no row."""
 
 
@@ -172,25 +171,14 @@ class Index:
             return _open_file(self._path)
         except (sqlite3.Error, OSError):
             database = sqlite3.connect(":memory:", check_same_thread=False)
-            database.executescript(_TABLES)
+            make_tables(database, _SCHEMA)
             return database
 
 
 def _open_file(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False)
+    database = open_database(path, _SCHEMA)
     try:
-        # One mount has the cache folder, so nobody else needs the shared index that other modes keep.
-        database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("PRAGMA journal_mode = WAL")
-        path.chmod(0o600)
-        marks = tuple(
-            database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            database.executescript(_TABLES)
-        elif marks != (_APPLICATION, _FORMAT):
-            raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
-        boot = _boot_id()
+        boot = boot_id()
         state = database.execute("SELECT state FROM session").fetchone()
         if state is None or state[0] not in ({_CLEAN, boot} if boot else {_CLEAN}):
             with database:
@@ -210,13 +198,5 @@ def _begin_session(database: sqlite3.Connection, state: str) -> None:
     database.execute("PRAGMA synchronous = NORMAL")
 
 
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
-
-
 def _checksum(name: str, present: bytes, *numbers: int) -> int:
-    """Return a checksum of a row, for SQLite has none."""
-    return zlib.crc32(repr((name, present, *map(int, numbers))).encode())
+    return row_checksum(name, present, *map(int, numbers))

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from swiftfs.content.localfile import synchronize
 from swiftfs.content.segments import Standing
+from swiftfs.database import Schema, boot_id, open_database, row_checksum
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import Intent
@@ -26,11 +26,10 @@ from swiftfs.model import ObjectName
 
 log = logging.getLogger(__name__)
 
-_APPLICATION = 0x73776A6C
-_FORMAT = 1
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-_TABLES = f"""
+_SCHEMA = Schema(
+    0x73776A6C,
+    1,
+    """
 CREATE TABLE intents (
     seq INTEGER PRIMARY KEY, path TEXT NOT NULL, intent TEXT NOT NULL, errno INTEGER, reason TEXT,
     written INTEGER NOT NULL, checksum INTEGER NOT NULL
@@ -39,9 +38,8 @@ CREATE TABLE uploads (
     container TEXT, prefix TEXT, named TEXT NOT NULL, PRIMARY KEY (container, prefix)
 ) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_FORMAT};
-"""
+""",
+)
 """`written` numbers the commit that wrote a row, and the fact `synced` the last one that is on the disk for
 certain. `uploads` are prefixes under which segments may lie that no manifest names yet."""
 
@@ -301,37 +299,10 @@ class Log:
 
 
 def _open_file(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False)
-    try:
-        # One mount has the cache folder, so nobody else needs the shared index that other modes keep.
-        database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
-        database.execute("PRAGMA synchronous = NORMAL")
-        path.chmod(0o600)
-        marks = tuple(
-            database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            database.executescript(_TABLES)
-        elif marks != (_APPLICATION, _FORMAT):
-            raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
-        problem = database.execute("PRAGMA quick_check").fetchone()[0]
-        if problem != "ok":
-            raise sqlite3.DatabaseError(problem)  # noqa: TRY301
-    except BaseException:
+    database = open_database(path, _SCHEMA)
+    database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
+    problem = database.execute("PRAGMA quick_check").fetchone()[0]
+    if problem != "ok":
         database.close()
-        raise
+        raise sqlite3.DatabaseError(problem)
     return database
-
-
-def boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
-
-
-def row_checksum(*values: object) -> int:
-    """Return a checksum of a row, for SQLite has none."""
-    return zlib.crc32(repr(values).encode())

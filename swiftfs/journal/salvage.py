@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swiftfs.database import boot_id, row_checksum
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.intents import Intent, PutFile
-from swiftfs.journal.log import boot_id, row_checksum
 
 ATTEMPTS = 10
 """A copy made while a mount moves pages from SQLite's own log to their places is made again."""

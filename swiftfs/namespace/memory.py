@@ -16,6 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from swiftfs.database import Schema, make_tables, open_database
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -35,18 +36,17 @@ _SPARED = 86_400
 
 _TOUCH = "UPDATE heads SET used = ? WHERE container = ? AND key IN (SELECT value FROM json_each(?))"
 
-_APPLICATION = 0x73776664
-_FORMAT = 1
-
-_TABLES = f"""
+_SCHEMA = Schema(
+    0x73776664,
+    1,
+    """
 CREATE TABLE heads (
     container TEXT, key TEXT, hash TEXT, last_modified TEXT, info TEXT, checksum INTEGER, used INTEGER,
     PRIMARY KEY (container, key)
 ) WITHOUT ROWID;
 CREATE INDEX heads_by_use ON heads (used);
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_FORMAT};
-"""
+""",
+)
 
 _RECALL = """
 SELECT heads.key, hash, last_modified, info, checksum, used
@@ -125,20 +125,8 @@ class HeadMemory:
         return self._open_in_memory()
 
     def _open_file(self, path: Path) -> sqlite3.Connection:
-        database = _connect(str(path))
+        database = open_database(path, _SCHEMA, synchronous="OFF")
         try:
-            # One mount has the cache folder, so nobody else needs the shared index that other modes keep.
-            database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = OFF")
-            marks = tuple(
-                database.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("application_id", "user_version")
-            )
-            if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                database.executescript(_TABLES)
-            elif marks != (_APPLICATION, _FORMAT):
-                raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
             self._rows = database.execute("SELECT count(*) FROM heads").fetchone()[0]
         except BaseException:
             database.close()
@@ -148,8 +136,8 @@ class HeadMemory:
     def _open_in_memory(self) -> sqlite3.Connection:
         self._path = None
         self._capacity, self._rows = min(self._capacity, CAPACITY_IN_MEMORY), 0
-        database = _connect(":memory:")
-        database.executescript(_TABLES)
+        database = sqlite3.connect(":memory:", check_same_thread=False)
+        make_tables(database, _SCHEMA)
         return database
 
     def _begin_anew(self, path: Path, error: sqlite3.Error) -> sqlite3.Connection:
@@ -222,10 +210,6 @@ class HeadMemory:
             (excess,),
         )
         self._rows -= excess
-
-
-def _connect(name: str) -> sqlite3.Connection:
-    return sqlite3.connect(name, check_same_thread=False)
 
 
 def _encode(info: ObjectInfo) -> str:
