@@ -30,6 +30,16 @@ def swift(swift_server: SwiftServer) -> Iterator[SwiftServer]:
 
 
 @pytest.fixture
+def server() -> Iterator[SwiftServer]:
+    """A Swift of the test's own, which may be killed, with the empty container `box`."""
+    with SwiftServer() as running:
+        client = Connection(running.auth_url, running.user, running.key, retries=0)
+        client.put_container("box")
+        yield running
+        client.close()
+
+
+@pytest.fixture
 def container() -> str:
     """A name that no other test uses."""
     return f"box{next(_numbers)}"

@@ -1,30 +1,20 @@
 """The journal without a kernel: what becomes one request, what survives, what is told."""
 
-import errno
 import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, get, names, put, read, write
+from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs.content.segments import Standing
 from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.coalescing import coalesce
-from swiftfs.journal.dispatch import Dispatch
-from swiftfs.journal.intents import Delete, PutMarker
-from swiftfs.journal.log import Log, Record
-from swiftfs.model import ObjectName
-from swiftfs.naming import Folder
-from swiftfs.store.protocol import Headers
-
-NEVER = "settle=1000"
 
 
 @pytest.fixture
@@ -51,24 +41,6 @@ def calls(store: MemoryStore) -> Counter[str]:
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
     with bench(store, tmp_path, NEVER) as filesystem:
         yield filesystem
-
-
-def keys(store: MemoryStore, container: str = "box") -> list[str]:
-    return [row.key for row in store.list_page(container).rows]
-
-
-def body(store: MemoryStore, key: str) -> bytes:
-    parts: list[bytes] = []
-    store.get(ObjectName("box", key), lambda _offset, data: parts.append(data))
-    return b"".join(parts)
-
-
-def refuse(store: MemoryStore, method: str, error: type[Exception]) -> None:
-    def hook(called: str, _subject: object) -> None:
-        if called == method:
-            raise error("no")
-
-    store.hook = hook
 
 
 def test_close_asks_nothing_of_the_server(
@@ -299,117 +271,6 @@ def test_another_source_cannot_take_over_what_waits(store: MemoryStore, tmp_path
     assert body(store, "file") == b"data"
 
 
-@pytest.mark.parametrize("damage", ["header", "truncated", "text"])
-def test_a_damaged_log_is_set_aside(store: MemoryStore, tmp_path: Path, damage: str) -> None:
-    refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
-        write(filesystem, "/file", b"data")
-    store.hook = None
-    log = tmp_path / "journal.sqlite"
-    data = log.read_bytes()
-    log.write_bytes({"header": b"\0" * 100 + data[100:], "truncated": data[:5000], "text": b"no"}[damage])
-    with bench(store, tmp_path) as filesystem:
-        assert names(filesystem, "/") == []
-    aside = [path.name for path in tmp_path.iterdir() if path.name.startswith("journal.damaged-")]
-    assert len(aside) == 1
-    assert [path.read_bytes() for path in (tmp_path / "lost").iterdir()] == [b"data"]
-
-
-def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path) -> None:
-    log = Log(tmp_path, "me")
-    name = ObjectName("box", "file")
-    log.commit([Record(1, "/file", Delete(name, large=False)), Record(2, "/x", Delete(name, large=None))])
-    log._database.execute("UPDATE intents SET intent = '{}' WHERE seq = 1")
-    log._database.commit()
-    log.close()
-    log = Log(tmp_path, "me")
-    assert [record.seq for record in log.records()] == [2]
-    assert len(log.lost) == 1
-    assert (tmp_path / "lost" / "intent-1.json").read_text() == "{}"
-    log.close()
-
-
-def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore) -> None:
-    handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
-    put(filesystem, handle, 0, b"data")
-    log = filesystem._journal._log
-    pages = log._database.execute("PRAGMA page_count").fetchone()[0]
-    log._database.execute(f"PRAGMA max_page_count = {pages}")
-
-    def fill() -> None:
-        for number in range(100):
-            filesystem.mkdir(f"/folder{number}", 0o755, ME)
-
-    with pytest.raises(OSError, match="No space left") as caught:
-        fill()
-    assert caught.value.errno == errno.ENOSPC
-    put(filesystem, handle, 0, b"more")
-    log._database.execute("PRAGMA max_page_count = 100000")
-    filesystem.flush(handle)
-    filesystem.release(handle)
-    assert read(filesystem, "/file") == b"more"
-
-
-def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -> None:
-    store.put(ObjectName(container, key), data, Headers("text/plain"))
-
-
-def test_the_last_writer_wins(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
-        write(filesystem, "/new", b"ours")
-        foreign(store, "new", b"theirs")
-    assert keys(store) == ["new"]
-    assert body(store, "new") == b"ours"
-
-
-def test_a_new_file_that_another_client_made_too(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
-        write(filesystem, "/folder.d.txt", b"ours")
-        foreign(store, "folder.d.txt", b"theirs")
-    ours, theirs = sorted(keys(store), key=len)
-    assert body(store, ours) == b"ours"
-    assert body(store, theirs) == b"theirs"
-    assert theirs.startswith("folder.d (conflict ")
-    assert theirs.endswith(").txt")
-
-
-def test_a_file_that_another_client_changed_too(store: MemoryStore, tmp_path: Path) -> None:
-    foreign(store, "file", b"at first")
-    with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
-        write(filesystem, "/file", b"ours")
-        foreign(store, "file", b"theirs")
-    assert sorted(body(store, key) for key in keys(store)) == [b"ours", b"theirs"]
-
-
-def test_no_conflict_is_seen_where_there_is_none(store: MemoryStore, tmp_path: Path) -> None:
-    foreign(store, "file", b"at first")
-    with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
-        for data in (b"one", b"two"):
-            write(filesystem, "/file", data)
-            filesystem._journal.flush_below(Folder("box", ""))
-        write(filesystem, "/new", b"new")
-        write(filesystem, "/temporary", b"renamed")
-        filesystem.rename("/temporary", "/file")
-    assert keys(store) == ["file", "new"]
-    assert body(store, "file") == b"renamed"
-
-
-NAME = ObjectName("box", "name")
-
-
-@pytest.mark.parametrize(
-    ("earlier", "later", "merged"),
-    [
-        (PutMarker(NAME), Delete(NAME, large=False), ()),
-        (PutMarker(NAME, fresh=False), Delete(NAME, large=False), (Delete(NAME, large=False),)),
-        (Delete(NAME, large=False), PutMarker(NAME), None),
-        (Delete(NAME, large=True), Delete(NAME, large=True), None),
-    ],
-)
-def test_coalescing(earlier: object, later: object, merged: object) -> None:
-    assert coalesce(earlier, later) == merged  # type: ignore[arg-type]
-
-
 def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "new", b"new")
     foreign(store, "old", b"old")
@@ -433,37 +294,3 @@ def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp
         store.hook = None
         filesystem.release(handle)
     assert body(store, "file") == b"data"
-
-
-def test_what_waits_is_not_missing_when_the_cache_was_wiped(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "settle=1000,drain=0") as filesystem:
-        write(filesystem, "/file", b"data")
-        for path in (tmp_path / "content").iterdir():
-            path.unlink()
-        with pytest.raises(OSError, match="Input/output error") as caught:
-            filesystem.open("/file", os.O_RDONLY)
-        assert caught.value.errno == errno.EIO
-        filesystem.unlink("/file")
-
-
-def test_segments_of_an_open_file_are_not_cleaned_up(
-    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.create_container("box_segments")
-    log = Log(tmp_path, "box of memory")
-    log.begin_upload(Standing(ObjectName("box_segments", "left/swiftfs-0/"), frozenset()))
-    log.close()
-    foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
-    jobs: list[Callable[[], None]] = []
-    monkeypatch.setattr(Dispatch, "soon", lambda _, job: jobs.append(job))
-    with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
-        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
-        put(filesystem, handle, 0, b"1" * 2_500_000)
-        wait_until(lambda: len(keys(store, "box_segments")) == 3)
-        (clean_up,) = jobs
-        clean_up()
-        assert len([key for key in keys(store, "box_segments") if key.startswith("file/")]) == 2
-        filesystem.flush(handle)
-        filesystem.release(handle)
-    assert body(store, "file") == b"1" * 2_500_000
-    assert not any(key.startswith("left/") for key in keys(store, "box_segments"))

@@ -11,7 +11,6 @@ import pytest
 from memory_store import MemoryStore
 from mounts import Mount, swift_cli
 from scenes import wait_until
-from swiftclient import Connection
 
 from swiftfs import usage
 from swiftfs.demo.server import SwiftServer
@@ -339,16 +338,6 @@ def test_free_space_is_as_it_was(store: MemoryStore, monkeypatch: pytest.MonkeyP
     fail(store, AccessDenied)
     with pytest.raises(AccessDenied):
         report.of("/")
-
-
-@pytest.fixture
-def server() -> Iterator[SwiftServer]:
-    """A Swift that may be killed, with an empty container."""
-    with SwiftServer() as running:
-        client = Connection(running.auth_url, running.user, running.key, retries=0)
-        client.put_container("box")
-        yield running
-        client.close()
 
 
 def test_a_mount_outlives_its_server(server: SwiftServer, tmp_path: Path) -> None:

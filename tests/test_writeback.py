@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 
 FILES = 1000
-
-
-@pytest.fixture
-def server() -> Iterator[SwiftServer]:
-    """A Swift that may be killed, with an empty container."""
-    with SwiftServer() as running:
-        client = Connection(running.auth_url, running.user, running.key, retries=0)
-        client.put_container("box")
-        yield running
-        client.close()
 
 
 def make_tree(top: Path) -> None:

@@ -53,6 +53,6 @@ def decode(text: str) -> Intent:
     """Return the intent that `encode` wrote; raise `Unreadable` for anything else."""
     try:
         intent: Intent = _CONVERTER.structure(json.loads(text), Intent)  # type: ignore[arg-type]
-    except (BaseValidationError, ValueError, TypeError, KeyError) as error:
+    except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unreadable(f"no intent: {text[:200]!r}") from error
     return intent

@@ -97,9 +97,7 @@ class Dispatch:
         self._away = False  # that was long ago: only what the server answers from now on counts
         for task in tasks:
             task.asked = task.attempts
-            if not task.running:
-                task.parked = False
-                self._queue.schedule(task, 0.0)
+            self._queue.urge(task)
         self._changed.notify_all()
 
     def attempt(self, tasks: Collection[Task]) -> None:
@@ -110,8 +108,8 @@ class Dispatch:
         wanted = self._with_blockers(tasks)
         before = {task: task.attempts for task in wanted}
         for task in wanted:
-            task.parked, task.urgent = False, True
-            self._queue.schedule(task, 0.0)
+            task.urgent = True
+            self._queue.urge(task)
         self._changed.notify_all()
 
         def is_settled(task: Task) -> bool:

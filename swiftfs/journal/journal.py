@@ -227,9 +227,8 @@ class Journal:
         """Execute what was parked or failed, in a moment."""
         with self._changed:
             for task in self._queue.tasks():
-                if not task.running and task.error is not None:
-                    task.parked = task.told = False
-                    self._queue.schedule(task, 0.0)
+                if task.error is not None:
+                    self._queue.urge(task)
             self._changed.notify_all()
 
     def relieve(self) -> bool:
@@ -283,13 +282,10 @@ class Journal:
         with self._changed:
             self.seconds = 0.0
             for task in self._queue.tasks():
-                if not task.running:
-                    task.parked = False
-                    self._queue.schedule(task, 0.0)
+                self._queue.urge(task)
             self._changed.notify_all()
-            while (left := self._unfinished()) and (rest := deadline - time.monotonic()) > 0:
-                progress(left)
-                self._changed.wait(min(PROGRESS_SECONDS, rest))
+        while (left := self._wait_for_fewer(deadline)) and time.monotonic() < deadline:
+            progress(left)
         self._dispatch.stop()
         self._execution.close()
         self._closing.set()
@@ -298,8 +294,12 @@ class Journal:
         self._log.close()
         return self.waiting()
 
-    def _unfinished(self) -> int:
-        return sum(not task.is_stuck for task in self._queue.tasks())
+    def _wait_for_fewer(self, deadline: float) -> int:
+        """Return how many intents may still be executed, 0 as soon as that is so, else in a moment."""
+        seconds = max(0.0, min(PROGRESS_SECONDS, deadline - time.monotonic()))
+        with self._changed:
+            self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
+            return sum(not task.is_stuck for task in self._queue.tasks())
 
     def _resume(self, seq: int, intent: Move | MoveFolder) -> None:
         try:

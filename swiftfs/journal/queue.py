@@ -130,6 +130,12 @@ class Queue:
         task.due = due
         heapq.heappush(self._due, (due, next(self._ties), task))
 
+    def urge(self, task: Task) -> None:
+        """Let a task run as soon as it can, be it parked; one that runs goes on."""
+        if not task.running:
+            task.parked = False
+            self.schedule(task, 0.0)
+
     def chain(self, name: ObjectName) -> list[Task]:
         """Return the tasks about a name in their order."""
         return self._chains.get(name, [])
