@@ -295,7 +295,7 @@ class FileSystem:
         """
         lost = [node.path for node in self._files.table.all() if not self._files.drain(node)]
         self._files.close()
-        left = self._journal.close(self._rooms.options.drain, progress)
+        left = self._journal.close(self._rooms.options.drain, progress, self._rooms.store.close)
         self._rooms.contents.close()
         self._namespace.close()
         if lost:

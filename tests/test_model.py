@@ -208,7 +208,7 @@ class Machine(RuleBasedStateMachine):
             copy.parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(path, copy)
-        self.real._journal.close(0.0, lambda _: None)
+        self.real._journal.close(0.0, lambda _: None, lambda: None)
         self.real._rooms.contents.close()
         self.real._namespace.close()
         shutil.rmtree(self.cache)

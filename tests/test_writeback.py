@@ -82,3 +82,20 @@ def test_unmounting_leaves_the_rest_to_the_next_mount(
     assert (mounted.path / "file").read_bytes() == b"data"
     mounted.stop()
     assert connection.get_object(container, "file")[1] == b"data"
+
+
+@pytest.mark.mount_options("settle=1000,drain=1,segment_size=1M")
+def test_unmounting_gives_up_what_the_server_does_not_take(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    """Each segment asks for its container, one after the other, with 25 s of patience."""
+    swift.inject(Fault(method="PUT", status=503))
+    (mounted.path / "file").write_bytes(bytes(8_000_000))
+    mounted.expected.append("1 changes stay in")
+    mounted.exit_code = 1
+    mounted.stop()
+    swift.clear_faults()
+    mounted.exit_code = 0
+    mounted.start()
+    mounted.stop()
+    assert connection.get_object(container, "file")[1] == bytes(8_000_000)

@@ -273,10 +273,13 @@ class Journal:
         with self._changed:
             return report(self._queue.tasks(), away=self._dispatch.is_away)
 
-    def close(self, seconds: float, progress: Callable[[int], None]) -> list[Waiting]:
+    def close(
+        self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
+    ) -> list[Waiting]:
         """Execute what waits, for so long at most, and end the threads; return what the next mount has to do.
 
-        `progress` is called with the number of intents that still wait.
+        `progress` is called with the number of intents that still wait, and `give_up` when there is no more
+        time: it ends the store's patience.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -286,6 +289,8 @@ class Journal:
             self._changed.notify_all()
         while (left := self._wait_for_fewer(deadline)) and time.monotonic() < deadline:
             progress(left)
+        if left:
+            give_up()
         self._dispatch.stop()
         self._execution.close()
         self._closing.set()
