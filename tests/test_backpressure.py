@@ -1,25 +1,17 @@
 """Files larger than the disk they are written through: what is uploaded already makes room for the rest."""
 
-import errno
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cache_house import PLAIN
-from memory_store import MemoryStore
-from storing_house import MIB, NAME, Writer
+from storing_house import MIB, NAME, Writer, building
 
 from swiftfs.attributes import Stored
 from swiftfs.content.blocks import BLOCK
-from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
-from swiftfs.content.making import ContentMaker
-from swiftfs.content.origin import Origin
-from swiftfs.content.segments import Layout
 from swiftfs.errors import Overtaken, PreconditionFailed, Unavailable
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.intents import Description, PutFile
@@ -34,15 +26,8 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
-    writers: list[Writer] = []
-
-    def build_one(threads: int = 1) -> Writer:
-        writers.append(Writer(tmp_path, threads))
-        return writers[-1]
-
-    yield build_one
-    for one in writers:
-        one.close()
+    with building(tmp_path) as build_one:
+        yield build_one
 
 
 @pytest.fixture
@@ -222,208 +207,74 @@ def test_a_segment_that_somebody_deleted_is_an_error(writer: Writer) -> None:
         writer.read()
 
 
+class Weather:
+    """Random changes of a writer's file, each followed by a note of what it is then."""
+
+    def __init__(self, writer: Writer, seed: int) -> None:
+        self.writer = writer
+        self.dice = random.Random(seed)
+        self.states: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def change(self) -> None:
+        """Change something, or read all."""
+        where = self.dice.randrange(0, 6 * MIB)
+        with self._lock:
+            match self.dice.randrange(7):
+                case 0:
+                    self.writer.truncate(where)
+                case 1 | 2:
+                    body = self.dice.randbytes(self.dice.randrange(1, 2 * MIB))
+                    self.writer.write(len(self.writer.model), body)
+                case 3:
+                    self.writer.write(where, self.dice.randbytes(self.dice.randrange(1, 2 * BLOCK)))
+                case 4:
+                    self.writer.write(0, self.dice.randbytes(3 * MIB))
+                case 5:
+                    assert self.writer.read() == self.writer.model
+            self.states.append(bytes(self.writer.model))
+
+    def disturb(self, _name: ObjectName) -> None:
+        """Change something during a request now and then, or let it fail."""
+        if self.dice.random() < 0.2:
+            self.change()
+        if self.dice.random() < 0.05:
+            raise Unavailable("503")
+
+    def store(self) -> None:
+        """Have the file stored in such weather: as it was at one moment since, or not at all."""
+        begun = len(self.states) - 1
+        self.writer.store.during = self.disturb
+        try:
+            self.writer.run()
+        except (Overtaken, Unavailable):
+            return
+        finally:
+            self.writer.store.during = None
+        assert self.writer.stored() in self.states[begun:]
+        assert self.writer.segments() >= self.writer.named()
+
+
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_is_evicted_the_file_is_right(
     build: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
 ) -> None:
     monkeypatch.setattr("storing_house.MIB", segment)
-    writer, dice = build(threads=1 + seed % 3), random.Random(seed)
-    states: list[bytes] = []
-    lock = threading.Lock()
+    writer = build(threads=1 + seed % 3)
+    weather = Weather(writer, seed)
     evicted = 0
-
-    def step() -> None:
-        where = dice.randrange(0, 6 * MIB)
-        with lock:
-            match dice.randrange(7):
-                case 0:
-                    writer.truncate(where)
-                case 1 | 2:
-                    writer.write(len(writer.model), dice.randbytes(dice.randrange(1, 2 * MIB)))
-                case 3:
-                    writer.write(where, dice.randbytes(dice.randrange(1, 2 * BLOCK)))
-                case 4:
-                    writer.write(0, dice.randbytes(3 * MIB))
-                case 5:
-                    assert writer.read() == writer.model
-            states.append(bytes(writer.model))
-
-    def sometimes(_name: ObjectName) -> None:
-        if dice.random() < 0.2:
-            step()
-        if dice.random() < 0.05:
-            raise Unavailable("503")
-
     for _ in range(25):
-        step()
+        weather.change()
         writer.content.hurry()
         wait(writer)
-        evicted += writer.content.shed(dice.randrange(8 * MIB))
-        if dice.random() < 0.5:
+        evicted += writer.content.shed(weather.dice.randrange(8 * MIB))
+        if weather.dice.random() < 0.5:
             continue
-        if dice.random() < 0.3:
+        if weather.dice.random() < 0.3:
             restart(writer)
             assert writer.read() == writer.model
-        begun = len(states) - 1
-        writer.store.during = sometimes
-        try:
-            writer.run()
-        except (Overtaken, Unavailable):
-            continue
-        finally:
-            writer.store.during = None
-        assert writer.stored() in states[begun:]
-        assert writer.segments() >= writer.named()
+        weather.store()
     assert evicted > MIB
     writer.run()
     assert writer.stored() == writer.read() == writer.model
-
-
-class Yard:
-    """A cache folder with little room, and a store whose PUTs a test can hold back."""
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.store = MemoryStore("box")
-        maker = ContentMaker(self.store, Layout(MIB), lambda _: None, connections=2, uploads=2, read_ahead=0)
-        self.cache = ContentCache(folder, limit, maker, {})
-        self.open: list[Content] = []
-
-    def new(self, key: str = "file") -> Content:
-        self.open.append(self.cache.new(ObjectName("box", key), None))
-        return self.open[-1]
-
-    def close(self) -> None:
-        for content in self.open:
-            self.cache.leave(content)
-        self.cache.close()
-
-
-def put(content: Content, offset: int, data: bytes) -> None:
-    assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
-
-
-def put_in_blocks(content: Content, begin: int, body: bytes) -> None:
-    for offset in range(begin, len(body), BLOCK):
-        put(content, offset, body[offset : offset + BLOCK])
-
-
-def put_files(yard: Yard, count: int) -> None:
-    for number in range(count):
-        put(yard.new(f"small{number}"), 0, noise(MIB // 2))
-
-
-@pytest.fixture
-def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
-    monkeypatch.setattr("swiftfs.content.cache.STEP", BLOCK)
-    monkeypatch.setattr("swiftfs.content.room.PAUSE", 0.05)
-    yard = Yard(tmp_path, 4 * MIB)
-    yield yard
-    yard.store.hook = None
-    yard.close()
-
-
-def test_a_file_larger_than_the_cache_is_written_within_it(yard: Yard) -> None:
-    yard.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # a network
-    content, body = yard.new(), noise(24 * MIB)
-    most = 0
-    for offset in range(0, len(body), BLOCK):
-        put(content, offset, body[offset : offset + BLOCK])
-        most = max(most, content.allocated())
-    assert most <= 5 * MIB
-    for offset in range(0, len(body), MIB):
-        span = content.read(offset, MIB)
-        assert os.pread(span.descriptor, span.length, span.position) == body[offset : offset + MIB]
-
-
-def test_a_writer_waits_for_room_and_goes_on(yard: Yard) -> None:
-    go_on, reached = threading.Event(), threading.Event()
-
-    def hold(method: str, _subject: str) -> None:
-        if method == "put":
-            reached.set()
-            assert go_on.wait(30)
-
-    yard.store.hook = hold
-    content, other = yard.new(), yard.new("other")
-    writing = threading.Thread(target=lambda: put_in_blocks(content, 0, noise(12 * MIB)))
-    writing.start()
-    assert reached.wait(10)
-    while yard.cache._unsaved() < 3 * MIB:
-        assert writing.is_alive()
-    assert other.read(0, 5).length == 0  # it does not wait
-    assert writing.is_alive()
-    assert content.size <= 5 * MIB
-    go_on.set()
-    writing.join(30)
-    assert content.size == 12 * MIB
-
-
-def test_without_progress_write_says_that_the_disk_is_full(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("swiftfs.content.room.PATIENCE", 0.3)
-
-    def fail(method: str, _subject: str) -> None:
-        if method == "put":
-            raise Unavailable("503")
-
-    yard.store.hook = fail
-    content, body = yard.new(), noise(12 * MIB)
-    with pytest.raises(OSError, match="No space left") as raised:
-        put_in_blocks(content, 0, body)
-    assert raised.value.errno == errno.ENOSPC
-    written = content.size
-    assert 3 * MIB <= written <= 5 * MIB
-    yard.store.hook = None
-    put_in_blocks(content, written, body)
-    assert content.size == len(body)
-
-
-def test_where_nothing_will_make_room_nobody_waits(yard: Yard) -> None:
-    before = time.monotonic()
-    with pytest.raises(OSError, match="No space left"):
-        put_files(yard, 20)
-    assert time.monotonic() - before < 30
-
-
-def test_what_the_journal_stores_makes_room(yard: Yard) -> None:
-    content = yard.new("journaled")
-    for offset in range(0, 3 * MIB + BLOCK, BLOCK):
-        put(content, offset, noise(BLOCK))
-    yard.cache.hold(content.file_name)
-    content.save()
-    relieved = threading.Event()
-
-    def relieve() -> bool:
-        relieved.set()
-        return True
-
-    yard.cache.relieve = relieve
-    second = yard.new("second")
-    writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
-    writing.start()
-    assert relieved.wait(10)
-    assert writing.is_alive()
-    content.begin_upload()
-    content.adopt(yard.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
-    yard.cache.unhold(content.file_name)
-    writing.join(30)
-    assert second.size == 2 * MIB
-    assert content.allocated() < 3 * MIB
-
-
-def test_clean_bytes_of_a_file_that_the_journal_holds_stay(yard: Yard) -> None:
-    body = noise(8 * MIB)
-    info = yard.store.put(ObjectName("box", "old"), body, PLAIN)
-    content = yard.cache.new(
-        info.version.name, Origin(info.version.name, info.version.etag, 8 * MIB, 8 * MIB)
-    )
-    yard.open.append(content)
-    yard.cache.hold(content.file_name)
-    content.ensure(0, 8 * MIB)
-    yard.cache.fit()
-    assert content.allocated() == 8 * MIB
-    yard.cache.unhold(content.file_name)
-    yard.cache.fit()
-    assert content.allocated() <= 4 * MIB

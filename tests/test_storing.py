@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from storing_house import MIB, NAME, Writer
+from storing_house import MIB, NAME, Writer, building
 
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.content import Content
@@ -21,16 +21,9 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[[int], Writer]]:
-    writers: list[Writer] = []
-
-    def build_it(threads: int = 1) -> Writer:
-        writers.append(Writer(tmp_path, threads))
-        return writers[-1]
-
-    yield build_it
-    for one in writers:
-        one.close()
+def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
+    with building(tmp_path) as build_one:
+        yield build_one
 
 
 @pytest.fixture
