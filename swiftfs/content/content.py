@@ -47,17 +47,7 @@ class Content(EvictingFile):
     each write, while the lock is not held.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        pool: Executor,
-        directory: Path,
-        origin: Origin | None,
-        read_ahead: int,
-        kept: Kept | None = None,
-    ) -> None:
-        super().__init__(store, pool, directory, origin, read_ahead, kept)
-        self.admit: Admit = _admit
+    admit: Admit = staticmethod(_admit)
 
     @classmethod
     def restore(

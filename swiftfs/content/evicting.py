@@ -1,17 +1,13 @@
 """A file larger than its share of the disk: what is uploaded already is evicted before the file is closed."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.filled import FilledFile
-from swiftfs.content.localfile import Kept
 from swiftfs.content.origin import Origin
 from swiftfs.content.saved import Placed
 from swiftfs.content.segments import SegmentUpload
-from swiftfs.store.protocol import ObjectStore
 
 
 @dataclass(slots=True)
@@ -37,19 +33,9 @@ class EvictingFile(FilledFile):
     `uploads` are the file's segments, and are told of every change while the lock is held.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        pool: Executor,
-        directory: Path,
-        origin: Origin | None,
-        read_ahead: int,
-        kept: Kept | None = None,
-    ) -> None:
-        super().__init__(store, pool, directory, origin, read_ahead, kept)
-        self.uploads: SegmentUpload | None = None
-        self._snapshot: Snapshot | None = None
-        self._is_saved = False
+    uploads: SegmentUpload | None = None
+    _snapshot: Snapshot | None = None
+    _is_saved = False
 
     def ensure_rest(self, size: int) -> None:
         """Download what is missing of the first `size` bytes and is in no segment of the file's own."""
