@@ -23,7 +23,7 @@ from swiftfs.store.limits import UNKNOWN
 CELLS_AT_ONCE = 10
 
 ONCE = RetryPolicy(deadline=60.0, first_pause=0.01, longest_pause=0.05)
-ALWAYS = RetryPolicy(deadline=0.6, first_pause=0.1, longest_pause=0.2)
+ALWAYS = RetryPolicy(deadline=2.0, first_pause=0.1, longest_pause=0.2)
 ALWAYS_SILENT = RetryPolicy(deadline=2 * SILENCE, first_pause=0.01, longest_pause=0.05)
 
 _numbers = itertools.count(1)
