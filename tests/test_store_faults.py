@@ -41,6 +41,13 @@ def test_503_twice_then_good(patient: RetryingStore, swift: SwiftServer, name: O
     assert [status for _, status in methods_seen(swift, name)] == [503, 503, 200]
 
 
+def test_a_container_that_exists_is_one_whatever_comes_of_the_answers_text(
+    plain: SwiftStore, swift: SwiftServer, name: ObjectName
+) -> None:
+    swift.inject(Fault("PUT", truncate_body=3))
+    assert not plain.create_container(name.container)
+
+
 def test_503_for_ever_ends_within_the_deadline(
     patient: RetryingStore, swift: SwiftServer, name: ObjectName
 ) -> None:

@@ -99,7 +99,8 @@ class SwiftStore:
             "create_container", "PUT", container, headers=self._policy, meaning={409: AlreadyExists}
         )
         try:
-            return self._transport.send(request).status == 201
+            with self._transport.open(request) as answer:  # its text says nothing more
+                return answer.status == 201
         except AlreadyExists:  # with another storage policy
             return False
 
