@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import crashing_mount
-from ledger import Ledger, State, digest
-from mounts import EXIT_SECONDS, READY_SECONDS, run
+from ledger import UNSHARED, Ledger, State, digest
+from mounts import EXIT_SECONDS, READY_SECONDS
 from swiftclient import ClientException, Connection
 
 from swiftfs.attributes import parse_time
@@ -64,7 +64,7 @@ class Killable:
         assert self._process is not None
         end = time.monotonic() + EXIT_SECONDS
         while self._process.is_alive() and time.monotonic() < end:
-            run("fusermount", "-u", self.path, check=False)  # which fails while somebody looks at it
+            _run("fusermount", "-u", self.path)  # which fails while somebody looks at it
             self._process.join(0.5)
         return self._end()
 
@@ -86,7 +86,7 @@ class Killable:
         self._process.close()
         self._process = None
         if os.path.ismount(self.path) or code:
-            run("fusermount", "-uz", self.path, check=False)
+            _run("fusermount", "-uz", self.path)
         assert code in (0, -9), self.log.read_text()
         return code == 0
 
@@ -193,9 +193,19 @@ def _removals(ledger: Ledger) -> None:
 
 def _program(*words: object) -> None:
     """Run a program; raise `OSError` when it fails, for its mount died."""
-    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise OSError(f"{words}: {result.stderr}")
+    code, errors = _run(*words)
+    if code:
+        raise OSError(f"{words}: {errors}")
+
+
+def _run(*words: object) -> tuple[int, str]:
+    """Run a program; return its exit code and what it says on standard error."""
+    command = [str(word) for word in words]
+    with UNSHARED:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with process:
+        errors = process.communicate()[1]
+    return process.returncode, errors
 
 
 def stored_states(client: Connection, container: str) -> dict[str, State]:

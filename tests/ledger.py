@@ -3,10 +3,15 @@
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+UNSHARED = threading.Lock()
+"""Held while a file is written, and while a process is started: a child closes its copies of the descriptors,
+and a mount takes each close for one."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +131,18 @@ class Ledger:
         at = 0 if offset is None else offset
         whole = body if offset is None else before[:at].ljust(at, b"\0") + body + before[at + len(body) :]
         flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if offset is None else 0)
-        descriptor = os.open(self.root / path, flags, 0o644)
-        try:
-            os.pwrite(descriptor, body, at)
-        except OSError:
-            with suppress(OSError):
-                os.close(descriptor)
-            raise
-        new = replace(self.now.get(path, State("file", mode=0o644)), holds=self.body(whole), mtime_ns=None)
-        self.do(lambda: os.close(descriptor), {path: new})
+        with UNSHARED:
+            descriptor = os.open(self.root / path, flags, 0o644)
+            try:
+                os.pwrite(descriptor, body, at)
+            except OSError:
+                with suppress(OSError):
+                    os.close(descriptor)
+                raise
+            new = replace(
+                self.now.get(path, State("file", mode=0o644)), holds=self.body(whole), mtime_ns=None
+            )
+            self.do(lambda: os.close(descriptor), {path: new})
         self.settle(path)
 
     def body(self, body: bytes) -> str:

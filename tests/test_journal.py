@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -294,3 +295,13 @@ def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp
         store.hook = None
         filesystem.release(handle)
     assert body(store, "file") == b"data"
+
+
+def test_a_listing_does_not_bring_old_attributes_back(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o755
+        filesystem.chmod("/folder", 0o700)
+        filesystem.refresh()
+        assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o700

@@ -35,7 +35,9 @@ class Completion:
             known = {
                 where: entry
                 for where in unasked
-                if where[0] in listings and (entry := listings[where[0]].known(where[1])) is not None
+                if where[0] in listings
+                and (entry := listings[where[0]].known(where[1])) is not None
+                and not entry.asked  # our own change lies over what the listing said
             }
         if not known:
             return
