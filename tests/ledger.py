@@ -126,22 +126,26 @@ class Ledger:
             self.now = self.soon = {**self.now, path: state}
 
     def write(self, path: str, body: bytes, *, offset: int | None = None) -> None:
-        """Make a file of these bytes, or with an `offset` write them into it; what counts is its close."""
+        """Make a file of these bytes; what counts is its close.
+
+        Or write them at `offset` into the file that is there, which may be seen before, as on a local disk.
+        """
         before = self._bodies.get(self.now[path].holds, b"") if path in self.now else b""
         at = 0 if offset is None else offset
         whole = body if offset is None else before[:at].ljust(at, b"\0") + body + before[at + len(body) :]
+        state = self.now.get(path, State("file", mode=0o644))
+        new = replace(state, holds=self.body(whole), mtime_ns=None)
         flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if offset is None else 0)
         with UNSHARED:
             descriptor = os.open(self.root / path, flags, 0o644)
+            if offset is not None:
+                self.soon = {**self.now, path: new}
             try:
                 os.pwrite(descriptor, body, at)
             except OSError:
                 with suppress(OSError):
                     os.close(descriptor)
                 raise
-            new = replace(
-                self.now.get(path, State("file", mode=0o644)), holds=self.body(whole), mtime_ns=None
-            )
             self.do(lambda: os.close(descriptor), {path: new})
         self.settle(path)
 
