@@ -151,13 +151,13 @@ class FileSystem:
         if old == new:
             return
         node = self._files.table.at(old)
-        if HIDDEN_NAME.fullmatch(split(new)[1]):
+        # A program that writes a file of such a name does so under a temporary name that holds the name.
+        if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
             if node is not None:
                 self._moves.hide(old, new)
                 return
-            # libfuse counts a handle as open until after its release: then nobody will unlink `new`. But a
-            # program that writes such a file does so under a temporary name that holds the name.
-            if self._files.table.was_just_released(old) and split(new)[1] not in old:
+            # libfuse counts a handle as open until after its release: then nobody will unlink `new`.
+            if self._files.table.was_just_released(old):
                 self.unlink(old)
                 return
         moving, target = self._namespace.find(old), self._namespace.find(new)

@@ -306,3 +306,14 @@ def test_an_account_has_containers_on_top(store: MemoryStore, tmp_path: Path) ->
             filesystem.rmdir("/second")
         filesystem.rmdir("/box")
         assert names(filesystem, "/") == ["second"]
+
+
+def test_an_open_file_is_renamed_to_what_only_looks_like_libfuses_name(filesystem: FileSystem) -> None:
+    name = ".fuse_hidden0000001a00000002"
+    handle = filesystem.create(f"/.{name}.Xy12", 0o644, os.O_WRONLY, ME)
+    put(filesystem, handle, 0, b"kept")
+    filesystem.flush(handle)
+    filesystem.rename(f"/.{name}.Xy12", f"/{name}")
+    filesystem.release(handle)
+    assert names(filesystem, "/") == [name]
+    assert read(filesystem, f"/{name}") == b"kept"
