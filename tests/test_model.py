@@ -121,19 +121,21 @@ class Machine(RuleBasedStateMachine):
         if self._is("link", path):
             return
 
+        stored: list[bytes] = []
+
         def real() -> None:
             handle = self.real.open(path, os.O_WRONLY)
             try:
                 put(self.real, handle, offset, body)
                 if sync:
                     self.real.fsync(handle, False)
-                    found = self.client.get_object(self.container, path[1:])[1]
-                    assert found == self.model.at(path).body
+                    stored.append(self.client.get_object(self.container, path[1:])[1])
                 self.real.flush(handle)
             finally:
                 self.real.release(handle)
 
         self.both(lambda: self.model.patch(path, offset, body), lambda: self.act(path, real))
+        assert all(found == self.model.at(path).body for found in stored)
 
     @rule(path=PATHS, size=SIZES)
     def truncate(self, path: str, size: int) -> None:
