@@ -20,7 +20,8 @@ from swiftfs.journal.intents import (
 )
 from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
-from swiftfs.naming import Folder, Source, is_below, plain_marker, slash_marker, split
+from swiftfs.naming import Folder, Source, is_below, join, plain_marker, slash_marker, split
+from swiftfs.prefetch import version_of
 from swiftfs.promises import Promises
 from swiftfs.rooms import Rooms
 
@@ -168,6 +169,7 @@ class Folders:
     def _record_moved(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
         source, destination = self._source.folder(old), self._source.folder(new)
         attributes = replace(moving.attributes, inode=folder_inode(destination))
+        self._move_cached(old, source, destination)
         self._namespace.drop_below(old)
         self._namespace.drop_below(new)
         self._namespace.record(old, None)
@@ -181,3 +183,12 @@ class Folders:
                         moved_entry(node.entry, node.entry.name, ObjectName(destination.container, key))
                     )
         self._files.table.move(old, new)
+
+    def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
+        """Keep what is cached of the files below `path`, as far as their names are in memory."""
+        for entry in self._namespace.known_children(path, "") or ():
+            if entry.is_directory:
+                self._move_cached(join(path, entry.name), source, destination)
+            elif entry.object is not None:
+                key = destination.prefix + entry.object.key.removeprefix(source.prefix)
+                self._rooms.contents.moved(version_of(entry), ObjectName(destination.container, key))

@@ -79,13 +79,17 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of an SLO: an object of its own, or the bytes `first` to `first + length` of one."""
+    """A part of an SLO: an object of its own, or the bytes `first` to `first + length` of one.
+
+    A `nested` one is an SLO itself: its `etag` is no MD5 of its bytes.
+    """
 
     name: ObjectName
     etag: str
     size: int
     first: int = 0
     length: int | None = None
+    nested: bool = False
 
     @property
     def span(self) -> int:
@@ -157,6 +161,9 @@ class Limits:
     is_swift: bool = True
     """False for look-alikes such as Ceph RGW, whose short pages do not end a listing."""
 
+    version: str = ""
+    """What the server calls its own release, empty where it does not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
@@ -182,6 +189,10 @@ class Attributes:
     def is_symlink(self) -> bool:
         """True for a symbolic link."""
         return stat.S_ISLNK(self.mode)
+
+
+DIRECT_HANDLES = 1 << 62
+"""The first handle of the files that the kernel must not cache: each handle has bytes of its own."""
 
 
 @dataclass(frozen=True, slots=True)

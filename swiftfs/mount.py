@@ -20,8 +20,8 @@ import platformdirs
 from swiftfs.access import may_write
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
+from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
-from swiftfs.content.segments import Layout
 from swiftfs.drain import Drain
 from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError
 from swiftfs.filesystem import FileSystem
@@ -143,6 +143,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     journal_log = Log(cache, f"{request.source} of {stores.who}")
     records = journal_log.records()
     layout = Layout(options.segment_size)
+    settle = 0.0 if options.sync else options.settle
     maker = ContentMaker(
         store,
         layout,
@@ -151,15 +152,15 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         uploads=options.uploads,
         read_ahead=options.read_ahead,
         segments=options.segments,
+        rests=settle,
     )
     files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
     lost = journal_log.lost_folder if journal_log.lost else None
     contents = ContentCache(cache, options.cache_size, maker, files, lost)
     conflicts = Conflicts(store, keep=options.conflict == "keep")
     execution = Execution(store, options.segment_size, conflicts)
-    seconds = 0.0 if options.sync else options.settle
     journal = Journal(
-        execution, contents, journal_log, seconds=seconds, parallel=PER_UPLOAD * options.uploads
+        execution, contents, journal_log, seconds=settle, parallel=PER_UPLOAD * options.uploads
     )
     rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
     return FileSystem(rooms, request.source, records)

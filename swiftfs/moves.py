@@ -8,6 +8,7 @@ from swiftfs.journal.intents import Delete, Move
 from swiftfs.model import ObjectName
 from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.naming import split
+from swiftfs.prefetch import version_of
 from swiftfs.promises import Promises
 from swiftfs.rooms import Rooms
 
@@ -18,6 +19,7 @@ class Moves:
     def __init__(self, rooms: Rooms, files: Files, folders: Folders, promises: Promises) -> None:
         self._namespace = rooms.namespace
         self._journal = rooms.journal
+        self._contents = rooms.contents
         self._files = files
         self._folders = folders
         self._promises = promises
@@ -67,6 +69,7 @@ class Moves:
         except NotFound:
             self._namespace.forget(old)
             raise
+        self._contents.moved(version_of(entry), name)
         # What waited for the old name is executed: Swift has said what it made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         self._namespace.record(old, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
-from swiftfs.content.segments import Layout
+from swiftfs.content.layout import Layout
 from swiftfs.journal.journal import Journal
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.namespace import Namespace

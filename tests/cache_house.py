@@ -10,9 +10,9 @@ from memory_store import MemoryStore
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
+from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
-from swiftfs.content.segments import Layout
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink
 
@@ -25,9 +25,13 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 class Flaky(MemoryStore):
-    """A store whose next `wrong` answers have a wrong byte, behind the MD5 check of a whole object."""
+    """A store whose next `wrong` answers have a wrong byte, behind the MD5 check of a whole object.
+
+    So has every answer with the byte at `wrong_at`.
+    """
 
     wrong = 0
+    wrong_at = -1
 
     def get(
         self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
@@ -36,7 +40,11 @@ class Flaky(MemoryStore):
         self.wrong -= wrong
 
         def twisted(position: int, data: bytes) -> None:
-            sink(position, data[:-1] + bytes([data[-1] ^ wrong]))
+            body = bytearray(data)
+            body[-1] ^= wrong
+            if position <= self.wrong_at < position + len(data):
+                body[self.wrong_at - position] ^= 1
+            sink(position, bytes(body))
 
         return super().get(name, twisted, offset=offset, length=length, etag=etag)
 

@@ -11,9 +11,10 @@ from memory_store import MemoryStore
 
 from swiftfs.attributes import Stored
 from swiftfs.content.content import Content
+from swiftfs.content.layout import Layout
 from swiftfs.content.origin import Origin
 from swiftfs.content.places import SegmentPlaces
-from swiftfs.content.segments import Layout, SegmentUpload, Standing
+from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import Corrupt
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.journal.storing import Storing

@@ -213,7 +213,7 @@ def test_what_was_not_synchronized_is_good_until_the_next_boot(
     marker.write_text("the same")
     monkeypatch.setattr("swiftfs.database._BOOT_ID", marker)
     house.restart()
-    monkeypatch.setattr("swiftfs.content.cache.synchronize", fail)
+    monkeypatch.setattr("swiftfs.content.versions.synchronize", fail)
     origin = house.put("file", noise(BLOCK))
     house.read(origin)
     house.cache.close()

@@ -11,6 +11,7 @@ import pytest
 from cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, settle, write
 
 from swiftfs.content.blocks import BLOCK
+from swiftfs.content.origin import Origin
 from swiftfs.errors import Corrupt
 from swiftfs.model import ObjectName, ObjectVersion
 
@@ -266,3 +267,71 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Hou
     house.gets()
     assert house.read(origin) == noise(2 * BLOCK)
     assert house.gets() == 0
+
+
+def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., House]) -> None:
+    house = build(read_ahead=16 * MIB, threads=1)
+    body = noise(48 * MIB)
+    origin = house.put("file", body)
+    content = house.open(origin)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(method: str, _subject: str) -> None:
+        if method == "get" and threading.current_thread().name.startswith("download"):
+            begun.set()
+            assert go_on.wait(10)
+
+    read(content, 0, BLOCK)
+    settle(content)
+    house.store.hook = hold
+    read(content, BLOCK, 6 * BLOCK)
+    assert begun.wait(10)
+    running = next(fetch for fetch in content._fetches._under_way if not fetch.queued)
+    read(content, 40 * MIB, BLOCK)
+    assert running.unwanted
+    assert read(content, running.first * BLOCK, 10) == body[running.first * BLOCK :][:10]
+    house.keep(content)
+    go_on.set()
+    house.store.hook = None
+    house.pool.shutdown()
+    again = house.open(origin)
+    assert not again._present.covers(running.first, running.last)
+
+
+def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) -> None:
+    house = build(read_ahead=16 * MIB, threads=1)
+    body = noise(48 * MIB)
+    content = house.open(house.put("file", body))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(method: str, _subject: str) -> None:
+        if method == "get" and threading.current_thread().name.startswith("download"):
+            begun.set()
+            assert go_on.wait(10)
+
+    house.store.hook = hold
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(read_in_pieces, content)
+        assert begun.wait(10)
+        running = next(fetch for fetch in content._fetches._under_way if not fetch.queued)
+        while not running.waiters:
+            assert not waiting.done()
+        read(content, 40 * MIB, BLOCK)
+        assert not running.unwanted
+        go_on.set()
+        assert waiting.result(30) == body
+
+
+def test_what_is_moved_is_kept(house: House) -> None:
+    origin = house.put("file", noise(3 * BLOCK))
+    house.read(origin, 0, BLOCK)
+    new = ObjectName("box", "new")
+    house.store.copy(origin.name, new)
+    house.cache.moved(ObjectVersion(origin.name, origin.etag), new)
+    house.cache.moved(ObjectVersion(ObjectName("box", "nothing"), origin.etag), new)
+    house.gets()
+    moved = Origin(new, origin.etag, origin.size, origin.whole)
+    assert house.read(moved, 0, BLOCK) == noise(3 * BLOCK)[:BLOCK]
+    assert house.gets() == 0
+    house.store.delete(origin.name)
+    assert house.read(moved) == noise(3 * BLOCK)

@@ -15,15 +15,11 @@ from memory_store import MemoryStore
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.content import Content
+from swiftfs.content.layout import MAX_SEGMENT, Layout
 from swiftfs.content.origin import Origin
 from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.readahead import LAST_PIECE, ReadAhead
-from swiftfs.content.segments import (
-    MAX_SEGMENT,
-    Layout,
-    SegmentUpload,
-    segment_prefix,
-)
+from swiftfs.content.segments import SegmentUpload, segment_prefix
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.model import ObjectName
 from swiftfs.store.protocol import Headers

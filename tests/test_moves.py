@@ -225,3 +225,23 @@ def test_a_container_moves_by_copies(account: Mount, connection: Connection, con
     account.remount()
     assert container not in [row["name"] for row in connection.get_account()[1]]
     assert len(keys(connection, f"{container}-3")) >= FILES
+
+
+def test_what_was_read_is_not_downloaded_again_under_its_new_name(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    bodies = put_folder(connection, container)
+    large = os.urandom(3_000_000)
+    connection.put_object(container, "old/large", large, content_type=OWN_TYPE)
+    old, new = mounted.path / "old", mounted.path / "new"
+    for path in [*old.rglob("*"), old / "large"]:
+        assert path.is_dir() or path.read_bytes()
+    (old / "large").rename(old / "huge")
+    old.rename(new)
+    swift.reset_requests()
+    assert (new / "huge").read_bytes() == large
+    for key, body in bodies.items():
+        path = mounted.path / f"new{key}"
+        assert path.is_dir() or path.read_bytes() == body
+    files = path_of(swift, container, "new")
+    assert not [one for one in swift.requests() if one.method == "GET" and one.path.startswith(files)]

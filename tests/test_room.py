@@ -16,9 +16,9 @@ from storing_house import MIB
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
+from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
-from swiftfs.content.segments import Layout
 from swiftfs.errors import Unavailable
 from swiftfs.model import ObjectName
 

@@ -1,14 +1,10 @@
 """The cache folder: a budget of disk for contents in use, and files kept for the next open of their version.
 
-A content in use has a file of its own; when the last user goes and nothing was changed, the file takes the
-name of its version, a row of the index says what it holds, and its descriptor is closed. The next user takes
-both back. So a file under the name of a version never changes.
+A content in use has a file of its own; when the last user goes and nothing was changed, `KeptVersions` gets
+it for the next user.
 """
 
 import errno
-import hashlib
-import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -16,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.content.content import Content
-from swiftfs.content.index import Index, Row
-from swiftfs.content.localfile import Kept, LocalFile, synchronize
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
 from swiftfs.content.room import Outlook, Room
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.segments import SegmentUpload
+from swiftfs.content.versions import KeptVersions
 from swiftfs.errors import os_error
 from swiftfs.model import ObjectName, ObjectVersion
-
-log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
@@ -37,8 +30,6 @@ STEP = 8 * MIB
 
 RESERVE = 4 * STEP
 """Free disk below which clean files go, whatever the budget: some writers may each be a step ahead."""
-
-_EVICTED_AT_ONCE = 64
 
 SMALL = 1024 * 1024
 """Files up to this size that only wait for the journal are closed: there may be more than descriptors."""
@@ -69,7 +60,7 @@ class ContentCache:
 
     Without a limit it is half of the disk that is free, at most 10 GiB. Clean data of files nobody uses goes
     first, longest unused first, then what open files can download again. Data that is not in Swift stays.
-    The lock guards the index, the names in the folder and who uses them; it comes before a content's.
+    The lock guards the kept files, the names in the folder and who uses them; it comes before a content's.
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
     were more; `abandoned` is called with the segments of a file that will never be, and `relieve` when the
@@ -89,14 +80,14 @@ class ContentCache:
         self._folder = cache / "content"
         self._maker = maker
         self._lock = threading.RLock()
-        self._index = Index(cache / "content.sqlite")
+        self._versions = KeptVersions(self._folder, cache / "content.sqlite")
         self._resting: dict[ObjectVersion, Content] = {}
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0
         self._room = Room()
         self.abandoned: Callable[[SegmentUpload], None] = _leave_them
         self.relieve: Callable[[], bool] = _no_relief
-        self._sweep(lost)
+        self._versions.sweep(self._used, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         # What was read in advance must not push out what is about to be read.
         maker.read_ahead = min(maker.read_ahead, self.limit // 4)
@@ -110,7 +101,7 @@ class ContentCache:
     def __contains__(self, version: ObjectVersion) -> bool:
         """Say whether something of `version` is kept."""
         with self._lock:
-            return version in self._resting or self._index.has(_name(version))
+            return version in self._resting or version in self._versions
 
     def take(self, version: ObjectVersion) -> Content | None:
         """Return the content of `version` and leave it to the caller, or None."""
@@ -118,11 +109,17 @@ class ContentCache:
             content = self._resting.pop(version, None)
             if content is not None:
                 return self._introduce(content, version.name)
-            if (kept := self._reopen(_name(version))) is None:
+            if (kept := self._versions.take(version)) is None:
                 return None
             size = kept.file.mark().size
-            origin = Origin(version.name, version.etag, size, size)
+            origin = Origin(version.name, version.etag, size, size, kept.manifest)
             return self._introduce(self._maker.make(self._folder, version.name, origin, kept), version.name)
+
+    def moved(self, version: ObjectVersion, name: ObjectName) -> None:
+        """Keep what is kept of a version as that of `name`: the object was moved there."""
+        if (content := self.take(version)) is not None:
+            content.rename(name)
+            self.leave(content)
 
     def hold(self, file: str) -> None:
         """Keep the local file `file`, which is in use or was journaled, for one intent more."""
@@ -219,7 +216,7 @@ class ContentCache:
         with self._lock:
             excess = self._excess() + more
             if excess > 0:
-                excess -= self._evict(excess)
+                excess -= self._versions.evict(excess)
             used = [(use.content, use.held > 0) for use in self._used.values() if use.content is not None]
             for content, held in sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ():
                 if excess <= 0:
@@ -236,14 +233,7 @@ class ContentCache:
             self._store(version, content)
         for content in held:
             content.suspend()
-        clean = True
-        try:
-            if self._index.bytes:
-                synchronize(self._folder)
-        except OSError as error:
-            log.info("%s: %s", self._folder, error)
-            clean = False
-        self._index.close(clean=clean)
+        self._versions.close()
 
     def _introduce(self, content: Content, name: ObjectName) -> Content:
         self._equip(content)
@@ -281,14 +271,19 @@ class ContentCache:
             return Outlook.ROOM
         hope = self.relieve()
         with self._lock:
-            uses = list(self._used.values())
-            busy = [use.content.hurry() for use in uses if use.content is not None]
-            hope = hope or any(busy) or any(use.held for use in uses)
+            hope = self._hurry() or hope or any(use.held for use in self._used.values())
+            hope = hope or self._hurry(holes=True)
         self.fit(size)  # what has ended is no hope any more
         is_over = self._unsaved() + size > limit
         if not is_over and (self._free() >= RESERVE or not hope):
             return Outlook.ROOM  # where others fill the disk, it says itself when it is full
         return Outlook.HOPE if hope else Outlook.NONE
+
+    def _hurry(self, *, holes: bool = False) -> bool:
+        """Begin to upload what can be; say whether anything is under way."""
+        contents = [use.content for use in self._used.values() if use.content is not None]
+        busy = [content.hurry(holes=holes) for content in contents]
+        return any(busy)
 
     def _unsaved(self) -> int:
         """Return how many bytes of disk hold what Swift does not have."""
@@ -301,101 +296,37 @@ class ContentCache:
                 return
             del self._resting[version]
             kept = content.give_up()
-            if kept is not None and not self._put(_name(version), kept):
-                _remove(kept.file)
+            if kept is not None:
+                self._versions.put(version, kept)
         if kept is None:
             content.close()
 
-    def _put(self, name: str, kept: Kept) -> bool:
-        """Give a file the name of its version and close it; say whether that succeeded."""
-        file = kept.file
-        try:
-            file.move(self._folder / name)
-        except OSError as error:  # the folder was wiped, or the disk fails
-            log.info("%s: %s", file.path, error)
-            return False
-        if not self._index.put(Row(name, kept.present, kept.checked, file.allocated(), file.mark())):
-            return False
-        file.close()
-        return True
+    def peek(self, file: str) -> Content | None:
+        """Return the content of a local file in use, for a look only; None when it is suspended or gone."""
+        with self._lock:
+            use = self._used.get(file)
+            return use.content if use else None
 
-    def _reopen(self, name: str) -> Kept | None:
-        row = self._index.pop(name)
-        if row is None:
-            return None
-        try:
-            file = LocalFile.open(self._folder / name)
-        except OSError:
-            return None
-        if file.mark() == row.mark:
-            try:
-                file.rename_open()
-            except OSError as error:
-                log.info("%s: %s", file.path, error)
-            else:
-                return Kept(file, row.present, row.checked)
-        _remove(file)
-        return None
+    def disk_use(self) -> tuple[int, int]:
+        """Return how many bytes of disk the folder takes, and how many of them Swift's objects do not have."""
+        with self._lock:
+            return self._occupied(), self._unsaved()
 
     def _excess(self) -> int:
+        return max(self._occupied() - self.limit, RESERVE - self._free())
+
+    def _occupied(self) -> int:
         in_use = (use.content.allocated() if use.content else use.bytes for use in self._used.values())
         resting = (content.allocated() for content in self._resting.values())
-        used = self._index.bytes + sum(in_use) + sum(resting)
-        return max(used - self.limit, RESERVE - self._free())
-
-    def _evict(self, size: int) -> int:
-        """Delete the files that were used longest ago, `size` bytes or all; return how many it were."""
-        freed = 0
-        while freed < size and (oldest := self._index.oldest(_EVICTED_AT_ONCE)):
-            doomed = []
-            for name, allocated in oldest:
-                if freed >= size:
-                    break
-                (self._folder / name).unlink(missing_ok=True)
-                doomed.append(name)
-                freed += allocated
-            if not self._index.delete(doomed):
-                break
-        return freed
+        return self._versions.bytes + sum(in_use) + sum(resting)
 
     def _automatic_limit(self) -> int:
-        return min(LARGEST_AUTOMATIC, (self._free() + self._index.bytes) // 2)
+        return min(LARGEST_AUTOMATIC, (self._free() + self._versions.bytes) // 2)
 
     def _free(self) -> int:
         return shutil.disk_usage(self._folder.parent).free
-
-    def _sweep(self, lost: Path | None) -> None:
-        """Delete what the index and the journal do not know: files in use when a process died, or others'.
-
-        When the journal has lost something they may be its files, and go to the folder `lost`.
-        """
-        known = self._index.names() | self._used.keys()
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._folder.chmod(0o700)
-        with os.scandir(self._folder) as entries:
-            unknown = [entry for entry in entries if entry.name not in known]
-        for entry in unknown:
-            if entry.is_dir(follow_symlinks=False):
-                continue
-            if lost is not None:
-                Path(entry.path).rename(lost / entry.name)
-            else:
-                Path(entry.path).unlink(missing_ok=True)
 
 
 def _can_be_restored(content: Content) -> bool:
     """Say whether nothing but the local file is worth keeping."""
     return content.size <= SMALL and (content.uploads is None or not content.uploads.has_begun)
-
-
-def _name(version: ObjectVersion) -> str:
-    """Return the file name of a version; none of the three parts of what it hashes can hold a NUL."""
-    text = "\0".join((version.name.container, version.name.key, version.etag))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _remove(file: LocalFile) -> None:
-    try:
-        file.remove()
-    except OSError as error:
-        log.info("%s: %s", file.path, error)

@@ -1,53 +1,127 @@
-"""Whether the bytes of a plain object that came in pieces are the object: its ETag is their MD5."""
+"""Whether what was downloaded in pieces is what the object holds.
+
+A plain object's ETag is the MD5 of its bytes, and so is that of a segment that is no SLO itself. The pieces
+of a whole one are looked at together when the last of them is here.
+"""
 
 import logging
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from swiftfs.model import ObjectVersion
+from swiftfs.content.blocks import Blocks, block_range
+from swiftfs.content.origin import Origin
+from swiftfs.model import ObjectName
 
 log = logging.getLogger(__name__)
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
-class Check:
-    """The state of one check, guarded by the content's lock. `done` says that the bytes are right.
+@dataclass(slots=True, eq=False)
+class Part:
+    """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
 
-    `changes` counts what makes an earlier look at the bytes worthless. After one mismatch the bytes are
-    fetched again; after two the object or the way to it is at fault, and `failure` says so.
+    `right` says that the bytes here are, `changes` counts what makes an earlier look at them worthless. After
+    one of the `mismatches` the bytes are fetched again; after two the object or the way to it is at fault,
+    and `failure` says so.
+    """
+
+    name: ObjectName
+    etag: str
+    start: int
+    end: int
+    right: bool = False
+    running: bool = False
+    changes: int = 0
+    mismatches: int = 0
+    failure: str = ""
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The blocks, first and one past the last, that have bytes of it."""
+        return block_range(self.start, self.end)
+
+    @property
+    def is_due(self) -> bool:
+        """Say whether its bytes are to be looked at when all of them are here."""
+        return not (self.right or self.running or self.failure)
+
+
+class Check:
+    """What is known of the bytes of one version, guarded by the content's lock. `done`: that all are right.
+
+    `running` counts what is under way: looks at bytes, and the question which segments there are. That is
+    `asked` once at most.
     """
 
     def __init__(self, *, done: bool) -> None:
-        self.done = done
-        self.running = False
-        self.changes = 0
-        self.failure = ""
-        self._mismatches = 0
+        self.running = 0
+        self.begin(done=done)
 
     def begin(self, *, done: bool) -> None:
-        """Begin anew, with the bytes of another version."""
-        self.forget()
-        self.done, self.failure, self._mismatches = done, "", 0
+        """Begin anew, with the bytes of another version, or with our own."""
+        self.done = done
+        self.asked = False
+        self._parts: list[Part] = []
 
-    def is_due(self, etag: str) -> bool:
-        """Say whether bytes of that ETag, all of which are there, are to be looked at now."""
-        return not (self.done or self.running or self.failure) and bool(_MD5.fullmatch(etag))
-
-    def forget(self) -> None:
-        """Take note that bytes changed or went."""
-        self.done = False
-        self.changes += 1
-
-    def learn(self, version: ObjectVersion, digest: str) -> bool:
-        """Take note of the MD5 that the bytes have; say whether it is the right one."""
-        self.done = digest == version.etag
+    def due(self, origin: Origin, present: Blocks, first: int, last: int) -> Iterator[Part]:
+        """Yield the parts to look at now that the blocks from `first` to `last` are here."""
         if self.done:
-            return True
-        said = f"{version.name}: the bytes that came have the MD5 {digest} instead of {version.etag}"
-        self._mismatches += 1
-        if self._mismatches == 1:
+            return
+        if not self._parts:
+            self._parts = list(_parts_of(origin))
+        for part in self._touching(first, last):
+            if part.is_due and present.covers(*part.blocks):
+                part.running = True
+                yield part
+
+    def forget(self, first: int, last: int) -> None:
+        """Take note that blocks are not here any more."""
+        self.done = False
+        for part in self._touching(first, last):
+            part.right = False
+            part.changes += 1
+
+    def failure(self, first: int, last: int) -> str:
+        """Return what is wrong with a block of the range, empty if nothing is known."""
+        return next((part.failure for part in self._touching(first, last) if part.failure), "")
+
+    @property
+    def has_failed(self) -> bool:
+        """Say whether any part is wrong for good."""
+        return any(part.failure for part in self._parts)
+
+    def learn(self, part: Part, changes: int, digest: str) -> bool:
+        """Take note of the MD5 that a part had after so many `changes`; say whether it is wrong."""
+        self.running -= 1
+        part.running = False
+        if part.changes != changes or part not in self._parts:
+            return False
+        if digest == part.etag:
+            part.right = True
+            self.done = all(one.right for one in self._parts)
+            return False
+        said = f"{part.name}: the bytes that came have the MD5 {digest} instead of {part.etag}"
+        part.mismatches += 1
+        if part.mismatches == 1:
             log.info("%s; they are fetched again", said)
         else:
-            self.failure = said
+            part.failure = said
             log.error("%s, twice", said)
-        return False
+        return True
+
+    def _touching(self, first: int, last: int) -> Iterator[Part]:
+        return (part for part in self._parts if part.blocks[0] < last and first < part.blocks[1])
+
+
+def _parts_of(origin: Origin) -> Iterator[Part]:
+    if origin.manifest is None:
+        if _MD5.fullmatch(origin.etag):
+            yield Part(origin.name, origin.etag, 0, origin.size)
+        return
+    start = 0
+    for segment in origin.manifest.segments:
+        if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
+            yield Part(segment.name, segment.etag, start, start + segment.size)
+        start += segment.span

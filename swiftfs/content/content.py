@@ -119,7 +119,7 @@ class Content(EvictingFile):
             blocks = block_range(offset, offset + copied)
             self._present.add(*blocks)
             self._dirty.add(*blocks)
-            self._check.forget()
+            self._check.begin(done=False)
             self._is_saved = False
             self.size = max(self.size, offset + copied)
             if self._snapshot is not None:
@@ -136,7 +136,7 @@ class Content(EvictingFile):
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         with self._holding(partly, size - 1, size if size < self.size else 0):
             before = self.size
-            self._check.forget()
+            self._check.begin(done=False)
             self._is_saved = False
             if size < before:
                 if self._origin is not None and size < self._origin.size:
@@ -152,7 +152,7 @@ class Content(EvictingFile):
                 self._snapshot.overtaken = True
                 self._snapshot.least = min(self._snapshot.least, size)
             if self.uploads:
-                self.uploads.changed(min(size, before), abs(before - size))
+                self.uploads.truncated(before, size)
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
         """Return how much of a write counts: a full disk may cut it inside a block that is not present."""
@@ -309,14 +309,14 @@ class Content(EvictingFile):
         """Close the local file when the last download has ended."""
         with self._changed:
             self._closed = True
-            self._fetches.cancel_queued()
+            self._fetches.cancel()
             self._changed.wait_for(self._is_idle)
             self._file.remove()
 
     def rest(self, idle: Callable[[], None]) -> None:
-        """Drop the downloads that have not begun; call `idle` when the others have ended, in any thread."""
+        """Drop the downloads that nobody needs; call `idle` when the others have ended, in any thread."""
         with self._changed:
-            self._fetches.cancel_queued()
+            self._fetches.cancel()
             if not self._is_idle():
                 self._idle = idle
                 return
@@ -325,11 +325,12 @@ class Content(EvictingFile):
     def give_up(self) -> Kept | None:
         """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
         with self._changed:
-            if self._closed or self._snapshot or not (self._is_idle() and self._is_clean()):
+            if self._closed or not (self._is_idle() and self._is_clean()):
                 return None
-            if not self._present or self._check.failure:
+            if not self._present or self._check.has_failed:
                 return None
             self._closed = True
             # No upload maps it any more, and what keeps the file tells the version's size by its own.
             os.ftruncate(self.descriptor, self.size)
-            return Kept(self._file, self._present, self._check.done)
+            manifest = self._origin.manifest if self._origin else None
+            return Kept(self._file, self._present, self._check.done, manifest)

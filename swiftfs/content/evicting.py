@@ -62,18 +62,32 @@ class EvictingFile(FilledFile):
                 blocks.discard(*run)
             return min(len(blocks) * BLOCK, self._file.allocated())
 
-    def hurry(self) -> bool:
-        """Begin to upload the segments that are full of new bytes; say whether any upload is under way."""
+    def hurry(self, *, holes: bool = False) -> bool:
+        """Begin to upload the segments that are full of new bytes; say whether any upload is under way.
+
+        With `holes` the segments count too that nobody has written whole, as far as they need no old bytes.
+        """
         with self._changed:
             if self.uploads is None or self._closed:
                 return False
             if not self._pinned:
-                self.uploads.begin_full(self.size, self._is_full)
+                self.uploads.begin_full(self.size, self._is_new if holes else self._is_full)
             return self.uploads.is_busy
+
+    def _is_clean(self) -> bool:
+        return self._snapshot is None and super()._is_clean()
 
     def _is_full(self, start: int, end: int) -> bool:
         first, last = block_range(start, end)
         return self._dirty.covers(first, last) and not self._away.blocks.touches(first, last)
+
+    def _is_new(self, start: int, end: int) -> bool:
+        first, last = block_range(start, end)
+        return (
+            self._dirty.touches(first, last)
+            and self._dirty.covers(first, min(last, self._filled))
+            and not self._away.blocks.touches(first, last)
+        )
 
     def _loose(self, *, held: bool) -> Blocks:
         """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
@@ -88,10 +102,9 @@ class EvictingFile(FilledFile):
     def _spare(self, *, held: bool) -> Iterator[Placed]:
         """Yield the segments that hold what the file has there now, all of it our own."""
         assert self.uploads is not None
-        filled = block_range(0, self._origin.size)[1] if self._origin else 0
         for placed in self.uploads.stored(promised=held):
             first, last = block_range(placed.start, placed.end)
-            if placed.end <= self.size and self._dirty.covers(first, min(last, filled)):
+            if placed.end <= self.size and self._dirty.covers(first, min(last, self._filled)):
                 yield placed
 
     def _given_back(self, first: int, last: int) -> None:

@@ -3,19 +3,32 @@
 from swiftfs.content.saved import Placed
 
 
+class GivenUp(Exception):
+    """Nobody wants the bytes of a download any more."""
+
+
 class Fetch:
     """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
 
-    A `queued` one has not begun: nobody waits for it in particular, and it may be cancelled. All blocks come
-    from one `source`: a segment of the file's own, or with None the origin.
+    A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a reader may be given up
+    while it has no `waiters`: `unwanted` says so. All blocks come from one `source`: a segment of the file's
+    own, or with None the origin.
     """
 
-    def __init__(self, first: int, last: int, source: Placed | None, *, queued: bool) -> None:
+    def __init__(self, first: int, last: int, source: Placed | None, *, queued: bool, ahead: bool) -> None:
         self.first = first
         self.last = last
         self.source = source
         self.queued = queued
+        self.ahead = ahead
+        self.waiters = 0
+        self.unwanted = False
         self.error: BaseException | None = None
+
+    def refuse_unwanted(self) -> None:
+        """Raise `GivenUp` when nobody wants the bytes any more."""
+        if self.unwanted:
+            raise GivenUp
 
 
 class Fetches:
@@ -24,9 +37,8 @@ class Fetches:
     def __init__(self) -> None:
         self._under_way: list[Fetch] = []
 
-    def add(self, first: int, last: int, source: Placed | None = None, *, queued: bool = False) -> Fetch:
-        """Return a new download of a range of blocks."""
-        fetch = Fetch(first, last, source, queued=queued)
+    def add(self, fetch: Fetch) -> Fetch:
+        """Take note of a new download and return it."""
         self._under_way.append(fetch)
         return fetch
 
@@ -39,13 +51,19 @@ class Fetches:
         """Take note that a download has ended."""
         self._under_way.remove(fetch)
 
-    def cancel_queued(self) -> None:
-        """Forget the downloads that have not begun."""
+    def cancel(self) -> None:
+        """Forget the downloads that have not begun, and give up those that run ahead of a reader who left."""
         self._under_way = [fetch for fetch in self._under_way if not fetch.queued]
+        for fetch in self._under_way:
+            fetch.unwanted = fetch.ahead and not fetch.waiters
 
     def touching(self, first: int, last: int) -> list[Fetch]:
         """Return those that bring a block of the range."""
-        return [fetch for fetch in self._under_way if fetch.first < last and first < fetch.last]
+        return [
+            fetch
+            for fetch in self._under_way
+            if fetch.first < last and first < fetch.last and not fetch.unwanted
+        ]
 
     def ranges(self) -> list[tuple[int, int]]:
         """Return the blocks that are under way."""

@@ -4,24 +4,30 @@ What is `present` in it is right; the rest is fetched before it is answered. Eve
 and a version that is gone is `PreconditionFailed`.
 """
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
 from swiftfs.content.away import Away
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.check import Check
-from swiftfs.content.fetches import Fetch, Fetches
+from swiftfs.content.check import Check, Part
+from swiftfs.content.fetches import Fetch, Fetches, GivenUp
 from swiftfs.content.localfile import Kept, LocalFile, md5_of, punch_hole
 from swiftfs.content.origin import Origin
 from swiftfs.content.readahead import ReadAhead
 from swiftfs.content.saved import Placed
-from swiftfs.errors import Corrupt, NotFound, PreconditionFailed
-from swiftfs.model import ObjectInfo, ObjectVersion
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
+from swiftfs.model import ObjectInfo
 from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+MUCH = 4 * 1024 * 1024
+"""Bytes of an SLO after which its segments are asked for: whoever reads so much reads on."""
 
 
 def _ignore(_size: int) -> None:
@@ -127,7 +133,7 @@ class FilledFile:
                 stop = min(end, first + block_range(0, size - freed)[1])
                 self._present.discard(first, stop)
                 self._given_back(first, stop)
-                self._check.forget()
+                self._check.forget(first, stop)
                 punch_hole(self.descriptor, first * BLOCK, (stop - first) * BLOCK)
                 freed += (stop - first) * BLOCK
             return freed
@@ -156,43 +162,57 @@ class FilledFile:
         """Return a download for the caller to run, None when all is present; wait for those under way."""
         with self._changed:
             while (run := self._first_missing(offset, end)) is not None:
-                if self._check.failure:
-                    raise Corrupt(self._check.failure)
+                if failure := self._check.failure(*run):
+                    raise Corrupt(failure)
                 under_way = self._fetches.touching(*run)
                 if not under_way:
                     return self._fetch(*run)
-                self._changed.wait()
-                for fetch in under_way:
-                    if fetch.error is not None:
-                        raise fetch.error
+                self._wait_for(under_way)
         return None
+
+    def _wait_for(self, under_way: Collection[Fetch]) -> None:
+        """Wait for a change of what is here; raise what any of the downloads has raised."""
+        for fetch in under_way:
+            fetch.waiters += 1
+        try:
+            self._changed.wait()
+        finally:
+            for fetch in under_way:
+                fetch.waiters -= 1
+        for fetch in under_way:
+            if fetch.error is not None:
+                raise fetch.error
 
     def _first_missing(self, offset: int, end: int) -> tuple[int, int] | None:
         return next(self._missing(*block_range(offset, end)), None)
 
     def _missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of a range of blocks that are not in the local file, each of one source."""
-        filled = block_range(0, self._origin.size)[1] if self._origin else 0
-        runs = self._present.missing(first, min(last, filled))
+        runs = self._present.missing(first, min(last, self._filled))
         if not self._away:
             return runs
         others = [other for run in runs for other in self._away.blocks.missing(*run)]
         return iter(sorted([*others, *self._away.runs(first, last)]))
 
-    def _fetch(self, first: int, last: int, *, queued: bool = False) -> Fetch:
-        return self._fetches.add(first, last, self._away.source(first), queued=queued)
+    @property
+    def _filled(self) -> int:
+        """One past the last block that has bytes of the origin."""
+        return block_range(0, self._origin.size)[1] if self._origin else 0
+
+    def _fetch(self, first: int, last: int, *, queued: bool = False, ahead: bool = False) -> Fetch:
+        return self._fetches.add(Fetch(first, last, self._away.source(first), queued=queued, ahead=ahead))
 
     def _read_ahead(self, offset: int, end: int) -> None:
         with self._changed:
             if (self._origin is None and not self._away) or self._closed:
                 return
             if self._ahead.leaves(offset):
-                self._fetches.cancel_queued()
+                self._fetches.cancel()
                 self._changed.notify_all()
             for start, stop in self._ahead.plan(offset, end, self.size):
                 for run in list(self._missing(*block_range(start, stop))):
                     if not self._fetches.touching(*run):
-                        self._pool.submit(self._run_queued, self._fetch(*run, queued=True))
+                        self._pool.submit(self._run_queued, self._fetch(*run, queued=True, ahead=True))
 
     def _run_queued(self, fetch: Fetch) -> None:
         with self._changed:
@@ -207,6 +227,8 @@ class FilledFile:
                 self._download(fetch)
             else:
                 self._bring_back(fetch, fetch.source)
+        except GivenUp:
+            pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
             # Our own upload or rename makes the old version vanish: the new one is asked then.
             if not isinstance(error, PreconditionFailed) or self._is_from(origin):
@@ -240,7 +262,12 @@ class FilledFile:
         self.grew(length)
         whole = offset == 0 and length == origin.whole
         # Bytes of a known version may be answered as they come; a whole object's are verified first.
-        arrived = self._arrive if origin.etag and not whole else self._store_bytes
+        as_they_come = bool(origin.etag) and not whole
+
+        def arrived(offset: int, data: bytes) -> None:
+            fetch.refuse_unwanted()
+            self._store_bytes(offset, data, present=as_they_come)
+
         try:
             info = self._store.get(
                 origin.name, arrived, offset=offset, length=None if whole else length, etag=origin.etag
@@ -254,10 +281,12 @@ class FilledFile:
                 self._origin = replace(self._origin, etag=info.version.etag)
             self._present.add(fetch.first, fetch.last)
             self.told = info
-            if whole:
+            if info.is_slo:
+                self._learn_segments()
+            elif whole:
                 self._check.done = True
-            elif not info.is_slo and info.dlo_prefix is None:
-                self._begin_check()
+            if info.dlo_prefix is None:
+                self._begin_checks(fetch.first, fetch.last)
 
     def _bring_back(self, fetch: Fetch, source: Placed) -> None:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
@@ -284,32 +313,64 @@ class FilledFile:
                 self._present.add(*run)
             self._away.discard(fetch.first, fetch.last)
 
-    def _begin_check(self) -> None:
-        """Look at the bytes of a plain object, whose ETag is their MD5, when all its pieces are here."""
-        if self._closed or not self._is_clean() or self._first_missing(0, self.size) is not None:
+    def _learn_segments(self) -> None:
+        """Ask for an SLO's segments when so much of it is read that whole ones may be here."""
+        origin, check = self._origin, self._check
+        much = len(self._present) * BLOCK >= MUCH or self._first_missing(0, self.size) is None
+        if origin is None or origin.manifest or check.asked or check.done or not much or self._closed:
             return
-        assert self._origin is not None
-        if self._check.is_due(self._origin.etag):
-            self._check.running = True
-            version = ObjectVersion(self._origin.name, self._origin.etag)
-            self._pool.submit(self._run_check, version, self._check.changes)
+        check.asked = True
+        self._look(self._ask_segments, origin)
 
-    def _run_check(self, version: ObjectVersion, changes: int) -> None:
-        digest = ""
+    def _look(self, step: Callable[..., None], *arguments: object) -> None:
+        """Run a step of the check in a thread, if there still are any."""
+        self._check.running += 1
         try:
-            digest = md5_of(self.descriptor, self.size, lambda: self._closed)
+            self._pool.submit(step, *arguments)
+        except RuntimeError:
+            self._check.running -= 1
+
+    def _ask_segments(self, origin: Origin) -> None:
+        manifest = None
+        try:
+            manifest = self._store.manifest(origin.name)
+        except SwiftfsError as error:
+            log.info("%s: its segments cannot be checked: %s", origin.name, error)
         finally:
             with self._changed:
-                self._check.running = False
-                current = changes == self._check.changes and not self._closed
-                if current and not self._check.learn(version, digest):
-                    self._present.discard(*block_range(0, self.size))
+                self._check.running -= 1
+                is_its = manifest is not None and manifest.etag == origin.etag and self._is_from(origin)
+                if is_its and self._origin is not None:
+                    self._origin = replace(self._origin, manifest=manifest)
+                    self._begin_checks(*block_range(0, self.size))
+                self._changed.notify_all()
+            self._tell_idle()
+
+    def _begin_checks(self, first: int, last: int) -> None:
+        """Look at the parts of the object that are whole now that the blocks of this range are here."""
+        origin, told = self._origin, self.told
+        if origin is None or self._closed or not self._is_clean():
+            return
+        if told is not None and told.is_slo and origin.manifest is None:
+            return
+        for part in self._check.due(origin, self._present, first, last):
+            self._look(self._run_check, part, part.changes)
+
+    def _run_check(self, part: Part, changes: int) -> None:
+        digest = ""
+        try:
+            digest = md5_of(self.descriptor, part.start, part.end, lambda: self._closed)
+        finally:
+            with self._changed:
+                if self._check.learn(part, changes, digest) and not self._closed:
+                    self._present.discard(*part.blocks)
+                    self._check.forget(*part.blocks)
                     self._ahead = ReadAhead(self._read_ahead_limit)
                 self._changed.notify_all()
             self._tell_idle()
 
-    def _store_bytes(self, offset: int, data: bytes) -> None:
-        """Write downloaded bytes wherever we have none of our own."""
+    def _store_bytes(self, offset: int, data: bytes, *, present: bool) -> None:
+        """Write downloaded bytes wherever we have none of our own; with `present` they may be read."""
         with self._changed:
             if self._origin is None:
                 return
@@ -317,15 +378,11 @@ class FilledFile:
             for first, last in list(self._present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
                 os.pwrite(self.descriptor, memoryview(data)[start - offset : stop - offset], start)
-
-    def _arrive(self, offset: int, data: bytes) -> None:
-        self._store_bytes(offset, data)
-        with self._changed:
-            end = offset + len(data)
-            last = end // BLOCK if self._origin is None or end < self._origin.size else -(-end // BLOCK)
-            # The first block is whole because a fetch begins at a block and its chunks come in order.
-            self._present.add(offset // BLOCK, last)
-            self._changed.notify_all()
+            if present:
+                last = end // BLOCK if end < self._origin.size else -(-end // BLOCK)
+                # The first block is whole because a fetch begins at a block and its chunks come in order.
+                self._present.add(offset // BLOCK, last)
+                self._changed.notify_all()
 
     def _grow(self, size: int) -> None:
         os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))

@@ -6,16 +6,18 @@ row. So the index holds whose session it is: rows are trusted after a session th
 of the same boot. Losing the index costs downloads; one that is damaged or not ours is begun anew.
 """
 
+import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.content.localfile import Mark
 from swiftfs.database import Schema, boot_id, make_tables, open_database, row_checksum
+from swiftfs.model import Manifest, ObjectName, Segment
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +27,11 @@ _CLEAN = "clean"
 
 _SCHEMA = Schema(
     0x73776663,
-    1,
+    2,
     """
 CREATE TABLE files (
     used INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, present BLOB, checked INTEGER, bytes INTEGER,
-    inode INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, checksum INTEGER
+    inode INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, manifest TEXT, checksum INTEGER
 );
 CREATE TABLE session (state TEXT);
 INSERT INTO session VALUES ('');
@@ -38,15 +40,22 @@ INSERT INTO session VALUES ('');
 """`used` grows with every row, so that its order is that of last use: a file in use has no row."""
 
 
+_COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A kept file: the blocks it holds, whether its MD5 was right, the disk it takes in bytes, its mark."""
+    """A kept file: the blocks it holds, whether its MD5 was right, the disk it takes in bytes, its mark.
+
+    `manifest` is an SLO's own where it is known.
+    """
 
     name: str
     present: Blocks
     checked: bool
     bytes: int
     mark: Mark
+    manifest: Manifest | None = None
 
 
 class Index:
@@ -65,14 +74,15 @@ class Index:
 
     def put(self, row: Row) -> bool:
         """Write a row, in place of another of its name; say whether that succeeded."""
-        values = (row.name, row.present.to_bytes(), row.checked, row.bytes, *row.mark)
+        values = (
+            row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
+        )  # fmt: skip
 
         def insert() -> bool:
             with self._database:
                 self._delete(row.name)
                 self._database.execute(
-                    "INSERT INTO files (name, present, checked, bytes, inode, size, mtime, ctime, checksum)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT INTO files ({_COLUMNS}, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (*values, _checksum(*values)),
                 )
             self.bytes += row.bytes
@@ -90,9 +100,7 @@ class Index:
 
         def pop() -> Row | None:
             found = self._database.execute(
-                "SELECT name, present, checked, bytes, inode, size, mtime, ctime, checksum"
-                " FROM files WHERE name = ?",
-                (name,),
+                f"SELECT {_COLUMNS}, checksum FROM files WHERE name = ?", (name,)
             ).fetchone()
             if found is None:
                 return None
@@ -101,8 +109,10 @@ class Index:
             *values, checksum = found
             if checksum != _checksum(*values):
                 return None
-            _, present, checked, size, *mark = values
-            return Row(name, Blocks.from_bytes(present), bool(checked), size, Mark(*mark))
+            _, present, checked, size, *mark, manifest = values
+            return Row(
+                name, Blocks.from_bytes(present), bool(checked), size, Mark(*mark), _manifest_of(manifest)
+            )
 
         return self._try(pop, instead=None)
 
@@ -198,5 +208,15 @@ def _begin_session(database: sqlite3.Connection, state: str) -> None:
     database.execute("PRAGMA synchronous = NORMAL")
 
 
-def _checksum(name: str, present: bytes, *numbers: int) -> int:
-    return row_checksum(name, present, *map(int, numbers))
+def _text_of(manifest: Manifest | None) -> str:
+    return json.dumps([astuple(one) for one in manifest.segments]) if manifest else ""
+
+
+def _manifest_of(text: str) -> Manifest | None:
+    if not text:
+        return None
+    return Manifest(tuple(Segment(ObjectName(*name), *rest) for name, *rest in json.loads(text)))
+
+
+def _checksum(name: str, present: bytes, *rest: int | str) -> int:
+    return row_checksum(name, present, *rest)

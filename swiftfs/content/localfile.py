@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.errors import os_error
+from swiftfs.model import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -90,20 +91,24 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file that holds the `present` blocks of a version; `checked` says that their MD5 was right."""
+    """A file that holds the `present` blocks of a version; `checked` says that their MD5 was right.
+
+    `manifest` is the version's own where it is an SLO and that is known.
+    """
 
     file: LocalFile
     present: Blocks
     checked: bool
+    manifest: Manifest | None = None
 
 
-def md5_of(descriptor: int, size: int, stopped: Callable[[], bool]) -> str:
-    """Return the MD5 of a file's first `size` bytes, or of fewer when `stopped` says so."""
+def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -> str:
+    """Return the MD5 of a file's bytes from `start` to `end`, or of fewer when `stopped` says so."""
     digest = hashlib.md5(usedforsecurity=False)
-    for offset in range(0, size, _MIB):
+    for offset in range(start, end, _MIB):
         if stopped():
             break
-        digest.update(os.pread(descriptor, min(_MIB, size - offset), offset))
+        digest.update(os.pread(descriptor, min(_MIB, end - offset), offset))
     return digest.hexdigest()
 
 

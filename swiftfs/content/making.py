@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from swiftfs.content.content import Content
+from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import Kept
 from swiftfs.content.origin import Origin
 from swiftfs.content.places import AUTO, SegmentPlaces
 from swiftfs.content.saved import SavedFile
-from swiftfs.content.segments import Layout, SegmentUpload, Standing
+from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.model import ObjectName
 from swiftfs.store.protocol import ObjectStore
 
@@ -18,7 +19,8 @@ class ContentMaker:
     """Makes contents, which download with `connections` threads together and upload segments with `uploads`.
     They go where `segments` says, see `SegmentPlaces`.
 
-    `begun` is told of a prefix before the first segment is stored below it.
+    `begun` is told of a prefix before the first segment is stored below it. A full segment of a file that is
+    being written rests for `rests` seconds before it goes up.
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class ContentMaker:
         uploads: int,
         read_ahead: int,
         segments: str = AUTO,
+        rests: float = 0.0,
     ) -> None:
         self.read_ahead = read_ahead
         self._store = store
         self._layout = layout
         self._parallel = uploads
         self._begun = begun
+        self._rests = rests
         self._places = SegmentPlaces(store, segments)
         self._downloads = ThreadPoolExecutor(connections, thread_name_prefix="download")
         self._uploads = ThreadPoolExecutor(uploads, thread_name_prefix="upload")
@@ -77,4 +81,5 @@ class ContentMaker:
             self._layout,
             prefix,
             self._begun,
+            self._rests,
         )

@@ -1,34 +1,25 @@
 """Large files on their way to Swift: segments that go up while the file is still being written."""
 
-import errno
 import hashlib
 import mmap
+import os
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from swiftfs.content.blocks import Blocks, block_range
+from swiftfs.content.layout import Layout
 from swiftfs.content.places import LONGEST_PREFIX, SegmentPlaces
 from swiftfs.content.saved import Placed
 from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
-from swiftfs.errors import NotFound, Overtaken, os_error
+from swiftfs.errors import NotFound, Overtaken
 from swiftfs.model import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
-
-MAX_SEGMENT = 5 * 1024**3
-"""What Swift and NAVER take in one PUT, in bytes."""
-
-GROWTH = ((64, 1), (36, 4), (100, 16), (100, 64))
-"""How many segments have how many times the first one's size; the rest of 1000 are as large as can be. With
-16 MiB at first that is 1 GiB of small ones for fine changes, 131 GiB of at most 1 GiB that are soon sent
-again when one fails, and 3.5 TiB in all. No growth gets beyond 1000 of 5 GiB, 4.88 TiB, without manifests
-that name manifests."""
-
-SEGMENTS = 1000
-"""The most that a manifest may name, by Swift's default."""
 
 _MEDIA_TYPE = "application/octet-stream"
 _OFFSET_DIGITS = 13
@@ -39,42 +30,6 @@ _UNIQUE = 12
 _ID_BYTES = 1 + len("swiftfs-") + 32 + 1 + _OFFSET_DIGITS + 1 + _UNIQUE
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a file's segments begin and end; it depends on nothing but the first segment's size in bytes."""
-
-    segment_size: int
-
-    def bounds(self, index: int) -> tuple[int, int]:
-        """Return the first byte of a segment, and one past its last."""
-        start = 0
-        for count, size in self._tiers():
-            if index < count:
-                return start + index * size, start + (index + 1) * size
-            start, index = start + count * size, index - count
-        raise os_error(errno.EFBIG)
-
-    def index(self, offset: int) -> int:
-        """Return the segment that holds the byte at `offset`."""
-        before = start = 0
-        for count, size in self._tiers():
-            if offset < start + count * size:
-                return before + (offset - start) // size
-            start, before = start + count * size, before + count
-        raise os_error(errno.EFBIG)
-
-    @property
-    def largest_file(self) -> int:
-        """The most bytes that the segments hold."""
-        return sum(count * size for count, size in self._tiers())
-
-    def _tiers(self) -> Iterator[tuple[int, int]]:
-        most = max(MAX_SEGMENT, self.segment_size)
-        for count, times in GROWTH:
-            yield count, min(self.segment_size * times, most)
-        yield SEGMENTS - sum(count for count, _ in GROWTH), most
-
-
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end` without reading them into the heap."""
     if start == end:
@@ -82,6 +37,14 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     before = start % mmap.ALLOCATIONGRANULARITY
     length = end - start + before
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
+
+
+def is_hole(descriptor: int, start: int, end: int) -> bool:
+    """Say whether the disk holds nothing of the file from `start` to `end`: it reads as zeros."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA) >= end
+    except OSError:  # ENXIO: there is nothing up to the file's end
+        return True
 
 
 def segment_prefix(name: ObjectName) -> str:
@@ -120,6 +83,10 @@ class SegmentUpload:
     lock guards every field; no upload is waited for with it. `_begun` is called before a request stores the
     first segment that no manifest names, which waits for it. One `is_inherited` while nobody has looked for
     what an earlier process left.
+
+    A segment that a sequential writer has left `rests` for so many seconds before it goes up: `_resting` are
+    those, with the time when they were left. Holes of one length are one object, which a manifest names as
+    often as it is needed: `_zeros`. Its lock comes before the other.
     """
 
     def __init__(
@@ -132,6 +99,7 @@ class SegmentUpload:
         layout: Layout,
         prefix: ObjectName | None = None,
         begun: Callable[[Standing], None] | None = None,
+        rests: float = 0.0,
     ) -> None:
         self._store = store
         self._places = places
@@ -157,6 +125,10 @@ class SegmentUpload:
         self._size = 0
         self._contiguous = 0
         self._next = 0
+        self._rests = rests
+        self._resting: deque[tuple[float, int, int]] = deque()
+        self._zeros: dict[int, Segment] = {}
+        self._zeros_lock = threading.Lock()
 
     @property
     def has_begun(self) -> bool:
@@ -203,9 +175,22 @@ class SegmentUpload:
         with self._lock:
             if offset <= self._contiguous < offset + length:
                 self._contiguous = offset + length
+            now = time.monotonic()
             while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
-                self._get(*bounds, later=True)
+                self._resting.append((now, *bounds))
                 self._next += 1
+            while self._resting and self._resting[0][0] + self._rests <= now:
+                _, start, end = self._resting.popleft()
+                self._get(start, end, later=True)
+
+    def truncated(self, before: int, size: int) -> None:
+        """Take note that the file had `before` bytes and has `size`."""
+        self.changed(min(size, before), abs(before - size))
+        with self._lock:
+            if size < self._contiguous:
+                self._contiguous = size
+                self._next = min(self._next, self._layout.index(size))
+                self._resting = deque(one for one in self._resting if one[2] <= size)
 
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
         """Begin to upload the segments in the first `size` bytes that `is_full` says so of."""
@@ -304,10 +289,12 @@ class SegmentUpload:
         with self._lock:
             uploads = [upload for upload in self._uploads.values() if not upload.later]
         unnamed = {id(upload) for upload in uploads if not named.intersection(stored_names([upload]))}
-        with self._lock:
+        with self._zeros_lock, self._lock:
+            self._zeros = {size: one for size, one in self._zeros.items() if one.name in named}
             gone = [start for start, upload in self._uploads.items() if id(upload) in unnamed]
             self._garbage.extend(self._uploads.pop(start) for start in gone)
             garbage, before = self._take_garbage(), self._named
+            before |= {upload.shared for upload in self._uploads.values() if upload.shared}
             self._named = named
         unused = [name for name in garbage() if name not in before and name not in named]
         with self._lock:
@@ -318,7 +305,7 @@ class SegmentUpload:
         """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
         with self._lock:
             self._garbage.extend(self._uploads.values())
-            self._uploads = {}
+            self._uploads, self._zeros = {}, {}
             garbage, named = self._take_garbage(), self._named
         return [name for name in garbage() if name not in named]
 
@@ -348,7 +335,7 @@ class SegmentUpload:
     def _run(self, upload: Upload) -> Segment:
         if self._is_torn(upload):  # it could not be used
             raise Overtaken(f"{self.prefix}: bytes changed before they were uploaded")
-        segment = self._find(upload) or self._put(upload.start, upload.end)
+        segment = self._find(upload) or self._put_zeros(upload) or self._put(upload.start, upload.end)
         upload.torn = self._is_torn(upload)
         return segment
 
@@ -370,6 +357,17 @@ class SegmentUpload:
                     self._found[place].remove(segment)
                     return segment
         return None
+
+    def _put_zeros(self, upload: Upload) -> Segment | None:
+        """Return the segment for a hole, None where there is none."""
+        if not is_hole(self._descriptor, upload.start, upload.end):
+            return None
+        length = upload.end - upload.start
+        with self._zeros_lock:
+            if length not in self._zeros:
+                self._zeros[length] = self._put(upload.start, upload.end)
+            upload.shared = self._zeros[length].name
+            return self._zeros[length]
 
     def _put(self, start: int, end: int) -> Segment:
         body = map_bytes(self._descriptor, start, end)

@@ -14,7 +14,8 @@ class Upload:
     """The bytes from `start` to `end` on their way to a segment.
 
     `stale` says that they changed after this began; `torn`, that they changed after the content's upload
-    began and before this ended; `later`, that they were written after the content's upload began.
+    began and before this ended; `later`, that they were written after the content's upload began. `shared`
+    is the segment when others may have the same one.
     """
 
     start: int
@@ -22,6 +23,7 @@ class Upload:
     later: bool = False
     stale: bool = False
     torn: bool = False
+    shared: ObjectName | None = None
     stored: Future[Segment] = field(init=False)
 
     @classmethod

@@ -43,7 +43,9 @@ def _is_ours(info: ObjectInfo, content: Content) -> bool:
     origin = content.origin
     if info.is_slo:
         return origin is not None and origin.etag == info.version.etag
-    return info.size == content.size and info.version.etag == md5_of(content.descriptor, content.size, bool)
+    return info.size == content.size and info.version.etag == md5_of(
+        content.descriptor, 0, content.size, bool
+    )
 
 
 def _beside(name: ObjectName, info: ObjectInfo) -> ObjectName:

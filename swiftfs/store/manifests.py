@@ -46,7 +46,8 @@ def _segment(entry: dict[str, Any]) -> Segment:
         raise ValueError(entry)
     entry["name"].encode()  # a ValueError for what is not UTF-8
     first, length = _span(entry.get("range"), size)
-    return Segment(ObjectName(container, key), entry["hash"].strip('"'), size, first, length)
+    etag, nested = entry["hash"].strip('"'), entry.get("sub_slo") is True
+    return Segment(ObjectName(container, key), etag, size, first, length, nested)
 
 
 def _span(text: str | None, size: int) -> tuple[int, int | None]:
