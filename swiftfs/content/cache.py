@@ -308,7 +308,7 @@ class ContentCache:
             return use.content if use else None
 
     def disk_use(self) -> tuple[int, int]:
-        """Return how many bytes of disk the folder takes, and how many of them Swift's objects do not have."""
+        """Return how many bytes of disk the folder takes, and how many of them are nowhere else."""
         with self._lock:
             return self._occupied(), self._unsaved()
 
