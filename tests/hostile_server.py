@@ -1,22 +1,28 @@
 """A server on loopback that lets everybody in and then answers as a test says, however absurd."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BLOCK = b" " * 2**20
+TRICKLE_PAUSE = 0.02
 
 
 @dataclass
 class Said:
-    """An answer; `padding` MiB of blanks follow the body, and headers go out as they are."""
+    """An answer; `padding` MiB of blanks follow the body, and headers go out as they are.
+
+    One that `trickles` sends its body again and again, with pauses, until the client goes.
+    """
 
     body: bytes = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     padding: int = 0
+    trickles: bool = False
 
 
 @dataclass
@@ -67,6 +73,9 @@ def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             try:
+                while said.trickles:
+                    self.wfile.write(said.body)
+                    time.sleep(TRICKLE_PAUSE)
                 self.wfile.write(said.body)
                 for _ in range(said.padding):
                     self.wfile.write(BLOCK)

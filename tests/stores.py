@@ -60,9 +60,16 @@ def new_container(store: ObjectStore) -> str:
 
 
 def read(store: ObjectStore, name: ObjectName, **how: object) -> tuple[bytes, ObjectInfo]:
-    """Return the bytes and what `get` returned; the sink must have been given each byte once, in order."""
+    """Return the bytes and what `get` returned; the last attempt must have given each byte once, in order."""
     parts: dict[int, bytes] = {}
-    info = store.get(name, parts.__setitem__, **how)  # type: ignore[arg-type]
+
+    def sink(offset: int, data: bytes) -> None:
+        if offset == how.get("offset", 0):
+            parts.clear()  # an attempt begins
+        assert offset not in parts
+        parts[offset] = data
+
+    info = store.get(name, sink, **how)  # type: ignore[arg-type]
     places = sorted(parts)
     for place, following in itertools.pairwise(places):
         assert place + len(parts[place]) == following

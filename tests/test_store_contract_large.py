@@ -97,7 +97,8 @@ def test_an_slo_inside_an_slo(store: ObjectStore, box: str) -> None:
     part = put(store, box, "s/1", b"abc")
     inner = ObjectName(box, "inner")
     info = store.put_manifest(inner, Manifest((part, part)), TEXT)
-    nested = Manifest((Segment(inner, info.version.etag, 6), replace(part, first=1, length=1)))
+    whole = Segment(inner, info.version.etag, 6, nested=True)
+    nested = Manifest((whole, replace(part, first=1, length=1)))
     outer = ObjectName(box, "outer")
     store.put_manifest(outer, nested, TEXT)
     assert store.manifest(outer) == nested

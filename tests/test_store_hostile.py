@@ -11,7 +11,7 @@ import pytest
 from hostile_server import HostileServer, Said, hostile_server
 from stores import TEXT, md5
 
-from swiftfs.errors import BadRequest, Corrupt, StoreError, Unavailable
+from swiftfs.errors import BadRequest, Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.model import Limits, ObjectInfo, ObjectName
 from swiftfs.store import SwiftStore, open_account
 
@@ -294,3 +294,12 @@ def test_too_many_headers(hostile: HostileServer, store: SwiftStore) -> None:
     with pytest.raises(Unavailable) as caught:
         store.head(NAME)
     one_line(caught.value)
+
+
+def test_a_body_that_trickles_is_given_up(
+    hostile: HostileServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.2)
+    hostile.said = Said(b"x", headers={"Content-Length": "1000000", "ETag": "e"}, trickles=True)
+    with pytest.raises(TimedOut, match=r"get c/o: [0-9]+ bytes came in 0 s"):
+        store.get(NAME, lambda *_: None)

@@ -20,6 +20,10 @@ from swiftfs.store.request import Request
 
 CHUNK_BYTES = 256 * 1024
 
+TRICKLE_SECONDS = 60.0
+TRICKLE_RATE = 1024
+"""Bytes a second; a body that has brought fewer after so many seconds never ends."""
+
 ERROR_TEXT_BYTES = 64 * 1024
 """So much of an error's body is read for its message; a server may send a whole page."""
 
@@ -46,16 +50,24 @@ class Answer:
         self._response = response
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body; raise `Corrupt` unless it is exactly as long as announced, else network errors."""
-        expected = content_length(self.headers)
+        """Yield the body as it comes.
+
+        Raise `Corrupt` unless it is exactly as long as announced, `TimedOut` for one that trickles, else
+        network errors.
+        """
+        expected, begun = content_length(self.headers), time.monotonic()
         while True:
             try:
-                chunk = self._response.raw.read(CHUNK_BYTES, decode_content=False)
+                chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=False)
             except NETWORK_ERRORS as error:
                 raise network_error(self.request, error) from error
             if not chunk:
                 break
             self.received += len(chunk)
+            seconds = time.monotonic() - begun
+            if seconds > TRICKLE_SECONDS and self.received < seconds * TRICKLE_RATE:
+                what = f"{self.request.operation} {self.request.subject}"
+                raise TimedOut(f"{what}: {self.received} bytes came in {seconds:.0f} s")
             yield chunk
         if expected is not None and self.received != expected:
             raise Corrupt(
