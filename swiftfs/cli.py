@@ -11,12 +11,14 @@ from rich.console import Console
 
 from swiftfs import __version__
 from swiftfs.commands.gc import gc
-from swiftfs.commands.journal import MOUNTPOINT, flush_command, retry_command, status_command
+from swiftfs.commands.orders import MOUNTPOINT, flush_command, retry_command
 from swiftfs.commands.probe import probe
 from swiftfs.commands.rescue import export, recover
+from swiftfs.commands.status import status_command
 from swiftfs.commands.version import version_command
+from swiftfs.commands.view import number
 from swiftfs.credentials import login_environment
-from swiftfs.daemon import Ready, log_to_system, log_to_terminal, run_in_background
+from swiftfs.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
 from swiftfs.errors import SwiftfsError
 from swiftfs.flags import given, option_flags
 from swiftfs.mount import MountRequest, check_mountpoint, serve
@@ -77,6 +79,7 @@ def mount(
 def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
     level = logging.DEBUG if request.options.debug else logging.INFO
     log_to_terminal(level)
+    allow_many_files()
     if foreground:
         serve(request, environment, lambda _cache: notify("READY=1"))
         return
@@ -99,7 +102,7 @@ def umount(mountpoint: Path) -> None:
     with console.status(f"unmounting {mountpoint}") as status:
 
         def progress(waiting: int) -> None:
-            status.update(f"{mountpoint}: {waiting} files wait for their upload")
+            status.update(f"{mountpoint}: {number(waiting, 'change')} still to store")
 
         unmount(mountpoint.absolute(), progress)
 

@@ -11,6 +11,8 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
+LOOPBACK = "127.0.0.1"
+
 _TRUE = {"", "1", "yes", "true", "on"}
 _FALSE = {"0", "no", "false", "off"}
 
@@ -95,6 +97,19 @@ def _parse_place(text: str) -> str:
     return text
 
 
+def _parse_metrics(text: str) -> str:
+    """Read a port, for which it adds the loopback address, `ADDRESS:PORT`, or the path of a `.prom` file."""
+    if "/" in text:
+        path = Path(_parse_path(text)).absolute()
+        if path.suffix != ".prom":
+            raise ValueError("a file's path that ends in .prom: node_exporter reads no other")
+        return str(path)
+    address, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError("a port, ADDRESS:PORT, or the path of a .prom file")
+    return f"{address or LOOPBACK}:{int(port)}"
+
+
 def _number(low: int, high: int) -> Kind:
     def parse(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
@@ -129,6 +144,7 @@ _OCTAL = Kind("OCTAL", _parse_octal, "{:03o}".format, from_number=False)
 _TEXT = Kind("TEXT", str)
 _FILE = Kind("FILE", _parse_path)
 _FOLDER = Kind("FOLDER", _parse_path)
+_METRICS = Kind("PORT|ADDRESS:PORT|FILE", lambda text: _parse_metrics(text) if text else "")
 _PLACE = Kind("auto|same|CONTAINER", _parse_place)
 
 
@@ -144,6 +160,7 @@ class Options:
     allow_other: bool = _option(False, SWITCH, "let other users in (root, or user_allow_other)")
     allow_root: bool = _option(False, SWITCH, "let root in besides the user who mounts")
     default_permissions: bool = _option(False, SWITCH, "let the kernel check modes and owners")
+    exec: bool = _option(True, SWITCH, "let programs be run from the mount; `noexec` forbids it")
     uid: int | None = _option(None, _number(0, 2**32 - 2), "owner of what carries none (default: who mounts)")
     gid: int | None = _option(None, _number(0, 2**32 - 2), "group of what carries none (default: who mounts)")
     umask: int = _option(0o022, _OCTAL, "permission bits that what carries no mode does not get")
@@ -193,6 +210,8 @@ class Options:
     config: str = _option("", _FILE, "a TOML file of options (default: see Configuration files)")
     os_cloud: str = _option("", _TEXT, "a cloud of clouds.yaml")
     credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner may read")
+    metrics: str = _option("", _METRICS, "serve metrics for Prometheus, or write them to a .prom file")
+    prices: str = _option("", _FILE, "a TOML file of what requests and traffic cost, for `swiftfs status`")
     debug: bool = _option(False, SWITCH, "narrate every operation in the log")
 
 

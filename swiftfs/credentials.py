@@ -33,7 +33,7 @@ def read_credentials(path: Path) -> dict[str, str]:
     try:
         if not _is_private(path):
             raise ConfigurationError(f"credentials file {path} is open to others: chmod 600 it")
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigurationError(f"credentials file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -51,6 +51,8 @@ def read_credentials(path: Path) -> dict[str, str]:
                 f"or {', '.join(NAVER_KEYS)}"
             )
         values[name] = _unquote(value.strip())
+    if not values:
+        raise ConfigurationError(f"credentials file {path} is empty")
     return _from_naver(path, values) if values.keys() & {*NAVER_KEYS, _AUTH_URL} else values
 
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.logs import JournalFormatter, Repetition, reads_journal
+from swiftfs.logs import JournalFormatter, Recent, Repetition, reads_journal
 
 Ready = Callable[[], None]
 
@@ -45,12 +46,12 @@ def run_in_background(work: Callable[[Ready], None]) -> None:
 
 
 def _child(work: Callable[[Ready], None], writer: int) -> int:
-    os.setsid()
     told = False
 
     def ready() -> None:
         nonlocal told
         told = True
+        os.setsid()  # not earlier: until it is mounted, an automount lets only systemd's process group pass
         os.chdir("/")  # not earlier: certificates and clouds.yaml may be named relative to where we began
         _leave_terminal()
         os.write(writer, _READY)
@@ -66,6 +67,12 @@ def _child(work: Callable[[Ready], None], writer: int) -> int:
             os.write(writer, " ".join(str(error).split()).encode() or repr(error).encode())
         return 1
     return 0
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files as it may: programs hold more than the usual 1024 on a mount."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _leave_terminal() -> None:
@@ -102,7 +109,8 @@ def log_to_system(level: int, folder: Path) -> None:
 
 def _log_to(handler: logging.Handler, level: int | str) -> None:
     handler.addFilter(Repetition())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    recent = [one for one in logging.getLogger().handlers if isinstance(one, Recent)]
+    logging.basicConfig(level=level, handlers=[handler, *recent], force=True)
 
 
 def _listens(address: str) -> bool:

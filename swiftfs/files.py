@@ -193,7 +193,14 @@ class Files:
             fresh=before is None,
             inherit=node.inherit,
         )
-        entry = file_promise(node.path, node.name, node.content.size, description, self._rooms.defaults)
+        entry = file_promise(
+            node.path,
+            node.name,
+            node.content.size,
+            description,
+            self._rooms.defaults,
+            inherit=node.inherit,
+        )
         done, change = self._promises.note(node.path, entry)
         before, node.entry = node.entry, entry
         try:

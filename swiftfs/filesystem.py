@@ -17,7 +17,7 @@ from swiftfs.content.content import Fill
 from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.files import Files
 from swiftfs.folders import Folders
-from swiftfs.handles import OpenFiles
+from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Description, PutSmall
 from swiftfs.journal.log import Record
 from swiftfs.journal.report import Waiting
@@ -50,6 +50,15 @@ class FileSystem:
         self._moves = Moves(rooms, self._files, self._folders, self._promises)
         self._metadata = Metadata(rooms, source, self._files, self._promises)
         self._usage = UsageReport(rooms.store, source)
+
+    @property
+    def rooms(self) -> Rooms:
+        """What it is made of, for who watches it."""
+        return self._rooms
+
+    def written(self) -> list[Node]:
+        """Return the open files with changes that the journal has not got."""
+        return [node for node in self._files.table.all() if node.dirty]
 
     def begin(self) -> None:
         """Ask Swift for the root, and go on with what an earlier process left.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from swiftfs.errors import os_error
+from swiftfs.errors import NotFound, os_error
 from swiftfs.files import Files
 from swiftfs.journal.execution import Unmoved
 from swiftfs.journal.intents import (
@@ -48,10 +48,16 @@ class Folders:
         return number
 
     def read(self, number: int) -> Iterator[tuple[str, Attributes]]:
-        """Yield the names in an open folder as it is now, files that Swift has not got yet included."""
+        """Yield the names in an open folder as it is now, files that Swift has not got yet included.
+
+        Raise `OSError` ESTALE when the container is gone: the C library takes an ENOENT for the folder's end.
+        """
         path = self._open[number]
-        for entry in self._namespace.children(path):
-            yield entry.name, entry.attributes
+        try:
+            for entry in self._namespace.children(path):
+                yield entry.name, entry.attributes
+        except NotFound as error:
+            raise os_error(errno.ESTALE, path) from error
         for node in self._files.table.unstored_in(path):
             yield split(node.path)[1], node.attributes
 

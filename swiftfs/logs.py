@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import time
+from collections import deque
+from contextlib import nullcontext
 
 from cachetools import LRUCache
 
@@ -12,6 +14,10 @@ QUIET_SECONDS = 60.0
 
 REMEMBERED = 1000
 """Messages that are remembered to be found again."""
+
+RECENT_LINES = 1000
+RECENT_CHARACTERS = 1000
+"""How much of the log `Recent` keeps at most."""
 
 _TRANSACTION = re.compile(r" \(tx[\w-]+\)|; again in [\d.]+ s")
 """What differs between two lines about the same failure: Swift's request id, and the pause before a retry."""
@@ -35,6 +41,25 @@ class JournalFormatter(logging.Formatter):
         """Return the record with its priority before each line."""
         priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+class Recent(logging.Handler):
+    """Keeps the last lines of the log in memory, for who asks the mount itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=RECENT_LINES)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.addFilter(Repetition())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's lines, each cut to `RECENT_CHARACTERS`."""
+        self._lines.extend(line[:RECENT_CHARACTERS] for line in self.format(record).splitlines())
+
+    def text(self) -> str:
+        """Return the lines, the last one last."""
+        with self.lock or nullcontext():
+            return "".join(f"{line}\n" for line in self._lines)
 
 
 class Repetition(logging.Filter):

@@ -84,6 +84,10 @@ class Metadata:
         """Return an xattr's value; raise `OSError` ENODATA where there is none."""
         if path == "/" and name in self._own:
             return str(self._own[name]()).encode()
+        if path == "/" and name in self._orders:
+            # A mount with the option `ro` can be asked for an order in no other way.
+            self._orders[name]()
+            return b""
         if name in _TOLD:
             return str(_TOLD[name](self._rooms.store, self._stored(path))).encode()
         header = xattr_to_header(name)
@@ -166,9 +170,12 @@ class Metadata:
             self._post(path, self._rooms.namespace.lookup(path), _unchanged, metadata)
             return
         with node.lock:
+            kept = node.description.kept
             if not node.dirty and not node.hidden and node.entry is not None:
                 node.entry = self._post(path, node.entry, _unchanged, metadata)
-            node.description = replace(node.description, metadata=metadata)
+                kept = self._headers(node.entry).kept
+            node.description = replace(node.description, metadata=metadata, kept=kept)
+            node.inherit = False
 
     def _learn(self, node: Node) -> None:
         """Ask for the headers that another client gave an open file's object, before they are changed."""
@@ -184,7 +191,12 @@ class Metadata:
             return entry.headers
         if entry.object is None:
             return Headers(DIRECTORY_TYPE)
-        info = self._rooms.store.head(entry.object)
+        try:
+            info = self._rooms.store.head(entry.object)
+        except NotFound:
+            if entry.last_modified:
+                raise
+            return Headers(entry.media_type)  # another client deleted it, and our change will store it again
         return Headers(entry.media_type, info.metadata, info.kept)
 
     def _post(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:

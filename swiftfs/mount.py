@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from swiftfs.content.cache import ContentCache
 from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
 from swiftfs.drain import Drain
-from swiftfs.errors import ConfigurationError, NotFound, SwiftfsError
+from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
 from swiftfs.filesystem import FileSystem
 from swiftfs.hangup import HangupWatch, block_hangup
 from swiftfs.journal.conflicts import Conflicts
@@ -31,6 +32,7 @@ from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.log import Log
+from swiftfs.journal.report import progress
 from swiftfs.model import Limits
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
@@ -40,8 +42,17 @@ from swiftfs.naming import Source
 from swiftfs.notify import notify
 from swiftfs.rooms import Rooms
 from swiftfs.store import Stores, connect
+from swiftfs.unmount import detach, died
+from swiftfs.vitals import Vitals
+from swiftfs.watching import Watching
 
 log = logging.getLogger(__name__)
+
+SCHEME = "swift:"
+"""What a source begins with in fstab and in the list of mounts, by which mount(8) knows what is mounted.
+
+Without it mount(8) would make a path of a source that is also a file in the current folder.
+"""
 
 PER_UPLOAD = 4
 """Changes under way at once where a large file has one segment: they mostly wait for the answer."""
@@ -66,9 +77,12 @@ class MountRequest:
 
 
 def check_mountpoint(mountpoint: Path) -> None:
-    """Raise `ConfigurationError` unless something can be mounted on the folder `mountpoint`."""
+    """Raise `ConfigurationError` unless something can be mounted on the folder `mountpoint`.
+
+    A swiftfs that died may be mounted there: it stays, visibly broken, until the moment of the next mount.
+    """
     try:
-        if any(mountpoint.iterdir()):
+        if not died(mountpoint) and any(mountpoint.iterdir()):
             raise ConfigurationError(f"mount point {mountpoint} is not empty: choose an empty folder")
     except OSError as error:
         hint = ", of a mount that died: fusermount -u it first" if error.errno == errno.ENOTCONN else ""
@@ -86,6 +100,8 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
         block_hangup()
+        watching = Watching(request.options)
+        stack.callback(watching.close)
         policy = request.options.storage_policy
         stores = connect(environment, cloud=request.cloud, storage_policy=policy)
         stack.callback(stores.close)
@@ -95,9 +111,11 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             request = replace(request, options=replace(request.options, ro=True))
         cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
+        vitals = Vitals(filesystem, stores, request.source, request.mountpoint, watching.prices)
         try:
             _begin(filesystem, request, stores)
-            _mount(filesystem, request, partial(ready, cache))
+            watching.begin(vitals)
+            _mount(filesystem, request, watching.files(vitals), partial(ready, cache))
         finally:
             notify("STOPPING=1")
             # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
@@ -107,8 +125,12 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:
+    def tell(waiting: int) -> None:
+        Drain(waiting).write(cache)
+        notify(f"STATUS=unmounted, {waiting} changes wait until they are stored")
+
     try:
-        filesystem.close(lambda waiting: Drain(waiting).write(cache))
+        filesystem.close(tell)
     except SwiftfsError as error:
         Drain(0, str(error)).write(cache)
         raise
@@ -159,17 +181,22 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     contents = ContentCache(cache, options.cache_size, maker, files, lost)
     conflicts = Conflicts(store, keep=options.conflict == "keep")
     execution = Execution(store, options.segment_size, conflicts)
-    journal = Journal(
-        execution, contents, journal_log, seconds=settle, parallel=PER_UPLOAD * options.uploads
-    )
+    journal = Journal(execution, contents, journal_log, seconds=settle, parallel=PER_UPLOAD * options.uploads)
+    journal.sent = progress(contents, stores.counters.under_way)
     rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
     return FileSystem(rooms, request.source, records)
 
 
 def cache_folder(request: MountRequest, who: str) -> Path:
-    """Return the cache folder that was asked for, or the source's own below the user's cache folder."""
-    if request.cache_dir is not None:
-        return request.cache_dir
+    """Return the cache folder that was asked for, or the source's own below the user's cache folder.
+
+    Raise `ConfigurationError` for one that the mount would hide.
+    """
+    asked = request.cache_dir
+    if asked is not None:
+        if request.mountpoint in (asked, *asked.parents):
+            raise ConfigurationError(f"cache folder {asked} lies in the mount point: choose another")
+        return asked
     digest = hashlib.sha256(f"{who} {request.source}".encode()).hexdigest()[:12]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(request.source)).strip("-")[:60]
     return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"
@@ -177,24 +204,40 @@ def cache_folder(request: MountRequest, who: str) -> Path:
 
 @contextlib.contextmanager
 def locked_cache(folder: Path) -> Iterator[Path]:
-    """Make the cache folder, for its owner alone, and keep other mounts out while the context lasts."""
+    """Make the cache folder, for its owner alone, and keep other mounts out while the context lasts.
+
+    Raise `ConfigurationError` when it cannot be used, or has files that are not ours.
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = _lock(folder)
+    except BlockingIOError:
+        raise ConfigurationError(
+            f"cache folder {folder} is in use by another mount: unmount that, or give a --cache-dir"
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"cache folder {folder}: {error.strerror}") from None
+    try:
+        yield folder
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"cache folder {folder}: {error}") from error
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Return the descriptor that holds the cache folder's lock; raise `BlockingIOError` when another does."""
+    mark = folder / "lock"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):
+        raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
+    folder.chmod(0o700)
+    lock = os.open(mark, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise ConfigurationError(
-            f"cache folder {folder} is in use by another mount: unmount that, or give a --cache-dir"
-        ) from None
-    try:
-        yield folder
-    finally:
-        os.close(lock)
+        raise
+    return lock
 
 
 def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> None:
@@ -204,18 +247,31 @@ def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> Non
         raise ConfigurationError(
             f"no container {request.source.container!r} at {stores.who}: create it first, as by 'swift post'"
         ) from None
+    except AccessDenied as error:
+        raise ConfigurationError(
+            f"{stores.who} may not read {request.source}: check its rights and its project ({error})"
+        ) from None
+    except StoreError as error:
+        raise ConfigurationError(f"{stores.who}: {request.source} cannot be listed: {error}") from None
 
 
-def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], None]) -> None:
+def _mount(
+    filesystem: FileSystem,
+    request: MountRequest,
+    files: Mapping[str, Callable[[], bytes]],
+    ready: Callable[[], None],
+) -> None:
     # libfuse is loaded on import, and only a mount needs it.
     try:
         from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
-        from swiftfs.fuse.operations import Operations  # noqa: PLC0415
+        from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
+        from swiftfs.hidden import HiddenFolder, beside  # noqa: PLC0415
     except OSError as error:
         raise ConfigurationError(f"libfuse 2 is missing ({error}): install the package libfuse2") from None
+    if died(request.mountpoint):
+        detach(request.mountpoint)
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
-    switches = ("ro", "allow_other", "allow_root", "default_permissions")
     outside, ended = request.mountpoint.stat().st_dev, threading.Event()
     watch = threading.Thread(target=_tell_when_it_answers, args=(request.mountpoint, outside, ended, ready))
     hangup = HangupWatch(filesystem.refresh)
@@ -226,19 +282,29 @@ def _mount(filesystem: FileSystem, request: MountRequest, ready: Callable[[], No
 
     try:
         FUSE(
-            Operations(filesystem),
+            Operations(beside(filesystem, HiddenFolder(files, caller, filesystem.statfs))),
             request.mountpoint,
-            source=str(request.source),
+            source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,
             entry_timeout=seconds,
             negative_timeout=seconds,
             on_init=begin,
-            options={"atomic_o_trunc": True, **{name: getattr(options, name) for name in switches}},
+            options=_kernel_options(options),
         )
     finally:
         ended.set()
         hangup.stop()
     watch.join()
+
+
+def _kernel_options(options: Options) -> Mapping[str, bool]:
+    """Return what fuse(8) and the kernel know of the options."""
+    same = ("ro", "allow_other", "allow_root", "default_permissions")
+    return {
+        "atomic_o_trunc": True,
+        "noexec": not options.exec,
+        **{name: getattr(options, name) for name in same},
+    }
 
 
 def _tell_when_it_answers(

@@ -1,20 +1,21 @@
-"""`mount.swiftfs`: what mount(8) and fstab call, as `mount.swiftfs SOURCE DIR [-sfnv] [-o OPTIONS]`."""
+"""What mount(8), umount(8) and fstab call: `mount.swiftfs SOURCE DIR …` and `umount.fuse.swiftfs DIR …`."""
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from swiftfs.cli import main as cli
+from swiftfs.commands.orders import MOUNTPOINT
 from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.mount import SCHEME
 from swiftfs.naming import Source
 from swiftfs.settings import build_options, gather
+from swiftfs.unmount import ProcessDied, unmount
 
-MOUNT_FAILED = 32
-"""mount(8): the exit code of a failed mount."""
-
-SCHEME = "swift:"
-"""mount(8) makes a path of a SOURCE that is also a file in the current folder, but not with this in front."""
+FAILED = 32
+"""mount(8) and umount(8): the exit code when it failed."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,15 +40,42 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
         cli.main(words, prog_name="swiftfs", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(MOUNT_FAILED)
+        sys.exit(FAILED)
     except SwiftfsError as error:
         click.echo(f"swiftfs: {error}", err=True)
-        sys.exit(MOUNT_FAILED)
+        sys.exit(FAILED)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("mountpoint", type=MOUNTPOINT)
+@click.option("-f", "force", is_flag=True, help="As for umount(8); then nothing is waited for.")
+@click.option("-l", "lazy", is_flag=True, help="As for umount(8); then nothing is waited for.")
+@click.option("-n", "no_mtab", is_flag=True, expose_value=False, help="Accepted for umount(8).")
+@click.option("-r", "read_only", is_flag=True, expose_value=False, help="Accepted for umount(8).")
+@click.option("-v", "verbose", is_flag=True, expose_value=False, help="Accepted for umount(8).")
+@click.option("-t", "kind", expose_value=False, help="Accepted for umount(8).")
+def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
+    """Unmount MOUNTPOINT for umount(8), and return when all that was written is in Swift."""
+    if force or lazy:
+        flags = ["-f"] * force + ["-l"] * lazy
+        os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
+    try:
+        unmount(mountpoint.absolute(), lambda _waiting: None)
+    except ProcessDied as error:
+        click.echo(f"swiftfs: {error}", err=True)
+    except SwiftfsError as error:
+        click.echo(f"swiftfs: {error}", err=True)
+        sys.exit(FAILED)
 
 
 def main() -> None:
-    """Run the helper."""
+    """Run the helper of mount(8)."""
     helper(prog_name="mount.swiftfs")
+
+
+def unmount_main() -> None:
+    """Run the helper of umount(8)."""
+    unmount_helper(prog_name="umount.fuse.swiftfs")
 
 
 def _checked(source: str) -> str:

@@ -20,6 +20,9 @@ from functools import lru_cache
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.model import ObjectName
 
+HIDDEN_FOLDER = ".swiftfs"
+"""What a mount tells of itself, in its root. No listing shows it; an object of that name gets a `%` more."""
+
 MAX_KEY_BYTES = 1024
 """Swift's default `max_object_name_length`."""
 
@@ -60,6 +63,22 @@ def unescape(name: str) -> tuple[str, bool]:
     if name in _UNESCAPES:
         return _UNESCAPES[name], False
     return (name[1:] if _LOOKS_ESCAPED.fullmatch(name) else name), False
+
+
+_LOOKS_HIDDEN = re.compile(rf"%*{re.escape(HIDDEN_FOLDER)}")
+
+
+def beside_hidden(name: str) -> str:
+    """Return what a name in the root is called beside `HIDDEN_FOLDER`; no two names are called the same."""
+    return "%" + name if _LOOKS_HIDDEN.fullmatch(name) else name
+
+
+def without_hidden(path: str) -> str:
+    """Return the path that `path` would be without `HIDDEN_FOLDER`; undoes `beside_hidden`."""
+    if not path.startswith("/%"):
+        return path
+    name, slash, rest = path[1:].partition("/")
+    return f"/{name[1:] if _LOOKS_HIDDEN.fullmatch(name) else name}{slash}{rest}"
 
 
 def split(path: str) -> tuple[str, str]:

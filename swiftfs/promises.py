@@ -116,17 +116,24 @@ class Promises:
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     """Return the entry of a file as a listing will show it, now that Swift has stored it."""
     etag = info.version.etag
-    return replace(entry, etag=etag, hash="" if info.is_slo else etag, large=info.is_slo)
+    headers = entry.headers or Headers(entry.media_type, info.metadata, info.kept)
+    return replace(entry, etag=etag, hash="" if info.is_slo else etag, large=info.is_slo, headers=headers)
 
 
 def file_promise(
-    path: str, name: ObjectName, size: int, description: Description, defaults: Defaults
+    path: str,
+    name: ObjectName,
+    size: int,
+    description: Description,
+    defaults: Defaults,
+    *,
+    inherit: bool = False,
 ) -> Entry:
-    """Return the entry of a file of `size` bytes that Swift has not got yet."""
-    headers = description.headers()
-    row = Row(name.key, size, "", headers.content_type, "")
+    """Return the entry of a file of `size` bytes that Swift has not got yet; `inherit` as in `PutFile`."""
+    sent = description.headers()
+    row = Row(name.key, size, "", sent.content_type, "")
     entry = file_entry(split(path)[1], name.container, row, defaults)
-    headers = Headers(description.media_type, headers.metadata, headers.kept)
+    headers = None if inherit else Headers(description.media_type, sent.metadata, sent.kept)
     return replace(entry, etag="", large=None, asked=True, headers=headers)
 
 
@@ -134,7 +141,8 @@ def promised_entry(path: str, intent: Intent, defaults: Defaults) -> Entry | Non
     """Return what `path` is when `intent` is executed, None when it does not say."""
     match intent:
         case PutFile():
-            return file_promise(path, intent.name, intent.file.size, intent.description, defaults)
+            size, inherit = intent.file.size, intent.inherit
+            return file_promise(path, intent.name, size, intent.description, defaults, inherit=inherit)
         case PutSmall():
             return file_promise(path, intent.name, len(intent.body), intent.description, defaults)
         case PutMarker():

@@ -20,14 +20,17 @@ else:
 
 IGNORED = frozenset(
     {"auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults"}
-    | {"dev", "nodev", "suid", "nosuid", "exec", "noexec", "silent", "loud"}
+    | {"dev", "nodev", "suid", "nosuid", "silent", "loud"}
     | {"atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"}
     | {"lazytime", "nolazytime"}
 )
 """Words of fstab that mount(8) hands on and that change nothing here."""
 
-OPPOSITES = {"rw": "ro", "async": "sync"}
+OPPOSITES = {"rw": "ro", "async": "sync", "noexec": "exec"}
 """Words of fstab that switch an option off."""
+
+SYNONYMS = {"dirsync": "sync"}
+"""Words of fstab that say less than an option which keeps them too."""
 
 CONTRADICTIONS = (
     ("allow_other", "allow_root", "the first lets in root too"),
@@ -89,6 +92,8 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
             raise ConfigurationError("remount: a mount keeps its options; unmount it, then mount it again")
         if name in OPPOSITES:
             settings.append(Setting(OPPOSITES[name], "no", origin))
+        elif name in SYNONYMS:
+            settings.append(Setting(SYNONYMS[name], "yes", origin))
         elif word and name not in IGNORED and not name.lower().startswith(("x-", "comment")):
             settings.append(Setting(name, value, origin))
     return settings

@@ -1,7 +1,8 @@
-"""What waits in a mount, asked and hastened from outside through attributes of its root."""
+"""A mount asked from outside: its state by a file of its hidden folder, orders by attributes of its root."""
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,44 @@ from pathlib import Path
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Report
+from swiftfs.naming import HIDDEN_FOLDER
+from swiftfs.state import State
 
 POLL_SECONDS = 0.1
 """Between two looks at how much still waits."""
+
+MOUNTS = Path("/proc/self/mountinfo")
+
+_TYPE = b"fuse.swiftfs"
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class NotYours(ConfigurationError):
+    """The mount is another user's."""
+
+
+def mountpoints() -> list[Path]:
+    """Return where swiftfs is mounted, for this user or others (proc_pid_mountinfo(5))."""
+    found = []
+    for line in MOUNTS.read_bytes().split(b"\n"):
+        before, _, after = line.partition(b" - ")
+        if after.split(b" ")[0] == _TYPE:
+            plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), before.split(b" ")[4])
+            found.append(Path(os.fsdecode(plain)))
+    return found
+
+
+def read_state(mountpoint: Path) -> State:
+    """Return the state of the mount at `mountpoint`; errors as in `read_report`."""
+    try:
+        return State.from_json((mountpoint / HIDDEN_FOLDER / "status.json").read_text())
+    except FileNotFoundError:
+        read_report(mountpoint)  # says what is there instead
+        raise ConfigurationError(_STRANGER.format(mountpoint)) from None
+    except OSError as error:
+        raise _explain(mountpoint, error) from None
+    except ValueError:
+        raise ConfigurationError(_STRANGER.format(mountpoint)) from None
 
 
 def read_report(mountpoint: Path) -> Report:
@@ -21,7 +57,7 @@ def read_report(mountpoint: Path) -> Report:
     except OSError as error:
         raise _explain(mountpoint, error) from None
     except (ValueError, TypeError, KeyError):
-        raise ConfigurationError(f"{mountpoint} is mounted by another version of swiftfs") from None
+        raise ConfigurationError(_STRANGER.format(mountpoint)) from None
 
 
 def flush(mountpoint: Path, progress: Callable[[Report], None]) -> Report:
@@ -47,9 +83,17 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+_STRANGER = "{} is mounted by another version of swiftfs"
+
+
 def _order(mountpoint: Path, attribute: str) -> None:
     try:
-        os.setxattr(mountpoint, attribute, b"1")
+        try:
+            os.setxattr(mountpoint, attribute, b"1")
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            os.getxattr(mountpoint, attribute)  # the kernel lets nothing else through to a read-only mount
     except OSError as error:
         raise _explain(mountpoint, error) from None
 
@@ -60,5 +104,9 @@ def _explain(mountpoint: Path, error: OSError) -> ConfigurationError:
     if error.errno == errno.ENOTCONN:
         return ConfigurationError(
             f"{mountpoint}: its process had died: 'swiftfs umount' it, mount it again, and it goes on"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotYours(
+            f"{mountpoint}: only whoever mounted it may ask (root too, with allow_root or allow_other)"
         )
     return ConfigurationError(f"{mountpoint}: {error.strerror}")

@@ -11,25 +11,31 @@ from pathlib import Path
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.drain import Drain
 from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.status import mountpoints
 
 POLL_SECONDS = 0.2
 """Between two looks at how much still waits."""
+
+
+class ProcessDied(ConfigurationError):
+    """There was no process to wait for; the mount is taken away all the same."""
 
 
 def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
     """Unmount `mountpoint` and return when its process has ended, all uploads done.
 
     `progress` is called now and then with the number of files and deletions that still wait. Raise
-    `ConfigurationError` when nothing is mounted there or when it is in use, `SwiftfsError` when something
-    could not be stored.
+    `ConfigurationError` when nothing is mounted there or when it is in use, `ProcessDied` when nobody served
+    it any more, `SwiftfsError` when something could not be stored.
     """
+    mountpoint = mountpoint.resolve()  # fusermount(1) knows a mount by its own path only
     try:
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             detach(mountpoint)
-            raise ConfigurationError(f"{mountpoint}: its process had died; it is unmounted now") from None
+            raise ProcessDied(f"{mountpoint}: its process had died; it is unmounted now") from None
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             raise ConfigurationError(f"{mountpoint} is not a swiftfs mount") from None
         raise ConfigurationError(f"{mountpoint}: {error.strerror}") from None
@@ -47,6 +53,18 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
         os.close(process)
     if failure := Drain.read(cache).failure:
         raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}")
+
+
+def died(mountpoint: Path) -> bool:
+    """Say whether a swiftfs is mounted there whose process was killed."""
+    try:
+        # Not stat(2), which the kernel may answer for a second more.
+        os.close(os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY))
+    except OSError as error:
+        # The folder above is resolved alone: of a dead mount itself nothing can be asked.
+        place = mountpoint.parent.resolve() / mountpoint.name
+        return error.errno == errno.ENOTCONN and place in mountpoints()
+    return False
 
 
 def detach(mountpoint: Path) -> None:

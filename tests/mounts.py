@@ -26,6 +26,9 @@ class Mount:
     lines that contain one of `expected`.
     """
 
+    program: tuple[str, ...] = ("-m", "swiftfs")
+    """What Python runs; a test may have another."""
+
     def __init__(
         self, swift: SwiftServer, source: str, folder: Path, options: str = "", flags: tuple[str, ...] = ()
     ) -> None:
@@ -49,7 +52,7 @@ class Mount:
 
     def start(self) -> None:
         """Mount, and return when the mount answers."""
-        command = [sys.executable, "-m", "swiftfs", "mount", self.source, str(self.path), "--foreground"]
+        command = [sys.executable, *self.program, "mount", self.source, str(self.path), "--foreground"]
         command += ["--cache-dir", str(self.cache), *self.flags]
         if self.options:
             command += ["-o", self.options]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import one_line, swiftfs
+from commands import swiftfs
 from mounts import clean_environment
 from swiftclient import Connection
 
@@ -80,40 +80,3 @@ def test_the_commands_of_operations_run(swift: SwiftServer, connection: Connecti
         )
         assert result.returncode == 0, (command, result)
     assert connection.get_object("photos", "first")[1] == Path("/etc/hostname").read_bytes()
-
-
-def quoted_lines() -> list[str]:
-    text = (manual.ROOT / "docs" / "troubleshooting.md").read_text()
-    return re.findall(r"^\| `(swiftfs: .+?)` \|", text, re.MULTILINE)
-
-
-def is_quoted(line: str) -> bool:
-    """Say whether the page has the line, words in capitals standing for others."""
-    names = "AUTHURL|USER|REASON|NAME|FILE|FOLDER|PATH"
-    for quoted in quoted_lines():
-        parts = re.split(rf"\b(?:{names})\b", quoted)
-        if re.fullmatch(".+".join(map(re.escape, parts)), line.rstrip("\n")):
-            return True
-    return False
-
-
-def test_lines_of_troubleshooting_are_what_is_printed(swift: SwiftServer, tmp_path: Path) -> None:
-    folder, full, secret = tmp_path / "mnt", tmp_path / "full", tmp_path / "secret"
-    folder.mkdir()
-    (full / "x").mkdir(parents=True)
-    secret.touch(0o644)
-    good = swift.environment()
-    mount = ("mount", "no-such-box", folder, "--cache-dir", tmp_path / "cache")
-    lines = [
-        one_line(swiftfs(*mount)),
-        one_line(swiftfs(*mount, environment={**good, "ST_KEY": "wrong"})),
-        one_line(swiftfs(*mount, environment={**good, "ST_AUTH": "http://127.0.0.1:9/auth"})),
-        one_line(swiftfs(*mount, environment=good)),
-        one_line(swiftfs(*mount, "--credentials", secret)),
-        one_line(swiftfs(*mount, "-o", "tll=3")),
-        one_line(swiftfs(*mount, "-o", "sync,settle=3")),
-        one_line(swiftfs(*mount, "-o", "remount,ro")),
-        one_line(swiftfs("mount", "box", full)),
-        one_line(swiftfs("umount", tmp_path)),
-    ]
-    assert [line for line in lines if not is_quoted(line)] == []

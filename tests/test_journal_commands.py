@@ -96,7 +96,8 @@ def test_status_shows_what_waits(mounted: Mount) -> None:
     }
     told = swiftfs("status", mounted.path).stdout
     assert "/한글 [red]x" in told
-    assert told.endswith("5 waiting; 3.1 MB of files\n")
+    assert told.endswith("\n5 changes waiting; 3.1 MB of files\n")
+    assert "Put" not in told
     assert "swift.status" not in os.listxattr(mounted.path)
 
 

@@ -294,7 +294,7 @@ def test_recover_brings_back_what_a_damaged_journal_held(
         assert not lost & set(named.values())
     assert len(named) >= {"header": count, "tail": count // 3, "middle": count - 12, "text": 0}[how]
     for name in named:
-        assert f"/{name}\tPutFile" in listed.stdout
+        assert f"/{name}\tfile" in listed.stdout
     assert result.returncode == 1
     assert "is damaged" in result.stderr
 

@@ -26,7 +26,7 @@ SAMPLES = {
     "FOLDER": "/srv/word",
     "auto|same|CONTAINER": "pieces",
 }
-RANGES = {"uploads": "7", "connections": "7"}
+RANGES = {"uploads": "7", "connections": "7", "metrics": "localhost:9177"}
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_every_option_can_be_set_in_every_place(name: str, tmp_path: Path) -> No
     ]
     values = [getattr(build_options(levels), name) for levels in places]
     assert values == [option.kind.parse(text)] * len(places)
-    assert name == "prefetch" or values[0] != getattr(Options(), name)
+    assert name in {"exec", "prefetch"} or values[0] != getattr(Options(), name)
 
 
 def test_the_stronger_place_wins(tmp_path: Path) -> None:
@@ -181,6 +181,8 @@ def test_words_of_fstab_change_nothing_or_switch_off() -> None:
     assert options == Options()
     assert not parse_options(["ro,rw"]).ro
     assert not parse_options(["async"], {"SWIFTFS_SYNC": "yes"}).sync
+    assert parse_options(["dirsync"]).sync
+    assert not parse_options(["exec,noexec"]).exec
     with pytest.raises(ConfigurationError, match="remount: a mount keeps its options; unmount it"):
         parse_options(["remount,ro"])
 

@@ -12,6 +12,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import OPERATOR
+from swiftfs.status import flush
 
 ATTRIBUTES = {
     "user.plain": b"text",
@@ -96,6 +97,43 @@ def test_what_others_wrote_is_kept(mounted: Mount, connection: Connection, conta
     assert found["cache-control"] == "no-cache"
     assert "x-delete-at" in found
     assert found["content-type"].startswith("text/x-strange; charset=koi8-r;mtime=")
+
+
+@pytest.mark.mount_options("settle=1000")
+def test_xattrs_are_seen_and_kept_while_a_rewrite_waits(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    for name in ("seen", "twice", "more", "mode"):
+        connection.put_object(container, name, b"old", headers={"X-Object-Meta-Colour": "red"})
+    red, round_ = {"user.colour": b"red"}, {"user.colour": b"red", "user.shape": b"round"}
+    for name in ("seen", "twice", "more", "mode"):
+        (mounted.path / name).write_bytes(b"new")
+        assert attributes(mounted.path / name) == red
+    (mounted.path / "twice").write_bytes(b"newer")
+    os.setxattr(mounted.path / "more", "user.shape", b"round")
+    (mounted.path / "mode").chmod(0o600)
+    with (mounted.path / "seen").open("r+b") as stream:
+        os.setxattr(mounted.path / "seen", "user.shape", b"round")
+        stream.write(b"now")
+    wanted = {"seen": round_, "twice": red, "more": round_, "mode": red}
+    assert {name: attributes(mounted.path / name) for name in wanted} == wanted
+    flush(mounted.path, lambda _report: None)
+    assert {name: attributes(mounted.path / name) for name in wanted} == wanted
+    mounted.remount()
+    assert {name: attributes(mounted.path / name) for name in wanted} == wanted
+
+
+@pytest.mark.mount_options("settle=1000")
+def test_what_another_client_deletes_is_stored_again(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "file", b"old", headers={"X-Object-Meta-Colour": "red"})
+    (mounted.path / "file").write_bytes(b"new")
+    connection.delete_object(container, "file")
+    (mounted.path / "file").chmod(0o600)
+    os.setxattr(mounted.path / "file", "user.shape", b"round")
+    flush(mounted.path, lambda _report: None)
+    assert connection.get_object(container, "file")[1] == b"new"
 
 
 def test_xattr_errnos(mounted: Mount) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
+from swiftfs.commands.view import KINDS
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
 from swiftfs.rescue import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
@@ -86,7 +87,8 @@ def _show(salvaged: Salvage, tell: Callable[[str], None]) -> None:
 
 def _line(found: Found) -> str:
     size = decimal(found.intent.file.size) if isinstance(found.intent, PutFile) else ""
-    cells = (found.path, type(found.intent).__name__, size, found.doubt)
+    kind = type(found.intent).__name__
+    cells = (found.path, KINDS.get(kind, kind), size, found.doubt)
     return "\t".join(map(printable, cells)).rstrip("\t")
 
 

@@ -32,6 +32,7 @@ from swiftfs.fuse.structs import (
     write_stat,
 )
 from swiftfs.fuse.threads import AttachedThreads
+from swiftfs.model import DIRECT_HANDLES
 
 log = logging.getLogger("swiftfs.fuse")
 
@@ -59,6 +60,13 @@ _NOT_OURS = (b"security.", b"system.posix_acl")
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
 """Told so, `ls -l` asks once; where an attribute is merely absent (ENODATA), it asks again for every file."""
 
+
+_REMEDIES = {
+    "failed to open /dev/fuse: Permission denied": ": its mode should be 666",
+    "mount failed: Operation not permitted": ": fusermount should belong to root and be set-user-ID",
+    "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf": ", by root",
+}
+"""What helps when libfuse or fusermount refuses."""
 
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
 """What a server answers to what programs try; any other refusal of it is worth a line in the log."""
@@ -238,6 +246,12 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             raise ValueError(f"{written} bytes written where {size} were given")
         return written
 
+    def open(self, path: bytes, file_info: Any) -> None:
+        """Open a file; what must not be cached is read from us alone, to its end whatever stat(2) says."""
+        info = file_info.contents
+        info.fh = self.operations.open(path.decode(), info.flags)
+        info.direct_io = info.fh >= DIRECT_HANDLES
+
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Make and open a file (fusepy passes no flags)."""
         info = file_info.contents
@@ -362,11 +376,13 @@ def _mount_options(source: str, options: Mapping[str, OptionValue]) -> str:
 
 
 def _first_reason(said: str) -> str:
-    """Return libfuse's or fusermount's own first line without the program's name."""
+    """Return libfuse's or fusermount's own first line without the program's name, and what to do."""
     for line in said.splitlines():
         program, colon, reason = line.partition(": ")
         if line.strip():
-            return reason if colon and Path(program).name in {"fuse", "fusermount", "swiftfs"} else line
+            ours = colon and Path(program).name in {"fuse", "fusermount", "fusermount3", "swiftfs"}
+            text = reason if ours else line
+            return text + _REMEDIES.get(text, "")
     return "libfuse gives no reason"
 
 

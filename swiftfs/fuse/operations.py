@@ -169,11 +169,11 @@ class Operations(fuse.Operations):  # type: ignore[misc]
 
     def mkdir(self, path: str, mode: int) -> None:
         """Make a folder."""
-        self._filesystem.mkdir(path, S_IMODE(mode), _caller())
+        self._filesystem.mkdir(path, S_IMODE(mode), caller())
 
     def symlink(self, target: str, source: str) -> None:
         """Make a symbolic link: fusepy calls the new path `target` and its contents `source`."""
-        self._filesystem.symlink(source, target, _caller())
+        self._filesystem.symlink(source, target, caller())
 
     def link(self, target: str, source: str) -> None:
         """Refuse: an object has one name (EPERM, as link(2) says of such file systems)."""
@@ -181,7 +181,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
 
     def mknod(self, path: str, mode: int, dev: int) -> None:
         """Make a file, FIFO, socket or device."""
-        self._filesystem.mknod(path, mode, dev, _caller())
+        self._filesystem.mknod(path, mode, dev, caller())
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
@@ -189,7 +189,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         """Set owner and group, of which fusepy passes -1 for "leave"."""
-        self._filesystem.chown(path, None if uid == -1 else uid, None if gid == -1 else gid, _caller())
+        self._filesystem.chown(path, None if uid == -1 else uid, None if gid == -1 else gid, caller())
 
     def utimens(self, path: str, times: tuple[int | None, int | None]) -> None:
         """Set the times, already free of UTIME_NOW and UTIME_OMIT."""
@@ -204,7 +204,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
 
     def create(self, path: str, mode: int, flags: int) -> int:
         """Make and open a file."""
-        return self._filesystem.create(path, S_IMODE(mode), flags, _caller())
+        return self._filesystem.create(path, S_IMODE(mode), flags, caller())
 
     def flush(self, path: str | None, fh: int) -> None:
         """Answer a close."""
@@ -235,7 +235,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         }
 
 
-def _caller() -> Caller:
+def caller() -> Caller:
     """Return who made the system call that the current thread answers."""
     uid, gid, _ = fuse.fuse_get_context()
     return Caller(uid, gid)

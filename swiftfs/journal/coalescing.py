@@ -35,7 +35,9 @@ def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:
             )
             if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
                 merged = replace(merged, garbage=earlier.garbage)
-        case (PutFile() | PutSmall(), Describe()):
+        case PutFile(), Describe():
+            merged = replace(earlier, description=later.description, inherit=False)
+        case PutSmall(), Describe():
             merged = replace(earlier, description=later.description)
         case (PutMarker(), SetHeaders()):
             merged = replace(earlier, headers=later.headers)

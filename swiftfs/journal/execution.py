@@ -78,18 +78,29 @@ class Execution:
         """
         if content.uploads is not None and content.uploads.is_inherited:
             self._take_up(intent, content, content.uploads)
+        elif content.uploads is not None and content.origin is not None and again:
+            self._find_own_manifest(intent, content, content.uploads.prefix)
         if intent.inherit:
             intent = self._with_headers(intent)
         return self._storing.run(self._conflicts.settle(intent, content, again=again), content, doom)
 
     def _take_up(self, intent: PutFile, content: Content, uploads: SegmentUpload) -> None:
         """Find the segments that another process left; its manifest may stand already."""
-        prefix = uploads.prefix
+        named = self._find_own_manifest(intent, content, uploads.prefix)
+        uploads.found(self._rows_below(uploads.prefix.container, uploads.prefix.key), named)
+
+    def _find_own_manifest(
+        self, intent: PutFile, content: Content, prefix: ObjectName
+    ) -> Collection[ObjectName]:
+        """Return the segments of the manifest that stands, which is the origin if an attempt of ours made it.
+
+        The answer to that attempt was lost: what it has replaced cannot be read any more.
+        """
         manifest = self._storing.manifest_of(intent.name, large=intent.replaces_large)
         named = {segment.name for segment in manifest.segments} if manifest else set()
-        uploads.found(self._rows_below(prefix.container, prefix.key), named)
         if manifest is not None and any(name.key.startswith(prefix.key) for name in named):
             content.rebase(Origin(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
+        return named
 
     def _with_headers(self, intent: PutFile) -> PutFile:
         """Return the intent with the headers that another client gave the object, if it is still there."""
@@ -220,8 +231,9 @@ class Execution:
     def _move_folder(self, intent: MoveFolder) -> None:
         """Copy all in parallel, then delete.
 
-        When a copy fails the copies are deleted again, for the target was empty before; `Unmoved` names those
-        that could not be. When a deletion fails the move stands, and what it left behind is logged.
+        When a copy fails the copies are deleted again, for the target was empty before, and so are those
+        whose answer was lost; `Unmoved` names those that could not be. When a deletion fails the move stands,
+        and what it left behind is logged.
         """
         pairs = list(intent.markers)
         for row in self._rows_below(intent.container, intent.source):
@@ -235,7 +247,9 @@ class Execution:
         failures = [error for copy in copies if (error := copy.exception()) is not None]
         if failures:
             targets = [
-                target for (_, target), copy in zip(pairs, copies, strict=True) if copy.exception() is None
+                target
+                for (_, target), copy in zip(pairs, copies, strict=True)
+                if _may_stand(copy.exception())
             ]
             raise Unmoved(failures[0], tuple(self.delete_all(targets)))
         self.discard(source for source, _ in pairs)
@@ -255,3 +269,8 @@ class Execution:
             if page.last:
                 return
             marker = page.marker
+
+
+def _may_stand(error: BaseException | None) -> bool:
+    """Say whether a request that ended with `error` may have been carried out."""
+    return error is None or (isinstance(error, StoreError) and error.retryable)

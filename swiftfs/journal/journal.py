@@ -53,6 +53,7 @@ class Journal:
 
     `seconds` is the settling delay; with 0 every intent is executed as soon as it can be. The lock guards the
     queue; it comes after those of the nodes, and before those of the namespace, of contents and of the log.
+    `sent` tells a report how many bytes of a task's file need not be sent any more.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Journal:
         self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel)
         if not seconds:
             self._dispatch.parked_level = logging.DEBUG
+        self.sent: Callable[[Task], int] = lambda _: 0
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync, name="journal sync")
         contents.abandoned = self._abandon
@@ -271,7 +273,7 @@ class Journal:
     def report(self) -> Report:
         """Return how much is not executed yet, and the first of it."""
         with self._changed:
-            return report(self._queue.tasks(), away=self._dispatch.is_away)
+            return report(self._queue.tasks(), away=self._dispatch.is_away, sent=self.sent)
 
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]

@@ -2,9 +2,13 @@
 
 import heapq
 import json
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.gauges import UnderWay, sent_bytes
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.queue import Task
 
@@ -23,7 +27,8 @@ _ORDER = ("parked", "running", "waiting")
 class Waiting:
     """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure.
 
-    `bytes` is the size of the file that is to be stored.
+    `bytes` is the size of the file that is to be stored; while it runs, `sent` is what needs not be sent of
+    it any more.
     """
 
     path: str
@@ -32,11 +37,14 @@ class Waiting:
     bytes: int
     attempts: int
     reason: str
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """How many changes Swift has not got yet, by state, and the bytes of their files.
+
+    The first of them was handed in `oldest` seconds ago, to this mount or when it began.
 
     `away` says that the server gave no answer last. Of the changes that a flush was asked for `flushing` have
     not been tried since, and `unflushed` are not in Swift. `changes` are the first of them all, those that
@@ -52,6 +60,7 @@ class Report:
     unflushed: int
     changes: tuple[Waiting, ...] = ()
     left_out: int = 0
+    oldest: float = 0.0
 
     @property
     def total(self) -> int:
@@ -77,14 +86,27 @@ class Report:
         return cls(**values)
 
 
-def describe(task: Task) -> Waiting:
-    """Return what a status shows of a task."""
+def describe(task: Task, sent: int = 0) -> Waiting:
+    """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more."""
     reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
-    return Waiting(task.path, type(task.intent).__name__, _state(task), _size(task), task.attempts, reason)
+    kind = type(task.intent).__name__
+    return Waiting(task.path, kind, _state(task), _size(task), task.attempts, reason, sent)
 
 
-def report(tasks: Iterable[Task], *, away: bool) -> Report:
-    """Return a report about tasks; the journal's lock is held."""
+def progress(contents: ContentCache, under_way: UnderWay) -> Callable[[Task], int]:
+    """Return what tells how many bytes of a task's file need not be sent any more."""
+
+    def sent(task: Task) -> int:
+        if not isinstance(task.intent, PutFile):
+            return 0
+        content = contents.peek(task.intent.file.file)
+        return sent_bytes(task.intent.name, content, under_way) if content is not None else 0
+
+    return sent
+
+
+def report(tasks: Iterable[Task], *, away: bool, sent: Callable[[Task], int] = lambda _: 0) -> Report:
+    """Return a report about tasks; the journal's lock is held. `sent` is asked of those that run."""
     tasks = list(tasks)
     states = [_state(task) for task in tasks]
     asked = [task for task in tasks if task.asked is not None]
@@ -97,8 +119,9 @@ def report(tasks: Iterable[Task], *, away: bool) -> Report:
         away,
         0 if away else sum(not _is_tried(task) for task in asked),
         len(asked),
-        tuple(map(describe, first)),
+        tuple(describe(task, sent(task) if task.running else 0) for task in first),
         len(tasks) - len(first),
+        max(0.0, time.monotonic() - min((task.born for task in tasks), default=math.inf)),
     )
 
 

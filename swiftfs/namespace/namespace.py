@@ -10,7 +10,7 @@ from itertools import islice
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import BadName, NotFound, os_error
-from swiftfs.model import Page
+from swiftfs.model import ObjectName, Page
 from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.completion import Completion
 from swiftfs.namespace.details import Details
@@ -34,6 +34,10 @@ SEGMENTS_SUFFIX = "_segments"
 
 BEFORE_SLASH = ".\U0010ffff"
 """As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
+
+
+CHILDREN_ASKED = 8
+"""Names that are looked at below a folder that we deleted and a listing shows."""
 
 
 class Namespace:
@@ -314,12 +318,29 @@ class Namespace:
             return True
         seen = change.entry or listed
         if seen is None or seen.object is None:
-            return True
+            return change.entry is not None or listed is None or not self._holds_others(folder, name)
         try:
             info = self._store.head(seen.object)
         except NotFound:
             return change.entry is None
         return change.entry is not None and change.entry.etag in ("", info.version.etag)
+
+    def _holds_others(self, folder: Folder, name: str) -> bool:
+        """Say whether Swift has something in the folder `name` that we have not deleted.
+
+        The listing that shows it may be late: only the object itself is a proof.
+        """
+        prefix = folder.child(unescape(name)[0]).key + "/"
+        for row in self._store.list_page(folder.container, prefix=prefix, limit=CHILDREN_ASKED).rows:
+            above, slash, component = row.key.rpartition("/")
+            with self._lock:
+                change = self._changes.of(Folder(folder.container, above + slash)).get(escape(component))
+            if change is not None and change.entry is None:
+                continue
+            with suppress(NotFound):
+                self._store.head(ObjectName(folder.container, row.key))
+                return True
+        return False
 
     def _point(self, listing: Listing, name: str) -> Entry | None:
         """Ask for one name of a huge folder: its object, and whether anything lies below it."""

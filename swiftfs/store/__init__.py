@@ -1,8 +1,9 @@
 """Floor 1: Swift. The only place that knows of swiftclient, HTTP and credentials."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from swiftfs.model import Limits
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Count, Counters, Counts
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -36,6 +37,8 @@ class Stores:
     counters: Counters
     who: str
     """The auth URL and the user, for messages."""
+    known_limits: Callable[[], Limits | None] = lambda: None
+    """Tells what the server has said of its limits without asking it."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -72,4 +75,5 @@ def connect(
         background=RetryingStore(store, background, owns=False),
         counters=store.counters,
         who=account.who,
+        known_limits=store.known_limits,
     )

@@ -1,12 +1,16 @@
 """Credentials become one keystoneauth session, shared by every connection. No secret is ever printed."""
 
+import logging
+import ssl
 import threading
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import keystoneauth1.exceptions as keystone_errors
+import requests
 from keystoneauth1 import loading
 from keystoneauth1.identity import v3
 from keystoneauth1.plugin import BaseAuthPlugin
@@ -14,9 +18,14 @@ from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
-from swiftfs.store.failures import reason
+from swiftfs.store.failures import causes_of, reason
+
+log = logging.getLogger(__name__)
 
 PASSWORD, TOKEN = "v3password", "v3token"
+
+UNKNOWN_ISSUER = {18, 19, 20, 21}
+"""OpenSSL's X509_V_ERR codes of a certificate that nobody signed whom we know."""
 
 LOGIN_SECONDS = 5.0
 """Longest silence of the authentication server: a mount must fail within seconds, not minutes."""
@@ -80,19 +89,24 @@ class Account:
             raise ConfigurationError(f"{self.who}: no object-store endpoint{where} in the catalog")
         if urlsplit(str(found)).scheme not in ("http", "https"):
             raise ConfigurationError(f"{self.who}: the storage URL {found} is neither http nor https")
+        if str(found).startswith("http:") and self.who.startswith("https:"):
+            log.warning("%s: the storage URL is %s: whoever is on the way can read it", self.who, found)
         return str(found).rstrip("/")
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
             return AccessDenied(f"{self.who}: wrong user or key")
         if isinstance(error, keystone_errors.SSLError):
-            return StoreError(f"{self.who}: the server's certificate is not trusted, {reason(error)}")
+            return StoreError(f"{self.who}: {_tls_failure(error)}")
         status = getattr(error, "http_status", 0) or 0
         if status == 404 and "token" in str(error).lower():  # so Keystone speaks of one that is over
             return AccessDenied(f"{self.who}: the token is not valid, or not any more")
         if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
-            return Unavailable(f"{self.who}: no answer from the authentication server, {_short(error)}")
-        return ConfigurationError(f"{self.who}: cannot authenticate there, {_short(error)}")
+            asked = f"the authentication server{_proxy_of(self.who)}"
+            return Unavailable(f"{self.who}: no answer from {asked}, {_short(error)}")
+        return ConfigurationError(
+            f"{self.who}: cannot authenticate there, {_short(error)}: check the auth URL"
+        )
 
 
 def open_account(environment: Mapping[str, str], *, cloud: str | None = None) -> Account:
@@ -219,8 +233,32 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
     )
 
 
+def _tls_failure(error: BaseException) -> str:
+    """Say in words what a TLS handshake ended with."""
+    causes = list(causes_of(error))
+    refused = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    if refused is None:
+        return f"TLS fails, {reason(error)}: is https right, and the port?"
+    hint = "; OS_CACERT=FILE names whom to trust" if refused.verify_code in UNKNOWN_ISSUER else ""
+    return f"the server's certificate is not trusted, {reason(error)}{hint}"
+
+
+def _proxy_of(who: str) -> str:
+    """Name the proxy on the way to the URL that `who` begins with, without its password."""
+    url = who.split(" ", 1)[0]
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    return f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
+
+
 def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
     certificates = environment.get("OS_CACERT")
+    if certificates:
+        file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
+        try:
+            ssl.create_default_context(cafile=file, capath=folder)
+        except OSError as error:
+            why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
+            raise ConfigurationError(f"OS_CACERT={certificates}: {why}") from None
     return Session(auth=plugin, timeout=LOGIN_SECONDS, verify=certificates or True, app_name="swiftfs")
 
 

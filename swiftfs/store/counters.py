@@ -1,9 +1,19 @@
 """What the requests cost: counted by class, because every one of them is paid for."""
 
+import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+CLASSES = (
+    *("put", "put_manifest", "copy", "post", "delete", "delete_many"),
+    *("get", "head", "manifest", "list_page", "list_containers"),
+    *("create_container", "post_container", "delete_container", "container_usage", "account_usage"),
+    "limits",
+)
+"""The classes of requests, named after the store's methods that send them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._classes: dict[str, Count] = {}
+        self._numbers = itertools.count()
+        self._bodies: dict[int, tuple[str, int]] = {}
 
     def add(self, name: str, count: Count) -> None:
         """Add `count` to the class `name`."""
@@ -57,3 +69,29 @@ class Counters:
         """Return the counts so far."""
         with self._lock:
             return Counts(MappingProxyType(dict(self._classes)))
+
+    @contextmanager
+    def body(self, name: str) -> Iterator[Callable[[int], None]]:
+        """Lend what counts the bytes of a body on their way to the object `container/key`.
+
+        When the context ends the request has been answered, or has failed.
+        """
+        number, sent = next(self._numbers), 0
+
+        def count(size: int) -> None:
+            nonlocal sent
+            sent += size
+            with self._lock:
+                self._bodies[number] = (name, sent)
+
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._bodies.pop(number, None)
+
+    def under_way(self, name: str) -> int:
+        """Return the bytes that are sent of bodies without an answer yet: to `name`, or below `name/`."""
+        with self._lock:
+            bodies = list(self._bodies.values())
+        return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))

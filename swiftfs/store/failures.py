@@ -70,7 +70,7 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
 def network_error(request: Request, error: Exception) -> StoreError:
     """Return the error of a request that brought no whole answer."""
     message = f"{request.operation} {request.subject}: {reason(error)}"
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     if any(isinstance(cause, InvalidHeader) for cause in causes):  # of the answer: ours are checked before
         return Corrupt(message)
     if isinstance(error, _ADDRESS_ERRORS):
@@ -84,9 +84,16 @@ def network_error(request: Request, error: Exception) -> StoreError:
 
 def reason(error: BaseException) -> str:
     """Return the innermost cause of `error` in a few words, without addresses in memory or URLs."""
-    deepest = list(_causes(error))[-1]
-    text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*", "", str(deepest)).strip(" ()'")
-    return _printable(text, 300) or type(deepest).__name__
+    deepest = list(causes_of(error))[-1]
+    text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*|\[(SSL|X509)[^]]*\] |\s*\(_ssl\.c:\d+\)", "", str(deepest))
+    return _printable(_within(text.strip(" '")), 300) or type(deepest).__name__
+
+
+def _within(text: str) -> str:
+    """Return text without brackets around it of which the pattern took one, or which say nothing."""
+    if text.startswith("(") or text.count(")") > text.count("("):
+        return text.strip(" ()'")
+    return text
 
 
 def _kind(request: Request, status: int, text: str) -> type[StoreError]:
@@ -98,7 +105,7 @@ def _kind(request: Request, status: int, text: str) -> type[StoreError]:
     return request.meaning.get(status) or STATUSES.get(status, fallback)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and what lies beneath: urllib3 and requests wrap in `reason` and in `args`."""
     seen: set[int] = set()
     current: BaseException | None = error

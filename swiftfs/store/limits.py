@@ -10,6 +10,8 @@ from swiftfs.model import Limits
 UNKNOWN = replace(Limits(), is_swift=False)
 """What holds where `/info` is hidden: no bulk-delete, and a short page is not trusted to be the last."""
 
+VERSION_CHARACTERS = 60
+
 
 def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
     """Return the limits in an answer to `/info`; what is missing or absurd keeps its default."""
@@ -35,6 +37,7 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
         bulk_delete=_number(bulk, "max_deletes_per_request", 10_000) if "bulk_delete" in info else 0,
         policies=tuple(_policies(swift)),
         is_swift=_is_swift(swift, headers),
+        version=str(swift.get("version", ""))[:VERSION_CHARACTERS],
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,18 +57,21 @@ class Connection:
             bundles = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
             self._http.requests_args["verify"] = next(filter(None, bundles), True)
 
-    def send(self, request: Request, token: str, patience: float) -> requests.Response:
+    def send(
+        self, request: Request, token: str, patience: float, count: Callable[[int], None]
+    ) -> requests.Response:
         """Send `request` and return the answer with its body unread; raise what requests raises.
 
-        `patience` is in seconds. The requests of swiftclient itself are not used: they unquote every header
-        they read, so that `%41` in an object's metadata comes back as `A`.
+        `patience` is in seconds, and `count` is told of the body's bytes as the network takes them. The
+        requests of swiftclient itself are not used: they unquote every header they read, so that `%41` in an
+        object's metadata comes back as `A`.
         """
         headers = dict(request.headers)
         if not request.info:
             headers["X-Auth-Token"] = token
         connect = SEND_SECONDS if request.body else CONNECT_SECONDS
         self._http.requests_args["timeout"] = (min(connect, patience), patience)
-        body = _Slices(request.body) if request.body else None
+        body = _Slices(request.body, count) if request.body else None
         response = self._http.request(request.method, request.path(self._base), body, headers)
         # It holds the body: an idle connection must not keep the disk of a mapped file that was deleted.
         self._http.resp = None
@@ -135,12 +138,15 @@ class _ExactAdapter(HTTPAdapter):
 class _Slices:
     """A body of known length, sent in large views without a copy."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, count: Callable[[int], None]) -> None:
         self._view = memoryview(body).cast("B")
+        self._count = count
 
     def __len__(self) -> int:
         return len(self._view)
 
     def __iter__(self) -> Iterator[memoryview]:
         for start in range(0, len(self._view), SLICE_BYTES):
-            yield self._view[start : start + SLICE_BYTES]
+            piece = self._view[start : start + SLICE_BYTES]
+            yield piece
+            self._count(len(piece))

@@ -82,6 +82,10 @@ class SwiftStore:
                 self._limits = UNKNOWN
         return self._limits
 
+    def known_limits(self) -> Limits | None:
+        """Return what `/info` has said, None when nobody has asked yet; nothing is asked."""
+        return self._limits
+
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
         query = listing_query(marker=marker)

@@ -147,7 +147,8 @@ class Transport:
         if patience <= 0:
             raise TimedOut(f"{request.operation} {request.subject}: no time is left")
         try:
-            return connection.send(request, token, min(patience, self._longest_silence))
+            with self._counters.body(f"{request.container}/{request.key}") as count:
+                return connection.send(request, token, min(patience, self._longest_silence), count)
         except NETWORK_ERRORS as error:
             raise network_error(request, error) from error
 

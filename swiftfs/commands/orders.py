@@ -1,0 +1,56 @@
+"""`swiftfs flush` and `swiftfs retry`: have a mount store now what it has still to store."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from swiftfs.commands.view import counts, number
+from swiftfs.errors import ConfigurationError
+from swiftfs.status import flush, printable, read_state, retry
+
+# Not click's own check: a mount that died is not readable, and that is told in other words.
+MOUNTPOINT = click.Path(path_type=Path, readable=False)
+
+
+@click.command("flush")
+@click.argument("mountpoint", type=MOUNTPOINT)
+def flush_command(mountpoint: Path) -> None:
+    """Return when all that was closed in MOUNTPOINT is in Swift.
+
+    What is parked is tried again. Exit code 1 when something could not be stored, with a line for each path;
+    it stays where it is.
+    """
+    with Console(stderr=True).status(f"flushing {mountpoint}") as status:
+        report = flush(mountpoint, lambda now: status.update(f"{mountpoint}: {counts(now)}"))
+    if not report.unflushed:
+        _tell_read_only(mountpoint)
+        return
+    failed = [change for change in report.changes if change.reason]
+    for change in failed:
+        click.echo(f"swiftfs: {printable(change.path)}: {printable(change.reason)}", err=True)
+    if report.unflushed > len(failed):
+        why = "the server does not answer" if report.away else "they wait for these"
+        more = number(report.unflushed - len(failed), "more change")
+        click.echo(f"swiftfs: {more}: {why}", err=True)
+    sys.exit(1)
+
+
+@click.command("retry")
+@click.argument("mountpoint", type=MOUNTPOINT)
+def retry_command(mountpoint: Path) -> None:
+    """Have MOUNTPOINT try again at once what failed, such as after a quota was raised.
+
+    It does not wait for that: `swiftfs status` shows what became of it, `swiftfs flush` waits.
+    """
+    retry(mountpoint)
+    _tell_read_only(mountpoint)
+
+
+def _tell_read_only(mountpoint: Path) -> None:
+    with suppress(ConfigurationError):  # of another version: it has done what was asked
+        state = read_state(mountpoint)
+        if state.read_only and not state.report.total:
+            click.echo(f"{mountpoint} is mounted read-only and has nothing to store")

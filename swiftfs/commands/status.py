@@ -1,0 +1,90 @@
+"""`swiftfs status`: what a mount does, has still to store, and has asked of Swift."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from swiftfs.commands.orders import MOUNTPOINT
+from swiftfs.commands.view import view
+from swiftfs.errors import ConfigurationError
+from swiftfs.state import State
+from swiftfs.status import NotYours, mountpoints, printable, read_state
+
+WATCH_SECONDS = 1.0
+"""Between two looks of `--watch`."""
+
+Show = Callable[[list[State]], None]
+
+
+@click.command("status")
+@click.argument("mountpoint", type=MOUNTPOINT, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON; with --watch a line each time.")
+@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C or the end of the mount.")
+def status_command(mountpoint: Path | None, as_json: bool, watch: bool) -> None:
+    """Show what the mount on MOUNTPOINT does, and what it has not stored yet and why.
+
+    Without MOUNTPOINT, show all mounts on this machine that you may ask; as JSON they are an array then.
+    A change waits, runs, or is parked: one that Swift refused, kept until `swiftfs retry`, `swiftfs flush`
+    or the next mount.
+    """
+    asked = None if mountpoint is None else mountpoint.absolute()
+    states, failures = _look(asked)
+    for failure in failures:
+        click.echo(f"swiftfs: {printable(failure)}", err=True)
+    if not watch:
+        _print_json(states, alone=asked is not None, indent=2) if as_json else _print(states)
+        return
+    ends = (KeyboardInterrupt, ConfigurationError)  # Ctrl-C, or the mount has ended
+    with suppress(*ends), _shown(as_json=as_json, alone=asked is not None) as show:
+        while True:
+            show(states)
+            time.sleep(WATCH_SECONDS)
+            states, _ = _look(asked)
+
+
+def _look(asked: Path | None) -> tuple[list[State], list[str]]:
+    """Return the state of the mount asked for, or of all that answer, and why others do not.
+
+    Raise `ConfigurationError` when none does.
+    """
+    if asked is not None:
+        return [read_state(asked)], []
+    states, failures, private = [], [], []
+    for mountpoint in mountpoints():
+        try:
+            states.append(read_state(mountpoint))
+        except NotYours as error:
+            private.append(str(error))
+        except ConfigurationError as error:
+            failures.append(str(error))
+    if not states:
+        nothing = "nothing is mounted by swiftfs on this machine"
+        raise ConfigurationError("; ".join([*failures, *private]) or nothing)
+    return states, failures
+
+
+@contextmanager
+def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
+    """Lend what shows states again and again: over each other on a terminal, else one after the other."""
+    if as_json:
+        yield lambda states: _print_json(states, alone=alone, indent=None)
+    elif not Console().is_terminal:
+        yield _print
+    else:
+        with Live(auto_refresh=False) as live:
+            yield lambda states: live.update(view(states), refresh=True)
+
+
+def _print(states: list[State]) -> None:
+    Console().print(view(states))
+
+
+def _print_json(states: list[State], *, alone: bool, indent: int | None) -> None:
+    values = [json.loads(state.to_json()) for state in states]
+    click.echo(json.dumps(values[0] if alone else values, indent=indent))

@@ -1,0 +1,188 @@
+"""The state of mounts as people read it."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from swiftfs.config import show_size
+from swiftfs.journal.report import Report, Waiting
+from swiftfs.prices import Cost
+from swiftfs.state import Bounds, State
+from swiftfs.status import printable
+
+KINDS = {
+    "PutFile": "file",
+    "PutSmall": "link or special file",
+    "PutMarker": "folder",
+    "Describe": "attributes",
+    "SetHeaders": "attributes",
+    "Delete": "deletion",
+    "Move": "move",
+    "MoveFolder": "move",
+}
+"""What people call the intents of the journal."""
+
+MOST_ROWS = 20
+"""So many changes of a kind are shown; of the others there is only the number."""
+
+BAR_COLUMNS = 30
+
+
+def number(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: `1 change`, `2,000 changes`."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def counts(report: Report) -> str:
+    """Return in words how much waits."""
+    if not report.total:
+        return "nothing waits: all that was closed is in Swift"
+    by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
+    states = [(state, count) for state, count in by_state if count]
+    changes = number(report.total, "change")
+    if len(states) == 1:
+        told = f"{changes} {states[0][0]}"
+    else:
+        told = f"{changes}: {', '.join(f'{count:,} {state}' for state, count in states)}"
+    return f"{told}; {decimal(report.bytes)} of files" if report.bytes else told
+
+
+def view(states: Iterable[State]) -> RenderableType:
+    """Return what is shown of mounts, one below the other."""
+    return Group(*(Group(*_mount(state)) for state in states))
+
+
+def _mount(state: State) -> Iterator[RenderableType]:
+    yield _text(f"{state.source} on {state.mountpoint}", "bold")
+    yield Padding(_facts(state), (0, 0, 0, 2))
+    if state.requests:
+        yield Padding(_requests(state), (1, 0, 0, 2))
+    report = state.report
+    running = [change for change in report.changes if change.state == "running" and change.bytes]
+    if running or state.writing:
+        yield Padding(_uploads(state, running), (1, 0, 0, 2))
+    rest = [change for change in report.changes if change not in running]
+    if rest:
+        yield Padding(_changes(rest[:MOST_ROWS]), (1, 0, 0, 2))
+    more = len(rest[MOST_ROWS:]) + report.left_out
+    if more:
+        yield Padding(_text(f"and {more:,} more" if rest else f"{more:,} more"), (0, 0, 0, 2))
+    yield Text()
+    if state.set_aside:
+        yield _text(
+            f"a damaged journal was set aside ({', '.join(state.set_aside)}):"
+            f" swiftfs recover {state.cache_folder}",
+            "bold",
+        )
+    if report.away:
+        yield _text("the server does not answer", "bold")
+    yield _text(counts(report))
+
+
+def _facts(state: State) -> Table:
+    count = sum(one.requests for one in state.requests.values())
+    failed = sum(one.failures for one in state.requests.values())
+    sent = sum(one.bytes_sent for one in state.requests.values())
+    received = sum(one.bytes_received for one in state.requests.values())
+    asked = (
+        f"{number(count, 'request')}, {failed:,} failed; {decimal(sent)} sent, {decimal(received)} received"
+    )
+    cost = f"; {_money(state.cost)}" if state.cost else ""
+    only = ", read-only" if state.read_only else ""
+    table = Table.grid(padding=(0, 2))
+    for label, text in (
+        ("mounted", f"{_duration(state.now - state.since)} ago, by swiftfs {state.version}{only}"),
+        ("server", "; ".join(filter(None, (state.server.account, state.server.software)))),
+        ("limits", _limits(state.limits)),
+        (
+            "cache",
+            f"{decimal(state.cache.used)} of {decimal(state.cache.limit)},"
+            f" {decimal(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
+        ),
+        ("asked", asked + cost),
+    ):
+        table.add_row(label, _text(text))
+    return table
+
+
+def _money(cost: Cost) -> str:
+    if 0 < cost.total < 0.01:
+        return f"less than 0.01 {cost.currency}"
+    return f"about {cost.total:,.2f} {cost.currency}"
+
+
+def _limits(limits: Bounds) -> str:
+    own = (
+        f"files up to {decimal(limits.largest_file)} in segments of {show_size(limits.segment_size)};"
+        f" {number(limits.uploads, 'upload')} and {number(limits.connections, 'download')} at once"
+    )
+    if limits.listing is None or limits.object_size is None:
+        return own
+    bulk = f", {limits.bulk_delete:,} names a bulk delete" if limits.bulk_delete else ", no bulk delete"
+    listing = f"{limits.listing:,} names a listing"
+    return f"{own}; the server's: {decimal(limits.object_size)} an object, {listing}{bulk}"
+
+
+def _requests(state: State) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("requests")
+    for heading in ("number", "failed", "sent", "received", "seconds"):
+        table.add_column(heading, justify="right")
+    for name, count in sorted(state.requests.items(), key=lambda one: -one[1].requests):
+        table.add_row(
+            _text(name),
+            f"{count.requests:,}",
+            f"{count.failures:,}" if count.failures else "",
+            decimal(count.bytes_sent) if count.bytes_sent else "",
+            decimal(count.bytes_received) if count.bytes_received else "",
+            f"{count.seconds:,.1f}",
+        )
+    return table
+
+
+def _uploads(state: State, running: Iterable[Waiting]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    rows = [(change.path, change.sent, change.bytes, "") for change in running]
+    rows += [(file.path, file.sent, file.bytes, ", being written") for file in state.writing]
+    for path, sent, size, note in rows[:MOST_ROWS]:
+        table.add_row(
+            ProgressBar(total=max(size, 1), completed=sent, width=BAR_COLUMNS),
+            Text(f"{100 * sent // max(size, 1)}%", justify="right"),
+            _text(f"{decimal(sent)} of {decimal(size)}{note}"),
+            _text(path),
+        )
+    return table
+
+
+def _changes(changes: Iterable[Waiting]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("state", "what", "size", "tries", "path", "reason"):
+        table.add_column(
+            heading, overflow="fold", justify="right" if heading in ("size", "tries") else "left"
+        )
+    for change in changes:
+        size = decimal(change.bytes) if change.bytes else ""
+        kind = KINDS.get(change.kind, change.kind)
+        tries = str(change.attempts) if change.attempts else ""
+        table.add_row(*map(_text, (change.state, kind, size, tries, change.path, change.reason)))
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style, overflow="fold")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{number(days, 'day')} {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{rest} s"

@@ -1,0 +1,35 @@
+"""How far contents are, for those who watch: nothing here changes anything."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swiftfs.content.blocks import BLOCK, block_range
+from swiftfs.content.content import Content
+from swiftfs.model import ObjectName
+
+UnderWay = Callable[[str], int]
+"""Tells how many bytes of unanswered PUTs are sent to an object, or below a name that ends in a slash."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Bytes of disk: those `used` of the `limit`, and those among them that Swift's objects do not have."""
+
+    used: int
+    dirty: int
+    limit: int
+
+
+def sent_bytes(name: ObjectName, content: Content, under_way: UnderWay) -> int:
+    """Return how many bytes of a file on its way to `name` need not be sent any more.
+
+    They are on the network, in segments of the file's own, or in the old object where a large one is changed.
+    """
+    uploads = content.uploads
+    if uploads is None or not uploads.has_begun:
+        return under_way(str(name))
+    missing = content.changes()
+    for placed in (*content.evicted(), *uploads.stored(promised=False)):
+        missing.discard(*block_range(placed.start, placed.end))
+    there = max(0, content.size - len(missing) * BLOCK)
+    return min(content.size, there + under_way(f"{uploads.prefix}"))

@@ -1,0 +1,210 @@
+"""A mount's state as metrics for Prometheus: served over HTTP, or written to a file for node_exporter.
+
+Names and units follow Prometheus' conventions (prometheus.io/docs/practices/naming).
+"""
+
+import logging
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, MetricsHandler, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import write_to_textfile
+from prometheus_client.registry import Collector
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.state import State
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 15.0
+"""Between two versions of the file: how often Prometheus usually asks."""
+
+CLIENT_SECONDS = 10.0
+"""How long a client may take to send its request or to take the answer."""
+
+STOP_SECONDS = 0.1
+"""How soon the server notices that it is to end."""
+
+Watch = Callable[[], State]
+
+
+class StateCollector(Collector):
+    """Reads the mount's state when somebody asks for the metrics, and at no other time."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def describe(self) -> list[Metric]:
+        """Describe nothing, so that nothing is read when it is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of this moment."""
+        state = self._watch()
+        yield InfoMetricFamily(
+            "swiftfs",
+            "What is mounted where, and by which version.",
+            value={"version": state.version, "source": state.source, "mountpoint": state.mountpoint},
+        )
+        yield GaugeMetricFamily("swiftfs_start_time_seconds", "When it was mounted.", value=state.since)
+        yield from _requests(state)
+        yield from _changes(state)
+        used, kinds = state.cache, ("used", "dirty", "limit")
+        cache = GaugeMetricFamily(
+            "swiftfs_cache_bytes", "Disk of the cache folder; dirty is not in Swift yet.", labels=["kind"]
+        )
+        for kind, size in zip(kinds, (used.used, used.dirty, used.limit), strict=True):
+            cache.add_metric([kind], size)
+        yield cache
+
+
+def _requests(state: State) -> Iterator[Metric]:
+    families = (
+        ("swiftfs_requests", "Requests to Swift.", "requests"),
+        ("swiftfs_request_failures", "Requests without an answer, or with one outside 2xx.", "failures"),
+        ("swiftfs_request_seconds", "Time until the answers' ends, added up.", "seconds"),
+        ("swiftfs_sent_bytes", "Bytes of bodies sent to Swift.", "bytes_sent"),
+        ("swiftfs_received_bytes", "Bytes of bodies received from Swift.", "bytes_received"),
+    )
+    for name, text, field in families:
+        family = CounterMetricFamily(name, text, labels=["class"])
+        for kind, count in state.requests.items():
+            family.add_metric([kind], getattr(count, field))
+        yield family
+    if state.cost is not None:
+        cost = CounterMetricFamily(
+            "swiftfs_estimated_cost", "Requests and traffic at the prices given.", labels=["currency"]
+        )
+        cost.add_metric([state.cost.currency], state.cost.total)
+        yield cost
+
+
+def _changes(state: State) -> Iterator[Metric]:
+    report = state.report
+    changes = GaugeMetricFamily("swiftfs_changes", "Changes that Swift has not got.", labels=["state"])
+    for kind in ("waiting", "running", "parked"):
+        changes.add_metric([kind], getattr(report, kind))
+    yield changes
+    yield GaugeMetricFamily("swiftfs_waiting_bytes", "Bytes of their files.", value=report.bytes)
+    yield GaugeMetricFamily("swiftfs_oldest_change_seconds", "Age of the oldest.", value=report.oldest)
+    yield GaugeMetricFamily(
+        "swiftfs_server_away", "1 while the server gives no answer, else 0.", value=float(report.away)
+    )
+
+
+def registry_of(watch: Watch) -> CollectorRegistry:
+    """Return a registry of the mount's state and of its process."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StateCollector(watch))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def text_of(watch: Watch) -> bytes:
+    """Return the metrics of this moment in Prometheus' text format."""
+    return generate_latest(registry_of(watch))
+
+
+class Exporter(Protocol):
+    """Tells metrics to somebody from `start` until `close`, in a thread of its own."""
+
+    def start(self, watch: Watch) -> None:
+        """Begin; after a fork, if there is one."""
+
+    def close(self) -> None:
+        """End the thread, if it was started."""
+
+
+def open_exporter(where: str) -> Exporter:
+    """Return the exporter that the option `metrics` asks for, its place taken or its folder looked at.
+
+    Raise `ConfigurationError` when it cannot be had.
+    """
+    return FileExporter(Path(where)) if "/" in where else HttpExporter(where)
+
+
+class HttpExporter:
+    """Answers GET at `ADDRESS:PORT` with the metrics, whatever the path."""
+
+    def __init__(self, where: str) -> None:
+        host, _, port = where.rpartition(":")
+        host = host.strip("[]")
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+            self._server = _Server(family, address)
+        except OSError as error:
+            raise ConfigurationError(f"option metrics={where}: {error.strerror}") from None
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(STOP_SECONDS,), name="metrics"
+        )
+
+    def start(self, watch: Watch) -> None:
+        """Begin to answer; until now who asks has to wait."""
+        self._server.RequestHandlerClass = _Handler.factory(registry_of(watch))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the port back; whoever is being answered does not keep it."""
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+class _Handler(MetricsHandler):
+    timeout = CLIENT_SECONDS
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True  # a client that reads slowly must not delay an unmount
+
+    def __init__(self, family: int, address: Any) -> None:
+        self.address_family = family
+        super().__init__(address, _Handler)
+
+    def handle_error(self, _request: object, client: object) -> None:
+        log.info("metrics for %s were not sent", client, exc_info=log.isEnabledFor(logging.DEBUG))
+
+
+class FileExporter:
+    """Writes the metrics to a file every 15 s and at the end: aside first, so that nobody reads a half."""
+
+    def __init__(self, path: Path) -> None:
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            why = "no right to write there" if path.parent.is_dir() else "there is no such folder"
+            raise ConfigurationError(f"option metrics={path}: {why}")
+        self._path = path
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, watch: Watch) -> None:
+        """Write the first version, soon."""
+        registry = registry_of(watch)
+        self._thread = threading.Thread(target=self._run, args=(registry,), name="metrics")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write the last version."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, registry: CollectorRegistry) -> None:
+        ended = False
+        while not ended:
+            self._write(registry)
+            ended = self._ended.wait(WRITE_SECONDS)
+        self._write(registry)
+
+    def _write(self, registry: CollectorRegistry) -> None:
+        try:
+            write_to_textfile(str(self._path), registry)
+        except OSError as error:
+            log.warning("metrics are not written to %s: %s", self._path, error.strerror)

@@ -1,0 +1,100 @@
+"""What requests and traffic cost, by a table that the user keeps: swiftfs knows nobody's prices."""
+
+import difflib
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.store.counters import CLASSES, Counts
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+GB = 10**9
+"""Vendors count traffic in these, not in GiB."""
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a mount's requests and its traffic have cost so far; storage is not in it."""
+
+    currency: str
+    requests: float
+    traffic: float
+
+    @property
+    def total(self) -> float:
+        """The sum of both."""
+        return self.requests + self.traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Prices in one currency: `requests` of 1,000 of a class, `sent` and `received` of a GB of bodies."""
+
+    currency: str
+    requests: Mapping[str, float] = field(default_factory=dict)
+    sent: float = 0.0
+    received: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> "Prices":
+        """Read the TOML file at `path`; raise `ConfigurationError`, which names what is wrong in it."""
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigurationError(f"option prices={path}: {error.strerror}") from None
+        except ValueError as error:  # no UTF-8, or no TOML: its message names the line
+            raise ConfigurationError(f"option prices={path}: {error}") from None
+        try:
+            return cls._of(values)
+        except ValueError as error:
+            raise ConfigurationError(f"option prices={path}: {error}") from None
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> "Prices":
+        _know(values, ("currency", "requests", "traffic"), "")
+        currency = values.get("currency")
+        if not isinstance(currency, str) or not currency.isprintable() or not 0 < len(currency) <= 10:
+            raise ValueError('say the currency, such as currency = "EUR"')
+        requests = _prices(values, "requests", (DEFAULT, *CLASSES))
+        traffic = _prices(values, "traffic", ("sent", "received"))
+        return cls(currency, requests, traffic.get("sent", 0.0), traffic.get("received", 0.0))
+
+    def cost(self, counts: Counts) -> Cost:
+        """Return what the requests counted cost. Failures count: whether they are billed is not known."""
+        other = self.requests.get(DEFAULT, 0.0)
+        requests = sum(
+            count.requests * self.requests.get(name, other) for name, count in counts.classes.items()
+        )
+        total = counts.total
+        traffic = total.bytes_sent * self.sent + total.bytes_received * self.received
+        return Cost(self.currency, requests / 1000, traffic / GB)
+
+
+def _prices(values: dict[str, Any], table: str, names: tuple[str, ...]) -> dict[str, float]:
+    prices = values.get(table, {})
+    if not isinstance(prices, dict):
+        raise ValueError(f"write {table} as a table, [{table}]")  # noqa: TRY004  told in one way
+    _know(prices, names, f"{table}.")
+    for name, price in prices.items():
+        known = isinstance(price, int | float) and not isinstance(price, bool)
+        if not known or not 0 <= price < math.inf:
+            raise ValueError(f"{table}.{name}: say a number, 0 or more")
+    return {name: float(price) for name, price in prices.items()}
+
+
+def _know(values: dict[str, Any], names: tuple[str, ...], place: str) -> None:
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; say one of {', '.join(names)}"
+            raise ValueError(f"{place}{name} is no price{hint}")

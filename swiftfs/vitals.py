@@ -1,0 +1,92 @@
+"""What a mount knows of itself, asked inside its process; no request goes to Swift for it."""
+
+import os
+import time
+from pathlib import Path
+
+from swiftfs import __version__
+from swiftfs.content.gauges import CacheUse, sent_bytes
+from swiftfs.filesystem import FileSystem
+from swiftfs.model import Limits
+from swiftfs.naming import Source
+from swiftfs.prices import Prices
+from swiftfs.state import SCHEMA, Bounds, Server, State, Writing
+from swiftfs.store import Stores
+
+MOST_WRITING = 100
+"""So many open files are told of, the largest ones."""
+
+
+class Vitals:
+    """Tells the state of a mount. Its methods may be called from any thread, until the process ends."""
+
+    def __init__(
+        self, filesystem: FileSystem, stores: Stores, source: Source, mountpoint: Path, prices: Prices | None
+    ) -> None:
+        self._filesystem = filesystem
+        self._rooms = filesystem.rooms
+        self._stores = stores
+        self._source = source
+        self._mountpoint = mountpoint
+        self._prices = prices
+        self._since = time.time()
+
+    def state(self) -> State:
+        """Return the state of this moment."""
+        rooms, counts = self._rooms, self._stores.counters.snapshot()
+        limits = self._stores.known_limits()
+        used, dirty = rooms.contents.disk_use()
+        return State(
+            schema=SCHEMA,
+            version=__version__,
+            source=str(self._source),
+            mountpoint=str(self._mountpoint),
+            pid=os.getpid(),
+            read_only=rooms.options.ro,
+            since=self._since,
+            now=time.time(),
+            server=Server(self._stores.who, _software(limits)),
+            limits=self._bounds(limits),
+            cache_folder=str(rooms.cache.absolute()),
+            set_aside=tuple(set_aside(rooms.cache)),
+            cache=CacheUse(used, dirty, rooms.contents.limit),
+            requests=dict(counts.classes),
+            cost=self._prices.cost(counts) if self._prices else None,
+            writing=self._writing(),
+            report=rooms.journal.report(),
+        )
+
+    def _bounds(self, limits: Limits | None) -> Bounds:
+        options = self._rooms.options
+        bounds = (
+            options.segment_size,
+            self._rooms.layout.largest_file,
+            options.connections,
+            options.uploads,
+        )
+        if limits is None:
+            return Bounds(*bounds)
+        return Bounds(*bounds, limits.object_bytes, limits.listing, limits.slo_segments, limits.bulk_delete)
+
+    def _writing(self) -> tuple[Writing, ...]:
+        nodes = [node for node in self._filesystem.written() if not node.hidden]
+        nodes.sort(key=lambda node: node.content.size, reverse=True)
+        under_way = self._stores.counters.under_way
+        return tuple(
+            Writing(node.path, node.content.size, sent_bytes(node.name, node.content, under_way))
+            for node in nodes[:MOST_WRITING]
+        )
+
+
+def set_aside(cache: Path) -> list[str]:
+    """Return the names of what a damaged journal left in a cache folder: itself, and `lost`."""
+    names = (path.name for path in (*cache.glob("journal.damaged-*"), *cache.glob("lost")))
+    return sorted(name for name in names if not name.endswith(("-wal", "-shm")))
+
+
+def _software(limits: Limits | None) -> str:
+    if limits is None:
+        return ""
+    if not limits.is_swift:
+        return "not Swift itself"
+    return f"Swift {limits.version}".rstrip()

@@ -1,0 +1,49 @@
+"""Where a mount can be watched: the metrics that were asked for, and the files of its hidden folder."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from swiftfs.config import Options
+from swiftfs.logs import Recent
+from swiftfs.prices import Prices
+from swiftfs.vitals import Vitals
+
+
+class Watching:
+    """Ready before the mount is: raises `ConfigurationError` for metrics or prices that cannot be had."""
+
+    def __init__(self, options: Options) -> None:
+        self.prices = Prices.read(Path(options.prices)) if options.prices else None
+        self._exporter = None
+        if options.metrics:
+            from swiftfs.metrics import open_exporter  # noqa: PLC0415  its library takes time to load
+
+            self._exporter = open_exporter(options.metrics)
+        self._recent = Recent()
+        logging.getLogger().addHandler(self._recent)
+
+    def begin(self, vitals: Vitals) -> None:
+        """Let metrics be asked for, or write them; after a fork, if there is one."""
+        if self._exporter is not None:
+            self._exporter.start(vitals.state)
+
+    def files(self, vitals: Vitals) -> Mapping[str, Callable[[], bytes]]:
+        """Return what renders each file of the hidden folder."""
+        return {
+            "status.json": lambda: vitals.state().to_json().encode(),
+            "metrics.prom": lambda: _metrics(vitals),
+            "log": lambda: self._recent.text().encode("utf-8", "backslashreplace"),
+        }
+
+    def close(self) -> None:
+        """End what was begun; a file gets the last state."""
+        if self._exporter is not None:
+            self._exporter.close()
+        logging.getLogger().removeHandler(self._recent)
+
+
+def _metrics(vitals: Vitals) -> bytes:
+    from swiftfs.metrics import text_of  # noqa: PLC0415  its library takes time to load
+
+    return text_of(vitals.state)

@@ -1,0 +1,80 @@
+"""The table of prices: what is in it, what it costs, and what is no price."""
+
+from pathlib import Path
+
+import pytest
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.prices import Prices
+from swiftfs.store.counters import CLASSES, Count, Counts
+from swiftfs.store.protocol import ObjectStore
+
+TABLE = """
+currency = "EUR"
+[requests]
+default = 0.5
+put = 2
+delete = 0
+[traffic]
+sent = 0.01
+received = 0.1
+"""
+
+COUNTS = Counts(
+    {
+        "put": Count(requests=1000, bytes_sent=3_000_000_000),
+        "delete": Count(requests=5000),
+        "get": Count(requests=2000, bytes_received=20_000_000_000),
+    }
+)
+
+
+def read(folder: Path, text: str) -> Prices:
+    (folder / "prices.toml").write_text(text)
+    return Prices.read(folder / "prices.toml")
+
+
+def test_requests_and_traffic_have_prices(tmp_path: Path) -> None:
+    cost = read(tmp_path, TABLE).cost(COUNTS)
+    assert cost.requests == pytest.approx(2 + 0 + 1)
+    assert cost.traffic == pytest.approx(0.03 + 2)
+    assert cost.currency == "EUR"
+    assert cost.total == pytest.approx(5.03)
+
+
+def test_what_is_not_in_the_table_is_free(tmp_path: Path) -> None:
+    assert read(tmp_path, 'currency = "KRW"').cost(COUNTS).total == 0
+    assert read(tmp_path, 'currency = "KRW"\n[requests]\nget = 3').cost(COUNTS).total == pytest.approx(6)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", 'say the currency, such as currency = "EUR"'),
+        ("currency = 3", 'say the currency, such as currency = "EUR"'),
+        ('currency = "EUR"\nrequest = 3', "request is no price; did you mean 'requests'?"),
+        ('currency = "EUR"\n[requests]\nputt = 3', "requests.putt is no price; did you mean 'put'?"),
+        ('currency = "EUR"\n[traffic]\nzzz = 3', "traffic.zzz is no price; say one of sent, received"),
+        ('currency = "EUR"\n[traffic]\nsent = -1', "traffic.sent: say a number, 0 or more"),
+        ('currency = "EUR"\n[traffic]\nsent = inf', "traffic.sent: say a number, 0 or more"),
+        ('currency = "EUR"\n[requests]\nput = "1"', "requests.put: say a number, 0 or more"),
+        ('currency = "EUR"\n[requests]\nput = true', "requests.put: say a number, 0 or more"),
+        ('currency = "EUR"\nrequests = 3', "write requests as a table, [requests]"),
+        ("currency", "Expected '='"),
+    ],
+)
+def test_what_is_no_price_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        read(tmp_path, text)
+    assert str(error.value).startswith(f"option prices={tmp_path / 'prices.toml'}: {told}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"option prices=\S+/none: No such file or directory"):
+        Prices.read(tmp_path / "none")
+
+
+def test_the_classes_are_the_store_s_methods() -> None:
+    methods = {name for name in vars(ObjectStore) if not name.startswith("_")}
+    assert set(CLASSES) == methods - {"close"}

@@ -1,0 +1,399 @@
+"""`swiftfs status`: all that an administrator sees of running mounts, and nothing that is secret."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from commands import one_line, swiftfs
+from mounts import Mount, clean_environment
+from rich.console import Console
+from scenes import wait_until
+from swiftclient import Connection
+
+from swiftfs import __version__
+from swiftfs.commands.view import KINDS, MOST_ROWS, view
+from swiftfs.content.gauges import CacheUse
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.journal import intents
+from swiftfs.journal.report import Report, Waiting
+from swiftfs.prices import Cost
+from swiftfs.state import SCHEMA, Bounds, Server, State, Writing
+from swiftfs.status import mountpoints, read_state
+from swiftfs.store import Count, Counters
+
+MIB = 1024 * 1024
+
+NOTHING_WAITS = Report(0, 0, 0, 0, False, 0, 0)
+
+STATE = State(
+    SCHEMA,
+    "1.2",
+    "photos",
+    "/mnt",
+    7,
+    False,
+    1000.0,
+    1000.0 + 3 * 3600 + 120,
+    Server("https://example.org as me", "Swift 2.38"),
+    Bounds(16 * MIB, 10**12, 8, 1, 5 * 10**9, 10_000, 1000, 0),
+    "/cache",
+    (),
+    CacheUse(2_000_000, 1000, 10**10),
+    {"put": Count(1, 0, 1000, 0, 0.5), "get": Count(2000, 3, 0, 5_000_000, 10.0)},
+    None,
+    (),
+    NOTHING_WAITS,
+)
+
+
+def shown(state: State, width: int = 100) -> str:
+    """Return what people see of a state."""
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(view([state]))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def status(mount: Mount) -> dict[str, Any]:
+    result = swiftfs("status", mount.path, "--json")
+    assert result.returncode == 0, result
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_what_is_shown_of_a_mount() -> None:
+    assert shown(STATE).splitlines() == [
+        "photos on /mnt",
+        "  mounted  3 h 2 min ago, by swiftfs 1.2",
+        "  server   https://example.org as me; Swift 2.38",
+        "  limits   files up to 1.0 TB in segments of 16M; 1 upload and 8 downloads at once; the server's:",
+        "           5.0 GB an object, 10,000 names a listing, no bulk delete",
+        "  cache    2.0 MB of 10.0 GB, 1.0 kB of it not in Swift yet; /cache",
+        "  asked    2,001 requests, 3 failed; 1.0 kB sent, 5.0 MB received",
+        "",
+        "  requests  number  failed    sent  received  seconds",
+        "  get        2,000       3            5.0 MB     10.0",
+        "  put            1          1.0 kB                0.5",
+        "",
+        "nothing waits: all that was closed is in Swift",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        (replace(NOTHING_WAITS, waiting=1), "1 change waiting"),
+        (replace(NOTHING_WAITS, waiting=2, bytes=2000), "2 changes waiting; 2.0 kB of files"),
+        (replace(NOTHING_WAITS, parked=1), "1 change parked"),
+        (
+            replace(NOTHING_WAITS, waiting=1200, running=1, parked=2),
+            "1,203 changes: 1,200 waiting, 1 running, 2 parked",
+        ),
+    ],
+)
+def test_numbers_and_nouns_agree(report: Report, told: str) -> None:
+    assert shown(replace(STATE, report=report)).splitlines()[-1] == told
+
+
+def test_what_runs_and_what_is_written_has_a_bar() -> None:
+    changes = (
+        Waiting("/film", "PutFile", "running", 4_000_000, 0, "", 1_000_000),
+        Waiting("/gone", "Delete", "running", 0, 0, ""),
+    )
+    report = replace(NOTHING_WAITS, running=2, bytes=4_000_000, changes=changes)
+    told = shown(replace(STATE, report=report, writing=(Writing("/tape", 10_000_000, 5_000_000),)))
+    assert re.search(r"━+.* 25% 1\.0 MB of 4\.0 MB +/film\n", told)
+    assert re.search(r"━+.* 50% 5\.0 MB of 10\.0 MB, being written +/tape\n", told)
+    assert re.search(r"running +deletion +/gone\n", told)
+
+
+def test_of_very_many_changes_the_last_are_counted() -> None:
+    changes = tuple(Waiting(f"/{number}", "PutMarker", "waiting", 0, 0, "") for number in range(30))
+    told = shown(replace(STATE, report=replace(NOTHING_WAITS, waiting=100, changes=changes, left_out=70)))
+    assert told.count(" folder ") == MOST_ROWS
+    assert "\n  and 80 more\n" in told
+
+
+def test_people_are_told_no_names_of_classes() -> None:
+    every = {kind.__name__ for kind in get_args(intents.Intent)}
+    assert {"PutFile", "MoveFolder"} <= every
+    assert every - {"CreateContainer", "DescribeContainer", "DeleteContainer"} == set(KINDS)
+
+
+def test_what_was_set_aside_is_told_with_the_command() -> None:
+    told = shown(replace(STATE, set_aside=("journal.damaged-1", "lost")))
+    assert "\na damaged journal was set aside (journal.damaged-1, lost): swiftfs recover /cache\n" in told
+
+
+def test_what_it_cost() -> None:
+    assert "; about 1,234.50 KRW" in shown(replace(STATE, cost=Cost("KRW", 1234.5, 0.0)))
+    assert "; less than 0.01 EUR" in shown(replace(STATE, cost=Cost("EUR", 0.0, 0.001)))
+    assert "; about 0.00 EUR" in shown(replace(STATE, cost=Cost("EUR", 0.0, 0.0)))
+
+
+def test_a_state_survives_json() -> None:
+    changes = (Waiting("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0"),)
+    state = replace(
+        STATE,
+        report=replace(NOTHING_WAITS, parked=1, changes=changes),
+        cost=Cost("EUR", 1.0, 2.0),
+        writing=(Writing("/a", 1, 0),),
+        set_aside=("lost",),
+    )
+    assert State.from_json(state.to_json()) == state
+    values = json.loads(state.to_json())
+    assert (values["parked"], values["cost"]["total"]) == (1, 3.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "version": []}']
+)
+def test_what_is_no_state_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  what it says is for nobody
+        State.from_json(text)
+
+
+def test_bytes_under_way_are_counted_by_object_and_by_prefix() -> None:
+    counters = Counters()
+    with counters.body("box/a") as count, counters.body("box/a/segments/1") as other:
+        assert counters.under_way("box/a") == 0
+        count(10)
+        count(5)
+        other(7)
+        assert counters.under_way("box/a") == 15
+        assert counters.under_way("box/a/segments/") == 7
+        assert counters.under_way("box") == counters.under_way("box/a/segments") == 0
+    assert counters.under_way("box/a") == counters.under_way("box/") == 0
+
+
+@pytest.mark.mount_options("segment_size=1M,uploads=1,settle=0.1")
+def test_a_large_file_s_bar_moves(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    swift.inject(Fault("PUT", f"{container}_segments/", delay=0.3))
+    (mounted.path / "film").write_bytes(os.urandom(6 * MIB))
+    seen: set[int] = set()
+
+    def upload() -> bool:
+        changes = read_state(mounted.path).report.changes
+        seen.update(change.sent for change in changes if change.state == "running")
+        return not changes
+
+    wait_until(upload)
+    assert max(seen) <= 6 * MIB
+    assert len(seen) > 2, "it was not seen to move"
+    found = status(mounted)
+    assert found["requests"]["put"]["bytes_sent"] == 6 * MIB
+    assert found["server"]["software"].startswith("Swift 2.")
+    assert found["limits"]["listing"] == 10_000
+
+
+@pytest.mark.mount_options("settle=0.1")
+def test_a_small_file_s_body_is_seen_on_its_way(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    swift.inject(Fault("PUT", f"/{container}/photo", delay=1.5))
+    (mounted.path / "photo").write_bytes(bytes(3 * MIB))
+
+    def is_sent() -> bool:
+        state = read_state(mounted.path)
+        if [one.sent for one in state.report.changes] != [3 * MIB]:
+            return False
+        assert re.search(r"━ 100% 3\.1 MB of 3\.1 MB +/photo\n", shown(state))
+        return True
+
+    wait_until(is_sent)
+    wait_until(lambda: not read_state(mounted.path).report.total)
+
+
+@pytest.mark.mount_options("segment_size=1M,settle=0.1")
+def test_a_file_that_is_being_written_is_shown(mounted: Mount) -> None:
+    with (mounted.path / "tape").open("wb", buffering=0) as file:
+        file.write(os.urandom(3 * MIB))
+
+        def is_sent() -> bool:
+            file.write(b"x")  # a segment goes up at a write when it has rested
+            (writing,) = read_state(mounted.path).writing
+            assert (writing.path, writing.bytes) == ("/tape", file.tell())
+            return writing.sent == 3 * MIB
+
+        wait_until(is_sent)
+        assert re.search(r" 99% 3\.1 MB of 3\.1 MB, being written +/tape\n", shown(read_state(mounted.path)))
+    assert read_state(mounted.path).writing == ()
+
+
+def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
+    (mounted.path / "file").write_text("text")
+    found = status(mounted)
+    assert found["version"] == __version__
+    assert (found["source"], found["mountpoint"]) == (mounted.source, str(mounted.path))
+    assert (found["pid"], found["cache_folder"]) == (mounted.pid, str(mounted.cache))
+    assert found["since"] <= found["now"] < found["since"] + 60
+    assert found["read_only"] is False
+    assert mounted.swift.auth_url in found["server"]["account"]
+    assert found["cost"] is None
+    assert found["requests"]["put"] == {
+        "requests": 1,
+        "failures": 0,
+        "bytes_sent": 4,
+        "bytes_received": 0,
+        "seconds": found["requests"]["put"]["seconds"],
+    }
+    told = swiftfs("status", mounted.path).stdout
+    assert f"{mounted.source} on {mounted.path}" in told
+    assert "nothing waits" in told
+
+
+def test_prices_are_of_the_option_s_file(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text('currency = "EUR"\n[requests]\nput = 5000\n[traffic]\nsent = 1000_000_000\n')
+    with Mount(swift, container, tmp_path, f"prices={prices}") as mount:
+        (mount.path / "file").write_text("text")
+        assert status(mount)["cost"] == {"currency": "EUR", "requests": 5.0, "traffic": 4.0, "total": 9.0}
+        assert "; about 9.00 EUR" in " ".join(swiftfs("status", mount.path).stdout.split())
+    prices.write_text('currency = "EUR"\n[requests]\nputt = 5')
+    line = one_line(
+        swiftfs("mount", container, mount.path, "--prices", prices, environment=swift.environment())
+    )
+    assert line == f"swiftfs: option prices={prices}: requests.putt is no price; did you mean 'put'?\n"
+
+
+def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
+    mounted.stop()
+    mounted.expected.append("set aside")
+    (mounted.cache / "journal.sqlite").write_bytes(b"no journal" * 1000)
+    mounted.start()
+    assert [name[:15] for name in status(mounted)["set_aside"]][:1] == ["journal.damaged"]
+    told = " ".join(swiftfs("status", mounted.path).stdout.split())
+    assert f"swiftfs recover {mounted.cache}" in told
+
+
+def test_without_a_mountpoint_all_mounts_are_shown(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    with Mount(swift, container, tmp_path / "한 글\ttab\u2028\\") as other:
+        assert {mounted.path, other.path} <= set(mountpoints())
+        found = json.loads(swiftfs("status", "--json").stdout)
+        assert {str(mounted.path), str(other.path)} <= {one["mountpoint"] for one in found}
+        told = swiftfs("status").stdout
+        assert f"{container} on {mounted.path}" in told
+
+
+def test_a_mount_that_died_is_told_beside_the_others(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    other = Mount(swift, container, tmp_path / "other")
+    other.exit_code = -signal.SIGKILL
+    with other:
+        os.kill(other.pid, signal.SIGKILL)
+        line = f"swiftfs: {other.path}: its process had died: 'swiftfs umount' it"
+
+        def is_told() -> bool:
+            result = swiftfs("status")
+            assert result.returncode == 0
+            assert f"{container} on {mounted.path}" in result.stdout
+            return line in result.stderr
+
+        wait_until(is_told)
+        assert one_line(swiftfs("status", other.path)).startswith(line)
+
+
+def test_where_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mounts").write_text("30 1 0:1 / / rw - ext4 /dev/x rw\n31 1 0:2 / /a rw - fuse.sshfs x rw\n")
+    code = (
+        "import sys; from pathlib import Path; from swiftfs import status; from swiftfs.cli import main;"
+        "status.MOUNTS = Path(sys.argv.pop()); main(['status'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "mounts")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert one_line(result) == "swiftfs: nothing is mounted by swiftfs on this machine\n"
+
+
+@contextmanager
+def terminal(*words: object) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[bytes], bool]]]:
+    """Run `swiftfs` on a terminal; lend what says whether it has printed a text."""
+    master, slave = pty.openpty()
+    environment = {**clean_environment(), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swiftfs", *map(str, words)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        start_new_session=True,
+    )
+    os.close(slave)
+    os.set_blocking(master, False)
+    printed: list[bytes] = []
+
+    def has_printed(text: bytes) -> bool:
+        with suppress(OSError):
+            printed.append(os.read(master, 65536))
+        return text in b"".join(printed)
+
+    try:
+        yield process, has_printed
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(master)
+
+
+@pytest.mark.mount_options("settle=1000")
+def test_watch_follows_until_interrupted(mounted: Mount) -> None:
+    with terminal("status", mounted.path, "--watch") as (process, printed):
+        wait_until(lambda: printed(b"nothing waits"))
+        (mounted.path / "file").write_text("x")
+        wait_until(lambda: printed(b"1 change waiting"))
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: printed(b"\x1b[?25h"))
+        assert process.wait(30) == 0
+        assert not printed(b"Traceback")
+        assert not printed(b"Aborted")
+
+
+def test_watch_ends_with_the_mount(mounted: Mount) -> None:
+    with terminal("status", mounted.path, "--watch") as (process, printed):
+        wait_until(lambda: printed(b"nothing waits"))
+        mounted.stop()
+        assert process.wait(30) == 0
+
+
+def test_watch_as_json_is_a_line_a_second(mounted: Mount) -> None:
+    command = [sys.executable, "-m", "swiftfs", "status", str(mounted.path), "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as process:
+        assert process.stdout is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert first["pid"] == second["pid"] == mounted.pid
+    assert second["now"] > first["now"]
+
+
+@pytest.mark.mount_options("debug")
+def test_nothing_secret_is_told(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    token = connection.get_auth()[1]
+    with Mount(swift, container, tmp_path, "debug") as mount:
+        mount.expected.append("DEBUG")
+        (mount.path / "file").write_text("x")
+        mount.remount()
+        assert (mount.path / "file").read_text() == "x"
+        folder = mount.path / ".swiftfs"
+        told = "".join((folder / name).read_text() for name in ("status.json", "metrics.prom", "log"))
+        told += swiftfs("status", mount.path).stdout + os.getxattr(mount.path, "swift.status").decode()
+        told += mount.log.read_text()
+    assert swift.user in told
+    assert f"put {container}/file" in told
+    for secret in (swift.key, token, "X-Auth-Token", "X-Auth-Key"):
+        assert secret.lower() not in told.lower()
