@@ -72,12 +72,17 @@ def helper_page() -> str:
             "mount(8) finds this program in /sbin. Write swift: before the source, for mount(8) makes a path"
         ),
         _text("of a bare name when the current folder has something of that name."),
-        _text("umount(8) does not wait until all is stored; swiftfs umount does."),
+        _text("umount(8) finds umount.fuse.swiftfs there, and with it returns when all is stored, as does"),
+        _text("swiftfs umount; where it is missing, or with -l or -f, it does not wait."),
         _section("EXAMPLE"),
         ".nf\nswift:photos  /srv/photos  swiftfs  "
         + _escape("_netdev,nofail,x-systemd.automount,credentials=/etc/swiftfs/photos.credentials")
         + "  0 0\n.fi",
         _section("OPTIONS"),
+        _text(
+            "Of the words of fstab noexec, ro, sync and their opposites are obeyed, dirsync counts as sync,"
+        ),
+        _text("nosuid and nodev always hold, and those about times are ignored."),
         *_options(),
         _section("EXIT STATUS"),
         *_terms((("0", "mounted"), ("32", "not mounted; one line on standard error says why"))),

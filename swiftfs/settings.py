@@ -22,7 +22,7 @@ IGNORED = frozenset(
     {"auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "defaults"}
     | {"dev", "nodev", "suid", "nosuid", "silent", "loud"}
     | {"atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"}
-    | {"lazytime", "nolazytime"}
+    | {"lazytime", "nolazytime", "mand", "nomand", "iversion", "noiversion"}
 )
 """Words of fstab that mount(8) hands on and that change nothing here."""
 

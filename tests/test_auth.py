@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from fronts import write_certificate
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
@@ -179,8 +180,9 @@ def test_keystone_url_is_versioned(url: str) -> None:
     assert account.who == "https://auth.example:5000/v3 (user ACCESSKEY)"
 
 
-def test_a_certificate_file_is_used(server: SwiftServer) -> None:
-    assert _keystone(OS_CACERT="/etc/ca.pem").session.verify == "/etc/ca.pem"
+def test_a_certificate_file_is_used(server: SwiftServer, tmp_path: Path) -> None:
+    bundle = str(write_certificate(tmp_path / "certificate.pem"))
+    assert _keystone(OS_CACERT=bundle).session.verify == bundle
     assert _keystone().session.verify is True
 
 

@@ -49,6 +49,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_commands(wheel: Path) -> 
     assert not [name for name in names if not name.startswith("swiftfs")]
     assert "swiftfs = swiftfs.cli:main" in points
     assert "mount.swiftfs = swiftfs.mount_helper:main" in points
+    assert "umount.fuse.swiftfs = swiftfs.mount_helper:unmount_main" in points
 
 
 def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None:
@@ -58,6 +59,7 @@ def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None
         ("swiftfs", "--version", "swiftfs, version "),
         ("swiftfs", "version", "python-swiftclient "),
         ("mount.swiftfs", "--help", "Usage: mount.swiftfs"),
+        ("umount.fuse.swiftfs", "--help", "Usage: umount.fuse.swiftfs"),
     ):
         program = str(tmp_path / "bin" / command)
         result = subprocess.run([program, word], capture_output=True, text=True, check=True)

@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from mounts import Mount, clean_environment
@@ -17,6 +18,8 @@ from swiftclient import Connection
 
 from swiftfs.credentials import read_credentials
 from swiftfs.demo.server import SwiftServer
+from swiftfs.filesystem import FileSystem
+from swiftfs.mount import _drain
 from swiftfs.notify import notify
 from swiftfs.settings import build_options, from_environment
 
@@ -120,6 +123,18 @@ def test_sigterm_drains_and_the_service_ends_well(mounted: Mount, connection: Co
     assert ended
     mounted.stop()
     assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+def test_a_drain_tells_how_much_waits(
+    channel: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Draining:
+        def close(self, tell: Callable[[int], None]) -> None:
+            tell(3)
+
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    _drain(cast(FileSystem, Draining()), tmp_path)
+    assert channel.recv(100) == b"STATUS=unmounted, 3 changes wait until they are stored"
 
 
 def test_a_failed_start_never_says_ready(swift: SwiftServer, tmp_path: Path, channel: socket.socket) -> None:
