@@ -2,23 +2,18 @@
 
 import contextlib
 import errno
-import fcntl
-import hashlib
 import logging
 import os
-import re
 import signal
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import platformdirs
-
 from swiftfs.access import may_write
+from swiftfs.cachefolder import locked, own_folder
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.layout import Layout
@@ -109,7 +104,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             _check_policy(policy, stores.foreground.limits())
         if not request.options.ro and not may_write(stores.foreground, request.source):
             request = replace(request, options=replace(request.options, ro=True))
-        cache = stack.enter_context(locked_cache(cache_folder(request, stores.who)))
+        cache = stack.enter_context(locked(_cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         vitals = Vitals(filesystem, stores, request.source, request.mountpoint, watching.prices)
         try:
@@ -187,57 +182,14 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     return FileSystem(rooms, request.source, records)
 
 
-def cache_folder(request: MountRequest, who: str) -> Path:
-    """Return the cache folder that was asked for, or the source's own below the user's cache folder.
-
-    Raise `ConfigurationError` for one that the mount would hide.
-    """
-    asked = request.cache_dir
-    if asked is not None:
-        if request.mountpoint in (asked, *asked.parents):
-            raise ConfigurationError(f"cache folder {asked} lies in the mount point: choose another")
-        return asked
-    digest = hashlib.sha256(f"{who} {request.source}".encode()).hexdigest()[:12]
-    label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(request.source)).strip("-")[:60]
-    return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"
-
-
-@contextlib.contextmanager
-def locked_cache(folder: Path) -> Iterator[Path]:
-    """Make the cache folder, for its owner alone, and keep other mounts out while the context lasts.
-
-    Raise `ConfigurationError` when it cannot be used, or has files that are not ours.
-    """
-    try:
-        lock = _lock(folder)
-    except BlockingIOError:
-        raise ConfigurationError(
-            f"cache folder {folder} is in use by another mount: unmount that, or give a --cache-dir"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"cache folder {folder}: {error.strerror}") from None
-    try:
-        yield folder
-    except sqlite3.Error as error:
-        raise ConfigurationError(f"cache folder {folder}: {error}") from error
-    finally:
-        os.close(lock)
-
-
-def _lock(folder: Path) -> int:
-    """Return the descriptor that holds the cache folder's lock; raise `BlockingIOError` when another does."""
-    mark = folder / "lock"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):
-        raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
-    folder.chmod(0o700)
-    lock = os.open(mark, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
+def _cache_folder(request: MountRequest, who: str) -> Path:
+    """Return the cache folder that was asked for, else the source's own; refuse one that the mount hides."""
+    folder = request.cache_dir
+    if folder is None:
+        return own_folder(who, request.source)
+    if request.mountpoint in (folder, *folder.parents):
+        raise ConfigurationError(f"cache folder {folder} lies in the mount point: choose another")
+    return folder
 
 
 def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> None:

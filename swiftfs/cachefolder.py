@@ -1,0 +1,60 @@
+"""The folder on this machine that a mount works in, for one process at a time."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from swiftfs.errors import ConfigurationError
+from swiftfs.naming import Source
+
+
+def own_folder(who: str, source: Source) -> Path:
+    """Return the folder of a source in `who`'s account, below the user's cache folder."""
+    digest = hashlib.sha256(f"{who} {source}".encode()).hexdigest()[:12]
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(source)).strip("-")[:60]
+    return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """Make the cache folder, for its owner alone, and keep other mounts out while the context lasts.
+
+    Raise `ConfigurationError` when it cannot be used, or has files that are not ours.
+    """
+    try:
+        lock = _lock(folder)
+    except BlockingIOError:
+        raise ConfigurationError(
+            f"cache folder {folder} is in use by another mount: unmount that, or give a --cache-dir"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"cache folder {folder}: {error.strerror}") from None
+    try:
+        yield folder
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"cache folder {folder}: {error}") from error
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Return the descriptor that holds the cache folder's lock; raise `BlockingIOError` when another does."""
+    mark = folder / "lock"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):
+        raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
+    folder.chmod(0o700)
+    lock = os.open(mark, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
