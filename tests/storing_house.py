@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from memory_store import MemoryStore
@@ -143,6 +143,10 @@ class Writer:
         self.store.delete_many(names)
 
 
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
 def download(store: MemoryStore) -> bytes:
     body = bytearray(store.head(NAME).size)
 
@@ -151,17 +155,3 @@ def download(store: MemoryStore) -> bytes:
 
     store.get(NAME, sink)
     return bytes(body)
-
-
-@contextmanager
-def building(folder: Path) -> Iterator[Callable[..., Writer]]:
-    """Yield what makes a writer with so many threads, one if not told; all are closed at the end."""
-    writers: list[Writer] = []
-
-    def build_one(threads: int = 1) -> Writer:
-        writers.append(Writer(folder, threads))
-        return writers[-1]
-
-    yield build_one
-    for one in writers:
-        one.close()

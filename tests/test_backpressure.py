@@ -3,11 +3,10 @@
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from storing_house import MIB, NAME, Writer, building
+from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.attributes import Stored
 from swiftfs.content.blocks import BLOCK
@@ -17,22 +16,9 @@ from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.model import ObjectName
 
+pytest_plugins = ["writer_fixtures"]
+
 EVERYTHING = 2**40
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
-    with building(tmp_path) as build_one:
-        yield build_one
-
-
-@pytest.fixture
-def writer(build: Callable[..., Writer]) -> Writer:
-    return build()
 
 
 def wait(writer: Writer) -> None:

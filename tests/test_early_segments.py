@@ -1,26 +1,10 @@
 """Segments that go up while their file is still being written, and the holes of sparse files."""
 
-import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-from storing_house import MIB, NAME, Writer, building
+from storing_house import MIB, NAME, Writer, noise
 
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
-    with building(tmp_path) as build_one:
-        yield build_one
-
-
-@pytest.fixture
-def writer(build: Callable[..., Writer]) -> Writer:
-    return build()
+pytest_plugins = ["writer_fixtures"]
 
 
 def test_holes_of_one_length_are_one_segment(writer: Writer) -> None:

@@ -2,11 +2,10 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from storing_house import MIB, NAME, Writer, building
+from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.content import Content
@@ -15,20 +14,7 @@ from swiftfs.content.segments import Standing
 from swiftfs.errors import Corrupt, Overtaken, Unavailable
 from swiftfs.model import ObjectName
 
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
-    with building(tmp_path) as build_one:
-        yield build_one
-
-
-@pytest.fixture
-def writer(build: Callable[..., Writer]) -> Writer:
-    return build()
+pytest_plugins = ["writer_fixtures"]
 
 
 class Once:
