@@ -8,7 +8,6 @@ else the machine does meets them alike. Needs gcc, pkg-config, libfuse 2's heade
 import argparse
 import contextlib
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -16,10 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from contenders import Contender, find_rclone, machine, rclone_environment
 from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
@@ -31,7 +30,6 @@ KERNEL_SECONDS = 1.0
 
 PASSTHROUGH = "C passthrough"
 OURS = "swiftfs"
-ALONE = "swiftfs, nothing uploaded"
 RCLONE = "rclone mount"
 
 C_OPTIONS = (
@@ -44,39 +42,6 @@ CLOSE = "write, until close(2)"
 
 Samples = dict[str, dict[str, list[float]]]
 """Seconds by job and contender, in the order of the repeats."""
-
-
-@dataclass(slots=True)
-class Contender:
-    """A process that serves a mount at `path`."""
-
-    name: str
-    path: Path
-    command: list[object]
-    environment: Mapping[str, str]
-    log: Path
-    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
-
-    def __enter__(self) -> "Contender":
-        self.path.mkdir(parents=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(word) for word in self.command],
-                env={**os.environ, **self.environment},
-                stdout=log,
-                stderr=log,
-            )
-        while not self.path.is_mount():
-            if self.process.poll() is not None:
-                raise RuntimeError(f"{self.name} did not mount: {self.log.read_text()}")
-            time.sleep(0.02)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process is not None
-        subprocess.run(["fusermount", "-u", str(self.path)], check=False)
-        self.process.wait(120)
-        sys.stderr.write(self.log.read_text())
 
 
 def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Contender]:
@@ -92,43 +57,15 @@ def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Conte
 
     path = work / "c" / "mnt"
     yield contender(PASSTHROUGH, "c", [program, "-f", "-o", C_OPTIONS, path], {"ROOT": str(work / "root")})
-    for name, folder, options in ((OURS, "ours", ""), (ALONE, "alone", ",segment_size=4G")):
-        words = [sys.executable, "-m", "swiftfs", "mount", container, work / folder / "mnt", "--foreground"]
-        words += [
-            "--cache-dir",
-            work / folder / "cache",
-            "-o",
-            f"mtime=listing,ttl=3600,settle=0.1,cache_size=8G{options}",
-        ]
-        yield contender(name, folder, words, swift.environment())
-    rclone = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
+    words = [sys.executable, "-m", "swiftfs", "mount", container, work / "ours" / "mnt", "--foreground"]
+    words += ["--cache-dir", work / "ours" / "cache", "-o", "mtime=listing,ttl=3600,cache_size=8G"]
+    yield contender(OURS, "ours", words, swift.environment())
+    rclone = find_rclone()
     if rclone is not None:
         words = [rclone, "mount", f"sw:{container}", work / "rclone" / "mnt", "--vfs-cache-mode", "full"]
         words += ["--cache-dir", work / "rclone" / "cache", "--dir-cache-time", "1h"]
         words += ["--use-server-modtime", "--attr-timeout", f"{KERNEL_SECONDS}s"]
-        yield contender(RCLONE, "rclone", words, {**rclone_remote(swift), "PATH": path_for_rclone(work)})
-
-
-def rclone_remote(swift: SwiftServer) -> Mapping[str, str]:
-    """Return the variables that make `sw:` the server."""
-    remote = {"TYPE": "swift", "AUTH": swift.auth_url, "USER": swift.user, "KEY": swift.key}
-    return {
-        "RCLONE_CONFIG": os.devnull,
-        "RCLONE_CONFIG_SW_AUTH_VERSION": "1",
-        **{f"RCLONE_CONFIG_SW_{name}": value for name, value in remote.items()},
-    }
-
-
-def path_for_rclone(work: Path) -> str:
-    """Return a PATH on which rclone finds the `fusermount3` it asks for; fuse 2's does as well."""
-    path = os.environ["PATH"]
-    fusermount = shutil.which("fusermount")
-    if shutil.which("fusermount3") or fusermount is None:
-        return path
-    programs = work / "programs"
-    programs.mkdir()
-    (programs / "fusermount3").symlink_to(fusermount)
-    return f"{programs}:{path}"
+        yield contender(RCLONE, "rclone", words, rclone_environment(swift, work))
 
 
 def prepare(work: Path, swift: SwiftServer, container: str, size: int, names: int) -> None:
@@ -182,9 +119,6 @@ def write_big(mount: Contender, size: int) -> Mapping[str, float]:
         for _ in range(size):
             file.write(block)
         written = time.perf_counter() - begun
-        if mount.name == ALONE:
-            path.unlink()
-            return {WRITE: written}
     closed = time.perf_counter() - begun
     path.unlink()
     return {WRITE: written, CLOSE: closed}
@@ -229,19 +163,6 @@ def table(samples: Samples) -> Iterator[str]:
             yield f"| {job} | {name} | {times} | {min(seconds) / min(base):.2f} | {pairs:.2f} |"
 
 
-def machine() -> str:
-    """Say on what this runs."""
-    model = next(
-        (
-            line.partition(": ")[2]
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    return f"{os.cpu_count()} CPUs {model}, Linux {platform.release()}, Python {platform.python_version()}"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -259,6 +180,8 @@ def main() -> None:
         mounts = [stack.enter_context(one) for one in contenders(work, swift, "bench")]
         ours = next(one for one in mounts if one.name == OURS)
         shutil.copyfile(work / "root" / "big", ours.path / "big")
+        with (ours.path / "big").open("rb") as big:
+            os.fsync(big.fileno())
         pids = [one.process.pid for one in mounts if one.process] + [swift.pid or 0]
         samples = measure(mounts, pids, arguments.size, arguments.repeats)
     print(f"{machine()}; {arguments.size} MiB, {arguments.names} names, {arguments.repeats} repeats\n")

@@ -38,6 +38,11 @@ def methods(requests: list[RecordedRequest]) -> Counter[str]:
     return Counter(request.method for request in requests)
 
 
+def counted(swift: SwiftServer) -> list[RecordedRequest]:
+    """Return the requests that a budget counts: all but those for a token and for what the server can do."""
+    return [one for one in swift.requests() if "/auth" not in one.path and one.path != "/info"]
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     """Return when `condition` holds; fail after a minute."""
     end = time.monotonic() + WAIT_SECONDS

@@ -1,6 +1,5 @@
 """What jobs cost, counted at a real server: the budgets that the design promises."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,24 +7,17 @@ from pathlib import Path
 
 import pytest
 from mounts import Mount, run
-from scenes import methods
+from scenes import counted, methods
 from swiftclient import Connection
+from trees import FILES, FOLDERS, MTIME_NS, make_tree, same_times
 
 from swiftfs.attributes import Stored, encode_marker, encode_type
-from swiftfs.demo.server import RecordedRequest, SwiftServer
+from swiftfs.demo.server import SwiftServer
 from swiftfs.model import Attributes
 from swiftfs.store.headers import META
 
 DIRECTORY = "application/directory"
-FILES, FOLDERS = 400, 41
-MTIME_NS = 1_700_000_000_123_456_789
-
 pytestmark = pytest.mark.mount_options("settle=2")
-
-
-def counted(swift: SwiftServer) -> list[RecordedRequest]:
-    """Return the requests that a budget counts: all but those for a token and for what the server can do."""
-    return [one for one in swift.requests() if "/auth" not in one.path and one.path != "/info"]
 
 
 class Budget:
@@ -60,19 +52,6 @@ class Budget:
 @pytest.fixture
 def budget(mounted: Mount) -> Budget:
     return Budget(mounted)
-
-
-def make_tree(top: Path) -> None:
-    """Make 400 small files in 41 folders, the top included, all as old as each other."""
-    for number in range(FILES):
-        folder = top / f"part{number % 4}" / f"sub{number % 36:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"file{number:03d}").write_bytes(f"number {number}\n".encode())
-    folders = [top, *(path for path in top.rglob("*") if path.is_dir())]
-    assert len(folders) == FOLDERS
-    for path in [*top.rglob("*"), top]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        os.utime(path, ns=(MTIME_NS, MTIME_NS))
 
 
 def upload(connections: list[Connection], container: str, top: Path, *, markers: bool) -> None:
@@ -110,7 +89,7 @@ def connections(swift: SwiftServer, connection: Connection) -> Iterator[list[Con
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    make_tree(tmp_path / "tree")
+    assert make_tree(tmp_path / "tree") == FOLDERS
     return tmp_path / "tree"
 
 
@@ -195,9 +174,7 @@ def make_deep_tree(top: Path) -> int:
         folder = top.joinpath(*levels)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"file{number:03d}").write_bytes(b"x")
-    for path in [*top.rglob("*"), top]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        os.utime(path, ns=(MTIME_NS, MTIME_NS))
+    same_times(top)
     return 1 + sum(path.is_dir() for path in top.rglob("*"))
 
 

