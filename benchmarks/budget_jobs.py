@@ -42,12 +42,12 @@ Missing = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How large everything is; `settle` is how many seconds both wait before they upload."""
+    """How large everything is; `settle` is how many seconds each side waits before it uploads."""
 
     files: int
     size: int
     segment: int
-    settle: float
+    settle: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class Side:
         self.swift = swift
         self.work = work
         self.plan = plan
+        self.settle = plan.settle[name]
         self.short = name.partition(" ")[0]
         self.client = Connection(swift.auth_url, swift.user, swift.key)
         self._mounts = 0
@@ -100,13 +101,13 @@ class Side:
         shutil.rmtree(folder)
 
     def _swiftfs(self, container: str, folder: Path) -> list[object]:
-        options = f"settle={self.plan.settle},segment_size={self.plan.segment}"
+        options = f"settle={self.settle},segment_size={self.plan.segment}"
         words = [sys.executable, "-m", "swiftfs", "mount", container, folder / "mnt", "--foreground"]
         return [*words, "--cache-dir", folder / "cache", "-o", options]
 
     def _rclone(self, container: str, folder: Path) -> list[object]:
         words = [RCLONE_PROGRAM, "mount", f"sw:{container}", folder / "mnt"]
-        words += ["--vfs-cache-mode", "full", "--vfs-write-back", f"{self.plan.settle}s"]
+        words += ["--vfs-cache-mode", "full", "--vfs-write-back", f"{self.settle}s"]
         return [*words, "--swift-chunk-size", f"{self.plan.segment}B", "--cache-dir", folder / "cache"]
 
     def hashes(self, area: str) -> Mapping[str, str]:
@@ -148,7 +149,7 @@ class Side:
         if missing:
             lacking = self._await(missing)
             stored = time.perf_counter() - begun
-        requests = self._settled(self.plan.settle * (1.5 if missing else 0.5))
+        requests = self._settled(self.settle * (1.5 if missing else 0.5))
         return Cost(
             ended,
             stored,

@@ -181,7 +181,9 @@ def page(results: dict[float, Samples], plan: Plan, plot: str, loads: Sequence[f
             "",
         ]
         text += [*mishaps(samples), ""] if any(mishaps(samples)) else []
-    return "\n".join([*text, METHOD.format(settle=f"{plan.settle:g}", goal=GOAL_DELAY * 1000)])
+    return "\n".join(
+        [*text, METHOD.format(goal=GOAL_DELAY * 1000, ours=plan.settle[OURS], rclone=plan.settle[RCLONE])]
+    )
 
 
 METHOD = """## How it is measured
@@ -199,9 +201,9 @@ METHOD = """## How it is measured
   compared with a local file.
 - "Times faster" is the median of the pairs. The goals are those for {goal:g} ms a request; one of time is
   met when both the median of the pairs and the best of each reach it.
-- Both wait {settle} s before they upload (swiftfs `settle={settle}`, rclone `--vfs-write-back
-  {settle}s`), which is in all that is "stored". For the rest swiftfs has its defaults, and rclone
-  `--vfs-cache-mode full` and segments of the same size. With rclone's `--use-server-modtime` its HEADs
+- Each waits before it uploads, which is in all that is "stored": swiftfs {ours:g} s (`settle`), rclone {rclone:g} s
+  (`--vfs-write-back`); by default these are 2 and 5. `--settle` gives both the same. For the rest swiftfs has
+  its defaults, and rclone `--vfs-cache-mode full` and segments of the same size. With rclone's `--use-server-modtime` its HEADs
   would go, and the times that rsync compares with them.
 - The trees are as swiftfs stores them, with times that both read, and one is as `rclone copy` stores it.
 """
