@@ -201,10 +201,10 @@ METHOD = """## How it is measured
   compared with a local file.
 - "Times faster" is the median of the pairs. The goals are those for {goal:g} ms a request; one of time is
   met when both the median of the pairs and the best of each reach it.
-- Each waits before it uploads, which is in all that is "stored": swiftfs {ours:g} s (`settle`), rclone {rclone:g} s
-  (`--vfs-write-back`); by default these are 2 and 5. `--settle` gives both the same. For the rest swiftfs has
-  its defaults, and rclone `--vfs-cache-mode full` and segments of the same size. With rclone's `--use-server-modtime` its HEADs
-  would go, and the times that rsync compares with them.
+- Each waits before it uploads, which is in all that is "stored": swiftfs {ours:g} s (`settle`), rclone
+  {rclone:g} s (`--vfs-write-back`). The defaults are 2 and 5; `--settle` gives both the same. For the rest
+  swiftfs has its defaults, and rclone `--vfs-cache-mode full` and segments of the same size. With rclone's
+  `--use-server-modtime` its HEADs would go, and the times that rsync compares with them.
 - The trees are as swiftfs stores them, with times that both read, and one is as `rclone copy` stores it.
 """
 
