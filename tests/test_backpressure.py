@@ -244,10 +244,10 @@ class Weather:
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_is_evicted_the_file_is_right(
-    build: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
+    build_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
 ) -> None:
     monkeypatch.setattr("storing_house.MIB", segment)
-    writer = build(threads=1 + seed % 3)
+    writer = build_writer(threads=1 + seed % 3)
     weather = Weather(writer, seed)
     evicted = 0
     for _ in range(25):

@@ -36,8 +36,8 @@ def test_a_hole_that_is_made_again_is_stored_again(writer: Writer) -> None:
     assert writer.segments() == writer.named()
 
 
-def test_a_full_segment_rests_before_it_goes_up(build: Callable[..., Writer]) -> None:
-    writer = build()
+def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writer]) -> None:
+    writer = build_writer()
     uploads = writer.content.uploads
     assert uploads is not None
     uploads._rests = 3600.0

@@ -341,8 +341,10 @@ class Chaos:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_is_stored_was_the_file_at_one_moment(build: Callable[..., Writer], seed: int) -> None:
-    writer = build(threads=1 + seed % 3)
+def test_whatever_is_stored_was_the_file_at_one_moment(
+    build_writer: Callable[..., Writer], seed: int
+) -> None:
+    writer = build_writer(threads=1 + seed % 3)
     dice = random.Random(seed)
     chaos = Chaos(writer, seed)
     stored = 0

@@ -8,7 +8,7 @@ from storing_house import Writer
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
+def build_writer(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
     """Build writers with so many threads, one if not told."""
     writers: list[Writer] = []
 
@@ -22,5 +22,5 @@ def build(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
 
 
 @pytest.fixture
-def writer(build: Callable[..., Writer]) -> Writer:
-    return build()
+def writer(build_writer: Callable[..., Writer]) -> Writer:
+    return build_writer()
