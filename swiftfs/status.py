@@ -16,6 +16,9 @@ from swiftfs.state import State
 POLL_SECONDS = 0.1
 """Between two looks at how much still waits."""
 
+REST = 10
+"""So much longer than a look takes: one at 100,000 changes keeps the mount from storing them meanwhile."""
+
 MOUNTS = Path("/proc/self/mountinfo")
 
 _TYPE = b"fuse.swiftfs"
@@ -67,9 +70,12 @@ def flush(mountpoint: Path, progress: Callable[[Report], None]) -> Report:
     when all went well. Errors as in `read_report`.
     """
     _order(mountpoint, FLUSH_ATTRIBUTE)
+    began = time.monotonic()
     while (report := read_report(mountpoint)).flushing:
+        took = time.monotonic() - began
         progress(report)
-        time.sleep(POLL_SECONDS)
+        time.sleep(max(POLL_SECONDS, took * REST))
+        began = time.monotonic()
     return report
 
 

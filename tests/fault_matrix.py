@@ -1,14 +1,13 @@
 """The fault matrix: what goes wrong, in which operation of the store, and what must come of it.
 
 `outcome` is the one place that says so: the tests compare it with what happens, and the table in
-docs/durability.md is made of it (`python tests/fault_matrix.py` writes it).
+docs/durability.md is made of it (`./dev tables` writes it).
 """
 
 import errno
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from fault_operations import OPERATIONS, Operation
 
@@ -26,9 +25,6 @@ from swiftfs.errors import (
     TimedOut,
     Unavailable,
 )
-
-DOCUMENT = Path(__file__).parents[1] / "docs" / "durability.md"
-BEGIN, END = "<!-- fault matrix, made by ./dev tables -->", "<!-- end of the fault matrix -->"
 
 SILENCE = 1.0
 """Seconds after which the impatient store of the tests gives a request up."""
@@ -166,14 +162,3 @@ _STATES = {True: "done", False: "not done", None: "perhaps done"}
 
 def _word(one: Outcome) -> str:
     return "success" if one.error is None else errno.errorcode[one.error.errno]
-
-
-def put_between(text: str, content: str) -> str:
-    """Return `text` with `content` between the marks of the table."""
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(put_between(DOCUMENT.read_text(), table()))

@@ -48,6 +48,7 @@ CHANGED = Headers("application/directory", {"mode": "0700"})
         ),
         (FRESH, LINK, (PutSmall(NAME, b"target", NEW, fresh=True),)),
         (FRESH, Describe(NAME, NEW, large=False), (PutFile(NAME, FILE, NEW, fresh=True),)),
+        (PutFile(NAME, FILE, OLD, inherit=True), Describe(NAME, NEW, None), (PutFile(NAME, FILE, NEW),)),
         (Delete(NAME, large=True, etag="e"), LINK, (PutSmall(NAME, b"target", NEW, True, "e"),)),
         (Delete(NAME, large=False), MARKER, None),
         (Delete(NAME, large=True), Delete(NAME, large=True), None),

@@ -9,9 +9,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
-from fault_matrix import DOCUMENT, KINDS, SILENCE, Kind, outcome, put_between, table
+from fault_matrix import KINDS, SILENCE, Kind, outcome
 from fault_operations import OPERATIONS, Cell, Operation
 from psutil import Process
+from tables import DOCUMENT, with_tables
 
 from swiftfs.demo.server import RecordedRequest, SwiftServer
 from swiftfs.demo.values import OPERATOR
@@ -173,12 +174,17 @@ def test_limits(swift: SwiftServer, kind: Kind, always: bool) -> None:
             assert wanted.error is None
             assert first in (
                 UNKNOWN,
-                Limits(bulk_delete=10_000, object_bytes=first.object_bytes, policies=first.policies),
+                Limits(
+                    bulk_delete=10_000,
+                    object_bytes=first.object_bytes,
+                    policies=first.policies,
+                    version=first.version,
+                ),
             )
             swift.clear_faults()
             assert store.list_containers(marker="zzz").rows == ()
 
 
-def test_the_table_is_current() -> None:
+def test_the_tables_are_current() -> None:
     text = DOCUMENT.read_text()
-    assert put_between(text, table()) == text, "run ./dev tables"
+    assert with_tables(text) == text, "run ./dev tables"

@@ -118,7 +118,15 @@ class Dispatch:
                 return True
             return any(is_settled(blocker) and not blocker.last().ended for blocker in task.blockers)
 
-        self._changed.wait_for(lambda: self._stopping or all(map(is_settled, tasks)))
+        left = list(tasks)
+
+        def all_are_settled() -> bool:
+            """Look at one task after the other until it is settled: this is asked after every change."""
+            while left and is_settled(left[-1]):
+                left.pop()
+            return not left and all(map(is_settled, tasks))
+
+        self._changed.wait_for(lambda: self._stopping or all_are_settled())
         for task in wanted:
             last = task.last()
             if last.error is not None and (task in tasks or not last.ended):

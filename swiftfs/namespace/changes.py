@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.listing import Listing
+from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.naming import Folder
 
 LISTING_LAG = 300.0
@@ -69,16 +69,22 @@ class Changes:
         """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those it shows.
 
         Return what the listing said of names whose older change it contradicts: it lags behind, or another
-        client came after us. Only Swift can tell which.
+        client came after us. Only Swift can tell which. The listing of a huge folder does not speak of all.
         """
         doubtful = {}
         for name, change in self.of(listing.folder).items():
-            listed = listing.known(name)
             if change.at < begun:
-                if _agree(listed, change.entry) or begun - change.at > LISTING_LAG:
+                try:
+                    listed = listing.get(name)
+                except Unlisted:
+                    agrees, speaks = False, False
+                else:
+                    agrees, speaks = _agree(listed, change.entry), True
+                if agrees or begun - change.at > LISTING_LAG:
                     self.forget(listing.folder, name)
                     continue
-                doubtful[name] = listed
+                if speaks:
+                    doubtful[name] = listed
             listing.update(name, change.entry)
         return doubtful
 

@@ -1,13 +1,17 @@
 """What listings do not say: HEADs, many at a time, each paid once."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from swiftfs.model import ObjectInfo
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.memory import HeadMemory, State
 from swiftfs.store.protocol import ObjectStore
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 PARALLEL = 32
 """HEADs under way at once: at 20 to 200 ms each they hide the link's latency and stay polite."""
@@ -50,6 +54,10 @@ class Details:
             if flight is None:
                 flight = self._flights[key] = self._pool.submit(self._head, entry, key)
             return flight
+
+    def side_by_side(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return what `call`, which asks the store, returns for each item; raise what the first raises."""
+        return list(self._pool.map(call, items))
 
     def room(self) -> int:
         """Return how many more HEADs can be under way at once."""

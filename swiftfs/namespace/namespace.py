@@ -36,6 +36,9 @@ BEFORE_SLASH = ".\U0010ffff"
 """As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
 
 
+DOUBTS_ASKED = 500
+"""Changes of ours that a listing contradicts and Swift is asked about; others stay until the next listing."""
+
 CHILDREN_ASKED = 8
 """Names that are looked at below a folder that we deleted and a listing shows."""
 
@@ -301,7 +304,9 @@ class Namespace:
         with self._lock:
             doubtful = self._changes.overlay(listing, begun)
         folder = listing.folder
-        refuted = [name for name, listed in doubtful.items() if not self._stands(folder, name, listed)]
+        asked = list(islice(doubtful, DOUBTS_ASKED))
+        stands = self._details.side_by_side(lambda name: self._stands(folder, name, doubtful[name]), asked)
+        refuted = [name for name, one in zip(asked, stands, strict=True) if not one]
         with self._lock:
             for name in refuted:
                 self._changes.forget(folder, name)

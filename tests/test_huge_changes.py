@@ -1,0 +1,66 @@
+"""Own changes in a folder that is larger than a page of its listing."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mounts import Mount
+from scenes import methods, wait_until
+from swiftclient import Connection
+
+from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.status import flush
+
+PAGE = 50
+FILES = 5 * PAGE
+
+
+@pytest.fixture
+def paged_server() -> Iterator[SwiftServer]:
+    """A server whose listings are short, with the empty container `box`."""
+    with SwiftServer(settings=ServerSettings(listing_limit=PAGE)) as running:
+        client = Connection(running.auth_url, running.user, running.key, retries=0)
+        client.put_container("box")
+        yield running
+        client.close()
+
+
+def name(number: int) -> str:
+    return f"name{number:04}"
+
+
+def test_a_page_does_not_cast_doubt_on_what_it_does_not_show(
+    paged_server: SwiftServer, tmp_path: Path
+) -> None:
+    """Else there would be a HEAD for each of our files behind the first page."""
+    with Mount(paged_server, "box", tmp_path, "settle=0.1,ttl=1000") as mount:
+        for number in range(FILES):
+            (mount.path / name(number)).write_bytes(b"x")
+        assert flush(mount.path, lambda _report: None).total == 0
+        forget(mount)
+        paged_server.reset_requests()
+        wait_until((mount.path / name(1)).exists)
+        assert (mount.path / name(FILES - 1)).stat().st_size == 1
+        assert methods(paged_server.requests())["HEAD"] <= 2, methods(paged_server.requests())
+        assert len(list(mount.path.iterdir())) == FILES
+
+
+def test_a_deletion_by_another_client_is_seen_on_every_page(
+    paged_server: SwiftServer, tmp_path: Path
+) -> None:
+    with Mount(paged_server, "box", tmp_path, "settle=0.1,ttl=1000") as mount:
+        for number in range(FILES):
+            (mount.path / name(number)).write_bytes(b"x")
+        assert flush(mount.path, lambda _report: None).total == 0
+        client = Connection(paged_server.auth_url, paged_server.user, paged_server.key, retries=0)
+        for number in (1, PAGE + 1, FILES - 1):
+            client.delete_object("box", name(number))
+        client.close()
+        forget(mount)
+        assert len(list(mount.path.iterdir())) == FILES - 3
+
+
+def forget(mount: Mount) -> None:
+    """Have Swift asked again for all listings."""
+    os.setxattr(mount.path, "swift.refresh", b"1")
