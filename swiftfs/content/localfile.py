@@ -112,6 +112,14 @@ def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -
     return digest.hexdigest()
 
 
+def is_hole(descriptor: int, start: int, end: int) -> bool:
+    """Say whether the disk holds nothing of the file from `start` to `end`: it reads as zeros."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA) >= end
+    except OSError:  # ENXIO: there is nothing up to the file's end
+        return True
+
+
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Make `length` bytes from `offset` read as zeros and give their disk space back; keep the size."""
     if length <= 0:

@@ -2,7 +2,6 @@
 
 import hashlib
 import mmap
-import os
 import threading
 import time
 import uuid
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 
 from swiftfs.content.blocks import Blocks, block_range
 from swiftfs.content.layout import Layout
+from swiftfs.content.localfile import is_hole
 from swiftfs.content.places import LONGEST_PREFIX, SegmentPlaces
 from swiftfs.content.saved import Placed
 from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
-from swiftfs.errors import NotFound, Overtaken
-from swiftfs.model import Manifest, ObjectName, ObjectVersion, Row, Segment
+from swiftfs.errors import NotFound, Overtaken, StoreError
+from swiftfs.model import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 
 _MEDIA_TYPE = "application/octet-stream"
@@ -37,14 +37,6 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     before = start % mmap.ALLOCATIONGRANULARITY
     length = end - start + before
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
-
-
-def is_hole(descriptor: int, start: int, end: int) -> bool:
-    """Say whether the disk holds nothing of the file from `start` to `end`: it reads as zeros."""
-    try:
-        return os.lseek(descriptor, start, os.SEEK_DATA) >= end
-    except OSError:  # ENXIO: there is nothing up to the file's end
-        return True
 
 
 def segment_prefix(name: ObjectName) -> str:
@@ -76,13 +68,13 @@ class SegmentUpload:
     that is uploaded after that counts only if its bytes stay until its end.
 
     `_uploads` is by each one's first byte. `_garbage` are replaced uploads, `_copies` segments the server
-    made, `_found` those that an earlier process left; `_named` are the segments of the manifest that stands.
-    `_promised` are those that the content's last `save` names, `_kept` those that any did: they are not
-    deleted, for what was saved may be needed once more. `stored_one` is called when a segment is stored.
-    `_changes` are the blocks of the content's upload, `_size` bytes long, that changed since it began. The
-    lock guards every field; no upload is waited for with it. `_begun` is called before a request stores the
-    first segment that no manifest names, which waits for it. One `is_inherited` while nobody has looked for
-    what an earlier process left.
+    made or may have made, `_found` those that an earlier process left; `_named` are the segments of the
+    manifest that stands. `_promised` are those that the content's last `save` names, `_kept` those that any
+    did: they are not deleted, for what was saved may be needed once more. `stored_one` is called when a
+    segment is stored. `_changes` are the blocks of the content's upload, `_size` bytes long, that changed
+    since it began. The lock guards every field; no upload is waited for with it. `_begun` is called before a
+    request stores the first segment that no manifest names, which waits for it. One `is_inherited` while
+    nobody has looked for what an earlier process left.
 
     A segment that a sequential writer has left `rests` for so many seconds before it goes up: `_resting` are
     those, with the time when they were left. Holes of one length are one object, which a manifest names as
@@ -374,12 +366,21 @@ class SegmentUpload:
         self._begin_storing()
         name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
         try:
-            info = self._store.put(name, body, Headers(_MEDIA_TYPE))
+            info = self._put_object(name, body)
+        except StoreError as error:
+            if error.retryable:  # it may be there, although the answer was lost
+                with self._lock:
+                    self._copies.append(name)
+            raise
+        return Segment(name, info.version.etag, end - start)
+
+    def _put_object(self, name: ObjectName, body: Body) -> ObjectInfo:
+        try:
+            return self._store.put(name, body, Headers(_MEDIA_TYPE))
         except NotFound:  # somebody deleted the container
             self._places.gone(self._container)
             self._places.of(self._container)
-            info = self._store.put(name, body, Headers(_MEDIA_TYPE))
-        return Segment(name, info.version.etag, end - start)
+            return self._store.put(name, body, Headers(_MEDIA_TYPE))
 
     def _new_name(self, what: str) -> ObjectName:
         """Return a name that no process gives twice: an old one may stand in a manifest."""
