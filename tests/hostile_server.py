@@ -44,6 +44,7 @@ class HostileServer:
 def hostile_server() -> Iterator[HostileServer]:
     """Serve until the block ends."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as listener:
+        listener.daemon_threads = False  # so that its end waits for theirs
         hostile = HostileServer(f"http://127.0.0.1:{listener.server_address[1]}")
         listener.RequestHandlerClass = _handler(hostile)
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
