@@ -31,5 +31,7 @@ def sent_bytes(name: ObjectName, content: Content, under_way: UnderWay) -> int:
     missing = content.changes()
     for placed in (*content.evicted(), *uploads.stored(promised=False)):
         missing.discard(*block_range(placed.start, placed.end))
-    there = max(0, content.size - len(missing) * BLOCK)
-    return min(content.size, there + under_way(f"{uploads.prefix}"))
+    size = content.size
+    runs = missing.runs(*block_range(0, size))
+    there = size - sum(min(last * BLOCK, size) - first * BLOCK for first, last in runs)
+    return min(size, there + under_way(f"{uploads.prefix}"))
