@@ -30,35 +30,35 @@ def name(number: int) -> str:
     return f"name{number:04}"
 
 
+@pytest.fixture
+def filled(paged_server: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
+    """A mount of `box` through which files were made that fill several pages; Swift has them."""
+    with Mount(paged_server, "box", tmp_path, "settle=0.1,ttl=1000") as mount:
+        for number in range(FILES):
+            (mount.path / name(number)).write_bytes(b"x")
+        assert flush(mount.path, lambda _report: None).total == 0
+        yield mount
+
+
 def test_a_page_does_not_cast_doubt_on_what_it_does_not_show(
-    paged_server: SwiftServer, tmp_path: Path
+    paged_server: SwiftServer, filled: Mount
 ) -> None:
     """Else there would be a HEAD for each of our files behind the first page."""
-    with Mount(paged_server, "box", tmp_path, "settle=0.1,ttl=1000") as mount:
-        for number in range(FILES):
-            (mount.path / name(number)).write_bytes(b"x")
-        assert flush(mount.path, lambda _report: None).total == 0
-        forget(mount)
-        paged_server.reset_requests()
-        wait_until((mount.path / name(1)).exists)
-        assert (mount.path / name(FILES - 1)).stat().st_size == 1
-        assert methods(paged_server.requests())["HEAD"] <= 2, methods(paged_server.requests())
-        assert len(list(mount.path.iterdir())) == FILES
+    forget(filled)
+    paged_server.reset_requests()
+    wait_until((filled.path / name(1)).exists)
+    assert (filled.path / name(FILES - 1)).stat().st_size == 1
+    assert methods(paged_server.requests())["HEAD"] <= 2, methods(paged_server.requests())
+    assert len(list(filled.path.iterdir())) == FILES
 
 
-def test_a_deletion_by_another_client_is_seen_on_every_page(
-    paged_server: SwiftServer, tmp_path: Path
-) -> None:
-    with Mount(paged_server, "box", tmp_path, "settle=0.1,ttl=1000") as mount:
-        for number in range(FILES):
-            (mount.path / name(number)).write_bytes(b"x")
-        assert flush(mount.path, lambda _report: None).total == 0
-        client = Connection(paged_server.auth_url, paged_server.user, paged_server.key, retries=0)
-        for number in (1, PAGE + 1, FILES - 1):
-            client.delete_object("box", name(number))
-        client.close()
-        forget(mount)
-        assert len(list(mount.path.iterdir())) == FILES - 3
+def test_a_deletion_by_another_client_is_seen_on_every_page(paged_server: SwiftServer, filled: Mount) -> None:
+    client = Connection(paged_server.auth_url, paged_server.user, paged_server.key, retries=0)
+    for number in (1, PAGE + 1, FILES - 1):
+        client.delete_object("box", name(number))
+    client.close()
+    forget(filled)
+    assert len(list(filled.path.iterdir())) == FILES - 3
 
 
 def forget(mount: Mount) -> None:
