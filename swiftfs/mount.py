@@ -153,12 +153,13 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         show_segments=options.show_segments,
     )
     store = stores.foreground
+    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    journal_log = Log(cache, f"{request.source} of {stores.who}")
+    records = journal_log.records()
     details = Details(store, HeadMemory(cache / "heads.sqlite"))
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
-    journal_log = Log(cache, f"{request.source} of {stores.who}")
-    records = journal_log.records()
     layout = Layout(options.segment_size)
     settle = 0.0 if options.sync else options.settle
     maker = ContentMaker(

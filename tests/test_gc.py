@@ -15,8 +15,10 @@ from mounts import Mount, clean_environment, run, swift_cli
 from stores import TEXT, put
 from swiftclient import Connection
 
+from swiftfs.database import make_tables
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.log import SCHEMA
 from swiftfs.journaled import journaled_prefixes
 from swiftfs.model import Manifest, ObjectName
 from swiftfs.naming import Source
@@ -310,7 +312,7 @@ def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> N
     with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
         journal.execute("PRAGMA locking_mode = EXCLUSIVE")
         journal.execute("PRAGMA journal_mode = WAL")
-        journal.execute("CREATE TABLE uploads (container TEXT, prefix TEXT, named TEXT)")
+        make_tables(journal, SCHEMA)
         journal.execute("INSERT INTO uploads VALUES ('a_segments', ?, '[]')", (f"film/{OURS}/",))
         journal.commit()
         prefixes = journaled_prefixes(tmp_path)
