@@ -236,6 +236,7 @@ def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connectio
     connection.put_container(f"{container}_segments")
     connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
     swift.inject(Fault(method="POST", path="bulk-delete", status=403))
+    swift.inject(Fault(method="DELETE", path="_segments/film", status=403))
     result = swiftfs("gc", container, "--older-than", "0s", "--delete", environment=swift.environment())
     assert result.returncode == 1
     assert "403 Forbidden" in result.stderr
