@@ -252,10 +252,11 @@ def _mount(
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:
     """Return what fuse(8) and the kernel know of the options."""
-    same = ("ro", "allow_other", "allow_root", "default_permissions")
+    same = ("ro", "allow_other", "allow_root")
     return {
         "atomic_o_trunc": True,
         "noexec": not options.exec,
+        "default_permissions": options.checks_permissions,
         **{name: getattr(options, name) for name in same},
     }
 

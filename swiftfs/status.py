@@ -97,9 +97,10 @@ def _order(mountpoint: Path, attribute: str) -> None:
         try:
             os.setxattr(mountpoint, attribute, b"1")
         except OSError as error:
-            if error.errno != errno.EROFS:
+            if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
-            os.getxattr(mountpoint, attribute)  # the kernel lets nothing else through to a read-only mount
+            # The kernel lets nothing else through to a mount that is read-only, or whose root is another's.
+            os.getxattr(mountpoint, attribute)
     except OSError as error:
         raise _explain(mountpoint, error) from None
 
