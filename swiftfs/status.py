@@ -2,12 +2,12 @@
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
+from swiftfs.detached import mount_entries
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Report
 from swiftfs.naming import HIDDEN_FOLDER
@@ -21,9 +21,6 @@ REST = 10
 
 MOUNTS = Path("/proc/self/mountinfo")
 
-_TYPE = b"fuse.swiftfs"
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-
 
 class NotYours(ConfigurationError):
     """The mount is another user's."""
@@ -31,13 +28,7 @@ class NotYours(ConfigurationError):
 
 def mountpoints() -> list[Path]:
     """Return where swiftfs is mounted, for this user or others (proc_pid_mountinfo(5))."""
-    found = []
-    for line in MOUNTS.read_bytes().split(b"\n"):
-        before, _, after = line.partition(b" - ")
-        if after.split(b" ")[0] == _TYPE:
-            plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), before.split(b" ")[4])
-            found.append(Path(os.fsdecode(plain)))
-    return found
+    return [entry.mountpoint for entry in mount_entries(MOUNTS)]
 
 
 def read_state(mountpoint: Path) -> State:
