@@ -25,6 +25,7 @@ from swiftfs.mount import MountRequest, check_mountpoint, serve
 from swiftfs.naming import Source
 from swiftfs.notify import notify
 from swiftfs.settings import build_options, gather
+from swiftfs.status import printable
 from swiftfs.unmount import unmount
 
 
@@ -104,7 +105,9 @@ def umount(mountpoint: Path) -> None:
         def progress(waiting: int) -> None:
             status.update(f"{mountpoint}: {number(waiting, 'change')} still to store")
 
-        unmount(mountpoint.absolute(), progress)
+        held = unmount(mountpoint.absolute(), progress)
+    if held:
+        click.echo(f"swiftfs: {printable(held)}", err=True)
 
 
 @main.command()

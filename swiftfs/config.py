@@ -159,7 +159,12 @@ class Options:
     ro: bool = _option(False, SWITCH, "refuse every change")
     allow_other: bool = _option(False, SWITCH, "let other users in (root, or user_allow_other)")
     allow_root: bool = _option(False, SWITCH, "let root in besides the user who mounts")
-    default_permissions: bool = _option(False, SWITCH, "let the kernel check modes and owners")
+    default_permissions: bool | None = _option(
+        None,
+        SWITCH,
+        "let the kernel check modes and owners (default: as soon as others are let in); "
+        "`no_default_permissions` lets them do everything",
+    )
     exec: bool = _option(True, SWITCH, "let programs be run from the mount; `noexec` forbids it")
     uid: int | None = _option(None, _number(0, 2**32 - 2), "owner of what carries none (default: who mounts)")
     gid: int | None = _option(None, _number(0, 2**32 - 2), "group of what carries none (default: who mounts)")
@@ -213,6 +218,13 @@ class Options:
     metrics: str = _option("", _METRICS, "serve metrics for Prometheus, or write them to a .prom file")
     prices: str = _option("", _FILE, "a TOML file of what requests and traffic cost, for `swiftfs status`")
     debug: bool = _option(False, SWITCH, "narrate every operation in the log")
+
+    @property
+    def checks_permissions(self) -> bool:
+        """Whether the kernel checks modes and owners: without it whoever is let in may do everything."""
+        if self.default_permissions is None:
+            return self.allow_other or self.allow_root
+        return self.default_permissions
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,33 +2,69 @@
 
 import sqlite3
 import zlib
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from swiftfs.errors import ConfigurationError
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+class OtherFormat(ConfigurationError):
+    """A database that another release wrote, or another program; it was not changed. One line, for users."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a file is for, by SQLite's `application_id`, the format's number, and what makes its tables."""
+    """The tables of a kind of database, known by SQLite's `application_id` and `user_version`.
+
+    `tables` is the SQL that makes the tables of format `first`, the oldest that can be read. Each of
+    `migrations` is the SQL that leads from one format to the next: to change the tables, append one. A new
+    database takes the same steps, so it cannot differ from one that was migrated.
+    """
 
     application: int
-    format: int
+    first: int
     tables: str
+    migrations: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> int:
+        """The format that this release writes."""
+        return self.first + len(self.migrations)
+
+
+def is_empty(database: sqlite3.Connection) -> bool:
+    """Say whether a database is one that nothing was ever written to."""
+    tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    return not tables and _pragma(database, "application_id") == _pragma(database, "user_version") == 0
 
 
 def make_tables(database: sqlite3.Connection, schema: Schema) -> None:
     """Make an empty database one of the schema."""
-    marks = f"PRAGMA application_id = {schema.application}; PRAGMA user_version = {schema.format}"
-    database.executescript(f"{schema.tables}; {marks}")
+    _run_migrations(database, schema, (schema.tables, *schema.migrations))
+
+
+def migrate(database: sqlite3.Connection, schema: Schema, path: Path) -> None:
+    """Bring the tables to the schema's format, in one transaction.
+
+    Raise `OtherFormat` for a database that is newer, too old, or not of this application; `path` is its name
+    in the message.
+    """
+    steps = _format_of(database, schema, path) - schema.first
+    if steps < len(schema.migrations):
+        _run_migrations(database, schema, schema.migrations[steps:])
 
 
 def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") -> sqlite3.Connection:
     """Open a file, for its owner alone, and make it when it is not there; any thread may use it.
 
-    Raise `sqlite3.DatabaseError` for a damaged one or one of another format, `sqlite3.OperationalError` and
-    `OSError` for one that cannot be reached.
+    An older format is migrated. Raise `OtherFormat` for what must not be changed, `sqlite3.DatabaseError` for
+    a damaged file, `sqlite3.OperationalError` (its subclass) and `OSError` for one that cannot be reached.
     """
+    _check_unopened(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)
     try:
         # Nobody else needs the shared index that other modes keep.
@@ -36,17 +72,90 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA synchronous = {synchronous}")
         path.chmod(0o600)
-        marks = tuple(
-            database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if marks == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        if is_empty(database):
             make_tables(database, schema)
-        elif marks != (schema.application, schema.format):
-            raise sqlite3.DatabaseError("it has another format")  # noqa: TRY301
+        else:
+            migrate(database, schema, path)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def put_aside(path: Path, suffix: str) -> Path:
+    """Rename a closed database, in place of one that was put aside before; return its new path."""
+    aside = path.with_name(f"{path.name}.{suffix}")
+    for rest in ("-shm", "-journal"):
+        path.with_name(path.name + rest).unlink(missing_ok=True)
+    # What belongs to an older file must not be taken for the log of this one.
+    aside.with_name(f"{aside.name}-wal").unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        path.with_name(f"{path.name}-wal").replace(aside.with_name(f"{aside.name}-wal"))
+    path.replace(aside)
+    return aside
+
+
+def _check_unopened(path: Path, schema: Schema) -> None:
+    """Raise `OtherFormat` before the file is opened for writing.
+
+    Even to open and close it would change it: SQLite moves the pages of the write-ahead log to their places.
+    """
+    log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    logged = _size_of(log) > 0
+    if not _size_of(path):
+        if logged:  # SQLite would delete the log, and with it all that it holds
+            raise sqlite3.DatabaseError("it is empty, but not its write-ahead log")
+        return
+    # Without a log the file alone says all, and no other file is made to read it.
+    mode = "mode=ro" if logged else "immutable=1"
+    shared_before = shared.exists()
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
+    try:
+        if not is_empty(database):
+            _format_of(database, schema, path)
+    finally:
+        database.close()
+        if not shared_before:
+            shared.unlink(missing_ok=True)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _format_of(database: sqlite3.Connection, schema: Schema, path: Path) -> int:
+    """Return the database's format if it can be read; raise `OtherFormat`."""
+    application, number = _pragma(database, "application_id"), _pragma(database, "user_version")
+    if application != schema.application:
+        raise OtherFormat(
+            f"{path} is no such file of swiftfs (its application id is {application:#x}, not "
+            f"{schema.application:#x}): move it away, or use another cache_dir; it was not changed"
+        )
+    if not schema.first <= number <= schema.format:
+        known = f"{schema.first} to {schema.format}" if schema.migrations else f"{schema.format}"
+        age = "a newer" if number > schema.format else "an older"
+        raise OtherFormat(
+            f"{path} has format {number}, of {age} release of swiftfs; this one reads format {known}: "
+            "use that release, or another cache_dir; the file was not changed"
+        )
+    return number
+
+
+def _run_migrations(database: sqlite3.Connection, schema: Schema, steps: Iterable[str]) -> None:
+    marks = f"PRAGMA application_id = {schema.application}; PRAGMA user_version = {schema.format}"
+    try:
+        # One transaction: who is killed here leaves the old format, or an empty file.
+        database.executescript(";\n".join(["BEGIN IMMEDIATE", *steps, marks, "COMMIT"]))
+    except BaseException:
+        database.rollback()
+        raise
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def boot_id() -> str:

@@ -10,10 +10,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How many files and deletions wait, and why the rest could not be stored, empty while all goes well."""
+    """How many files and deletions wait, and why the rest could not be stored, empty while all goes well.
+
+    While a mount is `held`, the process goes on: it was unmounted, and is still mounted elsewhere.
+    """
 
     waiting: int
     failure: str = ""
+    held: bool = False
 
     def write(self, cache: Path) -> None:
         """Tell it to whoever reads `cache`; where the disk fails nobody is told, and all goes on."""

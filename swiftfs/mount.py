@@ -18,6 +18,7 @@ from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
+from swiftfs.detached import DetachWatch
 from swiftfs.drain import Drain
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
 from swiftfs.filesystem import FileSystem
@@ -107,15 +108,19 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         cache = stack.enter_context(locked(_cache_folder(request, stores.who)))
         filesystem = build(stores, request, cache)
         vitals = Vitals(filesystem, stores, request.source, request.mountpoint, watching.prices)
+        Drain(0).write(cache)  # in place of what an earlier process told last
+        detached = DetachWatch(request.mountpoint, filesystem.rooms.journal, cache)
         try:
             _begin(filesystem, request, stores)
             watching.begin(vitals)
-            _mount(filesystem, request, watching.files(vitals), partial(ready, cache))
+            _mount(filesystem, request, watching.files(vitals), partial(ready, cache), detached)
         finally:
             notify("STOPPING=1")
             # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            detached.stop()
+            Drain(0).write(cache)  # it is not held any more
             _drain(filesystem, cache)
 
 
@@ -153,12 +158,13 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         show_segments=options.show_segments,
     )
     store = stores.foreground
+    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    journal_log = Log(cache, f"{request.source} of {stores.who}")
+    records = journal_log.records()
     details = Details(store, HeadMemory(cache / "heads.sqlite"))
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
-    journal_log = Log(cache, f"{request.source} of {stores.who}")
-    records = journal_log.records()
     layout = Layout(options.segment_size)
     settle = 0.0 if options.sync else options.settle
     maker = ContentMaker(
@@ -212,6 +218,7 @@ def _mount(
     request: MountRequest,
     files: Mapping[str, Callable[[], bytes]],
     ready: Callable[[], None],
+    detached: DetachWatch,
 ) -> None:
     # libfuse is loaded on import, and only a mount needs it.
     try:
@@ -225,7 +232,12 @@ def _mount(
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
     outside, ended = request.mountpoint.stat().st_dev, threading.Event()
-    watch = threading.Thread(target=_tell_when_it_answers, args=(request.mountpoint, outside, ended, ready))
+
+    def answers() -> None:
+        detached.start(request.mountpoint.stat().st_dev)
+        ready()
+
+    watch = threading.Thread(target=_tell_when_it_answers, args=(request.mountpoint, outside, ended, answers))
     hangup = HangupWatch(filesystem.refresh)
 
     def begin() -> None:
@@ -251,10 +263,11 @@ def _mount(
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:
     """Return what fuse(8) and the kernel know of the options."""
-    same = ("ro", "allow_other", "allow_root", "default_permissions")
+    same = ("ro", "allow_other", "allow_root")
     return {
         "atomic_o_trunc": True,
         "noexec": not options.exec,
+        "default_permissions": options.checks_permissions,
         **{name: getattr(options, name) for name in same},
     }
 

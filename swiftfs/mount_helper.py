@@ -12,6 +12,7 @@ from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.mount import SCHEME
 from swiftfs.naming import Source
 from swiftfs.settings import build_options, gather
+from swiftfs.status import printable
 from swiftfs.unmount import ProcessDied, unmount
 
 FAILED = 32
@@ -60,7 +61,8 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
         flags = ["-f"] * force + ["-l"] * lazy
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
     try:
-        unmount(mountpoint.absolute(), lambda _waiting: None)
+        if held := unmount(mountpoint.absolute(), lambda _waiting: None):
+            click.echo(f"swiftfs: {printable(held)}", err=True)
     except ProcessDied as error:
         click.echo(f"swiftfs: {error}", err=True)
     except SwiftfsError as error:

@@ -26,8 +26,13 @@ IGNORED = frozenset(
 )
 """Words of fstab that mount(8) hands on and that change nothing here."""
 
-OPPOSITES = {"rw": "ro", "async": "sync", "noexec": "exec"}
-"""Words of fstab that switch an option off."""
+OPPOSITES = {
+    "rw": "ro",
+    "async": "sync",
+    "noexec": "exec",
+    "no_default_permissions": "default_permissions",
+}
+"""Words after `-o` and of fstab that switch an option off."""
 
 SYNONYMS = {"dirsync": "sync"}
 """Words of fstab that say less than an option which keeps them too."""

@@ -2,12 +2,12 @@
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
+from swiftfs.detached import mount_entries
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Report
 from swiftfs.naming import HIDDEN_FOLDER
@@ -21,9 +21,6 @@ REST = 10
 
 MOUNTS = Path("/proc/self/mountinfo")
 
-_TYPE = b"fuse.swiftfs"
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-
 
 class NotYours(ConfigurationError):
     """The mount is another user's."""
@@ -31,13 +28,7 @@ class NotYours(ConfigurationError):
 
 def mountpoints() -> list[Path]:
     """Return where swiftfs is mounted, for this user or others (proc_pid_mountinfo(5))."""
-    found = []
-    for line in MOUNTS.read_bytes().split(b"\n"):
-        before, _, after = line.partition(b" - ")
-        if after.split(b" ")[0] == _TYPE:
-            plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), before.split(b" ")[4])
-            found.append(Path(os.fsdecode(plain)))
-    return found
+    return [entry.mountpoint for entry in mount_entries(MOUNTS)]
 
 
 def read_state(mountpoint: Path) -> State:
@@ -97,9 +88,10 @@ def _order(mountpoint: Path, attribute: str) -> None:
         try:
             os.setxattr(mountpoint, attribute, b"1")
         except OSError as error:
-            if error.errno != errno.EROFS:
+            if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
-            os.getxattr(mountpoint, attribute)  # the kernel lets nothing else through to a read-only mount
+            # The kernel lets nothing else through to a mount that is read-only, or whose root is another's.
+            os.getxattr(mountpoint, attribute)
     except OSError as error:
         raise _explain(mountpoint, error) from None
 

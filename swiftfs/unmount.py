@@ -5,26 +5,34 @@ import os
 import select
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
+from swiftfs.detached import GRACE, Holder, find_holders, unflushed
 from swiftfs.drain import Drain
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.status import mountpoints
+from swiftfs.status import flush, mountpoints
 
 POLL_SECONDS = 0.2
 """Between two looks at how much still waits."""
+
+LOOKS = 25
+"""After so many of them who else holds the mount is looked for, unless its process knows of somebody."""
 
 
 class ProcessDied(ConfigurationError):
     """There was no process to wait for; the mount is taken away all the same."""
 
 
-def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
+def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     """Unmount `mountpoint` and return when its process has ended, all uploads done.
 
-    `progress` is called now and then with the number of files and deletions that still wait. Raise
+    Where something else holds the mount, the process goes on: return when all is stored, and say who it is;
+    else return nothing. `progress` is called now and then with the number of files and deletions that still
+    wait. Raise
     `ConfigurationError` when nothing is mounted there or when it is in use, `ProcessDied` when nobody served
     it any more, `SwiftfsError` when something could not be stored.
     """
@@ -32,6 +40,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
     try:
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
+        device = mountpoint.stat().st_dev
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             detach(mountpoint)
@@ -47,12 +56,55 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> None:
         ) from None
     try:
         detach(mountpoint)
-        while not select.select([process], [], [], POLL_SECONDS)[0]:
-            progress(Drain.read(cache).waiting)
+        held = _wait(process, pid, device, cache, progress)
     finally:
         os.close(process)
     if failure := Drain.read(cache).failure:
-        raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}")
+        raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
+    return f"{mountpoint} is unmounted, and all is stored; {held}" if held else ""
+
+
+def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[int], None]) -> str:
+    """Return when the process has ended, or has stored all and goes on; say then why it does.
+
+    `process` is a descriptor of the process `pid`.
+    """
+    looks, held_from = 0, time.monotonic() + 2 * GRACE
+    while not select.select([process], [], [], POLL_SECONDS)[0]:
+        drain = Drain.read(cache)
+        progress(drain.waiting)
+        if drain.held and not drain.waiting and time.monotonic() > held_from:
+            return _say_who(find_holders(device))
+        looks += 1
+        if looks % LOOKS == 0 and not drain.held:
+            # It may see its mount where it was, for it lives in another namespace.
+            holders = [one for one in find_holders(device) if _is_served_by(pid, one)]
+            if holders and _flush(holders[0], progress):
+                return _say_who(holders)
+    return ""
+
+
+def _is_served_by(pid: int, holder: Holder) -> bool:
+    """Say whether what is mounted there is the process's: a device number is soon given to another mount."""
+    with suppress(OSError):
+        return int(os.getxattr(holder.reachable, PID_ATTRIBUTE)) == pid
+    return False
+
+
+def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
+    """Have all stored through another namespace; return False when the mount ends meanwhile."""
+    try:
+        report = flush(holder.reachable, lambda now: progress(now.total))
+    except ConfigurationError:
+        return False
+    if report.unflushed:
+        raise SwiftfsError(f"{holder.mountpoint} is unmounted here, but {unflushed(report)}")
+    return True
+
+
+def _say_who(holders: Sequence[Holder]) -> str:
+    who = ", ".join(map(str, holders)) or "a mount namespace that you may not look into"
+    return f"its process ends when nothing holds it any more: it is still mounted on {who}"
 
 
 def died(mountpoint: Path) -> bool:

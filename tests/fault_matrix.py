@@ -86,18 +86,28 @@ class Outcome:
 def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
     """Return what must come of a fault that happens once, or at every attempt."""
     error, done = _attempt(operation, kind)
+    if _falls_back(operation, kind, error):
+        return Outcome(None, done=True, repeated=kind.name == "401")
     if operation.name == "limits":  # what is safe with any server holds until the next time
         return Outcome(None, done=True, repeated=False)
-    if error is None:
-        return Outcome(None, done, repeated=False)
-    if kind.name == "401":
+    if kind.name == "401" and error is not None:
         return Outcome(error if always else None, done=not always, repeated=True)
-    if not error.retryable:
+    if error is None or not error.retryable:
         return Outcome(error, done, repeated=False)
     if not always or (operation.name == "put if absent" and error is Corrupt):
         # It finds its own bytes there: what was stored is right, whatever the first answer said.
         return Outcome(None, done=True, repeated=True)
     return Outcome(error, done, repeated=True)
+
+
+def _falls_back(operation: Operation, kind: Kind, error: type[StoreError] | None) -> bool:
+    """Say whether single DELETEs do it: where bulk-delete is refused, or its answer holds no verdict.
+
+    Swift does not announce how long that answer is, so half of one is whole to HTTP.
+    """
+    if operation.name != "delete_many in bulk" or error is None:
+        return False
+    return not error.retryable or error is Corrupt or kind.fault.truncate_body >= 0
 
 
 def _attempt(operation: Operation, kind: Kind) -> tuple[type[StoreError] | None, bool | None]:

@@ -15,7 +15,8 @@ TRICKLE_PAUSE = 0.02
 class Said:
     """An answer; `padding` MiB of blanks follow the body, and headers go out as they are.
 
-    One that `trickles` sends its body again and again, with pauses, until the client goes.
+    One that `trickles` sends its body again and again, with pauses, until the client goes. Before the body go
+    `blanks`, each after a pause; after it come seconds of `silence`.
     """
 
     body: bytes = b""
@@ -23,6 +24,8 @@ class Said:
     headers: Mapping[str, str] = field(default_factory=dict)
     padding: int = 0
     trickles: bool = False
+    blanks: int = 0
+    silence: float = 0.0
 
 
 @dataclass
@@ -74,10 +77,14 @@ def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             try:
+                for _ in range(said.blanks):
+                    self.wfile.write(b" ")
+                    time.sleep(TRICKLE_PAUSE)
                 while said.trickles:
                     self.wfile.write(said.body)
                     time.sleep(TRICKLE_PAUSE)
                 self.wfile.write(said.body)
+                time.sleep(said.silence)
                 for _ in range(said.padding):
                     self.wfile.write(BLOCK)
             except ConnectionError:  # the client has read enough

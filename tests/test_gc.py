@@ -15,8 +15,10 @@ from mounts import Mount, clean_environment, run, swift_cli
 from stores import TEXT, put
 from swiftclient import Connection
 
+from swiftfs.database import make_tables
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.log import SCHEMA
 from swiftfs.journaled import journaled_prefixes
 from swiftfs.model import Manifest, ObjectName
 from swiftfs.naming import Source
@@ -234,6 +236,7 @@ def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connectio
     connection.put_container(f"{container}_segments")
     connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
     swift.inject(Fault(method="POST", path="bulk-delete", status=403))
+    swift.inject(Fault(method="DELETE", path="_segments/film", status=403))
     result = swiftfs("gc", container, "--older-than", "0s", "--delete", environment=swift.environment())
     assert result.returncode == 1
     assert "403 Forbidden" in result.stderr
@@ -310,7 +313,7 @@ def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> N
     with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
         journal.execute("PRAGMA locking_mode = EXCLUSIVE")
         journal.execute("PRAGMA journal_mode = WAL")
-        journal.execute("CREATE TABLE uploads (container TEXT, prefix TEXT, named TEXT)")
+        make_tables(journal, SCHEMA)
         journal.execute("INSERT INTO uploads VALUES ('a_segments', ?, '[]')", (f"film/{OURS}/",))
         journal.commit()
         prefixes = journaled_prefixes(tmp_path)

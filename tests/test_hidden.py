@@ -135,7 +135,7 @@ def test_a_handle_keeps_the_text_of_its_open(mounted: Mount) -> None:
 
 
 @as_root
-@pytest.mark.mount_options("allow_other")
+@pytest.mark.mount_options("allow_other,no_default_permissions")
 def test_other_users_are_refused(mounted: Mount) -> None:
     reachable(mounted.path)
     (mounted.path / "file").write_text("x")

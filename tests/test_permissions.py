@@ -1,13 +1,18 @@
 """Owners and modes: the defaults that options set, and the checks that `default_permissions` asks for."""
 
 import os
+import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from mounts import Mount
 from swiftclient import Connection
+
+from swiftfs.mount import _kernel_options
+from swiftfs.settings import parse_options
 
 NOBODY = 65534
 
@@ -83,3 +88,115 @@ def test_a_read_only_mount_refuses_changes(mounted: Mount, connection: Connectio
     ):
         with pytest.raises(OSError, match="Read-only file system"):
             change()
+
+
+OTHERS_MAY = (
+    ("cat", "private"),
+    ("cp", "/dev/null", "private"),
+    ("sh", "-c", "echo more >> private"),
+    ("truncate", "--size=0", "private"),
+    ("rm", "-f", "public"),
+    ("mv", "public", "moved"),
+    ("chmod", "666", "private"),
+    ("touch", "new"),
+    ("mkdir", "folder"),
+    ("ln", "-s", "x", "link"),
+    ("ls", "closed"),
+    ("cat", "closed/inside"),
+    ("setfattr", "-n", "user.x", "-v", "y", "private"),
+)
+"""What others try in a folder of somebody else."""
+
+
+def prepare(folder: Path) -> dict[str, bytes]:
+    """Make private and public files; return what is in them."""
+    (folder / "closed").mkdir()
+    for name, mode in (("private", 0o600), ("public", 0o644), ("closed/inside", 0o644)):
+        (folder / name).write_text(name)
+        (folder / name).chmod(mode)
+    (folder / "closed").chmod(0o700)
+    return tree(folder)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {f"{path.relative_to(folder)} {path.stat().st_mode:o}": path.read_bytes() for path in found}
+
+
+def tried(folder: Path, words: tuple[str, ...]) -> int:
+    script = 'cd "$0" && exec "$@"'
+    return nobody("sh", "-c", script, str(folder), *words)
+
+
+@as_root
+@pytest.mark.parametrize("words", OTHERS_MAY, ids=" ".join)
+@pytest.mark.mount_options("allow_other")
+def test_others_who_are_let_in_may_do_what_modes_allow(mounted: Mount, words: tuple[str, ...]) -> None:
+    reachable(mounted.path)
+    before = prepare(mounted.path)
+    assert tried(mounted.path, ("cat", "public")) == 0
+    assert tried(mounted.path, words) != 0
+    assert tree(mounted.path) == before
+
+
+@as_root
+@pytest.mark.mount_options("allow_other,no_default_permissions")
+def test_others_may_do_everything_where_that_is_asked_for(mounted: Mount) -> None:
+    reachable(mounted.path)
+    prepare(mounted.path)
+    for words in (
+        ("cat", "private"),
+        ("cp", "/dev/null", "private"),
+        ("rm", "-f", "public"),
+        ("ls", "closed"),
+    ):
+        assert tried(mounted.path, words) == 0, words
+    assert (mounted.path / "private").read_bytes() == b""
+    assert not (mounted.path / "public").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "checks"),
+    [
+        ("", {}, False),
+        ("default_permissions", {}, True),
+        ("allow_other", {}, True),
+        ("allow_root", {}, True),
+        ("allow_other=no", {}, False),
+        ("allow_other,default_permissions", {}, True),
+        ("allow_other,no_default_permissions", {}, False),
+        ("allow_root,default_permissions=no", {}, False),
+        ("no_default_permissions,default_permissions,allow_other", {}, True),
+        ("allow_other", {"SWIFTFS_DEFAULT_PERMISSIONS": "no"}, False),
+        ("allow_other", {"SWIFTFS_OPTIONS": "no_default_permissions"}, False),
+        ("default_permissions", {"SWIFTFS_OPTIONS": "allow_other,no_default_permissions"}, True),
+        ("", {"SWIFTFS_ALLOW_OTHER": "yes"}, True),
+    ],
+)
+def test_whoever_lets_others_in_has_modes_checked(
+    words: str, environment: dict[str, str], checks: bool
+) -> None:
+    options = parse_options([words], environment)
+    assert options.checks_permissions is checks
+    assert _kernel_options(options)["default_permissions"] is checks
+
+
+@pytest.mark.parametrize("example", ["README.md", "systemd/srv-photos.mount", "systemd/example.env"])
+def test_the_examples_let_nobody_into_private_files(example: str) -> None:
+    text = (Path(__file__).parents[1] / example).read_text()
+    lists = re.findall(r"[\w=/.,]*\ballow_other\b[\w=/.,]*", text)
+    assert lists
+    assert all("default_permissions" in one.split(",") for one in lists if "," in one)
+
+
+@as_root
+@pytest.mark.mount_options("allow_other,uid=1234,settle=60")
+@pytest.mark.parametrize("command", ["flush", "retry"])
+def test_who_mounted_it_may_give_orders_where_its_root_is_another_s(mounted: Mount, command: str) -> None:
+    (mounted.path / "file").write_text("x")
+    without = "-dac_override,-dac_read_search"
+    words = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"]
+    assert subprocess.run([*words, "touch", mounted.path / "new"], check=False).returncode != 0
+    command_line = [*words, sys.executable, "-m", "swiftfs", command, str(mounted.path)]
+    result = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

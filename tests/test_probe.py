@@ -105,6 +105,7 @@ def test_what_could_not_be_deleted_is_told(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     swift.inject(Fault(method="POST", path="bulk-delete", status=403))
+    swift.inject(Fault(method="DELETE", path=rf"/{container}.*/.", status=403))
     result = swiftfs("probe", container, "--size", "1M", environment=swift.environment())
     assert result.returncode == 1
     assert "objects could not be deleted, such as" in result.stderr

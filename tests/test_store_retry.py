@@ -10,9 +10,9 @@ from memory_store import MemoryStore
 from stores import QUICK, TEXT, methods_seen, read
 
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
-from swiftfs.errors import AccessDenied, AlreadyExists, Corrupt, NotFound, StoreError, Unavailable
+from swiftfs.errors import AccessDenied, AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.model import Limits, Manifest, ObjectName, Segment
-from swiftfs.store import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy, SwiftStore, connect
+from swiftfs.store import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy, connect
 
 pytest_plugins = ["store_fixtures"]
 
@@ -92,19 +92,6 @@ def test_bulk_delete_that_fails_is_repeated(
     assert patient.delete_many([name, replace(name, key="absent")]) == {}
     with pytest.raises(NotFound):
         patient.head(name)
-
-
-def test_bulk_delete_tells_each_failure(
-    plain: SwiftStore, patient: RetryingStore, swift: SwiftServer, name: ObjectName
-) -> None:
-    swift.inject(Fault("POST", "bulk-delete", status=403))
-    failures = patient.delete_many([name])
-    assert [type(error) for error in failures.values()] == [AccessDenied]
-    swift.clear_faults()
-    swift.inject(Fault("POST", "bulk-delete", status=200))
-    assert [type(error) for error in plain.delete_many([name]).values()] == [Corrupt]
-    swift.clear_faults()
-    assert plain.head(name).size == 7
 
 
 def test_only_the_failed_names_are_deleted_again() -> None:

@@ -26,7 +26,7 @@ from swiftfs.model import ObjectName
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = Schema(
+SCHEMA = Schema(
     0x73776A6C,
     1,
     """
@@ -41,7 +41,9 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """,
 )
 """`written` numbers the commit that wrote a row, and the fact `synced` the last one that is on the disk for
-certain. `uploads` are prefixes under which segments may lie that no manifest names yet."""
+certain. `uploads` are prefixes under which segments may lie that no manifest names yet.
+
+A released format never changes: new tables and columns come as a migration."""
 
 RESERVE = 1024 * 1024
 """Bytes of disk kept for the log: thousands of records."""
@@ -64,8 +66,8 @@ class Record:
 class Log:
     """The records of one cache folder, which belong to the source `identity`.
 
-    Raise `ConfigurationError` when the folder holds intents of another source. The lock guards the database;
-    it comes after every other one.
+    Raise `ConfigurationError` when the folder holds intents of another source, or a journal that cannot be
+    opened or has another format. The lock guards the database; it comes after every other one.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -81,6 +83,9 @@ class Log:
         self._take_reserve()
         try:
             self._claim(identity)
+        except sqlite3.Error as error:
+            self._database.close()
+            raise ConfigurationError(f"the journal {self._path} cannot be written: {error}") from None
         except BaseException:
             self._database.close()
             raise
@@ -158,15 +163,22 @@ class Log:
 
     def _open(self) -> sqlite3.Connection:
         try:
+            self._check_empty()
             return _open_file(self._path)
-        except sqlite3.OperationalError as error:  # not damaged, but out of reach
-            raise ConfigurationError(f"{self._path}: {error}") from None
+        except (sqlite3.OperationalError, OSError) as error:  # not damaged, but out of reach
+            raise ConfigurationError(f"the journal {self._path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
             log.error("%s; 'swiftfs recover' brings back what it held", said)
             self.lost.append(said)
             return _open_file(self._path)
+
+    def _check_empty(self) -> None:
+        """Raise `sqlite3.DatabaseError` for a journal that lost its bytes: one that is new has no files."""
+        with suppress(FileNotFoundError):
+            if not self._path.stat().st_size and any((self._folder / "content").iterdir()):
+                raise sqlite3.DatabaseError("it is empty")
 
     @property
     def lost_folder(self) -> Path:
@@ -299,10 +311,16 @@ class Log:
 
 
 def _open_file(path: Path) -> sqlite3.Connection:
-    database = open_database(path, _SCHEMA)
+    database = open_database(path, SCHEMA)
     database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
-    problem = database.execute("PRAGMA quick_check").fetchone()[0]
-    if problem != "ok":
+    try:
+        problem = database.execute("PRAGMA quick_check").fetchone()[0]
+        if problem != "ok":
+            raise sqlite3.DatabaseError(problem)  # noqa: TRY301
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if missing := {"intents", "uploads", "facts"} - tables:
+            raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
+    except BaseException:
         database.close()
-        raise sqlite3.DatabaseError(problem)
+        raise
     return database

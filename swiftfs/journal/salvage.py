@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swiftfs.database import boot_id, row_checksum
+from swiftfs.database import OtherFormat, boot_id, is_empty, migrate, row_checksum
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.intents import Intent, PutFile
+from swiftfs.journal.log import SCHEMA
 
 ATTEMPTS = 10
 """A copy made while a mount moves pages from SQLite's own log to their places is made again."""
@@ -26,6 +27,8 @@ LONGEST_HOLE = 100_000
 
 LONGEST_TEXT = 64 * 1024
 """In bytes, of an intent that is looked for where SQLite finds nothing any more."""
+
+_SELECT = "SELECT seq, path, intent, errno, reason, written, checksum FROM intents"
 
 _INTENT = re.compile(rb'\{"name":\{"container":')
 
@@ -51,12 +54,13 @@ def salvage(journal: Path) -> Salvage:
     """Return what can be read of a journal; raise `ConfigurationError` when it cannot be copied.
 
     A damaged database is read row by row, from its beginning, from its end and in between; what is found
-    after that in its bytes may also be what was done long ago.
+    after that in its bytes may also be what was done long ago. Of another format, `problems` says so, and
+    what is written as we write it is read.
     """
     salvaged = Salvage()
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_journal(journal, Path(folder))
-        damage = _read_rows(copy, salvaged)
+        damage = _read_rows(copy, journal, salvaged)
         if damage:
             salvaged.problems.append(f"{journal} is damaged ({damage})")
             known = {one.intent.file.file for one in salvaged.found if isinstance(one.intent, PutFile)}
@@ -68,9 +72,9 @@ def salvage(journal: Path) -> Salvage:
 
 
 def is_sound(journal: Path) -> bool:
-    """Say whether a journal can be opened and all of it be read."""
+    """Say whether a journal can be opened and all of it be read; one of another format is not damaged."""
     with tempfile.TemporaryDirectory() as folder:
-        return not _read_rows(copy_journal(journal, Path(folder)), Salvage())
+        return not _read_rows(copy_journal(journal, Path(folder)), journal, Salvage())
 
 
 def copy_journal(journal: Path, folder: Path) -> Path:
@@ -102,18 +106,35 @@ def _mark(journal: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _read_rows(copy: Path, salvaged: Salvage) -> str:
-    """Read what SQLite can read; return what is damaged, or nothing."""
+def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
+    """Read what SQLite can read of the copy of a journal; return what is damaged, or nothing."""
     try:
         with closing(sqlite3.connect(copy)) as database:
             database.text_factory = lambda data: data.decode(errors="replace")
+            if is_empty(database):
+                return "it is empty"
+            other = _migrate(database, journal)
             trusted = _trusted(database)
             rows, damage = _rows(database)
             for row in rows:
                 _take(row, trusted, salvaged)
+            if other:
+                salvaged.problems.append(other)
+                damage = ""
             return damage or _check(database)
     except sqlite3.Error as error:
         return str(error)
+
+
+def _migrate(database: sqlite3.Connection, journal: Path) -> str:
+    """Bring a copy to our format; return what to say of one that has another, or nothing."""
+    try:
+        migrate(database, SCHEMA, journal)
+    except OtherFormat as error:
+        return str(error)
+    except sqlite3.Error:  # it is damaged, and what can be read of it is read all the same
+        pass
+    return ""
 
 
 def _check(database: sqlite3.Connection) -> str:
@@ -134,16 +155,16 @@ def _trusted(database: sqlite3.Connection) -> int | None:
 
 def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
     """Return the rows of intents in their order, and what kept the others from being read."""
-    first, damage = _read_until_damage(database, "SELECT * FROM intents ORDER BY seq")
+    first, damage = _read_until_damage(database, f"{_SELECT} ORDER BY seq")
     if not damage:
         return first, ""
-    last, _ = _read_until_damage(database, "SELECT * FROM intents ORDER BY seq DESC")
+    last, _ = _read_until_damage(database, f"{_SELECT} ORDER BY seq DESC")
     low = first[-1][0] if first else 0
     high = last[-1][0] if last else low + LONGEST_HOLE
     between = []
     for seq in range(low + 1, min(high, low + LONGEST_HOLE)):
         with suppress(sqlite3.Error):
-            between += database.execute("SELECT * FROM intents WHERE seq = ?", (seq,)).fetchall()
+            between += database.execute(f"{_SELECT} WHERE seq = ?", (seq,)).fetchall()
     rows = {row[0]: row for row in (*first, *between, *last)}
     return [rows[seq] for seq in sorted(rows)], damage
 

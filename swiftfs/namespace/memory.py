@@ -1,6 +1,7 @@
 """What HEADs have told, on disk: an object that did not change is not asked about again.
 
-The file is a cache. Losing it costs requests; one that is damaged or not ours is put aside and begun anew.
+The file is a cache. Losing it costs requests; one that is damaged or has another format is put aside and
+begun anew.
 """
 
 import json
@@ -16,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from swiftfs.database import Schema, make_tables, open_database
+from swiftfs.database import OtherFormat, Schema, make_tables, open_database, put_aside
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ class HeadMemory:
             return self._open_in_memory()
         try:
             return self._open_file(self._path)
-        except sqlite3.OperationalError as error:
+        except OtherFormat as error:
+            return self._begin_anew(self._path, error)
+        except (sqlite3.OperationalError, OSError) as error:
             log.warning("what HEADs tell is not kept in %s: %s", self._path, error)
         except sqlite3.DatabaseError as error:
             return self._begin_anew(self._path, error)
@@ -140,14 +143,17 @@ class HeadMemory:
         make_tables(database, _SCHEMA)
         return database
 
-    def _begin_anew(self, path: Path, error: sqlite3.Error) -> sqlite3.Connection:
+    def _begin_anew(self, path: Path, error: Exception) -> sqlite3.Connection:
         """Put the file aside and begin another; in memory where that fails too."""
-        aside = path.with_name(path.name + ".damaged")
-        log.warning("%s cannot be used (%s): it is put aside, and objects are asked about again", path, error)
         try:
-            path.replace(aside)
-            for rest in ("-wal", "-shm", "-journal"):
-                path.with_name(path.name + rest).unlink(missing_ok=True)
+            if isinstance(error, OtherFormat):
+                aside = put_aside(path, "other")
+                log.info("%s: it is kept as %s, and objects are asked about again", error, aside.name)
+            else:
+                log.warning(
+                    "%s cannot be used (%s): it is put aside, and objects are asked about again", path, error
+                )
+                put_aside(path, "damaged")
             return self._open_file(path)
         except (sqlite3.Error, OSError):
             return self._open_in_memory()

@@ -22,7 +22,7 @@ from swiftfs.errors import (
 )
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
-from swiftfs.store.bulk import bulk_delete_request, bulk_failures, fits_in_bulk
+from swiftfs.store.bulk import BulkDeletes, BulkRefused, fits_in_bulk
 from swiftfs.store.counters import Counters
 from swiftfs.store.download import Download
 from swiftfs.store.headers import content_length, etag_of, from_wire, sent_info, to_wire
@@ -40,6 +40,8 @@ PUT_SECONDS = 120.0
 PARALLEL_DELETES = 8
 """DELETEs at a time where the server has no bulk-delete."""
 
+SINGLE_BATCH = 1000
+"""DELETEs that wait for their turn at most."""
 
 ROW_BYTES = 8192
 """The longest row of a listing: a name of 1024 bytes is up to six times as long in JSON."""
@@ -66,6 +68,7 @@ class SwiftStore:
         self._limits: Limits | None = None
         self._lock = threading.Lock()
         self._deleters: ThreadPoolExecutor | None = None
+        self._bulk = BulkDeletes(lambda request: self._transport.send(request).body)
 
     def __repr__(self) -> str:
         return f"SwiftStore({self._account.who})"
@@ -80,11 +83,15 @@ class SwiftStore:
                 if error.retryable:
                     return UNKNOWN
                 self._limits = UNKNOWN
-        return self._limits
+        return self._effective(self._limits)
 
     def known_limits(self) -> Limits | None:
         """Return what `/info` has said, None when nobody has asked yet; nothing is asked."""
-        return self._limits
+        return None if self._limits is None else self._effective(self._limits)
+
+    def _effective(self, limits: Limits) -> Limits:
+        """Return limits without the bulk-delete that the server has refused."""
+        return replace(limits, bulk_delete=0) if self._bulk.refused else limits
 
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
@@ -220,15 +227,13 @@ class SwiftStore:
         self._transport.send(Request("delete", "DELETE", name.container, name.key))
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        size = self.limits().bulk_delete
         remaining = iter(dict.fromkeys(names))
         failures: dict[ObjectName, StoreError] = {}
-        while chunk := list(islice(remaining, size or 1000)):
-            in_bulk = [name for name in chunk if size and fits_in_bulk(name)]
-            if in_bulk:
-                failures |= self._delete_in_bulk(in_bulk)
-            if len(in_bulk) < len(chunk):
-                failures |= self._delete_in_parallel([name for name in chunk if name not in set(in_bulk)])
+        while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
+            failed, outage = self._delete_chunk(chunk)
+            failures |= failed
+            if outage is not None:  # the next request would fail too, and its answer be waited for
+                failures |= dict.fromkeys(remaining, outage)
         return failures
 
     def _head(self, name: ObjectName, etag: str) -> ObjectInfo:
@@ -254,12 +259,58 @@ class SwiftStore:
                 return size
             page = self.list_page(container, prefix=prefix, marker=page.marker)
 
-    def _delete_in_bulk(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
-        try:
-            body = self._transport.send(bulk_delete_request(names)).body
-            return bulk_failures(names, body)
-        except StoreError as error:
-            return dict.fromkeys(names, error)
+    def _batch(self) -> int:
+        return self._bulk.batch(self.limits().bulk_delete)
+
+    def _delete_chunk(
+        self, chunk: Sequence[ObjectName]
+    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
+        """Delete some names; return what failed, and the error of an outage."""
+        in_bulk = [name for name in chunk if fits_in_bulk(name)] if self._batch() else []
+        if not in_bulk:
+            return self._delete_in_parallel(chunk), None
+        outcome = self._bulk.delete(in_bulk)
+        if outcome.too_large:
+            return self._delete_halves(chunk)
+        failures = outcome.failures
+        if outcome.refused is not None:
+            return self._delete_in_order(chunk, outcome.refused), None
+        if outcome.outage is None:
+            taken = {*in_bulk} - {*outcome.single}
+            if single := [name for name in chunk if name not in taken]:
+                failures |= self._delete_in_parallel(single)
+        else:
+            failures |= dict.fromkeys(chunk, outcome.outage)
+        return failures, outcome.outage
+
+    def _delete_halves(
+        self, chunk: Sequence[ObjectName]
+    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
+        middle = len(chunk) // 2
+        failures, outage = self._delete_chunk(chunk[:middle])
+        if outage is not None:
+            return failures | dict.fromkeys(chunk[middle:], outage), outage
+        rest, outage = self._delete_chunk(chunk[middle:])
+        return failures | rest, outage
+
+    def _delete_in_order(
+        self, names: Sequence[ObjectName], refusal: BulkRefused
+    ) -> dict[ObjectName, StoreError]:
+        """Delete what a refused bulk-delete was to delete, a few at a time.
+
+        INVARIANT: a large object goes before its segments, so nothing is tried after a failure that may pass.
+        """
+        failures: dict[ObjectName, StoreError] = {}
+        for start in range(0, len(names), PARALLEL_DELETES):
+            some = names[start : start + PARALLEL_DELETES]
+            failed = self._delete_in_parallel(some)
+            failures |= failed
+            if len(failed) < len(some):
+                self._bulk.remember_refusal(refusal)
+            passing = next((error for error in failed.values() if error.retryable), None)
+            if passing is not None:
+                return failures | dict.fromkeys(names[start + PARALLEL_DELETES :], passing)
+        return failures
 
     def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
         with self._lock:
