@@ -10,7 +10,7 @@ from dataclasses import replace
 from swiftfs.attributes import Stored, guess_type
 from swiftfs.content.content import Fill
 from swiftfs.content.origin import Origin
-from swiftfs.errors import PreconditionFailed, SwiftfsError, os_error
+from swiftfs.errors import PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.model import Attributes, FileSpan, ObjectName
@@ -163,6 +163,7 @@ class Files:
         if content is None:
             if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
                 entry = self._rooms.namespace.lookup(path)
+            entry = self._confirmed(path, entry)
             version, size = version_of(entry), entry.attributes.size
             origin = Origin(version.name, entry.etag, size, size)
             content = self._prefetch.take(version) or self._contents.new(version.name, origin)
@@ -173,6 +174,26 @@ class Files:
         node.inherit = entry.headers is None
         return node
 
+    def _confirmed(self, path: str, entry: Entry) -> Entry:
+        """Return the entry with its true version before what is kept of it is taken for the file's bytes.
+
+        Where nothing is kept, the download finds out. While Swift is away what is kept serves.
+        """
+        try:
+            return self._rooms.namespace.verify(path, entry, ask=version_of(entry) in self._contents)
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            return entry
+
+    def _learn(self, node: Node) -> None:
+        """Let an open file, and whoever looks it up, know the version that its bytes came from in fact."""
+        entry, told, origin = node.entry, node.content.told, node.content.origin
+        if entry is None or told is None or origin is None or told.version.name != entry.object:
+            return
+        if told.version.etag == origin.etag and (entry.hinted or entry.etag not in ("", origin.etag)):
+            node.entry = self._rooms.namespace.learn(node.path, entry, told)
+
     def _touch(self, node: Node) -> None:
         node.stat = replace(node.stat, mtime_ns=time.time_ns())
         node.dirty, node.failed = True, False
@@ -181,6 +202,7 @@ class Files:
         if node.inherit and node.content.told is not None:
             told, node.inherit = node.content.told, False
             node.description = replace(node.description, metadata=told.metadata, kept=told.kept)
+        self._learn(node)
         self.settle_hidden(node.name)
         before = node.entry or node.replaces
         description = node.describe()
@@ -212,6 +234,8 @@ class Files:
         node.dirty = False
 
     def _dispose(self, node: Node) -> None:
+        if not node.hidden:
+            self._learn(node)
         if node.dirty and not node.hidden:
             log.warning("%s: its last changes are dropped", node.path)
             self._rooms.namespace.disown(node.path)

@@ -25,6 +25,7 @@ from swiftfs.metadata import Metadata
 from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.moves import Moves, deletion_of
 from swiftfs.namespace.entry import inode_of
+from swiftfs.namespace.inodes import Inodes
 from swiftfs.naming import Source, escape, join, split, unescape
 from swiftfs.promises import Promises, file_promise
 from swiftfs.rooms import Rooms
@@ -43,10 +44,11 @@ class FileSystem:
         self._source = source
         self._namespace = rooms.namespace
         self._journal = rooms.journal
+        self._inodes = Inodes(source)
         table = OpenFiles()
         self._promises = Promises(rooms, table)
         self._files = Files(rooms, self._promises, table)
-        self._folders = Folders(rooms, source, self._files, self._promises)
+        self._folders = Folders(rooms, source, self._files, self._promises, self._inodes)
         self._moves = Moves(rooms, self._files, self._folders, self._promises)
         self._metadata = Metadata(rooms, source, self._files, self._promises)
         self._usage = UsageReport(rooms.store, source)
@@ -75,11 +77,14 @@ class FileSystem:
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
         node = self._files.table.at(path)
-        return node.attributes if node is not None else self._namespace.lookup(path).attributes
+        if node is not None:
+            return self._inodes.of_open(path, node.attributes)
+        return self._inodes.of(path, self._namespace.lookup(path).attributes)
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it has a path still."""
-        return self._files.table.handle(handle).node.attributes
+        node = self._files.table.handle(handle).node
+        return self._inodes.of_open(node.path, node.attributes)
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""
@@ -121,6 +126,7 @@ class FileSystem:
     def rmdir(self, path: str) -> None:
         """Remove an empty folder or container."""
         self._folders.remove(path)
+        self._inodes.forget(path, is_folder=True)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
         """Make an empty file, a FIFO or a socket; a device node is EPERM unless root makes it."""
@@ -148,12 +154,13 @@ class FileSystem:
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
         if self._files.table.at(path) is not None:
-            self._moves.hide(path, f"{path}.fuse_hidden")
+            self._hide(path, f"{path}.fuse_hidden")
         elif entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
         else:
             self._folders.keep_parent(path)
             self._promises.make(path, deletion_of(entry), None)
+            self._inodes.forget(path)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder over whatever POSIX lets it replace."""
@@ -163,7 +170,7 @@ class FileSystem:
         # A program that writes a file of such a name does so under a temporary name that holds the name.
         if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
             if node is not None:
-                self._moves.hide(old, new)
+                self._hide(old, new)
                 return
             # libfuse counts a handle as open until after its release: then nobody will unlink `new`.
             if self._files.table.was_just_released(old):
@@ -172,15 +179,18 @@ class FileSystem:
         moving, target = self._namespace.find(old), self._namespace.find(new)
         if node is None and moving is not None and moving.is_directory:
             self._folders.rename(old, new, moving, target)
-        elif target is not None and target.is_directory:
+            self._inodes.move_folder(old, new)
+            return
+        if target is not None and target.is_directory:
             raise os_error(errno.EISDIR, new)
-        elif node is not None:
+        if node is not None:
             with node.lock:
                 self._moves.rename_open(node, new, self._new_name(new), target)
         elif moving is not None:
             self._moves.move(old, new, self._new_name(new), moving, target)
         else:
             raise os_error(errno.ENOENT, old)
+        self._inodes.move(old, new)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
@@ -282,7 +292,10 @@ class FileSystem:
 
     def release(self, handle: int) -> None:
         """End a handle."""
+        node = self._files.table.handle(handle).node
         self._files.release(handle)
+        if node.hidden and not node.users:
+            self._inodes.forget(node.path)
 
     def statfs(self, path: str) -> FilesystemUsage:
         """Return size and free space as the quotas tell them."""
@@ -315,6 +328,11 @@ class FileSystem:
                 f"{len(left)} changes stay in {self._rooms.cache}, and the next mount goes on with them; "
                 f"the first is {first.path}: {first.reason or 'there was no time'}"
             )
+
+    def _hide(self, path: str, hidden: str) -> None:
+        """Take the name from an open file, which keeps its number until its last handle goes."""
+        self._moves.hide(path, hidden)
+        self._inodes.move(path, hidden)
 
     def _new_name(self, path: str) -> ObjectName:
         """Return the object for a new file; the second name `a%file` exists only beside a folder `a`."""

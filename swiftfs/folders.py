@@ -20,6 +20,7 @@ from swiftfs.journal.intents import (
 )
 from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
+from swiftfs.namespace.inodes import Inodes
 from swiftfs.naming import Folder, Source, is_below, join, plain_marker, slash_marker, split
 from swiftfs.prefetch import version_of
 from swiftfs.promises import Promises
@@ -29,8 +30,11 @@ from swiftfs.rooms import Rooms
 class Folders:
     """What `mkdir`, `rmdir`, `readdir` and `rename` do to folders."""
 
-    def __init__(self, rooms: Rooms, source: Source, files: Files, promises: Promises) -> None:
+    def __init__(
+        self, rooms: Rooms, source: Source, files: Files, promises: Promises, inodes: Inodes
+    ) -> None:
         self._promises = promises
+        self._inodes = inodes
         self._rooms = rooms
         self._namespace = rooms.namespace
         self._journal = rooms.journal
@@ -55,11 +59,11 @@ class Folders:
         path = self._open[number]
         try:
             for entry in self._namespace.children(path):
-                yield entry.name, entry.attributes
+                yield entry.name, self._inodes.of(join(path, entry.name), entry.attributes)
         except NotFound as error:
             raise os_error(errno.ESTALE, path) from error
         for node in self._files.table.unstored_in(path):
-            yield split(node.path)[1], node.attributes
+            yield split(node.path)[1], self._inodes.of_open(node.path, node.attributes)
 
     def flush(self, number: int) -> None:
         """Have an open folder stored, with all that was closed below it."""

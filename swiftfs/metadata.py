@@ -204,6 +204,7 @@ class Metadata:
         attributes = update(entry.attributes)
         if attributes == entry.attributes and metadata is None:
             return entry
+        entry = self._rooms.namespace.verify(path, entry, ask=True)
         headers = self._headers(entry)
         if metadata is not None:
             headers = replace(headers, metadata=metadata)

@@ -92,7 +92,9 @@ def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
         return Outcome(None, done=True, repeated=False)
     if kind.name == "401" and error is not None:
         return Outcome(error if always else None, done=not always, repeated=True)
-    if error is None or not error.retryable:
+    # A HEAD tells that it is the version all the same.
+    is_doubted = operation.name == "get of a version" and kind.name in ("412", "wrong ETag")
+    if error is None or not (error.retryable or is_doubted):
         return Outcome(error, done, repeated=False)
     if not always or (operation.name == "put if absent" and error is Corrupt):
         # It finds its own bytes there: what was stored is right, whatever the first answer said.

@@ -63,6 +63,7 @@ class Content(EvictingFile):
             store, pool, folder, saved.origin, read_ahead, Kept(file, saved.dirty.copy(), checked=False)
         )
         content._dirty = saved.dirty.copy()
+        content._certain = bool(saved.dirty)  # a block that was written in part has bytes of the origin
         punch_hole(file.descriptor, saved.size, rest)  # what a writer left who never closed it
         content._grow(saved.size)
         content._is_saved = True
@@ -255,6 +256,7 @@ class Content(EvictingFile):
             self._away.clear()
             self._origin = Origin(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False
+            self._certain = True
             self._check.begin(done=not taken.overtaken and self._first_missing(0, kept) is None)
         self.grew(taken.size)  # what can be given back did
 

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from swiftfs.attributes import decode_type
 from swiftfs.content.away import Away
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.check import Check, Part
@@ -42,6 +43,8 @@ class FilledFile:
     INVARIANT: no block is given back to the disk that an answer to the kernel still points to.
     The lock guards every field and each change of the local file; it is not held across the network.
 
+    With `_certain` the origin's ETag has been in an answer of Swift, or nothing else can take its place; else
+    only a listing has told it, and one thread may be `_asking`.
     `grew` is called with the number of bytes that are about to be added, while the lock is not held. `told`
     is what the last download said of the object.
     """
@@ -70,6 +73,8 @@ class FilledFile:
         self._answers: dict[int, tuple[int, int]] = {}
         self._pinned = False
         self._check = Check(done=kept is not None and kept.checked)
+        self._certain = kept is not None
+        self._asking = False
         self._idle: Callable[[], None] | None = None
         self._closed = False
         self.grew: Callable[[int], None] = _ignore
@@ -266,6 +271,7 @@ class FilledFile:
 
         def arrived(offset: int, data: bytes) -> None:
             fetch.refuse_unwanted()
+            self._certain = True
             self._store_bytes(offset, data, present=as_they_come)
 
         try:
@@ -274,6 +280,10 @@ class FilledFile:
             )
         except NotFound:
             raise PreconditionFailed(f"{origin.name}: the object was deleted while it was read") from None
+        except PreconditionFailed:
+            if not self._correct(origin):
+                raise
+            return
         if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
         with self._changed:
@@ -287,6 +297,44 @@ class FilledFile:
                 self._check.done = True
             if info.dlo_prefix is None:
                 self._begin_checks(fetch.first, fetch.last)
+
+    def _correct(self, origin: Origin) -> bool:
+        """Ask, once, which version there is instead of a refused one; say whether to go on with that."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._asking)
+            if self._certain:
+                return False
+            self._asking = True
+        try:
+            corrected = self.correct(self._store.head(origin.name))
+            self._certain = True
+        except NotFound:
+            return False
+        else:
+            return corrected
+        finally:
+            with self._changed:
+                self._asking = False
+                self._changed.notify_all()
+
+    def correct(self, info: ObjectInfo) -> bool:
+        """Take the version `info` in place of the one that a listing told wrongly; say whether that was so.
+
+        A listing tells the version of a large object by a parameter of its Content-Type, which travels with
+        copies and can be wrong for ever. Where a new listing would tell the right one, it is to be made; and
+        when a byte of a version has come, no other follows.
+        """
+        etag, said = info.version.etag, decode_type(info.content_type)[1].slo
+        is_told = said == etag if info.is_slo else said is None
+        with self._changed:
+            origin = self._origin
+            if self._certain or origin is None or origin.etag in ("", etag):
+                return False
+            if is_told or info.size != origin.whole or info.version.name != origin.name:
+                return False
+            self._origin, self.told, self._certain = replace(origin, etag=etag), info, True
+        log.info("%s: its Content-Type names another version than it has", origin.name)
+        return True
 
     def _bring_back(self, fetch: Fetch, source: Placed) -> None:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""

@@ -81,7 +81,7 @@ class Execution:
         elif content.uploads is not None and content.origin is not None and again:
             self._find_own_manifest(intent, content, content.uploads.prefix)
         if intent.inherit:
-            intent = self._with_headers(intent)
+            intent = self._with_headers(intent, content)
         return self._storing.run(self._conflicts.settle(intent, content, again=again), content, doom)
 
     def _take_up(self, intent: PutFile, content: Content, uploads: SegmentUpload) -> None:
@@ -102,12 +102,16 @@ class Execution:
             content.rebase(Origin(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
         return named
 
-    def _with_headers(self, intent: PutFile) -> PutFile:
-        """Return the intent with the headers that another client gave the object, if it is still there."""
+    def _with_headers(self, intent: PutFile, content: Content) -> PutFile:
+        """Return the intent with the headers that another client gave the object, if it is still there.
+
+        The answer tells its version too, of which a listing may have told wrongly.
+        """
         try:
             info = self._store.head(intent.name)
         except NotFound:
             return replace(intent, replaces_large=False)
+        content.correct(info)
         # A DLO's own header would have its segments served instead of the bytes.
         kept = {name: value for name, value in info.kept.items() if name != "X-Object-Manifest"}
         description = replace(intent.description, metadata=info.metadata, kept=kept)
@@ -147,8 +151,11 @@ class Execution:
         return None
 
     def _described(self, intent: Describe) -> Description:
-        """Return the description, which of an SLO names its ETag: a listing alone tells it then."""
-        if intent.large is not None:
+        """Return the description, which of an SLO names its ETag: a listing alone tells it then.
+
+        It is that of this moment: a wrong one would stay, whatever other clients do to the object.
+        """
+        if intent.large is False:
             return intent.description
         info = self._store.head(intent.name)
         stored = replace(intent.description.stored, slo=info.version.etag if info.is_slo else None)

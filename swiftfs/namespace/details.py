@@ -43,6 +43,11 @@ class Details:
             key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
         )
 
+    def remember(self, entry: Entry, info: ObjectInfo) -> None:
+        """Take note of what an answer said of the entry's object."""
+        if entry.last_modified and _stays_true(entry, info):
+            self._memory.remember(key_of(entry), info)
+
     def ask(self, entry: Entry) -> Future[ObjectInfo]:
         """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
 
@@ -73,8 +78,7 @@ class Details:
         try:
             assert entry.object is not None
             info = self._store.head(entry.object)
-            if entry.last_modified and _stays_true(entry, info):
-                self._memory.remember(key, info)
+            self.remember(entry, info)
             return info
         finally:
             with self._lock:

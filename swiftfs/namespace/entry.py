@@ -26,7 +26,8 @@ class Entry:
     `etag` is the version for `If-Match`, empty while unknown; `hash` and `last_modified` are the listing's
     and change with every PUT and POST. `large` says whether the object is an SLO, None while unknown.
     `asked` is False while a HEAD may tell more than the listing did. `headers` are the object's where all
-    are known.
+    are known. With `hinted` the `etag` is what the Content-Type says, which travels with copies of the object
+    and may be another one's. A `missing` one Swift lists and does not have.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Entry:
     large: bool | None = False
     asked: bool = True
     headers: Headers | None = None
+    hinted: bool = False
+    missing: bool = False
 
     @property
     def is_directory(self) -> bool:
@@ -132,29 +135,34 @@ def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Ent
 def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry:
     """Return the entry of a file.
 
-    A 0-byte row of another client may be a DLO, whose size only HEAD tells; one that carries our mode is not.
+    A 0-byte row of another client may be a DLO, whose size only HEAD tells; one that carries our mode is not,
+    unless it also says that it is large: a copy in segments, made by another client, keeps the Content-Type.
     """
     base, stored = decode_type(row.content_type)
     target = ObjectName(container, row.key)
     mtime_ns = parse_last_modified(row.last_modified) if stored.mtime_ns is None else stored.mtime_ns
     foreign = stored.mode is None
+    unknown = foreign or (stored.slo is not None and not row.size)
     return Entry(
         name,
         target,
         defaults.apply(defaults.file(row.size, mtime_ns, inode_of(target)), stored),
-        etag=(stored.slo or row.hash) if not foreign else "",
+        etag=(stored.slo or row.hash) if not unknown else "",
         hash=row.hash,
         last_modified=row.last_modified,
         media_type=base,
         target=stored.target,
-        large=None if foreign else stored.slo is not None,
-        asked=not foreign or (row.size > 0 and not defaults.ask_times),
+        large=None if unknown else stored.slo is not None,
+        asked=not unknown or (row.size > 0 and not defaults.ask_times),
+        hinted=not unknown and stored.slo is not None,
     )
 
 
 def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     """Return the entry with what a HEAD said."""
-    attributes = defaults.apply(entry.attributes, decode_metadata(info.metadata))
+    attributes = entry.attributes
+    if not entry.hinted:  # else the listing has told them
+        attributes = defaults.apply(attributes, decode_metadata(info.metadata))
     if not entry.is_directory:
         attributes = replace(attributes, size=info.size)
     base, _ = decode_type(info.content_type)
@@ -166,6 +174,7 @@ def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         large=info.is_slo,
         asked=True,
         headers=Headers(base, info.metadata, info.kept),
+        hinted=False,
     )
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.errors import BadName, NotFound, os_error
-from swiftfs.model import ObjectName, Page
+from swiftfs.model import ObjectInfo, ObjectName, Page
 from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.completion import Completion
 from swiftfs.namespace.details import Details
@@ -112,6 +112,27 @@ class Namespace:
         if entry is None:
             raise os_error(errno.ENOENT, path)
         return entry
+
+    def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
+        """Return `entry` with the version that Swift told, where only the Content-Type has.
+
+        It may be remembered; else, with `ask`, this is a HEAD. Raise `NotFound` where it finds nothing.
+        """
+        if not entry.hinted:
+            return entry
+        info = self._details.recall(entry)
+        if info is None and ask:
+            info = self._details.ask(entry).result()
+        return entry if info is None else self.learn(path, entry, info)
+
+    def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
+        """Return `entry` with what Swift answered about its object, and let `path` be that."""
+        better = with_details(entry, info, self._defaults)
+        self._details.remember(entry, info)
+        with self._lock:
+            if (listing := self._listings.get(self._source.folder(split(path)[0]))) is not None:
+                listing.refine(entry, better)
+        return better
 
     def find(self, path: str) -> Entry | None:
         """Return what `path` is as its folder's listing knows it, or None when it does not exist."""
@@ -361,7 +382,7 @@ class Namespace:
         subdirs = [target.key + "/"] if below.rows else []
         found: dict[str, Entry | None] = {name: None}
         for entry in entries_of(folder, rows, subdirs, self._defaults):
-            told = info is not None and not entry.asked
+            told = info is not None and (entry.hinted or not entry.asked)
             found[entry.name] = with_details(entry, info, self._defaults) if told and info else entry
         with self._lock:
             for known, better in found.items():

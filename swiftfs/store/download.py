@@ -17,9 +17,22 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class Download:
-    """`length` bytes of an object from `offset` on, or all up to its end, on their way to `sink`."""
+    """`length` bytes of an object from `offset` on, or all up to its end, on their way to `sink`.
 
-    def __init__(self, name: ObjectName, sink: Sink, offset: int, length: int | None, etag: str) -> None:
+    They are those of the version `etag` unless that is empty; without `conditional` the server is not asked
+    to see to that, and its answer alone tells.
+    """
+
+    def __init__(
+        self,
+        name: ObjectName,
+        sink: Sink,
+        offset: int,
+        length: int | None,
+        etag: str,
+        *,
+        conditional: bool = True,
+    ) -> None:
         if offset < 0 or (length is not None and length < 1):
             raise BadRequest(f"get {name}: no {length} bytes from {offset}")
         self._name = name
@@ -27,6 +40,7 @@ class Download:
         self._offset = offset
         self._length = length
         self._etag = etag
+        self._conditional = conditional and bool(etag)
 
     @property
     def request(self) -> Request:
@@ -35,7 +49,7 @@ class Download:
         if self._offset or self._length is not None:
             last = "" if self._length is None else self._offset + self._length - 1
             headers["Range"] = f"bytes={self._offset}-{last}"
-        if self._etag:
+        if self._conditional:
             headers["If-Match"] = f'"{self._etag}"'
         meaning = {412: PreconditionFailed} if self._etag else {}
         name = self._name

@@ -1,0 +1,138 @@
+"""Inode numbers: one for each living file, whatever it is called.
+
+A name has the number that its hash gives, the same at every mount. Only what a rename makes of that is
+remembered here: the numbers of files under other names than those they come from.
+"""
+
+import itertools
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+
+from swiftfs.model import Attributes, ObjectName
+from swiftfs.namespace.entry import folder_inode, inode_of
+from swiftfs.naming import Folder, Source, split, unescape
+
+REMEMBERED = 65_536
+"""Files with another number than their name's: some 20 MB. The longest unused get their names' again."""
+
+REMEMBERED_FOLDERS = 4096
+"""Folders that were moved, or whose name was left by one; beyond that all get their names' numbers again."""
+
+_NOWHERE = "\0"
+"""No container has a name that begins so, so no object has the number of what is in one."""
+
+
+class Inodes:
+    """The numbers of all that lies in `source`, by paths of the mount. Any thread may call any method.
+
+    A name's *place* is the number that its hash gives. A moved folder takes the places of all below it along:
+    `_places` says in which folder the names of a folder have their places, and no two folders share one.
+    INVARIANT: `_numbers`, from a place to the number that is used instead, and `_owners`, from such a number
+    to the place, are inverse to each other. Hence no number is given twice.
+    The lock guards every field; no other is taken while it is held.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._places: dict[Folder, Folder] = {}
+        self._numbers: OrderedDict[int, int] = OrderedDict()
+        self._owners: dict[int, int] = {}
+        self._fresh = itertools.count(1)
+
+    def of(self, path: str, attributes: Attributes) -> Attributes:
+        """Return the attributes of what is at `path` with its number; they come with that of its name."""
+        if not self._numbers and not self._places:
+            return attributes
+        with self._lock:
+            is_folder = attributes.is_directory
+            place = self._place(path, is_folder=is_folder) if self._places else attributes.inode
+            number = self._number(place)
+        return attributes if number == attributes.inode else replace(attributes, inode=number)
+
+    def of_open(self, path: str, attributes: Attributes) -> Attributes:
+        """Return the attributes of an open file that is at `path` now, with its number."""
+        with self._lock:
+            number = self._number(self._place(path, is_folder=False))
+        return replace(attributes, inode=number)
+
+    def move(self, old: str, new: str) -> None:
+        """Take note that the file `old` is called `new` now; what was called so is no more."""
+        with self._lock:
+            self._move(old, new, is_folder=False)
+
+    def move_folder(self, old: str, new: str) -> None:
+        """Take note that the folder `old` is called `new` now, and all below it lies there."""
+        with self._lock:
+            self._move(old, new, is_folder=True)
+            source, target = self._source.folder(old), self._source.folder(new)
+            taken = self._folder_place(source)
+            for folder in [folder for folder in self._places if folder.is_below(target)]:
+                del self._places[folder]
+            for folder in [folder for folder in self._places if folder.is_below(source)]:
+                place = self._places.pop(folder)
+                if folder != source:
+                    below = folder.prefix.removeprefix(source.prefix)
+                    self._places[Folder(target.container, target.prefix + below)] = place
+            if taken != self._folder_place(target):
+                self._places[target] = taken
+            left = self._folder_place(source)
+            # The places that a new folder of the old name would have may be those of what has just moved.
+            if taken.is_below(left) or any(place.is_below(left) for place in self._places.values()):
+                self._places[source] = Folder(f"{_NOWHERE}{next(self._fresh)}", "")
+            if len(self._places) > REMEMBERED_FOLDERS:
+                self._places.clear()
+
+    def forget(self, path: str, *, is_folder: bool = False) -> None:
+        """Take note that what was at `path` is no more."""
+        if self._numbers:
+            with self._lock:
+                self._release(self._place(path, is_folder=is_folder))
+
+    def _move(self, old: str, new: str, *, is_folder: bool) -> None:
+        source, target = self._place(old, is_folder=is_folder), self._place(new, is_folder=is_folder)
+        number = self._number(source)
+        self._release(source)
+        self._release(target)
+        self._give(target, number)
+
+    def _number(self, place: int) -> int:
+        number = self._numbers.get(place)
+        if number is not None:
+            self._numbers.move_to_end(place)
+            return number
+        if place not in self._owners:
+            return place
+        number = inode_of(ObjectName(_NOWHERE, str(next(self._fresh))))
+        self._give(place, number)
+        return number
+
+    def _give(self, place: int, number: int) -> None:
+        if number == place:
+            return
+        self._numbers[place] = number
+        self._owners[number] = place
+        while len(self._numbers) > REMEMBERED:
+            self._release(next(iter(self._numbers)))
+
+    def _release(self, place: int) -> None:
+        number = self._numbers.pop(place, None)
+        if number is not None:
+            del self._owners[number]
+
+    def _place(self, path: str, *, is_folder: bool) -> int:
+        if is_folder and not (folder := self._source.folder(path)).prefix.removeprefix(self._source.prefix):
+            return folder_inode(folder)  # the root, or a container: neither moves
+        parent, name = split(path)
+        above = self._folder_place(self._source.folder(parent))
+        return inode_of(above.child(unescape(name)[0]), folder=is_folder)
+
+    def _folder_place(self, folder: Folder) -> Folder:
+        """Return the folder in which the names of `folder` have their places."""
+        prefix = folder.prefix if self._places else ""
+        while prefix:
+            if (place := self._places.get(Folder(folder.container, prefix))) is not None:
+                return Folder(place.container, place.prefix + folder.prefix.removeprefix(prefix))
+            prefix = prefix[: prefix[:-1].rfind("/") + 1]
+        return folder
