@@ -1,12 +1,10 @@
 """Segments that no manifest names: left by clients that died or that overwrote a large object.
 
-An orphan is recognised by its name, by its age, and because no manifest in the whole account names it. Names:
-`<key>/swiftfs-<id>/…` is ours, `<key>/slo/<time>/<size>/<segment>/<number>` (or without `slo/`) is that of
-python-swiftclient 4, `<key>/<date>-<time>-<id>/<number>` of rclone 1.75, both as those clients wrote them;
-`<key>/<time>/<size>/<number>` is from the source of older rclone versions (backend/swift).
+An orphan is recognised by its name, by its age, and because no manifest in the whole account names it. Below
+a prefix of a mount whose journal is not at hand it is none: it may hold the only copy of what that mount has
+not stored yet.
 """
 
-import re
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -16,25 +14,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
-from swiftfs.content.places import SEGMENTS_SUFFIX, Place, place_beside, place_inside
+from swiftfs.content.places import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.model import ObjectName, Row
 from swiftfs.naming import Source
 from swiftfs.store.protocol import ObjectStore
-
-SEGMENT_NAME = re.compile(
-    r"""(.+/(?:
-        swiftfs-[0-9a-f]{32} |
-        (?:slo/)? \d+\.\d+ / \d+ / \d+ |
-        \d{4}-\d\d-\d\d-\d{6}-[\w-]{22} |
-        \d+\.\d+ / \d+
-    ))/[^/]+""",
-    re.VERBOSE | re.DOTALL,
-)
-"""A segment's name; the group is what all segments of one upload begin with."""
-
-RCLONE_FOLDER = ".file-segments"
-"""Where rclone puts segments that it keeps in the file's own container."""
 
 PARALLEL = 16
 """Requests at once: all that is asked for is small."""
@@ -199,9 +183,7 @@ class Search:
         if self._source.is_account:
             owners = [name.removesuffix(SEGMENTS_SUFFIX) for name in containers]
         for owner in dict.fromkeys(owners):
-            given = [Place(elsewhere, f"{owner}/")] if elsewhere else []
-            inside = [place_inside(owner), Place(owner, RCLONE_FOLDER + "/")]
-            for place in (place_beside(owner), *inside, *given):
+            for place in places_of(owner, elsewhere or AUTO):
                 if place.container in containers:
                     yield Place(place.container, place.prefix + self._source.prefix)
 

@@ -15,12 +15,13 @@ from mounts import Mount, clean_environment, run, swift_cli
 from stores import TEXT, put
 from swiftclient import Connection
 
+from swiftfs.content.places import SEGMENT_NAME
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.journaled import journaled_prefixes
 from swiftfs.model import Manifest, ObjectName
 from swiftfs.naming import Source
-from swiftfs.orphans import SEGMENT_NAME, Search
+from swiftfs.orphans import Search
 from swiftfs.store import SwiftStore, open_account
 from swiftfs.store.protocol import Headers
 
