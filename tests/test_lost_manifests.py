@@ -12,6 +12,7 @@ from journal_house import body
 from memory_store import MemoryStore
 from scenes import wait_until
 
+from swiftfs.content.blocks import BLOCK
 from swiftfs.errors import Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.model import Manifest, ObjectInfo, ObjectName
@@ -202,8 +203,9 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
     with killed(store, tmp_path) as filesystem:
         for number in range(2):
             store.away = False
-            change(filesystem, number * MIB, bytes([number + 1]) * 100)
-            data[number * MIB : number * MIB + 100] = bytes([number + 1]) * 100
+            # Whole blocks: a part of one would be completed from the version that is gone.
+            change(filesystem, number * MIB, bytes([number + 1]) * BLOCK)
+            data[number * MIB : number * MIB + BLOCK] = bytes([number + 1]) * BLOCK
             lose(filesystem, store)
     assert body(store, "file") == data
     with bench(store, tmp_path, OPTIONS) as filesystem:
