@@ -61,16 +61,23 @@ def patched(data: bytes, offset: int, part: bytes) -> bytes:
     return data[:offset] + part + data[offset + len(part) :]
 
 
-def conflict(store: MemoryStore, caches: tuple[Path, Path]) -> tuple[bytes, bytes]:
-    """Let two mounts change one file; return what was theirs, which is kept, and ours, which stands."""
+@pytest.fixture(params=["patch", "append"])
+def conflict(
+    store: MemoryStore, caches: tuple[Path, Path], request: pytest.FixtureRequest
+) -> tuple[bytes, bytes]:
+    """Let two mounts change one file; return what was theirs, which is kept, and ours, which stands.
+
+    With an append theirs has all segments of the old version still.
+    """
     data = os.urandom(4 * MIB)
-    theirs, ours = patched(data, 0, b"theirs"), patched(data, 2 * MIB, b"ours")
+    offset = 0 if request.param == "patch" else len(data)
+    theirs, ours = patched(data, offset, b"theirs"), patched(data, 2 * MIB, b"ours")
     with bench(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         flush(filesystem)
         change(filesystem, 2 * MIB, b"ours")
         with bench(store, caches[1], OPTIONS) as other:
-            change(other, 0, b"theirs")
+            change(other, offset, b"theirs")
         assert body(store, "file") == theirs
     return theirs, ours
 
@@ -97,19 +104,18 @@ def check(store: MemoryStore, theirs: bytes, ours: bytes) -> None:
 
 
 def test_both_versions_stand_with_segments_of_their_own(
-    store: MemoryStore, caches: tuple[Path, Path]
+    store: MemoryStore, conflict: tuple[bytes, bytes]
 ) -> None:
-    theirs, ours = conflict(store, caches)
-    check(store, theirs, ours)
+    check(store, *conflict)
     headers = store.head(ObjectName("box", kept(store)))
     assert decode_type(headers.content_type)[1].slo == headers.version.etag
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["the winner's mount", "another mount"])
 def test_the_winner_is_changed_and_the_kept_one_deleted(
-    store: MemoryStore, caches: tuple[Path, Path], who: int
+    store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
-    theirs, ours = conflict(store, caches)
+    theirs, ours = conflict
     with bench(store, caches[who], OPTIONS) as filesystem:
         for number in range(4):
             change(filesystem, number * MIB + 50, b"again")
@@ -127,8 +133,10 @@ def test_the_winner_is_changed_and_the_kept_one_deleted(
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_the_winner_is_deleted(store: MemoryStore, caches: tuple[Path, Path], who: int) -> None:
-    theirs, _ = conflict(store, caches)
+def test_the_winner_is_deleted(
+    store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
+) -> None:
+    theirs, _ = conflict
     with bench(store, caches[who], OPTIONS) as filesystem:
         filesystem.unlink("/file")
     assert body(store, kept(store)) == theirs
