@@ -12,16 +12,25 @@ import pytest
 from commands import one_line, swiftfs
 from memory_store import MemoryStore
 from mounts import Mount, clean_environment, run, swift_cli
+from scenes import wait_until
 from stores import TEXT, put
 from swiftclient import Connection
+from test_large_files import noise
 
+from swiftfs.attributes import Stored
+from swiftfs.content.blocks import Blocks
 from swiftfs.content.places import SEGMENT_NAME
+from swiftfs.content.saved import Placed, SavedFile
+from swiftfs.content.segments import journal_of, segment_prefix
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.log import Log, Record
 from swiftfs.journaled import Journaled, journaled
-from swiftfs.model import Manifest, ObjectName
+from swiftfs.model import Manifest, ObjectName, Segment
 from swiftfs.naming import Source
 from swiftfs.orphans import Search
+from swiftfs.status import retry
 from swiftfs.store import SwiftStore, open_account
 from swiftfs.store.protocol import Headers
 
@@ -334,3 +343,85 @@ def test_a_journal_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         journaled(tmp_path)
     assert journaled(tmp_path / "missing") == Journaled()
+
+
+@contextmanager
+def parked(swift: SwiftServer, container: str, folder: Path) -> Iterator[Mount]:
+    """A mount that has evicted bytes of a file which the container has no room for."""
+    with Mount(swift, container, folder, "segment_size=4M,settle=0.1,cache_size=64M") as mount:
+        mount.expected.append("413")
+        swift.inject(Fault(method="PUT", path="multipart-manifest=put", status=413))
+        (mount.path / "film").write_bytes(noise(96 * MIB))
+        wait_until(lambda: "waits until it can be stored" in mount.log.read_text())
+        yield mount
+
+
+def test_the_only_copy_of_what_another_mount_has_evicted_stays(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    beside = f"{container}_segments"
+    with parked(swift, container, tmp_path / "mount") as mount:
+        before = keys(connection, beside)
+        assert len(before) == 24
+        told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+        assert uploads_told(told)[0].startswith(f"spared: {beside}/film/swiftfs-")
+        assert "0 uploads" in told
+        assert "spared 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in told
+        assert keys(connection, beside) == before
+        words = (container, "--older-than", "0s", "--delete", "--cache-dir", mount.cache)
+        assert uploads_told(careful_gc(swift, *words)) == []
+        assert uploads_told(careful_gc(swift, *words, "--unfinished-uploads")) == []
+        assert keys(connection, beside) == before
+        swift.clear_faults()
+        retry(mount.path)
+        wait_until(lambda: "film" in keys(connection, container))
+        assert connection.get_object(container, "film")[1] == noise(96 * MIB)
+
+
+def test_what_a_journal_that_is_here_does_not_speak_of_is_an_orphan(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    with Mount(swift, container, tmp_path / "mount", "segment_size=1M") as mount:
+        (mount.path / "film").write_bytes(noise(2 * MIB))
+    connection.delete_object(container, "film")
+    words = (container, "--older-than", "0s", "--delete")
+    beside = f"{container}_segments"
+    assert "spared 1 unfinished" in careful_gc(swift, *words)
+    assert len(keys(connection, beside)) == 2
+    assert len(uploads_told(careful_gc(swift, *words, "--cache-dir", mount.cache))) == 1
+    assert keys(connection, beside) == set()
+
+
+def test_where_the_journal_is_gone_it_takes_words(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    beside = f"{container}_segments"
+    connection.put_container(beside)
+    connection.put_object(beside, f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    connection.put_object(beside, "film/slo/1795427137.042741/3145728/1048576/00000002", b"y")
+    told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+    assert "deleted 1 segments" in told
+    assert keys(connection, beside) == {f"film/{OURS}/0000000000000-0123456789ab"}
+    assert "deleted 1 segments" in gc(swift, container, "--older-than", "0s", "--delete")
+    assert keys(connection, beside) == set()
+
+
+def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
+    """A record of a file may outlive that of its upload."""
+    prefix = ObjectName("a_segments", f"film/{OURS}/")
+    name = ObjectName("a", "film")
+    placed = Placed(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
+    saved = SavedFile("local", MIB, None, Blocks(), prefix, (placed,))
+    with closing(Log(tmp_path, "me")) as log:
+        log.commit([Record(1, "/film", PutFile(name, saved, Description("a/b", Stored())))])
+        said = journaled(tmp_path)
+        assert said == Journaled(frozenset({log.id}), frozenset({prefix, placed.segment.name}))
+    with closing(Log(tmp_path, "me")) as log:
+        assert journaled(tmp_path).ids == {log.id}
+
+
+def test_an_upload_tells_whose_journal_knows_of_it() -> None:
+    name = ObjectName("box", "swiftfs-" + "a" * 32 + "/x")
+    assert journal_of(segment_prefix(name, "0123456789ab")) == "0123456789ab"
+    assert journal_of("film/slo/1795427137.042741/3145728/1048576/") is None
+    assert len({segment_prefix(name, "0123456789ab") for _ in range(100)}) == 100
