@@ -3,12 +3,15 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.database import is_empty, migrate
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.codec import Unreadable, decode
+from swiftfs.journal.intents import PutFile
 from swiftfs.journal.log import SCHEMA
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.model import ObjectName
@@ -16,34 +19,63 @@ from swiftfs.model import ObjectName
 JOURNAL = "journal.sqlite"
 
 
-def journaled_prefixes(cache_root: Path) -> set[ObjectName]:
-    """Return what the names of segments begin with that a journal below `cache_root` speaks of.
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """What journals say: their own `ids`, and how the names of the segments begin that they speak of."""
 
-    That is in the cache folder itself and in those in it; a root that belongs to somebody else says nothing.
-    Raise `ConfigurationError` for a journal that cannot be read, or has another format.
+    ids: frozenset[str] = frozenset()
+    prefixes: frozenset[ObjectName] = frozenset()
+
+    @classmethod
+    def all_of(cls, several: Iterable["Journaled"]) -> "Journaled":
+        """Return what several journals say together."""
+        found = list(several)
+        ids = frozenset(text for one in found for text in one.ids)
+        return cls(ids, frozenset(prefix for one in found for prefix in one.prefixes))
+
+
+def journaled(cache_root: Path) -> Journaled:
+    """Return what the journals below `cache_root` say: in the folder itself and in those in it.
+
+    A root that belongs to somebody else says nothing. Raise `ConfigurationError` for a journal that cannot be
+    read, or has another format.
     """
     if not os.access(cache_root, os.R_OK | os.X_OK):
-        return set()
-    return {prefix for journal in _journals(cache_root) for prefix in _read(journal)}
+        return Journaled()
+    return Journaled.all_of(_read(journal) for journal in _journals(cache_root))
 
 
 def _journals(root: Path) -> Iterator[Path]:
     yield from (path for path in (root / JOURNAL, *sorted(root.glob(f"*/{JOURNAL}"))) if path.exists())
 
 
-def _read(journal: Path) -> set[ObjectName]:
+def _read(journal: Path) -> Journaled:
     """Read a copy: who has the journal open lets nobody else in."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return _uploads(copy_journal(journal, Path(folder)), journal)
+            with closing(sqlite3.connect(copy_journal(journal, Path(folder)))) as database:
+                if is_empty(database):
+                    return Journaled()
+                migrate(database, SCHEMA, journal)
+                ids = database.execute("SELECT value FROM facts WHERE name = 'id'").fetchall()
+                uploads = database.execute("SELECT container, prefix FROM uploads").fetchall()
+                left = database.execute("SELECT container, key FROM leftovers").fetchall()
+                intents = database.execute("SELECT intent FROM intents").fetchall()
         except sqlite3.Error as error:
             raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
+    prefixes = {ObjectName(container, prefix) for container, prefix in (*uploads, *left)}
+    try:
+        prefixes |= {name for (text,) in intents for name in _needed(text)}
+    except Unreadable as error:
+        raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
+    return Journaled(frozenset(text for (text,) in ids), frozenset(prefixes))
 
 
-def _uploads(copy: Path, journal: Path) -> set[ObjectName]:
-    with closing(sqlite3.connect(copy)) as database:
-        if is_empty(database):
-            return set()
-        migrate(database, SCHEMA, journal)
-        rows = database.execute("SELECT container, prefix FROM uploads").fetchall()
-        return {ObjectName(container, prefix) for container, prefix in rows}
+def _needed(text: str) -> Iterator[ObjectName]:
+    """Yield the segments, and what the names of segments begin with, that an intent needs."""
+    intent = decode(text)
+    if isinstance(intent, PutFile):
+        yield from [intent.file.prefix] if intent.file.prefix else []
+        yield from (placed.segment.name for placed in intent.file.evicted)
+        if intent.file.origin is not None and intent.file.origin.manifest is not None:
+            yield from (segment.name for segment in intent.file.origin.manifest.segments)

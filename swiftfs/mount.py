@@ -28,6 +28,9 @@ from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.log import Log
+from swiftfs.journal.manifestcopy import ManifestCopier
+from swiftfs.journal.ownership import Ownership
+from swiftfs.journal.removal import Removal
 from swiftfs.journal.report import progress
 from swiftfs.model import Limits
 from swiftfs.namespace.details import Details
@@ -176,12 +179,15 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         read_ahead=options.read_ahead,
         segments=options.segments,
         rests=settle,
+        journal=journal_log.id,
     )
     files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
     lost = journal_log.lost_folder if journal_log.lost else None
     contents = ContentCache(cache, options.cache_size, maker, files, lost)
-    conflicts = Conflicts(store, keep=options.conflict == "keep")
-    execution = Execution(store, options.segment_size, conflicts)
+    removal = Removal(store, journal_log, Ownership(journal_log, options.segments))
+    copier = ManifestCopier(store, maker.places, journal_log)
+    conflicts = Conflicts(store, copier, removal, keep=options.conflict == "keep")
+    execution = Execution(store, options.segment_size, conflicts, removal)
     journal = Journal(execution, contents, journal_log, seconds=settle, parallel=PER_UPLOAD * options.uploads)
     journal.sent = progress(contents, stores.counters.under_way)
     rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)

@@ -65,7 +65,8 @@ class Moves:
         if self._move_promise(old, new, entry.object, moved, target):
             return moved
         try:
-            self._journal.execute(old, Move(entry.object, name, target.large if target else False))
+            replaces_large = target.large if target else False
+            self._journal.execute(old, Move(entry.object, name, replaces_large, entry.large))
         except NotFound:
             self._namespace.forget(old)
             raise

@@ -1,40 +1,25 @@
 """Segments that no manifest names: left by clients that died or that overwrote a large object.
 
-An orphan is recognised by its name, by its age, and because no manifest in the whole account names it. Names:
-`<key>/swiftfs-<id>/…` is ours, `<key>/slo/<time>/<size>/<segment>/<number>` (or without `slo/`) is that of
-python-swiftclient 4, `<key>/<date>-<time>-<id>/<number>` of rclone 1.75, both as those clients wrote them;
-`<key>/<time>/<size>/<number>` is from the source of older rclone versions (backend/swift).
+An orphan is recognised by its name, by its age, and because no manifest in the whole account names it. Below
+a prefix of a mount whose journal is not at hand it is none: it may hold the only copy of what that mount has
+not stored yet.
 """
 
-import re
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
-from swiftfs.content.places import SEGMENTS_SUFFIX, Place, place_beside, place_inside
+from swiftfs.content.places import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
+from swiftfs.content.segments import journal_of
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
 from swiftfs.model import ObjectName, Row
 from swiftfs.naming import Source
 from swiftfs.store.protocol import ObjectStore
-
-SEGMENT_NAME = re.compile(
-    r"""(.+/(?:
-        swiftfs-[0-9a-f]{32} |
-        (?:slo/)? \d+\.\d+ / \d+ / \d+ |
-        \d{4}-\d\d-\d\d-\d{6}-[\w-]{22} |
-        \d+\.\d+ / \d+
-    ))/[^/]+""",
-    re.VERBOSE | re.DOTALL,
-)
-"""A segment's name; the group is what all segments of one upload begin with."""
-
-RCLONE_FOLDER = ".file-segments"
-"""Where rclone puts segments that it keeps in the file's own container."""
 
 PARALLEL = 16
 """Requests at once: all that is asked for is small."""
@@ -118,6 +103,17 @@ class Suspects:
     def __len__(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM suspects").fetchone()[0])
 
+    def set_unfinished_aside(self, journals: Collection[str]) -> list[Upload]:
+        """Drop uploads of mounts none of whose `journals` is at hand, and return them.
+
+        Such a journal may speak of them: then they hold bytes of files that are not stored yet.
+        """
+        made = [(upload, journal_of(upload.prefix.key)) for upload in self.uploads()]
+        aside = [upload for upload, journal in made if journal is not None and journal not in journals]
+        for upload in aside:
+            self.clear_below(upload.prefix)
+        return aside
+
     def uploads(self) -> Iterator[Upload]:
         """Yield what is left, an upload at a time."""
         rows = self._database.execute(
@@ -143,6 +139,7 @@ class Search:
     def __init__(self, store: ObjectStore, source: Source, progress: Callable[[Looked], None]) -> None:
         self.looked = Looked()
         self.suspects = Suspects()
+        self.unfinished: list[Upload] = []
         self._store = store
         self._source = source
         self.progress = progress
@@ -154,11 +151,21 @@ class Search:
         self._pool.shutdown(cancel_futures=True)
         self.suspects.close()
 
-    def run(self, *, elsewhere: str, limit_ns: int, journaled: Iterable[ObjectName], now_ns: int) -> None:
+    def run(
+        self,
+        *,
+        elsewhere: str,
+        limit_ns: int,
+        journaled: Iterable[ObjectName],
+        now_ns: int,
+        journals: Collection[str] | None = None,
+    ) -> None:
         """Find the orphans that are older than `limit_ns`; they are in `suspects` then.
 
         `elsewhere` is a container that was given for segments, or empty; `journaled` are names that a journal
-        speaks of. Raise `AccessDenied` when a container cannot be looked at: its manifests may name any.
+        speaks of. What a mount has uploaded whose journal is not among `journals`, by their ids, is
+        `unfinished`; with None it is an orphan like any other. Raise `AccessDenied` when a container cannot
+        be looked at: its manifests may name any.
         """
         containers = self._containers()
         self._searched = list(self._places(containers, elsewhere))
@@ -172,6 +179,8 @@ class Search:
         # What was renamed meanwhile may have gone from a part not seen yet to one already seen.
         for container in containers:
             self._look_at(container, now_ns - DRIFT_NS)
+        if journals is not None:
+            self.unfinished = self.suspects.set_unfinished_aside(journals)
 
     def delete(self) -> dict[ObjectName, Exception]:
         """Delete the orphans; return what could not be."""
@@ -199,9 +208,7 @@ class Search:
         if self._source.is_account:
             owners = [name.removesuffix(SEGMENTS_SUFFIX) for name in containers]
         for owner in dict.fromkeys(owners):
-            given = [Place(elsewhere, f"{owner}/")] if elsewhere else []
-            inside = [place_inside(owner), Place(owner, RCLONE_FOLDER + "/")]
-            for place in (place_beside(owner), *inside, *given):
+            for place in places_of(owner, elsewhere or AUTO):
                 if place.container in containers:
                     yield Place(place.container, place.prefix + self._source.prefix)
 

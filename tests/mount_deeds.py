@@ -98,7 +98,9 @@ def prepare(store: SwiftStore, container: str, deed: Deed) -> None:
 def _put_large(store: SwiftStore, name: ObjectName) -> None:
     segments = f"{name.container}_segments"
     store.create_container(segments)
-    parts = [ObjectName(segments, f"large/{number}") for number in range(2)]
+    parts = [
+        ObjectName(segments, f"large/1700000000.5/{len(LARGE)}/{MIB}/{number:08d}") for number in range(2)
+    ]
     bodies = [LARGE[number * MIB : (number + 1) * MIB] for number in range(2)]
     stored = [store.put(part, body, Headers("text/plain")) for part, body in zip(parts, bodies, strict=True)]
     manifest = Manifest(tuple(Segment(one.version.name, one.version.etag, MIB) for one in stored))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,9 @@ from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import Corrupt
 from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.log import Log
+from swiftfs.journal.ownership import Ownership
+from swiftfs.journal.removal import Removal
 from swiftfs.journal.storing import Storing
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Body, Headers
@@ -52,7 +56,11 @@ class Writer:
         self.store = SlowStore("box")
         self.pool = ThreadPoolExecutor(threads)
         self.doomed: set[ObjectName] = set()
-        self.storing = Storing(self.store, MIB, self._discard)
+        (folder / "journal").mkdir(exist_ok=True)
+        self.log = Log(folder / "journal", "box")
+        self.removal = Removal(self.store, self.log, Ownership(self.log), lambda: self.now)
+        self.now = time.time()
+        self.storing = Storing(self.store, MIB, self.removal)
         self.places = SegmentPlaces(self.store)
         self.begun: list[Standing] = []
         self.model = bytearray()
@@ -137,10 +145,7 @@ class Writer:
     def close(self) -> None:
         self.pool.shutdown()
         self.content.close()
-
-    def _discard(self, names: object) -> None:
-        assert isinstance(names, set)
-        self.store.delete_many(names)
+        self.log.close()
 
 
 def noise(size: int, seed: int = 0) -> bytes:

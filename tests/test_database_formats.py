@@ -19,7 +19,7 @@ from swiftfs.database import OtherFormat, Schema, open_database
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.journal.log import SCHEMA, Log
-from swiftfs.journaled import journaled_prefixes
+from swiftfs.journaled import journaled
 from swiftfs.namespace.memory import HeadMemory
 
 FIRST_JOURNAL = """
@@ -185,7 +185,7 @@ def test_a_journal_of_another_format_ends_the_mount_and_is_kept(
         pytest.fail("it was mounted")
     assert contents(cache) == before
     with pytest.raises(ConfigurationError, match=r"journal\.sqlite"):
-        journaled_prefixes(cache)
+        journaled(cache)
     rewrite(
         cache / "journal.sqlite",
         f"PRAGMA user_version = {kept[0][0][0]}",

@@ -12,17 +12,26 @@ import pytest
 from commands import one_line, swiftfs
 from memory_store import MemoryStore
 from mounts import Mount, clean_environment, run, swift_cli
+from scenes import wait_until
 from stores import TEXT, put
 from swiftclient import Connection
+from test_large_files import noise
 
+from swiftfs.attributes import Stored
+from swiftfs.content.blocks import Blocks
+from swiftfs.content.places import SEGMENT_NAME
+from swiftfs.content.saved import Placed, SavedFile
+from swiftfs.content.segments import journal_of, segment_prefix
 from swiftfs.database import make_tables
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.log import SCHEMA
-from swiftfs.journaled import journaled_prefixes
-from swiftfs.model import Manifest, ObjectName
+from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.log import SCHEMA, Log, Record
+from swiftfs.journaled import Journaled, journaled
+from swiftfs.model import Manifest, ObjectName, Segment
 from swiftfs.naming import Source
-from swiftfs.orphans import SEGMENT_NAME, Search
+from swiftfs.orphans import Search
+from swiftfs.status import retry
 from swiftfs.store import SwiftStore, open_account
 from swiftfs.store.protocol import Headers
 
@@ -32,6 +41,11 @@ OURS = "swiftfs-0123456789abcdef0123456789abcdef"
 
 
 def gc(swift: SwiftServer, *words: object) -> str:
+    """Return what `gc` says where no journal is needed to take an upload of ours for an orphan."""
+    return careful_gc(swift, "--unfinished-uploads", *words)
+
+
+def careful_gc(swift: SwiftServer, *words: object) -> str:
     result = swiftfs("gc", *words, environment=swift.environment())
     assert result.returncode == 0, result
     return result.stdout
@@ -225,9 +239,8 @@ def test_what_may_not_be_looked_at_may_name_anything(
     connection.put_object(f"{container}_segments", key, b"x")
     connection.put_container("secret")
     swift.inject(Fault(method="GET", path=r"/secret\?", status=403))
-    line = one_line(
-        swiftfs("gc", container, "--older-than", "0s", "--delete", environment=swift.environment())
-    )
+    words = ("gc", container, "--older-than", "0s", "--delete", "--unfinished-uploads")
+    line = one_line(swiftfs(*words, environment=swift.environment()))
     assert "nothing is known to be an orphan" in line
     assert keys(connection, f"{container}_segments") == {key}
 
@@ -237,7 +250,8 @@ def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connectio
     connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
     swift.inject(Fault(method="POST", path="bulk-delete", status=403))
     swift.inject(Fault(method="DELETE", path="_segments/film", status=403))
-    result = swiftfs("gc", container, "--older-than", "0s", "--delete", environment=swift.environment())
+    words = ("gc", container, "--older-than", "0s", "--delete", "--unfinished-uploads")
+    result = swiftfs(*words, environment=swift.environment())
     assert result.returncode == 1
     assert "403 Forbidden" in result.stderr
     assert "deleted 0 segments" in result.stdout
@@ -316,8 +330,8 @@ def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> N
         make_tables(journal, SCHEMA)
         journal.execute("INSERT INTO uploads VALUES ('a_segments', ?, '[]')", (f"film/{OURS}/",))
         journal.commit()
-        prefixes = journaled_prefixes(tmp_path)
-    assert prefixes == {ObjectName("a_segments", f"film/{OURS}/")} == journaled_prefixes(folder)
+        prefixes = journaled(tmp_path).prefixes
+    assert prefixes == {ObjectName("a_segments", f"film/{OURS}/")} == journaled(folder).prefixes
     store = MemoryStore("a", "a_segments")
     put(store, "a_segments", f"film/{OURS}/0-0", b"x")
     with search_of(store) as search:
@@ -329,5 +343,87 @@ def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> N
 def test_a_journal_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        journaled_prefixes(tmp_path)
-    assert journaled_prefixes(tmp_path / "missing") == set()
+        journaled(tmp_path)
+    assert journaled(tmp_path / "missing") == Journaled()
+
+
+@contextmanager
+def parked(swift: SwiftServer, container: str, folder: Path) -> Iterator[Mount]:
+    """A mount that has evicted bytes of a file which the container has no room for."""
+    with Mount(swift, container, folder, "segment_size=4M,settle=0.1,cache_size=64M") as mount:
+        mount.expected.append("413")
+        swift.inject(Fault(method="PUT", path="multipart-manifest=put", status=413))
+        (mount.path / "film").write_bytes(noise(96 * MIB))
+        wait_until(lambda: "waits until it can be stored" in mount.log.read_text())
+        yield mount
+
+
+def test_the_only_copy_of_what_another_mount_has_evicted_stays(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    beside = f"{container}_segments"
+    with parked(swift, container, tmp_path / "mount") as mount:
+        before = keys(connection, beside)
+        assert len(before) == 24
+        told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+        assert uploads_told(told)[0].startswith(f"spared: {beside}/film/swiftfs-")
+        assert "0 uploads" in told
+        assert "spared 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in told
+        assert keys(connection, beside) == before
+        words = (container, "--older-than", "0s", "--delete", "--cache-dir", mount.cache)
+        assert uploads_told(careful_gc(swift, *words)) == []
+        assert uploads_told(careful_gc(swift, *words, "--unfinished-uploads")) == []
+        assert keys(connection, beside) == before
+        swift.clear_faults()
+        retry(mount.path)
+        wait_until(lambda: "film" in keys(connection, container))
+        assert connection.get_object(container, "film")[1] == noise(96 * MIB)
+
+
+def test_what_a_journal_that_is_here_does_not_speak_of_is_an_orphan(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    with Mount(swift, container, tmp_path / "mount", "segment_size=1M") as mount:
+        (mount.path / "film").write_bytes(noise(2 * MIB))
+    connection.delete_object(container, "film")
+    words = (container, "--older-than", "0s", "--delete")
+    beside = f"{container}_segments"
+    assert "spared 1 unfinished" in careful_gc(swift, *words)
+    assert len(keys(connection, beside)) == 2
+    assert len(uploads_told(careful_gc(swift, *words, "--cache-dir", mount.cache))) == 1
+    assert keys(connection, beside) == set()
+
+
+def test_where_the_journal_is_gone_it_takes_words(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    beside = f"{container}_segments"
+    connection.put_container(beside)
+    connection.put_object(beside, f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    connection.put_object(beside, "film/slo/1795427137.042741/3145728/1048576/00000002", b"y")
+    told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+    assert "deleted 1 segments" in told
+    assert keys(connection, beside) == {f"film/{OURS}/0000000000000-0123456789ab"}
+    assert "deleted 1 segments" in gc(swift, container, "--older-than", "0s", "--delete")
+    assert keys(connection, beside) == set()
+
+
+def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
+    """A record of a file may outlive that of its upload."""
+    prefix = ObjectName("a_segments", f"film/{OURS}/")
+    name = ObjectName("a", "film")
+    placed = Placed(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
+    saved = SavedFile("local", MIB, None, Blocks(), prefix, (placed,))
+    with closing(Log(tmp_path, "me")) as log:
+        log.commit([Record(1, "/film", PutFile(name, saved, Description("a/b", Stored())))])
+        said = journaled(tmp_path)
+        assert said == Journaled(frozenset({log.id}), frozenset({prefix, placed.segment.name}))
+    with closing(Log(tmp_path, "me")) as log:
+        assert journaled(tmp_path).ids == {log.id}
+
+
+def test_an_upload_tells_whose_journal_knows_of_it() -> None:
+    name = ObjectName("box", "swiftfs-" + "a" * 32 + "/x")
+    assert journal_of(segment_prefix(name, "0123456789ab")) == "0123456789ab"
+    assert journal_of("film/slo/1795427137.042741/3145728/1048576/") is None
+    assert len({segment_prefix(name, "0123456789ab") for _ in range(100)}) == 100

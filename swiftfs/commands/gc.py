@@ -3,7 +3,6 @@
 import re
 import sys
 import time
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from rich.filesize import decimal
 from swiftfs.commands.account import account_flags, account_options, connected
 from swiftfs.config import Options
 from swiftfs.errors import AccessDenied
-from swiftfs.journaled import journaled_prefixes
-from swiftfs.model import ObjectName
+from swiftfs.journaled import Journaled, journaled
 from swiftfs.naming import Source
 from swiftfs.orphans import Looked, Search, Upload, explain_refusal
 from swiftfs.store import Stores
@@ -46,46 +44,60 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     show_default=True,
     help="Leave uploads alone that have a segment younger than this: they may still be going on.",
 )
+@click.option(
+    "--unfinished-uploads",
+    "unfinished",
+    is_flag=True,
+    help="Count uploads of swiftfs as orphans too whose journal is not on this machine. A mount elsewhere, "
+    "or one with another --cache-dir, may need them: they can hold the only copy of a file not stored yet.",
+)
 @account_flags("segments", "cache_dir")
-def gc(source: str, delete: bool, age: int, **flags: bool | str | None) -> None:
+def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | str | None) -> None:
     """Find segments of SOURCE's files that no manifest names any more.
 
     Uploads that broke off, and large objects that a client overwrote, leave such segments behind, and they
     are paid for. Segments of swiftfs, the swift command and rclone are known by their names; all manifests in
-    the account are read.
+    the account are read. What a mount has uploaded whose journal is not on this machine is listed, but it
+    stays unless --unfinished-uploads is given.
     """
     options = account_options(flags)
     parsed = Source.parse(source)
     with connected(options) as stores:
         search = Search(stores.foreground, parsed, lambda _looked: None)
         try:
-            _find(search, options, age)
+            _find(search, options, age, unfinished=unfinished)
             _report(search, stores)
             if delete and search.suspects:
-                _delete(search)
+                _delete(search, options)
             elif search.suspects:
                 click.echo("nothing was deleted: repeat it with --delete")
         finally:
             search.close()
 
 
-def _find(search: Search, options: Options, age: int) -> None:
-    journaled = _journaled(options)
+def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
+    known = _journaled(options)
     now = time.time_ns()
     console = Console(stderr=True)
     with console.status("looking") as status:
         search.progress = lambda looked: status.update(_looked(looked))
         elsewhere = "" if options.segments in ("auto", "same") else options.segments
         try:
-            search.run(elsewhere=elsewhere, limit_ns=now - age * 10**9, journaled=journaled, now_ns=now)
+            search.run(
+                elsewhere=elsewhere,
+                limit_ns=now - age * 10**9,
+                journaled=known.prefixes,
+                now_ns=now,
+                journals=None if unfinished else known.ids,
+            )
         except AccessDenied as error:
             raise explain_refusal(error) from None
 
 
-def _journaled(options: Options) -> Iterable[ObjectName]:
+def _journaled(options: Options) -> Journaled:
     given = [Path(options.cache_dir)] if options.cache_dir else []
     roots = [platformdirs.user_cache_path("swiftfs"), SYSTEM_CACHE, *given]
-    return {prefix for root in roots for prefix in journaled_prefixes(root)}
+    return Journaled.all_of(journaled(root) for root in roots)
 
 
 def _report(search: Search, stores: Stores) -> None:
@@ -94,6 +106,13 @@ def _report(search: Search, stores: Stores) -> None:
         click.echo(_line(upload))
         uploads, segments, size = uploads + 1, segments + upload.segments, size + upload.size
     click.echo(f"{uploads} uploads, {segments} segments, {decimal(size)} that no manifest names")
+    for upload in search.unfinished:
+        click.echo(f"spared: {_line(upload)}")
+    if search.unfinished:
+        click.echo(
+            f"spared {len(search.unfinished)} unfinished uploads of swiftfs mounts whose journal is not on "
+            "this machine: give their --cache-dir, or --unfinished-uploads where it is gone"
+        )
     requests = stores.counters.snapshot().total.requests
     click.echo(f"looked at {_looked(search.looked)}; {requests} requests")
 
@@ -110,7 +129,9 @@ def _line(upload: Upload) -> str:
     return f"{upload.prefix}\t{upload.segments} segments\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
 
 
-def _delete(search: Search) -> None:
+def _delete(search: Search, options: Options) -> None:
+    for prefix in _journaled(options).prefixes:  # what a mount has begun to upload meanwhile
+        search.suspects.clear_below(prefix)
     count = len(search.suspects)
     with Console(stderr=True).status(f"deleting {count} segments"):
         failures = search.delete()

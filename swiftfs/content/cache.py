@@ -7,7 +7,7 @@ it for the next user.
 import errno
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
 from swiftfs.content.room import Outlook, Room
 from swiftfs.content.saved import SavedFile
-from swiftfs.content.segments import SegmentUpload
+from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.content.versions import KeptVersions
 from swiftfs.errors import os_error
 from swiftfs.model import ObjectName, ObjectVersion
@@ -147,6 +147,10 @@ class ContentCache:
         with self._lock:
             if (content := self._used[file].content) is not None:
                 content.detach()
+
+    def recall(self, uploads: Iterable[Standing]) -> None:
+        """Record what an earlier process said of the uploads of files that the journal holds."""
+        self._maker.recalled.update((standing.prefix, standing) for standing in uploads)
 
     def share(self, saved: SavedFile) -> Content:
         """Return the content of a file that the journal holds, for the caller to leave as well.

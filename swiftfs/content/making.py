@@ -19,8 +19,9 @@ class ContentMaker:
     """Makes contents, which download with `connections` threads together and upload segments with `uploads`.
     They go where `segments` says, see `SegmentPlaces`.
 
-    `begun` is told of a prefix before the first segment is stored below it. A full segment of a file that is
-    being written rests for `rests` seconds before it goes up.
+    `begun` is told of a prefix before the first segment is stored below it, and its name ends in the id of
+    the `journal`. `recalled` is what an earlier process recorded of uploads, by their prefix. A full segment
+    of a file that is being written rests for `rests` seconds before it goes up.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ContentMaker:
         read_ahead: int,
         segments: str = AUTO,
         rests: float = 0.0,
+        journal: str = "",
     ) -> None:
         self.read_ahead = read_ahead
         self._store = store
@@ -41,7 +43,9 @@ class ContentMaker:
         self._parallel = uploads
         self._begun = begun
         self._rests = rests
-        self._places = SegmentPlaces(store, segments)
+        self._journal = journal
+        self.places = SegmentPlaces(store, segments)
+        self.recalled: dict[ObjectName, Standing] = {}
         self._downloads = ThreadPoolExecutor(connections, thread_name_prefix="download")
         self._uploads = ThreadPoolExecutor(uploads, thread_name_prefix="upload")
 
@@ -56,6 +60,8 @@ class ContentMaker:
         content = Content.restore(self._store, self._downloads, folder, saved, self.read_ahead)
         content.uploads = self._segments(content, name, saved.prefix)
         content.uploads.restore(saved.evicted)
+        if saved.prefix is not None and (state := self.recalled.get(saved.prefix)) is not None:
+            content.uploads.recall(state)
         return content
 
     def room(self, size: int) -> int:
@@ -74,7 +80,7 @@ class ContentMaker:
     def _segments(self, content: Content, name: ObjectName, prefix: ObjectName | None) -> SegmentUpload:
         return SegmentUpload(
             self._store,
-            self._places,
+            self.places,
             self._uploads,
             content.descriptor,
             name,
@@ -82,4 +88,6 @@ class ContentMaker:
             prefix,
             self._begun,
             self._rests,
+            content.file_name,
+            self._journal,
         )

@@ -1,6 +1,7 @@
 """Where the segments of large files go: a container beside the file's, a given one, or a hidden prefix."""
 
 import logging
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,34 @@ SEGMENTS_SUFFIX = "_segments"
 LONGEST_PREFIX = 257
 """Bytes of a container's longest name and a slash: so long may what a place puts before a name be."""
 
+LONGEST_ID = len("/swiftfs-") + 32 + len("/") + 13 + len("-") + 12
+"""Bytes that one of our segments' names has behind the object's key."""
+
+LONGEST_KEY = 1024 - LONGEST_ID - LONGEST_PREFIX
+"""Bytes of an object's key in the names of its segments; the rest of a longer one is cut off."""
+
 AUTO, SAME = "auto", "same"
+
+RCLONE_FOLDER = ".file-segments"
+"""Where rclone puts segments that it keeps in the file's own container."""
+
+_UPLOAD = r"""(?:
+        swiftfs-[0-9a-f]{32} |
+        (?:slo/)? \d+\.\d+ / \d+ / \d+ |
+        \d{4}-\d\d-\d\d-\d{6}-[\w-]{22} |
+        \d+\.\d+ / \d+
+    )"""
+
+SEGMENT_NAME = re.compile(rf"(.+/{_UPLOAD})/[^/]+", re.VERBOSE | re.DOTALL)
+"""A segment's name; the group is what all segments of one upload begin with.
+
+`<key>/swiftfs-<id>/…` is ours, `<key>/slo/<time>/<size>/<segment>/<number>` (or without `slo/`) is that of
+python-swiftclient 4, `<key>/<date>-<time>-<id>/<number>` of rclone 1.75, both as those clients wrote them;
+`<key>/<time>/<size>/<number>` is from the source of older rclone versions (backend/swift).
+"""
+
+_BEHIND_KEY = re.compile(rf"{_UPLOAD}/[^/]+", re.VERBOSE)
+"""What follows the object's key and a slash in the name of one of its segments."""
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +80,28 @@ def place_beside(container: str) -> Place:
 def place_inside(container: str) -> Place:
     """Return the hidden folder in `container` itself."""
     return Place(container, SEGMENTS_FOLDER + "/")
+
+
+def places_of(container: str, choice: str = AUTO) -> tuple[Place, ...]:
+    """Return where segments of objects in `container` may lie; `choice` is as in `SegmentPlaces`."""
+    given = () if choice in (AUTO, SAME) else (Place(choice, f"{container}/"),)
+    rclone = Place(container, RCLONE_FOLDER + "/")
+    return (place_beside(container), place_inside(container), rclone, *given)
+
+
+def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) -> bool:
+    """Return whether the segment's name says that it was uploaded for the object `owner`.
+
+    The name must follow a known convention, in a segment place of the owner's container, below the owner's
+    key. The names say nothing of a key that is long enough to be cut: another one may be cut to the same.
+    """
+    if len(owner.key.encode()) > LONGEST_KEY - 4:
+        return False
+    for place in places_of(owner.container, choice):
+        key = place.prefix + owner.key + "/"
+        if segment.container == place.container and segment.key.startswith(key):
+            return _BEHIND_KEY.fullmatch(segment.key, len(key)) is not None
+    return False
 
 
 class SegmentPlaces:

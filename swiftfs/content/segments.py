@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import re
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from swiftfs.content.blocks import Blocks, block_range
 from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import is_hole
-from swiftfs.content.places import LONGEST_PREFIX, SegmentPlaces
+from swiftfs.content.places import LONGEST_KEY, SegmentPlaces
 from swiftfs.content.saved import Placed
 from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
 from swiftfs.errors import NotFound, Overtaken, StoreError
@@ -27,7 +28,7 @@ _OFFSET_DIGITS = 13
 
 _UNIQUE = 12
 
-_ID_BYTES = 1 + len("swiftfs-") + 32 + 1 + _OFFSET_DIGITS + 1 + _UNIQUE
+_PREFIX = re.compile(r".+/swiftfs-[0-9a-f]{20}([0-9a-f]{12})/?", re.DOTALL)
 
 
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
@@ -39,21 +40,39 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
 
 
-def segment_prefix(name: ObjectName) -> str:
-    """Return a prefix for segment keys that no other upload has, of any client or mount."""
-    key = name.key.encode()[: 1024 - _ID_BYTES - LONGEST_PREFIX].decode(errors="ignore")
-    return f"{key}/swiftfs-{uuid.uuid4().hex}/"
+def segment_prefix(name: ObjectName, journal: str = "") -> str:
+    """Return a prefix for segment keys that no other upload has, of any client or mount.
+
+    It ends in the id of the `journal` that knows whether the upload goes on, 12 hexadecimal digits.
+    """
+    key = name.key.encode()[:LONGEST_KEY].decode(errors="ignore")
+    return f"{key}/swiftfs-{uuid.uuid4().hex[: 32 - len(journal)]}{journal}/"
+
+
+def journal_of(prefix: str) -> str | None:
+    """Return the id of the journal that made a prefix of ours, None for one of another client.
+
+    An upload of release 0.1 has random digits there, which are no journal's.
+    """
+    match = _PREFIX.fullmatch(prefix)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A prefix below which segments lie that no manifest names, and the keys of those that one does name.
 
-    With None there is nothing but what is named.
+    With None there is nothing but what is named. `file` is the local file whose segments they are. A manifest
+    of one of `objects` may name them; `asked` are the ETags of those manifests whose PUT has not been
+    answered, the last of which was sent at `since` (Unix seconds).
     """
 
     prefix: ObjectName
     named: frozenset[str] | None
+    file: str = ""
+    objects: frozenset[ObjectName] = frozenset()
+    asked: frozenset[str] = frozenset()
+    since: float = 0.0
 
 
 def _tell_nobody() -> None:
@@ -71,7 +90,8 @@ class SegmentUpload:
     made or may have made, `_found` those that an earlier process left; `_named` are the segments of the
     manifest that stands. `_promised` are those that the content's last `save` names, `_kept` those that any
     did: they are not deleted, for what was saved may be needed once more. `stored_one` is called when a
-    segment is stored. `_changes` are the blocks of the content's upload, `_size` bytes long, that changed
+    segment is stored. `_asked` are the ETags of manifests that may stand or come to stand: their PUT was not
+    answered. `_changes` are the blocks of the content's upload, `_size` bytes long, that changed
     since it began. The lock guards every field; no upload is waited for with it. `_begun` is called before a
     request stores the first segment that no manifest names, which waits for it. One `is_inherited` while
     nobody has looked for what an earlier process left.
@@ -92,6 +112,8 @@ class SegmentUpload:
         prefix: ObjectName | None = None,
         begun: Callable[[Standing], None] | None = None,
         rests: float = 0.0,
+        file: str = "",
+        journal: str = "",
     ) -> None:
         self._store = store
         self._places = places
@@ -99,7 +121,11 @@ class SegmentUpload:
         self._pool = pool
         self._descriptor = descriptor
         self._layout = layout
-        self.prefix = prefix or places.likely(name.container).name(segment_prefix(name))
+        self._file = file
+        self._objects = {name}
+        self._asked: set[str] = set()
+        self._since = 0.0
+        self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
         self._is_placed = prefix is not None
         self._begun = begun
         self._has_begun = self.is_inherited = prefix is not None
@@ -137,11 +163,68 @@ class SegmentUpload:
             if not self._has_begun:
                 yield None
                 return
-            named = frozenset(name.key for name in self._named)
-            left = self._garbage or self._copies
+            left = self._garbage or self._copies or self._asked
             stored = is_all_named(self._uploads.values(), self._named) and not left
             self._has_begun = not stored
-            yield Standing(self.prefix, None if stored else named)
+            yield Standing(self.prefix, None) if stored else self._state()
+
+    def _state(self) -> Standing:
+        return Standing(
+            self.prefix,
+            frozenset(name.key for name in self._named),
+            self._file,
+            frozenset(self._objects),
+            frozenset(self._asked),
+            self._since,
+        )
+
+    def state(self) -> Standing:
+        """Return what may lie below the prefix, and which manifests may name it."""
+        with self._lock:
+            return self._state()
+
+    def asks(self, name: ObjectName, manifest: Manifest) -> bool:
+        """Record that the manifest is about to be stored as `name`; its answer may be lost.
+
+        Return False when it was asked for before and that was not answered.
+        """
+        self._begin_storing()
+        with self._begin_lock:
+            with self._lock:
+                is_new = manifest.etag not in self._asked
+                self._objects.add(name)
+                self._asked.add(manifest.etag)
+                self._since = time.time()
+                state = self._state()
+            if self._begun is not None:
+                self._begun(state)
+        return is_new
+
+    def refused(self, manifest: Manifest) -> None:
+        """Record that the server refused the manifest: it will not stand."""
+        with self._lock:
+            self._asked.discard(manifest.etag)
+
+    def answered(self, manifest: Manifest | None) -> bool:
+        """Record that `manifest` stands, None for a file stored whole; return whether another one may yet.
+
+        Its PUT may be carried out late: then it names segments that this one does not.
+        """
+        with self._lock:
+            in_doubt = bool(self._asked - ({manifest.etag} if manifest else set()))
+            self._asked.clear()
+            return in_doubt
+
+    def has_asked(self, etag: str) -> bool:
+        """Return whether a manifest with this ETag was sent and not answered."""
+        with self._lock:
+            return etag in self._asked
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Return whether a manifest was sent and not answered."""
+        with self._lock:
+            return bool(self._asked)
 
     def began(self, size: int) -> None:
         """Take note that an upload of the content's first `size` bytes begins: of their state now."""
@@ -244,6 +327,13 @@ class SegmentUpload:
         """Begin to upload the bytes from `start` to `end` as a segment of their own, unless that was done."""
         with self._lock:
             return self._get(start, end)
+
+    def recall(self, state: Standing) -> None:
+        """Take over what an earlier process recorded of its upload."""
+        with self._lock:
+            self._objects |= state.objects
+            self._asked |= state.asked
+            self._since = max(self._since, state.since)
 
     def found(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
         """Take over what an earlier process left: the objects that Swift lists below the prefix.
@@ -393,5 +483,5 @@ class SegmentUpload:
                 self.prefix = place.instead(self._places.likely(self._container), self.prefix)
                 self._is_placed = True
             if not self._has_begun and self._begun is not None:
-                self._begun(Standing(self.prefix, frozenset(name.key for name in self._named)))
+                self._begun(self.state())
             self._has_begun = True

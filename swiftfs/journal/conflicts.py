@@ -7,8 +7,10 @@ from pathlib import PurePosixPath
 
 from swiftfs.content.content import Content
 from swiftfs.content.localfile import md5_of
-from swiftfs.errors import NotFound
+from swiftfs.errors import NotFound, Unavailable
 from swiftfs.journal.intents import PutFile
+from swiftfs.journal.manifestcopy import ManifestCopier
+from swiftfs.journal.removal import Removal
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
@@ -18,8 +20,10 @@ log = logging.getLogger(__name__)
 class Conflicts:
     """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more."""
 
-    def __init__(self, store: ObjectStore, *, keep: bool) -> None:
+    def __init__(self, store: ObjectStore, copier: ManifestCopier, removal: Removal, *, keep: bool) -> None:
         self._store = store
+        self._copier = copier
+        self._removal = removal
         self._keep = keep
 
     def settle(self, intent: PutFile, content: Content, *, again: bool) -> PutFile:
@@ -33,9 +37,34 @@ class Conflicts:
         if info.version.etag == intent.replaces_etag or (again and _is_ours(info, content)):
             return intent
         beside = _beside(intent.name, info)
-        self._store.copy(intent.name, beside, manifest_only=True)
+        segments = self._keep_large(info, beside) if info.is_slo else set()
+        if not info.is_slo:
+            self._store.copy(intent.name, beside, manifest_only=True)
         log.warning("%s was changed by another client: that version is now %s", intent.name, beside.key)
-        return replace(intent, replaces_large=False)  # the copy shares the segments
+        return replace(
+            intent, replaces_large=info.is_slo, garbage=tuple(sorted({*intent.garbage, *segments}))
+        )
+
+    def _keep_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
+        """Copy an SLO with its segments; return those that its own name has no use for then.
+
+        With the manifest alone both would name the same segments, and whoever changes or deletes one object,
+        with whatever client, would destroy the other.
+        """
+        name, etag = info.version.name, info.version.etag
+        if self._has_version(beside, etag):  # an attempt before this one has copied it
+            manifest = self._store.manifest(name)
+        else:
+            manifest = self._copier.copy(info, beside)
+        if manifest.etag != etag:
+            raise Unavailable(f"{name}: another client changed it meanwhile")
+        return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))
+
+    def _has_version(self, name: ObjectName, etag: str) -> bool:
+        try:
+            return self._store.head(name).version.etag == etag
+        except NotFound:
+            return False
 
 
 def _is_ours(info: ObjectInfo, content: Content) -> bool:

@@ -4,13 +4,13 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from swiftfs.content.content import Content
 from swiftfs.content.origin import Origin
-from swiftfs.content.segments import SegmentUpload, Standing
+from swiftfs.content.segments import SegmentUpload
 from swiftfs.errors import AlreadyExists, NotFound, StoreError, errno_of
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.intents import (
@@ -28,8 +28,9 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
+from swiftfs.journal.removal import Removal
 from swiftfs.journal.storing import Doom, Storing
-from swiftfs.model import ObjectInfo, ObjectName, Row
+from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,13 @@ class Unmoved(StoreError):
 class Execution:
     """Carries out intents against a store; files above `segment_size` bytes are stored as SLOs."""
 
-    def __init__(self, store: ObjectStore, segment_size: int, conflicts: Conflicts) -> None:
+    def __init__(self, store: ObjectStore, segment_size: int, conflicts: Conflicts, removal: Removal) -> None:
+        self.removal = removal
         self._store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="journal")
-        self._storing = Storing(store, segment_size, self.discard)
+        self._storing = Storing(store, segment_size, removal)
 
     def close(self) -> None:
         """End the threads."""
@@ -79,26 +81,34 @@ class Execution:
         if content.uploads is not None and content.uploads.is_inherited:
             self._take_up(intent, content, content.uploads)
         elif content.uploads is not None and content.origin is not None and again:
-            self._find_own_manifest(intent, content, content.uploads.prefix)
+            self._find_own_manifest(intent, content, content.uploads)
         if intent.inherit:
             intent = self._with_headers(intent, content)
         return self._storing.run(self._conflicts.settle(intent, content, again=again), content, doom)
 
     def _take_up(self, intent: PutFile, content: Content, uploads: SegmentUpload) -> None:
         """Find the segments that another process left; its manifest may stand already."""
-        named = self._find_own_manifest(intent, content, uploads.prefix)
-        uploads.found(self._rows_below(uploads.prefix.container, uploads.prefix.key), named)
+        named = self._find_own_manifest(intent, content, uploads)
+        prefix, left = uploads.prefix, self.removal.leftovers()
+        rows = self.removal.rows_below(prefix.container, prefix.key)
+        uploads.found((row for row in rows if ObjectName(prefix.container, row.key) not in left), named)
 
     def _find_own_manifest(
-        self, intent: PutFile, content: Content, prefix: ObjectName
+        self, intent: PutFile, content: Content, uploads: SegmentUpload
     ) -> Collection[ObjectName]:
         """Return the segments of the manifest that stands, which is the origin if an attempt of ours made it.
 
-        The answer to that attempt was lost: what it has replaced cannot be read any more.
+        The answer to that attempt was lost: what it has replaced cannot be read any more. A manifest that
+        only cuts the old one names no segment of ours, but it is known by its ETag.
         """
-        manifest = self._storing.manifest_of(intent.name, large=intent.replaces_large)
-        named = {segment.name for segment in manifest.segments} if manifest else set()
-        if manifest is not None and any(name.key.startswith(prefix.key) for name in named):
+        manifest = self.removal.manifest_of(intent.name, large=intent.replaces_large)
+        if manifest is None:
+            return set()
+        named = {segment.name for segment in manifest.segments}
+        prefix = uploads.prefix
+        if uploads.has_asked(manifest.etag) or any(
+            name.container == prefix.container and name.key.startswith(prefix.key) for name in named
+        ):
             content.rebase(Origin(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
         return named
 
@@ -124,9 +134,10 @@ class Execution:
         """
         match intent:
             case PutSmall():
-                replaced = self._storing.segments_of(intent.name, large=intent.replaces_large)
+                replaced = self.removal.segments_of(intent.name, large=intent.replaces_large)
                 info = self._store.put(intent.name, intent.body, intent.description.headers())
-                self.discard(replaced)
+                self.removal.owners.stands(intent.name, info.version.etag)
+                self.removal.discard(replaced)
                 return info
             case PutMarker():
                 return self._store.put(intent.name, b"", intent.headers, if_absent=True)
@@ -183,57 +194,30 @@ class Execution:
                 segments |= found
         names = [intent.name for intent in intents if intent.name not in failures]
         if self._store.limits().bulk_delete:  # it goes through its names in order
-            failed = self.delete_all([*names, *segments])
+            failed = self.removal.delete_all([*names, *segments])
         else:
-            failed = self.delete_all(names)
-            failed |= self.delete_all(() if failed else segments)
-        self._log_unused({name: failed.pop(name) for name in segments & failed.keys()})
+            failed = self.removal.delete_all(names)
+            failed |= self.removal.delete_all(() if failed else segments)
+        self.removal.log_unused({name: failed.pop(name) for name in segments & failed.keys()})
+        for intent in intents:
+            if intent.name not in failures and intent.name not in failed:
+                self.removal.owners.stands(intent.name, "")
         return failures | failed
 
     def _find_segments(self, intent: Delete) -> set[ObjectName] | StoreError:
         try:
-            return self._storing.segments_of(intent.name, large=intent.large)
+            return self.removal.segments_of(intent.name, large=intent.large)
         except StoreError as error:
             return error
 
-    def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
-        try:
-            if len(names) > 1:
-                return self._store.delete_many(names)
-            for name in names:
-                self._store.delete(name)
-        except NotFound:
-            pass  # it is gone already
-        except StoreError as error:
-            return dict.fromkeys(names, error)
-        return {}
-
-    def discard(self, names: Iterable[ObjectName]) -> None:
-        """Delete objects that are not needed any more; a failure leaves them behind and is logged."""
-        self._log_unused(self.delete_all(tuple(names)))
-
-    def discard_below(self, standing: Standing) -> None:
-        """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay."""
-        prefix = standing.prefix
-        try:
-            rows = [row.key for row in self._rows_below(prefix.container, prefix.key)]
-        except NotFound:
-            return  # so is the container
-        names = [ObjectName(prefix.container, key) for key in rows if key not in (standing.named or ())]
-        for error in self.delete_all(names).values():
-            raise error
-
-    def _log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
-        for name, error in failures.items():
-            log.warning("%s stays in Swift unused: %s", name, error)
-
     def _move(self, intent: Move) -> None:
         """Copy, then delete; when the deletion fails both names stand, and the move can be repeated."""
-        replaced = self._storing.segments_of(intent.target, large=intent.replaces_large)
-        self._store.copy(intent.source, intent.target, manifest_only=True)
+        replaced = self.removal.segments_of(intent.target, large=intent.replaces_large)
+        copied = self._store.copy(intent.source, intent.target, manifest_only=True)
         self._store.delete(intent.source)
-        self.discard(replaced)
+        if intent.large is not False:
+            self.removal.owners.moved(intent.source, intent.target, copied.etag)
+        self.removal.discard(replaced)
 
     def _move_folder(self, intent: MoveFolder) -> None:
         """Copy all in parallel, then delete.
@@ -243,8 +227,10 @@ class Execution:
         and what it left behind is logged.
         """
         pairs = list(intent.markers)
-        for row in self._rows_below(intent.container, intent.source):
+        etags: dict[ObjectName, str] = {}
+        for row in self.removal.rows_below(intent.container, intent.source):
             key = intent.target + row.key.removeprefix(intent.source)
+            etags[ObjectName(intent.container, row.key)] = row.hash
             pairs.append((ObjectName(intent.container, row.key), ObjectName(intent.target_container, key)))
         copies = [
             self._pool.submit(self._store.copy, source, target, manifest_only=True)
@@ -258,8 +244,15 @@ class Execution:
                 for (_, target), copy in zip(pairs, copies, strict=True)
                 if _may_stand(copy.exception())
             ]
-            raise Unmoved(failures[0], tuple(self.delete_all(targets)))
-        self.discard(source for source, _ in pairs)
+            raise Unmoved(failures[0], tuple(self.removal.delete_all(targets)))
+        failed = self.removal.delete_all([source for source, _ in pairs])
+        self.removal.log_unused(failed)
+        for (source, target), copy in zip(pairs, copies, strict=True):
+            etag = copy.result().etag
+            if source not in failed and etag != etags.get(
+                source, etag
+            ):  # a listing shows another one of an SLO
+                self.removal.owners.moved(source, target, etag)
 
     def _is_there(self, name: ObjectName) -> bool:
         try:
@@ -267,15 +260,6 @@ class Execution:
         except NotFound:
             return False
         return True
-
-    def _rows_below(self, container: str, prefix: str) -> Iterable[Row]:
-        marker = ""
-        while True:
-            page = self._store.list_page(container, prefix=prefix, marker=marker)
-            yield from page.rows
-            if page.last:
-                return
-            marker = page.marker
 
 
 def _may_stand(error: BaseException | None) -> bool:

@@ -121,11 +121,15 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`."""
+    """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
+
+    `large` says whether the object is an SLO, None is unknown.
+    """
 
     source: ObjectName
     target: ObjectName
     replaces_large: bool | None = False
+    large: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ one with others. Whoever wants it in Swift now asks for a `flush`.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.content.cache import ContentCache
@@ -77,8 +78,10 @@ class Journal:
     def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
         """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
         now = time.monotonic()
+        standings = self._log.uploads()
+        by_file = {standing.file: standing for standing in standings if standing.file}
         for record in records:
-            intent = attempted(record.intent)
+            intent = _with_prefix(attempted(record.intent), by_file)
             if isinstance(intent, Move | MoveFolder):
                 self._resume(record.seq, intent)
                 continue
@@ -91,7 +94,8 @@ class Journal:
         files = [task.intent.file for task in self._queue.tasks() if isinstance(task.intent, PutFile)]
         wanted = {file.prefix for file in files}
         # Looked up before anybody can write: later there are the segments of files that are open now.
-        left = [standing for standing in self._log.uploads() if standing.prefix not in wanted]
+        left = [standing for standing in standings if standing.prefix not in wanted]
+        self._contents.recall(standing for standing in standings if standing.prefix in wanted)
         self._dispatch.start()
         self._dispatch.soon(lambda: self._clean_up(left))
         self._syncing.start()
@@ -99,12 +103,15 @@ class Journal:
     def _clean_up(self, left: Iterable[Standing]) -> None:
         """Delete segments that a process left which died before their file was closed."""
         for standing in left:
-            try:
-                self._execution.discard_below(standing)
-            except StoreError as error:
-                log.info("segments below %s stay for now: %s", standing.prefix, error)
-            else:
-                self._log.end_upload(standing.prefix)
+            self._discard_below(standing)
+
+    def _discard_below(self, standing: Standing) -> None:
+        try:
+            self._execution.removal.discard_below(standing)
+        except StoreError as error:
+            log.info("segments below %s stay for now: %s", standing.prefix, error)
+        else:
+            self._log.end_upload(standing.prefix)
 
     def add(self, path: str, intent: Intent, done: Done = _ignore, *, at_least: float = 0.0) -> bool:
         """Take an intent about `path`, to be executed after `at_least` so many seconds.
@@ -383,8 +390,15 @@ class Journal:
         self._dispatch.soon(lambda: self._delete_segments(uploads))
 
     def _delete_segments(self, uploads: SegmentUpload) -> None:
-        self._execution.discard(uploads.abandon())
-        self._log.end_upload(uploads.prefix)
+        """Delete what the file has uploaded; where a manifest may name it, that is looked at first."""
+        names = uploads.abandon()
+        if uploads.is_inherited or uploads.is_in_doubt:
+            self._discard_below(uploads.state())
+            return
+        failures = self._execution.removal.delete_all(names)
+        self._execution.removal.log_unused(failures)
+        if not failures:  # else the next mount finds them by their prefix
+            self._log.end_upload(uploads.prefix)
 
     def _sync(self) -> None:
         while not self._closing.wait(SYNC_SECONDS):
@@ -392,6 +406,17 @@ class Journal:
                 self._log.sync()
             except OSError as error:
                 log.warning("what was closed may not survive a power cut: %s", error)
+            if self._execution.removal.is_due():
+                with suppress(RuntimeError):  # the threads have ended: the next mount looks
+                    self._dispatch.soon(self._execution.removal.look_again)
+
+
+def _with_prefix(intent: Intent, uploads: Mapping[str, Standing]) -> Intent:
+    """Return the intent with the prefix of its file's segments, which began to be stored after its record."""
+    if not isinstance(intent, PutFile) or intent.file.prefix is not None:
+        return intent
+    standing = uploads.get(intent.file.file)
+    return intent if standing is None else replace(intent, file=replace(intent.file, prefix=standing.prefix))
 
 
 def _file_of(intent: Intent) -> str | None:

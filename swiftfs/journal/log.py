@@ -11,10 +11,12 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swiftfs.content.localfile import synchronize
 from swiftfs.content.segments import Standing
@@ -25,6 +27,28 @@ from swiftfs.journal.intents import Intent
 from swiftfs.model import ObjectName
 
 log = logging.getLogger(__name__)
+
+Statement = tuple[str, list[tuple[object, ...]]]
+"""SQL, and the rows that it is carried out for."""
+
+_FORMAT_2 = """
+CREATE TABLE upload_facts (
+    container TEXT, prefix TEXT, facts TEXT NOT NULL, PRIMARY KEY (container, prefix)
+) WITHOUT ROWID;
+CREATE TABLE leftovers (
+    container TEXT, key TEXT, objects TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (container, key)
+) WITHOUT ROWID;
+CREATE TABLE claims (
+    container TEXT, key TEXT, etag TEXT, owner_container TEXT, owner_key TEXT, is_prefix INTEGER,
+    PRIMARY KEY (container, key, etag, owner_container, owner_key, is_prefix)
+) WITHOUT ROWID;
+CREATE TABLE shared (
+    container TEXT, prefix TEXT, user_container TEXT, user_key TEXT,
+    PRIMARY KEY (container, prefix, user_container, user_key)
+) WITHOUT ROWID
+"""
+"""`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
+`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` are of `Ownership`."""
 
 SCHEMA = Schema(
     0x73776A6C,
@@ -39,11 +63,14 @@ CREATE TABLE uploads (
 ) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """,
+    (_FORMAT_2,),
 )
 """`written` numbers the commit that wrote a row, and the fact `synced` the last one that is on the disk for
 certain. `uploads` are prefixes under which segments may lie that no manifest names yet.
 
 A released format never changes: new tables and columns come as a migration."""
+
+_TABLES = {"intents", "uploads", "facts", "upload_facts", "leftovers", "claims", "shared"}
 
 RESERVE = 1024 * 1024
 """Bytes of disk kept for the log: thousands of records."""
@@ -83,6 +110,7 @@ class Log:
         self._take_reserve()
         try:
             self._claim(identity)
+            self.id = self._own_id()
         except sqlite3.Error as error:
             self._database.close()
             raise ConfigurationError(f"the journal {self._path} cannot be written: {error}") from None
@@ -131,11 +159,23 @@ class Log:
     def uploads(self) -> list[Standing]:
         """Return the prefixes below which segments may lie that no manifest names."""
         with self._lock:
-            rows = self._database.execute("SELECT * FROM uploads").fetchall()
+            rows = self._database.execute("SELECT container, prefix, named FROM uploads").fetchall()
+            facts = self._database.execute("SELECT container, prefix, facts FROM upload_facts").fetchall()
+        known = {(container, prefix): text for container, prefix, text in facts}
         return [
-            Standing(ObjectName(container, prefix), frozenset(json.loads(named)))
+            _read_standing(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
             for container, prefix, named in rows
         ]
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return what a query says of a table that another class keeps in the journal's database."""
+        with self._lock:
+            return self._database.execute(query).fetchall()
+
+    def change(self, *statements: Statement) -> None:
+        """Change such tables in one step; raise `OSError` when the disk does not take it."""
+        with self._lock:
+            self._write_statements(*statements)
 
     def sync(self) -> None:
         """Return when all that was committed before, and the files it names, survive a power cut."""
@@ -232,6 +272,13 @@ class Log:
             self._commit(("DELETE FROM intents WHERE seq = ?", [(seq,)]))
             return None
 
+    def _own_id(self) -> str:
+        """Return the id of this journal, by which `gc` knows whose an upload is."""
+        with self._lock:
+            if not self._fact("id"):
+                self._put_fact("id", uuid.uuid4().hex[:12])
+            return self._fact("id")
+
     def _fact(self, name: str) -> str:
         row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return row[0] if row else ""
@@ -255,6 +302,18 @@ class Log:
                 [(prefix.container, prefix.key) for prefix in uploads],
             ),
             (
+                "DELETE FROM upload_facts WHERE container = ? AND prefix = ?",
+                [(prefix.container, prefix.key) for prefix in uploads],
+            ),
+            (
+                "INSERT INTO upload_facts VALUES (?, ?, ?)",
+                [
+                    (prefix.container, prefix.key, _write_facts(one))
+                    for prefix, one in uploads.items()
+                    if one.named is not None
+                ],
+            ),
+            (
                 "INSERT INTO uploads VALUES (?, ?, ?)",
                 [
                     (prefix.container, prefix.key, json.dumps(sorted(one.named)))
@@ -272,11 +331,11 @@ class Log:
         except sqlite3.Error as error:
             raise self._os_error(error) from error
 
-    def _commit(self, *statements: tuple[str, list[tuple[object, ...]]]) -> None:
+    def _commit(self, *statements: Statement) -> None:
         self._write_statements(*statements)
         self._commits += 1
 
-    def _write_statements(self, *statements: tuple[str, list[tuple[object, ...]]]) -> None:
+    def _write_statements(self, *statements: Statement) -> None:
         try:
             self._execute(statements)
         except sqlite3.Error as error:
@@ -287,7 +346,7 @@ class Log:
             except sqlite3.Error as again:
                 raise self._os_error(again) from again
 
-    def _execute(self, statements: Iterable[tuple[str, list[tuple[object, ...]]]]) -> None:
+    def _execute(self, statements: Iterable[Statement]) -> None:
         with self._database:
             for text, rows in statements:
                 self._database.executemany(text, rows)
@@ -310,6 +369,24 @@ class Log:
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
+def _write_facts(standing: Standing) -> str:
+    objects = [[name.container, name.key] for name in sorted(standing.objects)]
+    asked = sorted(standing.asked)
+    return json.dumps({"file": standing.file, "objects": objects, "asked": asked, "since": standing.since})
+
+
+def _read_standing(prefix: ObjectName, named: str, text: str) -> Standing:
+    facts = json.loads(text)
+    return Standing(
+        prefix,
+        frozenset(json.loads(named)),
+        facts.get("file", ""),
+        frozenset(ObjectName(container, key) for container, key in facts.get("objects", ())),
+        frozenset(facts.get("asked", ())),
+        facts.get("since", 0.0),
+    )
+
+
 def _open_file(path: Path) -> sqlite3.Connection:
     database = open_database(path, SCHEMA)
     database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
@@ -318,7 +395,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)  # noqa: TRY301
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if missing := {"intents", "uploads", "facts"} - tables:
+        if missing := _TABLES - tables:
             raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
     except BaseException:
         database.close()

@@ -4,7 +4,7 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from swiftfs.content.away import with_placed
@@ -14,16 +14,13 @@ from swiftfs.content.origin import Origin
 from swiftfs.content.patches import PIECE, Gap, Part, compact, plan, span
 from swiftfs.content.segments import SegmentUpload, map_bytes
 from swiftfs.content.uploads import Upload
-from swiftfs.errors import BadRequest, Corrupt, NotFound, Overtaken, PreconditionFailed, TooLarge
+from swiftfs.errors import BadRequest, Corrupt, Overtaken, PreconditionFailed, StoreError, TooLarge
 from swiftfs.journal.intents import PutFile
+from swiftfs.journal.removal import Removal
 from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
-
-Discard = Callable[[Iterable[ObjectName]], None]
-"""Deletes objects that nothing names any more, and logs what it could not delete."""
-
 
 Doom = Callable[[set[ObjectName]], None]
 """Remembers, lest the process dies, which objects are to be deleted when the next request has stored."""
@@ -32,10 +29,10 @@ Doom = Callable[[set[ObjectName]], None]
 class Storing:
     """Stores files; those above `segment_size` bytes become SLOs."""
 
-    def __init__(self, store: ObjectStore, segment_size: int, discard: Discard) -> None:
+    def __init__(self, store: ObjectStore, segment_size: int, removal: Removal) -> None:
         self._store = store
         self._segment_size = segment_size
-        self._discard = discard
+        self._removal = removal
 
     def run(self, intent: PutFile, content: Content, doom: Doom) -> ObjectInfo:
         """Store the file as it is now; the old state stands until the last request, its segments go after it.
@@ -59,57 +56,73 @@ class Storing:
             content.upload_failed()
 
     def _put(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
-        replaced = self.segments_of(intent.name, large=intent.replaces_large)
+        replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
         content.ensure(0, snapshot.size)
         body = map_bytes(content.descriptor, 0, snapshot.size)
         if replaced:
             doom(replaced)
         info = self._store.put(intent.name, body, intent.description.headers())
+        self._removal.owners.stands(intent.name, info.version.etag)
         _refuse_cut(intent, content)
         content.adopt(info)
-        self._discard(
-            {*replaced, *intent.garbage, *(content.uploads.settle(None) if content.uploads else ())}
-        )
+        in_doubt = content.uploads.answered(None) if content.uploads else False
+        unused = {*replaced, *intent.garbage, *(content.uploads.settle(None) if content.uploads else ())}
+        self._removal.replace(intent.name, unused, in_doubt=in_doubt)
         return info
 
     def _put_segments(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
         assert content.uploads is not None
+        before = snapshot.origin.etag if snapshot.origin else ""
         if (patched := self._patch(intent, content, content.uploads, snapshot)) is not None:
             try:
-                return self._commit(intent, content, *patched, doom)
+                return self._commit(intent, content, *patched, before, doom)
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", intent.name, error)
-        replaced = self.segments_of(intent.name, large=intent.replaces_large)
+        replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
         content.ensure_rest(snapshot.size)
-        return self._commit(intent, content, content.uploads.finish(snapshot.size), replaced, doom)
+        manifest = content.uploads.finish(snapshot.size)
+        return self._commit(intent, content, manifest, replaced, before, doom)
 
     def _commit(
-        self, intent: PutFile, content: Content, manifest: Manifest, old: set[ObjectName], doom: Doom
+        self,
+        intent: PutFile,
+        content: Content,
+        manifest: Manifest,
+        old: set[ObjectName],
+        before: str,
+        doom: Doom,
     ) -> ObjectInfo:
+        """Store the manifest in place of the version `before`; delete what only the `old` object named."""
         assert content.uploads is not None
         _refuse_cut(intent, content)
         named = {segment.name for segment in manifest.segments}
-        if old - named:
-            doom(old - named)
-        described = replace(intent.description, stored=replace(intent.description.stored, slo=manifest.etag))
-        info = self._store.put_manifest(intent.name, manifest, described.headers())
+        if unused := {*old, *intent.garbage} - named:
+            doom(unused)
+        info = self._put_manifest(intent, content.uploads, manifest, before)
         content.adopt(info, manifest)
-        self._discard({*old, *intent.garbage, *content.uploads.settle(manifest)} - named)
+        in_doubt = content.uploads.answered(manifest)
+        self._removal.replace(
+            intent.name,
+            {*old, *intent.garbage, *content.uploads.settle(manifest)} - named,
+            in_doubt=in_doubt,
+        )
         return info
 
-    def segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
-        """Return the segments of the SLO that `name` is now; none when it is not one, or is not there."""
-        manifest = None if large is False else self.manifest_of(name, large)
-        return {segment.name for segment in manifest.segments} if manifest else set()
-
-    def manifest_of(self, name: ObjectName, large: bool | None) -> Manifest | None:
-        """Return an SLO's manifest; None when another client has put something else there, or nothing."""
+    def _put_manifest(
+        self, intent: PutFile, uploads: SegmentUpload, manifest: Manifest, before: str
+    ) -> ObjectInfo:
+        """Store the manifest, after a record of it: the answer may be lost."""
+        self._removal.owners.stores(intent.name, before, manifest, uploads.prefix)
+        is_new = uploads.asks(intent.name, manifest)
+        described = replace(intent.description, stored=replace(intent.description.stored, slo=manifest.etag))
         try:
-            if large is None and not self._store.head(name).is_slo:
-                return None
-            return self._store.manifest(name)
-        except (NotFound, BadRequest):
-            return None
+            info = self._store.put_manifest(intent.name, manifest, described.headers())
+        except StoreError as error:
+            if is_new and not error.retryable:
+                uploads.refused(manifest)
+            raise
+        self._removal.owners.stands(intent.name, manifest.etag)
+        return info
 
     def _patch(
         self, intent: PutFile, content: Content, uploads: SegmentUpload, snapshot: Snapshot
@@ -133,7 +146,8 @@ class Storing:
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
-        return Manifest(tuple(self._uploaded(content, uploads, parts))), old - {origin.name}
+        old = self._removal.owners.owned(intent.name, origin.etag, old - {origin.name})
+        return Manifest(tuple(self._uploaded(content, uploads, parts))), old
 
     def _old_segments(self, origin: Origin, large: bool | None) -> Sequence[Segment] | None:
         """Return what the origin consists of: its segments, or itself as if it were one."""
@@ -143,7 +157,7 @@ class Storing:
             large = self._store.head(origin.name).is_slo
         if not large:
             return (Segment(origin.name, origin.etag, origin.whole),)
-        manifest = self.manifest_of(origin.name, large)
+        manifest = self._removal.manifest_of(origin.name, large)
         return manifest.segments if manifest and manifest.etag == origin.etag else None
 
     def _copy_whole(self, uploads: SegmentUpload, origin: Origin, parts: list[Part]) -> bool:

@@ -1,0 +1,73 @@
+"""Copying a large object with all its segments: the copy is whole, whatever becomes of the original."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from swiftfs.attributes import decode_type, encode_type
+from swiftfs.content.places import SegmentPlaces
+from swiftfs.content.segments import Standing, segment_prefix
+from swiftfs.errors import Unavailable
+from swiftfs.journal.log import Log
+from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.store.protocol import Headers, ObjectStore
+
+PARALLEL = 16
+"""Segments copied at once: the server does the work."""
+
+
+class ManifestCopier:
+    """Copies SLOs on the server; `log_` knows of the new segments until a manifest names them."""
+
+    def __init__(self, store: ObjectStore, places: SegmentPlaces, log_: Log) -> None:
+        self._store = store
+        self._places = places
+        self._log = log_
+
+    def copy(self, info: ObjectInfo, target: ObjectName) -> Manifest:
+        """Copy the version `info` of an SLO to `target`, segments and headers; return its own manifest.
+
+        Raise what the store raises, and `Unavailable` when another version stands meanwhile.
+        """
+        source = info.version.name
+        manifest = self._store.manifest(source)
+        if manifest.etag != info.version.etag:
+            raise Unavailable(f"{source}: another client changed it while it was copied")
+        key = segment_prefix(target, self._log.id)
+        prefix = self._places.of(target.container).name(key)
+        self._log.begin_upload(Standing(prefix, frozenset(), objects=frozenset({target})))
+        copied = self._copy_segments(manifest, prefix)
+        self._store.put_manifest(target, copied, _headers(info, copied))
+        self._log.end_upload(prefix)
+        return manifest
+
+    def _copy_segments(self, manifest: Manifest, prefix: ObjectName) -> Manifest:
+        sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="segment copy") as pool:
+            targets = [
+                ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}")
+                for number in range(len(sources))
+            ]
+            copies = list(pool.map(self._store.copy, sources, targets))
+        etags = dict(zip(sources, copies, strict=True))
+        return Manifest(
+            tuple(_copied(manifest.segments, {name: (one.name, one.etag) for name, one in etags.items()}))
+        )
+
+
+def _copied(
+    segments: Iterable[Segment], copies: dict[ObjectName, tuple[ObjectName, str]]
+) -> Iterable[Segment]:
+    """Yield the segments by their new names; one that was an SLO itself is an ordinary object now."""
+    for segment in segments:
+        name, etag = copies[segment.name]
+        if etag != segment.etag and not segment.nested:
+            raise Unavailable(f"{segment.name}: another client changed it while it was copied")
+        yield replace(segment, name=name, etag=etag, nested=False)
+
+
+def _headers(info: ObjectInfo, manifest: Manifest) -> Headers:
+    media_type, stored = decode_type(info.content_type)
+    if stored.slo is not None:
+        stored = replace(stored, slo=manifest.etag)
+    return Headers(encode_type(media_type, stored), info.metadata, info.kept)

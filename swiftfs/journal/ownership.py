@@ -1,0 +1,186 @@
+"""Whose segments are whose, where their names do not say it, or say something else.
+
+A segment's name says for which object it was uploaded. An object that was moved keeps its segments, and a
+file that is renamed before it is stored has segments of its old name: the journal's database remembers both,
+as claims. A claim holds for one ETag of the object, so that nobody who overwrites it inherits the segments.
+"""
+
+import logging
+import threading
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of
+from swiftfs.journal.log import Log, Statement
+from swiftfs.model import Manifest, ObjectName
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Segments that an object owns: those below the prefix `owner`, or those uploaded for that object."""
+
+    owner: ObjectName
+    is_prefix: bool
+
+    def covers(self, segment: ObjectName, choice: str) -> bool:
+        """Return whether the segment is one of them."""
+        if self.is_prefix:
+            return _lies_below(segment, self.owner)
+        return is_segment_of(segment, self.owner, choice)
+
+
+class Ownership:
+    """Says which segments go with an object; `choice` is where the mount puts them, see `SegmentPlaces`.
+
+    The lock guards the claims and the shared prefixes; it comes before the log's.
+    """
+
+    def __init__(self, log_: Log, choice: str = AUTO) -> None:
+        self._log = log_
+        self._choice = choice
+        self._lock = threading.Lock()
+        self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
+        self._shared: set[tuple[ObjectName, ObjectName]] = set()
+        for container, key, etag, *owner, is_prefix in log_.rows("SELECT * FROM claims"):
+            claims = self._claims.setdefault(ObjectName(container, key), {}).setdefault(etag, set())
+            claims.add(Claim(ObjectName(*owner), bool(is_prefix)))
+        for container, prefix, *user in log_.rows("SELECT * FROM shared"):
+            self._shared.add((ObjectName(container, prefix), ObjectName(*user)))
+
+    def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
+        """Return those `segments` of a manifest with this ETag that are `name`'s own and nobody else's."""
+        with self._lock:
+            claims = set(self._claims.get(name, {}).get(etag, ()))
+        named = set(segments)
+        own = {
+            one
+            for one in named
+            if is_segment_of(one, name, self._choice)
+            or any(claim.covers(one, self._choice) for claim in claims)
+        }
+        own = self.without_shared(own)
+        if spared := len(named) - len(own):
+            log.info(
+                "%d segments that %s names are left alone: they are not known to be its own", spared, name
+            )
+        return own
+
+    def without_shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
+        """Return those segments that no second manifest is known to name."""
+        with self._lock:
+            prefixes = {prefix for prefix, _ in self._shared}
+        return {one for one in segments if not any(_lies_below(one, prefix) for prefix in prefixes)}
+
+    def stores(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
+        """Record what `name` owns of the segments of a manifest that is about to be stored.
+
+        `before` is the ETag of the object that it replaces, and `prefix` that of the file's own uploads.
+        """
+        names = {segment.name for segment in manifest.segments}
+        foreign = {one for one in names if not is_segment_of(one, name, self._choice)}
+        with self._lock:
+            known = self._claims.get(name, {}).get(before, set())
+            claims = {
+                Claim(upload, is_prefix=True)
+                for one in foreign
+                if (upload := _upload_of(one)) is not None
+                and (_lies_below(one, prefix) or any(claim.covers(one, self._choice) for claim in known))
+            }
+            if claims:
+                self._add(name, manifest.etag, claims)
+
+    def stands(self, name: ObjectName, etag: str) -> None:
+        """Record that the object has this ETag now, empty when it is gone: claims for others are void."""
+        with self._lock:
+            known = self._claims.get(name)
+            if not known or known.keys() == {etag}:
+                return
+            gone = [one for one in known if one != etag]
+            for one in gone:
+                del known[one]
+            if not known:
+                del self._claims[name]
+            self._change(
+                (
+                    "DELETE FROM claims WHERE container = ? AND key = ? AND etag = ?",
+                    [(name.container, name.key, one) for one in gone],
+                )
+            )
+
+    def moved(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Record that the object with this ETag is at `target` now, and not at `source` any more.
+
+        `etag` is that of the answer to the COPY of the manifest. What the object owned it owns still.
+        """
+        if not etag:
+            return
+        with self._lock:
+            claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
+            self._add(target, etag, claims)
+        self.stands(target, etag)
+        self.stands(source, "")
+
+    def share(self, user: ObjectName, segments: Iterable[ObjectName]) -> None:
+        """Record that the object `user` names these segments too: they stay until `unshare`."""
+        uploads = {upload for one in segments if (upload := _upload_of(one)) is not None}
+        with self._lock:
+            self._shared |= {(upload, user) for upload in uploads}
+            self._change(
+                (
+                    "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)",
+                    [(upload.container, upload.key, user.container, user.key) for upload in uploads],
+                )
+            )
+
+    def unshare(self, user: ObjectName) -> None:
+        """Record that `user` is gone, or names others now."""
+        with self._lock:
+            gone = {one for one in self._shared if one[1] == user}
+            if not gone:
+                return
+            self._shared -= gone
+            self._change(
+                (
+                    "DELETE FROM shared WHERE user_container = ? AND user_key = ?",
+                    [(user.container, user.key)],
+                )
+            )
+
+    def moved_from(self, objects: Collection[ObjectName]) -> set[ObjectName]:
+        """Return the objects that were moved here from one of `objects`."""
+        with self._lock:
+            return {
+                name
+                for name, versions in self._claims.items()
+                if any(claim.owner in objects for claims in versions.values() for claim in claims)
+            }
+
+    def _add(self, name: ObjectName, etag: str, claims: set[Claim]) -> None:
+        self._claims.setdefault(name, {}).setdefault(etag, set()).update(claims)
+        self._change(
+            (
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
+                    for one in claims
+                ],
+            )
+        )
+
+    def _change(self, *statements: Statement) -> None:
+        try:
+            self._log.change(*statements)
+        except OSError as error:  # what is not remembered is spared, and left to `gc`
+            log.warning("%s", error)
+
+
+def _upload_of(segment: ObjectName) -> ObjectName | None:
+    """Return the prefix of the upload that a segment's name tells, None for another object's name."""
+    match = SEGMENT_NAME.fullmatch(segment.key)
+    return ObjectName(segment.container, f"{match[1]}/") if match else None
+
+
+def _lies_below(name: ObjectName, prefix: ObjectName) -> bool:
+    return name.container == prefix.container and name.key.startswith(prefix.key)

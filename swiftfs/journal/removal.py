@@ -1,0 +1,218 @@
+"""What deletes segments: all of them go through here, and none that a manifest which stands names.
+
+Which manifest stands is known from the answer to our own PUT. Where that was lost, Swift is asked. What
+cannot be decided yet, as the lost PUT may still be carried out, waits among the leftovers, which the
+journal keeps.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from swiftfs.content.places import LONGEST_KEY, SEGMENTS_SUFFIX
+from swiftfs.content.segments import Standing
+from swiftfs.errors import BadRequest, NotFound, StoreError
+from swiftfs.journal.log import Log
+from swiftfs.journal.ownership import Ownership
+from swiftfs.model import Manifest, ObjectName, Row
+from swiftfs.naming import SEGMENTS_FOLDER
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+LATE_SECONDS = 600.0
+"""How long after a PUT whose answer was lost we expect that the server may still carry it out."""
+
+RETRY_SECONDS = 60.0
+"""Pause before leftovers are looked at again that Swift said nothing of."""
+
+
+class Removal:
+    """Deletes segments of objects that `owners` says are theirs; `clock` tells Unix seconds.
+
+    The lock guards `_due`, when leftovers can be looked at next, None while there are none.
+    """
+
+    def __init__(
+        self, store: ObjectStore, log_: Log, owners: Ownership, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.owners = owners
+        self._store = store
+        self._log = log_
+        self._clock = clock
+        self._lock = threading.Lock()
+        (oldest,) = log_.rows("SELECT min(since) FROM leftovers")[0]
+        self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
+
+    def manifest_of(self, name: ObjectName, large: bool | None) -> Manifest | None:
+        """Return an SLO's manifest; None when another client has put something else there, or nothing."""
+        try:
+            if large is None and not self._store.head(name).is_slo:
+                return None
+            return self._store.manifest(name)
+        except (NotFound, BadRequest):
+            return None
+
+    def segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
+        """Return the segments that go with the SLO that `name` is now; none when it is not one."""
+        manifest = None if large is False else self.manifest_of(name, large)
+        if manifest is None:
+            return set()
+        return self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
+
+    def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
+        try:
+            if len(names) > 1:
+                return self._store.delete_many(names)
+            for name in names:
+                self._store.delete(name)
+        except NotFound:
+            pass  # it is gone already
+        except StoreError as error:
+            return dict.fromkeys(names, error)
+        return {}
+
+    def discard(self, names: Iterable[ObjectName]) -> None:
+        """Delete segments that no manifest names any more; a failure leaves them behind and is logged."""
+        self.log_unused(self.delete_all(tuple(names)))
+
+    def replace(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
+        """Delete segments that the object which stands as `name` since this moment does not name.
+
+        With `in_doubt` another manifest may come to stand that names some: they are looked at later.
+        """
+        if in_doubt and segments:
+            self._leave(segments, (name,), self._clock())
+        else:
+            self.discard(segments)
+
+    def discard_below(self, standing: Standing) -> None:
+        """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
+
+        Those that a manifest may come to name whose PUT was sent a short time ago are looked at later.
+        """
+        prefix, known = standing.prefix, standing.named or ()
+        try:
+            rows = [row.key for row in self.rows_below(prefix.container, prefix.key) if row.key not in known]
+        except NotFound:
+            return  # so is the container
+        names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
+        if not names:
+            return
+        objects = standing.objects or _objects_of(prefix)
+        if standing.asked and self._is_recent(standing.since):
+            self._leave(names, objects, standing.since)
+        else:
+            for error in self.delete_all(tuple(names - self._in_use(names, objects))).values():
+                raise error
+
+    def is_due(self) -> bool:
+        """Return whether there are leftovers to be looked at now."""
+        with self._lock:
+            return self._due is not None and self._clock() >= self._due
+
+    def look_again(self) -> None:
+        """Delete the leftovers that no manifest has come to name in time."""
+        groups: dict[tuple[ObjectName, ...], set[ObjectName]] = {}
+        with self._lock:
+            self._due = None
+        for name, (objects, since) in self.leftovers().items():
+            if self._is_recent(since):
+                self._look_at(since + LATE_SECONDS)
+            else:
+                groups.setdefault(objects, set()).add(name)
+        for objects, names in groups.items():
+            try:
+                failures = self.delete_all(tuple(names - self._in_use(names, objects)))
+            except StoreError as error:
+                failures = dict.fromkeys(names, error)
+            if failures:
+                log.info(
+                    "%d segments of %s stay for now: %s", len(failures), objects[0], *set(failures.values())
+                )
+                self._look_at(self._clock() + RETRY_SECONDS)
+            self._forget(names - failures.keys())
+
+    def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
+        """Tell of segments that could not be deleted."""
+        for name, error in failures.items():
+            log.warning("%s stays in Swift unused: %s", name, error)
+
+    def rows_below(self, container: str, prefix: str) -> Iterable[Row]:
+        """Yield the objects whose keys begin with `prefix`."""
+        marker = ""
+        while True:
+            page = self._store.list_page(container, prefix=prefix, marker=marker)
+            yield from page.rows
+            if page.last:
+                return
+            marker = page.marker
+
+    def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
+        """Return those segments that a manifest names which stands now; raise `StoreError` in doubt."""
+        if not objects:
+            return names
+        used = names - self.owners.without_shared(names)
+        for name in sorted({*objects, *self.owners.moved_from(objects)}):
+            used |= self._named_by(name)
+        return names & used
+
+    def _named_by(self, name: ObjectName) -> set[ObjectName]:
+        """Return the segments that an object names; raise `StoreError` unless Swift says it for certain."""
+        try:
+            return {segment.name for segment in self._store.manifest(name).segments}
+        except NotFound:
+            return set()
+        except BadRequest:
+            if self._store.head(name).is_slo:
+                raise
+            return set()
+
+    def _is_recent(self, since: float) -> bool:
+        return abs(self._clock() - since) < LATE_SECONDS
+
+    def leftovers(self) -> dict[ObjectName, tuple[tuple[ObjectName, ...], float]]:
+        """Return the segments that are looked at later, each with who may name it and since when."""
+        return {
+            ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
+            for container, key, objects, since in self._log.rows("SELECT * FROM leftovers")
+        }
+
+    def _leave(self, names: Iterable[ObjectName], objects: Collection[ObjectName], since: float) -> None:
+        text = json.dumps([[name.container, name.key] for name in sorted(objects)])
+        rows: list[tuple[object, ...]] = [(name.container, name.key, text, since) for name in names]
+        try:
+            self._log.change(("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows))
+        except OSError as error:
+            log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
+        self._look_at(since + LATE_SECONDS)
+
+    def _look_at(self, due: float) -> None:
+        with self._lock:
+            self._due = due if self._due is None else min(self._due, due)
+
+    def _forget(self, names: Iterable[ObjectName]) -> None:
+        rows: list[tuple[object, ...]] = [(name.container, name.key) for name in names]
+        try:
+            self._log.change(("DELETE FROM leftovers WHERE container = ? AND key = ?", rows))
+        except OSError as error:
+            log.warning("%s", error)
+
+
+def _objects_of(prefix: ObjectName) -> set[ObjectName]:
+    """Return the objects for which a prefix may have been made of which release 0.1 recorded no more."""
+    key = prefix.key.rstrip("/").rpartition("/")[0]
+    found: set[ObjectName] = set()
+    if len(key.encode()) >= LONGEST_KEY - 4:
+        return found  # it may be a part of the key only
+    if prefix.container.endswith(SEGMENTS_SUFFIX):
+        found.add(ObjectName(prefix.container.removesuffix(SEGMENTS_SUFFIX), key))
+    if key.startswith(SEGMENTS_FOLDER + "/"):
+        found.add(ObjectName(prefix.container, key.removeprefix(SEGMENTS_FOLDER + "/")))
+    container, _, rest = key.partition("/")
+    if rest:
+        found.add(ObjectName(container, rest))
+    return found

@@ -1,0 +1,154 @@
+"""What deletes segments looks first at what stands, and waits where a lost PUT may still be carried out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from memory_store import MemoryStore
+
+from swiftfs.content.segments import Standing
+from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
+from swiftfs.journal.log import Log
+from swiftfs.journal.ownership import Ownership
+from swiftfs.journal.removal import LATE_SECONDS, Removal
+from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.store.protocol import Headers
+
+NAME = ObjectName("box", "file")
+
+
+def segments(store: MemoryStore) -> set[str]:
+    return {row.key for row in store.list_page("box_segments").rows}
+
+
+class Cleaner:
+    """What deletes segments, with a clock of the test's own, over a store with one large object."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = time.time()
+        self.store = MemoryStore("box", "box_segments", "other")
+        self.log = Log(folder, "me")
+        self.removal = self.restarted()
+
+    def restarted(self) -> Removal:
+        return Removal(self.store, self.log, Ownership(self.log), lambda: self.now)
+
+    def segment(self, key: str) -> ObjectName:
+        name = ObjectName("box_segments", key)
+        self.store.put(name, b"x" * 10, Headers("a/b"))
+        return name
+
+    def manifest(self, key: str, *names: ObjectName) -> Manifest:
+        parts = [Segment(name, self.store.head(name).version.etag, 10) for name in names]
+        manifest = Manifest(tuple(parts))
+        self.store.put_manifest(ObjectName("box", key), manifest, Headers("a/b"))
+        return manifest
+
+
+PREFIX = "file/swiftfs-0123456789abcdef0123456789abcdef/"
+
+
+@pytest.fixture
+def cleaner(tmp_path: Path) -> Iterator[Cleaner]:
+    found = Cleaner(tmp_path)
+    with closing(found.log):
+        yield found
+
+
+def below(cleaner: Cleaner, **facts: object) -> Standing:
+    return Standing(ObjectName("box_segments", PREFIX), frozenset(), **facts)  # type: ignore[arg-type]
+
+
+def test_what_stands_is_asked_of_swift_where_nothing_is_recorded(cleaner: Cleaner) -> None:
+    """As in the database of release 0.1."""
+    used, unused = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    cleaner.manifest("file", used)
+    cleaner.removal.discard_below(below(cleaner))
+    assert segments(cleaner.store) == {used.key}
+    assert unused.key not in segments(cleaner.store)
+
+
+def test_an_object_that_was_moved_afterwards(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.segment(PREFIX + "2-b")
+    manifest = cleaner.manifest("moved", used)
+    cleaner.removal.owners.moved(NAME, ObjectName("box", "between"), manifest.etag)
+    cleaner.removal.owners.moved(ObjectName("box", "between"), ObjectName("box", "moved"), manifest.etag)
+    cleaner.restarted().discard_below(below(cleaner, objects=frozenset({NAME})))
+    assert segments(cleaner.store) == {used.key}
+
+
+@pytest.mark.parametrize("error", [Unavailable("503"), AccessDenied("403"), QuotaExceeded("413")])
+def test_in_doubt_all_stays(cleaner: Cleaner, error: StoreError) -> None:
+    key = cleaner.segment(PREFIX + "1-a").key
+
+    def refuse(method: str, _subject: str) -> None:
+        if method == "manifest":
+            raise error
+
+    cleaner.store.hook = refuse
+    with pytest.raises(type(error)):
+        cleaner.removal.discard_below(below(cleaner))
+    assert segments(cleaner.store) == {key}
+
+
+@pytest.mark.parametrize("lands", [True, False])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_what_a_late_manifest_may_name_is_looked_at_later(
+    cleaner: Cleaner, lands: bool, restarts: bool
+) -> None:
+    wanted, unwanted = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    asked = below(cleaner, objects=frozenset({NAME}), asked=frozenset({"e"}), since=cleaner.now - 1)
+    cleaner.removal.discard_below(asked)
+    assert segments(cleaner.store) == {wanted.key, unwanted.key}
+    removal = cleaner.restarted() if restarts else cleaner.removal
+    assert not removal.is_due()
+    removal.look_again()
+    assert segments(cleaner.store) == {wanted.key, unwanted.key}
+    if lands:
+        cleaner.manifest("file", wanted)
+    cleaner.now += LATE_SECONDS
+    assert removal.is_due()
+    removal.look_again()
+    assert segments(cleaner.store) == ({wanted.key} if lands else set())
+    assert not removal.is_due()
+    assert not removal.leftovers()
+
+
+def test_leftovers_wait_while_the_server_is_away(cleaner: Cleaner) -> None:
+    name = cleaner.segment(PREFIX + "1-a")
+    cleaner.removal.replace(NAME, {name}, in_doubt=True)
+    cleaner.now += LATE_SECONDS
+
+    def refuse(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    cleaner.removal.look_again()
+    cleaner.store.hook = None
+    assert segments(cleaner.store) == {name.key}
+    cleaner.now += LATE_SECONDS
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+    assert not segments(cleaner.store)
+
+
+def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    state = Standing(
+        ObjectName("box_segments", PREFIX),
+        frozenset({"a"}),
+        "local",
+        frozenset({NAME, ObjectName("box", "other name")}),
+        frozenset({"etag"}),
+        12.5,
+    )
+    for _ in range(2):
+        with closing(Log(tmp_path, "me")) as log:
+            log.begin_upload(state)
+            assert log.uploads() == [state]
+    with closing(Log(tmp_path, "me")) as log:
+        assert log.uploads() == [state]
+        log.end_upload(state.prefix)
+        assert log.uploads() == []
