@@ -272,7 +272,7 @@ def damage(journal: Path, how: str) -> None:
 def test_recover_brings_back_what_a_damaged_journal_held(
     store: MemoryStore, tmp_path: Path, how: str, when: str
 ) -> None:
-    cache, target, count = tmp_path / "cache", tmp_path / "out", 60
+    cache, target, count = tmp_path / "cache", tmp_path / "out", 120
     cache.mkdir()
     parked(store, cache, count)
     damage(cache / "journal.sqlite", how)
