@@ -83,9 +83,6 @@ class Log:
         self._take_reserve()
         try:
             self._claim(identity)
-        except sqlite3.Error as error:
-            self._database.close()
-            raise ConfigurationError(f"the journal {self._path} cannot be written: {error}") from None
         except BaseException:
             self._database.close()
             raise
