@@ -32,9 +32,8 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
 
     Where something else holds the mount, the process goes on: return when all is stored, and say who it is;
     else return nothing. `progress` is called now and then with the number of files and deletions that still
-    wait. Raise
-    `ConfigurationError` when nothing is mounted there or when it is in use, `ProcessDied` when nobody served
-    it any more, `SwiftfsError` when something could not be stored.
+    wait. Raise `ConfigurationError` when nothing is mounted there or when it is in use, `ProcessDied` when
+    nobody served it any more, `SwiftfsError` when something could not be stored.
     """
     mountpoint = mountpoint.resolve()  # fusermount(1) knows a mount by its own path only
     try:

@@ -11,7 +11,7 @@ from stores import QUICK, TEXT, new_container
 from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, StoreError, TimedOut, Unavailable
+from swiftfs.errors import AccessDenied, BadName, StoreError, TimedOut, Unavailable
 from swiftfs.model import Limits, ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
 from swiftfs.store.bulk import BulkDeletes, bulk_failures
@@ -164,28 +164,40 @@ def test_where_nothing_may_be_deleted_a_refusal_says_nothing_of_bulk_delete(
     assert (counted(swift, "POST"), counted(swift, "DELETE")) == (1, 0)
 
 
-def test_after_a_refusal_nothing_overtakes_what_failed(
+@pytest.mark.parametrize("status", [403, 503])
+def test_after_a_refusal_segments_stay_while_their_object_does(
+    swift: SwiftServer, store: SwiftStore, names: list[ObjectName], status: int
+) -> None:
+    segments = [ObjectName(f"{names[0].container}_segments", f"s{number}") for number in range(3)]
+    store.create_container(segments[0].container)
+    for name in segments:
+        store.put(name, b"x", TEXT)
+    swift.inject(Fault(*BULK, status=405))
+    swift.inject(Fault("DELETE", "/n02", status=status))
+    failures = store.delete_many([*names, *segments])
+    assert set(failures) == {names[2], *segments}
+    assert listed(store, names) == ["n02"]
+    assert len(listed(store, segments)) == 3
+    assert {error.retryable for error in failures.values()} == {status == 503}
+
+
+def test_a_name_that_no_object_can_have_spoils_no_others(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
-    """A large object is named before its segments, which must not go while it stands."""
-    swift.inject(Fault(*BULK, status=405))
-    swift.inject(Fault("DELETE", "/n02", status=503))
-    failures = store.delete_many(names)
-    assert listed(store, names) == ["n02", *(name.key for name in names[8:])]
-    assert [name.key for name in failures] == listed(store, names)
-    assert all(error.retryable for error in failures.values())
+    bad = ObjectName(names[0].container, "\udc80")
+    failures = store.delete_many([bad, *names])
+    assert {name: type(error) for name, error in failures.items()} == {bad: BadName}
+    assert listed(store, names) == []
+    assert store.limits().bulk_delete
+    assert counted(swift, "POST") == 0
 
 
 def test_a_request_that_is_too_large_is_sent_in_halves(hostile: HostileServer, impatient: SwiftStore) -> None:
     hostile.said = Said(verdict(status="413 Request Entity Too Large"))
     assert impatient.delete_many(NAMES[:4]) == {}
-    assert [path.rpartition("/")[2] for path in hostile.paths] == [
-        *["a?bulk-delete"] * 3,
-        "n0",
-        "n1",
-        "n2",
-        "n3",
-    ]
+    sent = [path.rpartition("/")[2] for path in hostile.paths]
+    assert sent[:3] == ["a?bulk-delete"] * 3
+    assert sorted(sent[3:]) == ["n0", "n1", "n2", "n3"]
 
 
 def test_a_server_that_finds_every_request_too_large_has_no_bulk_delete(

@@ -111,9 +111,6 @@ class Log:
         try:
             self._claim(identity)
             self.id = self._own_id()
-        except sqlite3.Error as error:
-            self._database.close()
-            raise ConfigurationError(f"the journal {self._path} cannot be written: {error}") from None
         except BaseException:
             self._database.close()
             raise

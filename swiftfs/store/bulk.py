@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
-from swiftfs.errors import BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
+from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
 from swiftfs.model import NOTHING, ObjectName
 from swiftfs.store.failures import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
@@ -119,9 +119,13 @@ class BulkDeletes:
 
     def delete(self, names: Sequence[ObjectName]) -> Outcome:
         """Delete `names` by one request."""
+        try:
+            request = bulk_delete_request(names)
+        except BadName:  # of which of them, a single DELETE says
+            return Outcome(single=list(names))
         begun = time.monotonic()
         try:
-            failures, unauthorized = bulk_failures(names, self._send(bulk_delete_request(names)))
+            failures, unauthorized = bulk_failures(names, self._send(request))
         except (BulkTooLarge, QuotaExceeded) as error:  # 413
             return self._too_large(names, error)
         except NoVerdict as error:

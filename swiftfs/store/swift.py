@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 
 from cachetools import LRUCache
 
@@ -315,20 +316,20 @@ class SwiftStore:
     def _delete_in_order(
         self, names: Sequence[ObjectName], refusal: BulkRefused
     ) -> dict[ObjectName, StoreError]:
-        """Delete what a refused bulk-delete was to delete, a few at a time.
+        """Delete what a refused bulk-delete was to delete.
 
-        INVARIANT: a large object goes before its segments, so nothing is tried after a failure that may pass.
+        INVARIANT: a large object goes before its segments, which mostly lie in another container: when
+        something is left in one container, what follows in another is not tried.
         """
         failures: dict[ObjectName, StoreError] = {}
-        for start in range(0, len(names), PARALLEL_DELETES):
-            some = names[start : start + PARALLEL_DELETES]
-            failed = self._delete_in_parallel(some)
-            failures |= failed
-            if len(failed) < len(some):
+        for _, group in groupby(names, attrgetter("container")):
+            some = list(group)
+            if failures:
+                failures |= dict.fromkeys(some, next(iter(failures.values())))
+                continue
+            failures |= self._delete_in_parallel(some)
+            if len(failures) < len(some):
                 self._bulk.remember_refusal(refusal)
-            passing = next((error for error in failed.values() if error.retryable), None)
-            if passing is not None:
-                return failures | dict.fromkeys(names[start + PARALLEL_DELETES :], passing)
         return failures
 
     def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
