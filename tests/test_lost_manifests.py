@@ -303,3 +303,27 @@ def test_a_late_manifest_of_a_file_that_was_removed(store: LossyStore, tmp_path:
         assert body(store, "file") == data
         flush(filesystem)
         assert store.list_page("box").rows == ()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("size", [4 * BLOCK, MIB + BLOCK])
+def test_a_file_that_becomes_small_behind_a_lost_manifest(
+    store: LossyStore, tmp_path: Path, dies: bool, size: int
+) -> None:
+    """Most of it is not in the cache, and the version that it was read from is gone."""
+    data = bytearray(noise(4 * MIB))
+    with bench(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
+        write(filesystem, "/file", bytes(data))
+    mount = killed(store, tmp_path) if dies else bench(store, tmp_path, OPTIONS)
+    with mount as filesystem:
+        change(filesystem, 3 * MIB, b"c" * BLOCK)
+        data[3 * MIB : 3 * MIB + BLOCK] = b"c" * BLOCK
+        lose(filesystem, store)
+        filesystem.truncate("/file", size)
+        store.away = False
+        if not dies:
+            flush(filesystem)
+            assert body(store, "file") == data[:size]
+    with bench(store, tmp_path, OPTIONS):
+        pass
+    assert body(store, "file") == data[:size]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from memory_store import MemoryStore
 
+from swiftfs.content.places import LONGEST_KEY
 from swiftfs.content.segments import Standing
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.journal.log import Log
@@ -152,3 +153,61 @@ def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) ->
         assert log.uploads() == [state]
         log.end_upload(state.prefix)
         assert log.uploads() == []
+
+
+def test_what_a_leftover_names_too_stays_until_it_is_gone(cleaner: Cleaner) -> None:
+    """The source of a rename could not be deleted: both names have the same segments."""
+    moved, used = ObjectName("box", "moved"), cleaner.segment(PREFIX + "1-a")
+    manifest = cleaner.manifest("file", used)
+    cleaner.manifest("moved", used)
+    cleaner.removal.owners.moved(NAME, moved, manifest.etag)
+    cleaner.removal.owners.share(NAME, [used])
+    for removal in (cleaner.removal, cleaner.restarted()):
+        assert removal.segments_of(NAME, large=True) == set()
+        assert removal.segments_of(moved, large=True) == set()
+        removal.discard_below(below(cleaner, objects=frozenset({ObjectName("box", "gone")})))
+        assert segments(cleaner.store) == {used.key}
+    cleaner.store.delete(NAME)
+    cleaner.removal.owners.unshare(NAME)
+    for removal in (cleaner.removal, cleaner.restarted()):
+        assert removal.segments_of(moved, large=True) == {used}
+
+
+def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    users = [ObjectName("box", "one"), ObjectName("box", "two")]
+    for user in users:
+        cleaner.removal.owners.share(user, [used])
+    cleaner.removal.owners.unshare(users[0])
+    assert cleaner.removal.segments_of(NAME, large=True) == set()
+    cleaner.removal.owners.unshare(users[1])
+    assert cleaner.removal.segments_of(NAME, large=True) == {used}
+
+
+def test_a_prefix_of_which_only_a_part_of_the_key_is_left(cleaner: Cleaner) -> None:
+    """Release 0.1 recorded no object for it: nothing is known to be unused."""
+    key = "x" * LONGEST_KEY + "/swiftfs-0123456789abcdef0123456789abcdef/"
+    segment = cleaner.segment(key + "1-a")
+    cleaner.removal.discard_below(Standing(ObjectName("box_segments", key), frozenset()))
+    assert segments(cleaner.store) == {segment.key}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        (ObjectName("box_segments", f"d/{PREFIX}"), "d/file"),
+        (ObjectName("box", f".swiftfs-segments/{PREFIX}"), "file"),
+        (ObjectName("other", f"box/d/{PREFIX}"), "d/file"),
+    ],
+)
+def test_whose_a_prefix_of_release_0_1_is(cleaner: Cleaner, prefix: ObjectName, key: str) -> None:
+    names = [ObjectName(prefix.container, f"{prefix.key}{part}-a") for part in range(2)]
+    for name in names:
+        cleaner.store.put(name, b"x" * 10, Headers("a/b"))
+    cleaner.manifest(key, names[0])
+    cleaner.removal.discard_below(Standing(prefix, frozenset()))
+    assert cleaner.store.head(names[0]).size == 10
+    assert [row.key for row in cleaner.store.list_page(prefix.container, prefix=prefix.key).rows] == [
+        names[0].key
+    ]

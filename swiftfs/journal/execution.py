@@ -70,6 +70,8 @@ class Execution:
         """
         if intent.file.is_whole or content.size > self._segment_size:
             return intent
+        if content.uploads is not None and content.uploads.is_in_doubt:
+            self._find_own_manifest(intent, content, content.uploads)  # the version may be gone already
         content.own_all()
         return replace(intent, file=content.save())
 
