@@ -9,18 +9,28 @@ from dataclasses import replace
 
 from swiftfs.errors import NotFound, os_error
 from swiftfs.files import Files
-from swiftfs.journal.execution import Unmoved
 from swiftfs.journal.intents import (
     CreateContainer,
     Delete,
     DeleteContainer,
+    MovedObject,
     MoveFolder,
     PutMarker,
     marker_headers,
 )
+from swiftfs.journal.moving import EMPTY, Unmoved
 from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
-from swiftfs.naming import Folder, Source, is_below, join, plain_marker, slash_marker, split
+from swiftfs.naming import (
+    Folder,
+    Source,
+    is_below,
+    join,
+    path_below,
+    plain_marker,
+    slash_marker,
+    split,
+)
 from swiftfs.prefetch import version_of
 from swiftfs.promises import Promises
 from swiftfs.rooms import Rooms
@@ -133,15 +143,29 @@ class Folders:
             destination.container,
             destination.prefix,
             ((marker, renamed),) if marker is not None and moves_marker else (),
+            self._recent_below(old),
+            empty=target is None and self._namespace.has_just_listed(new),
         )
         try:
-            self._journal.execute(old, intent)
+            left = self._journal.execute(old, intent)
         except Unmoved as error:
-            self._namespace.drop_listings(new)
-            for name in error.left:
-                self._journal.add(new, Delete(name, large=False))
+            self._namespace.forget(new)
+            for deletion in error.left:
+                rest = deletion.name.key.removeprefix(destination.prefix)
+                self._journal.add(path_below(new, rest) if rest else new, deletion)
             raise
         self._record_moved(old, new, moving, renamed if moves_marker else None)
+        for name in left:
+            path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
+            self._journal.watch(name, self._promises.note(path, None)[0])
+
+    def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
+        """Return the objects below a folder that we have stored, and a listing may not show yet."""
+        return tuple(
+            MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
+            for entry in self._namespace.recent_below(path)
+            if entry.object is not None
+        )
 
     def keep_parent(self, path: str) -> None:
         """Give the parent of `path` a marker when it has none and loses its last child: folders stay."""

@@ -99,6 +99,16 @@ class Changes:
             for name in [name for name, change in changes.items() if change.at < old]:
                 self.forget(folder, name)
 
+    def below(self, folder: Folder) -> list[Entry]:
+        """Return what we have stored in a folder and in all folders below it."""
+        changes = [
+            change
+            for other in self._folders
+            if other.is_below(folder)
+            for change in self._folders[other].values()
+        ]
+        return [change.entry for change in changes if change.entry is not None]
+
     def forget_below(self, folder: Folder) -> None:
         """Forget the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
