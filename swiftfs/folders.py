@@ -119,7 +119,10 @@ class Folders:
         self._namespace.drop_listings(path)
 
     def rename(self, old: str, new: str, moving: Entry, target: Entry | None) -> None:
-        """Move a folder with all below it over nothing, or over an empty folder."""
+        """Move a folder with all below it over nothing, or over an empty folder.
+
+        What would change something below it meanwhile waits, and goes on under the new name.
+        """
         if is_below(new, old):
             raise os_error(errno.EINVAL, new)
         source, destination = self._source.folder(old), self._source.folder(new)
@@ -131,6 +134,8 @@ class Folders:
             self._refuse_unless_empty(new)
         for node in self._files.table.below(old):
             self._files.flush(node)
+            if node.deletion is not None:
+                self._files.settle_hidden(node.deletion.name)
         self._journal.flush_below(source)
         self._journal.flush_below(destination)
         self.keep_parent(old)
