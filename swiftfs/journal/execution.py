@@ -49,7 +49,13 @@ class Execution:
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="journal")
         self._storing = Storing(store, segment_size, self.discard)
         self._moving = Moving(
-            store, self._pool, self.delete_all, self.discard, self._segments_of, self._note_shared
+            store,
+            self._pool,
+            self.delete_all,
+            self.discard,
+            self._segments_of,
+            self._note_moved,
+            self._note_shared,
         )
 
     def close(self) -> None:
@@ -233,7 +239,10 @@ class Execution:
     def _segments_of(self, name: ObjectName, large: bool | None) -> set[ObjectName]:
         return self._storing.segments_of(name, large=large)
 
-    def _note_shared(self, remnant: ObjectName, copy: ObjectName) -> None:
+    def _note_moved(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Take note that the segments of an SLO that was `source` are those of `target` now."""
+
+    def _note_shared(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Take note that two manifests name the same segments: what a move left behind, and its copy."""
 
     def _rows_below(self, container: str, prefix: str) -> Iterable[Row]:

@@ -36,6 +36,9 @@ EMPTY = md5(usedforsecurity=False).hexdigest()
 Remnant = tuple[Delete, StoreError]
 """What could not be deleted after it was copied, and why."""
 
+Share = Callable[[ObjectName, ObjectName, str], None]
+"""Is told of a manifest, of its copy, and of the ETag that both have."""
+
 Note = Callable[[MoveFolder], None]
 """Keeps the intent with all that it moves, before anything is copied."""
 
@@ -67,7 +70,10 @@ class _Item:
 
 
 class Moving:
-    """Carries out moves; `delete_all` deletes objects that are no SLOs, or their manifests alone."""
+    """Carries out moves; `delete_all` deletes objects that are no SLOs, or their manifests alone.
+
+    `moved` is told of what may be an SLO and has gone from its old place, `shared` of what stays there too.
+    """
 
     def __init__(
         self,
@@ -76,7 +82,8 @@ class Moving:
         delete_all: Callable[[Collection[ObjectName]], dict[ObjectName, StoreError]],
         discard: Discard,
         segments_of: Callable[[ObjectName, bool | None], set[ObjectName]],
-        shared: Callable[[ObjectName, ObjectName], None],
+        moved: Share,
+        shared: Share,
         moment: float = MOMENT,
     ) -> None:
         self._store = store
@@ -84,6 +91,7 @@ class Moving:
         self._delete_all = delete_all
         self._discard = discard
         self._segments_of = segments_of
+        self._moved = moved
         self._shared = shared
         self._moment = moment
 
@@ -276,11 +284,14 @@ class Moving:
                 changed.append(item.source)
         if changed:
             log.warning("another client changed %s while it was moved: that stays", _some(changed))
-        etags = {item.source: item for item in (*sure, *doubtful)}
-        for name, error in self._delete_all(names).items():
-            remnants.append((_deletion(etags[name]), error))
-        for deletion, _ in remnants:
-            self._shared(deletion.name, etags[deletion.name].target)
+        items = {item.source: item for item in (*sure, *doubtful)}
+        failures = self._delete_all(names)
+        remnants += [(_deletion(items[name]), error) for name, error in failures.items()]
+        left = {deletion.name for deletion, _ in remnants}
+        for name in {*names, *left}:
+            item = items[name]
+            if item.copied and (item.row is None or item.row.hash != item.copied) and item.copied != EMPTY:
+                (self._shared if name in left else self._moved)(name, item.target, item.copied)
         return remnants
 
     def _ask(self, item: _Item) -> ObjectInfo | StoreError | None:
