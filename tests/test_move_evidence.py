@@ -15,7 +15,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
-from swiftfs.journal.intents import MoveFolder
+from swiftfs.journal.intents import MovedObject, MoveFolder
 from swiftfs.journal.moving import Moving, Unmoved
 from swiftfs.model import Page
 
@@ -103,6 +103,19 @@ def test_what_changed_between_the_listing_and_its_copy_is_asked_about(
     assert keys(store) == ["new/a"]
     assert body(store, "new/a") == b"second"
     assert ("head", "box/old/a") in store.requests
+
+
+def test_the_record_names_all_that_moves_before_the_first_copy(store: LaggingStore, moving: Moving) -> None:
+    foreign(store, "old/a", b"first")
+    noted: list[MoveFolder] = []
+
+    def note(intent: MoveFolder) -> None:
+        assert not any(method == "copy" for method, _ in store.requests)
+        noted.append(intent)
+
+    (row,) = store.list_page("box", prefix="old/").rows
+    moving.move_folder(FOLDER, note)
+    assert noted[0].objects == (MovedObject(row.key, row.hash, row.last_modified),)
 
 
 def test_a_file_that_another_client_writes_between_copy_and_delete_stays(

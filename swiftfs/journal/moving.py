@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from hashlib import md5
-from statistics import median
 
 from swiftfs.attributes import decode_type
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
@@ -266,9 +265,9 @@ class Moving:
 
     def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
         """Say whether the listing of the sources is young enough to delete them by it."""
-        usual = median(item.seconds for item in copied)
-        slowest = max(item.seconds for item in copied)
-        return time.monotonic() - began < self._moment and slowest < usual * 3 + 0.25
+        seconds = sorted(item.seconds for item in copied)
+        usual = seconds[(len(seconds) - 1) // 3]
+        return time.monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
         """Delete sources that are what was copied: those that are `sure`, and others if a HEAD says so."""
