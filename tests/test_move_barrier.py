@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_filesystem import ME, bench, get, names, put, read, write
@@ -66,7 +67,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def waits(future: "Future[object]") -> bool:
+def waits(future: Future[Any]) -> bool:
     """Say whether a call has not come back within a while."""
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
@@ -85,7 +86,7 @@ def test_what_is_written_and_closed_meanwhile_is_stored_under_the_new_name(
     put(filesystem, handle, 0, b"new")
     put(filesystem, late, 0, b"late")
     assert get(filesystem, handle) == b"new"
-    flushed: list[Future[object]] = [
+    flushed: list[Future[Any]] = [
         pool.submit(filesystem.fsync, handle, False),
         pool.submit(filesystem.release, late),
     ]
@@ -110,7 +111,7 @@ def test_a_move_that_fails_lets_them_be_stored_under_the_old_name(
     renamed = pool.submit(filesystem.rename, "/d", "/e")
     assert halt.reached.wait(20)
     put(filesystem, handle, 0, b"new")
-    flushed: Future[object] = pool.submit(filesystem.fsync, handle, False)
+    flushed = pool.submit(filesystem.fsync, handle, False)
     assert waits(flushed)
     halt.go_on()
     with pytest.raises(Unmoved):
@@ -149,7 +150,7 @@ def test_a_change_by_a_path_that_moved_away_finds_nothing(
         halt = Halt(store, "delete_many")
         renamed = pool.submit(filesystem.rename, "/d", "/e")
         assert halt.reached.wait(20)
-        changed: Future[object] = pool.submit(CHANGES[change], filesystem, folder)
+        changed = pool.submit(CHANGES[change], filesystem, folder)
         assert waits(changed)
         halt.go_on()
         renamed.result(20)
@@ -221,7 +222,7 @@ def test_a_rename_waits_for_a_change_that_has_begun(
     halt = Halt(store, "put")
     flushed = pool.submit(filesystem.fsync, handle, False)
     assert halt.reached.wait(20)
-    renamed: Future[object] = pool.submit(filesystem.rename, "/d", "/e")
+    renamed = pool.submit(filesystem.rename, "/d", "/e")
     assert waits(renamed)
     halt.go_on()
     flushed.result(20)
@@ -243,8 +244,7 @@ def test_folders_that_overlap_move_one_after_the_other(pool: ThreadPoolExecutor)
     first = pool.submit(move, "/a", "/b")
     assert entered.wait(20)
     overlapping = [pool.submit(move, *pair) for pair in (("/a/c", "/x"), ("/y", "/b/c"), ("/b", "/a"))]
-    others: list[Future[object]] = [*overlapping]
-    assert all(map(waits, others))
+    assert all(waits(future) for future in overlapping)
     go_on.set()
     for future in (first, *overlapping):
         future.result(20)

@@ -59,7 +59,7 @@ def _ignore(*_: object) -> None:
 
 def after(store: MemoryStore, method: str, subject: str, act: Callable[[], object]) -> None:
     """Let another client act once, just before a request of that method about that subject."""
-    done = []
+    done: list[str] = []
 
     def hook(called: str, about: str) -> None:
         if called == method and about.startswith(subject) and not done:
