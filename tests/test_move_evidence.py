@@ -227,6 +227,26 @@ def test_what_no_listing_shows_yet_moves_with_its_folder(store: LaggingStore, tm
     assert keys(store) == ["new", "new/late", "new/listed", "new/sub", "new/sub/late"]
 
 
+def test_what_no_listing_shows_at_its_new_place_is_seen_there(store: LaggingStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path) as filesystem:
+        filesystem.mkdir("/old", 0o755, ME)
+        filesystem.mkdir("/old/sub", 0o755, ME)
+        for path in ("/old/a", "/old/sub/b"):
+            write(filesystem, path, path.encode())
+        write(filesystem, "/old/gone", b"gone")
+        filesystem.unlink("/old/gone")
+        store.unlisted |= {"new/a", "new/sub", "new/sub/b"}
+        filesystem.rename("/old", "/new")
+        assert names(filesystem, "/new") == ["a", "sub"]
+        assert names(filesystem, "/new/sub") == ["b"]
+        filesystem.rename("/new", "/newer")
+        assert names(filesystem, "/newer") == ["a", "sub"]
+        assert read(filesystem, "/newer/sub/b") == b"/old/sub/b"
+        assert names(filesystem, "/") == ["newer"]
+    store.unlisted.clear()
+    assert keys(store) == ["newer", "newer/a", "newer/sub", "newer/sub/b"]
+
+
 def test_the_newest_version_moves_where_the_listing_shows_an_older_one(
     store: LaggingStore, tmp_path: Path
 ) -> None:

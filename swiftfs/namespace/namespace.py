@@ -241,6 +241,12 @@ class Namespace:
         with self._lock:
             return self._changes.below(folder)
 
+    def move_recent(self, old: str, new: str) -> None:
+        """Show what we have stored lately below `old` below `new`, where it moved, though no listing may."""
+        source, target = self._source.folder(old), self._source.folder(new)
+        with self._lock:
+            self._changes.move_below(source, target)
+
     def has_just_listed(self, path: str) -> bool:
         """Say whether the folder that holds `path` was listed a moment ago, for the call that asks this.
 
