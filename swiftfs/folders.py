@@ -150,6 +150,7 @@ class Folders:
             ((marker, renamed),) if marker is not None and moves_marker else (),
             self._recent_below(old),
             empty=target is None and self._namespace.has_just_listed(new),
+            together=self._namespace.are_alone(old, new),
         )
         try:
             left = self._journal.execute(old, intent)

@@ -148,6 +148,40 @@ def test_a_target_that_another_client_filled_is_not_empty(store: LaggingStore, t
     assert body(store, "new/x") == b"theirs"
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_target_that_came_to_be_is_not_empty(store: LaggingStore, tmp_path: Path, *, alone: bool) -> None:
+    foreign(store, "old/x", b"ours")
+    if not alone:
+        foreign(store, "other", b"other")
+    with bench(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == (["old"] if alone else ["old", "other"])
+        foreign(store, "new/x", b"theirs")
+        with pytest.raises(Unmoved) as caught:
+            filesystem.rename("/old", "/new")
+        assert errno_of(caught.value) == errno.ENOTEMPTY
+        assert names(filesystem, "/new") == ["x"]
+    assert body(store, "new/x") == b"theirs"
+    assert body(store, "old/x") == b"ours"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_target_that_is_listed_and_gone_is_empty(
+    store: LaggingStore, tmp_path: Path, *, alone: bool
+) -> None:
+    foreign(store, "old/x", b"ours")
+    foreign(store, "new/y", b"gone")
+    if not alone:
+        foreign(store, "other", b"other")
+    with bench(store, tmp_path) as filesystem:
+        store.ghosts["y"] = store.list_page("box", prefix="new/y")
+        filesystem.unlink("/new/y")
+        assert names(filesystem, "/new") == []
+        filesystem.rename("/old", "/new")
+        assert names(filesystem, "/new") == ["x"]
+    store.ghosts.clear()
+    assert [key for key in keys(store) if key not in ("new", "other")] == ["new/x"]
+
+
 def test_a_target_that_another_client_made_a_file_is_no_folder(store: LaggingStore, tmp_path: Path) -> None:
     with bench(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)

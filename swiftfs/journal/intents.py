@@ -155,7 +155,8 @@ class MoveFolder:
 
     `recent` are objects that we have stored a moment ago: a listing may not show them yet, or an older
     version. `objects` are all that move, known when the copies begin. `empty` says that the target was just
-    seen to be so. `served` as in `Move`.
+    seen to be so, and `together` that one folder holds both places and, as far as is known, nothing else: one
+    listing tells of both. `served` as in `Move`.
     """
 
     container: str
@@ -166,6 +167,7 @@ class MoveFolder:
     recent: tuple[MovedObject, ...] = ()
     objects: tuple[MovedObject, ...] | None = None
     empty: bool = False
+    together: bool = False
     served: bool = False
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from hashlib import md5
+from itertools import islice
 
 from swiftfs.attributes import decode_type
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 MOMENT = 2.0
 """Seconds for which the listing that the copies were made from may still speak for the sources, if no copy
 took unusually long: to ask again costs about as long, and a request."""
+
+ASKED = 8
+"""Rows at the target that are looked at, for they may be of what is gone."""
 
 NAMED = 5
 """Names in a line of the log."""
@@ -125,10 +129,8 @@ class Moving:
         When a copy fails those that were made are deleted again; `Unmoved` names those that could not be.
         What another client has changed or deleted meanwhile stays as it is.
         """
-        if not intent.empty:
-            self._refuse_filled(intent)
         began = time.monotonic()
-        items = self._items(intent)
+        items = self._items(intent, self._list(intent))
         moved = (MovedObject(i.source.key, *_version(i)) for i in items[len(intent.markers) :])
         note(replace(intent, objects=tuple(moved)))
         copied = self._copy(items)
@@ -187,22 +189,38 @@ class Moving:
         log.warning("%s stays: another client has stored it anew", deletion.name)
         return False
 
-    def _refuse_filled(self, intent: MoveFolder) -> None:
-        """Raise `Unmoved` when Swift has something at the target at this moment: one listing tells."""
-        container, prefix = intent.target_container, intent.target
-        page = self._store.list_page(container, prefix=prefix[:-1], delimiter="/")
-        taken = {target.key for _, target in intent.markers}
-        if any(row.key in taken and not is_marker(row) for row in page.rows):
-            raise Unmoved(os_error(errno.ENOTDIR, prefix))
-        if prefix in page.subdirs or not page.last:
-            below = self._store.list_page(container, prefix=prefix, limit=2)
-            if any(row.key != prefix or not is_slash_marker(row) for row in below.rows):
-                raise Unmoved(os_error(errno.ENOTEMPTY, prefix))
+    def _list(self, intent: MoveFolder) -> list[Row]:
+        """Return the rows of what moves; raise `Unmoved` when Swift has something at the target now."""
+        source = intent.source
+        if intent.together:
+            rows = list(self._rows_below(intent.container, source[: source.rfind("/", 0, -1) + 1]))
+            self._refuse(intent, rows)
+            return [row for row in rows if row.key.startswith(source)]
+        if not intent.empty:
+            container, target = intent.target_container, intent.target
+            page = self._store.list_page(container, prefix=target[:-1], delimiter="/")
+            self._refuse(intent, page.rows)
+            if target in page.subdirs or not page.last:
+                self._refuse(intent, self._store.list_page(container, prefix=target, limit=ASKED).rows)
+        return list(self._rows_below(intent.container, source))
 
-    def _items(self, intent: MoveFolder) -> list[_Item]:
+    def _refuse(self, intent: MoveFolder, rows: Iterable[Row]) -> None:
+        """Raise `Unmoved` when the rows show a file in the place of the target, or something in it.
+
+        They may be late: the first of them are looked at.
+        """
+        markers = {target.key for _, target in intent.markers}
+        files = (row for row in rows if row.key in markers and not is_marker(row))
+        below = (row for row in rows if row.key.startswith(intent.target))
+        filling = (row for row in below if row.key != intent.target or not is_slash_marker(row))
+        for number, found in ((errno.ENOTDIR, files), (errno.ENOTEMPTY, filling)):
+            asked = [ObjectName(intent.target_container, row.key) for row in islice(found, ASKED)]
+            if any(self._head(name) is not None for name in asked):
+                raise Unmoved(os_error(number, intent.target))
+
+    def _items(self, intent: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
         """Return what is to be moved, markers first: what the listing shows, and what we have just stored."""
         markers = [_Item(source, target, EMPTY, marker=True) for source, target in intent.markers]
-        rows = list(self._rows_below(intent.container, intent.source))
         items = {item.source.key: item for item in _items_of(intent, rows)}
         for own in intent.recent:
             if own.key not in items:

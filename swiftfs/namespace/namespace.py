@@ -247,6 +247,17 @@ class Namespace:
         with self._lock:
             self._changes.move_below(source, target)
 
+    def are_alone(self, *paths: str) -> bool:
+        """Say whether the paths lie in one folder that holds nothing else, as far as is in memory."""
+        parents, names = {split(path)[0] for path in paths}, {split(path)[1] for path in paths}
+        if len(parents) > 1:
+            return False
+        with self._lock:
+            listing = self._listings.fresh(self._source.folder(parents.pop()))
+            if listing is None or not listing.complete:
+                return False
+            return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
+
     def has_just_listed(self, path: str) -> bool:
         """Say whether the folder that holds `path` was listed a moment ago, for the call that asks this.
 
