@@ -10,7 +10,7 @@ from dataclasses import replace
 from swiftfs.attributes import Stored, guess_type
 from swiftfs.content.content import Fill
 from swiftfs.content.origin import Origin
-from swiftfs.errors import PreconditionFailed, StoreError, SwiftfsError, os_error
+from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.model import Attributes, FileSpan, ObjectName
@@ -58,10 +58,15 @@ class Files:
     def read(self, number: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes lie; see `Content.read`."""
         node = self.table.handle(number).node
+        name = node.name
         try:
             return node.content.read(offset, size)
-        except PreconditionFailed:
-            self._rooms.namespace.forget(node.path)
+        except (NotFound, PreconditionFailed) as error:
+            self.table.barrier.wait(lambda: node.path)
+            if node.name != name:  # its folder moved: the bytes are under another name now
+                return self.read(number, offset, size)
+            if isinstance(error, PreconditionFailed):
+                self._rooms.namespace.forget(node.path)
             raise
 
     def write(self, number: int, offset: int, size: int, fill: Fill) -> int:
@@ -93,8 +98,12 @@ class Files:
 
         A `durable` one is in Swift when this returns. So is every one where nothing settles: what cannot be
         stored is given up there, and the node stays dirty. Otherwise raise why what was handed in before
-        could not be stored for good, once.
+        could not be stored for good, once. While a folder above it moves this waits.
         """
+        with self.table.barrier.passing(lambda: (node.path,)):
+            self._flush(node, durable=durable)
+
+    def _flush(self, node: Node, *, durable: bool) -> None:
         with node.lock:
             if node.hidden:
                 return
@@ -119,6 +128,13 @@ class Files:
         While others are open it is theirs to say when the file is whole.
         """
         node = self.table.handle(number).node
+        if node.dirty or node.deletion is not None:
+            with self.table.barrier.passing(lambda: (node.path,)):
+                self._release(number, node)
+        else:
+            self._release(number, node)
+
+    def _release(self, number: int, node: Node) -> None:
         if node.users == 1 and node.dirty and not node.failed:
             self.drain(node)
         if self.table.release(number) is not None:

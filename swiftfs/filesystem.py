@@ -10,6 +10,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored
@@ -121,11 +122,13 @@ class FileSystem:
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         """Make a folder, or at the top of an account a container."""
-        self._folders.make(path, mode, caller)
+        with self._changing(path):
+            self._folders.make(path, mode, caller)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder or container."""
-        self._folders.remove(path)
+        with self._changing(path):
+            self._folders.remove(path)
         self._inodes.forget(path, is_folder=True)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
@@ -150,6 +153,10 @@ class FileSystem:
 
     def unlink(self, path: str) -> None:
         """Delete a file, a link or a special file."""
+        with self._changing(path):
+            self._unlink(path)
+
+    def _unlink(self, path: str) -> None:
         entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
@@ -166,6 +173,16 @@ class FileSystem:
         """Rename a file or folder over whatever POSIX lets it replace."""
         if old == new:
             return
+        moving = self._namespace.find(old) if self._files.table.at(old) is None else None
+        if moving is not None and moving.is_directory:
+            with self._files.table.barrier.closed(old, new):
+                self._folders.rename(old, new, moving, self._namespace.find(new))
+                self._inodes.move_folder(old, new)
+        else:
+            with self._changing(old, new):
+                self._rename_file(old, new)
+
+    def _rename_file(self, old: str, new: str) -> None:
         node = self._files.table.at(old)
         # A program that writes a file of such a name does so under a temporary name that holds the name.
         if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
@@ -174,13 +191,9 @@ class FileSystem:
                 return
             # libfuse counts a handle as open until after its release: then nobody will unlink `new`.
             if self._files.table.was_just_released(old):
-                self.unlink(old)
+                self._unlink(old)
                 return
         moving, target = self._namespace.find(old), self._namespace.find(new)
-        if node is None and moving is not None and moving.is_directory:
-            self._folders.rename(old, new, moving, target)
-            self._inodes.move_folder(old, new)
-            return
         if target is not None and target.is_directory:
             raise os_error(errno.EISDIR, new)
         if node is not None:
@@ -194,15 +207,13 @@ class FileSystem:
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""
-        self._metadata.change(
-            path, lambda stat_: replace(stat_, mode=stat.S_IFMT(stat_.mode) | stat.S_IMODE(mode))
-        )
+        self._change(path, lambda stat_: replace(stat_, mode=stat.S_IFMT(stat_.mode) | stat.S_IMODE(mode)))
 
     def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
         """Set owner and group, None for unchanged; to give a file away is root's privilege."""
         if caller.uid != 0 and uid not in (None, self.getattr(path).uid):
             raise os_error(errno.EPERM, path)
-        self._metadata.change(
+        self._change(
             path,
             lambda stat_: replace(
                 stat_, uid=stat_.uid if uid is None else uid, gid=stat_.gid if gid is None else gid
@@ -212,7 +223,7 @@ class FileSystem:
     def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
         """Set the time of modification in ns, None for unchanged; a time of access is not kept."""
         if mtime_ns is not None:
-            self._metadata.change(path, lambda stat_: replace(stat_, mtime_ns=mtime_ns))
+            self._change(path, lambda stat_: replace(stat_, mtime_ns=mtime_ns))
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return the value of a `user.*` attribute; raise `OSError` ENODATA when there is none."""
@@ -224,14 +235,20 @@ class FileSystem:
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         """Set a `user.*` attribute; `flags` as in setxattr(2)."""
-        self._metadata.set_xattr(path, name, value, flags)
+        with self._changing(path):
+            self._metadata.set_xattr(path, name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
         """Remove a `user.*` attribute; raise `OSError` ENODATA when there is none."""
-        self._metadata.remove_xattr(path, name)
+        with self._changing(path):
+            self._metadata.remove_xattr(path, name)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
+        with self._changing(path):
+            return self._create(path, mode, flags, caller)
+
+    def _create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         name = self._new_name(path)
         existing = self._namespace.find(path)
         if self._files.table.at(path) is not None or existing is not None:
@@ -262,12 +279,13 @@ class FileSystem:
 
     def truncate(self, path: str, size: int) -> None:
         """Make a file `size` bytes long; a file nobody has open is stored before this returns."""
-        handle = self.open(path, os.O_WRONLY)
-        try:
-            self.truncate_handle(handle, size)
-            self.flush(handle)
-        finally:
-            self.release(handle)
+        with self._changing(path):
+            handle = self.open(path, os.O_WRONLY)
+            try:
+                self.truncate_handle(handle, size)
+                self.flush(handle)
+            finally:
+                self.release(handle)
 
     def truncate_handle(self, handle: int, size: int) -> None:
         """Make an open file `size` bytes long."""
@@ -334,6 +352,22 @@ class FileSystem:
         self._moves.hide(path, hidden)
         self._inodes.move(path, hidden)
 
+    @contextmanager
+    def _changing(self, *paths: str) -> Iterator[None]:
+        """Make a change about `paths` when no folder above them is moving.
+
+        Raise `OSError` ENOENT when the folder of one has moved away meanwhile.
+        """
+        with self._files.table.barrier.passing(lambda: paths) as waited:
+            if waited:
+                for path in paths:
+                    self._namespace.lookup(split(path)[0], complete=False)
+            yield
+
+    def _change(self, path: str, update: Callable[[Attributes], Attributes]) -> None:
+        with self._changing(path):
+            self._metadata.change(path, update)
+
     def _new_name(self, path: str) -> ObjectName:
         """Return the object for a new file; the second name `a%file` exists only beside a folder `a`."""
         parent, name = split(path)
@@ -354,6 +388,12 @@ class FileSystem:
         caller: Caller,
         target: str | None = None,
         device: int | None = None,
+    ) -> None:
+        with self._changing(path):
+            self._make_small(path, body, mode, caller, target, device)
+
+    def _make_small(
+        self, path: str, body: bytes, mode: int, caller: Caller, target: str | None, device: int | None
     ) -> None:
         name = self._new_name(path)
         if self._files.table.at(path) is not None or self._namespace.find(path) is not None:

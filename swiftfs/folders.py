@@ -9,19 +9,29 @@ from dataclasses import replace
 
 from swiftfs.errors import NotFound, os_error
 from swiftfs.files import Files
-from swiftfs.journal.execution import Unmoved
 from swiftfs.journal.intents import (
     CreateContainer,
     Delete,
     DeleteContainer,
+    MovedObject,
     MoveFolder,
     PutMarker,
     marker_headers,
 )
+from swiftfs.journal.moving import EMPTY, Unmoved
 from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.inodes import Inodes
-from swiftfs.naming import Folder, Source, is_below, join, plain_marker, slash_marker, split
+from swiftfs.naming import (
+    Folder,
+    Source,
+    is_below,
+    join,
+    path_below,
+    plain_marker,
+    slash_marker,
+    split,
+)
 from swiftfs.prefetch import version_of
 from swiftfs.promises import Promises
 from swiftfs.rooms import Rooms
@@ -113,7 +123,10 @@ class Folders:
         self._namespace.drop_listings(path)
 
     def rename(self, old: str, new: str, moving: Entry, target: Entry | None) -> None:
-        """Move a folder with all below it over nothing, or over an empty folder."""
+        """Move a folder with all below it over nothing, or over an empty folder.
+
+        What would change something below it meanwhile waits, and goes on under the new name.
+        """
         if is_below(new, old):
             raise os_error(errno.EINVAL, new)
         source, destination = self._source.folder(old), self._source.folder(new)
@@ -125,6 +138,8 @@ class Folders:
             self._refuse_unless_empty(new)
         for node in self._files.table.below(old):
             self._files.flush(node)
+            if node.deletion is not None:
+                self._files.settle_hidden(node.deletion.name)
         self._journal.flush_below(source)
         self._journal.flush_below(destination)
         self.keep_parent(old)
@@ -137,15 +152,30 @@ class Folders:
             destination.container,
             destination.prefix,
             ((marker, renamed),) if marker is not None and moves_marker else (),
+            self._recent_below(old),
+            empty=target is None and self._namespace.has_just_listed(new),
+            together=self._namespace.are_alone(old, new),
         )
         try:
-            self._journal.execute(old, intent)
+            left = self._journal.execute(old, intent)
         except Unmoved as error:
-            self._namespace.drop_listings(new)
-            for name in error.left:
-                self._journal.add(new, Delete(name, large=False))
+            self._namespace.forget(new)
+            for deletion in error.left:
+                rest = deletion.name.key.removeprefix(destination.prefix)
+                self._journal.add(path_below(new, rest) if rest else new, deletion)
             raise
         self._record_moved(old, new, moving, renamed if moves_marker else None)
+        for name in left:
+            path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
+            self._journal.watch(name, self._promises.note(path, None)[0])
+
+    def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
+        """Return the objects below a folder that we have stored, and a listing may not show yet."""
+        return tuple(
+            MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
+            for entry in self._namespace.recent_below(path)
+            if entry.object is not None
+        )
 
     def keep_parent(self, path: str) -> None:
         """Give the parent of `path` a marker when it has none and loses its last child: folders stay."""
@@ -180,8 +210,9 @@ class Folders:
         source, destination = self._source.folder(old), self._source.folder(new)
         attributes = replace(moving.attributes, inode=folder_inode(destination))
         self._move_cached(old, source, destination)
-        self._namespace.drop_below(old)
         self._namespace.drop_below(new)
+        self._namespace.move_recent(old, new)
+        self._namespace.drop_below(old)
         self._namespace.record(old, None)
         entry = replace(moving, name=split(new)[1], object=marker, attributes=attributes)
         self._namespace.record(new, entry)

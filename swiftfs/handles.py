@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from cachetools import TTLCache
 
 from swiftfs.attributes import Stored
+from swiftfs.barrier import Barrier
 from swiftfs.content.content import Content
 from swiftfs.journal.intents import Delete, Description
 from swiftfs.journal.queue import Done
@@ -81,9 +82,13 @@ class Handle:
 
 
 class OpenFiles:
-    """The open files by handle and by path. The lock guards the tables and the counts of users."""
+    """The open files by handle and by path. The lock guards the tables and the counts of users.
+
+    The `barrier` keeps what hands their changes in apart from the renames of folders above them.
+    """
 
     def __init__(self) -> None:
+        self.barrier = Barrier()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}

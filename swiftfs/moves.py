@@ -64,16 +64,26 @@ class Moves:
         moved = moved_entry(entry, split(new)[1], name)
         if self._move_promise(old, new, entry.object, moved, target):
             return moved
+        intent = Move(
+            entry.object,
+            name,
+            replaces_large=target.large if target else False,
+            etag=entry.etag or None,
+            replaces_etag=(target.etag or None) if target else "",
+            large=entry.large,
+        )
         try:
-            replaces_large = target.large if target else False
-            self._journal.execute(old, Move(entry.object, name, replaces_large, entry.large))
+            left = self._journal.execute(old, intent)
         except NotFound:
             self._namespace.forget(old)
             raise
         self._contents.moved(version_of(entry), name)
         # What waited for the old name is executed: Swift has said what it made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
-        self._namespace.record(old, None)
+        if left:
+            self._journal.watch(entry.object, self._promises.note(old, None)[0])
+        else:
+            self._namespace.record(old, None)
         self._namespace.record(new, moved)
         return moved
 

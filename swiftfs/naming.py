@@ -92,6 +92,13 @@ def join(parent: str, name: str) -> str:
     return f"/{name}" if parent == "/" else f"{parent}/{name}"
 
 
+def path_below(folder: str, key: str) -> str:
+    """Return the path of what is called `key` below a folder, a marker `d/` as the folder that it marks."""
+    for component in key.removesuffix("/").split("/"):
+        folder = join(folder, escape(component))
+    return folder
+
+
 def is_below(path: str, folder: str) -> bool:
     """Say whether `path` lies in `folder` or deeper, or is it."""
     return folder in ("/", path) or path.startswith(folder + "/")

@@ -16,7 +16,7 @@ FLOORS = {
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
     **dict.fromkeys(["filesystem", "files", "folders", "handles", "metadata", "moves", "usage"], 3),
-    **dict.fromkeys(["prefetch", "promises", "readers", "rooms"], 3),
+    **dict.fromkeys(["barrier", "prefetch", "promises", "readers", "rooms"], 3),
     "fuse": 4,
 }
 """What is not named here is on floor 5: commands, the life cycle, and the demo beside the house."""

@@ -24,8 +24,10 @@ from swiftfs.journal.intents import (
     names_of,
 )
 from swiftfs.journal.log import Log
+from swiftfs.journal.moving import Remnant
 from swiftfs.journal.queue import Failure, Queue, Task
 from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.naming import path_below
 
 log = logging.getLogger(__name__)
 
@@ -230,11 +232,31 @@ class Dispatch:
 
     def _run_one(self, task: Task) -> None:
         try:
-            info = self._execution.run(task.intent)
+            info = None
+            if isinstance(task.intent, Move | MoveFolder):
+                self._move(task, task.intent)
+            else:
+                info = self._execution.run(task.intent)
         except (SwiftfsError, OSError) as error:
             self._fail(task, error)
         else:
             self._succeed(task, info)
+
+    def _move(self, task: Task, intent: Move | MoveFolder) -> None:
+        """Carry out a move; what it cannot delete the log has as deletions before the move ends."""
+
+        def note(whole: MoveFolder) -> None:
+            with self._changed:
+                task.intent = whole
+                self._log.commit([task.record()])
+
+        remnants = self._execution.move(intent, note)
+        with self._changed:
+            tasks = remnant_tasks(self._queue, task.path, intent, remnants)
+            self._log.finish([], [left.record() for left in tasks])
+            for left in tasks:
+                self._queue.add(left)
+                task.left.append(names_of(left.intent)[0])
 
     def _succeed(self, task: Task, info: ObjectInfo | None, content: Content | None = None) -> None:
         task.done(info)  # before it ends, so that whoever waits for it sees what it did
@@ -329,10 +351,36 @@ class Dispatch:
             log.info("changes wait for the server: %s", error)
 
 
+def remnant_tasks(
+    queue: Queue, path: str, intent: Move | MoveFolder, remnants: Collection[Remnant]
+) -> list[Task]:
+    """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
+    tasks = []
+    now = time.monotonic()
+    for deletion, error in remnants:
+        own = _path_of(deletion.name, path, intent)
+        task = Task(queue.next_seq(), own, deletion, lambda _: None, now, now + FIRST_PAUSE, tried=True)
+        task.attempts, task.error, task.parked = 1, error, not error.retryable
+        log.warning("%s was moved, and stays here until Swift deletes it: %s", own, error)
+        tasks.append(task)
+    return tasks
+
+
+def _path_of(name: ObjectName, path: str, intent: Move | MoveFolder) -> str:
+    """Return the path of an object that moves with `path`; the key stands for it at the target."""
+    if name == intent.source or (isinstance(intent, MoveFolder) and name in dict(intent.markers)):
+        return path
+    if isinstance(intent, MoveFolder) and f"{name}".startswith(f"{intent.container}/{intent.source}"):
+        return path_below(path, name.key.removeprefix(intent.source))
+    return f"/{name.key}"
+
+
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
     """Say whether a failed intent is given up: whoever asked for it is told, and nothing is lost."""
     if isinstance(task.intent, Move | MoveFolder):
         return True
+    if isinstance(task.intent, Delete) and task.intent.moved:
+        return False  # the move is done, and what it left behind stays told until it is gone
     if isinstance(task.intent, PutMarker):
         return isinstance(error, AlreadyExists)
     return not again and isinstance(task.intent, Delete | Describe | SetHeaders)

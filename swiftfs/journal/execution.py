@@ -5,13 +5,13 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 
 import logging
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from swiftfs.content.content import Content
 from swiftfs.content.origin import Origin
 from swiftfs.content.segments import SegmentUpload
-from swiftfs.errors import AlreadyExists, NotFound, StoreError, errno_of
+from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.intents import (
     CreateContainer,
@@ -28,6 +28,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
+from swiftfs.journal.moving import Moving, Note, Remnant
 from swiftfs.journal.removal import Removal
 from swiftfs.journal.storing import Doom, Storing
 from swiftfs.model import ObjectInfo, ObjectName
@@ -37,15 +38,6 @@ log = logging.getLogger(__name__)
 
 PARALLEL = 16
 """Copies, deletions and markers under way at once."""
-
-
-class Unmoved(StoreError):
-    """A folder was not moved, because of `cause`; copies of its objects may be `left` at the target."""
-
-    def __init__(self, cause: BaseException, left: tuple[ObjectName, ...]) -> None:
-        super().__init__(f"the folder was not moved: {cause}")
-        self.errno = errno_of(cause)
-        self.left = left
 
 
 class Execution:
@@ -58,6 +50,7 @@ class Execution:
         self._conflicts = conflicts
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="journal")
         self._storing = Storing(store, segment_size, removal)
+        self._moving = Moving(store, self._pool, removal)
 
     def close(self) -> None:
         """End the threads."""
@@ -138,7 +131,7 @@ class Execution:
             case PutSmall():
                 replaced = self.removal.segments_of(intent.name, large=intent.replaces_large)
                 info = self._store.put(intent.name, intent.body, intent.description.headers())
-                self.removal.owners.stands(intent.name, info.version.etag)
+                self.removal.owners.gone(intent.name)
                 self.removal.discard(replaced)
                 return info
             case PutMarker():
@@ -150,10 +143,6 @@ class Execution:
             case Delete():
                 for error in self.delete_together([intent]).values():
                     raise error
-            case Move():
-                self._move(intent)
-            case MoveFolder():
-                self._move_folder(intent)
             case CreateContainer():
                 if not self._store.create_container(intent.container):
                     raise AlreadyExists(f"container {intent.container} exists")
@@ -174,21 +163,26 @@ class Execution:
         stored = replace(intent.description.stored, slo=info.version.etag if info.is_slo else None)
         return replace(intent.description, stored=stored)
 
-    def resume(self, intent: Move | MoveFolder) -> None:
-        """Go on with a move that a process left when it died: what it has deleted has moved."""
+    def move(self, intent: Move | MoveFolder, note: Note) -> list[Remnant]:
+        """Carry out a move, of which `note` keeps what it is about to do; return what it could not delete.
+
+        Raise what the store raises, of a folder `Unmoved`: then the old state stands.
+        """
         if isinstance(intent, Move):
-            if self._is_there(intent.source):
-                # What the target holds may be the moved object already, whose segments are in use.
-                self._move(replace(intent, replaces_large=False))
-            return
-        self._move_folder(
-            replace(intent, markers=tuple(pair for pair in intent.markers if self._is_there(pair[0])))
-        )
+            return self._moving.move(intent)
+        return self._moving.move_folder(intent, note)
+
+    def resume(self, intent: Move | MoveFolder) -> list[Remnant]:
+        """Go on with a move that a process left when it died; return what it could not delete."""
+        if isinstance(intent, Move):
+            return self._moving.resume_move(intent)
+        return self._moving.resume_folder(intent)
 
     def delete_together(self, intents: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
         failures: dict[ObjectName, StoreError] = {}
         segments: set[ObjectName] = set()
+        intents = self._without_changed(intents, failures)
         for intent, found in zip(intents, self._pool.map(self._find_segments, intents), strict=True):
             if isinstance(found, StoreError):
                 failures[intent.name] = found
@@ -203,67 +197,24 @@ class Execution:
         self.removal.log_unused({name: failed.pop(name) for name in segments & failed.keys()})
         for intent in intents:
             if intent.name not in failures and intent.name not in failed:
-                self.removal.owners.stands(intent.name, "")
+                self.removal.owners.gone(intent.name)
         return failures | failed
+
+    def _without_changed(
+        self, intents: Sequence[Delete], failures: dict[ObjectName, StoreError]
+    ) -> list[Delete]:
+        """Return what is to be deleted: what a move left behind is not, if it has changed since."""
+        wanted = []
+        for intent in intents:
+            try:
+                if not intent.moved or self._moving.is_unchanged(intent):
+                    wanted.append(intent)
+            except StoreError as error:
+                failures[intent.name] = error
+        return wanted
 
     def _find_segments(self, intent: Delete) -> set[ObjectName] | StoreError:
         try:
             return self.removal.segments_of(intent.name, large=intent.large)
         except StoreError as error:
             return error
-
-    def _move(self, intent: Move) -> None:
-        """Copy, then delete; when the deletion fails both names stand, and the move can be repeated."""
-        replaced = self.removal.segments_of(intent.target, large=intent.replaces_large)
-        copied = self._store.copy(intent.source, intent.target, manifest_only=True)
-        self._store.delete(intent.source)
-        if intent.large is not False:
-            self.removal.owners.moved(intent.source, intent.target, copied.etag)
-        self.removal.discard(replaced)
-
-    def _move_folder(self, intent: MoveFolder) -> None:
-        """Copy all in parallel, then delete.
-
-        When a copy fails the copies are deleted again, for the target was empty before, and so are those
-        whose answer was lost; `Unmoved` names those that could not be. When a deletion fails the move stands,
-        and what it left behind is logged.
-        """
-        pairs = list(intent.markers)
-        etags: dict[ObjectName, str] = {}
-        for row in self.removal.rows_below(intent.container, intent.source):
-            key = intent.target + row.key.removeprefix(intent.source)
-            etags[ObjectName(intent.container, row.key)] = row.hash
-            pairs.append((ObjectName(intent.container, row.key), ObjectName(intent.target_container, key)))
-        copies = [
-            self._pool.submit(self._store.copy, source, target, manifest_only=True)
-            for source, target in pairs
-        ]
-        wait(copies)
-        failures = [error for copy in copies if (error := copy.exception()) is not None]
-        if failures:
-            targets = [
-                target
-                for (_, target), copy in zip(pairs, copies, strict=True)
-                if _may_stand(copy.exception())
-            ]
-            raise Unmoved(failures[0], tuple(self.removal.delete_all(targets)))
-        failed = self.removal.delete_all([source for source, _ in pairs])
-        self.removal.log_unused(failed)
-        for (source, target), copy in zip(pairs, copies, strict=True):
-            etag = copy.result().etag
-            if source not in failed and etag != etags.get(
-                source, etag
-            ):  # a listing shows another one of an SLO
-                self.removal.owners.moved(source, target, etag)
-
-    def _is_there(self, name: ObjectName) -> bool:
-        try:
-            self._store.head(name)
-        except NotFound:
-            return False
-        return True
-
-
-def _may_stand(error: BaseException | None) -> bool:
-    """Say whether a request that ended with `error` may have been carried out."""
-    return error is None or (isinstance(error, StoreError) and error.retryable)

@@ -111,36 +111,66 @@ class SetHeaders:
 class Delete:
     """Delete a file's object or a folder's marker, then the segments of an SLO; None is unknown.
 
-    `etag` is what the object had when it was deleted, as far as is known.
+    `etag` is what the object had when it was deleted, as far as is known. A `moved` one was copied elsewhere
+    and could not be deleted then: it goes only while it is that version, and its segments are the copy's.
     """
 
     name: ObjectName
     large: bool | None
     etag: str | None = None
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
 
-    `large` says whether the object is an SLO, None is unknown.
+    `etag` is the source's and `replaces_etag` the target's, empty for none there; None is unknown. `served`
+    says that a mount has served files since the move was interrupted. `large` says whether the object is an
+    SLO, None is unknown.
     """
 
     source: ObjectName
     target: ObjectName
     replaces_large: bool | None = False
+    etag: str | None = None
+    replaces_etag: str | None = None
+    served: bool = False
     large: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class MovedObject:
+    """An object that moves with its folder: its key, and the version that its row in the listing names.
+
+    Where no listing has shown it yet `modified` is empty and `hash` is the ETag.
+    """
+
+    key: str
+    hash: str
+    modified: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MoveFolder:
-    """Move every object below the prefix `source` to `target`, and each of `markers` to its new name."""
+    """Move every object below the prefix `source` to `target`, and each of `markers` to its new name.
+
+    `recent` are objects that we have stored a moment ago: a listing may not show them yet, or an older
+    version. `objects` are all that move, known when the copies begin. `empty` says that the target was just
+    seen to be so, and `together` that one folder holds both places and, as far as is known, nothing else: one
+    listing tells of both. `served` as in `Move`.
+    """
 
     container: str
     source: str
     target_container: str
     target: str
     markers: tuple[tuple[ObjectName, ObjectName], ...] = ()
+    recent: tuple[MovedObject, ...] = ()
+    objects: tuple[MovedObject, ...] | None = None
+    empty: bool = False
+    together: bool = False
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)

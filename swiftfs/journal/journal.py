@@ -16,7 +16,7 @@ from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.coalescing import attempted, coalesce
-from swiftfs.journal.dispatch import Dispatch
+from swiftfs.journal.dispatch import Dispatch, remnant_tasks
 from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import (
     Delete,
@@ -28,6 +28,7 @@ from swiftfs.journal.intents import (
     names_of,
 )
 from swiftfs.journal.log import Log, Record
+from swiftfs.journal.moving import Remnant
 from swiftfs.journal.queue import Done, Failure, Queue, Task
 from swiftfs.journal.report import Report, Waiting, describe, report
 from swiftfs.model import ObjectName
@@ -78,12 +79,13 @@ class Journal:
     def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
         """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
         now = time.monotonic()
-        standings = self._log.uploads()
+        records, standings = list(records), self._log.uploads()
         by_file = {standing.file: standing for standing in standings if standing.file}
+        self._queue.skip(max((record.seq for record in records), default=0))
         for record in records:
             intent = _with_prefix(attempted(record.intent), by_file)
             if isinstance(intent, Move | MoveFolder):
-                self._resume(record.seq, intent)
+                self._resume(record, intent, make_done)
                 continue
             task = Task(record.seq, record.path, intent, make_done(record.path, intent), now, now, tried=True)
             with self._changed:
@@ -172,10 +174,11 @@ class Journal:
             self._replace(task, tail if merged else None, (merged or (moved,))[0], path, note)
             return True
 
-    def execute(self, path: str, intent: Move | MoveFolder) -> None:
+    def execute(self, path: str, intent: Move | MoveFolder) -> list[ObjectName]:
         """Execute a move, after all that waits for its names; raise why it was not made.
 
-        When the process dies the next one finishes it.
+        When the process dies the next one finishes it. Return what stays at the old place until Swift deletes
+        it, which is tried again.
         """
         with self._changed:
             tasks = [task for name in names_of(intent) for task in self._queue.chain(name)]
@@ -203,6 +206,16 @@ class Journal:
                 raise
             if deletion is not None:
                 deletion.ended = True
+            return task.left
+
+    def watch(self, name: ObjectName, done: Done) -> None:
+        """Let `done` be told how the deletion of what a move left behind goes."""
+        with self._changed:
+            task = self._queue.tail(name)
+            if task is not None and isinstance(task.intent, Delete) and task.intent.moved:
+                task.done = done
+                return
+        done(None)
 
     def run(self, intent: Intent) -> None:
         """Execute an intent that needs no journal, because nothing of it can be half done; raise why not."""
@@ -315,14 +328,29 @@ class Journal:
             self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
             return sum(not task.is_stuck for task in self._queue.tasks())
 
-    def _resume(self, seq: int, intent: Move | MoveFolder) -> None:
+    def _resume(
+        self, record: Record, intent: Move | MoveFolder, make_done: Callable[[str, Intent], Done]
+    ) -> None:
+        """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
+        again: list[Record] = []
+        remnants: list[Remnant] = []
         try:
-            self._execution.resume(intent)
+            remnants = self._execution.resume(intent)
         except StoreError as error:
-            log.warning("moving %s to %s cannot be finished yet: %s", intent.source, intent.target, error)
+            remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
+            if error.retryable:
+                again = [Record(record.seq, record.path, replace(intent, served=True))]
+                log.warning("moving %s to %s cannot be finished now: %s", intent.source, intent.target, error)
+            else:
+                log.warning("moving %s to %s is given up: %s", intent.source, intent.target, error)
         else:
             log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
-            self._log.finish([seq])
+        tasks = remnant_tasks(self._queue, record.path, intent, remnants)
+        self._log.finish([record.seq], [*again, *(task.record() for task in tasks)])
+        with self._changed:
+            for task in tasks:
+                task.done = make_done(task.path, task.intent)
+                self._queue.add(task)
 
     def _drop(self, task: Task) -> None:
         self._log.commit(drop=[task.seq])

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of
+from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of, places_of
 from swiftfs.journal.log import Log, Statement
 from swiftfs.model import Manifest, ObjectName
 
@@ -109,6 +109,11 @@ class Ownership:
                 )
             )
 
+    def gone(self, name: ObjectName) -> None:
+        """Record that the object is there no more, or is no SLO any more."""
+        self.stands(name, "")
+        self.unshare(name)
+
     def moved(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Record that the object with this ETag is at `target` now, and not at `source` any more.
 
@@ -124,7 +129,14 @@ class Ownership:
 
     def share(self, user: ObjectName, segments: Iterable[ObjectName]) -> None:
         """Record that the object `user` names these segments too: they stay until `unshare`."""
-        uploads = {upload for one in segments if (upload := _upload_of(one)) is not None}
+        self._share(user, {upload for one in segments if (upload := _upload_of(one)) is not None})
+
+    def share_all(self, user: ObjectName) -> None:
+        """Record that the segments that were uploaded for `user` are also another's, as `share` does."""
+        places = places_of(user.container, self._choice)
+        self._share(user, {place.name(f"{user.key}/") for place in places})
+
+    def _share(self, user: ObjectName, uploads: set[ObjectName]) -> None:
         with self._lock:
             self._shared |= {(upload, user) for upload in uploads}
             self._change(

@@ -25,7 +25,7 @@ class Task:
     says that somebody knows why, `urgent` that somebody waits. One that was `tried`, maybe by an earlier
     process, may stand in Swift. `blockers` must end before it runs; it is among the `dependents` of each.
     What it was to do may have become its `successor`'s. `asked` are the attempts there had been when a flush
-    was asked for, None when none was.
+    was asked for, None when none was. A move has `left` objects behind that it could not delete.
     """
 
     seq: int
@@ -46,6 +46,7 @@ class Task:
     asked: int | None = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
+    left: list[ObjectName] = field(default_factory=list)
 
     @property
     def is_stuck(self) -> bool:
@@ -88,6 +89,10 @@ class Queue:
         """Return the number of a new task, greater than all before."""
         self._last += 1
         return self._last
+
+    def skip(self, seq: int) -> None:
+        """Let new tasks have greater numbers than that."""
+        self._last = max(self._last, seq)
 
     def add(self, task: Task, after: Task | None = None) -> None:
         """Put a task behind all others; it waits for those about its names, and for `after`."""

@@ -136,6 +136,22 @@ class Removal:
                 self._look_at(self._clock() + RETRY_SECONDS)
             self._forget(names - failures.keys())
 
+    def moved(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool) -> None:
+        """Record that an object with this ETag was moved to `target`; with `stays` it is at `source` too.
+
+        An SLO's segments are shared then, and go with neither of both while both stand.
+        """
+        if stays:
+            try:
+                manifest = self.manifest_of(source, large=None)
+            except StoreError as error:
+                log.info("the segments of %s stay, since it stands and cannot be asked: %s", source, error)
+                self.owners.share_all(source)
+                return  # `target` owns nothing then, which spares them too
+            if manifest is not None:
+                self.owners.share(source, (segment.name for segment in manifest.segments))
+        self.owners.moved(source, target, etag)
+
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
         """Tell of segments that could not be deleted."""
         for name, error in failures.items():

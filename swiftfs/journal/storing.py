@@ -62,7 +62,7 @@ class Storing:
         if replaced:
             doom(replaced)
         info = self._store.put(intent.name, body, intent.description.headers())
-        self._removal.owners.stands(intent.name, info.version.etag)
+        self._removal.owners.gone(intent.name)
         _refuse_cut(intent, content)
         content.adopt(info)
         in_doubt = content.uploads.answered(None) if content.uploads else False

@@ -2,9 +2,9 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.naming import Folder
 
@@ -99,15 +99,51 @@ class Changes:
             for name in [name for name, change in changes.items() if change.at < old]:
                 self.forget(folder, name)
 
+    def below(self, folder: Folder) -> list[Entry]:
+        """Return what we have stored in a folder and in all folders below it."""
+        changes = [
+            change
+            for other in self._folders
+            if other.is_below(folder)
+            for change in self._folders[other].values()
+        ]
+        return [change.entry for change in changes if change.entry is not None]
+
+    def move_below(self, source: Folder, target: Folder) -> None:
+        """Lay what we have stored below a folder that moved over the listings of its new place.
+
+        Its objects were copied just now, and no listing may show that yet.
+        """
+        for folder in [folder for folder in self._folders if folder.is_below(source)]:
+            there = Folder(target.container, target.prefix + folder.prefix.removeprefix(source.prefix))
+            for name, change in self._folders.pop(folder).items():
+                if change.entry is not None:
+                    self.record(there, name, _entry_in(there, change.entry), pending=False)
+
     def forget_below(self, folder: Folder) -> None:
         """Forget the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
             del self._folders[other]
 
 
+def _entry_in(folder: Folder, entry: Entry) -> Entry:
+    """Return the entry of what moved to `folder` with the folder that it lay in."""
+    if entry.object is None:
+        return entry
+    slash = "/" if entry.object.key.endswith("/") else ""
+    target = folder.child(entry.object.key.removesuffix("/").rpartition("/")[2] + slash)
+    moved = moved_entry(entry, entry.name, target)
+    if not entry.is_directory:
+        return moved
+    inode = folder_inode(Folder(target.container, target.key.removesuffix("/") + "/"))
+    return replace(moved, attributes=replace(entry.attributes, inode=inode))
+
+
 def _agree(listed: Entry | None, changed: Entry | None) -> bool:
     if listed is None or changed is None:
         return listed is changed
     if listed.is_directory or changed.is_directory:
-        return listed.is_directory == changed.is_directory
+        # What is in a folder implies it; of its marker `d` that says nothing.
+        shown = changed.object is None or changed.object.key.endswith("/") or listed.object is not None
+        return listed.is_directory == changed.is_directory and shown
     return listed.attributes == changed.attributes and listed.object == changed.object

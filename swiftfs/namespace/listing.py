@@ -43,9 +43,10 @@ class _Block:
 class Listing:
     """The entries of a folder as Swift listed them, and over them what is known better.
 
-    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took; it `expires` at
-    a moment of the monotonic clock. A listing that is not `complete` knows the names before `end` and raises
-    `Unlisted` for others. Not locked: the namespace's lock guards it.
+    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took; it was `begun`
+    and `expires` at moments of the monotonic clock. `was_read` says that somebody read the whole folder. A
+    listing that is not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked:
+    the namespace's lock guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -54,7 +55,9 @@ class Listing:
         self.marked = False
         self.end = ""
         self.seconds = 0.0
+        self.begun = 0.0
         self.expires = 0.0
+        self.was_read = False
         self.unasked: Unasked = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Entry] = {}

@@ -39,6 +39,9 @@ BEFORE_SLASH = ".\U0010ffff"
 DOUBTS_ASKED = 500
 """Changes of ours that a listing contradicts and Swift is asked about; others stay until the next listing."""
 
+MOMENT = 0.5
+"""Seconds for which a listing tells what there is at this moment, to the call that it was made for."""
+
 CHILDREN_ASKED = 8
 """Names that are looked at below a folder that we deleted and a listing shows."""
 
@@ -147,6 +150,7 @@ class Namespace:
         A folder larger than a page is listed while it is read, in bounded memory.
         """
         listing = self._listing(self._source.folder(path))
+        listing.was_read = True
         return self._read(listing) if listing.complete else self._stream(listing.folder)
 
     def known(self, path: str) -> Entry | None:
@@ -252,6 +256,40 @@ class Namespace:
         with self._lock:
             self._listings.forget_below(self._source.folder(path))
 
+    def recent_below(self, path: str) -> list[Entry]:
+        """Return what we have stored below the folder at `path` so lately that a listing may not show it."""
+        folder = self._source.folder(path)
+        with self._lock:
+            return self._changes.below(folder)
+
+    def move_recent(self, old: str, new: str) -> None:
+        """Show what we have stored lately below `old` below `new`, where it moved, though no listing may."""
+        source, target = self._source.folder(old), self._source.folder(new)
+        with self._lock:
+            self._changes.move_below(source, target)
+
+    def are_alone(self, *paths: str) -> bool:
+        """Say whether the paths lie in one folder that holds nothing else, as far as is in memory."""
+        parents, names = {split(path)[0] for path in paths}, {split(path)[1] for path in paths}
+        if len(parents) > 1:
+            return False
+        with self._lock:
+            listing = self._listings.fresh(self._source.folder(parents.pop()))
+            if listing is None or not listing.complete:
+                return False
+            return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
+
+    def has_just_listed(self, path: str) -> bool:
+        """Say whether the folder that holds `path` was listed a moment ago, for the call that asks this.
+
+        A folder that was read since was listed for somebody else, before who knows what.
+        """
+        with self._lock:
+            listing = self._listings.fresh(self._source.folder(split(path)[0]))
+            if listing is None or listing.was_read:
+                return False
+            return time.monotonic() - listing.begun < MOMENT
+
     def drop_below(self, path: str) -> None:
         """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
         folder = self._source.folder(path)
@@ -333,7 +371,7 @@ class Namespace:
                 self._changes.forget(folder, name)
                 listing.update(name, doubtful[name])
             self._changes.lay_over(listing)
-            listing.seconds = time.monotonic() - begun
+            listing.begun, listing.seconds = begun, time.monotonic() - begun
             self._listings.keep(listing)
         return listing
 

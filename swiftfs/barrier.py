@@ -1,0 +1,80 @@
+"""Folders that are on their way: what would change something below one waits until it has arrived."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from swiftfs.naming import is_below
+
+
+class Barrier:
+    """Keeps changes and the renames of folders above them apart; readers never wait.
+
+    A change passes with the paths that it is about; while it goes on no folder above them begins to move.
+    Its thread may make further changes within it. A folder's rename waits for the changes that have begun
+    below its two paths, and those that come wait for its end.
+
+    LOCK ORDER: whoever passes holds no node's lock, for a rename takes those of the nodes below it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._moving: dict[int, tuple[str, str]] = {}
+        self._passing: dict[int, tuple[str, ...]] = {}
+
+    @contextmanager
+    def passing(self, paths: Callable[[], tuple[str, ...]]) -> Iterator[bool]:
+        """Make a change about `paths`, which is asked again after waiting; yield whether it had to wait."""
+        thread = threading.get_ident()
+        waited = False
+        with self._changed:
+            inner = thread in self._passing or thread in self._moving
+            if not inner:
+                while self._is_moving(paths()):
+                    waited = True
+                    self._changed.wait()
+                self._passing[thread] = paths()
+        try:
+            yield waited
+        finally:
+            if not inner:
+                with self._changed:
+                    del self._passing[thread]
+                    self._changed.notify_all()
+
+    @contextmanager
+    def closed(self, old: str, new: str) -> Iterator[None]:
+        """Move a folder: begin when no change goes on below the two paths, and let none begin."""
+        thread = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._overlaps(old, new))
+            self._moving[thread] = old, new
+            self._changed.wait_for(
+                lambda: not any(_lies_below(paths, (old, new)) for paths in self._passing.values())
+            )
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._moving[thread]
+                self._changed.notify_all()
+
+    def wait(self, path: Callable[[], str]) -> None:
+        """Return when no folder above `path` is moving."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_moving((path(),)))
+
+    def _is_moving(self, paths: tuple[str, ...]) -> bool:
+        return any(_lies_below(paths, pair) for pair in self._moving.values())
+
+    def _overlaps(self, old: str, new: str) -> bool:
+        return any(
+            is_below(one, other) or is_below(other, one)
+            for pair in self._moving.values()
+            for one in pair
+            for other in (old, new)
+        )
+
+
+def _lies_below(paths: tuple[str, ...], folders: tuple[str, str]) -> bool:
+    return any(is_below(path, folder) for path in paths for folder in folders)

@@ -1,0 +1,388 @@
+"""Moves: copies on the server, then the deletion of what was copied and has not changed since.
+
+INVARIANT: an object is deleted only where another name holds the same version of it, and nothing that another
+client has stored is overwritten or deleted, as far as Swift can say at that moment.
+"""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, replace
+from hashlib import md5
+from itertools import islice
+
+from swiftfs.attributes import decode_type
+from swiftfs.errors import NotFound, StoreError, errno_of, os_error
+from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.removal import Removal
+from swiftfs.model import ObjectInfo, ObjectName, Row
+from swiftfs.namespace.entry import is_marker, is_slash_marker
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+MOMENT = 2.0
+"""Seconds for which the listing that the copies were made from may still speak for the sources, if no copy
+took unusually long: to ask again costs about as long, and a request."""
+
+ASKED = 8
+"""Rows at the target that are looked at, for they may be of what is gone."""
+
+NAMED = 5
+"""Names in a line of the log."""
+
+EMPTY = md5(usedforsecurity=False).hexdigest()
+"""The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
+
+Remnant = tuple[Delete, StoreError]
+"""What could not be deleted after it was copied, and why."""
+
+Note = Callable[[MoveFolder], None]
+"""Keeps the intent with all that it moves, before anything is copied."""
+
+
+class Unmoved(StoreError):
+    """A folder was not moved, because of `cause`; copies of its objects may be `left` at the target."""
+
+    def __init__(self, cause: BaseException, left: tuple[Delete, ...] = ()) -> None:
+        super().__init__(f"the folder was not moved: {cause}")
+        self.errno = errno_of(cause)
+        self.left = left
+
+
+@dataclass(slots=True)
+class _Item:
+    """An object on its way; `etag` is what it should have, `row` what listed it.
+
+    `copied` is the ETag of its copy, None while there is none; `error` is why. The copy took `seconds`.
+    `large` is False for what is known to be no SLO.
+    """
+
+    source: ObjectName
+    target: ObjectName
+    etag: str
+    row: Row | None = None
+    marker: bool = False
+    copied: str | None = None
+    error: BaseException | None = None
+    seconds: float = 0.0
+    large: bool | None = None
+
+    @property
+    def may_share(self) -> bool:
+        """True when it and its copy may name the same segments; a listing shows another hash of an SLO."""
+        if not self.copied or self.copied == EMPTY or self.large is False:
+            return False
+        return self.row is None or self.row.hash != self.copied
+
+
+class Moving:
+    """Carries out moves; `removal` deletes objects, and knows whose segments are whose.
+
+    A listing that is younger than `moment` seconds speaks for the objects it shows.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        pool: Executor,
+        removal: Removal,
+        moment: float = MOMENT,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._removal = removal
+        self._moment = moment
+
+    def move(self, intent: Move) -> list[Remnant]:
+        """Copy, then delete the source if it is still what was copied; return it if that was not possible."""
+        replaced = self._removal.segments_of(intent.target, large=intent.replaces_large)
+        copy = self._store.copy(intent.source, intent.target, manifest_only=True)
+        item = _Item(intent.source, intent.target, "", copied=copy.etag, large=intent.large)
+        remnants = self._delete_unchanged([item])
+        self._removal.discard(replaced)
+        return remnants
+
+    def resume_move(self, intent: Move) -> list[Remnant]:
+        """Finish a move that a process left when it died; what is newer at either name stays.
+
+        Raise `StoreError` when both names stay.
+        """
+        source, target = self._head(intent.source), self._head(intent.target)
+        if source is None:
+            return []
+        etag = source.version.etag
+        if intent.etag in (None, etag):
+            if target is not None and target.version.etag == etag:
+                return self._delete_unchanged([_Item(intent.source, intent.target, etag, copied=etag)])
+            replaces = "" if target is None else target.version.etag
+            if not intent.served and (target is None or replaces == intent.replaces_etag):
+                return self.move(intent)
+        raise StoreError("one of both names is newer, or unknown: both stay as they are")
+
+    def move_folder(self, intent: MoveFolder, note: Note) -> list[Remnant]:
+        """Copy all in parallel, then delete what has not changed since; return what could not be deleted.
+
+        When a copy fails those that were made are deleted again; `Unmoved` names those that could not be.
+        What another client has changed or deleted meanwhile stays as it is.
+        """
+        began = time.monotonic()
+        items = self._items(intent, self._list(intent))
+        moved = (MovedObject(i.source.key, *_version(i)) for i in items[len(intent.markers) :])
+        note(replace(intent, objects=tuple(moved)))
+        copied = self._copy(items)
+        if not copied:
+            raise Unmoved(NotFound(f"{intent.container}/{intent.source}: nothing is there any more"))
+        rows = None
+        if not self._is_of_this_moment(began, copied):
+            rows = {row.key: row for row in self._removal.rows_below(intent.container, intent.source)}
+        sure = [item for item in copied if _is_unchanged(item, rows)]
+        doubtful = [item for item in copied if not _is_unchanged(item, rows)]
+        return self._delete_unchanged(doubtful, sure)
+
+    def resume_folder(self, intent: MoveFolder) -> list[Remnant]:
+        """Finish a move that a process left when it died; what is newer at either place stays.
+
+        Only what is absent at the target and has not changed at the source is copied, and only before a mount
+        has served files again: after that nobody knows whether it was deleted at the target on purpose.
+        """
+        sources = {row.key: row for row in self._removal.rows_below(intent.container, intent.source)}
+        targets = {row.key: row for row in self._removal.rows_below(intent.target_container, intent.target)}
+        recorded = {one.key: one for one in intent.objects or ()}
+        items = [*self._markers_left(intent), *self._unlisted_left(intent, sources)]
+        kept = []
+        for item in _items_of(intent, sources.values()):
+            was, there = recorded.get(item.source.key), targets.get(item.target.key)
+            if intent.objects is not None and (was is None or not _is_version(item, was)):
+                kept.append(item.source)
+            elif there is not None and item.row is not None and there.hash == item.row.hash:
+                item.copied = item.etag
+                items.append(item)
+            elif there is not None or intent.served:
+                kept.append(item.source)
+            else:
+                items.append(item)
+        found = [item for item in items if item.copied is not None]
+        try:
+            copied = self._copy([item for item in items if item.copied is None])
+        except Unmoved as error:
+            if intent.objects is not None:  # only then it is certain that the copies are this move's
+                error.left += self._undo(found)
+            raise
+        if kept:
+            log.warning(
+                "moving %s to %s was interrupted, and at the old place %s stays, for one of both is newer",
+                intent.source,
+                intent.target,
+                _some(kept),
+            )
+        return self._delete_unchanged(copied, found)
+
+    def is_unchanged(self, deletion: Delete) -> bool:
+        """Say whether what a move has left behind is still the version that was copied; errors of a HEAD."""
+        info = self._head(deletion.name)
+        if info is None or _is_copied(info, deletion.etag):
+            return info is not None
+        log.warning("%s stays: another client has stored it anew", deletion.name)
+        return False
+
+    def _list(self, intent: MoveFolder) -> list[Row]:
+        """Return the rows of what moves; raise `Unmoved` when Swift has something at the target now."""
+        source = intent.source
+        if intent.together:
+            rows = list(self._removal.rows_below(intent.container, source[: source.rfind("/", 0, -1) + 1]))
+            self._refuse(intent, rows)
+            return [row for row in rows if row.key.startswith(source)]
+        if not intent.empty:
+            container, target = intent.target_container, intent.target
+            page = self._store.list_page(container, prefix=target[:-1], delimiter="/")
+            self._refuse(intent, page.rows)
+            if target in page.subdirs or not page.last:
+                self._refuse(intent, self._store.list_page(container, prefix=target, limit=ASKED).rows)
+        return list(self._removal.rows_below(intent.container, source))
+
+    def _refuse(self, intent: MoveFolder, rows: Iterable[Row]) -> None:
+        """Raise `Unmoved` when the rows show a file in the place of the target, or something in it.
+
+        They may be late: the first of them are looked at.
+        """
+        markers = {target.key for _, target in intent.markers}
+        files = (row for row in rows if row.key in markers and not is_marker(row))
+        below = (row for row in rows if row.key.startswith(intent.target))
+        filling = (row for row in below if row.key != intent.target or not is_slash_marker(row))
+        for number, found in ((errno.ENOTDIR, files), (errno.ENOTEMPTY, filling)):
+            asked = [ObjectName(intent.target_container, row.key) for row in islice(found, ASKED)]
+            if any(self._head(name) is not None for name in asked):
+                raise Unmoved(os_error(number, intent.target))
+
+    def _items(self, intent: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
+        """Return what is to be moved, markers first: what the listing shows, and what we have just stored."""
+        markers = [_Item(source, target, EMPTY, marker=True) for source, target in intent.markers]
+        items = {item.source.key: item for item in _items_of(intent, rows)}
+        for own in intent.recent:
+            if own.key not in items:
+                name = ObjectName(intent.container, own.key)
+                items[own.key] = _Item(name, _target_of(intent, own.key), own.hash)
+            if own.hash:
+                items[own.key].etag = own.hash
+        return [*markers, *items.values()]
+
+    def _markers_left(self, intent: MoveFolder) -> Iterable[_Item]:
+        """Yield the markers that stand at the old place still, as copied where the new place has one."""
+        for source, target in intent.markers:
+            if (info := self._head(source)) is None or info.version.etag != EMPTY:
+                continue
+            stands = self._head(target) is not None
+            if stands or not intent.served:
+                yield _Item(source, target, EMPTY, marker=True, copied=EMPTY if stands else None)
+
+    def _unlisted_left(self, intent: MoveFolder, listed: Collection[str]) -> Iterable[_Item]:
+        """Yield what had just been stored when the move began, where still no listing shows it."""
+        for one in intent.objects or ():
+            if one.modified or one.key in listed or intent.served:
+                continue
+            source, target = ObjectName(intent.container, one.key), _target_of(intent, one.key)
+            here, there = self._head(source), self._head(target)
+            if here is not None and here.version.etag == one.hash:
+                if there is None:
+                    yield _Item(source, target, one.hash)
+                elif there.version.etag == one.hash:
+                    yield _Item(source, target, one.hash, copied=one.hash)
+
+    def _copy(self, items: Sequence[_Item]) -> list[_Item]:
+        """Copy all; return those that were copied, without what is gone; undo all after any other failure."""
+        running: list[Future[None]] = [self._pool.submit(self._copy_one, item) for item in items]
+        wait(running)
+        for item, future in zip(items, running, strict=True):
+            item.error = future.exception()
+        absent = [item for item in items if isinstance(item.error, NotFound)]
+        for item, found in zip(absent, self._pool.map(self._ask, absent), strict=True):
+            if found is None:  # it was listed, or recorded, late
+                item.error = None
+        for item in items:
+            if item.error is not None:
+                raise Unmoved(item.error, self._undo(items)) from item.error
+        return [item for item in items if item.copied is not None]
+
+    def _copy_one(self, item: _Item) -> None:
+        began = time.monotonic()
+        item.copied = self._store.copy(item.source, item.target, manifest_only=True).etag
+        item.seconds = time.monotonic() - began
+
+    def _undo(self, items: Iterable[_Item]) -> tuple[Delete, ...]:
+        """Delete the copies again that are still what we copied; return those that could not be.
+
+        The answer to some copies was lost. What stands there now may be another client's: each is looked at.
+        """
+        made = [item for item in items if _may_stand(item)]
+        copies = [_Item(item.target, item.source, "", copied=item.copied or item.etag) for item in made]
+        return tuple(deletion for deletion, _ in self._delete_unchanged(copies))
+
+    def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
+        """Say whether the listing of the sources is young enough to delete them by it."""
+        seconds = sorted(item.seconds for item in copied)
+        usual = seconds[(len(seconds) - 1) // 3]
+        return time.monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
+
+    def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
+        """Delete sources that are what was copied: those that are `sure`, and others if a HEAD says so."""
+        remnants: list[Remnant] = []
+        names = [item.source for item in sure]
+        changed = []
+        for item, found in zip(doubtful, self._pool.map(self._ask, doubtful), strict=True):
+            if isinstance(found, StoreError):
+                remnants.append((_deletion(item), found))
+            elif found is not None and _is_copied(found, item.copied):
+                names.append(item.source)
+            elif found is not None:
+                changed.append(item.source)
+        if changed:
+            log.warning("another client changed %s while it was moved: that stays", _some(changed))
+        items = {item.source: item for item in (*sure, *doubtful)}
+        failures = self._removal.delete_all(names)
+        remnants += [(_deletion(items[name]), error) for name, error in failures.items()]
+        left = {deletion.name for deletion, _ in remnants}
+        for name in {*names, *left}:
+            item = items[name]
+            if item.may_share:
+                self._removal.moved(name, item.target, item.copied or "", stays=name in left)
+        return remnants
+
+    def _ask(self, item: _Item) -> ObjectInfo | StoreError | None:
+        try:
+            return self._head(item.source)
+        except StoreError as error:
+            return error
+
+    def _head(self, name: ObjectName) -> ObjectInfo | None:
+        try:
+            return self._store.head(name)
+        except NotFound:
+            return None
+
+
+def _items_of(intent: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
+    return [
+        _Item(ObjectName(intent.container, row.key), _target_of(intent, row.key), _etag_of(row), row)
+        for row in rows
+    ]
+
+
+def _target_of(intent: MoveFolder, key: str) -> ObjectName:
+    return ObjectName(intent.target_container, intent.target + key.removeprefix(intent.source))
+
+
+def _etag_of(row: Row) -> str:
+    """Return the ETag of a row's object; that of a foreign SLO no row tells, and what is here is not it."""
+    return decode_type(row.content_type)[1].slo or row.hash
+
+
+def _version(item: _Item) -> tuple[str, str]:
+    """Return a version's hash and time for the record; of what we have just stored only the ETag counts."""
+    if item.row is None or item.etag != _etag_of(item.row):
+        return item.etag, ""
+    return item.row.hash, item.row.last_modified
+
+
+def _is_version(item: _Item, was: MovedObject) -> bool:
+    """Say whether an object is still what the record names."""
+    if item.row is None or not was.modified:
+        return item.etag == was.hash
+    return (item.row.hash, item.row.last_modified) == (was.hash, was.modified)
+
+
+def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
+    """Say whether the copy is of the version that was listed, and that is listed still.
+
+    No listing of a folder shows its own marker, which holds no bytes.
+    """
+    if item.copied != item.etag:
+        return False
+    if rows is None or item.marker:
+        return True
+    now = rows.get(item.source.key)
+    if now is None:
+        return False
+    return now == item.row if item.row is not None else _etag_of(now) == item.etag
+
+
+def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
+    """Say whether an object is the version with the ETag that its copy has; a DLO's manifest is empty."""
+    return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
+
+
+def _deletion(item: _Item) -> Delete:
+    return Delete(item.source, large=False, etag=item.copied, moved=True)
+
+
+def _may_stand(item: _Item) -> bool:
+    """Say whether the copy of an object may have been made."""
+    return item.copied is not None or (isinstance(item.error, StoreError) and item.error.retryable)
+
+
+def _some(names: Sequence[ObjectName]) -> str:
+    """Return the first of many names, and how many there are."""
+    more = len(names) - NAMED
+    return ", ".join(map(str, names[:NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,305 @@
+"""Renames that a crash has interrupted: finished, or given up, but never over what is newer."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bench_filesystem import bench, names, read, write
+from journal_house import body, foreign, keys, refuse
+from memory_store import MemoryStore
+from mounts import Mount
+from scenes import wait_until
+from swiftclient import Connection
+from test_moves import kill
+
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
+from swiftfs.filesystem import FileSystem
+from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.log import Log, Record
+from swiftfs.model import ObjectName
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+def row_of(store: MemoryStore, key: str) -> MovedObject:
+    """Return an object as the record of a move names it."""
+    (row,) = store.list_page("box", prefix=key).rows
+    return MovedObject(key, row.hash, row.last_modified)
+
+
+def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
+    """Return the move of `d` to `e` as a crash leaves it, `recorded` with all that moves."""
+    rows = store.list_page("box", prefix="d/").rows
+    objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
+    return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
+
+
+def leave(folder: Path, intent: Move | MoveFolder) -> None:
+    """Leave a move in the journal, as a process does that dies."""
+    log = Log(folder, "box of memory")
+    log.commit([Record(1, "/d", intent)])
+    log.close()
+
+
+@contextmanager
+def remounted(store: MemoryStore, folder: Path, intent: Move | MoveFolder) -> Iterator[FileSystem]:
+    leave(folder, intent)
+    with bench(store, folder) as filesystem:
+        yield filesystem
+
+
+def records(folder: Path) -> list[Record]:
+    log = Log(folder, "box of memory")
+    found = log.records()
+    log.close()
+    return found
+
+
+def contents(store: MemoryStore) -> dict[str, bytes]:
+    return {key: body(store, key) for key in keys(store)}
+
+
+def copy(store: MemoryStore, source: str, target: str) -> None:
+    store.copy(ObjectName("box", source), ObjectName("box", target), manifest_only=True)
+
+
+def delete(store: MemoryStore, key: str) -> None:
+    store.delete(ObjectName("box", key))
+
+
+def put_all(store: MemoryStore, *names: str) -> None:
+    for name in names:
+        foreign(store, name, name.encode())
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("copied", [(), ("a",), ("a", "b")])
+def test_a_move_is_finished(
+    store: MemoryStore, tmp_path: Path, copied: tuple[str, ...], *, recorded: bool
+) -> None:
+    put_all(store, "d/a", "d/b")
+    intent = interrupted(store, recorded=recorded)
+    for name in copied:
+        copy(store, f"d/{name}", f"e/{name}")
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+    assert contents(store) == {"e/a": b"d/a", "e/b": b"d/b"}
+    assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_is_newer_at_the_target_stays(store: MemoryStore, tmp_path: Path, *, recorded: bool) -> None:
+    put_all(store, "d/a", "d/b")
+    intent = interrupted(store, recorded=recorded)
+    foreign(store, "e/a", b"newer")
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert read(filesystem, "/e/a") == b"newer"
+        assert read(filesystem, "/d/a") == b"d/a"
+    assert contents(store) == {"d/a": b"d/a", "e/a": b"newer", "e/b": b"d/b"}
+    assert records(tmp_path) == []
+
+
+def test_what_is_newer_at_the_source_stays(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_all(store, "d/a", "d/b")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    foreign(store, "d/a", b"newer")
+    foreign(store, "d/c", b"new")
+    with remounted(store, tmp_path, intent):
+        pass
+    assert contents(store) == {"d/a": b"newer", "d/c": b"new", "e/a": b"d/a", "e/b": b"d/b"}
+    assert "box/d/a, box/d/c stays" in caplog.text
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, AccessDenied, Unavailable])
+def test_one_that_cannot_be_finished_is_undone_and_given_up(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    put_all(store, "d/a", "d/b", "d/c")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    foreign(store, "e/theirs", b"theirs")
+    refuse(store, "copy", error)
+    with remounted(store, tmp_path, intent) as filesystem:
+        store.hook = None
+        assert names(filesystem, "/d") == ["a", "b", "c"]
+        write(filesystem, "/e/a", b"newer")
+        write(filesystem, "/e/b", b"newer")
+    wanted = {f"d/{name}": f"d/{name}".encode() for name in "abc"}
+    wanted |= {"e/a": b"newer", "e/b": b"newer", "e/theirs": b"theirs"}
+    assert contents(store) == wanted
+    assert "is given up" in caplog.text
+    with bench(store, tmp_path) as filesystem:
+        filesystem.unlink("/e/b")
+    with bench(store, tmp_path):
+        pass
+    del wanted["e/b"]
+    assert {key: one for key, one in contents(store).items() if key != "e"} == wanted
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_one_that_found_no_server_brings_nothing_back_later(
+    store: MemoryStore, tmp_path: Path, *, recorded: bool
+) -> None:
+    put_all(store, "d/a", "d/b", "d/c")
+    intent = interrupted(store, recorded=recorded)
+    copy(store, "d/a", "e/a")
+    copy(store, "d/b", "e/b")
+    copy(store, "d/c", "e/c")
+    leave(tmp_path, intent)
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("list_page", "box/d/"):
+            raise Unavailable("no")
+
+    store.hook = hook
+    with bench(store, tmp_path) as filesystem:
+        store.hook = None
+        write(filesystem, "/e/a", b"newer")
+        filesystem.unlink("/e/b")
+    assert len(records(tmp_path)) == 1
+    with bench(store, tmp_path):
+        pass
+    assert contents(store) == {"d/a": b"d/a", "d/b": b"d/b", "e/a": b"newer", "e/c": b"d/c"}
+    assert records(tmp_path) == []
+
+
+def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Path) -> None:
+    put_all(store, "d/a")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    store.hook = _refuse_deletions
+    leave(tmp_path, intent)
+    with bench(store, tmp_path) as filesystem:
+        assert [(one.path, one.state) for one in filesystem.waiting()] == [("/d/a", "parked")]
+        assert names(filesystem, "/e") == ["a"]
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert contents(store) == {"e/a": b"d/a"}
+
+
+def _refuse_deletions(method: str, subject: str) -> None:
+    if method in ("delete", "delete_many") and subject.startswith("box/d/"):
+        raise AccessDenied("no")
+
+
+def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore, tmp_path: Path) -> None:
+    """What is left of the move gets a record of its own, not that of a change behind the move."""
+    put_all(store, "d/a", "other")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    leave(tmp_path, intent)
+    log = Log(tmp_path, "box of memory")
+    log.commit([Record(2, "/other", Delete(ObjectName("box", "other"), large=False))])
+    log.close()
+    store.hook = _refuse_deletions
+    with bench(store, tmp_path, "settle=0.1") as filesystem:
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert contents(store) == {"e/a": b"d/a"}
+
+
+Step = tuple[Callable[..., None], tuple[object, ...]]
+
+CASES: dict[str, tuple[list[Step], str | None, dict[str, bytes]]] = {
+    "nothing was done": ([], "", {"new": b"old"}),
+    "it was copied": ([(copy, ("old", "new"))], "", {"new": b"old"}),
+    "all was done": ([(copy, ("old", "new")), (delete, ("old",))], "", {"new": b"old"}),
+    "the target is as it was": ([(foreign, ("new", b"first"))], "first", {"new": b"old"}),
+    "the target is newer": (
+        [(foreign, ("new", b"newer"))],
+        "first",
+        {"old": b"old", "new": b"newer"},
+    ),
+    "the target came to be": ([(foreign, ("new", b"newer"))], "", {"old": b"old", "new": b"newer"}),
+    "of the target nothing is known": (
+        [(foreign, ("new", b"newer"))],
+        None,
+        {"old": b"old", "new": b"newer"},
+    ),
+    "the source is newer": (
+        [(copy, ("old", "new")), (foreign, ("old", b"newer"))],
+        "",
+        {"old": b"newer", "new": b"old"},
+    ),
+}
+"""What happened before the mount, what the target was then, and what stands in the end."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
+    store: MemoryStore, tmp_path: Path, case: str
+) -> None:
+    steps, replaced, wanted = CASES[case]
+    foreign(store, "first", b"first")
+    foreign(store, "old", b"old")
+    etag = store.head(ObjectName("box", "old")).version.etag
+    replaces = store.head(ObjectName("box", "first")).version.etag if replaced == "first" else replaced
+    store.delete(ObjectName("box", "first"))
+    for step, arguments in steps:
+        step(store, *arguments)
+    move = Move(ObjectName("box", "old"), ObjectName("box", "new"), False, etag, replaces)
+    with remounted(store, tmp_path, move):
+        pass
+    assert contents(store) == wanted
+    assert records(tmp_path) == []
+
+
+def test_a_file_that_could_not_be_moved_does_not_come_back(store: MemoryStore, tmp_path: Path) -> None:
+    foreign(store, "old", b"old")
+    etag = store.head(ObjectName("box", "old")).version.etag
+    leave(tmp_path, Move(ObjectName("box", "old"), ObjectName("box", "new"), False, etag, ""))
+    refuse(store, "copy", Unavailable)
+    with bench(store, tmp_path) as filesystem:
+        store.hook = None
+        write(filesystem, "/new", b"newer")
+        filesystem.unlink("/new")
+    with bench(store, tmp_path):
+        pass
+    assert contents(store) == {"old": b"old"}
+    assert records(tmp_path) == []
+
+
+def test_what_was_recorded_before_it_was_listed_moves(store: MemoryStore, tmp_path: Path) -> None:
+    put_all(store, "d/a")
+    hidden = MovedObject("d/a", row_of(store, "d/a").hash)
+    with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(hidden,))):
+        pass
+    assert contents(store) == {"e/a": b"d/a"}
+
+
+def test_a_move_that_no_mount_could_finish_overwrites_nothing(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    for name in ("a", "b"):
+        connection.put_object(container, f"d/{name}", b"old", content_type="text/plain")
+    swift.inject(Fault("COPY", "/d/b", delay=60, status=503))
+    with ThreadPoolExecutor(1) as threads:
+        renamed = threads.submit((mounted.path / "d").rename, mounted.path / "e")
+        wait_until(lambda: any(row["name"] == "e/a" for row in connection.get_container(container)[1]))
+        kill(mounted)
+        assert isinstance(renamed.exception(60), OSError)
+    swift.clear_faults()
+    swift.inject(Fault("COPY", "/d/", status=413))
+    mounted.expected.append("is given up")
+    mounted.start()
+    swift.clear_faults()
+    assert (mounted.path / "d" / "b").read_bytes() == b"old"
+    (mounted.path / "e").mkdir(exist_ok=True)
+    (mounted.path / "e" / "a").write_bytes(b"newer")
+    (mounted.path / "e" / "b").write_bytes(b"gone")
+    (mounted.path / "e" / "b").unlink()
+    mounted.remount(empty_cache=False)
+    assert (mounted.path / "e" / "a").read_bytes() == b"newer"
+    assert not (mounted.path / "e" / "b").exists()
+    assert (mounted.path / "d" / "a").read_bytes() == b"old"
