@@ -172,7 +172,7 @@ class Log:
     def change(self, *statements: Statement) -> None:
         """Change such tables in one step; raise `OSError` when the disk does not take it."""
         with self._lock:
-            self._write_statements(*statements)
+            self._commit(*statements)
 
     def sync(self) -> None:
         """Return when all that was committed before, and the files it names, survive a power cut."""
