@@ -65,7 +65,13 @@ class Moves:
         if self._move_promise(old, new, entry.object, moved, target):
             return moved
         replaced = (target.etag or None) if target else ""
-        intent = Move(entry.object, name, target.large if target else False, entry.etag or None, replaced)
+        intent = Move(
+            entry.object,
+            name,
+            target.large if target else False,
+            etag=entry.etag or None,
+            replaces_etag=replaced,
+        )
         try:
             left = self._journal.execute(old, intent)
         except NotFound:

@@ -16,7 +16,6 @@ from itertools import islice
 from swiftfs.attributes import decode_type
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
 from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.storing import Discard
 from swiftfs.model import ObjectInfo, ObjectName, Row
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.store.protocol import ObjectStore
@@ -83,7 +82,7 @@ class Moving:
         store: ObjectStore,
         pool: Executor,
         delete_all: Callable[[Collection[ObjectName]], dict[ObjectName, StoreError]],
-        discard: Discard,
+        discard: Callable[[Iterable[ObjectName]], None],
         segments_of: Callable[[ObjectName, bool | None], set[ObjectName]],
         moved: Share,
         shared: Share,
