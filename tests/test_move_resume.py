@@ -248,7 +248,7 @@ def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
     store.delete(ObjectName("box", "first"))
     for step, arguments in steps:
         step(store, *arguments)
-    move = Move(ObjectName("box", "old"), ObjectName("box", "new"), False, etag, replaces)
+    move = Move(ObjectName("box", "old"), ObjectName("box", "new"), etag=etag, replaces_etag=replaces)
     with remounted(store, tmp_path, move):
         pass
     assert contents(store) == wanted
@@ -258,7 +258,7 @@ def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
 def test_a_file_that_could_not_be_moved_does_not_come_back(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "old", b"old")
     etag = store.head(ObjectName("box", "old")).version.etag
-    leave(tmp_path, Move(ObjectName("box", "old"), ObjectName("box", "new"), False, etag, ""))
+    leave(tmp_path, Move(ObjectName("box", "old"), ObjectName("box", "new"), etag=etag, replaces_etag=""))
     refuse(store, "copy", Unavailable)
     with bench(store, tmp_path) as filesystem:
         store.hook = None

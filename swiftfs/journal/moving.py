@@ -23,7 +23,7 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-MOMENT = 2.0
+MOMENT = 3.0
 """Seconds for which the listing that the copies were made from may still speak for the sources, if no copy
 took unusually long: to ask again costs about as long, and a request."""
 
@@ -283,7 +283,7 @@ class Moving:
     def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
         """Say whether the listing of the sources is young enough to delete them by it."""
         seconds = sorted(item.seconds for item in copied)
-        usual = seconds[(len(seconds) - 1) // 3]
+        usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return time.monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
