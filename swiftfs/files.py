@@ -61,6 +61,8 @@ class Files:
         try:
             return node.content.read(offset, size)
         except PreconditionFailed:
+            if node.entry is not None and node.content.is_untouched():
+                self._rooms.namespace.check(node.path, node.entry)  # it may be gone, or never have been there
             self._rooms.namespace.forget(node.path)
             raise
 
