@@ -49,10 +49,16 @@ class AccessDenied(StoreError):
     errno = errno.EACCES
 
 
-class BadName(StoreError):
-    """412 or 400 on a name: Swift cannot store an object called so."""
+class Ghost(NotFound):
+    """404 on an object that the container's listing shows all the same; a DELETE makes its row go."""
 
-    errno = errno.EINVAL
+
+class BadName(StoreError):
+    """412 or 400 on a name: Swift cannot store an object called so.
+
+    Its errno is not EINVAL, of which rename(2) says "into itself" and fsync(2) "not supported": programs
+    take that for no failure.
+    """
 
 
 class NameTooLong(BadName):
@@ -62,9 +68,7 @@ class NameTooLong(BadName):
 
 
 class BadRequest(StoreError):
-    """400: the server does not understand the request."""
-
-    errno = errno.EINVAL
+    """400: the server does not understand the request; as for the errno, see `BadName`."""
 
 
 class PreconditionFailed(StoreError):
@@ -83,6 +87,12 @@ class Conflict(StoreError):
     """409: a container is not empty, or the object changed a moment ago."""
 
     errno = errno.ENOTEMPTY
+
+
+class Clash(Conflict):
+    """409 on anything but the deletion of a container: a change of an object has a later timestamp, say."""
+
+    errno = errno.EIO
 
 
 class QuotaExceeded(StoreError):
@@ -104,9 +114,7 @@ class NoSpace(StoreError):
 
 
 class BadRange(StoreError):
-    """416: the range begins at or after the object's end."""
-
-    errno = errno.EINVAL
+    """416: the range begins at or after the object's end; as for the errno, see `BadName`."""
 
 
 class Corrupt(StoreError):

@@ -66,6 +66,9 @@ class Files:
             if node.name != name:  # its folder moved: the bytes are under another name now
                 return self.read(number, offset, size)
             if isinstance(error, PreconditionFailed):
+                if node.entry is not None and node.content.is_untouched():
+                    # It may be gone, or never have been there.
+                    self._rooms.namespace.check(node.path, node.entry)
                 self._rooms.namespace.forget(node.path)
             raise
 

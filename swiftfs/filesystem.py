@@ -267,6 +267,8 @@ class FileSystem:
         entry = self._namespace.lookup(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
+        if entry.missing and not flags & os.O_TRUNC:
+            raise os_error(errno.ENOENT, path)
         return self._files.open(path, entry, flags)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:

@@ -189,7 +189,7 @@ class Metadata:
         """Return all headers of the entry's object, asking for them where they are not known."""
         if entry.headers is not None:
             return entry.headers
-        if entry.object is None:
+        if entry.object is None or (entry.missing and entry.is_directory):
             return Headers(DIRECTORY_TYPE)
         try:
             info = self._rooms.store.head(entry.object)
@@ -246,12 +246,12 @@ class Metadata:
         defaults = self._rooms.defaults
         sent = marker_headers(entry.attributes, headers.metadata, headers.kept, typed=defaults.typed_markers)
         intent: SetHeaders | PutMarker
-        if entry.object is not None:
+        if entry.object is not None and not entry.missing:
             intent = SetHeaders(entry.object, sent)
         else:
             name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
             self._files.settle_hidden(name)
-            intent, entry = PutMarker(name, sent), replace(entry, object=name)
+            intent, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
         if path == "/":
             self._rooms.journal.add(path, intent)
             self._record(path, entry)

@@ -48,7 +48,14 @@ class Promises:
         change is about to make it needless; a failure is raised then, and later it is logged: what was there
         is there again. Raise `OSError` when the disk does not take the change.
         """
-        done, change = self.note(path, entry)
+        settled, change = self.note(path, entry)
+        failures: list[Failure] = []
+
+        def done(outcome: ObjectInfo | Failure | None) -> None:
+            if isinstance(outcome, Exception):
+                failures.append(outcome)
+            settled(outcome)
+
         try:
             waits = self._journal.add(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
         except OSError:
@@ -58,6 +65,8 @@ class Promises:
             self._namespace.confirm(path, change)
         elif not self._journal.seconds and not later:
             self.see_to(names_of(intent)[0])
+            if failures:  # another thread was faster, and nothing was left to see to
+                raise failures[0]
 
     def see_to(self, name: ObjectName) -> None:
         """Have the change of `name` executed; when that fails it is given up, and the failure is raised."""

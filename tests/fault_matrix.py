@@ -15,6 +15,7 @@ from swiftfs.demo.values import Fault
 from swiftfs.errors import (
     AccessDenied,
     BadName,
+    Clash,
     Conflict,
     Corrupt,
     NoSpace,
@@ -117,6 +118,8 @@ def _attempt(operation: Operation, kind: Kind) -> tuple[type[StoreError] | None,
     fault = kind.fault
     if fault.status and not fault.after:
         error = AccessDenied if fault.status == 401 else STATUSES[fault.status]
+        if error is Conflict and operation.name != "delete_container":
+            error = Clash
         return operation.meanings.get(fault.status, error), False
     if fault.delay:
         return TimedOut, None

@@ -112,6 +112,11 @@ class FilledFile:
         with self._changed:
             return self._first_missing(0, self.size) is None
 
+    def is_untouched(self) -> bool:
+        """Say whether Swift has never sent a byte of the origin."""
+        with self._changed:
+            return not self._present and not self._dirty
+
     def pin(self) -> None:
         """Give nothing back to the disk before the next `adopt`: the origin may go, or an upload maps it."""
         with self._changed:

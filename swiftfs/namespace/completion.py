@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
-from swiftfs.errors import NotFound
+from swiftfs.errors import Ghost, NotFound
 from swiftfs.model import ObjectInfo
 from swiftfs.namespace.details import Details, key_of
 from swiftfs.namespace.entry import Defaults, Entry, with_details
@@ -79,5 +79,7 @@ class Completion:
     def _answered(self, entry: Entry, answer: Future[ObjectInfo]) -> Entry | None:
         try:
             return with_details(entry, answer.result(), self._defaults)
-        except NotFound:
+        except NotFound as error:
+            if isinstance(error, Ghost):  # it must be found, or nobody can delete it
+                return replace(entry, asked=True, missing=True)
             return replace(entry, object=None, asked=True) if entry.is_directory else None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from swiftfs.errors import Ghost, NotFound
 from swiftfs.model import ObjectInfo
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.memory import HeadMemory, State
@@ -51,7 +52,8 @@ class Details:
     def ask(self, entry: Entry) -> Future[ObjectInfo]:
         """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
 
-        The future raises what the store raises, `NotFound` included; a failure is not remembered.
+        The future raises what the store raises, `NotFound` included, and that as `Ghost` where Swift lists
+        the object; a failure is not remembered.
         """
         key = key_of(entry)
         with self._lock:
@@ -78,11 +80,24 @@ class Details:
         try:
             assert entry.object is not None
             info = self._store.head(entry.object)
+        except NotFound:
+            if self._is_listed(entry):
+                raise Ghost(f"{entry.object} is listed, and Swift does not have it") from None
+            raise
+        else:
             self.remember(entry, info)
             return info
         finally:
             with self._lock:
                 self._flights.pop(key, None)
+
+    def _is_listed(self, entry: Entry) -> bool:
+        """Say whether Swift still lists what a listing has shown."""
+        name = entry.object
+        if name is None or not entry.last_modified:
+            return False
+        rows = self._store.list_page(name.container, prefix=name.key, limit=1).rows
+        return any(row.key == name.key for row in rows)
 
 
 def _stays_true(entry: Entry, info: ObjectInfo) -> bool:

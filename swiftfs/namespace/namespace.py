@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 
 from swiftfs.attributes import Stored, decode_metadata
-from swiftfs.errors import BadName, NotFound, os_error
+from swiftfs.errors import BadName, Ghost, NotFound, os_error
 from swiftfs.model import ObjectInfo, ObjectName, Page
 from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.completion import Completion
@@ -128,14 +128,25 @@ class Namespace:
             info = self._details.ask(entry).result()
         return entry if info is None else self.learn(path, entry, info)
 
+    def check(self, path: str, entry: Entry) -> None:
+        """Ask whether there is what `entry` describes; raise `NotFound`, as `Ghost` where Swift lists it."""
+        try:
+            self._details.ask(entry).result()
+        except Ghost:
+            self._refine(path, entry, replace(entry, missing=True))
+            raise
+
     def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
         """Return `entry` with what Swift answered about its object, and let `path` be that."""
         better = with_details(entry, info, self._defaults)
         self._details.remember(entry, info)
+        self._refine(path, entry, better)
+        return better
+
+    def _refine(self, path: str, entry: Entry, better: Entry) -> None:
         with self._lock:
             if (listing := self._listings.get(self._source.folder(split(path)[0]))) is not None:
                 listing.refine(entry, better)
-        return better
 
     def find(self, path: str) -> Entry | None:
         """Return what `path` is as its folder's listing knows it, or None when it does not exist."""
@@ -183,7 +194,8 @@ class Namespace:
         folder = self._source.folder(path)
         if not folder.prefix or folder.prefix == self._source.prefix:
             return False
-        return self.lookup(path, complete=False).object is None and not self._listing(folder).marked
+        entry = self.lookup(path, complete=False)
+        return (entry.object is None or entry.missing) and not self._listing(folder).marked
 
     def is_marked_inside(self, path: str) -> bool:
         """Say whether the folder at `path` has the marker `d/`."""

@@ -16,6 +16,7 @@ from swiftfs.errors import (
     BadName,
     BadRange,
     BadRequest,
+    Clash,
     Conflict,
     Corrupt,
     NameTooLong,
@@ -101,6 +102,9 @@ def _kind(request: Request, status: int, text: str) -> type[StoreError]:
         return NameTooLong
     if status == 413 and "quota" in text.lower():
         return QuotaExceeded
+    is_container = request.container is not None and request.key is None
+    if status == 409 and not request.meaning.get(409) and not (request.method == "DELETE" and is_container):
+        return Clash
     fallback = Unavailable if status >= 500 else BadRequest
     return request.meaning.get(status) or STATUSES.get(status, fallback)
 

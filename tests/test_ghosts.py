@@ -1,0 +1,222 @@
+"""Ghosts: rows that a listing shows for objects that Swift does not have. They can be deleted, no more."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bench_filesystem import ME, bench, names, read, write
+from memory_store import MemoryStore
+from mounts import Mount, run
+
+from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.values import Fault
+from swiftfs.errors import BadName, BadRequest, Clash, Corrupt, NotFound, StoreError, errno_of
+from swiftfs.model import DIRECTORY_TYPE, ObjectName, Page, Row
+from swiftfs.store.protocol import Headers
+
+OURS = "text/plain;mtime=1700000000.5;mode=0100644;uid=0;gid=0"
+LARGE = f"{OURS};slo={'0' * 32}"
+KINDS = [("foreign", "text/plain", 7), ("ours", OURS, 7), ("large", LARGE, 7), ("copied", LARGE, 0)]
+
+
+class HauntedStore(MemoryStore):
+    """A store whose listings show `ghosts` too, until a DELETE makes their rows go."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.ghosts: dict[str, Row] = {}
+        self.deleted: list[str] = []
+
+    def haunt(self, key: str, content_type: str, size: int = 7) -> None:
+        self.ghosts[key] = Row(key, size, "5" * 32, content_type, "2026-01-01T00:00:00.000000")
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        rows, subdirs = {row.key: row for row in page.rows}, set(page.subdirs)
+        for key, row in self.ghosts.items() if container == "box" else ():
+            rest = key.removeprefix(prefix)
+            if not key.startswith(prefix) or key <= marker:
+                continue
+            if delimiter and delimiter in rest:
+                subdirs.add(prefix + rest.partition("/")[0] + "/")
+            else:
+                rows.setdefault(key, row)
+        found = [rows[key] for key in sorted(rows)][: limit or None]
+        return Page(tuple(found), tuple(sorted(subdirs)), page.marker, page.last)
+
+    def delete(self, name: ObjectName) -> None:
+        self._exorcise(name)
+        super().delete(name)
+
+    def delete_many(self, names_: object) -> dict[ObjectName, StoreError]:
+        wanted = list(names_)  # type: ignore[call-overload]
+        for name in wanted:
+            self._exorcise(name)
+        return super().delete_many(wanted)
+
+    def _exorcise(self, name: ObjectName) -> None:
+        self.deleted.append(name.key)
+        self.ghosts.pop(name.key, None)
+
+
+@pytest.fixture
+def store() -> HauntedStore:
+    return HauntedStore("box")
+
+
+@contextmanager
+def fails(number: int) -> Iterator[None]:
+    with pytest.raises((OSError, StoreError)) as caught:
+        yield
+    assert errno.errorcode[errno_of(caught.value)] == errno.errorcode[number]
+
+
+@pytest.mark.parametrize("options", ["", "settle=0.05"])
+@pytest.mark.parametrize(("kind", "content_type", "size"), KINDS)
+def test_a_ghost_is_seen_and_deleted(
+    store: HauntedStore, tmp_path: Path, options: str, kind: str, content_type: str, size: int
+) -> None:
+    store.haunt("d/ghost", content_type, size)
+    store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
+    with bench(store, tmp_path, options) as filesystem:
+        assert names(filesystem, "/d") == ["file", "ghost"]
+        for _ in range(2):
+            assert filesystem.getattr("/d/ghost").size == size, kind
+            with fails(errno.ENOENT):
+                read(filesystem, "/d/ghost")
+        assert read(filesystem, "/d/file") == b"alive"
+        assert names(filesystem, "/d") == ["file", "ghost"]
+        filesystem.unlink("/d/ghost")
+        assert names(filesystem, "/d") == ["file"]
+    assert store.deleted == ["d/ghost"]
+    assert not store.ghosts
+
+
+def test_a_folder_of_ghosts_goes(store: HauntedStore, tmp_path: Path) -> None:
+    for number, (_, content_type, size) in enumerate(KINDS * 3):
+        store.haunt(f"d/{number}", content_type, size)
+    store.haunt("d", DIRECTORY_TYPE, 0)
+    with bench(store, tmp_path) as filesystem:
+        for name in names(filesystem, "/d"):
+            filesystem.getattr(f"/d/{name}")
+            filesystem.unlink(f"/d/{name}")
+        filesystem.getattr("/d")
+        filesystem.rmdir("/d")
+        assert names(filesystem, "/") == []
+        filesystem.refresh()
+        assert names(filesystem, "/") == []
+    assert not store.ghosts
+
+
+def test_the_folder_of_a_ghost_marker_can_be_described(store: HauntedStore, tmp_path: Path) -> None:
+    store.haunt("d", DIRECTORY_TYPE, 0)
+    store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
+    with bench(store, tmp_path) as filesystem:
+        assert filesystem.getattr("/d").is_directory
+        filesystem.chmod("/d", 0o700)
+        assert filesystem.getattr("/d").mode & 0o777 == 0o700
+    assert store.head(ObjectName("box", "d")).metadata["mode"] == "0040700"
+
+
+@pytest.mark.parametrize(("kind", "content_type", "size"), KINDS)
+def test_a_ghost_is_overwritten(
+    store: HauntedStore, tmp_path: Path, kind: str, content_type: str, size: int
+) -> None:
+    store.haunt("ghost", content_type, size)
+    with bench(store, tmp_path) as filesystem:
+        filesystem.getattr("/ghost")
+        write(filesystem, "/ghost", b"alive")
+        assert read(filesystem, "/ghost") == b"alive", kind
+        write(filesystem, "/other", b"new")
+        filesystem.rename("/other", "/ghost")
+        assert read(filesystem, "/ghost") == b"new"
+
+
+def test_what_another_client_deleted_is_no_ghost(store: HauntedStore, tmp_path: Path) -> None:
+    name = ObjectName("box", "file")
+    store.put(name, b"alive", Headers("text/plain"))
+    with bench(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["file"]
+        store.delete(name)
+        with fails(errno.ENOENT):
+            filesystem.getattr("/file")
+        assert names(filesystem, "/") == []
+
+
+REFUSALS = [BadRequest, BadName, Clash, Corrupt]
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_a_refusal_never_means_something_else(
+    store: HauntedStore, tmp_path: Path, error: type[StoreError]
+) -> None:
+    """EINVAL of rename(2) is "a directory into itself", ENOTEMPTY of unlink(2) is nothing at all."""
+    for key in ("a", "d/x"):
+        store.put(ObjectName("box", key), b"1", Headers(OURS))
+
+    def refuse(method: str, subject: str) -> None:
+        if method in ("copy", "delete", "delete_many", "post", "put", "get"):
+            raise error(f"{method} {subject}")
+
+    with bench(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["a", "d"]
+        store.hook = refuse
+        with fails(errno.EIO):
+            filesystem.rename("/a", "/b")
+        with fails(errno.EIO):
+            filesystem.rename("/d", "/e")
+        with fails(errno.EIO):
+            filesystem.unlink("/a")
+        with fails(errno.EIO):
+            filesystem.chmod("/a", 0o600)
+        with fails(errno.EIO):
+            filesystem.setxattr("/a", "user.x", b"1", 0)
+        with fails(errno.EIO):
+            filesystem.mkdir("/made", 0o755, ME)
+        with fails(errno.EIO):
+            write(filesystem, "/new", b"1")
+        with fails(errno.EIO):
+            read(filesystem, "/a")
+        store.hook = None
+
+
+@pytest.mark.mount_options("segment_size=1M")
+def test_a_large_file_whose_segment_is_gone(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    path = mounted.path / "file"
+    path.write_bytes(bytes(3_000_000))
+    swift.inject(Fault("COPY", f"/{container}/file", status=400, times=1))
+    mounted.expected = ["rename"]
+    with pytest.raises(OSError, match="file") as caught:
+        path.rename(mounted.path / "other")
+    assert caught.value.errno == errno.EIO
+    assert "400" in mounted.log.read_text()
+
+
+def test_rm_and_cp_go_on_beside_ghosts(
+    mounted: Mount, swift: SwiftServer, container: str, tmp_path: Path
+) -> None:
+    """The server denies an object that it lists, but for the DELETE, which it carries out."""
+    at = mounted.path
+    (at / "d").mkdir()
+    for name in ("alive", "ghost"):
+        (at / "d" / name).write_bytes(b"1234567")
+    mounted.remount()
+    for method in ("GET", "HEAD"):
+        swift.inject(Fault(method, f"/{container}/d/ghost", status=404))
+    mounted.expected = ["ghost"]
+    assert sorted(os.listdir(at / "d")) == ["alive", "ghost"]  # noqa: PTH208
+    assert "No such file" in run("cp", "-a", at / "d", tmp_path / "copy", check=False)
+    assert (tmp_path / "copy" / "alive").read_bytes() == b"1234567"
+    run("rm", "-r", at / "d")
+    assert list(at.iterdir()) == []
+    mounted.remount()
+    assert list(at.iterdir()) == []
+
+
+def test_not_found_is_said_of_what_is_not_there() -> None:
+    assert errno_of(NotFound("x")) == errno.ENOENT
