@@ -16,20 +16,19 @@ from swiftfs.model import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
 
-_TABLES = (
-    """
+_CLAIMS = """
 CREATE TABLE IF NOT EXISTS claims (
     container TEXT, key TEXT, etag TEXT, owner_container TEXT, owner_key TEXT, is_prefix INTEGER,
     PRIMARY KEY (container, key, etag, owner_container, owner_key, is_prefix)
 ) WITHOUT ROWID
-""",
-    """
+"""
+_SHARED = """
 CREATE TABLE IF NOT EXISTS shared (
     container TEXT, prefix TEXT, user_container TEXT, user_key TEXT,
     PRIMARY KEY (container, prefix, user_container, user_key)
 ) WITHOUT ROWID
-""",
-)
+"""
+"""Each is made with its first row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +57,10 @@ class Ownership:
         self._lock = threading.Lock()
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
         self._shared: set[tuple[ObjectName, ObjectName]] = set()
-        for table in _TABLES:
-            log_.change((table, [()]))
-        for container, key, etag, *owner, is_prefix in log_.rows("SELECT * FROM claims"):
+        for container, key, etag, *owner, is_prefix in log_.rows("claims"):
             claims = self._claims.setdefault(ObjectName(container, key), {}).setdefault(etag, set())
             claims.add(Claim(ObjectName(*owner), bool(is_prefix)))
-        for container, prefix, *user in log_.rows("SELECT * FROM shared"):
+        for container, prefix, *user in log_.rows("shared"):
             self._shared.add((ObjectName(container, prefix), ObjectName(*user)))
 
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -145,10 +142,11 @@ class Ownership:
         with self._lock:
             self._shared |= {(upload, user) for upload in uploads}
             self._change(
+                (_SHARED, [()]),
                 (
                     "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)",
                     [(upload.container, upload.key, user.container, user.key) for upload in uploads],
-                )
+                ),
             )
 
     def unshare(self, user: ObjectName) -> None:
@@ -177,13 +175,14 @@ class Ownership:
     def _add(self, name: ObjectName, etag: str, claims: set[Claim]) -> None:
         self._claims.setdefault(name, {}).setdefault(etag, set()).update(claims)
         self._change(
+            (_CLAIMS, [()]),
             (
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
                 [
                     (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
                     for one in claims
                 ],
-            )
+            ),
         )
 
     def _change(self, *statements: Statement) -> None:
