@@ -157,17 +157,17 @@ class Log:
         """Return the prefixes below which segments may lie that no manifest names."""
         with self._lock:
             rows = self._database.execute("SELECT container, prefix, named FROM uploads").fetchall()
-            facts = self._database.execute("SELECT container, prefix, facts FROM upload_facts").fetchall()
+            facts = self._database.execute("SELECT * FROM upload_facts").fetchall()
         known = {(container, prefix): text for container, prefix, text in facts}
         return [
             _read_standing(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
             for container, prefix, named in rows
         ]
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Return what a query says of a table that another class keeps in the journal's database."""
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a table that another class keeps in this database."""
         with self._lock:
-            return self._database.execute(query).fetchall()
+            return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
     def change(self, *statements: Statement) -> None:
         """Change such tables in one step; raise `OSError` when the disk does not take it."""
@@ -290,34 +290,10 @@ class Log:
             (record.seq, record.path, encode(record.intent), record.errno, record.reason) for record in put
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
-        uploads = {one.prefix: one for one in (*self._late_standings, *([standing] if standing else []))}
         self._commit(
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._late_drops}]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
-            (
-                "DELETE FROM uploads WHERE container = ? AND prefix = ?",
-                [(prefix.container, prefix.key) for prefix in uploads],
-            ),
-            (
-                "DELETE FROM upload_facts WHERE container = ? AND prefix = ?",
-                [(prefix.container, prefix.key) for prefix in uploads],
-            ),
-            (
-                "INSERT INTO upload_facts VALUES (?, ?, ?)",
-                [
-                    (prefix.container, prefix.key, _write_facts(one))
-                    for prefix, one in uploads.items()
-                    if one.named is not None
-                ],
-            ),
-            (
-                "INSERT INTO uploads VALUES (?, ?, ?)",
-                [
-                    (prefix.container, prefix.key, json.dumps(sorted(one.named)))
-                    for prefix, one in uploads.items()
-                    if one.named is not None
-                ],
-            ),
+            *_upload_changes((*self._late_standings, *([standing] if standing else []))),
         )
         self._late_drops.clear()
         self._late_standings.clear()
@@ -364,6 +340,27 @@ class Log:
         if not self._reserve.exists():
             with suppress(OSError):
                 self._reserve.write_bytes(bytes(RESERVE))
+
+
+def _upload_changes(standings: Iterable[Standing]) -> list[Statement]:
+    """Return what brings the tables of uploads up to date; of two about one prefix the last counts."""
+    uploads = {one.prefix: one for one in standings}
+    if not uploads:
+        return []
+    names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
+    left = [(prefix, one) for prefix, one in uploads.items() if one.named is not None]
+    return [
+        ("DELETE FROM uploads WHERE container = ? AND prefix = ?", names),
+        ("DELETE FROM upload_facts WHERE container = ? AND prefix = ?", names),
+        (
+            "INSERT INTO uploads VALUES (?, ?, ?)",
+            [(prefix.container, prefix.key, json.dumps(sorted(one.named or ()))) for prefix, one in left],
+        ),
+        (
+            "INSERT INTO upload_facts VALUES (?, ?, ?)",
+            [(prefix.container, prefix.key, _write_facts(one)) for prefix, one in left],
+        ),
+    ]
 
 
 def _write_facts(standing: Standing) -> str:

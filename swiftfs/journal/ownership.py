@@ -43,10 +43,10 @@ class Ownership:
         self._lock = threading.Lock()
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
         self._shared: set[tuple[ObjectName, ObjectName]] = set()
-        for container, key, etag, *owner, is_prefix in log_.rows("SELECT * FROM claims"):
+        for container, key, etag, *owner, is_prefix in log_.rows("claims"):
             claims = self._claims.setdefault(ObjectName(container, key), {}).setdefault(etag, set())
             claims.add(Claim(ObjectName(*owner), bool(is_prefix)))
-        for container, prefix, *user in log_.rows("SELECT * FROM shared"):
+        for container, prefix, *user in log_.rows("shared"):
             self._shared.add((ObjectName(container, prefix), ObjectName(*user)))
 
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -143,7 +143,7 @@ class Ownership:
                 (
                     "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)",
                     [(upload.container, upload.key, user.container, user.key) for upload in uploads],
-                )
+                ),
             )
 
     def unshare(self, user: ObjectName) -> None:
@@ -178,7 +178,7 @@ class Ownership:
                     (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
                     for one in claims
                 ],
-            )
+            ),
         )
 
     def _change(self, *statements: Statement) -> None:

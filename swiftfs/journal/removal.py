@@ -43,7 +43,7 @@ class Removal:
         self._log = log_
         self._clock = clock
         self._lock = threading.Lock()
-        (oldest,) = log_.rows("SELECT min(since) FROM leftovers")[0]
+        oldest = min((since for _, since in self.leftovers().values()), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
     def manifest_of(self, name: ObjectName, large: bool | None) -> Manifest | None:
@@ -194,7 +194,7 @@ class Removal:
         """Return the segments that are looked at later, each with who may name it and since when."""
         return {
             ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
-            for container, key, objects, since in self._log.rows("SELECT * FROM leftovers")
+            for container, key, objects, since in self._log.rows("leftovers")
         }
 
     def _leave(self, names: Iterable[ObjectName], objects: Collection[ObjectName], since: float) -> None:
@@ -212,6 +212,8 @@ class Removal:
 
     def _forget(self, names: Iterable[ObjectName]) -> None:
         rows: list[tuple[object, ...]] = [(name.container, name.key) for name in names]
+        if not rows:
+            return
         try:
             self._log.change(("DELETE FROM leftovers WHERE container = ? AND key = ?", rows))
         except OSError as error:
