@@ -17,6 +17,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.intents import Delete
+from swiftfs.journal.queue import Task
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
 
 
 class Gate:
-    """Holds the requests of one method, of a subject that ends as told, until it is opened; then they fail."""
+    """Holds the requests of one method about one subject until it is opened; with an error they fail then."""
 
     def __init__(
         self, store: MemoryStore, method: str, end: str = "", error: Exception | None = None
@@ -209,7 +210,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
         waiter, wrong = in_thread(journal.flush, [name])
         wait_until(lambda: task is not None and bool(task.urgent))
         filesystem.unlink("/second")
-        waiter.join(20)
+        waiter.join(10)
         assert not waiter.is_alive()
         assert not wrong
         gate.open.set()
@@ -244,23 +245,26 @@ def test_a_queue_that_fails_leaves_nothing_running(
     """One task of a batch cannot be taken out: it alone waits, and the mount ends."""
     for number in range(3):
         foreign(store, f"file{number}", b"x")
-    with pytest.raises(SwiftfsError, match="1 changes stay"), bench(store, tmp_path, NEVER) as filesystem:
+    with bench(store, tmp_path, NEVER) as filesystem:
         for number in range(3):
             filesystem.unlink(f"/file{number}")
         journal = filesystem.rooms.journal
         queue, remove = journal._queue, journal._queue.remove
         broken = queue.tasks()[victim]
 
-        def refuse(task: object) -> None:
+        def refuse(task: Task) -> None:
             if task is broken:
-                raise KeyError(broken.seq)
-            remove(broken if task is broken else task)  # type: ignore[arg-type]
+                raise KeyError(task.seq)
+            remove(task)
 
-        monkeypatch.setattr(queue, "remove", refuse)
-        with pytest.raises(SwiftfsError, match="unforeseen"):
-            journal.flush([task.intent.name for task in queue.tasks() if isinstance(task.intent, Delete)])
-        wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
-        assert not broken.running
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "remove", refuse)
+            with pytest.raises(SwiftfsError, match="unforeseen"):
+                journal.flush([task.intent.name for task in queue.tasks() if isinstance(task.intent, Delete)])
+            wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+            assert not broken.running
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
     assert keys(store) == []
 
 
@@ -295,7 +299,7 @@ def test_mv_over_a_name_that_was_just_removed_keeps_the_file(
     connection.put_object(container, "b", b"old")
     mounted.remount()
     assert sorted(path.name for path in mounted.path.iterdir()) == ["a", "b"]
-    swift.inject(Fault("DELETE", f"/{container}/a$", delay=4, times=1))
+    swift.inject(Fault("DELETE", f"/{container}/a", delay=4, times=1))
     (mounted.path / "b").unlink()
     (mounted.path / "a").rename(mounted.path / "b")
     assert [path.name for path in mounted.path.iterdir()] == ["b"]
