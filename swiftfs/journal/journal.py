@@ -41,6 +41,9 @@ LONGEST_SETTLING = 15
 
 PROGRESS_SECONDS = 0.2
 
+RECOVERY_SECONDS = 1.0
+"""Until what an earlier mount left is stored: thousands of uploads would slow down the start of this one."""
+
 SYNC_SECONDS = 0.5
 """Between two times that the log and the local files are brought to the disk: a power cut costs less than a
 second's changes."""
@@ -87,7 +90,8 @@ class Journal:
             if isinstance(intent, Move | MoveFolder):
                 self._resume(record.seq, intent)
                 continue
-            task = Task(record.seq, record.path, intent, make_done(record.path, intent), now, now, tried=True)
+            done = make_done(record.path, intent)
+            task = Task(record.seq, record.path, intent, done, now, now + RECOVERY_SECONDS, tried=True)
             with self._changed:
                 self._hold(intent)
                 self._queue.add(task)
