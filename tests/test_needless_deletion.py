@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, names, put, read, write
-from journal_house import NEVER, body, foreign, keys
+from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
@@ -235,6 +235,23 @@ def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_pa
         filesystem.fsyncdir(filesystem.opendir("/"))
         assert not filesystem.waiting()
         assert not any(task.running for task in tasks)
+    assert keys(store) == []
+
+
+def test_an_unforeseen_failure_gives_no_deletion_up(store: MemoryStore, tmp_path: Path) -> None:
+    for number in range(3):
+        foreign(store, f"file{number}", b"x")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        for number in range(3):
+            filesystem.unlink(f"/file{number}")
+        refuse(store, "delete_many", ZeroDivisionError)
+        with pytest.raises(SwiftfsError, match="unforeseen"):
+            filesystem.fsyncdir(filesystem.opendir("/"))
+        assert [one.state for one in filesystem.waiting()] == ["parked"] * 3
+        assert names(filesystem, "/") == []
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
     assert keys(store) == []
 
 

@@ -38,6 +38,10 @@ LONGEST_PAUSE = 30.0
 """Seconds between two attempts of an intent, doubled each time, after the store's own patience has ended."""
 
 
+class Unforeseen(SwiftfsError):
+    """A fault of this program ended an attempt: what was to be done waits, and says so."""
+
+
 class Dispatch:
     """Executes the tasks of a queue, at most `parallel` at once, and one while the server is away.
 
@@ -207,7 +211,7 @@ class Dispatch:
         """End the attempt of those tasks that still run after an unforeseen failure, each for itself."""
         for task in [task for task in tasks if task.running]:
             log.error("%s: an unforeseen failure", task.path, exc_info=error)
-            failure = SwiftfsError(f"an unforeseen {error!r}")
+            failure = Unforeseen(f"an unforeseen {error!r}")
             try:
                 self._fail(task, failure)
             except Exception:
@@ -217,6 +221,7 @@ class Dispatch:
 
     def _let_go(self, task: Task, failure: Failure) -> None:
         """Park a task in memory alone, and a move ends: what else there is to do has failed. Lock held."""
+        task.take_newer()
         task.running, task.attempts, task.error = False, task.attempts + 1, failure
         if task in self._queue and not isinstance(task.intent, Move | MoveFolder):
             task.parked, task.urgent = True, 0
@@ -411,6 +416,8 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
         return True
     if isinstance(task.intent, PutMarker):
         return isinstance(error, AlreadyExists)
+    if isinstance(error, Unforeseen):
+        return False
     return not again and isinstance(task.intent, Delete | Describe | SetHeaders)
 
 

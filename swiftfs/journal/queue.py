@@ -193,6 +193,8 @@ class Queue:
             chain.insert(chain.index(other), task)
         for dependent in other.dependents:
             _block(dependent, task)
+        for blocker in other.blockers:
+            _block(task, blocker)
         self.schedule(task, task.due)
 
     def schedule(self, task: Task, due: float) -> None:
