@@ -161,6 +161,27 @@ def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.M
     assert writer.stored() in busy.states
 
 
+@pytest.mark.parametrize("size", [900_000, 5 * MIB + 1000])
+def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The clone is of the moment at which it is made last."""
+
+    def clone(self: Still, source: int) -> bool:
+        os.ftruncate(self.descriptor, 0)
+        length = os.fstat(source).st_size
+        assert os.copy_file_range(source, self.descriptor, length, 0, 0) == length
+        return True
+
+    monkeypatch.setattr(Still, "clone", clone)
+    monkeypatch.setattr(Still, "copy", None)
+    writer.fill(noise(size))
+    busy = Busy(writer, [0, size - 100])
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
 def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
     writer.write(0, noise(900_000))
     plain = writer.content.allocated()

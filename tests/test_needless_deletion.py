@@ -192,6 +192,30 @@ def test_a_rename_that_was_refused_is_not_made_later(store: MemoryStore, tmp_pat
     assert "d/a" in keys(store)
 
 
+def test_a_deletion_put_back_by_a_refused_rename_still_waits_for_its_folder(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The folder's marker is refused: the last file goes after it only, so that the folder stays."""
+    foreign(store, "d/a", b"data")
+    foreign(store, "e/b", b"old")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert names(filesystem, "/d") + names(filesystem, "/e") == ["a", "b"]
+        refuse(store, "put", QuotaExceeded)
+        filesystem.unlink("/e/b")
+        with pytest.raises(QuotaExceeded):
+            filesystem.rename("/d/a", "/e/b")
+        fall_due(filesystem)
+        assert names(filesystem, "/e") == []
+        store.hook = None
+        store.requests.clear()
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+        assert names(filesystem, "/e") == []
+    changes = [subject for method, subject in store.requests if method in ("put", "delete")]
+    assert changes.index("box/e") < changes.index("box/e/b")
+    assert keys(store) == ["d", "d/a", "e"]
+
+
 def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
     store: MemoryStore, tmp_path: Path
 ) -> None:

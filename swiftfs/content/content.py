@@ -244,12 +244,13 @@ class Content(EvictingFile):
             with self._changed:
                 wanted, size = self._hot(), self.size
                 self._touched = Blocks()
-            for first, last in wanted.runs(*block_range(0, size)):
-                self.ensure(first * BLOCK, min(last * BLOCK, size))
             still = Still(self._file.path.parent)
-            if not still.clone(self.descriptor):
+            if not (is_clone := still.clone(self.descriptor)):
                 self.grew(len(wanted) * BLOCK)
                 refuse_without_room(self._file.path.parent, len(wanted) * BLOCK)
+            for first, last in wanted.runs(*block_range(0, size)):
+                self.ensure(first * BLOCK, min(last * BLOCK, size))
+            if not is_clone:
                 still.copy(self.descriptor, wanted, size)
                 still.blocks = wanted
         except (OSError, SwiftfsError) as error:
