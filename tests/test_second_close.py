@@ -291,6 +291,28 @@ def test_the_file_is_deleted_meanwhile(uploading: tuple[FileSystem, Gate], store
     assert sum(method == "put" for method, _ in store.requests) == 1
 
 
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable])
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_replaces_a_file_does_not_wait_for_its_upload(
+    store: MemoryStore, tmp_path: Path, error: type[Exception], anew: bool
+) -> None:
+    """The upload of the replaced bytes fails, and nobody needs it any more."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, error("no"))
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        Edited(filesystem, bytearray(b"first")).append(b" second")
+        if anew:
+            write(filesystem, "/file", b"anew")
+        else:
+            filesystem.unlink("/file")
+        gate.open.set()
+        store.hook = None
+        settled(filesystem)
+        assert names(filesystem, "/") == keys(store) == (["file"] if anew else [])
+        assert not anew or body(store, "file") == b"anew"
+
+
 def test_the_file_is_renamed_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
     filesystem, gate = uploading
     thread = threading.Thread(target=filesystem.rename, args=("/file", "/other"))

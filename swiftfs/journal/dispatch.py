@@ -374,28 +374,32 @@ class Dispatch:
             task.running, task.tried = False, True
             task.intent = attempted(task.intent)
             task.take_newer()
+            self._note_outage(error)
+            if self._hand_over(task):
+                return
             if isinstance(error, Overtaken):
-                self._go_on_with_newer(task)
+                pause = 0.0 if task.urgent else FIRST_PAUSE
+                self._queue.schedule(task, time.monotonic() + pause)
                 return
             task.attempts += 1
             task.error, task.parked, task.urgent, task.told = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, time.monotonic() + pause)
-                self._note_outage(error)
             else:
                 log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._log.commit([task.record()])
 
-    def _go_on_with_newer(self, task: Task) -> None:
-        """Store the bytes as they are now: what they were meanwhile nobody needs. Lock held."""
+    def _hand_over(self, task: Task) -> bool:
+        """Let what replaces a file that could not be stored do that too; return whether anything does.
+
+        What the file was meanwhile nobody needs. Lock held.
+        """
         followers = [other for other in self._queue.chain(names_of(task.intent)[0]) if other is not task]
         merged = coalesce(task.intent, followers[0].intent) if _replaced_by(followers) else None
         if not merged:
-            pause = 0.0 if task.urgent else FIRST_PAUSE
-            self._queue.schedule(task, time.monotonic() + pause)
-            return
+            return False
         newer = followers[0]
         newer.intent, newer.tried = merged[0], True
         task.successor = newer
@@ -403,6 +407,7 @@ class Dispatch:
         if task.urgent:
             newer.urgent = newer.handed
             self._queue.schedule(newer, 0.0)
+        return True
 
     def _note_outage(self, error: Failure) -> None:
         if isinstance(error, Unavailable) and not self._away:
