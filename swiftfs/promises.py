@@ -1,6 +1,7 @@
 """Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
 
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +33,10 @@ SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for the rename that makes it needless, which comes within milliseconds."""
 
 
+RECALL_SECONDS = 1.0
+"""How long the start of a mount asks Swift what described files are: each folder of them costs a listing."""
+
+
 class Promises:
     """Hands changes to the journal, and tells the namespace what became of them."""
 
@@ -40,6 +45,7 @@ class Promises:
         self._namespace = rooms.namespace
         self._journal = rooms.journal
         self._table = table
+        self._recalling = 0.0
 
     def make(self, path: str, intent: Intent, entry: Entry | None, *, later: bool = False) -> None:
         """Let `path` be `entry` from now on, or nothing, which `intent` makes true in Swift.
@@ -82,7 +88,10 @@ class Promises:
         return partial(self._settled, path, change), change
 
     def recovered(self, path: str, intent: Intent) -> Done:
-        """Let `path` be again what an earlier process promised; return what is told how it went."""
+        """Let `path` be again what an earlier process promised; return what is told how it went.
+
+        Of many files whose description waits, some show the old one until Swift has the new one.
+        """
         entry = promised_entry(path, intent, self._rooms.defaults)
         if isinstance(intent, Describe | SetHeaders):
             entry = self._described(path, intent)
@@ -91,11 +100,16 @@ class Promises:
         return self.note(path, entry)[0]
 
     def _described(self, path: str, intent: Describe | SetHeaders) -> Entry | None:
-        """Return what is at `path` as it will be described; None when that cannot be said now."""
+        """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
+        if self._recalling >= RECALL_SECONDS:
+            return None
+        began = time.monotonic()
         try:
             entry = self._namespace.lookup(path)
         except (SwiftfsError, OSError):
             return None
+        finally:
+            self._recalling += time.monotonic() - began
         if isinstance(intent, SetHeaders):
             stored, headers = decode_metadata(intent.headers.metadata), intent.headers
         else:

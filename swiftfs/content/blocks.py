@@ -29,6 +29,10 @@ class Blocks:
         """Add the blocks of another set."""
         self._bits |= other._bits
 
+    def subtract(self, other: "Blocks") -> None:
+        """Remove the blocks of another set."""
+        self._bits &= ~other._bits
+
     def touches(self, first: int, last: int) -> bool:
         """Say whether any block of the range is in the set."""
         return bool(self._bits & _mask(first, last))

@@ -5,6 +5,7 @@ own changes, never a mixture.
 """
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -19,9 +20,15 @@ from swiftfs.content.localfile import Kept, LocalFile, punch_hole
 from swiftfs.content.origin import Origin
 from swiftfs.content.patches import PIECE, piece_of
 from swiftfs.content.saved import SavedFile
-from swiftfs.errors import os_error
+from swiftfs.content.still import Still, refuse_without_room
+from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.model import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+OFTEN = 3
+"""After so many uploads in a row that writers have overtaken, the next one sends a copy of one moment."""
 
 LARGE_PIECES = 4
 """An object of more pieces is changed by a patch, which takes whole pieces."""
@@ -45,8 +52,13 @@ class Content(EvictingFile):
     INVARIANT: dirty blocks are present, away, or lie behind the origin's size.
     While an upload runs, `_dirty` are the blocks that have changed since it began. `admit` is asked before
     each write, while the lock is not held.
+
+    `_overtaken` counts uploads in a row that were in vain, and `_touched` are the blocks that have changed
+    since a copy for the next one was begun, None while none is made.
     """
 
+    _overtaken = 0
+    _touched: Blocks | None = None
     admit: Admit = staticmethod(_admit)
 
     @classmethod
@@ -123,6 +135,8 @@ class Content(EvictingFile):
             self._check.begin(done=False)
             self._is_saved = False
             self.size = max(self.size, offset + copied)
+            if self._touched is not None:
+                self._touched.add(*blocks)
             if self._snapshot is not None:
                 self._snapshot.overtaken = True
             if self.uploads:
@@ -149,6 +163,8 @@ class Content(EvictingFile):
             else:
                 self._dirty.add(*block_range(before, size))
                 self._grow(size)
+            if self._touched is not None:
+                self._touched.add(*block_range(min(before, size), max(before, size)))
             if self._snapshot is not None:
                 self._snapshot.overtaken = True
                 self._snapshot.least = min(self._snapshot.least, size)
@@ -208,28 +224,111 @@ class Content(EvictingFile):
     def begin_upload(self) -> Snapshot:
         """Take the bytes as they are now for an upload; return what they are.
 
-        What is written afterwards is a later change. Nothing is given back to the disk until `adopt`.
+        What is written afterwards is a later change. Nothing is given back to the disk until `adopt`. A file
+        that changes all the time is copied, so that the upload does not fail once more.
         """
+        still = self._begin_copy() if self._overtaken >= OFTEN else None
         with self._changed:
             assert self._snapshot is None
-            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size)
+            still = self._end_copy(still) if still is not None else None
+            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size, still=still)
             self._dirty = Blocks()
             self._pinned = True
             if self.uploads:
-                self.uploads.began(self.size)
+                self.uploads.began(self.size, still)
             return self._snapshot
+
+    def _begin_copy(self) -> Still | None:
+        """Copy what the next upload reads, while writers go on; return None where that is not possible."""
+        try:
+            self.pin()
+            with self._changed:
+                wanted, size = self._hot(), self.size
+                self._touched = Blocks()
+            still = Still(self._file.path.parent)
+            if not (is_clone := still.clone(self.descriptor)):
+                self.grew(len(wanted) * BLOCK)
+                refuse_without_room(self._file.path.parent, len(wanted) * BLOCK)
+            for first, last in wanted.runs(*block_range(0, size)):
+                self.ensure(first * BLOCK, min(last * BLOCK, size))
+            if not is_clone:
+                still.copy(self.descriptor, wanted, size)
+                still.blocks = wanted
+        except (OSError, SwiftfsError) as error:
+            log.info("%s: it is stored without a copy of one moment: %s", self._file.path.name, error)
+            self._touched = None
+            return None
+        return still
+
+    def _end_copy(self, still: Still) -> Still | None:
+        """Copy what has changed meanwhile, which no writer can now; None where that fails. Lock held."""
+        touched, self._touched = self._touched or Blocks(), None
+        wanted = self._hot()
+        for run in list(self._missing(*block_range(0, self.size))):
+            wanted.discard(*run)
+        try:
+            if still.clone(self.descriptor):
+                still.blocks = wanted
+                return still
+            still.blocks.subtract(touched)
+            todo = wanted.copy()
+            todo.subtract(still.blocks)
+            still.copy(self.descriptor, todo, self.size)
+            still.blocks.update(todo)
+        except OSError as error:
+            log.info("%s: it is stored without a copy of one moment: %s", self._file.path.name, error)
+            return None
+        return still
+
+    def _hot(self) -> Blocks:
+        """Return the blocks that an upload reads and a writer may change. Lock held.
+
+        A patch reads the pieces that have changed, and sometimes their neighbours; where that was not enough
+        all of the file is read. Segments that are stored already and not evicted are not read.
+        """
+        hot = Blocks()
+        if self._origin is None or self._overtaken >= 2 * OFTEN:
+            hot.add(*block_range(0, self.size))
+        else:
+            for first, last in self._dirty.runs(*block_range(0, self.size)):
+                start = piece_of(max(0, piece_of(first * BLOCK) - PIECE))
+                hot.add(*block_range(start, min(piece_of(last * BLOCK - 1) + 2 * PIECE, self.size)))
+        if self._origin is None and self.uploads is not None:
+            for placed in self.uploads.stored(promised=False):
+                hot.discard(*placed.blocks)
+        for run in self._away.runs(*block_range(0, self.size)):
+            hot.discard(*run)
+        return hot
+
+    def was_overtaken(self) -> None:
+        """Take note that the upload was in vain, because the file has changed."""
+        with self._changed:
+            self._overtaken += 1
+
+    def upload_source(self, size: int) -> int:
+        """Return the descriptor of the first `size` bytes as the upload stores them."""
+        with self._changed:
+            still = self._snapshot.still if self._snapshot is not None else None
+            return still.descriptor if still is not None and still.covers(0, size) else self.descriptor
+
+    def allocated(self) -> int:
+        """Return how many bytes of disk the file takes, with a copy for an upload."""
+        with self._changed:
+            still = self._snapshot.still if self._snapshot is not None else None
+            return super().allocated() + (still.allocated() if still is not None else 0)
 
     @property
     def overtaken(self) -> bool:
-        """Say whether anything has changed since the upload began."""
+        """Say whether the upload may have sent anything that has changed since it began."""
         with self._changed:
-            return self._snapshot is not None and self._snapshot.overtaken
+            return self._snapshot is not None and self._snapshot.overtaken and not self._snapshot.is_still
 
     @property
     def is_cut(self) -> bool:
         """Say whether the file has been shorter since the upload began: bytes of it are gone."""
         with self._changed:
-            return self._snapshot is not None and self._snapshot.least < self._snapshot.size
+            taken = self._snapshot
+            return taken is not None and taken.least < taken.size and not taken.is_still
 
     def upload_failed(self) -> None:
         """Take note that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
@@ -237,6 +336,8 @@ class Content(EvictingFile):
             if self._snapshot is not None:
                 self._dirty.update(self._snapshot.dirty)
                 self._snapshot = None
+            if self.uploads:
+                self.uploads.ended()
 
     def adopt(self, info: ObjectInfo, manifest: Manifest | None = None) -> None:
         """Take the stored version `info` as the origin; `manifest` is its own.
@@ -248,6 +349,8 @@ class Content(EvictingFile):
             if self._snapshot is None:
                 self._dirty = Blocks()
             self._snapshot = None
+            if not taken.overtaken:
+                self._overtaken = 0
             kept = min(taken.size, taken.least)
             # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
             self._present.add(-(-self._origin.size // BLOCK) if self._origin else 0, block_range(0, kept)[1])

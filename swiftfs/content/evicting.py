@@ -8,6 +8,7 @@ from swiftfs.content.filled import FilledFile
 from swiftfs.content.origin import Origin
 from swiftfs.content.saved import Placed
 from swiftfs.content.segments import SegmentUpload
+from swiftfs.content.still import Still
 
 
 @dataclass(slots=True)
@@ -15,7 +16,7 @@ class Snapshot:
     """What an upload stores: the bytes as they were when it began.
 
     `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
-    `overtaken` says that the file has changed since.
+    `overtaken` says that the file has changed since; a `still` holds bytes that were about to.
     """
 
     origin: Origin | None
@@ -23,6 +24,12 @@ class Snapshot:
     dirty: Blocks
     least: int
     overtaken: bool = False
+    still: Still | None = None
+
+    @property
+    def is_still(self) -> bool:
+        """True when no later change can reach any of the bytes."""
+        return self.still is not None and self.still.covers(0, self.size)
 
 
 class EvictingFile(FilledFile):

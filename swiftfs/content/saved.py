@@ -1,6 +1,6 @@
 """What must be remembered of a content so that another process can go on with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.origin import Origin
@@ -46,3 +46,15 @@ class SavedFile:
         """True when every byte is in the local file."""
         first, last = block_range(0, self.origin.size if self.origin else 0)
         return not self.evicted and self.dirty.covers(first, last)
+
+    def with_blocks_of(self, older: "SavedFile") -> "SavedFile":
+        """Return it with what an older state of the same local file and version has there besides."""
+        versions = {(origin.name, origin.etag) if (origin := one.origin) else None for one in (self, older)}
+        if len(versions) > 1:
+            return self
+        dirty = older.dirty.copy()
+        dirty.discard(block_range(0, self.size)[1], block_range(0, max(self.size, older.size))[1])
+        for placed in self.evicted:
+            dirty.discard(*placed.blocks)
+        dirty.update(self.dirty)
+        return replace(self, dirty=dirty, prefix=self.prefix or older.prefix)

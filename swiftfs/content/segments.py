@@ -17,6 +17,7 @@ from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import is_hole
 from swiftfs.content.places import LONGEST_KEY, SegmentPlaces
 from swiftfs.content.saved import Placed
+from swiftfs.content.still import Still
 from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
 from swiftfs.errors import NotFound, Overtaken, StoreError
 from swiftfs.model import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
@@ -141,6 +142,7 @@ class SegmentUpload:
         self.stored_one: Callable[[], None] = _tell_nobody
         self._changes = Blocks()
         self._size = 0
+        self._still: Still | None = None
         self._contiguous = 0
         self._next = 0
         self._rests = rests
@@ -226,13 +228,22 @@ class SegmentUpload:
         with self._lock:
             return bool(self._asked)
 
-    def began(self, size: int) -> None:
-        """Take note that an upload of the content's first `size` bytes begins: of their state now."""
+    def began(self, size: int, still: Still | None = None) -> None:
+        """Take note that an upload of the content's first `size` bytes begins: of their state now.
+
+        `still` has those of them that are about to change.
+        """
         with self._lock:
+            self._still = still
             self._changes = Blocks()
             self._size = size
             for upload in self._uploads.values():
                 upload.later = False
+
+    def ended(self) -> None:
+        """Take note that the upload of the content has ended."""
+        with self._lock:
+            self._still = None
 
     def changed(self, offset: int, length: int) -> None:
         """Take note that bytes are not what they were."""
@@ -399,13 +410,19 @@ class SegmentUpload:
         return lambda: [*stored_names(uploads), *others]
 
     def _get(self, start: int, end: int, *, later: bool = False) -> Upload:
+        still = self._still
+        if later or (still is not None and not still.covers(start, end)):
+            still = None
         before = self._uploads.get(start)
-        if before is not None and before.is_good(end):
+        # Of what is about to change only a segment that is stored is known to be of the upload's moment.
+        usable = still is None or (before is not None and before.stored.done() and not before.later)
+        if before is not None and before.is_good(end) and usable:
             before.later = before.later and later
             return before
         if before is not None:
             self._garbage.append(before)
-        self._uploads[start] = upload = Upload(start, end, later)
+        self._uploads[start] = upload = Upload(start, end, later, still=still)
+        upload.stale = still is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
         upload.stored.add_done_callback(self._tell)
         return upload
@@ -417,22 +434,28 @@ class SegmentUpload:
     def _run(self, upload: Upload) -> Segment:
         if self._is_torn(upload):  # it could not be used
             raise Overtaken(f"{self.prefix}: bytes changed before they were uploaded")
-        segment = self._find(upload) or self._put_zeros(upload) or self._put(upload.start, upload.end)
-        upload.torn = self._is_torn(upload)
+        source = upload.still.descriptor if upload.still is not None else self._descriptor
+        try:
+            segment = self._find(upload, source) or self._put_zeros(upload, source)
+            segment = segment or self._put(source, upload.start, upload.end)
+            upload.torn = self._is_torn(upload)
+        finally:
+            upload.still = None  # its disk is given back when all have ended
         return segment
 
     def _is_torn(self, upload: Upload) -> bool:
         with self._lock:
-            return not upload.later and self._changes.touches(*block_range(upload.start, upload.end))
+            moves = not upload.later and upload.still is None
+            return moves and self._changes.touches(*block_range(upload.start, upload.end))
 
-    def _find(self, upload: Upload) -> Segment | None:
+    def _find(self, upload: Upload, source: int) -> Segment | None:
         """Return what was found of the same bytes."""
         place = (upload.start, upload.end)
         with self._lock:
             candidates = list(self._found.get(place, ()))
         if not candidates:
             return None
-        digest = hashlib.md5(map_bytes(self._descriptor, *place), usedforsecurity=False).hexdigest()
+        digest = hashlib.md5(map_bytes(source, *place), usedforsecurity=False).hexdigest()
         with self._lock:
             for segment in self._found.get(place, ()):
                 if segment.etag == digest:
@@ -440,19 +463,19 @@ class SegmentUpload:
                     return segment
         return None
 
-    def _put_zeros(self, upload: Upload) -> Segment | None:
+    def _put_zeros(self, upload: Upload, source: int) -> Segment | None:
         """Return the segment for a hole, None where there is none."""
-        if not is_hole(self._descriptor, upload.start, upload.end):
+        if not is_hole(source, upload.start, upload.end):
             return None
         length = upload.end - upload.start
         with self._zeros_lock:
             if length not in self._zeros:
-                self._zeros[length] = self._put(upload.start, upload.end)
+                self._zeros[length] = self._put(source, upload.start, upload.end)
             upload.shared = self._zeros[length].name
             return self._zeros[length]
 
-    def _put(self, start: int, end: int) -> Segment:
-        body = map_bytes(self._descriptor, start, end)
+    def _put(self, source: int, start: int, end: int) -> Segment:
+        body = map_bytes(source, start, end)
         self._begin_storing()
         name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
         try:

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from swiftfs.content.saved import Placed
+from swiftfs.content.still import Still
 from swiftfs.errors import Overtaken
 from swiftfs.model import ObjectName, Segment
 
@@ -15,7 +16,8 @@ class Upload:
 
     `stale` says that they changed after this began; `torn`, that they changed after the content's upload
     began and before this ended; `later`, that they were written after the content's upload began. `shared`
-    is the segment when others may have the same one.
+    is the segment when others may have the same one. It reads a `still`, where there is one, which does not
+    change.
     """
 
     start: int
@@ -24,6 +26,7 @@ class Upload:
     stale: bool = False
     torn: bool = False
     shared: ObjectName | None = None
+    still: Still | None = None
     stored: Future[Segment] = field(init=False)
 
     @classmethod

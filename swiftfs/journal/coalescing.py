@@ -1,5 +1,6 @@
 """Which intents about one name become one: what nobody would see is not sent."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from swiftfs.journal.intents import (
@@ -11,6 +12,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
+from swiftfs.journal.log import Record
 
 
 def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:
@@ -48,6 +50,40 @@ def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:
         case _:
             return None
     return (merged,) if merged is not None else ()
+
+
+def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:
+    """Return what stores a newer hand-in of a file in place of an earlier one."""
+    merged = coalesce(earlier, later)
+    assert merged is not None
+    assert isinstance(merged[0], PutFile)
+    return merged[0]
+
+
+def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Return what stands for records in their order, with one of each local file, and those it replaces.
+
+    The newest hand-in of a file counts. What an older record says that the local file holds, it holds still.
+    """
+    kept: dict[str, Record] = {}
+    replaced: list[Record] = []
+    found: dict[int, Record] = {}
+    for record in records:
+        newest = record
+        if isinstance(record.intent, PutFile):
+            older = kept.get(file := record.intent.file.file)
+            if older is not None:
+                replaced.append(found.pop(older.seq))
+                newest = _with_older(record, record.intent, attempted(older.intent))
+            kept[file] = newest
+        found[newest.seq] = newest
+    return list(found.values()), replaced
+
+
+def _with_older(record: Record, intent: PutFile, older: Intent) -> Record:
+    assert isinstance(older, PutFile)
+    intent = replace(intent, file=intent.file.with_blocks_of(older.file))
+    return replace(record, intent=merge_hand_in(older, intent))
 
 
 def attempted(intent: Intent) -> Intent:

@@ -20,6 +20,7 @@ from swiftfs.journal.intents import (
     MoveFolder,
     PutFile,
     PutMarker,
+    PutSmall,
     SetHeaders,
     names_of,
 )
@@ -37,6 +38,10 @@ BATCH = 1000
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts of an intent, doubled each time, after the store's own patience has ended."""
+
+
+class Unforeseen(SwiftfsError):
+    """A fault of this program ended an attempt: what was to be done waits, and says so."""
 
 
 class Dispatch:
@@ -98,27 +103,38 @@ class Dispatch:
         """Begin to execute tasks that are not being executed; a report tells how that goes. Lock held."""
         self._away = False  # that was long ago: only what the server answers from now on counts
         for task in tasks:
-            task.asked = task.attempts
+            task.asked, task.asked_for = task.attempts, task.handed
             self._queue.urge(task)
         self._changed.notify_all()
 
     def attempt(self, tasks: Collection[Task]) -> None:
         """Execute tasks now, and what they wait for; return when each has ended or failed. Lock held.
 
-        Raise why the first one failed, though it is tried again later.
+        Of a file that is handed in again meanwhile, what was handed in before this is enough. Raise why the
+        first one failed, though it is tried again later.
         """
-        wanted = self._with_blockers(tasks)
+        wanted, asked = self._with_blockers(tasks), set(tasks)
         before = {task: task.attempts for task in wanted}
+        hand_ins = {task: task.handed for task in wanted}
         for task in wanted:
-            task.urgent = True
+            task.urgent = task.handed
             self._queue.urge(task)
         self._changed.notify_all()
 
-        def is_settled(task: Task) -> bool:
-            task = task.last()
-            if task.ended or (task.attempts > before.setdefault(task, task.attempts) and not task.running):
+        def is_done(task: Task) -> bool:
+            last = task.last()
+            return last.has(hand_ins.setdefault(last, last.handed))
+
+        def has_failed(task: Task) -> bool:
+            last = task.last()
+            if last.ended:
+                return False
+            if last.attempts > before.setdefault(last, last.attempts) and not last.running:
                 return True
-            return any(is_settled(blocker) and not blocker.last().ended for blocker in task.blockers)
+            return any(map(has_failed, last.blockers))
+
+        def is_settled(task: Task) -> bool:
+            return is_done(task) or has_failed(task)
 
         left = list(tasks)
 
@@ -131,10 +147,18 @@ class Dispatch:
         self._changed.wait_for(lambda: self._stopping or all_are_settled())
         for task in wanted:
             last = task.last()
-            if last.error is not None and (task in tasks or not last.ended):
+            told = last.ended or not is_done(task) if task in asked else not last.ended
+            if last.error is not None and told:
                 raise last.error
-        if not all(task.last().ended for task in tasks):
+        if not all(map(is_done, tasks)):
             raise SwiftfsError("the mount ends")
+
+    def cancel(self, task: Task, error: Failure) -> None:
+        """Take back a task that does not run yet: whoever asked for it was told `error`. Lock held."""
+        if not (task.ended or task.running):
+            task.error = error
+            self._end(task)
+            self._changed.notify_all()
 
     def _with_blockers(self, tasks: Iterable[Task]) -> list[Task]:
         found: dict[Task, None] = {}
@@ -162,7 +186,7 @@ class Dispatch:
                         if isinstance(task.intent, Delete):
                             batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
                         for one in batch:
-                            one.running = True
+                            one.begin()
                         self._under_way += 1
                         return batch
                     due = self._queue.next_due()
@@ -170,6 +194,7 @@ class Dispatch:
         return []
 
     def _attempt(self, batch: list[Task]) -> None:
+        """Execute a batch. Whatever happens, each of its tasks has ended or waits when this returns."""
         try:
             if isinstance(batch[0].intent, Delete):
                 self._delete(batch)
@@ -177,24 +202,46 @@ class Dispatch:
                 self._put_file(batch[0], batch[0].intent)
             else:
                 self._run_one(batch[0])
-        except Exception as error:  # whoever waits must not wait for ever
-            log.exception("%s: an unforeseen failure", batch[0].path)
-            for task in batch:
-                if task.running:
-                    self._fail(task, SwiftfsError(f"an unforeseen {error!r}"))
+        except Exception as error:  # noqa: BLE001  it is logged
+            self._abort(batch, error)
         finally:
             with self._changed:
                 self._under_way -= 1
                 self._changed.notify_all()
 
+    def _abort(self, tasks: Iterable[Task], error: Exception) -> None:
+        """End the attempt of those tasks that still run after an unforeseen failure, each for itself."""
+        for task in [task for task in tasks if task.running]:
+            log.error("%s: an unforeseen failure", task.path, exc_info=error)
+            failure = Unforeseen(f"an unforeseen {error!r}")
+            try:
+                self._fail(task, failure)
+            except Exception:
+                log.exception("%s: an unforeseen failure", task.path)
+                with self._changed:
+                    self._let_go(task, failure)
+
+    def _let_go(self, task: Task, failure: Failure) -> None:
+        """Park a task in memory alone, and a move ends: what else there is to do has failed. Lock held."""
+        task.take_newer()
+        task.running, task.attempts, task.error = False, task.attempts + 1, failure
+        if task in self._queue and not isinstance(task.intent, Move | MoveFolder):
+            task.parked, task.urgent = True, 0
+        else:
+            task.ended = True
+            self._queue.remove(task)
+
     def _delete(self, batch: list[Task]) -> None:
         deletions = [task.intent for task in batch if isinstance(task.intent, Delete)]
         failures = self._execution.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
-            if (error := failures.get(deletion.name)) is not None:
-                self._fail(task, error)
-            else:
-                self._succeed(task, None)
+            try:
+                if (error := failures.get(deletion.name)) is not None:
+                    self._fail(task, error)
+                else:
+                    self._succeed(task, None)
+            except Exception as error:  # noqa: BLE001  it is logged
+                self._abort([task], error)
 
     def _put_file(self, task: Task, intent: PutFile) -> None:
         # The content stays with this thread until the log knows what it is now.
@@ -220,6 +267,9 @@ class Dispatch:
         if local is not intent:
             with self._changed:
                 task.intent = local
+                if task.newer is not None:
+                    newer = replace(task.newer.intent, file=content.save())
+                    task.newer = replace(task.newer, intent=newer)
                 self._log.commit([task.record()])
         return local
 
@@ -259,14 +309,39 @@ class Dispatch:
                 task.left.append(names_of(left.intent)[0])
 
     def _succeed(self, task: Task, info: ObjectInfo | None, content: Content | None = None) -> None:
-        task.done(info)  # before it ends, so that whoever waits for it sees what it did
+        tell(task, info)  # before it ends, so that whoever waits for it sees what it did
         with self._changed:
             self._away = False
             task.error = None
-            followers = self._tell_followers(task, info, content)
-            self._end(task, followers, content)
+            followers = self._tell_followers(task, info)
+            if task.newer is None or info is None or content is None or _replaced_by(followers):
+                self._end(task, followers, content)
+            else:
+                self._go_on(task, info, content)
+                self._finish([], [task, *followers], content)
 
-    def _tell_followers(self, task: Task, info: ObjectInfo | None, content: Content | None) -> list[Task]:
+    def _go_on(self, task: Task, info: ObjectInfo, content: Content) -> None:
+        """Let a task store the newer hand-in of its file next, over the version `info`. Lock held."""
+        assert task.newer is not None
+        assert isinstance(task.intent, PutFile)
+        task.born, due = task.newer.born, task.newer.due
+        task.intent = replace(
+            task.intent,
+            replaces_large=info.is_slo,
+            replaces_etag=info.version.etag,
+            fresh=False,
+            garbage=(),
+        )
+        task.take_newer()
+        task.intent = replace(task.intent, file=content.save())
+        task.stored, task.running, task.tried, task.told = task.begun, False, False, False
+        if task.asked is not None and task.asked_for <= task.stored:
+            task.asked = None
+        if task.urgent <= task.stored:
+            task.urgent = 0
+        self._queue.schedule(task, 0.0 if task.urgent or task.asked is not None else due)
+
+    def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
         """Let the intents behind this one about the same object know what it is now; return them."""
         if info is None:
             return []
@@ -274,12 +349,8 @@ class Dispatch:
         slo = info.version.etag if info.is_slo else None
         for other in followers:
             if isinstance(other.intent, PutFile):
-                same = content is not None and isinstance(task.intent, PutFile)
-                same = same and other.intent.file.file == task.intent.file.file  # type: ignore[union-attr]
-                file = content.save() if content is not None and same else other.intent.file
                 other.intent = replace(
                     other.intent,
-                    file=file,
                     replaces_large=info.is_slo,
                     replaces_etag=info.version.etag,
                     fresh=False,
@@ -292,21 +363,31 @@ class Dispatch:
 
     def _end(self, task: Task, changed: Iterable[Task] = (), content: Content | None = None) -> None:
         """Take a task out for good; what is held for it is let go. Lock held."""
-        records = [other.record() for other in changed]
-        if content is not None and content.uploads is not None:
-            with content.uploads.standing() as standing:
-                self._log.finish([task.seq], records, standing)
-        else:
-            self._log.finish([task.seq], records)
+        changed = list(changed)
+        if task.overrides is not None and task.error is None:
+            task.overrides.ended = True
+        elif task.overrides is not None:
+            self._queue.put_before(task.overrides, task)
+            changed.append(task.overrides)
+        self._finish([task.seq], changed, content)
         self._queue.remove(task)
         task.ended, task.running = True, False
         if isinstance(task.intent, PutFile):
             self._contents.unhold(task.intent.file.file)
 
+    def _finish(self, drop: Iterable[int], changed: Iterable[Task], content: Content | None) -> None:
+        """Write down what is done and what has changed by that, in one step. Lock held."""
+        records = [other.record() for other in changed]
+        if content is not None and content.uploads is not None:
+            with content.uploads.standing() as standing:
+                self._log.finish(drop, records, standing)
+        else:
+            self._log.finish(drop, records)
+
     def _fail(self, task: Task, error: Failure) -> None:
         again = getattr(error, "retryable", False)
         if _is_final(task, error, again=again):
-            task.done(error)
+            tell(task, error)
             with self._changed:
                 task.error = error
                 self._end(task)
@@ -314,36 +395,41 @@ class Dispatch:
         with self._changed:
             task.running, task.tried = False, True
             task.intent = attempted(task.intent)
+            task.take_newer()
+            self._note_outage(error)
+            if self._hand_over(task):
+                return
             if isinstance(error, Overtaken):
-                self._go_on_with_newer(task)
+                pause = 0.0 if task.urgent else FIRST_PAUSE
+                self._queue.schedule(task, time.monotonic() + pause)
                 return
             task.attempts += 1
-            task.error, task.parked, task.urgent, task.told = error, not again, False, False
+            task.error, task.parked, task.urgent, task.told = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, time.monotonic() + pause)
-                self._note_outage(error)
             else:
                 log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._log.commit([task.record()])
 
-    def _go_on_with_newer(self, task: Task) -> None:
-        """Store the bytes as they are now: what they were meanwhile nobody needs. Lock held."""
-        newer = next(
-            (other for other in self._queue.chain(names_of(task.intent)[0]) if other is not task), None
-        )
-        merged = coalesce(task.intent, newer.intent) if newer is not None else None
-        if newer is None or not merged:
-            pause = 0.0 if task.urgent else FIRST_PAUSE
-            self._queue.schedule(task, time.monotonic() + pause)
-            return
+    def _hand_over(self, task: Task) -> bool:
+        """Let what replaces a file that could not be stored do that too; return whether anything does.
+
+        What the file was meanwhile nobody needs. Lock held.
+        """
+        followers = [other for other in self._queue.chain(names_of(task.intent)[0]) if other is not task]
+        merged = coalesce(task.intent, followers[0].intent) if _replaced_by(followers) else None
+        if not merged:
+            return False
+        newer = followers[0]
         newer.intent, newer.tried = merged[0], True
         task.successor = newer
         self._end(task, [newer])
         if task.urgent:
-            newer.urgent = True
+            newer.urgent = newer.handed
             self._queue.schedule(newer, 0.0)
+        return True
 
     def _note_outage(self, error: Failure) -> None:
         if isinstance(error, Unavailable) and not self._away:
@@ -383,4 +469,19 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
         return False  # the move is done, and what it left behind stays told until it is gone
     if isinstance(task.intent, PutMarker):
         return isinstance(error, AlreadyExists)
+    if isinstance(error, Unforeseen):
+        return False
     return not again and isinstance(task.intent, Delete | Describe | SetHeaders)
+
+
+def _replaced_by(followers: list[Task]) -> bool:
+    """Return whether what comes next about an object makes a new state of its file needless."""
+    return bool(followers) and isinstance(followers[0].intent, Delete | PutFile | PutSmall)
+
+
+def tell(task: Task, outcome: ObjectInfo | Failure | None) -> None:
+    """Tell whoever asked for a task what became of it; that this fails does not change what it did."""
+    try:
+        task.done(outcome)
+    except Exception:
+        log.exception("%s: an unforeseen failure of whoever is told", task.path)

@@ -15,21 +15,23 @@ from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import StoreError, SwiftfsError
-from swiftfs.journal.coalescing import attempted, coalesce
-from swiftfs.journal.dispatch import Dispatch, remnant_tasks
+from swiftfs.journal.coalescing import attempted, coalesce, merge_hand_in, one_a_file
+from swiftfs.journal.dispatch import Dispatch, remnant_tasks, tell
 from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import (
     Delete,
+    Describe,
     Intent,
     Move,
     MoveFolder,
     PutFile,
     PutSmall,
+    SetHeaders,
     names_of,
 )
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.moving import Remnant
-from swiftfs.journal.queue import Done, Failure, Queue, Task
+from swiftfs.journal.queue import Done, Failure, HandIn, Queue, Task
 from swiftfs.journal.report import Report, Waiting, describe, report
 from swiftfs.model import ObjectName
 from swiftfs.naming import Folder
@@ -40,6 +42,9 @@ LONGEST_SETTLING = 15
 """An intent that is changed again and again waits at most so many settling delays."""
 
 PROGRESS_SECONDS = 0.2
+
+RECOVERY_SECONDS = 1.0
+"""Until what an earlier mount left is stored: thousands of uploads would slow down the start of this one."""
 
 SYNC_SECONDS = 0.5
 """Between two times that the log and the local files are brought to the disk: a power cut costs less than a
@@ -79,7 +84,10 @@ class Journal:
     def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
         """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
         now = time.monotonic()
-        records, standings = list(records), self._log.uploads()
+        records, replaced = one_a_file(records)
+        if replaced:  # an earlier release wrote two records of a file that was closed twice
+            self._log.finish([record.seq for record in replaced], records)
+        standings = self._log.uploads()
         by_file = {standing.file: standing for standing in standings if standing.file}
         self._queue.skip(max((record.seq for record in records), default=0))
         for record in records:
@@ -87,7 +95,8 @@ class Journal:
             if isinstance(intent, Move | MoveFolder):
                 self._resume(record, intent, make_done)
                 continue
-            task = Task(record.seq, record.path, intent, make_done(record.path, intent), now, now, tried=True)
+            done = make_done(record.path, intent)
+            task = Task(record.seq, record.path, intent, done, now, now + RECOVERY_SECONDS, tried=True)
             with self._changed:
                 self._hold(intent)
                 self._queue.add(task)
@@ -122,6 +131,9 @@ class Journal:
         not take it; nothing is changed then.
         """
         with self._changed:
+            if isinstance(intent, PutFile) and (holder := self._holder_of(intent)) is not None:
+                self._keep_newer(holder, path, intent, done, at_least)
+                return True
             tail = self._queue.tail(names_of(intent)[0])
             merged = None if tail is None or tail.running else coalesce(tail.intent, intent)
             if tail is not None and merged is not None and not merged:
@@ -192,20 +204,16 @@ class Journal:
                 task.intent = replace(intent, replaces_large=deletion.intent.large)
                 self._log.commit([task.record()], [deletion.seq])
                 self._queue.remove(deletion)
+                task.overrides = deletion
             else:
                 self._log.commit([task.record()])
             self._queue.add(task)
             try:
                 self._dispatch.attempt([task])
-            except (SwiftfsError, OSError):
-                if deletion is not None:  # nothing has come in its place
-                    deletion.seq = self._queue.next_seq()
-                    self._log.commit([deletion.record()])
-                    self._queue.add(deletion)
-                    self._changed.notify_all()
+            except (SwiftfsError, OSError) as error:
+                # It may still wait for what failed: a move that was refused must not be made later.
+                self._dispatch.cancel(task, error)
                 raise
-            if deletion is not None:
-                deletion.ended = True
             return task.left
 
     def watch(self, name: ObjectName, done: Done) -> None:
@@ -233,7 +241,7 @@ class Journal:
             if task is None or task.running:
                 return
             self._drop(task)
-        task.done(error)
+        tell(task, error)
 
     def flush_below(self, folder: Folder) -> None:
         """Execute now what waits below `folder`; errors as in `flush`."""
@@ -357,6 +365,38 @@ class Journal:
         self._queue.remove(task)
         task.ended = True
         self._unhold(task.intent)
+        self._changed.notify_all()
+
+    def _holder_of(self, intent: PutFile) -> Task | None:
+        """Return the task that has the intent's local file, unless it waits as the last of its name.
+
+        INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
+        """
+        chain = self._queue.chain(intent.name)
+        holder = next((task for task in chain if _file_of(task.intent) == intent.file.file), None)
+        return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
+
+    def _keep_newer(self, holder: Task, path: str, intent: PutFile, done: Done, at_least: float) -> None:
+        """Let `holder` store `intent` too, once its upload has ended if it runs.
+
+        What waits behind it only describes the object, as the intent itself does.
+        """
+        now = time.monotonic()
+        due = now + max(self.seconds, at_least)
+        chain = self._queue.chain(intent.name)
+        behind = chain[chain.index(holder) + 1 :]
+        assert isinstance(holder.intent, PutFile)
+        assert all(isinstance(task.intent, Describe | SetHeaders) for task in behind)
+        merged = merge_hand_in(holder.intent, intent)
+        self._log.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
+        for task in behind:
+            self._queue.remove(task)
+            task.ended, task.successor = True, holder
+        if holder.running:
+            holder.keep(HandIn(path, intent, done, now, due))
+            self._changed.notify_all()
+        else:
+            self._change(holder, path, merged, done, due)
 
     def _change(self, task: Task, path: str, intent: Intent, done: Done, due: float) -> None:
         self._log.commit([Record(task.seq, path, intent)])
@@ -365,7 +405,9 @@ class Journal:
             self._unhold(task.intent)
         task.path, task.intent, task.done = path, intent, done
         task.parked, task.error = False, None
-        latest = task.born + LONGEST_SETTLING * self.seconds if task.asked is None else 0.0
+        task.handed += 1
+        is_awaited = task.urgent or task.asked is not None
+        latest = 0.0 if is_awaited else task.born + LONGEST_SETTLING * self.seconds
         self._queue.schedule(task, min(due, latest))
         self._changed.notify_all()
 
@@ -398,7 +440,8 @@ class Journal:
         if was_there:
             self._queue.add(leaves, after=task)
         else:
-            leaves.done(None)
+            tell(leaves, None)
+        self._changed.notify_all()
 
     def _needless(self, intent: Move | MoveFolder) -> Task | None:
         """Return the deletion of a move's target that waits: the move overwrites what it would delete."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swiftfs.errors import SwiftfsError
-from swiftfs.journal.intents import Delete, Intent, Move, PutMarker, names_of
+from swiftfs.journal.coalescing import merge_hand_in
+from swiftfs.journal.intents import Delete, Intent, Move, PutFile, PutMarker, names_of
 from swiftfs.journal.log import Record
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.naming import Folder, parent_markers
@@ -21,11 +22,17 @@ Done = Callable[[ObjectInfo | Failure | None], None]
 class Task:
     """An intent about `path` that is not executed yet; `due` and `born` are monotonic seconds.
 
+    A file that is handed in again while its upload runs stays one task: `newer` replaces `intent` when that
+    upload ends. `handed` counts the hand-ins, `begun` is the last one that the latest attempt includes, and
+    `stored` the last one that Swift has.
+
     `error` is why the last of its `attempts` failed; a `parked` one is not tried again by itself; `told`
-    says that somebody knows why, `urgent` that somebody waits. One that was `tried`, maybe by an earlier
-    process, may stand in Swift. `blockers` must end before it runs; it is among the `dependents` of each.
-    What it was to do may have become its `successor`'s. `asked` are the attempts there had been when a flush
-    was asked for, None when none was. A move has `left` objects behind that it could not delete.
+    says that somebody knows why; `urgent` is the last hand-in that somebody waits for, 0 for none. One that
+    was `tried`, maybe by an earlier process, may stand in Swift. `blockers` must end before it runs; it is
+    among the `dependents` of each. What it was to do may have become its `successor`'s. `asked` are the
+    attempts there had been when a flush was asked for, None when none was, and `asked_for` the hand-in.
+    A move that makes the deletion of its target needless `overrides` it; a move that fails puts it back. One
+    that succeeds has `left` objects behind that it could not delete.
     """
 
     seq: int
@@ -37,13 +44,19 @@ class Task:
     running: bool = False
     parked: bool = False
     told: bool = False
-    urgent: bool = False
+    urgent: int = 0
     tried: bool = False
     ended: bool = False
     successor: "Task | None" = None
     attempts: int = 0
     error: Failure | None = None
     asked: int | None = None
+    asked_for: int = 0
+    newer: "HandIn | None" = None
+    handed: int = 1
+    begun: int = 0
+    stored: int = 0
+    overrides: "Task | None" = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
     left: list[ObjectName] = field(default_factory=list)
@@ -57,15 +70,58 @@ class Task:
         """Return the task that does what this one was to do."""
         return self if self.successor is None else self.successor.last()
 
+    @property
+    def newest(self) -> Intent:
+        """What Swift must have when the task ends: the newest hand-in, which is what the log keeps."""
+        if self.newer is None or not isinstance(self.intent, PutFile):
+            return self.intent
+        return merge_hand_in(self.intent, self.newer.intent)
+
+    def begin(self) -> None:
+        """Take note that an attempt begins."""
+        self.running, self.begun = True, self.handed
+
+    def keep(self, newer: "HandIn") -> None:
+        """Keep a newer hand-in of the file that is being uploaded until that ends."""
+        self.newer = newer
+        self.handed += 1
+
+    def take_newer(self) -> None:
+        """Let the newer hand-in, if there is one, be what is to be done."""
+        if self.newer is not None:
+            self.intent, self.path, self.done = self.newest, self.newer.path, self.newer.done
+            self.newer = None
+
+    def has(self, hand_in: int) -> bool:
+        """Return whether Swift has a hand-in, or nobody needs it any more."""
+        return self.ended or self.stored >= hand_in
+
     def record(self) -> Record:
         """Return the task as the log keeps it."""
+        path = self.newer.path if self.newer else self.path
         if self.parked and self.error is not None:
-            return Record(self.seq, self.path, self.intent, self.error.errno, str(self.error))
-        return Record(self.seq, self.path, self.intent)
+            return Record(self.seq, path, self.newest, self.error.errno, str(self.error))
+        return Record(self.seq, path, self.newest)
+
+
+@dataclass(frozen=True, slots=True)
+class HandIn:
+    """A newer state of a file whose upload runs: what is to be stored then, from `due` on, and who is told.
+
+    `born` is when it came; both are monotonic seconds.
+    """
+
+    path: str
+    intent: PutFile
+    done: Done
+    born: float
+    due: float
 
 
 class Queue:
     """The tasks in the order of their coming. Not locked.
+
+    INVARIANT: what was removed cannot be picked: a due entry counts only for a task that is in the queue.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder is gone for a moment. All others run side by side.
@@ -80,6 +136,9 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def __contains__(self, task: Task) -> bool:
+        return self._tasks.get(task.seq) is task
 
     def tasks(self) -> list[Task]:
         """Return all tasks in their order."""
@@ -113,7 +172,9 @@ class Queue:
         self.schedule(task, task.due)
 
     def remove(self, task: Task) -> None:
-        """Take a task out; what waited for it may run."""
+        """Take a task out, if it is in; what waited for it may run."""
+        if task not in self:
+            return
         del self._tasks[task.seq]
         for name in names_of(task.intent):
             chain = self._chains[name]
@@ -129,6 +190,18 @@ class Queue:
                 blocker.dependents.add(dependent)
             self.schedule(dependent, dependent.due)
         task.blockers, task.dependents = set(), set()
+
+    def put_before(self, task: Task, other: Task) -> None:
+        """Put a removed task before `other`, which has its names too, and before what waits for that."""
+        self._tasks[task.seq] = task
+        for name in names_of(task.intent):
+            chain = self._chains[name]
+            chain.insert(chain.index(other), task)
+        for dependent in other.dependents:
+            _block(dependent, task)
+        for blocker in other.blockers:
+            _block(task, blocker)
+        self.schedule(task, task.due)
 
     def schedule(self, task: Task, due: float) -> None:
         """Let a task run at `due` (monotonic seconds) or later."""
@@ -182,7 +255,7 @@ class Queue:
         return list(itertools.islice(free, most))
 
     def _can_run(self, task: Task) -> bool:
-        return not (task.ended or task.running or task.parked or task.blockers)
+        return task in self and not (task.ended or task.running or task.parked or task.blockers)
 
 
 def parents_of(intent: Intent) -> Iterable[ObjectName]:

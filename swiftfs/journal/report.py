@@ -130,7 +130,8 @@ def _state(task: Task) -> str:
 
 
 def _size(task: Task) -> int:
-    return task.intent.file.size if isinstance(task.intent, PutFile) else 0
+    intent = task.newest
+    return intent.file.size if isinstance(intent, PutFile) else 0
 
 
 def _urgency(task: Task) -> tuple[bool, int, int]:

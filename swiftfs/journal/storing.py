@@ -41,15 +41,20 @@ class Storing:
 
         Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so one that succeeds has
         stored the bytes of one moment in between; one that is refused because they changed is `Overtaken`,
-        and so is a manifest whose segments would be of several moments. The next attempt takes the rest.
+        and so is a manifest whose segments would be of several moments. The next attempt takes the rest, and
+        after some in vain a copy of one moment.
         """
         snapshot = content.begin_upload()
         try:
             if snapshot.size <= self._segment_size:
                 return self._put(intent, content, snapshot, doom)
             return self._put_segments(intent, content, snapshot, doom)
+        except Overtaken:
+            content.was_overtaken()
+            raise
         except Corrupt as error:
             if content.overtaken:
+                content.was_overtaken()
                 raise Overtaken(f"{intent.name}: the file changed while it was uploaded") from error
             raise
         finally:
@@ -58,7 +63,7 @@ class Storing:
     def _put(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
         replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
         content.ensure(0, snapshot.size)
-        body = map_bytes(content.descriptor, 0, snapshot.size)
+        body = map_bytes(content.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
             doom(replaced)
         info = self._store.put(intent.name, body, intent.description.headers())

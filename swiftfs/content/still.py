@@ -1,0 +1,92 @@
+"""A copy of a file's bytes as they were at one moment, for a file that changes all the time."""
+
+import errno
+import fcntl
+import os
+import shutil
+import weakref
+from pathlib import Path
+
+from swiftfs.content.blocks import BLOCK, Blocks
+from swiftfs.content.localfile import LocalFile, punch_hole
+from swiftfs.errors import os_error
+
+_FICLONE = 0x40049409
+"""The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""
+
+RESERVE = 32 * 1024 * 1024
+"""Bytes of disk that a copy leaves free."""
+
+_NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class Still:
+    """A file without a name that holds `blocks` of another one; they are not changed once it is used.
+
+    The descriptor is closed when nobody has the object any more: uploads that have not begun map it later.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = LocalFile.create(folder)
+        file.path.unlink()
+        self.descriptor = file.descriptor
+        self.blocks = Blocks()
+        weakref.finalize(self, os.close, file.descriptor)
+
+    def covers(self, start: int, end: int) -> bool:
+        """Return whether it has the bytes from `start` to `end`."""
+        return self.blocks.covers(start // BLOCK, -(-end // BLOCK))
+
+    def allocated(self) -> int:
+        """Return how many bytes of disk it takes; blocks that it shares count too."""
+        return os.fstat(self.descriptor).st_blocks * 512
+
+    def clone(self, source: int) -> bool:
+        """Share all blocks of the file `source`, if its file system can; that costs neither time nor disk."""
+        try:
+            fcntl.ioctl(self.descriptor, _FICLONE, source)
+        except OSError:
+            return False
+        return True
+
+    def copy(self, source: int, blocks: Blocks, size: int) -> None:
+        """Copy blocks of the file `source`, `size` bytes long, in the kernel; holes stay holes.
+
+        Raise `OSError` ENOSPC when the disk has no room for it.
+        """
+        if os.fstat(self.descriptor).st_size < size:
+            os.ftruncate(self.descriptor, size)
+        for first, last in blocks.runs(0, -(-size // BLOCK)):
+            start, end = first * BLOCK, min(last * BLOCK, size)
+            punch_hole(self.descriptor, start, end - start)
+            while (start := _next_data(source, start, end)) < end:
+                start += self._copy(source, start, _next_hole(source, start, end) - start)
+
+    def _copy(self, source: int, start: int, length: int) -> int:
+        try:
+            copied = os.copy_file_range(source, self.descriptor, length, start, start)
+        except OSError as error:
+            if error.errno not in _NO_COPY_RANGE:
+                raise
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            copied = os.sendfile(self.descriptor, source, start, length)
+        if not copied:  # the source was cut: who cut it has that copied again
+            return length
+        return copied
+
+
+def refuse_without_room(folder: Path, size: int) -> None:
+    """Raise `OSError` ENOSPC unless the disk has room for `size` bytes, and some more."""
+    if shutil.disk_usage(folder).free < size + RESERVE:
+        raise os_error(errno.ENOSPC, str(folder))
+
+
+def _next_data(descriptor: int, start: int, end: int) -> int:
+    try:
+        return min(os.lseek(descriptor, start, os.SEEK_DATA), end)
+    except OSError:  # ENXIO: there is nothing up to the file's end
+        return end
+
+
+def _next_hole(descriptor: int, start: int, end: int) -> int:
+    return min(os.lseek(descriptor, start, os.SEEK_HOLE), end)

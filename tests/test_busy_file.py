@@ -1,0 +1,344 @@
+"""A file that is written to all the time is stored from a copy of one moment."""
+
+import os
+import random
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bench_filesystem import ME, bench, put
+from journal_house import NEVER
+from memory_store import MemoryStore
+from mounts import Mount
+from storing_house import MIB, NAME, Writer, noise
+from swiftclient import Connection
+
+from swiftfs.content import content as content_module
+from swiftfs.content import still
+from swiftfs.content.blocks import BLOCK, Blocks
+from swiftfs.content.content import OFTEN
+from swiftfs.content.still import Still
+from swiftfs.demo.server import SwiftServer
+from swiftfs.errors import Overtaken
+from swiftfs.filesystem import FileSystem
+from swiftfs.model import ObjectName
+
+pytest_plugins = ["writer_fixtures"]
+
+
+class Busy:
+    """Writes to a file during each PUT of it, and keeps every state that the file has had."""
+
+    def __init__(self, writer: Writer, places: list[int], step: Callable[[int], None] | None = None) -> None:
+        self._writer = writer
+        self._places = places
+        self._step = step or self._write
+        self._count = 0
+        self.states = [bytes(writer.model)]
+        writer.store.during = self
+
+    def __call__(self, _name: ObjectName) -> None:
+        self._count += 1
+        self._step(self._count)
+        self.states.append(bytes(self._writer.model))
+
+    def _write(self, count: int) -> None:
+        for place in self._places:
+            self._writer.write(place, noise(100, count))
+
+
+def attempts(writer: Writer, most: int = 3 * OFTEN) -> int:
+    """Store the file; return after how many attempts that succeeded."""
+    for attempt in range(1, most + 1):
+        try:
+            writer.run()
+        except Overtaken:
+            continue
+        return attempt
+    raise AssertionError("it is never stored")
+
+
+@pytest.mark.parametrize("size", [5000, BLOCK, 900_000])
+def test_a_small_file_is_stored_as_it_was_at_one_moment(writer: Writer, size: int) -> None:
+    writer.write(0, noise(size))
+    busy = Busy(writer, [0, size - 100])
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    # It is known now that this file is busy.
+    writer.puts()
+    assert attempts(writer) == 1
+    assert writer.puts() == 1
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write(0, noise(5000))
+    Busy(writer, [0])
+    attempts(writer)
+    writer.store.during = None
+    writer.write(0, b"x")
+    writer.run()
+    monkeypatch.setattr(content_module, "Still", None)
+    writer.write(0, b"y")
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+@pytest.mark.parametrize("step", ["append", "cut", "cut and grow", "grow"])
+def test_a_file_whose_size_changes_all_the_time(writer: Writer, step: str) -> None:
+    writer.write(0, noise(700_000))
+
+    def change(count: int) -> None:
+        size = len(writer.model)
+        writer.write(0, noise(100, count))
+        if step == "append":
+            writer.write(size, noise(1000, count))
+        elif step == "cut":
+            writer.truncate(size - 50_000)
+        elif step == "cut and grow":
+            writer.truncate(size // 3)
+            writer.write(size - 1000, noise(1000, count))
+        else:
+            writer.truncate(size + 1000)
+
+    busy = Busy(writer, [], change)
+    attempts(writer)
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+@pytest.mark.parametrize("places", [[1_500_000], [10, 1_500_000, 4_000_000], [MIB - 50, 3 * MIB + 7]])
+def test_a_large_file_is_stored_as_it_was_at_one_moment(writer: Writer, places: list[int]) -> None:
+    writer.fill(noise(5 * MIB + 1000))
+    busy = Busy(writer, places)
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    sent = writer.puts()
+    assert sent <= 6 + (OFTEN + 1) * len(places) * 2
+    assert attempts(writer) == 1
+    assert writer.puts() <= 2 * len(places)
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+    assert writer.segments() == writer.named()
+
+
+@pytest.mark.parametrize("places", [[3 * MIB + 7], [MIB - 50, 4 * MIB + 300_000], [0, 5 * MIB]])
+def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
+    writer.fill(noise(6 * MIB))
+    writer.run()
+    writer.reopen()
+    writer.puts()
+    writer.write(places[0], b"patch")
+    busy = Busy(writer, places)
+    assert attempts(writer) <= OFTEN + 2
+    assert writer.stored() in busy.states
+    assert writer.puts() <= (OFTEN + 2) * 2 * len(places)
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write(0, noise(900_000))
+    busy = Busy(writer, [0])
+    monkeypatch.setattr(still, "RESERVE", 2**60)
+    monkeypatch.setattr(Still, "clone", lambda *_: False)
+    for _ in range(OFTEN + 2):
+        with pytest.raises(Overtaken):
+            writer.run()
+    monkeypatch.undo()
+    writer.run()
+    assert writer.stored() in busy.states
+
+
+@pytest.mark.parametrize("size", [900_000, 5 * MIB + 1000])
+def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The clone is of the moment at which it is made last."""
+
+    def clone(self: Still, source: int) -> bool:
+        os.ftruncate(self.descriptor, 0)
+        length = os.fstat(source).st_size
+        assert os.copy_file_range(source, self.descriptor, length, 0, 0) == length
+        return True
+
+    monkeypatch.setattr(Still, "clone", clone)
+    monkeypatch.setattr(Still, "copy", None)
+    writer.fill(noise(size))
+    busy = Busy(writer, [0, size - 100])
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
+    writer.write(0, noise(900_000))
+    plain = writer.content.allocated()
+    seen: list[int] = []
+
+    def change(count: int) -> None:
+        writer.write(0, noise(100, count))
+        seen.append(writer.content.allocated())
+
+    Busy(writer, [], change)
+    attempts(writer)
+    assert seen[-1] > 1.5 * plain
+    assert max(seen[:-1]) <= plain
+    assert writer.content.allocated() <= plain
+    assert len(list(writer.folder.iterdir())) == 1
+
+
+def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they write before the moment of the copy is in it, and what they write after it is not."""
+    writer.fill(noise(5 * MIB))
+    copy, rounds = Still.copy, 0
+
+    def copy_and_write(self: Still, source: int, blocks: Blocks, size: int) -> None:
+        nonlocal rounds
+        copy(self, source, blocks, size)
+        rounds += 1
+        if rounds == 1:
+            busy.states.clear()
+            for place in (0, 2 * MIB, 5 * MIB - 50):
+                writer.write(place, noise(100, place))
+            busy.states.append(bytes(writer.model))
+
+    monkeypatch.setattr(Still, "clone", lambda *_: False)
+    monkeypatch.setattr(Still, "copy", copy_and_write)
+    busy = Busy(writer, [0])
+    attempts(writer)
+    assert rounds == 2
+    assert writer.stored() == busy.states[0]
+
+
+def test_holes_stay_holes_and_the_heap_small(tmp_path: Path) -> None:
+    size = 64 * MIB
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, size)
+    data = noise(MIB)
+    os.pwrite(descriptor, data, 7 * MIB)
+    os.pwrite(descriptor, data, 40 * MIB + 12_345)
+    wanted = Blocks()
+    wanted.add(0, size // BLOCK)
+    tracemalloc.start()
+    copied = Still(tmp_path)
+    copied.copy(descriptor, wanted, size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MIB
+    assert copied.allocated() < 4 * MIB
+    assert os.fstat(copied.descriptor).st_size == size
+    assert os.pread(copied.descriptor, size, 0) == path.read_bytes()
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_stored_was_the_file_at_one_moment(
+    build_writer: Callable[..., Writer], seed: int
+) -> None:
+    writer = build_writer(threads=3)
+    chance = random.Random(seed)
+    writer.write(0, noise(chance.choice([300_000, 4 * MIB]), seed))
+    lock = threading.Lock()
+
+    def change(_count: int) -> None:
+        size = len(writer.model)
+        kind = chance.random()
+        if kind < 0.1:
+            writer.truncate(chance.randrange(size // 2, size))
+        elif kind < 0.2:
+            writer.truncate(size + chance.randrange(300_000))
+        else:
+            length = chance.randrange(1, 200_000)
+            writer.write(chance.randrange(size), noise(length, chance.randrange(1000)))
+
+    def step(name: ObjectName) -> None:
+        with lock:
+            busy(name)
+
+    busy = Busy(writer, [], change)
+    writer.store.during = step
+    for _ in range(3):
+        attempts(writer, most=12)
+        assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_fsync_returns_though_the_file_is_always_written_to(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, noise(400_000))
+        stop = threading.Event()
+        thread = threading.Thread(target=write_on, args=(filesystem, handle, stop))
+        thread.start()
+        try:
+            filesystem.fsync(handle, False)
+            filesystem.fsync(handle, False)
+        finally:
+            stop.set()
+            thread.join()
+        filesystem.release(handle)
+    assert store.head(NAME).size == 400_000
+
+
+def write_on(filesystem: FileSystem, handle: int, stop: threading.Event) -> None:
+    count = 0
+    while not stop.is_set():
+        count += 1
+        put(filesystem, handle, 1000 * (count % 400), noise(1000, count))
+
+
+@pytest.mark.mount_options("settle=0.5")
+def test_a_mounted_file_that_is_written_to_all_the_time_is_stored(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    """Each round writes its number to all pages in order: at any moment two numbers meet at one place."""
+    pages, page = 512, 16_384
+    path = mounted.path / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.pwrite(descriptor, bytes(pages * page), 0)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            data = number.to_bytes(4, "little") * (page // 4)
+            for index in range(pages):
+                os.pwrite(descriptor, data, index * page)
+                if stop.wait(0.001):
+                    return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        began = time.monotonic()
+        os.fsync(descriptor)
+        assert time.monotonic() - began < 30
+    finally:
+        stop.set()
+        thread.join()
+    body = connection.get_object(container, "file")[1]
+    assert len(body) == pages * page
+    numbers = [int.from_bytes(body[index * page :][:4], "little") for index in range(pages)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] - numbers[-1] <= 1
+    assert all(body[i * page : (i + 1) * page] == body[i * page :][:4] * (page // 4) for i in range(pages))
+    sent = sum(one.bytes_in for one in swift.requests() if one.method == "PUT" and one.path.endswith("/file"))
+    assert sent <= (OFTEN + 1) * pages * page
+    os.close(descriptor)

@@ -1,0 +1,76 @@
+"""A mount that starts with thousands of changes of an earlier one."""
+
+import os
+import stat
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from bench_filesystem import bench, write
+from journal_house import NEVER, foreign, keys, refuse
+from memory_store import MemoryStore
+from scenes import wait_until
+
+from swiftfs import promises
+from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
+
+FOLDERS = 300
+
+
+def leave_descriptions(store: MemoryStore, cache: Path) -> None:
+    """Leave the description of a file in each of many folders to the next mount."""
+    for number in range(FOLDERS):
+        foreign(store, f"d{number}/file", b"x")
+    with suppress(SwiftfsError), bench(store, cache, f"{NEVER},drain=0") as filesystem:
+        for number in range(FOLDERS):
+            filesystem.chmod(f"/d{number}/file", 0o600)
+        refuse(store, "post", Unavailable)
+    store.hook = None
+    store.requests.clear()
+
+
+def test_described_files_do_not_cost_a_listing_each_before_the_start(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_descriptions(store, tmp_path)
+    monkeypatch.setattr(promises, "RECALL_SECONDS", 0.0)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        counted = Counter(method for method, _ in store.requests)
+        assert counted["list_page"] <= 2
+        assert counted["head"] == 0
+        wait_until(lambda: not filesystem.waiting())
+        modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
+        assert modes == {0o600}
+
+
+def test_a_described_file_is_shown_as_it_will_be(store: MemoryStore, tmp_path: Path) -> None:
+    leave_descriptions(store, tmp_path)
+    refuse(store, "post", Unavailable)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert stat.S_IMODE(filesystem.getattr("/d0/file").mode) == 0o600
+        assert len(filesystem.waiting()) == FOLDERS
+        store.hook = None
+
+
+def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
+    """Thousands of uploads beside the start would make it slow; a flush does not wait for that."""
+    with suppress(SwiftfsError), bench(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+        refuse(store, "put", AccessDenied)
+        for number in range(50):
+            write(filesystem, f"/file{number}", b"x")
+    store.hook = None
+    store.requests.clear()
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert not any(method == "put" for method, _ in store.requests)
+        handle = filesystem.open("/file1", os.O_RDONLY)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        assert "file1" in keys(store)
+        wait_until(lambda: not filesystem.waiting())
+    assert len(keys(store)) == 50
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")

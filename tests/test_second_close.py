@@ -1,0 +1,472 @@
+"""A file that is changed and closed again while its upload runs: nothing of the newer close is lost."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from bench_filesystem import ME, bench, names, put, read, write
+from journal_house import NEVER, body, foreign, keys
+from memory_store import MemoryStore
+from mounts import Mount
+from scenes import wait_until
+from storing_house import noise
+from swiftclient import Connection
+
+from swiftfs.attributes import Stored
+from swiftfs.content.blocks import BLOCK, Blocks
+from swiftfs.content.origin import Origin
+from swiftfs.content.saved import SavedFile
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.filesystem import FileSystem
+from swiftfs.journal.coalescing import one_a_file
+from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.log import Log, Record
+from swiftfs.model import ObjectName
+from swiftfs.status import read_report, retry
+
+SOON = "settle=0.01,segment_size=1M"
+LARGE = 3_500_000
+
+
+class Gate:
+    """Holds what stores the file until it is opened, and raises `error` then, as long as it is the hook."""
+
+    def __init__(self, store: MemoryStore, error: Exception | None) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+        self._error = error
+        store.hook = self
+
+    def __call__(self, method: str, _subject: str) -> None:
+        if method in ("put", "put_manifest"):
+            self.reached.set()
+            assert self.open.wait(30)
+            if self._error is not None:
+                raise self._error
+
+
+@dataclass
+class Edited:
+    """A file of a mount, and the bytes it must have."""
+
+    filesystem: FileSystem
+    model: bytearray
+    path: str = "/file"
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.within(lambda handle: put(self.filesystem, handle, offset, data))
+        self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
+        self.model[offset : offset + len(data)] = data
+
+    def append(self, data: bytes) -> None:
+        self.write(len(self.model), data)
+
+    def truncate(self, size: int) -> None:
+        self.within(lambda handle: self.filesystem.truncate_handle(handle, size))
+        del self.model[size:]
+        self.model.extend(bytes(size - len(self.model)))
+
+    def cut_and_grow(self, size: int, data: bytes) -> None:
+        def change(handle: int) -> None:
+            self.filesystem.truncate_handle(handle, size)
+            put(self.filesystem, handle, size + 5000, data)
+
+        self.within(change)
+        del self.model[size:]
+        self.model.extend(bytes(5000) + data)
+
+    def within(self, change: Callable[[int], None]) -> None:
+        handle = self.filesystem.open(self.path, os.O_RDWR)
+        try:
+            change(handle)
+            with suppress(QuotaExceeded):  # why an older close is parked is told once
+                self.filesystem.flush(handle)
+        finally:
+            self.filesystem.release(handle)
+
+
+CHANGES: dict[str, Callable[[Edited, int], None]] = {
+    "append": lambda file, number: file.append(noise(1000, number)),
+    "append much": lambda file, number: file.append(noise(2_000_000, number)),
+    "grow": lambda file, number: file.truncate(len(file.model) + 200_000 * number),
+    "cut": lambda file, _: file.truncate(len(file.model) // 2),
+    "cut and grow": lambda file, number: file.cut_and_grow(len(file.model) // 2, noise(300_000, number)),
+    "patch": lambda file, number: file.write(400 * number, noise(300, number)),
+    "shrink below a segment": lambda file, number: file.truncate(900_000 // number),
+}
+
+SIZES = {"small": 10_000, "blocks": 900_000, "large": LARGE}
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box", "box_segments")
+
+
+def settled(filesystem: FileSystem) -> None:
+    wait_until(lambda: not filesystem.waiting())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable, None])
+def test_what_is_closed_during_an_upload_is_stored(
+    store: MemoryStore, tmp_path: Path, change: str, size: str, error: type[Exception] | None
+) -> None:
+    data = noise(SIZES[size])
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with bench(store, tmp_path / "first", SOON) as filesystem:
+        write(filesystem, "/file", data)
+    with bench(store, tmp_path / "second", SOON) as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        gate = Gate(store, error("no") if error else None)
+        CHANGES[change](file, 1)
+        assert gate.reached.wait(20)
+        CHANGES[change](file, 2)
+        CHANGES[change](file, 3)
+        assert [one.path for one in filesystem.waiting()] == ["/file"]
+        assert filesystem.getattr("/file").size == len(file.model)
+        gate.open.set()
+        if error is QuotaExceeded:
+            wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+            store.hook = None
+            filesystem.retry()
+        elif error is Unavailable:
+            wait_until(lambda: all(one.reason for one in filesystem.waiting()))
+            store.hook = None
+        settled(filesystem)
+        assert read(filesystem, "/file") == file.model
+    assert body(store, "file") == file.model
+    assert keys(store) == ["file"]
+    assert set(keys(store, "box_segments")) == named(store)
+
+
+def named(store: MemoryStore) -> set[str]:
+    """Return the segments that the file's manifest names."""
+    name = ObjectName("box", "file")
+    return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_closed_during_an_upload_outlives_a_crash(
+    store: MemoryStore, tmp_path: Path, change: str, size: str
+) -> None:
+    data = noise(SIZES[size])
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with bench(store, tmp_path / "first", SOON) as filesystem:
+        write(filesystem, "/file", data)
+    killed = tmp_path / "killed"
+    with suppress(SwiftfsError), bench(store, tmp_path / "second", SOON) as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        gate = Gate(store, AccessDenied("no"))
+        CHANGES[change](file, 1)
+        assert gate.reached.wait(20)
+        CHANGES[change](file, 2)
+        CHANGES[change](file, 3)
+        shutil.copytree(tmp_path / "second", killed)
+        gate.open.set()
+    assert body(store, "file") == data
+    store.hook = None
+    with bench(store, killed, SOON) as filesystem:
+        assert filesystem.getattr("/file").size == len(file.model)
+        assert read(filesystem, "/file") == file.model
+    assert body(store, "file") == file.model
+    assert keys(store) == ["file"]
+
+
+@pytest.fixture
+def uploading(store: MemoryStore, tmp_path: Path) -> Iterator[tuple[FileSystem, Gate]]:
+    """A new file whose first close is being uploaded, and closed again, with other bytes."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, None)
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        file = Edited(filesystem, bytearray(b"first"))
+        file.append(b" second")
+        yield filesystem, gate
+
+
+def test_fsync_waits_for_the_newest_close(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    handle = filesystem.open("/file", os.O_RDWR)
+    put(filesystem, handle, 12, b" third")
+    done = threading.Event()
+
+    def sync() -> None:
+        filesystem.fsync(handle, False)
+        assert body(store, "file") == b"first second third"
+        done.set()
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    gate.open.set()
+    thread.join(20)
+    assert done.is_set()
+    filesystem.release(handle)
+
+
+def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path) -> None:
+    """Somebody closes the file during each upload of it: who waited for the first is told."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, b"x")
+        returned = threading.Event()
+        uploads = 0
+
+        def hook(method: str, _subject: str) -> None:
+            nonlocal uploads
+            if method == "put" and not returned.is_set():
+                uploads += 1
+                assert uploads < 50
+                again = filesystem.open("/file", os.O_RDWR)
+                put(filesystem, again, 10 + uploads, b"more")
+                filesystem.flush(again)
+                filesystem.release(again)
+
+        store.hook = hook
+
+        def sync() -> None:
+            filesystem.fsync(handle, False)
+            returned.set()
+
+        thread = threading.Thread(target=sync)
+        thread.start()
+        thread.join(20)
+        assert returned.is_set()
+        store.hook = None
+        filesystem.release(handle)
+        settled(filesystem)
+        assert body(store, "file") == read(filesystem, "/file")
+
+
+def test_a_description_between_two_closes_makes_no_second_record(
+    uploading: tuple[FileSystem, Gate], store: MemoryStore
+) -> None:
+    filesystem, gate = uploading
+    filesystem.chmod("/file", 0o600)
+    assert len(filesystem.waiting()) == 2
+    Edited(filesystem, bytearray(b"first second")).append(b" third")
+    assert [one.kind for one in filesystem.waiting()] == ["PutFile"]
+    gate.open.set()
+    settled(filesystem)
+    assert body(store, "file") == b"first second third"
+    assert filesystem.getattr("/file").mode & 0o777 == 0o600
+    assert "mode=0100600" in store.head(ObjectName("box", "file")).content_type
+
+
+def test_a_description_behind_a_parked_file_makes_no_second_record(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, QuotaExceeded("no"))
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        filesystem.chmod("/file", 0o600)
+        gate.open.set()
+        wait_until(lambda: any(one.state == "parked" for one in filesystem.waiting()))
+        Edited(filesystem, bytearray(b"first")).append(b" second")
+        store.hook = None
+        filesystem.retry()
+        settled(filesystem)
+        assert body(store, "file") == b"first second"
+        assert "mode=0100600" in store.head(ObjectName("box", "file")).content_type
+
+
+def test_the_file_is_deleted_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    filesystem.unlink("/file")
+    gate.open.set()
+    settled(filesystem)
+    assert names(filesystem, "/") == []
+    assert keys(store) == []
+    assert sum(method == "put" for method, _ in store.requests) == 1
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable])
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_replaces_a_file_does_not_wait_for_its_upload(
+    store: MemoryStore, tmp_path: Path, error: type[Exception], anew: bool
+) -> None:
+    """The upload of the replaced bytes fails, and nobody needs it any more."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, error("no"))
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        Edited(filesystem, bytearray(b"first")).append(b" second")
+        if anew:
+            write(filesystem, "/file", b"anew")
+        else:
+            filesystem.unlink("/file")
+        gate.open.set()
+        store.hook = None
+        settled(filesystem)
+        assert names(filesystem, "/") == keys(store) == (["file"] if anew else [])
+        assert not anew or body(store, "file") == b"anew"
+
+
+def test_the_file_is_renamed_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    thread = threading.Thread(target=filesystem.rename, args=("/file", "/other"))
+    thread.start()
+    gate.open.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    settled(filesystem)
+    assert names(filesystem, "/") == ["other"]
+    assert read(filesystem, "/other") == b"first second"
+    assert keys(store) == ["other"]
+    assert body(store, "other") == b"first second"
+
+
+def test_the_file_is_made_anew_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    write(filesystem, "/file", b"anew")
+    gate.open.set()
+    settled(filesystem)
+    assert body(store, "file") == read(filesystem, "/file") == b"anew"
+
+
+def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    """The namespace knows the stored version, which a listing that lags does not take back."""
+    filesystem, gate = uploading
+    gate.open.set()
+    settled(filesystem)
+    stored = store.head(ObjectName("box", "file"))
+    assert filesystem.rooms.namespace.lookup("/file").etag == stored.version.etag
+    foreign(store, "file", b"of another client")
+    filesystem.refresh()
+    wait_until(lambda: filesystem.getattr("/file").size == 17)
+
+
+def dirty(*blocks: int) -> Blocks:
+    found = Blocks()
+    for block in blocks:
+        found.add(block, block + 1)
+    return found
+
+
+def saved(size: int, blocks: Blocks, origin: Origin | None = None) -> PutFile:
+    file = SavedFile("open-one", size, origin, blocks, None)
+    return PutFile(ObjectName("box", "file"), file, Description("text/plain", Stored()), True, "etag")
+
+
+def test_the_newest_of_two_records_counts() -> None:
+    origin = Origin(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
+    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1, 4), origin), 13, "no")
+    file = SavedFile("open-two", 1, None, dirty(0), None)
+    other = Record(4, "/other", PutFile(ObjectName("box", "other"), file, Description("", Stored())))
+    newest = Record(5, "/file", saved(4 * BLOCK, dirty(2), origin))
+    records, replaced = one_a_file([older, other, newest])
+    assert [record.seq for record in records] == [4, 5]
+    assert [record.seq for record in replaced] == [3]
+    merged = records[1].intent
+    assert isinstance(merged, PutFile)
+    assert merged.file.size == 4 * BLOCK
+    assert list(merged.file.dirty.runs(0, 9)) == [(0, 3)]
+    assert records[1].errno is None
+
+
+def test_blocks_of_an_older_version_are_no_changes_of_the_newer() -> None:
+    name = ObjectName("box", "file")
+    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1), Origin(name, "1", 5 * BLOCK, 5 * BLOCK)))
+    newest = Record(5, "/file", saved(5 * BLOCK, dirty(2), Origin(name, "2", 5 * BLOCK, 5 * BLOCK)))
+    (record,), _ = one_a_file([older, newest])
+    assert isinstance(record.intent, PutFile)
+    assert list(record.intent.file.dirty.runs(0, 9)) == [(2, 3)]
+
+
+@pytest.mark.parametrize("change", ["append", "append much", "grow", "cut and grow"])
+def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, change: str) -> None:
+    with suppress(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
+        write(filesystem, "/file", b"first" * 5000)
+        file = Edited(filesystem, bytearray(b"first" * 5000))
+        journal = filesystem.rooms.journal
+        with journal._changed:
+            older = journal._queue.tasks()[0].record()
+        CHANGES[change](file, 2)
+        CHANGES[change](file, 3)
+        Gate(store, AccessDenied("no")).open.set()
+    log = Log(tmp_path, "box of memory")
+    (newest,) = log.records()
+    log.commit([older, Record(newest.seq + 1, newest.path, newest.intent)])
+    log.close()
+    store.hook = None
+    with bench(store, tmp_path, SOON) as filesystem:
+        assert [one.bytes for one in filesystem.waiting()] in ([len(file.model)], [])
+        assert read(filesystem, "/file") == file.model
+    assert body(store, "file") == file.model
+
+
+def kill(mount: Mount) -> None:
+    """Kill the mount's process, and take the dead mount away."""
+    os.kill(mount.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOWAIT)
+    mount.exit_code = -signal.SIGKILL
+    mount.stop()
+    mount.exit_code = 0
+
+
+def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
+    """Append to the file, and twice more while that is uploaded; return what was appended."""
+    added = b""
+    for number, size in enumerate((first, 300, 300)):
+        with (mount.path / "file").open("ab") as file:
+            file.write(noise(size, number))
+        added += noise(size, number)
+        wait_until(
+            lambda: any(one.method == "PUT" and one.path.endswith("/file") for one in swift.requests())
+        )
+    return added
+
+
+@pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
+@pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
+def test_a_file_refused_for_want_of_quota_is_whole_after_retry(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
+) -> None:
+    data = noise(size)
+    path = mounted.path / "file"
+    path.write_bytes(data)
+    mounted.remount()
+    mounted.expected.append("/file waits until it can be stored")
+    swift.inject(Fault("PUT", f"/{container}/file", status=413, delay=2))
+    swift.reset_requests()
+    data += append(mounted, swift, first)
+    wait_until(lambda: read_report(mounted.path).parked == 1)
+    assert read_report(mounted.path).total == 1
+    swift.clear_faults()
+    retry(mounted.path)
+    wait_until(lambda: read_report(mounted.path).total == 0)
+    mounted.remount()
+    assert path.read_bytes() == data
+    assert connection.get_object(container, "file")[1] == data
+
+
+@pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
+@pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
+def test_a_second_close_outlives_an_outage_and_a_kill(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
+) -> None:
+    data = noise(size)
+    path = mounted.path / "file"
+    path.write_bytes(data)
+    mounted.remount()
+    mounted.expected.append("/file")
+    swift.inject(Fault("PUT", f"/{container}/file", status=503))
+    swift.reset_requests()
+    data += append(mounted, swift, first)
+    kill(mounted)
+    swift.clear_faults()
+    mounted.start()
+    assert path.read_bytes() == data
+    mounted.remount()
+    assert connection.get_object(container, "file")[1] == data
