@@ -81,6 +81,13 @@ def _mount(state: State) -> Iterator[RenderableType]:
         )
     if report.away:
         yield _text("the server does not answer", "bold")
+    if report.refusals:
+        first = report.refusals[0]
+        yield _text(
+            f"{number(report.refused, 'change')} refused and given up since the last flush; the first is "
+            f"{first.path}: {first.reason}",
+            "bold",
+        )
     yield _text(counts(report))
 
 

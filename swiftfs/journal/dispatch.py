@@ -25,6 +25,7 @@ from swiftfs.journal.intents import (
 )
 from swiftfs.journal.log import Log
 from swiftfs.journal.queue import Failure, Queue, Task
+from swiftfs.journal.refusals import Refusals, complaint
 from swiftfs.model import ObjectInfo, ObjectName
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Dispatch:
         self._workers = ThreadPoolExecutor(parallel, thread_name_prefix="intent")
         self._thread = threading.Thread(target=self._run, name="dispatch")
         self.parked_level = logging.WARNING
+        self.refusals = Refusals()
         self._under_way = 0
         self._away = False
         self._stopping = False
@@ -130,6 +132,7 @@ class Dispatch:
         for task in wanted:
             last = task.last()
             if last.error is not None and (task in tasks or not last.ended):
+                self.refusals.told(last)
                 raise last.error
         if not all(task.last().ended for task in tasks):
             raise SwiftfsError("the mount ends")
@@ -241,6 +244,7 @@ class Dispatch:
         with self._changed:
             self._away = False
             task.error = None
+            self.refusals.mended(task)
             followers = self._tell_followers(task, info, content)
             self._end(task, followers, content)
 
@@ -284,10 +288,7 @@ class Dispatch:
     def _fail(self, task: Task, error: Failure) -> None:
         again = getattr(error, "retryable", False)
         if _is_final(task, error, again=again):
-            task.done(error)
-            with self._changed:
-                task.error = error
-                self._end(task)
+            self._give_up(task, error)
             return
         with self._changed:
             task.running, task.tried = False, True
@@ -305,6 +306,18 @@ class Dispatch:
                 log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._log.commit([task.record()])
+
+    def _give_up(self, task: Task, error: Failure) -> None:
+        """End a task that Swift refuses for good; what was there before is there again."""
+        if not isinstance(task.intent, Move | MoveFolder | PutMarker):
+            # Where everybody waits for the change, whoever asked for it gets the error.
+            level = self.parked_level if task.urgent else logging.WARNING
+            log.log(level, "%s", complaint(task, error))
+        task.done(error)
+        with self._changed:
+            task.error = error
+            self.refusals.add(task, error)
+            self._end(task)
 
     def _go_on_with_newer(self, task: Task) -> None:
         """Store the bytes as they are now: what they were meanwhile nobody needs. Lock held."""

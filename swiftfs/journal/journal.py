@@ -70,6 +70,7 @@ class Journal:
             self._dispatch.parked_level = logging.DEBUG
         self.sent: Callable[[Task], int] = lambda _: 0
         self._closing = threading.Event()
+        self._is_flushing = False
         self._syncing = threading.Thread(target=self._sync, name="journal sync")
         contents.abandoned = self._abandon
         contents.relieve = self.relieve
@@ -223,6 +224,8 @@ class Journal:
     def hasten(self) -> None:
         """Begin to execute all that waits, what is parked too; `report` tells how that goes."""
         with self._changed:
+            self._dispatch.refusals.forget_shown()
+            self._is_flushing = True
             self._dispatch.hasten(self._queue.tasks())
 
     def retry(self) -> None:
@@ -273,7 +276,32 @@ class Journal:
     def report(self) -> Report:
         """Return how much is not executed yet, and the first of it."""
         with self._changed:
-            return report(self._queue.tasks(), away=self._dispatch.is_away, sent=self.sent)
+            refusals = self._dispatch.refusals
+            found = report(self._queue.tasks(), refusals, away=self._dispatch.is_away, sent=self.sent)
+            if self._is_flushing and not found.flushing:
+                refusals.show()
+                self._is_flushing = False
+            return found
+
+    def refused(self) -> list[Waiting]:
+        """Return the changes that Swift refused for good, and that nobody was told about yet."""
+        with self._changed:
+            untold = [one for one in self._dispatch.refusals.kept() if not one.shown]
+            return [describe(one.task, state="refused") for one in untold]
+
+    def raise_refusal(self, name: ObjectName) -> None:
+        """Raise why a change of `name` was given up, once."""
+        with self._changed:
+            error = self._dispatch.refusals.take(name)
+        if error is not None:
+            raise error
+
+    def raise_refusal_below(self, folder: Folder) -> None:
+        """Raise why a change below `folder` was given up, once."""
+        with self._changed:
+            error = self._dispatch.refusals.take_below(folder)
+        if error is not None:
+            raise error
 
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
