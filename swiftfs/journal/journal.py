@@ -26,6 +26,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     names_of,
 )
+from swiftfs.journal.late_answers import LateAnswers, Watch
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.queue import Done, Failure, Queue, Task
 from swiftfs.journal.report import Report, Waiting, describe, report
@@ -53,11 +54,19 @@ class Journal:
 
     `seconds` is the settling delay; with 0 every intent is executed as soon as it can be. The lock guards the
     queue; it comes after those of the nodes, and before those of the namespace, of contents and of the log.
-    `sent` tells a report how many bytes of a task's file need not be sent any more.
+    `sent` tells a report how many bytes of a task's file need not be sent any more. What `watch` names is
+    looked at again after a request was lost.
     """
 
     def __init__(
-        self, execution: Execution, contents: ContentCache, log_: Log, *, seconds: float, parallel: int
+        self,
+        execution: Execution,
+        contents: ContentCache,
+        log_: Log,
+        *,
+        seconds: float,
+        parallel: int,
+        watch: Watch | None = None,
     ) -> None:
         self._execution = execution
         self._contents = contents
@@ -72,6 +81,7 @@ class Journal:
         self._closing = threading.Event()
         self._is_flushing = False
         self._syncing = threading.Thread(target=self._sync, name="journal sync")
+        self._late = LateAnswers(watch, contents, log_, self._put_right, self.is_idle) if watch else None
         contents.abandoned = self._abandon
         contents.relieve = self.relieve
 
@@ -96,6 +106,8 @@ class Journal:
         self._dispatch.start()
         self._dispatch.soon(lambda: self._clean_up(left))
         self._syncing.start()
+        if self._late is not None:
+            self._late.begin(make_done)
 
     def _clean_up(self, left: Iterable[Standing]) -> None:
         """Delete segments that a process left which died before their file was closed."""
@@ -131,6 +143,22 @@ class Journal:
             else:
                 self._change(tail, path, merged[0], done, now + max(self.seconds, at_least))
             return True
+
+    @property
+    def late(self) -> LateAnswers | None:
+        """What looks again for requests that were carried out late, None where nothing is watched."""
+        return self._late
+
+    def is_idle(self, name: ObjectName) -> bool:
+        """Return whether no change of `name` waits or runs."""
+        with self._changed:
+            return not self._queue.chain(name)
+
+    def _put_right(self, path: str, intent: Intent, done: Done, holds: Callable[[], bool]) -> bool:
+        with self._changed:
+            if not all(map(self.is_idle, names_of(intent))) or not holds():
+                return False
+            return self.add(path, intent, done)
 
     def rename(
         self,
@@ -312,6 +340,8 @@ class Journal:
         time: it ends the store's patience.
         """
         deadline = time.monotonic() + seconds
+        if self._late is not None:
+            self._late.stop()
         with self._changed:
             self.seconds = 0.0
             for task in self._queue.tasks():
@@ -326,6 +356,8 @@ class Journal:
         self._closing.set()
         if self._syncing.ident is not None:
             self._syncing.join()
+        if self._late is not None:
+            self._late.close()
         self._log.close()
         return self.waiting()
 

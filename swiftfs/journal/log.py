@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,13 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 )
 """`written` numbers the commit that wrote a row, and the fact `synced` the last one that is on the disk for
 certain. `uploads` are prefixes under which segments may lie that no manifest names yet."""
+
+_AMBIGUOUS = """
+CREATE TABLE IF NOT EXISTS ambiguous (
+    container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
+) WITHOUT ROWID
+"""
+"""Requests whose answer was lost, by the object's name: an older release leaves the table alone."""
 
 RESERVE = 1024 * 1024
 """Bytes of disk kept for the log: thousands of records."""
@@ -132,6 +139,25 @@ class Log:
             for container, prefix, named in rows
         ]
 
+    def ambiguous(self) -> list[str]:
+        """Return what is recorded of requests whose answer was lost."""
+        with self._lock:
+            return [text for (text,) in self._database.execute("SELECT record FROM ambiguous").fetchall()]
+
+    def keep_ambiguous(self, records: Mapping[ObjectName, str | None]) -> None:
+        """Record lost requests by the object's name, None for those that do not matter any more."""
+        with self._lock:
+            self._commit(
+                (
+                    "DELETE FROM ambiguous WHERE container = ? AND key = ?",
+                    [(name.container, name.key) for name in records],
+                ),
+                (
+                    "INSERT INTO ambiguous VALUES (?, ?, ?)",
+                    [(name.container, name.key, text) for name, text in records.items() if text is not None],
+                ),
+            )
+
     def sync(self) -> None:
         """Return when all that was committed before, and the files it names, survive a power cut."""
         with self._lock:
@@ -192,6 +218,8 @@ class Log:
                     f"cache folder {self._folder} holds {waiting} changes that {known} has not got yet: "
                     "mount that once more, or give another --cache-dir"
                 )
+            if known not in ("", identity):
+                self._commit(("DELETE FROM ambiguous WHERE container IS NOT NULL", [()]))
             self._put_fact("identity", identity)
             # A power cut may have kept the record of a file and lost its bytes.
             boot = boot_id()
@@ -301,6 +329,8 @@ class Log:
 def _open_file(path: Path) -> sqlite3.Connection:
     database = open_database(path, _SCHEMA)
     database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
+    with database:
+        database.execute(_AMBIGUOUS)
     problem = database.execute("PRAGMA quick_check").fetchone()[0]
     if problem != "ok":
         database.close()
