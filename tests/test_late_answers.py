@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sqlite3
 import stat
 import time
@@ -76,6 +77,8 @@ def test_an_older_put_that_lands_over_a_newer_one(
     assert len(told(caplog, logging.WARNING)) == 1
     assert "/file: a request whose answer was lost was carried out late" in told(caplog, logging.WARNING)[0]
     assert late(filesystem).counts().put_right == 1
+    report = filesystem.rooms.journal.report()
+    assert (report.watched, report.put_right, report.overwritten) == (1, 1, 0)
     look(filesystem, LOOKS[1] + 5)
     assert late(filesystem).counts().put_right == 1
 
@@ -569,3 +572,23 @@ def test_a_journal_of_the_first_release_is_taken_over(store: LateStore, tmp_path
         store_file(filesystem, b"old")
         store_file(filesystem, b"new")
     assert recorded(tmp_path) == 1
+
+
+def test_what_a_process_sent_when_it_died_may_come_late(store: LateStore, tmp_path: Path) -> None:
+    first, died = tmp_path / "first", tmp_path / "died"
+    first.mkdir()
+    with bench(store, first, NEVER) as filesystem:
+        write(filesystem, "/file", b"old")
+        shutil.copytree(first, died)
+    sent = store.head(FILE).version
+    store.requests.clear()
+    with bench(store, died, "settle=0.01") as filesystem:
+        settle(filesystem)
+        look(filesystem, 30)
+        assert late(filesystem).counts().watched == 0
+        store_file(filesystem, b"newer")
+        store.put(FILE, b"old", Headers("text/plain"))
+        assert store.head(FILE).version == sent
+        look(filesystem)
+        settle(filesystem)
+    assert body(store, "file") == b"newer"

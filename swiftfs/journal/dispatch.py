@@ -23,6 +23,7 @@ from swiftfs.journal.intents import (
     SetHeaders,
     names_of,
 )
+from swiftfs.journal.late_answers import LateAnswers
 from swiftfs.journal.log import Log
 from swiftfs.journal.queue import Failure, Queue, Task
 from swiftfs.journal.refusals import Refusals, complaint
@@ -53,7 +54,9 @@ class Dispatch:
         contents: ContentCache,
         execution: Execution,
         parallel: int,
+        late: LateAnswers | None = None,
     ) -> None:
+        self._late = late
         self._queue = queue
         self._changed = changed
         self._log = log_
@@ -240,6 +243,8 @@ class Dispatch:
             self._succeed(task, info)
 
     def _succeed(self, task: Task, info: ObjectInfo | None, content: Content | None = None) -> None:
+        if self._late is not None:
+            self._late.save()  # what a lost request may undo is on the disk before anybody is told "stored"
         task.done(info)  # before it ends, so that whoever waits for it sees what it did
         with self._changed:
             self._away = False

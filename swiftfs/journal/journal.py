@@ -26,7 +26,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     names_of,
 )
-from swiftfs.journal.late_answers import LateAnswers, Watch
+from swiftfs.journal.late_answers import LateAnswers, LateCounts, Watch
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.queue import Done, Failure, Queue, Task
 from swiftfs.journal.report import Report, Waiting, describe, report
@@ -74,14 +74,14 @@ class Journal:
         self.seconds = seconds
         self._queue = Queue()
         self._changed = threading.Condition()
-        self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel)
+        self._late = LateAnswers(watch, contents, log_, self._put_right, self.is_idle) if watch else None
+        self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel, self._late)
         if not seconds:
             self._dispatch.parked_level = logging.DEBUG
         self.sent: Callable[[Task], int] = lambda _: 0
         self._closing = threading.Event()
         self._is_flushing = False
         self._syncing = threading.Thread(target=self._sync, name="journal sync")
-        self._late = LateAnswers(watch, contents, log_, self._put_right, self.is_idle) if watch else None
         contents.abandoned = self._abandon
         contents.relieve = self.relieve
 
@@ -103,11 +103,13 @@ class Journal:
         wanted = {file.prefix for file in files}
         # Looked up before anybody can write: later there are the segments of files that are open now.
         left = [standing for standing in self._log.uploads() if standing.prefix not in wanted]
+        if self._late is not None:
+            self._late.begin(
+                make_done, [name for task in self._queue.tasks() for name in names_of(task.intent)]
+            )
         self._dispatch.start()
         self._dispatch.soon(lambda: self._clean_up(left))
         self._syncing.start()
-        if self._late is not None:
-            self._late.begin(make_done)
 
     def _clean_up(self, left: Iterable[Standing]) -> None:
         """Delete segments that a process left which died before their file was closed."""
@@ -303,13 +305,14 @@ class Journal:
 
     def report(self) -> Report:
         """Return how much is not executed yet, and the first of it."""
+        late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
             refusals = self._dispatch.refusals
             found = report(self._queue.tasks(), refusals, away=self._dispatch.is_away, sent=self.sent)
             if self._is_flushing and not found.flushing:
                 refusals.show()
                 self._is_flushing = False
-            return found
+        return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
 
     def refused(self) -> list[Waiting]:
         """Return the changes that Swift refused for good, and that nobody was told about yet."""
@@ -357,7 +360,7 @@ class Journal:
         if self._syncing.ident is not None:
             self._syncing.join()
         if self._late is not None:
-            self._late.close()
+            self._late.save()
         self._log.close()
         return self.waiting()
 

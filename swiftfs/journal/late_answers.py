@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -106,10 +106,14 @@ class LateAnswers:
         self._thread = threading.Thread(target=self._run, name="late answers", daemon=True)
         self._put_right = self._overwritten = 0
 
-    def begin(self, make_done: MakeDone) -> None:
-        """Go on with what an earlier mount watched, and start looking."""
+    def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
+        """Go on with what an earlier mount watched, and start looking.
+
+        It may have sent what is to be done to the `recovered` objects.
+        """
         self._make_done = make_done
         self._ambiguous.load(self._recorded())
+        self._ambiguous.suspect(recovered)
         self._pin()
         self._thread.start()
 
@@ -117,10 +121,6 @@ class LateAnswers:
         """Look no more; one that waits for its answer is not waited for."""
         self._stopping.set()
         self._ambiguous.wake()
-
-    def close(self) -> None:
-        """Write down what the next mount has to look for; the requests of this one have ended."""
-        self._save()
 
     def counts(self) -> LateCounts:
         """Return what a status tells."""
@@ -146,7 +146,7 @@ class LateAnswers:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._save()
+                self.save()
                 self.look(time.time())
             except Exception:  # the next look may succeed
                 log.exception("late answers: an unforeseen failure")
@@ -307,7 +307,8 @@ class LateAnswers:
         self._contents.leave(content)
         return None
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write down what was recorded since the last time; without a fault that is nothing."""
         with self._saving:
             unsaved = self._ambiguous.take_unsaved()
             if not unsaved:

@@ -53,6 +53,9 @@ class Report:
 
     Swift `refused` so many changes for good, of which nobody was told yet, and they were given up: `refusals`
     are the first of them.
+
+    So many objects are `watched` because a request whose answer was lost would undo what was stored since;
+    since the mount began `put_right` were stored again, and `overwritten` could not be.
     """
 
     waiting: int
@@ -67,6 +70,9 @@ class Report:
     oldest: float = 0.0
     refused: int = 0
     refusals: tuple[Waiting, ...] = ()
+    watched: int = 0
+    put_right: int = 0
+    overwritten: int = 0
 
     @property
     def total(self) -> int:

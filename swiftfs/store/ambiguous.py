@@ -60,13 +60,16 @@ GONE = Effect("delete")
 class Ambiguity:
     """The requests about `name` that were `lost`, the latest at `lost_at` (epoch seconds).
 
-    `last` is what our last answered request has made of the object, None when none was answered since.
+    `last` is what our last answered request has made of the object, None when none was answered since. What
+    is only `suspected` is a request that a process was about to send, or had sent, when it died: it is
+    what the next one sends first.
     """
 
     name: ObjectName
     lost_at: float
     lost: tuple[Effect, ...]
     last: Effect | None = None
+    suspected: bool = False
 
     @property
     def is_dangerous(self) -> bool:
@@ -97,6 +100,13 @@ class AmbiguousRequests:
             while len(self._found) > MOST_NAMES:
                 self._drop(next(iter(self._found)))
 
+    def suspect(self, names: Iterable[ObjectName]) -> None:
+        """Record that an earlier process may have sent what is to be done to these objects."""
+        with self._changed:
+            for name in names:
+                if len(self._found) < MOST_NAMES:
+                    self._found.setdefault(name, Ambiguity(name, self._clock(), (), suspected=True))
+
     def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
         """Record that a request was carried out, if one about `name` was lost before."""
         if name not in self._found:
@@ -107,7 +117,7 @@ class AmbiguousRequests:
                 return
             if made.kind == "post":
                 made = replace(before.last or Effect("put"), headers=made.headers)
-            lost = before.lost
+            lost = before.lost or (made,)
             if made.source is not None:  # the same copy was sent before, so it would store the same
                 lost = tuple(made if one.source == made.source else one for one in lost)
             self._put(replace(before, lost=lost, last=made))
@@ -152,6 +162,8 @@ class AmbiguousRequests:
 
     def _put(self, found: Ambiguity) -> None:
         self._found[found.name] = found
+        if found.suspected and not found.is_dangerous:
+            return  # there may be thousands
         self._unsaved.add(found.name)
         self._changed.notify_all()
 
