@@ -18,6 +18,7 @@ from scenes import wait_until
 
 from swiftfs.errors import Unavailable
 from swiftfs.filesystem import FileSystem
+from swiftfs.journal import late_copies
 from swiftfs.journal.late_answers import LOOKS
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.model import ObjectName
@@ -506,7 +507,10 @@ def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path
     assert recorded(tmp_path) == 1
 
 
-def test_the_newer_version_is_evicted_last(store: LateStore, tmp_path: Path) -> None:
+def test_the_newer_version_is_evicted_last(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_copies, "MOST_BYTES", 0)
     newer = os.urandom(500_000)
     with bench(store, tmp_path, "settle=0.01") as filesystem:
         filesystem.rooms.contents.limit = 2 * MIB
@@ -532,6 +536,7 @@ def test_bytes_that_are_gone_are_told(
         store_file(filesystem, bytes(100_000))
         newer = store.head(FILE).version.etag
         filesystem.rooms.contents.fit(2**60)
+        shutil.rmtree(tmp_path / "late")
         store.land()
         old = store.head(FILE).version.etag
         look(filesystem)
@@ -592,3 +597,25 @@ def test_what_a_process_sent_when_it_died_may_come_late(store: LateStore, tmp_pa
         look(filesystem)
         settle(filesystem)
     assert body(store, "file") == b"newer"
+
+
+def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: Path) -> None:
+    newer = os.urandom(100_000)
+    first, died = tmp_path / "first", tmp_path / "died"
+    first.mkdir()
+    with bench(store, first, "settle=0.01") as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
+        put(filesystem, handle, 0, newer)
+        filesystem.fsync(handle, data_only=False)
+        shutil.copytree(first, died)
+        filesystem.release(handle)
+    store.land()
+    with bench(store, died, "settle=0.01") as filesystem:
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == newer
+        look(filesystem, LOOKS[-1] + 5)
+        late(filesystem).save()
+        assert not (died / "late").exists()

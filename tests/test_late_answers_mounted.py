@@ -104,7 +104,7 @@ def test_late_attributes(mount: Mount, swift: SwiftServer, connection: Connectio
 def test_the_mount_after_a_kill_looks_too(
     mount: Mount, swift: SwiftServer, container: str, object_is: Callable[..., None]
 ) -> None:
-    old, new = os.urandom(4000), os.urandom(4000)
+    old, new = os.urandom(100_000), os.urandom(100_000)
     swift.inject(Fault("PUT", f"/{container}/file", status=504, late=LATE, times=1))
     store(mount.path / "file", old)
     store(mount.path / "file", new)

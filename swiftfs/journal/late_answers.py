@@ -32,6 +32,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
+from swiftfs.journal.late_copies import LateCopies
 from swiftfs.journal.log import Log
 from swiftfs.journal.queue import Done
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
@@ -105,6 +106,7 @@ class LateAnswers:
         self._saving = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="late answers", daemon=True)
         self._put_right = self._overwritten = 0
+        self._copies = LateCopies(log_.late_folder)
 
     def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
         """Go on with what an earlier mount watched, and start looking.
@@ -114,6 +116,7 @@ class LateAnswers:
         self._make_done = make_done
         self._ambiguous.load(self._recorded())
         self._ambiguous.suspect(recovered)
+        self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
         self._pin()
         self._thread.start()
 
@@ -280,7 +283,12 @@ class LateAnswers:
             return self._contents.new(name, Origin(name, last.etag, size, size, last.manifest))
         if last.body is not None:
             return self._filled(name, last, lambda position: (last.body or b"")[position:])
-        kept = self._contents.find(ObjectVersion(name, last.etag))
+        version = ObjectVersion(name, last.etag)
+        if (read := self._copies.reader(version)) is not None:
+            with read as file:
+                if content := self._filled(name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)):
+                    return content
+        kept = self._contents.find(version)
         if kept is None:
             return None
         try:
@@ -318,7 +326,23 @@ class LateAnswers:
                 self._log.keep_ambiguous(texts)
             except OSError as error:
                 log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
+            self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
+            for found in filter(None, unsaved.values()):
+                if _needs_copy(found):
+                    self._copy(_version(found))
         self._pin()
+
+    def _copy(self, version: ObjectVersion) -> None:
+        """Copy a version's bytes: until its last close a kill -9 takes them, and afterwards a full cache."""
+        if version in self._copies or (content := self._contents.find(version)) is None:
+            return
+        try:
+            if content.is_complete():
+                self._copies.put(version, content)
+        except OSError as error:
+            log.info("%s is not kept: %s", version.name, error)
+        finally:
+            self._contents.leave(content)
 
     def _pin(self) -> None:
         self._contents.prefer(
@@ -335,6 +359,18 @@ class LateAnswers:
             except Unreadable as error:
                 log.info("%s", error)
         return found
+
+
+def _version(found: Ambiguity) -> ObjectVersion:
+    return ObjectVersion(found.name, found.last.etag if found.last is not None else "")
+
+
+def _needs_copy(found: Ambiguity) -> bool:
+    """Return whether nothing but a local file has the bytes that may have to be stored again."""
+    last = found.last
+    if last is None or not found.is_dangerous:
+        return False
+    return last.kind == "put" and bool(last.etag) and last.body is None and last.manifest is None
 
 
 def _write(data: bytes, descriptor: int, position: int) -> int:

@@ -199,6 +199,11 @@ class Log:
         """The folder for what cannot be read, and for the local files that it may have named."""
         return self._folder / "lost"
 
+    @property
+    def late_folder(self) -> Path:
+        """The folder for copies of files that a late request may overwrite."""
+        return self._folder / "late"
+
     def _set_aside(self) -> Path:
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)
         aside = self._path.with_name(
