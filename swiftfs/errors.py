@@ -27,14 +27,21 @@ class StoreError(SwiftfsError):
     """Swift, or the way to it, answered something else than asked.
 
     `retryable` says that the same request may succeed if it is sent again; `retry_after` is the pause in
-    seconds that the server asked for, if it did.
+    seconds that the server asked for, if it did. A request that `may_land` was sent and not answered: the
+    server may carry it out later, and `etag` is then the object's, where the sender knows it.
     """
 
     retryable = False
+    may_land = False
+    etag = ""
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, may_land: bool | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        if may_land is not None:
+            self.may_land = may_land
 
 
 class NotFound(StoreError):
@@ -127,6 +134,7 @@ class Unavailable(StoreError):
     """No answer, a broken connection or a server error: nothing is known about the object."""
 
     retryable = True
+    may_land = True
 
 
 class TimedOut(Unavailable):

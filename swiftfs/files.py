@@ -122,6 +122,7 @@ class Files:
                 raise
         if durable and self._journal.seconds:
             self._journal.flush([node.name])
+            self._journal.raise_refusal(node.name)
         elif (error := self._journal.failure(node.name)) is not None:
             raise error
 

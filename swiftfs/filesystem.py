@@ -333,21 +333,31 @@ class FileSystem:
         """Store what is not in Swift yet and end every thread; the mount is gone.
 
         `progress` is called with the number of changes that wait. What cannot be stored within the option
-        `drain` stays on the disk for the next mount; raise `SwiftfsError` that says so.
+        `drain` stays on the disk for the next mount; raise `SwiftfsError` that says so, and which changes
+        Swift refused without anybody being told.
         """
         lost = [node.path for node in self._files.table.all() if not self._files.drain(node)]
         self._files.close()
         left = self._journal.close(self._rooms.options.drain, progress, self._rooms.store.close)
         self._rooms.contents.close()
         self._namespace.close()
+        refused = self._journal.refused()
+        problems = []
         if lost:
-            raise SwiftfsError(f"{len(lost)} files were not stored: {', '.join(lost[:5])}")
+            problems.append(f"{len(lost)} files were not stored: {', '.join(lost[:5])}")
         if left:
             first = left[0]
-            raise SwiftfsError(
+            problems.append(
                 f"{len(left)} changes stay in {self._rooms.cache}, and the next mount goes on with them; "
                 f"the first is {first.path}: {first.reason or 'there was no time'}"
             )
+        if refused:
+            first = refused[0]
+            problems.append(
+                f"{len(refused)} changes were refused and given up; the first is {first.path}: {first.reason}"
+            )
+        if problems:
+            raise SwiftfsError("; ".join(problems))
 
     def _hide(self, path: str, hidden: str) -> None:
         """Take the name from an open file, which keeps its number until its last handle goes."""

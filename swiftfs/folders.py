@@ -82,6 +82,7 @@ class Folders:
             plain = plain_marker(folder)
             self._journal.flush([*([plain] if plain else []), slash_marker(folder)])
         self._journal.flush_below(folder)
+        self._journal.raise_refusal_below(folder)
 
     def release(self, number: int) -> None:
         """Close a folder."""

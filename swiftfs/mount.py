@@ -27,6 +27,7 @@ from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.journal import Journal
+from swiftfs.journal.late_answers import Watch
 from swiftfs.journal.log import Log
 from swiftfs.journal.manifestcopy import ManifestCopier
 from swiftfs.journal.ownership import Ownership
@@ -188,7 +189,14 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     copier = ManifestCopier(store, maker.places, journal_log)
     conflicts = Conflicts(store, copier, removal, keep=options.conflict == "keep")
     execution = Execution(store, options.segment_size, conflicts, removal)
-    journal = Journal(execution, contents, journal_log, seconds=settle, parallel=PER_UPLOAD * options.uploads)
+    journal = Journal(
+        execution,
+        contents,
+        journal_log,
+        seconds=settle,
+        parallel=PER_UPLOAD * options.uploads,
+        watch=Watch(stores.ambiguous, store, request.source),
+    )
     journal.sent = progress(contents, stores.counters.under_way)
     rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
     return FileSystem(rooms, request.source, records)

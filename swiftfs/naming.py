@@ -171,6 +171,18 @@ class Source:
             raise os_error(errno.ENAMETOOLONG, path)
         return target
 
+    def path(self, name: ObjectName) -> str | None:
+        """Return the path of the file or folder that an object makes, None for one that has none here.
+
+        A file beside a folder of the same name has another path, which its name alone does not tell.
+        """
+        if (self.container and name.container != self.container) or not name.key.startswith(self.prefix):
+            return None
+        components = name.key.removeprefix(self.prefix).removesuffix("/").split("/")
+        if components == [""] or (components[0] == SEGMENTS_FOLDER and not self.prefix):
+            return None
+        return "/" + "/".join(map(escape, [name.container, *components] if self.is_account else components))
+
 
 @lru_cache(maxsize=4096)
 def _folder(source: Source, path: str) -> Folder:

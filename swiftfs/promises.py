@@ -1,12 +1,11 @@
 """Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
 
-import logging
 import time
 from dataclasses import replace
 from functools import partial
 
 from swiftfs.attributes import decode_metadata
-from swiftfs.errors import AlreadyExists, SwiftfsError
+from swiftfs.errors import SwiftfsError
 from swiftfs.handles import OpenFiles
 from swiftfs.journal.intents import (
     Delete,
@@ -26,8 +25,6 @@ from swiftfs.namespace.entry import Defaults, Entry, file_entry, folder_inode
 from swiftfs.naming import Folder, split
 from swiftfs.rooms import Rooms
 from swiftfs.store.protocol import Headers
-
-log = logging.getLogger(__name__)
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for the rename that makes it needless, which comes within milliseconds."""
@@ -120,13 +117,7 @@ class Promises:
         return replace(entry, attributes=attributes, headers=headers)
 
     def _settled(self, path: str, change: Change, outcome: ObjectInfo | Failure | None) -> None:
-        if isinstance(outcome, AlreadyExists):
-            self._namespace.retract(path, change)
-        elif isinstance(outcome, Exception):
-            if self._journal.seconds:  # otherwise it is raised
-                log.warning(
-                    "%s: could not be %s: %s", path, "changed" if change.entry else "deleted", outcome
-                )
+        if isinstance(outcome, Exception):  # the journal logs it, or it is raised
             self._namespace.retract(path, change)
         elif outcome is None or change.entry is None or change.entry.is_directory:
             self._namespace.confirm(path, change)

@@ -91,7 +91,8 @@ class State:
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError("no state of a mount that this version knows")
-        values["report"] = {name.name: values.pop(name.name, None) for name in fields(Report)}
+        names = [field.name for field in fields(Report)]
+        values["report"] = {name: values.pop(name) for name in names if name in values}
         try:
             return cattrs.structure(values, cls)
         except (cattrs.BaseValidationError, TypeError, KeyError) as error:

@@ -13,6 +13,7 @@ from swiftfs.mount import MountRequest, build
 from swiftfs.naming import Source
 from swiftfs.settings import parse_options
 from swiftfs.store import Counters, RetryingStore, RetryPolicy, Stores
+from swiftfs.store.ambiguous import AmbiguousRequests
 
 NOBODY_WAITS = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
 
@@ -27,8 +28,9 @@ def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box
     """
     if "settle" not in options:
         options = f"{options},sync".lstrip(",")
-    patient = RetryingStore(store, NOBODY_WAITS)
-    stores = Stores(patient, patient, Counters(), "memory")
+    ambiguous = AmbiguousRequests()
+    patient = RetryingStore(store, NOBODY_WAITS, ambiguous=ambiguous)
+    stores = Stores(patient, patient, Counters(), "memory", ambiguous=ambiguous)
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
     filesystem = build(stores, request, cache)
     try:

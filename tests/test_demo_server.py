@@ -202,6 +202,20 @@ def test_a_fault_after_the_request_loses_only_the_answer(swift: SwiftServer, cli
     assert status_of(client.head_object, "c", "done") == 404
 
 
+def test_a_late_request_is_carried_out_after_its_answer_was_lost(swift: SwiftServer, client: Any) -> None:
+    client.put_object("c", "late", b"old")
+    swift.inject(Fault(method="PUT", path="/c/late", status=504, late=1.5, times=1))
+    assert status_of(client.put_object, "c", "late", b"late") == 504
+    client.put_object("c", "late", b"new")
+    assert client.get_object("c", "late")[1] == b"new"
+    end = time.monotonic() + 30
+    while client.get_object("c", "late")[1] != b"late":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with pytest.raises(ValueError, match="after"):
+        Fault(late=1.0)
+
+
 @pytest.mark.parametrize("size", [0, 1, 5_000, 150_000])
 def test_a_body_is_cut_where_the_fault_says(swift: SwiftServer, client: Any, size: int) -> None:
     client.put_object("c", "cut", b"x" * 200_000)

@@ -122,6 +122,8 @@ def test_what_cannot_be_deleted_is_there_again(
     assert len(list(mounted.path.iterdir())) == 2
     mounted.expected.append("/one: could not be deleted")
     mounted.expected.append("/two: could not be deleted")
+    mounted.expected.append("2 changes were refused and given up")
+    mounted.exit_code = 1
     swift.inject(Fault("POST", BULK, status=403))
     swift.inject(Fault("DELETE", f"/{container}/", status=403))
     (mounted.path / "one").unlink()

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from swiftfs.commands.view import counts, number
 from swiftfs.errors import ConfigurationError
+from swiftfs.journal.report import Waiting
 from swiftfs.status import flush, printable, read_state, retry
 
 # Not click's own check: a mount that died is not readable, and that is told in other words.
@@ -21,11 +22,17 @@ def flush_command(mountpoint: Path) -> None:
     """Return when all that was closed in MOUNTPOINT is in Swift.
 
     What is parked is tried again. Exit code 1 when something could not be stored, with a line for each path;
-    it stays where it is.
+    it stays where it is. So are deletions and changes of attributes that Swift has refused since the last
+    flush: they were given up.
     """
     with Console(stderr=True).status(f"flushing {mountpoint}") as status:
         report = flush(mountpoint, lambda now: status.update(f"{mountpoint}: {counts(now)}"))
-    if not report.unflushed:
+    for change in report.refusals:
+        click.echo(f"swiftfs: {printable(change.path)}: {_given_up(change)}", err=True)
+    if report.refused > len(report.refusals):
+        more = number(report.refused - len(report.refusals), "more change")
+        click.echo(f"swiftfs: {more}: refused and given up", err=True)
+    if not report.unflushed and not report.refused:
         _tell_read_only(mountpoint)
         return
     failed = [change for change in report.changes if change.reason]
@@ -36,6 +43,11 @@ def flush_command(mountpoint: Path) -> None:
         more = number(report.unflushed - len(failed), "more change")
         click.echo(f"swiftfs: {more}: {why}", err=True)
     sys.exit(1)
+
+
+def _given_up(change: Waiting) -> str:
+    done = "deleted" if change.kind == "Delete" else "changed"
+    return f"could not be {done}, given up: {printable(change.reason)}"
 
 
 @click.command("retry")

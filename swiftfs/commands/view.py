@@ -81,7 +81,27 @@ def _mount(state: State) -> Iterator[RenderableType]:
         )
     if report.away:
         yield _text("the server does not answer", "bold")
+    if report.refusals:
+        first = report.refusals[0]
+        yield _text(
+            f"{number(report.refused, 'change')} refused and given up since the last flush; the first is "
+            f"{first.path}: {first.reason}",
+            "bold",
+        )
+    yield from _late(report)
     yield _text(counts(report))
+
+
+def _late(report: Report) -> Iterator[RenderableType]:
+    """Tell of requests whose answer was lost, and what they did later."""
+    if report.overwritten:
+        objects = number(report.overwritten, "object")
+        yield _text(f"{objects} overwritten late by an older request: the log names what stands", "bold")
+    if report.put_right:
+        yield _text(f"{number(report.put_right, 'object')} stored again after an older request came late")
+    if report.watched:
+        watched = number(report.watched, "object")
+        yield _text(f"{watched} looked at again, because an older request may still come late")
 
 
 def _facts(state: State) -> Table:

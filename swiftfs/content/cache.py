@@ -115,6 +115,29 @@ class ContentCache:
             origin = Origin(version.name, version.etag, size, size, kept.manifest)
             return self._introduce(self._maker.make(self._folder, version.name, origin, kept), version.name)
 
+    def find(self, version: ObjectVersion) -> Content | None:
+        """Return the content of `version`, in use or not, for the caller to leave; None without one."""
+        with self._lock:
+            for use in self._used.values():
+                content = use.content
+                if content is None or content.is_dirty() or (origin := content.origin) is None:
+                    continue
+                if ObjectVersion(origin.name, origin.etag) == version:
+                    use.users += 1
+                    return content
+            return self.take(version)
+
+    def is_changing(self, name: ObjectName) -> bool:
+        """Return whether a file that is to be stored as `name` has changes that Swift does not have."""
+        with self._lock:
+            uses = [use for use in self._used.values() if use.name == name]
+            return any(use.content is None or use.content.is_dirty() for use in uses)
+
+    def prefer(self, versions: Iterable[ObjectVersion]) -> None:
+        """Evict all others before these versions: they may be all that is left of what was stored."""
+        with self._lock:
+            self._versions.prefer(versions)
+
     def moved(self, version: ObjectVersion, name: ObjectName) -> None:
         """Keep what is kept of a version as that of `name`: the object was moved there."""
         if (content := self.take(version)) is not None:

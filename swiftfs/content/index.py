@@ -131,6 +131,17 @@ class Index:
             instead=[],
         )
 
+    def touch(self, name: str) -> None:
+        """Let a row be the one that was used last."""
+
+        def touch() -> None:
+            with self._database:
+                self._database.execute(
+                    "UPDATE files SET used = (SELECT max(used) + 1 FROM files) WHERE name = ?", (name,)
+                )
+
+        self._try(touch, instead=None)
+
     def delete(self, names: list[str]) -> bool:
         """Delete rows; say whether that succeeded."""
 

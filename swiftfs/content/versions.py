@@ -6,7 +6,7 @@ A file under the name of a version never changes: whoever takes it gives it a na
 import hashlib
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from swiftfs.content.index import Index, Row
@@ -27,6 +27,7 @@ class KeptVersions:
     def __init__(self, folder: Path, index: Path) -> None:
         self._folder = folder
         self._index = Index(index)
+        self._preferred: frozenset[str] = frozenset()
 
     @property
     def bytes(self) -> int:
@@ -71,8 +72,14 @@ class KeptVersions:
         _remove(file)
         return None
 
+    def prefer(self, versions: Iterable[ObjectVersion]) -> None:
+        """Evict these versions last, from now on."""
+        self._preferred = frozenset(map(_name, versions))
+
     def evict(self, size: int) -> int:
         """Delete the files that were used longest ago, `size` bytes or all; return how many it were."""
+        for name in self._preferred:
+            self._index.touch(name)
         freed = 0
         while freed < size and (oldest := self._index.oldest(_EVICTED_AT_ONCE)):
             doomed = []

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import json
 import re
 import socket
@@ -222,6 +223,8 @@ class Faults:
     def _fail(self, fault: Fault, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if fault.after:
             _drain(self._application(environ, lambda *_: lambda _: None))
+        if fault.late:
+            self._carry_out_later(environ, fault.late)
         if fault.delay:
             eventlet.sleep(fault.delay)
         if fault.reset and fault.truncate_body < 0:
@@ -232,6 +235,16 @@ class Faults:
         if fault.status:
             return _refuse(fault, environ, start_response)
         return self._damaged(fault, environ, _with_headers(fault, start_response))
+
+    def _carry_out_later(self, environ: Environ, seconds: float) -> None:
+        """Take the request in now, and have Swift carry it out so many seconds later."""
+        body = environ["wsgi.input"].read()
+        later = {**environ, "wsgi.input": io.BytesIO(body), "eventlet.posthooks": []}
+
+        def carry_out() -> None:
+            _drain(self._application(later, lambda *_: lambda _: None))
+
+        eventlet.spawn_after(seconds, carry_out)
 
     def _damaged(self, fault: Fault, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         answer = self._application(environ, start_response)

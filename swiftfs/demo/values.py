@@ -88,7 +88,8 @@ class Fault:
       (`flip_byte`), or with a pause of `stall` seconds before its last byte, or cut after `truncate_body`
       bytes and the connection closed, or broken with `reset`.
 
-    With `after` Swift does what was asked before the delay, and its answer is lost.
+    With `after` Swift does what was asked before the delay, and its answer is lost. With `late` it does that
+    so many seconds after it came, as a server behind a slow proxy may.
     """
 
     method: str = ""
@@ -104,7 +105,8 @@ class Fault:
     stall: float = 0.0
     accept_body: int = 0
     body: str = ""
+    late: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.after and not (self.status or self.reset):
+        if (self.after or self.late) and not (self.status or self.reset):
             raise ValueError("a fault after the request needs a status or a reset to replace the answer")

@@ -12,6 +12,7 @@ from cattrs.strategies import configure_tagged_union
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.journal.intents import Intent
+from swiftfs.store.ambiguous import Ambiguity
 
 
 class Unreadable(ValueError):
@@ -56,3 +57,16 @@ def decode(text: str) -> Intent:
     except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unreadable(f"no intent: {text[:200]!r}") from error
     return intent
+
+
+def encode_ambiguity(found: Ambiguity) -> str:
+    """Return what is recorded of lost requests as one line of JSON."""
+    return json.dumps(_CONVERTER.unstructure(found, Ambiguity), separators=(",", ":"))
+
+
+def decode_ambiguity(text: str) -> Ambiguity:
+    """Return what `encode_ambiguity` wrote; raise `Unreadable` for anything else."""
+    try:
+        return _CONVERTER.structure(json.loads(text), Ambiguity)
+    except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unreadable(f"no record of lost requests: {text[:200]!r}") from error

@@ -24,9 +24,11 @@ from swiftfs.journal.intents import (
     SetHeaders,
     names_of,
 )
+from swiftfs.journal.late_answers import LateAnswers
 from swiftfs.journal.log import Log
 from swiftfs.journal.moving import Remnant
 from swiftfs.journal.queue import Failure, Queue, Task
+from swiftfs.journal.refusals import Refusals, complaint
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.naming import path_below
 
@@ -59,7 +61,9 @@ class Dispatch:
         contents: ContentCache,
         execution: Execution,
         parallel: int,
+        late: LateAnswers | None = None,
     ) -> None:
+        self._late = late
         self._queue = queue
         self._changed = changed
         self._log = log_
@@ -69,6 +73,7 @@ class Dispatch:
         self._workers = ThreadPoolExecutor(parallel, thread_name_prefix="intent")
         self._thread = threading.Thread(target=self._run, name="dispatch")
         self.parked_level = logging.WARNING
+        self.refusals = Refusals()
         self._under_way = 0
         self._away = False
         self._stopping = False
@@ -149,6 +154,7 @@ class Dispatch:
             last = task.last()
             told = last.ended or not is_done(task) if task in asked else not last.ended
             if last.error is not None and told:
+                self.refusals.told(last)
                 raise last.error
         if not all(map(is_done, tasks)):
             raise SwiftfsError("the mount ends")
@@ -309,10 +315,13 @@ class Dispatch:
                 task.left.append(names_of(left.intent)[0])
 
     def _succeed(self, task: Task, info: ObjectInfo | None, content: Content | None = None) -> None:
+        if self._late is not None:
+            self._late.save()  # what a lost request may undo is on the disk before anybody is told "stored"
         tell(task, info)  # before it ends, so that whoever waits for it sees what it did
         with self._changed:
             self._away = False
             task.error = None
+            self.refusals.mended(task)
             followers = self._tell_followers(task, info)
             if task.newer is None or info is None or content is None or _replaced_by(followers):
                 self._end(task, followers, content)
@@ -387,10 +396,7 @@ class Dispatch:
     def _fail(self, task: Task, error: Failure) -> None:
         again = getattr(error, "retryable", False)
         if _is_final(task, error, again=again):
-            tell(task, error)
-            with self._changed:
-                task.error = error
-                self._end(task)
+            self._give_up(task, error)
             return
         with self._changed:
             task.running, task.tried = False, True
@@ -412,6 +418,18 @@ class Dispatch:
                 log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._log.commit([task.record()])
+
+    def _give_up(self, task: Task, error: Failure) -> None:
+        """End a task that Swift refuses for good; what was there before is there again."""
+        if not isinstance(task.intent, Move | MoveFolder | PutMarker):
+            # Where everybody waits for the change, whoever asked for it gets the error.
+            level = self.parked_level if task.urgent else logging.WARNING
+            log.log(level, "%s", complaint(task, error))
+        tell(task, error)
+        with self._changed:
+            task.error = error
+            self.refusals.add(task, error)
+            self._end(task)
 
     def _hand_over(self, task: Task) -> bool:
         """Let what replaces a file that could not be stored do that too; return whether anything does.

@@ -29,6 +29,7 @@ from swiftfs.journal.intents import (
     SetHeaders,
     names_of,
 )
+from swiftfs.journal.late_answers import LateAnswers, LateCounts, Watch
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.moving import Remnant
 from swiftfs.journal.queue import Done, Failure, HandIn, Queue, Task
@@ -60,11 +61,19 @@ class Journal:
 
     `seconds` is the settling delay; with 0 every intent is executed as soon as it can be. The lock guards the
     queue; it comes after those of the nodes, and before those of the namespace, of contents and of the log.
-    `sent` tells a report how many bytes of a task's file need not be sent any more.
+    `sent` tells a report how many bytes of a task's file need not be sent any more. What `watch` names is
+    looked at again after a request was lost.
     """
 
     def __init__(
-        self, execution: Execution, contents: ContentCache, log_: Log, *, seconds: float, parallel: int
+        self,
+        execution: Execution,
+        contents: ContentCache,
+        log_: Log,
+        *,
+        seconds: float,
+        parallel: int,
+        watch: Watch | None = None,
     ) -> None:
         self._execution = execution
         self._contents = contents
@@ -72,11 +81,13 @@ class Journal:
         self.seconds = seconds
         self._queue = Queue()
         self._changed = threading.Condition()
-        self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel)
+        self._late = LateAnswers(watch, contents, log_, self._put_right, self.is_idle) if watch else None
+        self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel, self._late)
         if not seconds:
             self._dispatch.parked_level = logging.DEBUG
         self.sent: Callable[[Task], int] = lambda _: 0
         self._closing = threading.Event()
+        self._is_flushing = False
         self._syncing = threading.Thread(target=self._sync, name="journal sync")
         contents.abandoned = self._abandon
         contents.relieve = self.relieve
@@ -107,6 +118,10 @@ class Journal:
         # Looked up before anybody can write: later there are the segments of files that are open now.
         left = [standing for standing in standings if standing.prefix not in wanted]
         self._contents.recall(standing for standing in standings if standing.prefix in wanted)
+        if self._late is not None:
+            self._late.begin(
+                make_done, [name for task in self._queue.tasks() for name in names_of(task.intent)]
+            )
         self._dispatch.start()
         self._dispatch.soon(lambda: self._clean_up(left))
         self._syncing.start()
@@ -151,6 +166,22 @@ class Journal:
             else:
                 self._change(tail, path, merged[0], done, now + max(self.seconds, at_least))
             return True
+
+    @property
+    def late(self) -> LateAnswers | None:
+        """What looks again for requests that were carried out late, None where nothing is watched."""
+        return self._late
+
+    def is_idle(self, name: ObjectName) -> bool:
+        """Return whether no change of `name` waits or runs."""
+        with self._changed:
+            return not self._queue.chain(name)
+
+    def _put_right(self, path: str, intent: Intent, done: Done, holds: Callable[[], bool]) -> bool:
+        with self._changed:
+            if not all(map(self.is_idle, names_of(intent))) or not holds():
+                return False
+            return self.add(path, intent, done)
 
     def rename(
         self,
@@ -251,6 +282,8 @@ class Journal:
     def hasten(self) -> None:
         """Begin to execute all that waits, what is parked too; `report` tells how that goes."""
         with self._changed:
+            self._dispatch.refusals.forget_shown()
+            self._is_flushing = True
             self._dispatch.hasten(self._queue.tasks())
 
     def retry(self) -> None:
@@ -300,8 +333,34 @@ class Journal:
 
     def report(self) -> Report:
         """Return how much is not executed yet, and the first of it."""
+        late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
-            return report(self._queue.tasks(), away=self._dispatch.is_away, sent=self.sent)
+            refusals = self._dispatch.refusals
+            found = report(self._queue.tasks(), refusals, away=self._dispatch.is_away, sent=self.sent)
+            if self._is_flushing and not found.flushing:
+                refusals.show()
+                self._is_flushing = False
+        return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
+
+    def refused(self) -> list[Waiting]:
+        """Return the changes that Swift refused for good, and that nobody was told about yet."""
+        with self._changed:
+            untold = [one for one in self._dispatch.refusals.kept() if not one.shown]
+            return [describe(one.task, state="refused") for one in untold]
+
+    def raise_refusal(self, name: ObjectName) -> None:
+        """Raise why a change of `name` was given up, once."""
+        with self._changed:
+            error = self._dispatch.refusals.take(name)
+        if error is not None:
+            raise error
+
+    def raise_refusal_below(self, folder: Folder) -> None:
+        """Raise why a change below `folder` was given up, once."""
+        with self._changed:
+            error = self._dispatch.refusals.take_below(folder)
+        if error is not None:
+            raise error
 
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
@@ -312,6 +371,8 @@ class Journal:
         time: it ends the store's patience.
         """
         deadline = time.monotonic() + seconds
+        if self._late is not None:
+            self._late.stop()
         with self._changed:
             self.seconds = 0.0
             for task in self._queue.tasks():
@@ -326,6 +387,8 @@ class Journal:
         self._closing.set()
         if self._syncing.ident is not None:
             self._syncing.join()
+        if self._late is not None:
+            self._late.save()
         self._log.close()
         return self.waiting()
 

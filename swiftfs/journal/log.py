@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +45,14 @@ CREATE TABLE claims (
 CREATE TABLE shared (
     container TEXT, prefix TEXT, user_container TEXT, user_key TEXT,
     PRIMARY KEY (container, prefix, user_container, user_key)
+) WITHOUT ROWID;
+CREATE TABLE ambiguous (
+    container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
 ) WITHOUT ROWID
 """
 """`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
-`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` are of `Ownership`."""
+`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` are of `Ownership`.
+`ambiguous` are requests whose answer was lost, by the object's name."""
 
 SCHEMA = Schema(
     0x73776A6C,
@@ -70,7 +74,7 @@ certain. `uploads` are prefixes under which segments may lie that no manifest na
 
 A released format never changes: new tables and columns come as a migration."""
 
-_TABLES = {"intents", "uploads", "facts", "upload_facts", "leftovers", "claims", "shared"}
+_TABLES = {"intents", "uploads", "facts", "upload_facts", "leftovers", "claims", "shared", "ambiguous"}
 
 RESERVE = 1024 * 1024
 """Bytes of disk kept for the log: thousands of records."""
@@ -174,6 +178,25 @@ class Log:
         with self._lock:
             self._commit(*statements)
 
+    def ambiguous(self) -> list[str]:
+        """Return what is recorded of requests whose answer was lost."""
+        with self._lock:
+            return [text for (text,) in self._database.execute("SELECT record FROM ambiguous").fetchall()]
+
+    def keep_ambiguous(self, records: Mapping[ObjectName, str | None]) -> None:
+        """Record lost requests by the object's name, None for those that do not matter any more."""
+        with self._lock:
+            self._commit(
+                (
+                    "DELETE FROM ambiguous WHERE container = ? AND key = ?",
+                    [(name.container, name.key) for name in records],
+                ),
+                (
+                    "INSERT INTO ambiguous VALUES (?, ?, ?)",
+                    [(name.container, name.key, text) for name, text in records.items() if text is not None],
+                ),
+            )
+
     def sync(self) -> None:
         """Return when all that was committed before, and the files it names, survive a power cut."""
         with self._lock:
@@ -222,6 +245,11 @@ class Log:
         """The folder for what cannot be read, and for the local files that it may have named."""
         return self._folder / "lost"
 
+    @property
+    def late_folder(self) -> Path:
+        """The folder for copies of files that a late request may overwrite."""
+        return self._folder / "late"
+
     def _set_aside(self) -> Path:
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)
         aside = self._path.with_name(
@@ -241,6 +269,8 @@ class Log:
                     f"cache folder {self._folder} holds {waiting} changes that {known} has not got yet: "
                     "mount that once more, or give another --cache-dir"
                 )
+            if known not in ("", identity):
+                self._commit(("DELETE FROM ambiguous WHERE container IS NOT NULL", [()]))
             self._put_fact("identity", identity)
             # A power cut may have kept the record of a file and lost its bytes.
             boot = boot_id()

@@ -11,6 +11,7 @@ from swiftfs.content.cache import ContentCache
 from swiftfs.content.gauges import UnderWay, sent_bytes
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.queue import Task
+from swiftfs.journal.refusals import Refusals
 
 MOST_BYTES = 60_000
 """Of a report in JSON: the value of an xattr has at most 64 KiB (xattr(7))."""
@@ -49,6 +50,12 @@ class Report:
     `away` says that the server gave no answer last. Of the changes that a flush was asked for `flushing` have
     not been tried since, and `unflushed` are not in Swift. `changes` are the first of them all, those that
     failed before the others; `left_out` are not among them.
+
+    Swift `refused` so many changes for good, of which nobody was told yet, and they were given up: `refusals`
+    are the first of them.
+
+    So many objects are `watched` because a request whose answer was lost would undo what was stored since;
+    since the mount began `put_right` were stored again, and `overwritten` could not be.
     """
 
     waiting: int
@@ -61,6 +68,11 @@ class Report:
     changes: tuple[Waiting, ...] = ()
     left_out: int = 0
     oldest: float = 0.0
+    refused: int = 0
+    refusals: tuple[Waiting, ...] = ()
+    watched: int = 0
+    put_right: int = 0
+    overwritten: int = 0
 
     @property
     def total(self) -> int:
@@ -69,28 +81,29 @@ class Report:
 
     def to_json(self) -> str:
         """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""
-        shown: list[dict[str, object]] = []
-        room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": []}))
-        for change in self.changes:
-            room -= len(json.dumps(asdict(change))) + 2
-            if room < 0:
-                break
-            shown.append(asdict(change))
-        return json.dumps({**asdict(self), "changes": shown, "left_out": self.total - len(shown)})
+        room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": [], "refusals": []}))
+        refusals = _fitting(self.refusals, room // 2)
+        shown = _fitting(self.changes, room - len(json.dumps(refusals)))
+        left_out = self.total - len(shown)
+        return json.dumps({**asdict(self), "changes": shown, "refusals": refusals, "left_out": left_out})
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
         """Return what `to_json` wrote; raise `ValueError` or `TypeError` for anything else."""
         values = json.loads(text)
-        values["changes"] = tuple(Waiting(**change) for change in values["changes"])
+        for name in ("changes", "refusals"):
+            values[name] = tuple(Waiting(**change) for change in values.get(name, ()))
         return cls(**values)
 
 
-def describe(task: Task, sent: int = 0) -> Waiting:
-    """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more."""
+def describe(task: Task, sent: int = 0, state: str = "") -> Waiting:
+    """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more.
+
+    Without a `state` it is the task's own.
+    """
     reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
     kind = type(task.intent).__name__
-    return Waiting(task.path, kind, _state(task), _size(task), task.attempts, reason, sent)
+    return Waiting(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
 def progress(contents: ContentCache, under_way: UnderWay) -> Callable[[Task], int]:
@@ -105,7 +118,9 @@ def progress(contents: ContentCache, under_way: UnderWay) -> Callable[[Task], in
     return sent
 
 
-def report(tasks: Iterable[Task], *, away: bool, sent: Callable[[Task], int] = lambda _: 0) -> Report:
+def report(
+    tasks: Iterable[Task], refusals: Refusals, *, away: bool, sent: Callable[[Task], int] = lambda _: 0
+) -> Report:
     """Return a report about tasks; the journal's lock is held. `sent` is asked of those that run."""
     tasks = list(tasks)
     states = [_state(task) for task in tasks]
@@ -122,7 +137,20 @@ def report(tasks: Iterable[Task], *, away: bool, sent: Callable[[Task], int] = l
         tuple(describe(task, sent(task) if task.running else 0) for task in first),
         len(tasks) - len(first),
         max(0.0, time.monotonic() - min((task.born for task in tasks), default=math.inf)),
+        len(refusals),
+        tuple(describe(one.task, state="refused") for one in refusals.kept()[:MOST_CHANGES]),
     )
+
+
+def _fitting(changes: Iterable[Waiting], room: int) -> list[dict[str, object]]:
+    """Return the first of the changes that take at most `room` bytes of JSON."""
+    shown: list[dict[str, object]] = []
+    for change in changes:
+        room -= len(json.dumps(asdict(change))) + 2
+        if room < 0:
+            break
+        shown.append(asdict(change))
+    return shown
 
 
 def _state(task: Task) -> str:

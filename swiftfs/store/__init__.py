@@ -1,9 +1,10 @@
 """Floor 1: Swift. The only place that knows of swiftclient, HTTP and credentials."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swiftfs.model import Limits
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Count, Counters, Counts
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -39,6 +40,8 @@ class Stores:
     """The auth URL and the user, for messages."""
     known_limits: Callable[[], Limits | None] = lambda: None
     """Tells what the server has said of its limits without asking it."""
+    ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
+    """Requests of both whose answer was lost."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -70,10 +73,12 @@ def connect(
         account.close()
         raise
     store = SwiftStore(account, storage_policy=storage_policy)
+    ambiguous = AmbiguousRequests()
     return Stores(
-        foreground=RetryingStore(store, foreground),
-        background=RetryingStore(store, background, owns=False),
+        foreground=RetryingStore(store, foreground, ambiguous=ambiguous),
+        background=RetryingStore(store, background, owns=False, ambiguous=ambiguous),
         counters=store.counters,
         who=account.who,
         known_limits=store.known_limits,
+        ambiguous=ambiguous,
     )

@@ -8,8 +8,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import requests
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError
 from urllib3.exceptions import HTTPError as Urllib3Error
-from urllib3.exceptions import InvalidHeader
 
 from swiftfs.errors import (
     AccessDenied,
@@ -50,6 +50,12 @@ STATUSES: Mapping[int, type[StoreError]] = {
 }
 """498 is Swift's own rate limit, 499 its note of a client that left."""
 
+REFUSED_UNDONE = frozenset({408, 429, 498, 499})
+"""Answers to a request that the server did not take: it will not carry it out later."""
+
+_UNSENT = (requests.ConnectTimeout, ConnectTimeoutError, NewConnectionError, ConnectionRefusedError)
+"""Causes that come before the first byte of a request is sent."""
+
 _ADDRESS_ERRORS = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidHeader,
@@ -65,7 +71,8 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     message = f"{request.operation} {request.subject}: {status} {_phrase(status)}"
     message += f", {detail}" if detail else ""
     message += f" ({_printable(transaction, 80)})" if transaction else ""
-    return kind(message, retry_after=_seconds(headers.get("retry-after")))
+    may_land = False if status in REFUSED_UNDONE else None
+    return kind(message, retry_after=_seconds(headers.get("retry-after")), may_land=may_land)
 
 
 def network_error(request: Request, error: Exception) -> StoreError:
@@ -78,9 +85,10 @@ def network_error(request: Request, error: Exception) -> StoreError:
         return BadRequest(message)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return StoreError(message)
+    sent = not any(isinstance(cause, _UNSENT) for cause in causes)
     if any(isinstance(cause, TimeoutError | requests.Timeout) for cause in causes) or "timed out" in message:
-        return TimedOut(message)
-    return Unavailable(message)
+        return TimedOut(message, may_land=sent)
+    return Unavailable(message, may_land=sent)
 
 
 def reason(error: BaseException) -> str:

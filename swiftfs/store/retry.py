@@ -4,13 +4,15 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import tenacity
 
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.deadline import deadline, remaining
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 
@@ -57,12 +59,23 @@ class RetryingStore:
     What an attempt did although its answer was lost does not turn the next one into a failure: a DELETE that
     finds nothing is done, and `if_absent` that finds our own bytes is ours. `close` ends every pause, and
     with it the call, at once; it does not close the store beneath when that is shared (`owns` is False).
+
+    `ambiguous` is told of every attempt whose answer was lost, the repeated ones too, for each may be carried
+    out after the one that was answered.
     """
 
-    def __init__(self, store: ObjectStore, policy: RetryPolicy = FOREGROUND, *, owns: bool = True) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        policy: RetryPolicy = FOREGROUND,
+        *,
+        owns: bool = True,
+        ambiguous: AmbiguousRequests | None = None,
+    ) -> None:
         self._store = store
         self._policy = policy
         self._owns = owns
+        self._ambiguous = ambiguous or AmbiguousRequests()
         self._closing = threading.Event()
 
     def limits(self) -> Limits:
@@ -116,10 +129,25 @@ class RetryingStore:
                     raise
                 return found
 
-        return self._repeat(attempt)
+        def effect(etag: str) -> Effect:
+            small = bytes(body) if len(memoryview(body).cast("B")) <= SMALL_BODY else None
+            return Effect("put", etag, headers, body=small, if_absent=if_absent)
+
+        info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
+        self._ambiguous.done(name, lambda: effect(info.version.etag))
+        return info
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
-        return self._repeat(lambda _call: self._store.put_manifest(name, manifest, headers))
+        def effect(etag: str) -> Effect:
+            return Effect("put", etag, headers, manifest)
+
+        info = self._change(
+            name,
+            lambda _call: self._store.put_manifest(name, manifest, headers),
+            lambda _error: effect(manifest.etag),
+        )
+        self._ambiguous.done(name, lambda: effect(info.version.etag))
+        return info
 
     def manifest(self, name: ObjectName) -> Manifest:
         return self._repeat(lambda _call: self._store.manifest(name))
@@ -132,15 +160,41 @@ class RetryingStore:
         manifest_only: bool = False,
         headers: Headers | None = None,
     ) -> ObjectVersion:
-        return self._repeat(
-            lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers)
+        version = self._change(
+            target,
+            lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers),
+            lambda _error: Effect("copy", source=source),
         )
+        self._ambiguous.done(target, lambda: replace(self._look(version), source=source))
+        return version
+
+    def _look(self, version: ObjectVersion) -> Effect:
+        """Return what a copy has made, whose answer names its ETag alone; asked only after a lost answer."""
+        effect = Effect("put", version.etag)
+        with suppress(StoreError):
+            info = self._store.head(version.name)
+            if info.version.etag == version.etag:
+                effect = replace(effect, headers=Headers(info.content_type, info.metadata, info.kept))
+                if info.is_slo:
+                    effect = replace(effect, manifest=self._store.manifest(version.name))
+        return effect
 
     def post(self, name: ObjectName, headers: Headers) -> None:
-        self._repeat(lambda _call: self._store.post(name, headers))
+        effect = Effect("post", headers=headers)
+        self._change(name, lambda _call: self._store.post(name, headers), lambda _error: effect)
+        self._ambiguous.done(name, lambda: effect)
 
     def delete(self, name: ObjectName) -> None:
-        self._repeat(lambda call: _gone_is_done(call, lambda: self._store.delete(name)))
+        try:
+            self._change(
+                name,
+                lambda call: _gone_is_done(call, lambda: self._store.delete(name)),
+                lambda _error: GONE,
+            )
+        except NotFound:
+            self._ambiguous.done(name, lambda: GONE)
+            raise
+        self._ambiguous.done(name, lambda: GONE)
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
         """As the protocol says; only the names whose failure may pass are sent again."""
@@ -148,7 +202,12 @@ class RetryingStore:
         final: dict[ObjectName, StoreError] = {}
 
         def attempt(_call: _Call) -> dict[ObjectName, StoreError]:
-            failures = self._store.delete_many(pending)
+            try:
+                failures = self._store.delete_many(pending)
+            except StoreError as error:
+                self._note_deleted(pending, dict.fromkeys(pending, error))
+                raise
+            self._note_deleted(pending, failures)
             pending[:] = [name for name, error in failures.items() if error.retryable]
             final.update((name, error) for name, error in failures.items() if not error.retryable)
             if pending:
@@ -159,6 +218,32 @@ class RetryingStore:
             return self._repeat(attempt)
         except _Unfinished as rest:
             return {**final, **rest.failures}
+
+    def _note_deleted(self, names: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]) -> None:
+        for name in names:
+            error = failures.get(name)
+            if error is None:
+                self._ambiguous.done(name, lambda: GONE)
+            elif error.may_land:
+                self._ambiguous.lost(name, GONE)
+
+    def _change(
+        self,
+        name: ObjectName,
+        attempt: Callable[[_Call], T],
+        effect: Callable[[StoreError], Effect],
+    ) -> T:
+        """Repeat a request that changes `name`, and record the `effect` of each attempt that was lost."""
+
+        def recorded(call: _Call) -> T:
+            try:
+                return attempt(call)
+            except StoreError as error:
+                if error.may_land:
+                    self._ambiguous.lost(name, effect(error))
+                raise
+
+        return self._repeat(recorded)
 
     def close(self) -> None:
         """End every pause; the calls in one end with their last error. Close the store when it is owned."""

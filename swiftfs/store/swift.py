@@ -187,7 +187,11 @@ class SwiftStore:
             meaning=meaning,
             patience=PUT_SECONDS,
         )
-        answer = self._transport.send(request).headers
+        try:
+            answer = self._transport.send(request).headers
+        except StoreError as error:
+            error.etag = etag  # a writer may change a mapped body after it was sent
+            raise
         if etag_of(answer) != etag:
             raise Corrupt(f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}")
         return sent_info(name, headers, answer, len(view))

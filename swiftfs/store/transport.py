@@ -147,7 +147,7 @@ class Transport:
     def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
         patience = request.patience if request.works else min(request.patience, remaining())
         if patience <= 0:
-            raise TimedOut(f"{request.operation} {request.subject}: no time is left")
+            raise TimedOut(f"{request.operation} {request.subject}: no time is left", may_land=False)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
                 return connection.send(request, token, min(patience, self._longest_silence), count)

@@ -1,0 +1,454 @@
+"""Looks again, minutes after a request was lost, for what it did late, and puts that right.
+
+A request that timed out may still wait in front of the server, be it a load balancer's buffer or a queue of
+connections, and be carried out over what was stored since. That cannot be prevented: Swift orders requests by
+the time at which they reach it. Nothing is asked unless a request was lost and another change of the same
+object was stored after it.
+"""
+
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from swiftfs.attributes import Stored, decode_type, is_directory_type
+from swiftfs.content.cache import ContentCache
+from swiftfs.content.content import Content
+from swiftfs.content.localfile import md5_of
+from swiftfs.content.origin import Origin
+from swiftfs.errors import NotFound, StoreError
+from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
+from swiftfs.journal.intents import (
+    Delete,
+    Describe,
+    Description,
+    Intent,
+    PutFile,
+    PutMarker,
+    PutSmall,
+    SetHeaders,
+)
+from swiftfs.journal.late_copies import LateCopies
+from swiftfs.journal.log import Log
+from swiftfs.journal.queue import Done
+from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.naming import Source
+from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
+from swiftfs.store.protocol import Headers, ObjectStore
+
+log = logging.getLogger(__name__)
+
+LOOKS = (60.0, 180.0, 600.0)
+"""Seconds after a loss. Proxies give up a request that waits after about 60 s (HAProxy's and nginx's usual
+time-outs, Swift's `client_timeout`), one that passes it on to a second and third server takes three times
+that, and 600 s is the longest that a request of ours is waited for."""
+
+AGAIN_SECONDS = 30.0
+"""Until the next look at an object that is about to change, or whose server did not answer."""
+
+COPY_BYTES = 1024 * 1024
+
+MakeDone = Callable[[str, Intent], Done]
+"""Shows a change in the mount, and returns what is told how it went."""
+
+Submit = Callable[[str, Intent, Done, Callable[[], bool]], bool]
+"""Queues a change of a name of which nothing else waits, if the condition holds; returns whether it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Whose requests are watched: those that `store` records in `ambiguous`, about objects of `source`."""
+
+    ambiguous: AmbiguousRequests
+    store: ObjectStore
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class LateCounts:
+    """How many objects are watched, were put right, and were overwritten for good since the mount began."""
+
+    watched: int = 0
+    put_right: int = 0
+    overwritten: int = 0
+
+
+class LateAnswers:
+    """Watches the objects whose lost requests would undo what was stored since.
+
+    What it needs is in `log_` too, so that the next mount goes on. The bytes of the versions that it may have
+    to store again stay in the cache while others can go instead.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        contents: ContentCache,
+        log_: Log,
+        submit: Submit,
+        is_idle: Callable[[ObjectName], bool],
+    ) -> None:
+        self._ambiguous = watch.ambiguous
+        self._store = watch.store
+        self._source = watch.source
+        self._contents = contents
+        self._log = log_
+        self._submit = submit
+        self._is_idle = is_idle
+        self._make_done: MakeDone | None = None
+        self._looked: dict[ObjectName, float] = {}
+        self._postponed: dict[ObjectName, float] = {}
+        self._stopping = threading.Event()
+        self._saving = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="late answers", daemon=True)
+        self._put_right = self._overwritten = 0
+        self._copies = LateCopies(log_.late_folder)
+
+    def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
+        """Go on with what an earlier mount watched, and start looking.
+
+        It may have sent what is to be done to the `recovered` objects.
+        """
+        self._make_done = make_done
+        self._ambiguous.load(self._recorded())
+        self._ambiguous.suspect(recovered)
+        self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
+        self._pin()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; one that waits for its answer is not waited for."""
+        self._stopping.set()
+        self._ambiguous.wake()
+
+    def counts(self) -> LateCounts:
+        """Return what a status tells."""
+        watched = sum(found.is_dangerous for found in self._ambiguous.all())
+        return LateCounts(watched, self._put_right, self._overwritten)
+
+    def look(self, now: float) -> None:
+        """Look at every object whose time has come at `now`, in seconds of the epoch."""
+        for found in self._ambiguous.all():
+            if self._stopping.is_set():
+                return
+            if self._due(found) > now:
+                continue
+            if found.is_dangerous and not self._settle(found):
+                self._postponed[found.name] = now + AGAIN_SECONDS
+                continue
+            self._postponed.pop(found.name, None)
+            self._looked[found.name] = now
+            if now >= found.lost_at + LOOKS[-1]:
+                self._ambiguous.forget(found)
+                self._looked.pop(found.name, None)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.save()
+                self.look(time.time())
+            except Exception:  # the next look may succeed
+                log.exception("late answers: an unforeseen failure")
+            due = min(map(self._due, self._ambiguous.all()), default=None)
+            self._ambiguous.wait(None if due is None else max(0.1, due - time.time()))
+
+    def _due(self, found: Ambiguity) -> float:
+        looked = self._looked.get(found.name, 0.0)
+        times = (found.lost_at + seconds for seconds in LOOKS)
+        return max(next((at for at in times if at > looked), looked), self._postponed.get(found.name, 0.0))
+
+    def _settle(self, found: Ambiguity) -> bool:
+        """Look at an object, and put right what is wrong; return False when that must wait."""
+        name = found.name
+        if not self._is_idle(name) or self._contents.is_changing(name):
+            return False  # what stands is about to be replaced
+        try:
+            info = self._head(name)
+            landed = self._landed(found, info)
+        except StoreError as error:
+            log.info("%s cannot be looked at again: %s", name, error)
+            return not error.retryable
+        if landed is None or self._stopping.is_set():
+            return True
+        return self._repair(found, info, headers_only=landed == "headers")
+
+    def _head(self, name: ObjectName) -> ObjectInfo | None:
+        try:
+            return self._store.head(name)
+        except NotFound:
+            return None
+
+    def _landed(self, found: Ambiguity, info: ObjectInfo | None) -> str | None:
+        """Return what a lost request has changed: `object`, `headers`, or None when nothing is to be done."""
+        last = found.last
+        assert last is not None
+        if _stands(last, info):
+            return None
+        if info is None:
+            landed = any(one.kind == "delete" for one in found.lost)
+        elif last.kind == "put" and last.etag in ("", info.version.etag):
+            if any(one.headers is not None and _same_headers(one.headers, info) for one in found.lost):
+                return "headers"
+            landed = False
+        else:
+            landed = any(self._has_made(one, info) for one in found.lost)
+        if not landed:
+            log.info("%s was changed by another client since a request was lost", found.name)
+        return "object" if landed else None
+
+    def _has_made(self, effect: Effect, info: ObjectInfo) -> bool:
+        if effect.kind == "put":
+            return effect.etag == info.version.etag
+        if effect.source is None:
+            return False
+        source = self._head(effect.source)  # only an unanswered copy of what is still there is late
+        return source is not None and source.version.etag == info.version.etag
+
+    def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
+        """Queue what makes the object what it was; return False when something newer waits for the name."""
+        last, path = found.last, self._source.path(found.name)
+        assert last is not None
+        stands = f"the version {info.version.etag}" if info is not None else "nothing"
+        if path is None and last.kind == "delete":
+            return self._delete_segment(found)
+        content: Content | None = None
+        try:
+            intent: Intent | None = None
+            if path is None:
+                pass
+            elif headers_only and info is not None:
+                intent = _headers_again(found.name, last, info)
+            elif last.kind == "delete" or _is_marker(last) or _is_special(last):
+                intent = _object_again(found.name, last, info)
+            elif last.etag and last.headers is not None and (content := self._bytes_of(found.name, last)):
+                intent = _file_again(found.name, content, last.headers, info)
+            if intent is None or path is None:
+                self._give_up(found, stands, "its bytes are not in the cache any more")
+                return True
+            if not self._submit(path, intent, self._done(path, intent), lambda: self._is_current(found)):
+                return False
+        except OSError as error:
+            self._give_up(found, stands, str(error))
+            return True
+        finally:
+            if content is not None:
+                self._contents.leave(content)
+        self._put_right += 1
+        log.warning(
+            "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
+            "The newer one is sent again",
+            path,
+            stands,
+        )
+        return True
+
+    def _give_up(self, found: Ambiguity, stands: str, why: str) -> None:
+        self._overwritten += 1
+        assert found.last is not None
+        log.error(
+            "%s: a request whose answer was lost was carried out late, after a newer change: %s stands there "
+            "and the newer version %s cannot be stored again: %s",
+            found.name,
+            stands,
+            found.last.etag,
+            why,
+        )
+        self._ambiguous.forget(found)
+
+    def _delete_segment(self, found: Ambiguity) -> bool:
+        try:
+            self._store.delete(found.name)
+        except StoreError as error:
+            log.info("%s stays in Swift unused: %s", found.name, error)
+        return True
+
+    def _is_current(self, found: Ambiguity) -> bool:
+        now = self._ambiguous.get(found.name)
+        return now is not None and now.last is found.last
+
+    def _done(self, path: str, intent: Intent) -> Done:
+        """Return what is told how it went; where another kind of object stands, listings tell in a moment."""
+        if self._make_done is None or (isinstance(intent, PutSmall) and _is_folder(intent.description)):
+            return lambda _outcome: None
+        return self._make_done(path, intent)
+
+    def _bytes_of(self, name: ObjectName, last: Effect) -> Content | None:
+        """Return a new content with a version's bytes, for the caller to leave; None when they are gone."""
+        if last.manifest is not None:  # its segments are in Swift
+            size = last.manifest.size
+            return self._contents.new(name, Origin(name, last.etag, size, size, last.manifest))
+        if last.body is not None:
+            return self._filled(name, last, lambda position: (last.body or b"")[position:])
+        version = ObjectVersion(name, last.etag)
+        if (read := self._copies.reader(version)) is not None:
+            with read as file:
+                if content := self._filled(name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)):
+                    return content
+        kept = self._contents.find(version)
+        if kept is None:
+            return None
+        try:
+            if not kept.is_complete():
+                return None
+            return self._filled(
+                name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
+            )
+        finally:
+            self._contents.leave(kept)
+
+    def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> Content | None:
+        content = self._contents.new(name, None)
+        try:
+            position = 0
+            while data := read(position)[:COPY_BYTES]:
+                position += content.write(position, len(data), partial(_write, data))
+            is_right = md5_of(content.descriptor, 0, content.size, bool) == last.etag
+        except BaseException:
+            self._contents.leave(content)
+            raise
+        if is_right:
+            return content
+        self._contents.leave(content)
+        return None
+
+    def save(self) -> None:
+        """Write down what was recorded since the last time; without a fault that is nothing."""
+        with self._saving:
+            unsaved = self._ambiguous.take_unsaved()
+            if not unsaved:
+                return
+            texts = {name: None if one is None else encode_ambiguity(one) for name, one in unsaved.items()}
+            try:
+                self._log.keep_ambiguous(texts)
+            except OSError as error:
+                log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
+            self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
+            for found in filter(None, unsaved.values()):
+                if _needs_copy(found):
+                    self._copy(_version(found))
+        self._pin()
+
+    def _copy(self, version: ObjectVersion) -> None:
+        """Copy a version's bytes: until its last close a kill -9 takes them, and afterwards a full cache."""
+        if version in self._copies or (content := self._contents.find(version)) is None:
+            return
+        try:
+            if content.is_complete():
+                self._copies.put(version, content)
+        except OSError as error:
+            log.info("%s is not kept: %s", version.name, error)
+        finally:
+            self._contents.leave(content)
+
+    def _pin(self) -> None:
+        self._contents.prefer(
+            ObjectVersion(found.name, found.last.etag)
+            for found in self._ambiguous.all()
+            if found.is_dangerous and found.last is not None and found.last.etag
+        )
+
+    def _recorded(self) -> list[Ambiguity]:
+        found = []
+        for text in self._log.ambiguous():
+            try:
+                found.append(decode_ambiguity(text))
+            except Unreadable as error:
+                log.info("%s", error)
+        return found
+
+
+def _version(found: Ambiguity) -> ObjectVersion:
+    return ObjectVersion(found.name, found.last.etag if found.last is not None else "")
+
+
+def _needs_copy(found: Ambiguity) -> bool:
+    """Return whether nothing but a local file has the bytes that may have to be stored again."""
+    last = found.last
+    if last is None or not found.is_dangerous:
+        return False
+    return last.kind == "put" and bool(last.etag) and last.body is None and last.manifest is None
+
+
+def _write(data: bytes, descriptor: int, position: int) -> int:
+    return os.pwrite(descriptor, data, position)
+
+
+def _stands(last: Effect, info: ObjectInfo | None) -> bool:
+    if info is None or last.kind == "delete":
+        return info is None and last.kind == "delete"
+    if last.etag not in ("", info.version.etag):
+        return False
+    return last.headers is None or _same_headers(last.headers, info)
+
+
+def _same_headers(sent: Headers, info: ObjectInfo) -> bool:
+    """Return whether an object has the headers that were sent; an empty Content-Type leaves the old one."""
+    return (
+        sent.content_type in ("", info.content_type)
+        and _lower(sent.metadata) == _lower(info.metadata)
+        and _lower(sent.kept) == _lower(info.kept)
+    )
+
+
+def _lower(values: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in values.items()}
+
+
+def _is_marker(last: Effect) -> bool:
+    return last.headers is not None and is_directory_type(last.headers.content_type) and last.body == b""
+
+
+def _is_special(last: Effect) -> bool:
+    if last.headers is None or last.body is None:
+        return False
+    mode = decode_type(last.headers.content_type)[1].mode
+    return mode is not None and not stat.S_ISREG(mode)
+
+
+def _is_folder(description: Description) -> bool:
+    return is_directory_type(description.media_type)
+
+
+def _description(headers: Headers) -> Description:
+    """Return what sends these headers again."""
+    media_type, stored = decode_type(headers.content_type)
+    metadata = {name: value for name, value in headers.metadata.items() if name.lower() != "mtime"}
+    if stored.mtime_ns is None:
+        metadata = dict(headers.metadata)
+    return Description(media_type, replace(stored, slo=None), metadata, headers.kept)
+
+
+def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Intent | None:
+    if last.headers is None:
+        return None
+    if is_directory_type(last.headers.content_type) or info.dlo_prefix is not None:
+        return SetHeaders(name, last.headers)
+    return Describe(name, _description(last.headers), large=info.is_slo)
+
+
+def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Intent | None:
+    """Return what makes a name be gone, a folder or a special file again."""
+    if last.kind == "delete":
+        return Delete(name, info.is_slo, info.version.etag) if info is not None else None
+    assert last.headers is not None
+    if _is_marker(last):
+        if info is None:
+            return PutMarker(name, last.headers, fresh=False)
+        description = Description(
+            last.headers.content_type, Stored(), last.headers.metadata, last.headers.kept
+        )
+    else:
+        description = _description(last.headers)
+    large = info.is_slo if info is not None else False
+    etag = info.version.etag if info is not None else None
+    return PutSmall(name, last.body or b"", description, large, etag)
+
+
+def _file_again(name: ObjectName, content: Content, headers: Headers, info: ObjectInfo | None) -> Intent:
+    large = info.is_slo if info is not None else False
+    etag = info.version.etag if info is not None else None
+    return PutFile(name, content.save(), _description(headers), large, etag)

@@ -1,0 +1,99 @@
+"""Changes that Swift refused for good, until somebody is told: no command may say "done" for them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swiftfs.journal.intents import Delete, Move, MoveFolder, PutMarker, names_of
+from swiftfs.journal.queue import Failure, Task
+from swiftfs.model import ObjectName
+from swiftfs.naming import Folder
+
+MOST_KEPT = 10_000
+"""Refusals kept with their reasons; of more there is only the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The task that was given up, and why. `shown` says that the report of a flush has named it."""
+
+    task: Task
+    error: Failure
+    shown: bool = False
+
+    def is_about(self, name: ObjectName) -> bool:
+        """Return whether the change was about the object `name`."""
+        return name in names_of(self.task.intent)
+
+
+class Refusals:
+    """The changes that were given up and that nobody was told about yet. The journal's lock guards it."""
+
+    def __init__(self) -> None:
+        self._kept: list[Refusal] = []
+        self._more = 0
+
+    def __len__(self) -> int:
+        return len(self._kept) + self._more
+
+    def add(self, task: Task, error: Failure) -> None:
+        """Record that a task was given up; who asked for a move or a folder is told by the call itself."""
+        if isinstance(task.intent, Move | MoveFolder | PutMarker):
+            return
+        if len(self._kept) < MOST_KEPT:
+            self._kept.append(Refusal(task, error))
+        else:
+            self._more += 1
+
+    def kept(self) -> list[Refusal]:
+        """Return the refusals in their order, at most `MOST_KEPT`."""
+        return list(self._kept)
+
+    def told(self, task: Task) -> None:
+        """Forget a task's refusal: whoever waited for the task gets the error."""
+        self._keep(lambda one: one.task is not task)
+
+    def mended(self, task: Task) -> None:
+        """Forget the refusals of earlier changes of the same kind, for this task did what they were to do."""
+        if self._kept:
+            names, kind = names_of(task.intent), type(task.intent)
+            self._keep(lambda one: type(one.task.intent) is not kind or not any(map(one.is_about, names)))
+
+    def take(self, name: ObjectName) -> Failure | None:
+        """Return why the oldest refused change of `name` was given up, and forget it."""
+        return self._take(lambda one: one.is_about(name))
+
+    def take_below(self, folder: Folder) -> Failure | None:
+        """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
+
+        def is_below(one: Refusal) -> bool:
+            names = names_of(one.task.intent)
+            return any(Folder(name.container, name.key).is_below(folder) for name in names)
+
+        error = self._take(is_below)
+        self._keep(lambda one: not is_below(one))
+        return error
+
+    def show(self) -> None:
+        """Take note that a flush has ended whose report names them; they stay until the next one begins."""
+        self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
+
+    def forget_shown(self) -> None:
+        """Forget what the report of an earlier flush has named."""
+        if any(one.shown for one in self._kept):
+            self._more = 0
+            self._keep(lambda one: not one.shown)
+
+    def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
+        for index, one in enumerate(self._kept):
+            if fits(one):
+                return self._kept.pop(index).error
+        return None
+
+    def _keep(self, wanted: Callable[[Refusal], bool]) -> None:
+        self._kept = [one for one in self._kept if wanted(one)]
+
+
+def complaint(task: Task, error: Failure) -> str:
+    """Return the log line of a change that was given up."""
+    done = "deleted" if isinstance(task.intent, Delete) else "changed"
+    return f"{task.path}: could not be {done}: {error}"

@@ -1,0 +1,173 @@
+"""Requests whose answer was lost: the server may carry them out later, over what was stored since.
+
+What is recorded of a name begins with such a request; as long as nothing fails, nothing is recorded.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from swiftfs.model import Manifest, ObjectName
+from swiftfs.store.protocol import Headers
+
+SMALL_BODY = 4096
+"""The longest body that is recorded with a request: every symbolic link's target, in bytes."""
+
+MOST_LOST = 20
+"""Lost requests recorded of one name; of more the latest."""
+
+MOST_NAMES = 10_000
+"""Names recorded; of more those whose last request was lost latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a request makes of an object; `kind` is `put`, `post`, `delete` or `copy`.
+
+    An `etag` of "" and `headers` of None are unknown. `manifest` is an SLO's, `body` that of a small object.
+    An `if_absent` PUT is carried out only where no object is. `source` is what a `copy` was to copy.
+    """
+
+    kind: str
+    etag: str = ""
+    headers: Headers | None = None
+    manifest: Manifest | None = None
+    body: bytes | None = None
+    if_absent: bool = False
+    source: ObjectName | None = None
+
+    def can_undo(self, last: "Effect") -> bool:
+        """Return whether this request, carried out after `last`, would change what `last` has made."""
+        match self.kind:
+            case "delete":
+                return last.kind != "delete"
+            case "post":
+                known = last.kind == "put" and last.headers is not None
+                return known and self.headers != last.headers
+            case "put" if self.if_absent:
+                return last.kind == "delete"
+            case "put":
+                same = last.kind == "put" and self.etag == last.etag
+                return not same or (last.headers is not None and self.headers != last.headers)
+        return True
+
+
+GONE = Effect("delete")
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """The requests about `name` that were `lost`, the latest at `lost_at` (epoch seconds).
+
+    `last` is what our last answered request has made of the object, None when none was answered since. What
+    is only `suspected` is a request that a process was about to send, or had sent, when it died: it is
+    what the next one sends first.
+    """
+
+    name: ObjectName
+    lost_at: float
+    lost: tuple[Effect, ...]
+    last: Effect | None = None
+    suspected: bool = False
+
+    @property
+    def is_dangerous(self) -> bool:
+        """Return whether a lost request would undo what was done since."""
+        return self.last is not None and any(one.can_undo(self.last) for one in self.lost)
+
+
+class AmbiguousRequests:
+    """What is recorded, by name. Methods may be called from any thread; the lock is held across nothing."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._found: dict[ObjectName, Ambiguity] = {}
+        self._unsaved: set[ObjectName] = set()
+
+    def __contains__(self, name: ObjectName) -> bool:
+        return name in self._found
+
+    def lost(self, name: ObjectName, effect: Effect) -> None:
+        """Record that a request was sent and not answered."""
+        with self._changed:
+            before = self._found.pop(name, None)  # the names are in the order of their losses
+            others = [one for one in before.lost if one != effect] if before else []
+            last = before.last if before else None
+            lost = (*others, effect)[-MOST_LOST:]
+            self._put(Ambiguity(name, self._clock(), lost, last))
+            while len(self._found) > MOST_NAMES:
+                self._drop(next(iter(self._found)))
+
+    def suspect(self, names: Iterable[ObjectName]) -> None:
+        """Record that an earlier process may have sent what is to be done to these objects."""
+        with self._changed:
+            for name in names:
+                if len(self._found) < MOST_NAMES:
+                    self._found.setdefault(name, Ambiguity(name, self._clock(), (), suspected=True))
+
+    def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
+        """Record that a request was carried out, if one about `name` was lost before."""
+        if name not in self._found:
+            return
+        made = effect()
+        with self._changed:
+            if (before := self._found.get(name)) is None:
+                return
+            if made.kind == "post":
+                made = replace(before.last or Effect("put"), headers=made.headers)
+            lost = before.lost or (made,)
+            if made.source is not None:  # the same copy was sent before, so it would store the same
+                lost = tuple(made if one.source == made.source else one for one in lost)
+            self._put(replace(before, lost=lost, last=made))
+
+    def get(self, name: ObjectName) -> Ambiguity | None:
+        """Return what is recorded of a name."""
+        return self._found.get(name)
+
+    def all(self) -> list[Ambiguity]:
+        """Return all that is recorded, in the order of the losses."""
+        with self._changed:
+            return list(self._found.values())
+
+    def load(self, found: Iterable[Ambiguity]) -> None:
+        """Take over what an earlier process has recorded."""
+        with self._changed:
+            for one in sorted(found, key=lambda one: one.lost_at):
+                self._found.setdefault(one.name, one)
+
+    def forget(self, found: Ambiguity) -> None:
+        """Forget a name of which nothing else was recorded meanwhile."""
+        with self._changed:
+            if self._found.get(found.name) is found:
+                self._drop(found.name)
+
+    def take_unsaved(self) -> dict[ObjectName, Ambiguity | None]:
+        """Return what has changed since this was last asked; None for a name that is forgotten."""
+        with self._changed:
+            unsaved, self._unsaved = self._unsaved, set()
+            return {name: self._found.get(name) for name in unsaved}
+
+    def wait(self, seconds: float | None) -> None:
+        """Return when something has changed, `wake` was called, or so many seconds are over."""
+        with self._changed:
+            if not self._unsaved:
+                self._changed.wait(seconds)
+
+    def wake(self) -> None:
+        """Let every `wait` return."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _put(self, found: Ambiguity) -> None:
+        self._found[found.name] = found
+        if found.suspected and not found.is_dangerous:
+            return  # there may be thousands
+        self._unsaved.add(found.name)
+        self._changed.notify_all()
+
+    def _drop(self, name: ObjectName) -> None:
+        del self._found[name]
+        self._unsaved.add(name)
+        self._changed.notify_all()

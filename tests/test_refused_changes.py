@@ -1,0 +1,280 @@
+"""What Swift refuses for good is given up, and no command says "done" for it."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bench_filesystem import ME, bench, names, read, write
+from commands import swiftfs
+from journal_house import NEVER, foreign, keys
+from memory_store import MemoryStore
+from mounts import Mount
+from scenes import wait_until
+from swiftclient import Connection
+
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
+from swiftfs.filesystem import FileSystem
+from swiftfs.journal.report import MOST_BYTES, Report, Waiting
+from swiftfs.model import ObjectName
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
+    def hook(called: str, _subject: str) -> None:
+        if called in methods:
+            raise error("no")
+
+    store.hook = hook
+
+
+def report(filesystem: FileSystem) -> Report:
+    return Report.from_json(filesystem.getxattr("/", "swift.status").decode())
+
+
+def flush(filesystem: FileSystem) -> Report:
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not report(filesystem).flushing)
+    return report(filesystem)
+
+
+def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None]) -> str:
+    """Return what the end of a mount complains about after a job."""
+    try:
+        with bench(store, cache, NEVER) as filesystem:
+            job(filesystem)
+    except SwiftfsError as error:
+        return str(error)
+    raise AssertionError("nothing is told")
+
+
+def unlink(filesystem: FileSystem) -> None:
+    filesystem.unlink("/file")
+
+
+def chmod(filesystem: FileSystem) -> None:
+    filesystem.chmod("/file", 0o600)
+
+
+def rmdir(filesystem: FileSystem) -> None:
+    filesystem.rmdir("/folder")
+
+
+def chmod_folder(filesystem: FileSystem) -> None:
+    filesystem.chmod("/folder", 0o700)
+
+
+CHANGES = [(unlink, "/file"), (chmod, "/file"), (rmdir, "/folder"), (chmod_folder, "/folder")]
+
+
+def prepared(store: MemoryStore) -> None:
+    foreign(store, "file", b"data")
+    foreign(store, "other", b"data")
+    with_marker(store)
+
+
+def with_marker(store: MemoryStore) -> None:
+    store.put(ObjectName("box", "folder"), b"", Headers("application/directory"))
+
+
+@pytest.mark.parametrize(("change", "path"), CHANGES)
+@pytest.mark.parametrize("error", [AccessDenied, BadRequest, Conflict])
+def test_unmounting_tells_what_was_refused(
+    store: MemoryStore,
+    tmp_path: Path,
+    change: Callable[[FileSystem], None],
+    path: str,
+    error: type[StoreError],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepared(store)
+
+    def job(filesystem: FileSystem) -> None:
+        change(filesystem)
+        refuse(store, error, "delete", "post")
+
+    said = ended(store, tmp_path, job)
+    assert said == f"1 changes were refused and given up; the first is {path}: no"
+    store.hook = None
+    assert keys(store) == ["file", "folder", "other"]
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
+        f"{path}: could not be {'changed' if 'chmod' in change.__name__ else 'deleted'}: no"
+    ]
+
+
+@pytest.mark.parametrize(("change", "path"), CHANGES)
+def test_a_flush_tells_what_was_refused_before_it(
+    store: MemoryStore, tmp_path: Path, change: Callable[[FileSystem], None], path: str
+) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete", "post")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        change(filesystem)
+        wait_until(lambda: report(filesystem).refused)
+        assert (report(filesystem).refused, report(filesystem).total) == (1, 0)  # a look changes nothing
+        found = flush(filesystem)
+        assert [(one.path, one.state, one.reason) for one in found.refusals] == [(path, "refused", "no")]
+        assert report(filesystem).refused == 1  # whoever waits for the flush may look again
+        assert flush(filesystem).refused == 0  # and is told once
+
+
+def test_an_slo_whose_manifest_cannot_be_read(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+        write(filesystem, "/file", bytes(3 * MIB))
+
+    def job(filesystem: FileSystem) -> None:
+        filesystem.unlink("/file")
+        refuse(store, AccessDenied, "manifest")
+
+    assert "1 changes were refused and given up; the first is /file: no" in ended(store, tmp_path, job)
+    store.hook = None
+    assert store.head(ObjectName("box", "file")).size == 3 * MIB
+
+
+def test_whoever_waits_is_told_and_nobody_else(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.unlink("/file")
+        folder = filesystem.opendir("/")
+        with pytest.raises(AccessDenied):
+            filesystem.fsyncdir(folder)
+        assert report(filesystem).refused == 0
+        filesystem.fsyncdir(folder)
+        filesystem.releasedir(folder)
+
+
+def test_fsync_of_the_folder_tells_what_was_refused_before(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    foreign(store, "folder/in", b"data")
+    refuse(store, AccessDenied, "delete", "delete_many")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        filesystem.unlink("/folder/in")
+        wait_until(lambda: report(filesystem).refused)
+        folder = filesystem.opendir("/folder")
+        with pytest.raises(AccessDenied):
+            filesystem.fsyncdir(folder)
+        filesystem.fsyncdir(folder)
+        filesystem.releasedir(folder)
+        assert names(filesystem, "/folder") == ["in"]
+
+
+def test_fsync_of_the_file_tells_that_its_attributes_were_refused(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "post")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        filesystem.chmod("/file", 0o600)
+        wait_until(lambda: report(filesystem).refused)
+        assert read(filesystem, "/file") == b"data"  # the close of a reader is no question
+        handle = filesystem.open("/file", os.O_RDONLY)
+        with pytest.raises(AccessDenied) as caught:
+            filesystem.fsync(handle, data_only=False)
+        assert errno_of(caught.value) == 13
+        filesystem.fsync(handle, data_only=False)
+        filesystem.release(handle)
+
+
+def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete", "post")
+    with bench(store, tmp_path) as filesystem:
+        for change, _ in CHANGES:
+            with pytest.raises(AccessDenied):
+                change(filesystem)
+        assert report(filesystem).refused == 0
+
+
+def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        filesystem.unlink("/file")
+        wait_until(lambda: report(filesystem).refused)
+        store.hook = None
+        filesystem.unlink("/file")
+        wait_until(lambda: not report(filesystem).total)
+        assert report(filesystem).refused == 0
+    assert keys(store) == ["folder", "other"]
+
+
+def test_a_folder_that_exists_already_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        with_marker(store)
+    assert keys(store) == ["folder"]
+
+
+def test_a_report_of_many_refusals_fits_into_an_attribute() -> None:
+    change = Waiting("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
+    found = Report(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
+    text = found.to_json()
+    assert len(text.encode()) <= MOST_BYTES
+    back = Report.from_json(text)
+    assert back.refused == 700
+    assert min(len(back.refusals), len(back.changes)) > 5
+
+
+@pytest.fixture
+def refused(mounted: Mount, swift: SwiftServer, connection: Connection, container: str) -> Mount:
+    """A mount with a file, a folder and a file that Swift does not let it change."""
+    for name in ("one", "two"):
+        connection.put_object(container, name, name)
+    connection.put_object(container, "folder", "", content_type="application/directory")
+    mounted.expected += ["could not be", "refused and given up"]
+    return mounted
+
+
+@pytest.mark.mount_options("settle=1000")
+@pytest.mark.parametrize("status", [403, 405, 409, 423])
+def test_umount_says_what_was_not_deleted(refused: Mount, swift: SwiftServer, status: int) -> None:
+    (refused.path / "one").unlink()
+    swift.inject(Fault("DELETE", "/one", status=status))
+    refused.exit_code = 1
+    result = swiftfs("umount", refused.path)
+    assert result.returncode == 1
+    assert "1 changes were refused and given up; the first is /one: " in result.stderr
+    assert str(status) in result.stderr
+    assert "WARNING: /one: could not be deleted" in refused.log.read_text().replace("WARNING:  ", "WARNING: ")
+    process, refused._process = refused._process, None
+    assert process is not None
+    assert process.wait(10) == 1
+
+
+@pytest.mark.mount_options("settle=0.1")
+def test_flush_says_what_was_not_changed_and_says_it_once(
+    refused: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    swift.inject(Fault("DELETE", f"/{container}/(one|folder)", status=403))
+    swift.inject(Fault("POST", f"/{container}/two", status=403))
+    before = stat.S_IMODE((refused.path / "two").stat().st_mode)
+    (refused.path / "one").unlink()
+    (refused.path / "two").chmod(0o600)
+    wait_until(lambda: state(refused)["refused"] == 2)
+    shown = swiftfs("status", refused.path).stdout
+    assert "2 changes refused and given up" in " ".join(shown.split())
+    result = swiftfs("flush", refused.path)
+    assert result.returncode == 1
+    lines = sorted(line.split(", given up")[0] for line in result.stderr.splitlines())
+    assert lines == ["swiftfs: /one: could not be deleted", "swiftfs: /two: could not be changed"]
+    assert swiftfs("flush", refused.path).returncode == 0
+    assert state(refused)["refused"] == 0
+    (refused.path / "folder").rmdir()
+    assert swiftfs("flush", refused.path).returncode == 1
+    assert stat.S_IMODE((refused.path / "two").stat().st_mode) == before
+    assert sorted(path.name for path in refused.path.iterdir()) == ["folder", "one", "two"]
+    assert sorted(one["name"] for one in connection.get_container(container)[1]) == ["folder", "one", "two"]
+
+
+def state(mount: Mount) -> dict[str, int]:
+    found: dict[str, int] = json.loads(swiftfs("status", "--json", mount.path).stdout)
+    return found
