@@ -97,8 +97,7 @@ class Content(EvictingFile):
             return FileSpan(self.descriptor, offset, 0)
         # The kernel takes the bytes after this has returned, but before this thread reads again.
         self._answers[threading.get_ident()] = block_range(offset, end)
-        self._read_ahead(offset, end)
-        self.ensure(offset, end)
+        self.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
 
     def write(self, offset: int, size: int, fill: Fill) -> int:

@@ -18,7 +18,7 @@ from swiftfs.content.check import Check, Part
 from swiftfs.content.fetches import Fetch, Fetches, GivenUp
 from swiftfs.content.localfile import Kept, LocalFile, md5_of, punch_hole
 from swiftfs.content.origin import Origin
-from swiftfs.content.readahead import ReadAhead
+from swiftfs.content.readahead import ReadAhead, Streams
 from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.model import ObjectInfo
@@ -65,8 +65,7 @@ class FilledFile:
         self._away = Away()
         self._fetches = Fetches()
         self._changed = threading.Condition()
-        self._read_ahead_limit = read_ahead
-        self._ahead = ReadAhead(read_ahead)
+        self._streams = Streams(read_ahead)
         self._answers: dict[int, tuple[int, int]] = {}
         self._pinned = False
         self._check = Check(done=kept is not None and kept.checked)
@@ -121,10 +120,10 @@ class FilledFile:
         with self._changed:
             if self._closed or self._pinned:
                 return 0
-            position, last = self._ahead.position // BLOCK, block_range(0, self.size)[1]
+            position, last = self._streams.position // BLOCK, block_range(0, self.size)[1]
             loose = self._loose(held=held)
-            loose.discard(position, position + block_range(0, self._read_ahead_limit)[1])
-            for needed in [*self._fetches.ranges(), *self._answers.values()]:
+            ahead = [block_range(*needed) for needed in self._streams.needed()]
+            for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 loose.discard(*needed)
             freed = 0
             for first, end in [*loose.runs(position, last), *loose.runs(0, position)]:
@@ -199,20 +198,27 @@ class FilledFile:
         """One past the last block that has bytes of the origin."""
         return block_range(0, self._origin.size)[1] if self._origin else 0
 
-    def _fetch(self, first: int, last: int, *, queued: bool = False, ahead: bool = False) -> Fetch:
+    def _fetch(self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None) -> Fetch:
         return self._fetches.add(Fetch(first, last, self._away.source(first), queued=queued, ahead=ahead))
 
-    def _read_ahead(self, offset: int, end: int) -> None:
+    def ensure_read(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes that are read, and what the reader will want next."""
         with self._changed:
             if (self._origin is None and not self._away) or self._closed:
                 return
-            if self._ahead.leaves(offset):
-                self._fetches.cancel()
+            stream, left = self._streams.join(offset)
+            if left:
+                self._fetches.cancel(left)
                 self._changed.notify_all()
-            for start, stop in self._ahead.plan(offset, end, self.size):
-                for run in list(self._missing(*block_range(start, stop))):
-                    if not self._fetches.touching(*run):
-                        self._pool.submit(self._run_queued, self._fetch(*run, queued=True, ahead=True))
+            for start, stop in self._streams.plan(stream, offset, end, self.size):
+                missing = list(self._missing(*block_range(start, stop)))
+                for run in [free for one in missing for free in self._fetches.free(*one)]:
+                    self._pool.submit(self._run_queued, self._fetch(*run, queued=True, ahead=stream))
+        try:
+            self.ensure(offset, end)
+        finally:
+            with self._changed:
+                self._streams.ended(stream)
 
     def _run_queued(self, fetch: Fetch) -> None:
         with self._changed:
@@ -365,7 +371,7 @@ class FilledFile:
                 if self._check.learn(part, changes, digest) and not self._closed:
                     self._present.discard(*part.blocks)
                     self._check.forget(*part.blocks)
-                    self._ahead = ReadAhead(self._read_ahead_limit)
+                    self._streams.forget()
                 self._changed.notify_all()
             self._tell_idle()
 
