@@ -312,6 +312,12 @@ class Content(EvictingFile):
             self._changed.wait_for(self._is_idle)
             self._file.remove()
 
+    def discard(self) -> None:
+        """Close the local file as soon as the last download has ended, in any thread; wait for nothing."""
+        with self._changed:
+            self._closed = True
+        self.rest(self.close)
+
     def rest(self, idle: Callable[[], None]) -> None:
         """Drop the downloads that nobody needs; call `idle` when the others have ended, in any thread."""
         with self._changed:
