@@ -16,17 +16,25 @@ class Fetch:
 
     A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a stream may be given up
     while it has no `waiters`: `unwanted` says so. All blocks come from one `source`: a segment of the file's
-    own, or with None the origin.
+    own, or with None the origin. A `verified` one brings bytes that are to be stored again.
     """
 
     def __init__(
-        self, first: int, last: int, source: Placed | None, *, queued: bool, ahead: ReadAhead | None
+        self,
+        first: int,
+        last: int,
+        source: Placed | None,
+        *,
+        queued: bool,
+        ahead: ReadAhead | None,
+        verified: bool = False,
     ) -> None:
         self.first = first
         self.last = last
         self.source = source
         self.queued = queued
         self.ahead = ahead
+        self.verified = verified
         self.waiters = 0
         self.unwanted = False
         self.error: BaseException | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from swiftfs.content.away import Away
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.check import Check, Part
+from swiftfs.content.check import Check, Part, is_md5
 from swiftfs.content.fetches import Fetch, Fetches, GivenUp
 from swiftfs.content.localfile import Kept, LocalFile, md5_of, punch_hole
 from swiftfs.content.origin import Origin
@@ -37,7 +37,8 @@ def _ignore(_size: int) -> None:
 class FilledFile:
     """A local file, the version that fills it, and what is in it: `present`, and `dirty` where it differs.
 
-    What is `away` is in segments of the file's own, and not present.
+    What is `away` is in segments of the file's own, and not present. What is `verified` of the origin's
+    blocks may be stored again; see `VerifiedFile`.
     INVARIANT: blocks behind the origin's size hold zeros or our own bytes, and count as present.
     INVARIANT: no block is given back to the disk that an answer to the kernel still points to.
     The lock guards every field and each change of the local file; it is not held across the network.
@@ -62,6 +63,7 @@ class FilledFile:
         self._origin = origin
         self._present = kept.present if kept else Blocks()
         self._dirty = Blocks()
+        self._verified = kept.present.copy() if kept and kept.checked else Blocks()
         self._away = Away()
         self._fetches = Fetches()
         self._changed = threading.Condition()
@@ -133,6 +135,7 @@ class FilledFile:
                 self._present.discard(first, stop)
                 self._given_back(first, stop)
                 self._check.forget(first, stop)
+                self._verified.discard(first, stop)
                 punch_hole(self.descriptor, first * BLOCK, (stop - first) * BLOCK)
                 freed += (stop - first) * BLOCK
             return freed
@@ -283,16 +286,22 @@ class FilledFile:
         if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
         with self._changed:
-            if self._origin is not None and not self._origin.etag:
-                self._origin = replace(self._origin, etag=info.version.etag)
             self._present.add(fetch.first, fetch.last)
-            self.told = info
+            self._learn(info)
             if info.is_slo:
                 self._learn_segments()
             elif whole:
                 self._check.done = True
+                if info.dlo_prefix is None and is_md5(info.version.etag):
+                    self._verified.add(fetch.first, fetch.last)
             if info.dlo_prefix is None:
                 self._begin_checks(fetch.first, fetch.last)
+
+    def _learn(self, info: ObjectInfo) -> None:
+        """Take note of what a download told of the object."""
+        if self._origin is not None and not self._origin.etag:
+            self._origin = replace(self._origin, etag=info.version.etag)
+        self.told = info
 
     def _bring_back(self, fetch: Fetch, source: Placed) -> None:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
@@ -370,8 +379,11 @@ class FilledFile:
             with self._changed:
                 if self._check.learn(part, changes, digest) and not self._closed:
                     self._present.discard(*part.blocks)
+                    self._verified.discard(*part.blocks)
                     self._check.forget(*part.blocks)
                     self._streams.forget()
+                elif part.right:
+                    self._verified.add(*part.whole_blocks(self.size))
                 self._changed.notify_all()
             self._tell_idle()
 
@@ -384,6 +396,7 @@ class FilledFile:
             for first, last in list(self._present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
                 os.pwrite(self.descriptor, memoryview(data)[start - offset : stop - offset], start)
+                self._verified.discard(first, last)
             if present:
                 last = end // BLOCK if end < self._origin.size else -(-end // BLOCK)
                 # The first block is whole because a fetch begins at a block and its chunks come in order.

@@ -1,0 +1,155 @@
+"""Bytes of the old version that are stored again: they are verified first.
+
+A wrong byte that came over the network costs a reader one wrong answer. Stored again it would be wrong for
+good, and every MD5 would say that it is right. So what a change keeps of the old object is either part of
+something whose MD5 was right, or came twice, in two independent answers.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.content.check import is_md5
+from swiftfs.content.fetches import Fetch
+from swiftfs.content.filled import FilledFile
+from swiftfs.content.origin import Origin
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed
+from swiftfs.model import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+WHOLE = 4 * 1024 * 1024
+"""A plain object up to this size is downloaded whole, for its ETag tells whether it came right; of a larger
+one so much at most is compared at once."""
+
+LARGEST_WHOLE = 64 * 1024 * 1024
+"""A plain object up to this size is downloaded whole when a quarter of it or more is needed."""
+
+Answer = tuple[bytes, ObjectInfo]
+
+
+class VerifiedFile(FilledFile):
+    """A local file whose bytes of the origin can be verified before they are stored again."""
+
+    def ensure_kept(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`; verify what is the origin's.
+
+        Raise `Corrupt` when Swift's answers differ each time.
+        """
+        while (fetch := self._claim_unverified(offset, end)) is not None:
+            self._run(fetch)
+            if fetch.error is not None:
+                raise fetch.error
+        self.ensure(offset, end)  # what is in segments of the file's own
+
+    def _is_kept(self, offset: int, end: int) -> bool:
+        """Say whether the bytes are here and verified, as far as they are the origin's."""
+        blocks = block_range(offset, end)
+        return next(self._unverified(*blocks), None) is None and next(self._missing(*blocks), None) is None
+
+    def _unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a range of blocks whose bytes are the origin's, and may be wrong."""
+        known = self._changed_blocks()
+        known.update(self._verified)
+        known.update(self._away.blocks)
+        return known.missing(first, min(last, self._filled))
+
+    def _changed_blocks(self) -> Blocks:
+        """Return the blocks that differ from the origin's."""
+        return self._dirty.copy()
+
+    def _claim_unverified(self, offset: int, end: int) -> Fetch | None:
+        """Return a download for the caller to run; None when all is verified. Wait for those under way."""
+        with self._changed:
+            while (run := next(self._unverified(*block_range(offset, end)), None)) is not None:
+                if under_way := self._fetches.touching(*run):
+                    self._wait_for(under_way)
+                elif self._check.is_looking_at(*run):
+                    self._changed.wait()
+                else:
+                    return self._fetches.add(Fetch(*run, None, queued=False, ahead=None, verified=True))
+        return None
+
+    def _download(self, fetch: Fetch) -> None:
+        origin = self._origin
+        if not fetch.verified or origin is None or self._closed:
+            super()._download(fetch)
+            return
+        try:
+            if not self._is_worth_all_of(origin, fetch) or not self._download_whole(origin):
+                step = WHOLE // BLOCK
+                for first in range(fetch.first, fetch.last, step):
+                    self._download_twice(origin, first, min(first + step, fetch.last))
+        except NotFound:
+            raise PreconditionFailed(f"{origin.name}: the object was deleted while it was changed") from None
+
+    def _is_worth_all_of(self, origin: Origin, fetch: Fetch) -> bool:
+        """Say whether one download of the whole object is the cheapest way to verify some blocks of it."""
+        told = self.told
+        if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
+            return False
+        needed = (fetch.last - fetch.first) * BLOCK
+        return origin.whole <= WHOLE or (origin.whole <= LARGEST_WHOLE and 4 * needed >= origin.whole)
+
+    def _download_whole(self, origin: Origin) -> bool:
+        """Download the object and look at its MD5; return False when its ETag is none."""
+        for _ in range(2):
+            body, info = self._get(origin, 0, origin.whole)
+            if info.is_slo or info.dlo_prefix is not None or not is_md5(info.version.etag):
+                return False
+            digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
+            if digest == info.version.etag:
+                self._take(origin, 0, body, info)
+                return True
+            log.info("%s: the bytes that came have the MD5 %s; they are fetched again", origin.name, digest)
+        raise Corrupt(f"{origin.name}: the bytes that came have the MD5 {digest} instead of the ETag")
+
+    def _download_twice(self, origin: Origin, first: int, last: int) -> None:
+        """Take for the bytes of some blocks what two answers agree on; what is here counts as one."""
+        offset, end = first * BLOCK, min(last * BLOCK, origin.size)
+        with self._changed:
+            is_here = self._present.covers(first, last)
+        seen = [os.pread(self.descriptor, end - offset, offset)] if is_here else []
+        while len(seen) < 3:
+            body, info = self._get(origin, offset, end)
+            if body in seen:
+                self._take(origin, first, body, info)
+                return
+            if seen:
+                log.info(
+                    "%s: other bytes came from %d than before; they are fetched again", origin.name, offset
+                )
+            seen.append(body)
+        raise Corrupt(f"{origin.name}: the bytes from {offset} to {end} come different each time")
+
+    def _get(self, origin: Origin, offset: int, end: int) -> Answer:
+        body = bytearray(end - offset)
+
+        def sink(position: int, data: bytes) -> None:
+            body[position - offset : position - offset + len(data)] = data
+
+        self.grew(end - offset)
+        length = None if end - offset == origin.whole else end - offset
+        info = self._store.get(origin.name, sink, offset=offset, length=length, etag=origin.etag)
+        if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
+            raise PreconditionFailed(f"{origin.name}: the object changed while it was changed here")
+        return bytes(body), info
+
+    def _take(self, origin: Origin, first: int, body: bytes, info: ObjectInfo) -> None:
+        """Write verified bytes wherever we have none of our own."""
+        with self._changed:
+            now = self._origin
+            if now is None or not self._is_from(origin) or self._closed:
+                return
+            end = min(first * BLOCK + len(body), now.size)
+            for one, other in list(self._unverified(*block_range(first * BLOCK, end))):
+                start, stop = one * BLOCK, min(other * BLOCK, end)
+                os.pwrite(
+                    self.descriptor, memoryview(body)[start - first * BLOCK : stop - first * BLOCK], start
+                )
+                self._present.add(one, other)
+                self._verified.add(one, other)
+            self._learn(info)
+            self._changed.notify_all()
