@@ -74,7 +74,7 @@ class FileSystem:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        node = self._files.table.at(path)
+        node = self._files.current(path, ask=False)
         return node.attributes if node is not None else self._namespace.lookup(path).attributes
 
     def getattr_handle(self, handle: int) -> Attributes:
@@ -224,7 +224,7 @@ class FileSystem:
         """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
         name = self._new_name(path)
         existing = self._namespace.find(path)
-        if self._files.table.at(path) is not None or existing is not None:
+        if self._files.current(path) is not None or existing is not None:
             if flags & os.O_EXCL:
                 raise os_error(errno.EEXIST, path)
             return self.open(path, flags)
@@ -234,7 +234,7 @@ class FileSystem:
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file, emptied with O_TRUNC."""
-        node = self._files.table.at(path)
+        node = self._files.current(path)
         if node is not None:
             return self._files.reopen(node, flags)
         entry = self._namespace.lookup(path)

@@ -9,14 +9,15 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.check import is_md5
 from swiftfs.content.fetches import Fetch
 from swiftfs.content.filled import FilledFile
 from swiftfs.content.origin import Origin
-from swiftfs.errors import Corrupt, NotFound, PreconditionFailed
-from swiftfs.model import ObjectInfo
+from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
+from swiftfs.model import Manifest, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +108,17 @@ class VerifiedFile(FilledFile):
         raise Corrupt(f"{origin.name}: the bytes that came have the MD5 {digest} instead of the ETag")
 
     def _download_twice(self, origin: Origin, first: int, last: int) -> None:
-        """Take for the bytes of some blocks what two answers agree on; what is here counts as one."""
+        """Take for the bytes of some blocks what two answers agree on; what is here counts as one.
+
+        Of whole segments one answer is enough when it has their MD5.
+        """
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
         with self._changed:
             is_here = self._present.covers(first, last)
         seen = [os.pread(self.descriptor, end - offset, offset)] if is_here else []
         while len(seen) < 3:
             body, info = self._get(origin, offset, end)
-            if body in seen:
+            if body in seen or (info.is_slo and _is_of_segments(self._manifest(origin), offset, body)):
                 self._take(origin, first, body, info)
                 return
             if seen:
@@ -123,6 +127,24 @@ class VerifiedFile(FilledFile):
                 )
             seen.append(body)
         raise Corrupt(f"{origin.name}: the bytes from {offset} to {end} come different each time")
+
+    def _manifest(self, origin: Origin) -> Manifest | None:
+        """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
+        with self._changed:
+            now = self._origin
+            if now is None or now.manifest is not None or self._check.asked:
+                return now.manifest if now is not None else None
+            self._check.asked = True
+        try:
+            manifest = self._store.manifest(origin.name)
+        except SwiftfsError as error:
+            log.info("%s: its segments cannot be checked: %s", origin.name, error)
+            return None
+        with self._changed:
+            if self._origin is None or manifest.etag != self._origin.etag or not self._is_from(origin):
+                return None
+            self._origin = replace(self._origin, manifest=manifest)
+        return manifest
 
     def _get(self, origin: Origin, offset: int, end: int) -> Answer:
         body = bytearray(end - offset)
@@ -153,3 +175,17 @@ class VerifiedFile(FilledFile):
                 self._verified.add(one, other)
             self._learn(info)
             self._changed.notify_all()
+
+
+def _is_of_segments(manifest: Manifest | None, offset: int, body: bytes) -> bool:
+    """Say whether `body`, from `offset` in the object, is made of whole segments and has their MD5s."""
+    start, verified = 0, 0
+    for segment in manifest.segments if manifest is not None else ():
+        behind = start - offset
+        start += segment.span
+        if not 0 <= behind < len(body) or segment.length is not None or segment.nested:
+            continue
+        part = body[behind : behind + segment.span]
+        if hashlib.md5(part, usedforsecurity=False).hexdigest() == segment.etag:
+            verified += len(part)
+    return verified == len(body)
