@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cache_house import MIB, PLAIN, Flaky, House, noise, read, settle, write
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import counted
+from storing_house import Writer
 from swiftclient import Connection
 
 from swiftfs.attributes import Stored
@@ -24,7 +26,7 @@ from swiftfs.journal.storing import Storing
 from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Sink
 
-pytest_plugins = ["cache_fixtures"]
+pytest_plugins = ["cache_fixtures", "writer_fixtures"]
 
 
 class Noisy(Flaky):
@@ -245,6 +247,29 @@ def test_a_patch_costs_one_download_more_than_its_piece(house: House) -> None:
     house.gets()
     write(content, 7 * MIB + 5, b"patch")
     assert house.gets() == 2
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_an_evicted_segment_is_verified_before_it_changes(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, pieces: bool
+) -> None:
+    """It is brought back whole, at once or as a reader wants it, and stored anew with the change."""
+    writer.write(0, noise(4 * MIB + 10))
+    writer.puts()
+    assert writer.content.shed(2**40) >= 3 * MIB
+    assert writer.content.evicted()
+    whole, wrong = writer.store.get, [1]
+
+    def get(name: ObjectName, sink: Sink, **options: Any) -> ObjectInfo:
+        flip = wrong.pop() if wrong else 0
+        return whole(name, lambda at, data: sink(at, bytes([data[0] ^ flip]) + data[1:]), **options)
+
+    monkeypatch.setattr(writer.store, "get", get)
+    for offset in range(MIB, 2 * MIB, BLOCK) if pieces else ():
+        writer.content.read(offset, BLOCK)
+    writer.write(MIB + 5 * BLOCK + 7, b"change")
+    writer.run()
+    assert writer.stored() == writer.model
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -307,26 +307,35 @@ class FilledFile:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
         if self._closed:
             return
-        first, length = fetch.first * BLOCK, (fetch.last - fetch.first) * BLOCK
+        self._get_evicted(source, fetch.first, fetch.last)
+        self._verify_evicted(fetch, source)
+        with self._changed:
+            for run in list(self._away.blocks.runs(fetch.first, fetch.last)):
+                self._present.add(*run)
+            self._away.discard(fetch.first, fetch.last)
+
+    def _get_evicted(self, source: Placed, first: int, last: int, *, again: bool = False) -> None:
+        """Fill evicted blocks from their segment, or `again` those too that were brought back before."""
+        offset, length = first * BLOCK, (last - first) * BLOCK
         segment = source.segment
         behind = source.start - segment.first
 
         def sink(offset: int, data: bytes) -> None:
             start, stop = offset + behind, offset + behind + len(data)
             with self._changed:
-                for one, other in list(self._away.blocks.runs(*block_range(start, stop))):
+                blocks = block_range(start, stop)
+                for one, other in [blocks] if again else list(self._away.blocks.runs(*blocks)):
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     os.pwrite(self.descriptor, memoryview(data)[begin - start : end - start], begin)
 
         self.grew(length)
         try:
-            self._store.get(segment.name, sink, offset=first - behind, length=length, etag=segment.etag)
+            self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
         except NotFound:
             raise PreconditionFailed(f"{segment.name}: the segment was deleted before it was used") from None
-        with self._changed:
-            for run in list(self._away.blocks.runs(fetch.first, fetch.last)):
-                self._present.add(*run)
-            self._away.discard(fetch.first, fetch.last)
+
+    def _verify_evicted(self, fetch: Fetch, source: Placed) -> None:
+        """Verify a segment that a download brings back."""
 
     def _learn_segments(self) -> None:
         """Ask for an SLO's segments when so much of it is read that whole ones may be here."""

@@ -15,7 +15,9 @@ from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.check import is_md5
 from swiftfs.content.fetches import Fetch
 from swiftfs.content.filled import FilledFile
+from swiftfs.content.localfile import md5_of
 from swiftfs.content.origin import Origin
+from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.model import Manifest, ObjectInfo
 
@@ -145,6 +147,27 @@ class VerifiedFile(FilledFile):
                 return None
             self._origin = replace(self._origin, manifest=manifest)
         return manifest
+
+    def _verify_evicted(self, fetch: Fetch, source: Placed) -> None:
+        """Look at the MD5 of a segment when the last of its blocks comes back, before any writer changes it.
+
+        What is wrong is fetched again.
+        """
+        segment = source.segment
+        with self._changed:
+            left = self._away.blocks.copy()
+            left.discard(fetch.first, fetch.last)
+            if left.touches(*source.blocks) or segment.nested or segment.length is not None:
+                return
+        for is_last in (False, True):
+            digest = md5_of(self.descriptor, source.start, source.end, lambda: self._closed)
+            if digest == segment.etag or self._closed:
+                return
+            said = f"{segment.name}: the bytes that came have the MD5 {digest} instead of {segment.etag}"
+            if is_last:
+                raise Corrupt(said)
+            log.info("%s; they are fetched again", said)
+            self._get_evicted(source, *source.blocks, again=True)
 
     def _get(self, origin: Origin, offset: int, end: int) -> Answer:
         body = bytearray(end - offset)
