@@ -346,13 +346,15 @@ class FilledFile:
         check.asked = True
         self._look(self._ask_segments, origin)
 
-    def _look(self, step: Callable[..., None], *arguments: object) -> None:
-        """Run a step of the check in a thread, if there still are any."""
+    def _look(self, step: Callable[..., None], *arguments: object) -> bool:
+        """Run a step of the check in a thread; return False when there are none any more."""
         self._check.running += 1
         try:
             self._pool.submit(step, *arguments)
         except RuntimeError:
             self._check.running -= 1
+            return False
+        return True
 
     def _ask_segments(self, origin: Origin) -> None:
         manifest = None
@@ -378,7 +380,7 @@ class FilledFile:
         if told is not None and told.is_slo and origin.manifest is None:
             return
         for part in self._check.due(origin, self._present, first, last):
-            self._look(self._run_check, part, part.changes)
+            part.running = self._look(self._run_check, part, part.changes)
 
     def _run_check(self, part: Part, changes: int) -> None:
         digest = ""
