@@ -134,6 +134,16 @@ def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[.
         assert house.gets() <= 40
 
 
+def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., House]) -> None:
+    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+    body = noise(80 * MIB)
+    content = house.open(house.put("file", body))
+    for start in range(0, len(body), 8 * MIB):
+        read_part(content, body, range(start, start + 4 * MIB, BLOCK))
+    settle(content)
+    assert content.allocated() <= 20 * MIB
+
+
 @contextmanager
 def busy_cores(count: int = 2) -> Iterator[None]:
     """Let other processes take all the time of so many cores that they can get."""

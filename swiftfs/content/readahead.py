@@ -153,8 +153,10 @@ class Streams:
 
     def needed(self) -> Iterator[tuple[int, int]]:
         """Yield the bytes before each reader that the limit lets it have in advance."""
-        for stream in self._streams:
-            yield stream.position, stream.position + self._limit
+        last = self._streams[-1]
+        streams = [stream for stream in self._streams if stream is last or stream.runs_ahead]
+        for stream in streams:
+            yield stream.position, stream.position + self._limit // len(streams)
 
     def _replan(self) -> None:
         """Let each stream plan again what lies before it: a stream that was stopped may have had it."""
