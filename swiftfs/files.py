@@ -48,6 +48,27 @@ class Files:
             self._prefetch.opened(path)
         return self.reopen(node, flags)
 
+    def current(self, path: str, *, ask: bool = True) -> Node | None:
+        """Return the open file at `path`; None if there is none, or another client has replaced it.
+
+        The handles that are open keep the old version. A file with changes of our own is current: the last
+        writer wins. Unless Swift may be `ask`ed, what is not in memory is as it was.
+        """
+        node = self.table.at(path)
+        before = node.entry if node is not None else None
+        if node is None or before is None or node.dirty or node.hidden or not _etags(before):
+            return node
+        try:
+            found = self._rooms.namespace.find(path) if ask else self._rooms.namespace.known(path)
+        except SwiftfsError as error:
+            log.info("%s: whether it was replaced is not known: %s", path, error)
+            return node
+        is_other = _is_other(before, found) if found is not None else ask
+        if node.entry is not before or node.dirty or not is_other:
+            return node
+        self.table.replace(node)
+        return None
+
     def reopen(self, node: Node, flags: int) -> int:
         """Open another handle on a node, or the first one."""
         number = self._open(node, flags)
@@ -265,3 +286,13 @@ class Files:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([node.deletion.name])
         self._contents.leave(node.content)
+
+
+def _etags(entry: Entry) -> set[str]:
+    """Return what tells the version of a file: of an SLO the listing has another hash than its ETag."""
+    return {entry.etag, entry.hash} - {""}
+
+
+def _is_other(before: Entry, found: Entry) -> bool:
+    """Say whether Swift has another version than the entry `before`; not while one of ours is under way."""
+    return bool(_etags(found)) and not _etags(found) & _etags(before)

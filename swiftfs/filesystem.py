@@ -77,7 +77,7 @@ class FileSystem:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        node = self._files.table.at(path)
+        node = self._files.current(path, ask=False)
         if node is not None:
             return self._inodes.of_open(path, node.attributes)
         return self._inodes.of(path, self._namespace.lookup(path).attributes)
@@ -251,7 +251,7 @@ class FileSystem:
     def _create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         name = self._new_name(path)
         existing = self._namespace.find(path)
-        if self._files.table.at(path) is not None or existing is not None:
+        if self._files.current(path) is not None or existing is not None:
             if flags & os.O_EXCL:
                 raise os_error(errno.EEXIST, path)
             return self.open(path, flags)
@@ -261,7 +261,7 @@ class FileSystem:
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file, emptied with O_TRUNC."""
-        node = self._files.table.at(path)
+        node = self._files.current(path)
         if node is not None:
             return self._files.reopen(node, flags)
         entry = self._namespace.lookup(path)

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from dataclasses import dataclass, field, replace
 
 from cachetools import TTLCache
@@ -11,9 +12,12 @@ from swiftfs.barrier import Barrier
 from swiftfs.content.content import Content
 from swiftfs.journal.intents import Delete, Description
 from swiftfs.journal.queue import Done
-from swiftfs.model import Attributes, ObjectName
+from swiftfs.model import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, split
+
+UNCACHED_SECONDS = 5.0
+"""How long libfuse may go by times and sizes that are not true any more, and longer."""
 
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
@@ -85,6 +89,10 @@ class OpenFiles:
     """The open files by handle and by path. The lock guards the tables and the counts of users.
 
     The `barrier` keeps what hands their changes in apart from the renames of folders above them.
+
+    A node that was `replaced` by a newer version is found by its handles only. The kernel has one cache for
+    all that is opened at a path: after that, handles there are uncached until the file changes once more and
+    nobody reads the old version any more.
     """
 
     def __init__(self) -> None:
@@ -93,6 +101,8 @@ class OpenFiles:
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
         self._nodes: dict[str, Node] = {}
+        self._replaced: list[Node] = []
+        self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS)
 
     def at(self, path: str) -> Node | None:
@@ -108,9 +118,32 @@ class OpenFiles:
         with self._lock:
             shared = self._nodes.setdefault(node.path, node)
             shared.users += 1
-            number = next(self._numbers)
+            number = next(self._numbers) + (UNCACHED_HANDLES if self._is_mixed(shared) else 0)
             self._handles[number] = Handle(shared, writable, append)
             return number, shared
+
+    def replace(self, node: Node) -> None:
+        """Let `node` be found by its handles only: its path is another version's from now on."""
+        with self._lock:
+            if self._nodes.get(node.path) is node:
+                del self._nodes[node.path]
+                self._replaced.append(node)
+
+    def _is_mixed(self, node: Node) -> bool:
+        """Say whether the kernel may hold pages of another version under the path of a node.
+
+        libfuse's auto_cache lets it drop them at an open, when time or size are not those of the open before.
+        But libfuse looks only once in a while.
+        """
+        mark, now = (node.stat.mtime_ns, node.content.size), time.monotonic()
+        before, opened = self._mixed.get(node.path, (mark, now))
+        if any(one.path == node.path for one in self._replaced):
+            self._mixed[node.path] = mark, now
+        elif before != mark and opened + UNCACHED_SECONDS < now:
+            del self._mixed[node.path]
+        elif node.path in self._mixed:
+            self._mixed[node.path] = mark, now
+        return node.path in self._mixed
 
     def release(self, number: int) -> Node | None:
         """Remove a handle; return its node when that was the last one."""
@@ -119,6 +152,9 @@ class OpenFiles:
             node.users -= 1
             if node.users:
                 return None
+            if node in self._replaced:
+                self._replaced.remove(node)
+                return node
             if self._nodes.get(node.path) is node:
                 del self._nodes[node.path]
             self._released[node.path] = None
@@ -136,18 +172,24 @@ class OpenFiles:
                 node = self._nodes.pop(path)
                 node.path = new + path[len(old) :]
                 self._nodes[node.path] = node
+            for node in self._replaced:
+                if is_below(node.path, old):
+                    node.path = new + node.path[len(old) :]
+            for path in [path for path in self._mixed if is_below(path, old)]:
+                self._mixed[new + path[len(old) :]] = self._mixed.pop(path)
 
     def stored(self, promised: Entry, entry: Entry) -> None:
         """Let the node that waited for `promised` to be stored know what it is now."""
         with self._lock:
-            for node in self._nodes.values():
+            for node in [*self._nodes.values(), *self._replaced]:
                 if node.entry is promised:
                     node.entry = entry
 
     def below(self, folder: str) -> list[Node]:
         """Return the nodes in a folder and in all folders below it."""
         with self._lock:
-            return [node for path, node in self._nodes.items() if is_below(path, folder)]
+            nodes = [*self._nodes.values(), *self._replaced]
+            return [node for node in nodes if is_below(node.path, folder)]
 
     def unstored_in(self, folder: str) -> list[Node]:
         """Return the nodes of a folder that no listing shows, because nobody has flushed them yet."""
@@ -161,4 +203,4 @@ class OpenFiles:
     def all(self) -> list[Node]:
         """Return every open node."""
         with self._lock:
-            return list(self._nodes.values())
+            return [*self._nodes.values(), *self._replaced]

@@ -191,6 +191,10 @@ class Attributes:
         return stat.S_ISLNK(self.mode)
 
 
+UNCACHED_HANDLES = 1 << 61
+"""The first handle whose bytes the kernel must not cache: the file has another version open as well, and the
+kernel has one cache for both."""
+
 DIRECT_HANDLES = 1 << 62
 """The first handle of the files that the kernel must not cache: each handle has bytes of its own."""
 

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, settle, write
@@ -143,14 +144,15 @@ def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
     content = house.open(house.put("file", bytes(body)))
     read(content)
     read(content, 0, 1)
-    ensure, given_back = content._ensure_edge, [0]
+    needed, given_back = content._edge_pieces, [0]
 
-    def ensure_and_lose(offset: int) -> None:
-        ensure(offset)
+    def find_and_lose(*edges: Any, **options: Any) -> list[tuple[int, int]]:
+        found = needed(*edges, **options)
         if not any(given_back[1:]):
             given_back.append(content.shed(2**40))
+        return found
 
-    monkeypatch.setattr(content, "_ensure_edge", ensure_and_lose)
+    monkeypatch.setattr(content, "_edge_pieces", find_and_lose)
     write(content, 2 * BLOCK + 5, b"change")
     body[2 * BLOCK + 5 : 2 * BLOCK + 11] = b"change"
     assert given_back[-1] > 0

@@ -60,7 +60,8 @@ class ContentCache:
 
     Without a limit it is half of the disk that is free, at most 10 GiB. Clean data of files nobody uses goes
     first, longest unused first, then what open files can download again. Data that is not in Swift stays.
-    The lock guards the kept files, the names in the folder and who uses them; it comes before a content's.
+    The lock guards the kept files, the names in the folder and who uses them; it comes before a content's. No
+    download is waited for with it, since every open and create needs it.
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
     were more; `abandoned` is called with the segments of a file that will never be, and `relieve` when the
@@ -211,7 +212,7 @@ class ContentCache:
         if content is None:
             (self._folder / file).unlink(missing_ok=True)
         elif content.is_dirty():
-            content.close()
+            content.discard()
             if content.uploads is not None and content.uploads.has_begun:
                 self.abandoned(content.uploads)
         else:
@@ -221,7 +222,7 @@ class ContentCache:
         """Keep an unchanged content that nobody uses any more, when the downloads under way have ended."""
         origin = content.origin
         if origin is None or not origin.etag:
-            content.close()
+            content.discard()
             return
         version = ObjectVersion(origin.name, origin.etag)
         with self._lock:
@@ -229,14 +230,14 @@ class ContentCache:
             replaced = self._resting.pop(version, None)
             self._resting[version] = content
         if replaced is not None:
-            replaced.close()
+            replaced.discard()
         content.rest(lambda: self._store(version, content))
 
     def drop(self, content: Content) -> None:
         """Forget a content that nobody uses."""
         with self._lock:
             self._used.pop(content.file_name, None)
-        content.close()
+        content.discard()
 
     def fit(self, more: int = 0) -> None:
         """Give disk back until the budget is kept with `more` bytes, as far as Swift has what there is."""
@@ -326,7 +327,7 @@ class ContentCache:
             if kept is not None:
                 self._versions.put(version, kept)
         if kept is None:
-            content.close()
+            content.discard()
 
     def peek(self, file: str) -> Content | None:
         """Return the content of a local file in use, for a look only; None when it is suspended or gone."""

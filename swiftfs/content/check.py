@@ -9,13 +9,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from swiftfs.content.blocks import Blocks, block_range
+from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.origin import Origin
 from swiftfs.model import ObjectName
 
 log = logging.getLogger(__name__)
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def is_md5(etag: str) -> bool:
+    """Say whether an ETag may be the MD5 of a plain object's bytes."""
+    return bool(_MD5.fullmatch(etag))
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +46,10 @@ class Part:
     def blocks(self) -> tuple[int, int]:
         """The blocks, first and one past the last, that have bytes of it."""
         return block_range(self.start, self.end)
+
+    def whole_blocks(self, size: int) -> tuple[int, int]:
+        """Return the blocks that hold no byte of another part in an object of `size` bytes."""
+        return -(-self.start // BLOCK), (block_range(0, size)[1] if self.end >= size else self.end // BLOCK)
 
     @property
     def is_due(self) -> bool:
@@ -86,6 +95,10 @@ class Check:
     def failure(self, first: int, last: int) -> str:
         """Return what is wrong with a block of the range, empty if nothing is known."""
         return next((part.failure for part in self._touching(first, last) if part.failure), "")
+
+    def is_looking_at(self, first: int, last: int) -> bool:
+        """Say whether a look at a block of the range is under way."""
+        return any(part.running for part in self._touching(first, last))
 
     @property
     def has_failed(self) -> bool:

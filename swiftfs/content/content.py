@@ -110,8 +110,7 @@ class Content(EvictingFile):
             return FileSpan(self.descriptor, offset, 0)
         # The kernel takes the bytes after this has returned, but before this thread reads again.
         self._answers[threading.get_ident()] = block_range(offset, end)
-        self._read_ahead(offset, end)
-        self.ensure(offset, end)
+        self.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
 
     def write(self, offset: int, size: int, fill: Fill) -> int:
@@ -146,10 +145,9 @@ class Content(EvictingFile):
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long; what is new reads as zeros."""
         edge = min(size, self.size)
-        if size < self.size and size % BLOCK:
-            self.ensure(size - 1, size)  # not the whole piece: no upload will want it
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
-        with self._holding(partly, size - 1, size if size < self.size else 0):
+        # Of a shorter file no block changes: what is left of the last one is verified when it is stored.
+        with self._holding(partly, size - 1, size if size < self.size else 0, changing=size > self.size):
             before = self.size
             self._check.begin(done=False)
             self._is_saved = False
@@ -181,35 +179,47 @@ class Content(EvictingFile):
         return end - end % BLOCK - offset
 
     @contextmanager
-    def _holding(self, edges: Collection[int], offset: int, end: int) -> Iterator[None]:
+    def _holding(
+        self, edges: Collection[int], offset: int, end: int, *, changing: bool = True
+    ) -> Iterator[None]:
         """Hold the lock while the blocks at `edges` are present; without it they may be given back again.
 
         So is all of the evicted segments that hold a byte from `offset` to `end`: they will be uploaded anew.
+        What the edges keep of the origin is verified before they are `changing`: it cannot be afterwards.
         """
+        is_ready = self._is_kept if changing else self._is_present
+        ensure = self.ensure_kept if changing else self.ensure
         while True:
-            for edge in edges:
-                self._ensure_edge(edge)
+            for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
+                ensure(start, stop)
             with self._changed:
                 touched = self._away.touched(offset, end)
             for first, last in touched:
                 self.ensure(first * BLOCK, last * BLOCK)
             with self._changed:
-                if not any(map(self._is_missing, edges)) and not self._away.touched(offset, end):
+                ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
+                if ready and not self._away.touched(offset, end):
                     yield
                     return
 
-    def _ensure_edge(self, offset: int) -> None:
-        """Download the block at `offset`; of a large object its whole piece, which the upload will want."""
+    def _edge_pieces(
+        self, edges: Collection[int], is_ready: Callable[[int, int], bool], *, whole: bool
+    ) -> list[tuple[int, int]]:
+        """Return what to download for blocks that are not ready.
+
+        Of a large object it is their `whole` pieces, which the upload will want; of neighbours one range.
+        """
         with self._changed:
             large = self._origin is not None and self._origin.whole > LARGE_PIECES * PIECE
-        if not large:
-            self.ensure(offset, offset + BLOCK)
-        elif self._is_missing(offset):
-            self.ensure(piece_of(offset), piece_of(offset) + PIECE)
+            needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
+        step = PIECE if large and whole else BLOCK
+        pieces = sorted({edge - edge % step for edge in needed})
+        if len(pieces) == 2 and pieces[0] + step == pieces[1]:
+            return [(pieces[0], pieces[1] + step)]
+        return [(start, start + step) for start in pieces]
 
-    def _is_missing(self, offset: int) -> bool:
-        with self._changed:
-            return self._first_missing(offset, offset + BLOCK) is not None
+    def _is_present(self, offset: int, end: int) -> bool:
+        return self._first_missing(offset, end) is None
 
     def ensure_all(self) -> None:
         """Download all that the origin has and the file has not, and keep it."""
@@ -353,9 +363,13 @@ class Content(EvictingFile):
                 self._overtaken = 0
             kept = min(taken.size, taken.least)
             # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
-            self._present.add(-(-self._origin.size // BLOCK) if self._origin else 0, block_range(0, kept)[1])
+            ours = self._filled, block_range(0, kept)[1]
+            self._present.add(*ours)
+            self._verified.add(*ours)
+            self._verified.update(taken.dirty)
             for run in self._away.runs(*block_range(0, self.size)):
                 self._present.discard(*run)
+                self._verified.discard(*run)
             self._away.clear()
             self._origin = Origin(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False
@@ -366,7 +380,7 @@ class Content(EvictingFile):
     def own_all(self) -> None:
         """Download all that is missing and need the origin no more: every byte is as if it were written."""
         self.pin()
-        self.ensure(0, self.size)
+        self.ensure_kept(0, self.size)
         with self._changed:
             self._dirty.add(*block_range(0, self.size))
 
@@ -417,6 +431,12 @@ class Content(EvictingFile):
             self._fetches.cancel()
             self._changed.wait_for(self._is_idle)
             self._file.remove()
+
+    def discard(self) -> None:
+        """Close the local file as soon as the last download has ended, in any thread; wait for nothing."""
+        with self._changed:
+            self._closed = True
+        self.rest(self.close)
 
     def rest(self, idle: Callable[[], None]) -> None:
         """Drop the downloads that nobody needs; call `idle` when the others have ended, in any thread."""

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.filled import FilledFile
 from swiftfs.content.origin import Origin
 from swiftfs.content.saved import Placed
 from swiftfs.content.segments import SegmentUpload
 from swiftfs.content.still import Still
+from swiftfs.content.verified import VerifiedFile
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Snapshot:
         return self.still is not None and self.still.covers(0, self.size)
 
 
-class EvictingFile(FilledFile):
+class EvictingFile(VerifiedFile):
     """A local file with changes, whose uploaded segments may be evicted.
 
     INVARIANT: nothing of what Swift's object does not have is given back between `save` and the next change,
@@ -46,11 +46,20 @@ class EvictingFile(FilledFile):
 
     def ensure_rest(self, size: int) -> None:
         """Download what is missing of the first `size` bytes and is in no segment of the file's own."""
+        for start, end in self._beside_evicted(size):
+            self.ensure(start, end)
+
+    def keep_rest(self, size: int) -> None:
+        """Do what `ensure_rest` does, and verify what will be stored again of it."""
+        for start, end in self._beside_evicted(size):
+            self.ensure_kept(start, end)
+
+    def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
         position = 0
         for placed in self.evicted():
-            self.ensure(position, placed.start)
+            yield position, placed.start
             position = placed.end
-        self.ensure(position, size)
+        yield position, size
 
     def evicted(self) -> tuple[Placed, ...]:
         """Return the segments that hold what is not in Swift's object and not in the local file any more."""
@@ -83,6 +92,12 @@ class EvictingFile(FilledFile):
 
     def _is_clean(self) -> bool:
         return self._snapshot is None and super()._is_clean()
+
+    def _changed_blocks(self) -> Blocks:
+        changed = super()._changed_blocks()
+        if self._snapshot is not None:
+            changed.update(self._snapshot.dirty)
+        return changed
 
     def _is_full(self, start: int, end: int) -> bool:
         first, last = block_range(start, end)

@@ -1,5 +1,9 @@
 """The downloads of one content that have not ended."""
 
+from collections.abc import Collection, Iterator
+
+from swiftfs.content.blocks import Blocks
+from swiftfs.content.readahead import ReadAhead
 from swiftfs.content.saved import Placed
 
 
@@ -10,17 +14,27 @@ class GivenUp(Exception):
 class Fetch:
     """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
 
-    A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a reader may be given up
+    A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a stream may be given up
     while it has no `waiters`: `unwanted` says so. All blocks come from one `source`: a segment of the file's
-    own, or with None the origin.
+    own, or with None the origin. A `verified` one brings bytes that are to be stored again.
     """
 
-    def __init__(self, first: int, last: int, source: Placed | None, *, queued: bool, ahead: bool) -> None:
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        source: Placed | None,
+        *,
+        queued: bool,
+        ahead: ReadAhead | None,
+        verified: bool = False,
+    ) -> None:
         self.first = first
         self.last = last
         self.source = source
         self.queued = queued
         self.ahead = ahead
+        self.verified = verified
         self.waiters = 0
         self.unwanted = False
         self.error: BaseException | None = None
@@ -51,11 +65,26 @@ class Fetches:
         """Take note that a download has ended."""
         self._under_way.remove(fetch)
 
-    def cancel(self) -> None:
-        """Forget the downloads that have not begun, and give up those that run ahead of a reader who left."""
-        self._under_way = [fetch for fetch in self._under_way if not fetch.queued]
-        for fetch in self._under_way:
-            fetch.unwanted = fetch.ahead and not fetch.waiters
+    def cancel(self, streams: Collection[ReadAhead] | None = None) -> None:
+        """Forget the downloads that have not begun, and give up those that run ahead and nobody waits for.
+
+        With `streams` only what runs ahead of those.
+        """
+        left = [
+            fetch
+            for fetch in self._under_way
+            if streams is None or any(fetch.ahead is stream for stream in streams)
+        ]
+        self._under_way = [fetch for fetch in self._under_way if not (fetch.queued and fetch in left)]
+        for fetch in left:
+            fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiters)
+
+    def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of the range that no download brings."""
+        taken = Blocks()
+        for fetch in self.touching(first, last):
+            taken.add(fetch.first, fetch.last)
+        return taken.missing(first, last)
 
     def touching(self, first: int, last: int) -> list[Fetch]:
         """Return those that bring a block of the range."""

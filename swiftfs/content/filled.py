@@ -15,11 +15,11 @@ from pathlib import Path
 from swiftfs.attributes import decode_type
 from swiftfs.content.away import Away
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.check import Check, Part
+from swiftfs.content.check import Check, Part, is_md5
 from swiftfs.content.fetches import Fetch, Fetches, GivenUp
 from swiftfs.content.localfile import Kept, LocalFile, md5_of, punch_hole
 from swiftfs.content.origin import Origin
-from swiftfs.content.readahead import ReadAhead
+from swiftfs.content.readahead import ReadAhead, Streams
 from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.model import ObjectInfo
@@ -38,7 +38,8 @@ def _ignore(_size: int) -> None:
 class FilledFile:
     """A local file, the version that fills it, and what is in it: `present`, and `dirty` where it differs.
 
-    What is `away` is in segments of the file's own, and not present.
+    What is `away` is in segments of the file's own, and not present. What is `verified` of the origin's
+    blocks may be stored again; see `VerifiedFile`.
     INVARIANT: blocks behind the origin's size hold zeros or our own bytes, and count as present.
     INVARIANT: no block is given back to the disk that an answer to the kernel still points to.
     The lock guards every field and each change of the local file; it is not held across the network.
@@ -65,11 +66,11 @@ class FilledFile:
         self._origin = origin
         self._present = kept.present if kept else Blocks()
         self._dirty = Blocks()
+        self._verified = kept.present.copy() if kept and kept.checked else Blocks()
         self._away = Away()
         self._fetches = Fetches()
         self._changed = threading.Condition()
-        self._read_ahead_limit = read_ahead
-        self._ahead = ReadAhead(read_ahead)
+        self._streams = Streams(read_ahead)
         self._answers: dict[int, tuple[int, int]] = {}
         self._pinned = False
         self._check = Check(done=kept is not None and kept.checked)
@@ -131,10 +132,10 @@ class FilledFile:
         with self._changed:
             if self._closed or self._pinned:
                 return 0
-            position, last = self._ahead.position // BLOCK, block_range(0, self.size)[1]
+            position, last = self._streams.position // BLOCK, block_range(0, self.size)[1]
             loose = self._loose(held=held)
-            loose.discard(position, position + block_range(0, self._read_ahead_limit)[1])
-            for needed in [*self._fetches.ranges(), *self._answers.values()]:
+            ahead = [block_range(*needed) for needed in self._streams.needed()]
+            for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 loose.discard(*needed)
             freed = 0
             for first, end in [*loose.runs(position, last), *loose.runs(0, position)]:
@@ -144,6 +145,7 @@ class FilledFile:
                 self._present.discard(first, stop)
                 self._given_back(first, stop)
                 self._check.forget(first, stop)
+                self._verified.discard(first, stop)
                 punch_hole(self.descriptor, first * BLOCK, (stop - first) * BLOCK)
                 freed += (stop - first) * BLOCK
             return freed
@@ -209,20 +211,27 @@ class FilledFile:
         """One past the last block that has bytes of the origin."""
         return block_range(0, self._origin.size)[1] if self._origin else 0
 
-    def _fetch(self, first: int, last: int, *, queued: bool = False, ahead: bool = False) -> Fetch:
+    def _fetch(self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None) -> Fetch:
         return self._fetches.add(Fetch(first, last, self._away.source(first), queued=queued, ahead=ahead))
 
-    def _read_ahead(self, offset: int, end: int) -> None:
+    def ensure_read(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes that are read, and what the reader will want next."""
         with self._changed:
             if (self._origin is None and not self._away) or self._closed:
                 return
-            if self._ahead.leaves(offset):
-                self._fetches.cancel()
+            stream, left = self._streams.join(offset)
+            if left:
+                self._fetches.cancel(left)
                 self._changed.notify_all()
-            for start, stop in self._ahead.plan(offset, end, self.size):
-                for run in list(self._missing(*block_range(start, stop))):
-                    if not self._fetches.touching(*run):
-                        self._pool.submit(self._run_queued, self._fetch(*run, queued=True, ahead=True))
+            for start, stop in self._streams.plan(stream, offset, end, self.size):
+                missing = list(self._missing(*block_range(start, stop)))
+                for run in [free for one in missing for free in self._fetches.free(*one)]:
+                    self._pool.submit(self._run_queued, self._fetch(*run, queued=True, ahead=stream))
+        try:
+            self.ensure(offset, end)
+        finally:
+            with self._changed:
+                self._streams.ended(stream)
 
     def _run_queued(self, fetch: Fetch) -> None:
         with self._changed:
@@ -292,14 +301,14 @@ class FilledFile:
         if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
         with self._changed:
-            if self._origin is not None and not self._origin.etag:
-                self._origin = replace(self._origin, etag=info.version.etag)
             self._present.add(fetch.first, fetch.last)
-            self.told = info
+            self._learn(info)
             if info.is_slo:
                 self._learn_segments()
             elif whole:
                 self._check.done = True
+                if info.dlo_prefix is None and is_md5(info.version.etag):
+                    self._verified.add(fetch.first, fetch.last)
             if info.dlo_prefix is None:
                 self._begin_checks(fetch.first, fetch.last)
 
@@ -341,30 +350,45 @@ class FilledFile:
         log.info("%s: its Content-Type names another version than it has", origin.name)
         return True
 
+    def _learn(self, info: ObjectInfo) -> None:
+        """Take note of what a download told of the object."""
+        if self._origin is not None and not self._origin.etag:
+            self._origin = replace(self._origin, etag=info.version.etag)
+        self.told = info
+
     def _bring_back(self, fetch: Fetch, source: Placed) -> None:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
         if self._closed:
             return
-        first, length = fetch.first * BLOCK, (fetch.last - fetch.first) * BLOCK
+        self._get_evicted(source, fetch.first, fetch.last)
+        self._verify_evicted(fetch, source)
+        with self._changed:
+            for run in list(self._away.blocks.runs(fetch.first, fetch.last)):
+                self._present.add(*run)
+            self._away.discard(fetch.first, fetch.last)
+
+    def _get_evicted(self, source: Placed, first: int, last: int, *, again: bool = False) -> None:
+        """Fill evicted blocks from their segment, or `again` those too that were brought back before."""
+        offset, length = first * BLOCK, (last - first) * BLOCK
         segment = source.segment
         behind = source.start - segment.first
 
         def sink(offset: int, data: bytes) -> None:
             start, stop = offset + behind, offset + behind + len(data)
             with self._changed:
-                for one, other in list(self._away.blocks.runs(*block_range(start, stop))):
+                blocks = block_range(start, stop)
+                for one, other in [blocks] if again else list(self._away.blocks.runs(*blocks)):
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     os.pwrite(self.descriptor, memoryview(data)[begin - start : end - start], begin)
 
         self.grew(length)
         try:
-            self._store.get(segment.name, sink, offset=first - behind, length=length, etag=segment.etag)
+            self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
         except NotFound:
             raise PreconditionFailed(f"{segment.name}: the segment was deleted before it was used") from None
-        with self._changed:
-            for run in list(self._away.blocks.runs(fetch.first, fetch.last)):
-                self._present.add(*run)
-            self._away.discard(fetch.first, fetch.last)
+
+    def _verify_evicted(self, fetch: Fetch, source: Placed) -> None:
+        """Verify a segment that a download brings back."""
 
     def _learn_segments(self) -> None:
         """Ask for an SLO's segments when so much of it is read that whole ones may be here."""
@@ -375,13 +399,15 @@ class FilledFile:
         check.asked = True
         self._look(self._ask_segments, origin)
 
-    def _look(self, step: Callable[..., None], *arguments: object) -> None:
-        """Run a step of the check in a thread, if there still are any."""
+    def _look(self, step: Callable[..., None], *arguments: object) -> bool:
+        """Run a step of the check in a thread; return False when there are none any more."""
         self._check.running += 1
         try:
             self._pool.submit(step, *arguments)
         except RuntimeError:
             self._check.running -= 1
+            return False
+        return True
 
     def _ask_segments(self, origin: Origin) -> None:
         manifest = None
@@ -407,7 +433,7 @@ class FilledFile:
         if told is not None and told.is_slo and origin.manifest is None:
             return
         for part in self._check.due(origin, self._present, first, last):
-            self._look(self._run_check, part, part.changes)
+            part.running = self._look(self._run_check, part, part.changes)
 
     def _run_check(self, part: Part, changes: int) -> None:
         digest = ""
@@ -417,8 +443,11 @@ class FilledFile:
             with self._changed:
                 if self._check.learn(part, changes, digest) and not self._closed:
                     self._present.discard(*part.blocks)
+                    self._verified.discard(*part.blocks)
                     self._check.forget(*part.blocks)
-                    self._ahead = ReadAhead(self._read_ahead_limit)
+                    self._streams.forget()
+                elif part.right:
+                    self._verified.add(*part.whole_blocks(self.size))
                 self._changed.notify_all()
             self._tell_idle()
 
@@ -431,6 +460,7 @@ class FilledFile:
             for first, last in list(self._present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
                 os.pwrite(self.descriptor, memoryview(data)[start - offset : stop - offset], start)
+                self._verified.discard(first, last)
             if present:
                 last = end // BLOCK if end < self._origin.size else -(-end // BLOCK)
                 # The first block is whole because a fetch begins at a block and its chunks come in order.

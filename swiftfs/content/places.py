@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
@@ -107,15 +108,15 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
 class SegmentPlaces:
     """The place of each container's segments. Containers are made once, and one that is known is not.
 
-    `choice` is `same`, a container's name, or `auto`: beside, and inside where that is refused. The lock is
-    held across the requests of a decision: whoever needs the place must wait for it.
+    `choice` is `same`, a container's name, or `auto`: beside, and inside where that is refused. Whoever needs
+    a place that is being decided waits for it; the lock is not held across the requests of a decision.
     """
 
     def __init__(self, store: ObjectStore, choice: str = AUTO) -> None:
         self._store = store
         self._choice = choice
         self._lock = threading.Lock()
-        self._decided: dict[str, Place] = {}
+        self._decided: dict[str, Future[Place]] = {}
 
     def of(self, container: str) -> Place:
         """Return the place for segments of files in `container`; it is there, as far as is known.
@@ -123,9 +124,20 @@ class SegmentPlaces:
         Raise `StoreError` when the server neither makes it nor refuses to.
         """
         with self._lock:
-            if container not in self._decided:
-                self._decided[container] = self._decide(container)
-            return self._decided[container]
+            decision = self._decided.get(container)
+            if decision is None:
+                mine = self._decided[container] = Future[Place]()
+        if decision is not None:
+            return decision.result()
+        try:
+            mine.set_result(self._decide(container))
+        except BaseException as error:
+            with self._lock:
+                if self._decided.get(container) is mine:
+                    del self._decided[container]
+            mine.set_exception(error)
+            raise
+        return mine.result()
 
     def likely(self, container: str) -> Place:
         """Return the place unless the server will refuse it; nothing is asked."""
@@ -140,7 +152,8 @@ class SegmentPlaces:
         with self._lock:
             for place in places:
                 if container not in self._decided and any(place.holds(segment.name) for segment in known):
-                    self._decided[container] = place
+                    self._decided[container] = decided = Future[Place]()
+                    decided.set_result(place)
 
     def gone(self, container: str) -> None:
         """Take note that the place is not there any more."""

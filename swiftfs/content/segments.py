@@ -99,7 +99,7 @@ class SegmentUpload:
 
     A segment that a sequential writer has left `rests` for so many seconds before it goes up: `_resting` are
     those, with the time when they were left. Holes of one length are one object, which a manifest names as
-    often as it is needed: `_zeros`. Its lock comes before the other.
+    often as it is needed: `_zeros`.
     """
 
     def __init__(
@@ -147,8 +147,7 @@ class SegmentUpload:
         self._next = 0
         self._rests = rests
         self._resting: deque[tuple[float, int, int]] = deque()
-        self._zeros: dict[int, Segment] = {}
-        self._zeros_lock = threading.Lock()
+        self._zeros: dict[int, Future[Segment]] = {}
 
     @property
     def has_begun(self) -> bool:
@@ -382,8 +381,10 @@ class SegmentUpload:
         with self._lock:
             uploads = [upload for upload in self._uploads.values() if not upload.later]
         unnamed = {id(upload) for upload in uploads if not named.intersection(stored_names([upload]))}
-        with self._zeros_lock, self._lock:
-            self._zeros = {size: one for size, one in self._zeros.items() if one.name in named}
+        with self._lock:
+            self._zeros = {
+                size: one for size, one in self._zeros.items() if one.done() and one.result().name in named
+            }
             gone = [start for start, upload in self._uploads.items() if id(upload) in unnamed]
             self._garbage.extend(self._uploads.pop(start) for start in gone)
             garbage, before = self._take_garbage(), self._named
@@ -468,11 +469,35 @@ class SegmentUpload:
         if not is_hole(source, upload.start, upload.end):
             return None
         length = upload.end - upload.start
-        with self._zeros_lock:
-            if length not in self._zeros:
-                self._zeros[length] = self._put(source, upload.start, upload.end)
-            upload.shared = self._zeros[length].name
-            return self._zeros[length]
+        while True:
+            with self._lock:
+                shared = self._zeros.get(length)
+                if shared is None:
+                    mine = self._zeros[length] = Future[Segment]()
+            if shared is None:
+                return self._put_first_zeros(upload, source, mine)
+            segment = shared.result()
+            with self._lock:
+                # One that was dropped meanwhile may be deleted with the upload that made it.
+                if self._zeros.get(length) is shared:
+                    upload.shared = segment.name
+                    return segment
+
+    def _put_first_zeros(self, upload: Upload, source: int, zeros: Future[Segment]) -> Segment:
+        """Store the segment for a hole, for all who wait for `zeros`."""
+        length = upload.end - upload.start
+        try:
+            segment = self._put(source, upload.start, upload.end)
+        except BaseException as error:
+            with self._lock:
+                if self._zeros.get(length) is zeros:
+                    del self._zeros[length]
+            zeros.set_exception(error)
+            raise
+        with self._lock:
+            upload.shared = segment.name  # before anybody else has it, lest it be deleted as theirs
+        zeros.set_result(segment)
+        return segment
 
     def _put(self, source: int, start: int, end: int) -> Segment:
         body = map_bytes(source, start, end)

@@ -32,7 +32,7 @@ from swiftfs.fuse.structs import (
     write_stat,
 )
 from swiftfs.fuse.threads import AttachedThreads
-from swiftfs.model import DIRECT_HANDLES
+from swiftfs.model import UNCACHED_HANDLES
 
 log = logging.getLogger("swiftfs.fuse")
 
@@ -250,12 +250,13 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         """Open a file; what must not be cached is read from us alone, to its end whatever stat(2) says."""
         info = file_info.contents
         info.fh = self.operations.open(path.decode(), info.flags)
-        info.direct_io = info.fh >= DIRECT_HANDLES
+        info.direct_io = info.fh >= UNCACHED_HANDLES
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
         """Make and open a file (fusepy passes no flags)."""
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
+        info.direct_io = info.fh >= UNCACHED_HANDLES
 
     def utimens(self, path: bytes, times: Any) -> None:
         """Set times; utimensat(2)'s NOW becomes the clock's and OMIT becomes None."""

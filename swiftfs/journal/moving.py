@@ -6,6 +6,7 @@ client has stored is overwritten or deleted, as far as Swift can say at that mom
 
 import errno
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
@@ -253,7 +254,8 @@ class Moving:
 
     def _copy(self, items: Sequence[_Item]) -> list[_Item]:
         """Copy all; return those that were copied, without what is gone; undo all after any other failure."""
-        running: list[Future[None]] = [self._pool.submit(self._copy_one, item) for item in items]
+        failed = threading.Event()
+        running: list[Future[None]] = [self._pool.submit(self._copy_one, item, failed) for item in items]
         wait(running)
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
@@ -266,9 +268,18 @@ class Moving:
                 raise Unmoved(item.error, self._undo(items)) from item.error
         return [item for item in items if item.copied is not None]
 
-    def _copy_one(self, item: _Item) -> None:
+    def _copy_one(self, item: _Item, failed: threading.Event) -> None:
+        """Copy an object, unless another copy has `failed`: in an outage each would take its whole patience."""
+        if failed.is_set():
+            return
         began = time.monotonic()
-        item.copied = self._store.copy(item.source, item.target, manifest_only=True).etag
+        try:
+            item.copied = self._store.copy(item.source, item.target, manifest_only=True).etag
+        except NotFound:
+            raise
+        except BaseException:
+            failed.set()
+            raise
         item.seconds = time.monotonic() - began
 
     def _undo(self, items: Iterable[_Item]) -> tuple[Delete, ...]:

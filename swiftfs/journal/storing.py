@@ -62,7 +62,7 @@ class Storing:
 
     def _put(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
         replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
-        content.ensure(0, snapshot.size)
+        content.ensure_kept(0, snapshot.size)
         body = map_bytes(content.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
             doom(replaced)
@@ -84,7 +84,7 @@ class Storing:
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", intent.name, error)
         replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
-        content.ensure_rest(snapshot.size)
+        content.keep_rest(snapshot.size)
         manifest = content.uploads.finish(snapshot.size)
         return self._commit(intent, content, manifest, replaced, before, doom)
 
@@ -192,7 +192,7 @@ class Storing:
         gaps: dict[int, Upload] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Gap):
-                content.ensure(part.start, part.end)
+                content.ensure_kept(part.start, part.end)
                 gaps[index] = uploads.upload(part.start, part.end)
         return [
             part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)

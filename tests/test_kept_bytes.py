@@ -1,0 +1,324 @@
+"""What a change keeps of the old object is verified before it is stored again."""
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cache_house import MIB, PLAIN, Flaky, House, noise, read, settle, write
+from memory_store import MemoryStore
+from mounts import Mount
+from scenes import counted
+from storing_house import Writer
+from swiftclient import Connection
+
+from swiftfs.attributes import Stored
+from swiftfs.content.blocks import BLOCK
+from swiftfs.content.content import Content
+from swiftfs.content.layout import Layout
+from swiftfs.content.origin import Origin
+from swiftfs.demo.server import Fault
+from swiftfs.errors import Corrupt
+from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.log import Log
+from swiftfs.journal.ownership import Ownership
+from swiftfs.journal.removal import Removal
+from swiftfs.journal.storing import Storing
+from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.store.protocol import Sink
+
+pytest_plugins = ["cache_fixtures", "writer_fixtures"]
+
+
+class Noisy(Flaky):
+    """A store whose next `wrong` answers have a wrong byte each, at another place each time."""
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        place, self.wrong = self.wrong, max(0, self.wrong - 1)
+
+        def twisted(position: int, data: bytes) -> None:
+            body = bytearray(data)
+            if place:
+                body[len(body) // (place + 1)] ^= 1
+            sink(position, bytes(body))
+
+        return MemoryStore.get(self, name, twisted, offset=offset, length=length, etag=etag)
+
+
+@pytest.fixture
+def house(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> House:
+    monkeypatch.setattr("cache_house.Flaky", Noisy)
+    return build()
+
+
+SEGMENT = 4 * MIB
+NAME = ObjectName("box", "file")
+
+
+def put_large(store: MemoryStore, body: bytes, size: int) -> Origin:
+    """Store `body` as segments of so many bytes."""
+    store.create_container("box_segments")
+    segments = []
+    for start in range(0, len(body), size):
+        name = ObjectName("box_segments", f"file/{start:012d}")
+        info = store.put(name, body[start : start + size], PLAIN)
+        segments.append(Segment(name, info.version.etag, info.size))
+    etag = store.put_manifest(NAME, Manifest(tuple(segments)), PLAIN).version.etag
+    return Origin(NAME, etag, len(body), len(body))
+
+
+def put_plain(store: MemoryStore, body: bytes) -> Origin:
+    return Origin(NAME, store.put(NAME, body, PLAIN).version.etag, len(body), len(body))
+
+
+Put = Callable[[MemoryStore, bytes], Origin]
+
+OBJECTS: dict[str, tuple[Put, int]] = {
+    "plain, 400 kB": (put_plain, 400_000),
+    "plain, 3 MB": (put_plain, 3_000_000),
+    "plain, 10 MB": (put_plain, 10_000_000),
+    "SLO, 3 MB": (lambda store, body: put_large(store, body, MIB), 3_000_000),
+    "SLO, 20 MB": (lambda store, body: put_large(store, body, SEGMENT), 20_000_000),
+    "SLO of odd segments": (lambda store, body: put_large(store, body, 2 * MIB + 777), 20_000_001),
+}
+
+
+def patch(content: Content, model: bytearray) -> None:
+    middle = len(model) // 2 + 100
+    write(content, middle, b"patch")
+    model[middle : middle + 5] = b"patch"
+
+
+def patch_over_the_edge_of_two_pieces(content: Content, model: bytearray) -> None:
+    edge = len(model) // 2 // MIB * MIB or 2 * BLOCK
+    write(content, edge - 5, b"over the edge")
+    model[edge - 5 : edge + 8] = b"over the edge"
+
+
+def append(content: Content, model: bytearray) -> None:
+    write(content, len(model), b"the end")
+    model.extend(b"the end")
+
+
+def cut(content: Content, model: bytearray) -> None:
+    size = len(model) // 2 - 100
+    content.truncate(size)
+    del model[size:]
+
+
+def cut_and_grow(content: Content, model: bytearray) -> None:
+    cut(content, model)
+    content.truncate(len(model) + BLOCK)
+    model.extend(bytes(BLOCK))
+
+
+def read_then_patch(content: Content, model: bytearray) -> None:
+    middle = len(model) // 2
+    read(content, middle - middle % BLOCK, BLOCK)
+    settle(content)
+    patch(content, model)
+
+
+def read_all_then_patch(content: Content, model: bytearray) -> None:
+    for offset in range(0, content.size, BLOCK):
+        read(content, offset, BLOCK)
+    patch(content, model)
+
+
+CHANGES = [
+    patch,
+    patch_over_the_edge_of_two_pieces,
+    append,
+    cut,
+    cut_and_grow,
+    read_then_patch,
+    read_all_then_patch,
+]
+
+
+def store_it(house: House, content: Content) -> None:
+    """Store the file as the journal does."""
+    content.uploads._layout = Layout(SEGMENT) if content.uploads else Layout(0)  # type: ignore[union-attr]
+    large = house.store.head(NAME).is_slo
+    intent = PutFile(NAME, content.save(), Description("text/plain", Stored()), large)
+    with closing(Log(house.folder, "box")) as log:
+        storing = Storing(house.store, SEGMENT, Removal(house.store, log, Ownership(log)))
+        storing.run(intent, content, lambda _: None)
+
+
+def stored(store: MemoryStore) -> bytes:
+    body = bytearray(store.head(NAME).size)
+
+    def sink(offset: int, data: bytes) -> None:
+        body[offset : offset + len(data)] = data
+
+    MemoryStore.get(store, NAME, sink)
+    return bytes(body)
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_a_wrong_byte_is_never_stored(
+    house: House, kind: str, change: Callable[[Content, bytearray], None], wrong: int
+) -> None:
+    """So many answers have a byte flipped; the change succeeds or says that it does not."""
+    put, size = OBJECTS[kind]
+    body = noise(size)
+    origin = put(house.store, body)
+    content = house.open(origin)
+    model = bytearray(body)
+    house.store.wrong = wrong
+    try:
+        change(content, model)
+        settle(content)
+        store_it(house, content)
+    except Corrupt:
+        assert wrong > 1
+        model = bytearray(body)
+    house.store.wrong = 0
+    assert stored(house.store) == model
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: House, kind: str) -> None:
+    put, size = OBJECTS[kind]
+    body = noise(size)
+    origin = put(house.store, body)
+    house.store.wrong = 1
+    middle = size // 2 // BLOCK * BLOCK
+    house.read(origin, middle, BLOCK)
+    house.restart()
+    content, model = house.open(origin), bytearray(body)
+    assert content._present
+    patch(content, model)
+    store_it(house, content)
+    assert stored(house.store) == model
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_every_byte_that_is_needed_verified_is_right(house: House, kind: str) -> None:
+    put, size = OBJECTS[kind]
+    body = noise(size)
+    content = house.open(put(house.store, body))
+    house.store.wrong = 1
+    content.own_all()
+    assert read(content) == body
+
+
+def test_answers_that_differ_each_time_are_an_error_that_names_the_object(
+    house: House,
+) -> None:
+    content = house.open(put_large(house.store, noise(20 * MIB), SEGMENT))
+    house.store.wrong = 100
+    with pytest.raises(Corrupt, match="box/file"):
+        write(content, 9 * MIB + 500, b"patch")
+    assert not content.is_dirty()
+
+
+def test_what_is_verified_is_not_asked_for_again(house: House) -> None:
+    """Neither a whole object, nor segments that were looked at, nor the blocks of an own change."""
+    plain = house.open(house.put("small", noise(3 * MIB)))
+    read(plain)
+    origin = put_large(house.store, noise(20 * MIB), SEGMENT)
+    large = house.open(replace(origin, manifest=house.store.manifest(NAME)))
+    read(large)
+    for content in (plain, large):
+        settle(content)
+    house.gets()
+    write(plain, 5, b"patch")
+    write(large, 5 * MIB + 5, b"patch")
+    assert house.gets() == 0
+    store_it(house, large)
+    write(large, 5 * MIB + 50, b"patch")
+    store_it(house, large)
+    assert house.gets() == 0
+
+
+def test_a_patch_costs_one_download_more_than_its_piece(house: House) -> None:
+    content = house.open(put_large(house.store, noise(20 * MIB), SEGMENT))
+    house.gets()
+    write(content, 5 * MIB + 5, b"patch")
+    store_it(house, content)
+    assert house.gets() == 2
+    write(content, 6 * MIB + 5, b"patch")
+    read(content, 7 * MIB, BLOCK)
+    house.gets()
+    write(content, 7 * MIB + 5, b"patch")
+    assert house.gets() == 2
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_an_evicted_segment_is_verified_before_it_changes(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, pieces: bool
+) -> None:
+    """It is brought back whole, at once or as a reader wants it, and stored anew with the change."""
+    writer.write(0, noise(4 * MIB + 10))
+    writer.puts()
+    assert writer.content.shed(2**40) >= 3 * MIB
+    assert writer.content.evicted()
+    whole, wrong = writer.store.get, [1]
+
+    def get(name: ObjectName, sink: Sink, **options: Any) -> ObjectInfo:
+        flip = wrong.pop() if wrong else 0
+        return whole(name, lambda at, data: sink(at, bytes([data[0] ^ flip]) + data[1:]), **options)
+
+    monkeypatch.setattr(writer.store, "get", get)
+    for offset in range(MIB, 2 * MIB, BLOCK) if pieces else ():
+        writer.content.read(offset, BLOCK)
+    writer.write(MIB + 5 * BLOCK + 7, b"change")
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("size", [400_000, 3_000_000, 20_000_000])
+@pytest.mark.mount_options("settle=0.2,segment_size=4M")
+def test_a_byte_that_is_flipped_on_the_way_is_not_stored(
+    mounted: Mount, connection: Connection, container: str, size: int, large: bool
+) -> None:
+    body = bytearray(noise(size))
+    if large:
+        target = mounted.path / "file"
+        target.write_bytes(body)
+        mounted.remount()
+    else:
+        connection.put_object(container, "file", bytes(body))
+    path: Path = mounted.path / "file"
+    for offset, data in ((size // 2 + 7, b"patch"), (size, b"the end")):
+        body[offset : offset + len(data)] = data
+        mounted.swift.inject(Fault("GET", f"/{container}/file", flip_byte=True, times=1))
+        with path.open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), data, offset)
+            os.fsync(file.fileno())
+        assert connection.get_object(container, "file")[1] == body
+        mounted.swift.clear_faults()
+        mounted.remount()
+
+
+@pytest.mark.mount_options("settle=0.2")
+def test_a_patch_of_a_large_file_keeps_its_budget(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    size = 256 * MIB
+    target = mounted.path / "big"
+    with target.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(noise(MIB))
+    for offset, data in ((100 * MIB + 4096, bytes(4096)), (size, b"6bytes")):
+        mounted.remount()
+        assert target.stat().st_size >= size
+        mounted.swift.reset_requests()
+        with target.open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), data, offset)
+            os.fsync(file.fileno())
+        cost = counted(mounted.swift)
+        print(offset, [(one.method, one.path[-20:], one.bytes_out, one.bytes_in) for one in cost])
+        assert len(cost) <= 6
+        assert sum(one.bytes_out for one in cost) <= 3 * MIB
+        assert sum(one.bytes_in for one in cost) <= 3 * MIB

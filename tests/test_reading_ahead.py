@@ -1,0 +1,215 @@
+"""What sequential reading costs: by one reader or several, in any order, from a slow server."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cache_house import MIB, Flaky, House, noise, read, settle
+from mounts import Mount
+from scenes import counted
+from swiftclient import Connection
+
+from swiftfs.content.blocks import BLOCK
+from swiftfs.content.content import Content
+from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.store.protocol import Sink
+
+pytest_plugins = ["cache_fixtures"]
+
+LATENCY = 0.05
+NEEDLESS = 1.1
+"""So many times the bytes of a file may be downloaded to read it once."""
+
+
+class Distant(Flaky):
+    """A store that takes its time, and counts the bytes that are asked for."""
+
+    asked = 0
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        time.sleep(LATENCY)
+        info = super().get(name, sink, offset=offset, length=length, etag=etag)
+        self.asked += info.size if length is None else length
+        return info
+
+
+@pytest.fixture
+def distant(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], House]:
+    monkeypatch.setattr("cache_house.Flaky", Distant)
+    return lambda read_ahead: build(limit=4096 * MIB, read_ahead=read_ahead, threads=8)
+
+
+def asked(house: House) -> int:
+    assert isinstance(house.store, Distant)
+    return house.store.asked
+
+
+def read_part(content: Content, body: bytes, offsets: Sequence[int]) -> None:
+    for offset in offsets:
+        assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
+
+
+def large(size: int) -> bytes:
+    return noise(MIB + 77) * (size // MIB + 1)
+
+
+@pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
+@pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
+def test_every_byte_is_asked_for_once(distant: Callable[[int], House], size: int, read_ahead: int) -> None:
+    house = distant(read_ahead)
+    body = large(size)[:size]
+    content = house.open(house.put("file", body))
+    house.gets()
+    read_part(content, body, range(0, size, BLOCK))
+    settle(content)
+    assert asked(house) == size
+    assert house.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
+
+
+def test_four_readers_of_a_quarter_each(distant: Callable[[int], House]) -> None:
+    house = distant(64 * MIB)
+    body = large(100 * MIB)[: 100 * MIB]
+    content = house.open(house.put("file", body))
+    house.gets()
+    with ThreadPoolExecutor(4) as readers:
+        parts = [range(first * 25 * MIB, (first + 1) * 25 * MIB, BLOCK) for first in range(4)]
+        for done in [readers.submit(read_part, content, body, part) for part in parts]:
+            done.result()
+    settle(content)
+    assert house.gets() <= 44
+    assert asked(house) <= NEEDLESS * len(body)
+
+
+@pytest.mark.parametrize("disorder", [4, 16, 32])
+def test_reads_that_come_out_of_order(distant: Callable[[int], House], disorder: int) -> None:
+    """The kernel sends them from several threads, and so do programs that read with several."""
+    house = distant(64 * MIB)
+    body = large(100 * MIB)[: 100 * MIB]
+    content = house.open(house.put("file", body))
+    house.gets()
+    dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
+    for first in range(0, len(offsets), disorder):
+        some = offsets[first : first + disorder]
+        read_part(content, body, dice.sample(some, len(some)))
+    settle(content)
+    assert house.gets() <= 40
+    assert asked(house) <= NEEDLESS * len(body)
+
+
+def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], House]) -> None:
+    house = distant(64 * MIB)
+    body = large(100 * MIB)[: 100 * MIB]
+    content = house.open(house.put("file", body))
+    house.gets()
+    dice = random.Random(7)
+    elsewhere = 0
+    for number, offset in enumerate(range(0, len(body), BLOCK)):
+        read_part(content, body, [offset])
+        if number % 10 == 3:
+            before = asked(house)
+            read_part(content, body, [dice.randrange(0, len(body) - BLOCK, BLOCK)])
+            elsewhere += asked(house) != before
+    settle(content)
+    assert house.gets() <= 40 + elsewhere
+    assert asked(house) <= NEEDLESS * len(body)
+
+
+def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., House]) -> None:
+    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+    body = noise(40 * MIB)
+    content = house.open(house.put("file", body))
+    for _ in range(2):
+        house.gets()
+        read_part(content, body, range(0, len(body), BLOCK))
+        settle(content)
+        assert house.gets() <= 40
+
+
+def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., House]) -> None:
+    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+    body = noise(80 * MIB)
+    content = house.open(house.put("file", body))
+    for start in range(0, len(body), 8 * MIB):
+        read_part(content, body, range(start, start + 4 * MIB, BLOCK))
+    settle(content)
+    assert content.allocated() <= 20 * MIB
+
+
+@contextmanager
+def busy_cores(count: int = 2) -> Iterator[None]:
+    """Let other processes take all the time of so many cores that they can get."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+SIZES = {"big": 256 * MIB, "quarters": 100 * MIB}
+
+
+@pytest.fixture(scope="module")
+def far_away() -> Iterator[SwiftServer]:
+    """A Swift that takes 300 ms a request."""
+    with SwiftServer(settings=ServerSettings(delay=0.3)) as server:
+        client = Connection(server.auth_url, server.user, server.key, retries=0)
+        client.put_container("far")
+        for name, size in SIZES.items():
+            client.put_object("far", name, large(size)[:size])
+        client.close()
+        yield server
+
+
+@pytest.fixture
+def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
+    far_away.reset_requests()
+    with Mount(far_away, "far", tmp_path) as mount:
+        yield mount
+
+
+def read_file(path: Path, start: int, stop: int) -> bool:
+    """Read as `cp` does; say whether the bytes are those of `far_away`."""
+    expected = large(256 * MIB)
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        for offset in range(start, stop, BLOCK):
+            if file.read(min(BLOCK, stop - offset)) != expected[offset : min(offset + BLOCK, stop)]:
+                return False
+    return True
+
+
+def assert_cost(mount: Mount, requests: int, size: int) -> None:
+    cost = [one for one in counted(mount.swift) if one.method in ("GET", "HEAD")]
+    came = sum(one.bytes_out for one in cost)
+    print(f"{len(cost)} requests, {came / MIB:.1f} MiB")
+    assert len(cost) <= requests
+    assert came <= NEEDLESS * size
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_large_file_of_a_distant_server(far_mount: Mount, busy: bool) -> None:
+    path = far_mount.path / "big"
+    assert path.stat().st_size == 256 * MIB
+    with busy_cores(2 if busy else 0):
+        assert read_file(path, 0, 256 * MIB)
+    assert_cost(far_mount, 40, 256 * MIB)
+
+
+def test_four_programs_read_a_distant_file(far_mount: Mount) -> None:
+    path = far_mount.path / "quarters"
+    assert path.stat().st_size == 100 * MIB
+    with ThreadPoolExecutor(4) as programs:
+        parts = [(first * 25 * MIB, (first + 1) * 25 * MIB) for first in range(4)]
+        assert all(programs.map(lambda part: read_file(path, *part), parts))
+    assert_cost(far_mount, 44, 100 * MIB)
