@@ -269,7 +269,7 @@ class Moving:
         return [item for item in items if item.copied is not None]
 
     def _copy_one(self, item: _Item, failed: threading.Event) -> None:
-        """Copy an object, unless another copy has `failed`: in an outage each would take its whole patience."""
+        """Copy an object, unless another has `failed`: in an outage each would take its whole patience."""
         if failed.is_set():
             return
         began = time.monotonic()
