@@ -1,0 +1,61 @@
+"""Programs do all that programs do while Swift fails and the mount is killed: in the end all is as their ledgers say."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from crashes import orphans, stored_states
+from ledger import look_below
+from mounts import Mount
+from storm import Crew, Storm, check
+from swiftclient import Connection
+from test_load import assert_journal_is_empty, assert_nothing_waits
+
+from swiftfs.demo.server import SwiftServer
+from swiftfs.status import retry
+
+SECONDS = float(os.environ.get("SWIFTFS_STRESS_SECONDS", "40"))
+"""How long the storm lasts; minutes find more."""
+
+SEED = int(os.environ.get("SWIFTFS_STRESS_SEED", "0")) or random.randrange(1, 10**6)
+
+WORKERS = 4
+
+OPTIONS = "settle=2,segment_size=1M,cache_size=64M"
+
+EXPECTED = (
+    "waits until it can be stored",
+)
+"""What a mount may warn of in such weather."""
+
+
+@pytest.mark.timeout(5 * SECONDS + 900)
+def test_what_programs_leave_after_a_storm(
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    print(f"seed {SEED}, {SECONDS:.0f} s")
+    mount = Mount(swift, container, tmp_path, OPTIONS)
+    mount.expected += EXPECTED
+    with mount:
+        crew = Crew(mount, WORKERS, SEED)
+        try:
+            storm = Storm(swift, mount, crew, SEED)
+            storm.blow(SECONDS)
+            print(f"events: {dict(storm.counts)}")
+            ledgers = crew.end()
+        finally:
+            crew.kill()
+        retry(mount.path)
+        assert_nothing_waits(mount)
+        check(stored_states(connection, container), ledgers, "in Swift", mount.log)
+        assert orphans(connection, container) == set()
+        mount.stop()
+        assert_journal_is_empty(mount)
+        mount.remount()
+        check(look_below(mount.path), ledgers, "in a mount with an empty cache", mount.log)
