@@ -64,6 +64,7 @@ class Crew:
         self._go_on()
         words = [mount.path, self._reports, mount.log, workers, seed]
         environment = {**clean_environment(), **mount.swift.environment(), "STRESS_SOURCE": mount.source}
+        environment["STRESS_WITHOUT"] = os.environ.get("SWIFTFS_STRESS_WITHOUT", "")
         self._process = subprocess.Popen(
             [sys.executable, stress.__file__, *map(str, words)], start_new_session=True, env=environment
         )
