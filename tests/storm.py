@@ -14,14 +14,18 @@ from pathlib import Path
 
 import stress
 from ledger import State, States, differences
+from load import SHARED
 from mounts import Mount, clean_environment
-from swiftclient import Connection
+from uncertain import is_dead, shortest
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.status import retry
 
 STUCK_SECONDS = 200
 """So long no single step may take: a write waits two minutes for room, and fsync 50 s for Swift."""
+
+SILENCE = 21.0
+"""Seconds after which a request of most classes has failed."""
 
 SHOWN_LINES = 50
 """Of the history of a path that is not as it should be."""
@@ -36,6 +40,8 @@ BRIEF_FAULTS = (
     Fault(path=SPARED, delay=1.2),
     Fault(path=SPARED, status=500, after=True),
     Fault(path=SPARED, reset=True, after=True),
+    Fault(path=SPARED, reset=True, accept_body=20_000),
+    Fault(path=SPARED, truncate_body=100),
 )
 """What may go wrong with a few requests, whose method is chosen at random."""
 
@@ -147,20 +153,24 @@ class Crew:
 
 
 class Storm:
-    """What happens to the mount and its Swift meanwhile."""
+    """What happens to the mount and its Swift meanwhile; each mount has one of the variants' options."""
 
-    def __init__(self, swift: SwiftServer, mount: Mount, crew: Crew, seed: int) -> None:
+    def __init__(
+        self, swift: SwiftServer, mount: Mount, crew: Crew, seed: int, variants: Sequence[str]
+    ) -> None:
         self._swift = swift
         self._mount = mount
         self._crew = crew
         self._random = random.Random(f"storm {seed}")
+        self._variants = variants
         self.counts: Counter[str] = Counter()
 
     def blow(self, seconds: float) -> None:
         """Let one thing follow the other for so long; then all is well again."""
         events: list[tuple[Callable[[], object], int]] = [
-            (self._calm, 3),
+            (self._calm, 5),
             (self._brief_faults, 5),
+            (self._time_out, 1),
             (self._one_method_fails, 3),
             (self._refuse, 2),
             (self._outage, 2),
@@ -209,11 +219,17 @@ class Storm:
         self._work(1, 8)
         self._swift.clear_faults()
 
+    def _time_out(self) -> None:
+        """Let one request go unanswered for longer than anybody waits, and never be carried out."""
+        self._inject(Fault(self._random.choice(METHODS), SPARED, reset=True, delay=SILENCE, times=1))
+        self._work(0, 5)
+        self._swift.clear_faults()
+
     def _refuse(self) -> None:
         self._inject(self._random.choice(REFUSALS))
         self._work(2, 6)
         self._swift.clear_faults()
-        if not stress.is_dead(self._mount.path):
+        if not is_dead(self._mount.path):
             retry(self._mount.path)
 
     def _outage(self) -> None:
@@ -244,9 +260,11 @@ class Storm:
         self._crew.wait_until_they_stand()
         self._mount.stop()
         self._mount.exit_code = 0
+        self._mount.options = self._random.choice(self._variants)
         self._swift.start()
         self._swift.clear_faults()
         self._crew.wait_until(lambda: all(one.seconds for one in self._swift.requests()))
+        self.counts["requests before kills"] += len(self._swift.requests())
         self._swift.reset_requests()
         self._say("mounts")
         self._mount.start()
@@ -256,6 +274,7 @@ class Storm:
     def _mount_anew(self) -> None:
         """Unmount in order, and mount with the cache folder or an empty one."""
         self._crew.pause()
+        self._mount.options = self._random.choice(self._variants)
         self._mount.remount(empty_cache=self._random.random() < 0.5)
         self._say("mounted anew")
         self._crew.resume()
@@ -278,10 +297,10 @@ def check(found: States, ledgers: Sequence[Sequence[States]], where: str, log: P
         mine = {
             path: rest.pop(path)
             for path in list(rest)
-            if path.split("/")[0] == f"w{number}" or path.startswith(f"{stress.SHARED}/w{number}-")
+            if path.split("/")[0] == f"w{number}" or path.startswith(f"{SHARED}/w{number}-")
         }
-        wrong += min((differences(mine, one) for one in possible), key=len)
-    rest.pop(stress.SHARED, None)
+        wrong += shortest(differences(mine, one) for one in possible)
+    rest.pop(SHARED, None)
     wrong += [f"{path}: {state} is nobody's" for path, state in rest.items()]
     assert not wrong, "\n".join([f"{where}:", *wrong, *histories(log, wrong)])
 
@@ -302,5 +321,3 @@ def histories(log: Path, lines: Sequence[str]) -> list[str]:
         or not line.startswith("INFO: ")
     ]
     return ["history:", *told[-SHOWN_LINES * max(1, min(4, len(names))) :]]
-
-

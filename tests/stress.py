@@ -1,13 +1,16 @@
-"""Programs that go on when their mount dies: each knows of its own files what a crash may have left of them.
+"""Programs that go on when their mount dies: each knows what a crash may have left of its own files.
 
-`python stress.py ROOT REPORTS LOG WORKERS SEED` works below the folder ROOT until the file `stop` is in REPORTS.
+`python stress.py ROOT REPORTS LOG WORKERS SEED` works below the folder ROOT until REPORTS has a file `stop`.
 A worker stands still while there is a file `pause`, or when the mount has died, and says so; it goes on when
 the number in the file `epoch` has grown. What it does goes to the mount's LOG too, with the time.
+The environment has the credentials, and:
+
+- `STRESS_SOURCE`: what is mounted
+- `STRESS_WITHOUT`: names of steps that are left out, separated by commas
 """
 
 import contextlib
 import errno
-import itertools
 import json
 import mmap
 import os
@@ -15,11 +18,12 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ledger import State, differences, digest, look_below
+from ledger import State, digest, look_below
 from load import KIB, MIB, MOST_PATHS, SHARED, Worker
 from swiftclient import ClientException, Connection
 from uncertain import GONE, Piece, UncertainLedger, is_dead, moved
@@ -30,8 +34,8 @@ STORED_LOOK = "look=stored"
 MAY_FAIL = frozenset({errno.EIO, errno.ETIMEDOUT, errno.EDQUOT, errno.EFBIG, errno.EACCES})
 """What calls may answer while Swift does not answer, or refuses."""
 
-PAUSES = (0.0, 0.0, 0.2, 1.6, 1.9, 2.05, 2.3)
-"""Seconds between two calls: most of them end near the end of the settling."""
+PAUSES = (0.0, 0.0, 0.0, 0.1, 0.6, 1.6, 1.9, 2.05)
+"""Seconds between two calls: some of them end near the end of the settling."""
 
 POLL_SECONDS = 0.02
 
@@ -47,23 +51,24 @@ class StressWorker(Worker, UncertainLedger):
     def __init__(self, root: Path, reports: Path, number: int, seed: int, log: Path) -> None:
         super().__init__(root, reports, number, seed)
         self.others = []
-        self.crashes = 0
-        self.failures = 0
-        self.checked = 0
+        self.counts: Counter[str] = Counter()
         self._log = os.open(log, os.O_APPEND | os.O_WRONLY)
         self._left: list[str] = []
-        self._client = Connection(os.environ["ST_AUTH"], os.environ["ST_USER"], os.environ["ST_KEY"], retries=0)
+        self._client = Connection(
+            os.environ["ST_AUTH"], os.environ["ST_USER"], os.environ["ST_KEY"], retries=0
+        )
         self._container, _, self._prefix = os.environ["STRESS_SOURCE"].partition("/")
 
-    def work(self, seconds: float = 0) -> None:
-        """Work until `stop` is there, and leave the ledger behind."""
-        self._attempt(lambda: self.mkdir(self.home))
+    def work(self, seconds: float = float("inf")) -> None:
+        """Work until `stop` is there, or for so long; then leave the ledger behind."""
         left_out = os.environ.get("STRESS_WITHOUT", "").split(",")
         chosen = [(step, weight) for step, weight in self._all_steps() if step.__name__ not in left_out]
         steps, weights = zip(*chosen, strict=True)
-        while not (self._reports / "stop").exists():
+        end = time.monotonic() + seconds
+        while not (self._reports / "stop").exists() and time.monotonic() < end:
             if (self._reports / "pause").exists():
                 self._wait_for_mount("pauses")
+                self._look_again(stored=True)
             if self.home not in self.now:
                 self._attempt(lambda: self.mkdir(self.home))
                 continue
@@ -71,56 +76,53 @@ class StressWorker(Worker, UncertainLedger):
             self.forget_bodies()
             if len(self.now) > MOST_PATHS:
                 self._attempt(self._tidy)
-        self._attempt(lambda: None, look=True)
-        states = [{path: asdict(state) for path, state in one.items()} for one in (self.now, *self.others)]
-        counts = {
-            "done": self.done,
-            "crashes": self.crashes,
-            "failures": self.failures,
-            "checked": self.checked,
-        }
-        text = json.dumps({**counts, "states": states}, default=lambda tag: tag.decode())
-        (self._reports / f"{self.home}.json").write_text(text)
+        self._look_again()
+        self._leave_ledger()
         self.say("ends")
+
+    def _leave_ledger(self) -> None:
+        states = [{path: asdict(state) for path, state in one.items()} for one in (self.now, *self.others)]
+        text = json.dumps({**self.counts, "states": states}, default=lambda tag: tag.decode())
+        (self._reports / f"{self.home}.json").write_text(text)
 
     def say(self, text: str) -> None:
         """Let the watchdog and the log know what is about to be done."""
         super().say(text)
         os.write(self._log, f"INFO: {self.home} {time.monotonic():.3f} {text}\n".encode())
 
-    def _attempt(self, step: Callable[[], object], *, look: bool = False) -> None:
+    def _attempt(self, step: Callable[[], object]) -> None:
         """Take a step; when it fails as it may, find out what has become of it."""
+        self.counts["steps"] += 1
         try:
             step()
         except OSError as error:
             if error.errno not in MAY_FAIL | GONE:
                 raise
             self.say(f"fails: {error}")
+            self.counts["failures"] += not is_dead(self.root)
             self._look_again()
-        else:
-            if look:
-                self._look_again()
 
-    def _look_again(self) -> None:
-        """Compare all with the mount, which may have to come back first, and adopt what is there."""
-        crashed = False
-        while True:
+    def _look_again(self, *, stored: bool = False) -> None:
+        """Compare all with the mount, which may have to come back first, and adopt what is there.
+
+        It is certain when the mount is a new one, or all is `stored`.
+        """
+        found: dict[str, State] | None = None
+        while found is None:
             if is_dead(self.root):
-                crashed = True
-                self.crashes += 1
+                stored = True
+                self.counts["crashes"] += 1
                 self._wait_for_mount("waits")
             self.say("looks at all")
             try:
                 found = self._look_at_all()
-                break
             except OSError as error:
                 if error.errno not in MAY_FAIL | GONE:
                     raise
                 self.say(f"looks again: {error}")
                 time.sleep(RETRY_SECONDS)
-        self.failures += not crashed
-        wrong = self.adopt(found, crashed=crashed)
-        assert not wrong, "\n".join([f"after a {'crash' if crashed else 'failure'}:", *wrong])
+        wrong = self.adopt(found, certain=stored)
+        assert not wrong, "\n".join(["a look at all finds:", *wrong])
 
     def _wait_for_mount(self, word: str) -> None:
         epoch = self._epoch()
@@ -152,7 +154,7 @@ class StressWorker(Worker, UncertainLedger):
         return [
             *self._steps(),
             (self._change_large, 8),
-            (self._burst, 8),
+            (self._burst, 5),
             (self._remove_and_move, 6),
             (self._unlink_open, 4),
             (self._map, 6),
@@ -160,7 +162,7 @@ class StressWorker(Worker, UncertainLedger):
             (self._rename_while_closing, 4),
             (self._rotate, 4),
             (self._empty_and_rewrite, 4),
-            (self._pause, 3),
+            (self._pause, 2),
         ]
 
     def _folders(self) -> list[str]:
@@ -225,7 +227,10 @@ class StressWorker(Worker, UncertainLedger):
 
     def _empty_and_rewrite(self) -> None:
         path = self._some_file()
-        pieces = [Piece(at * 50 * KIB, self._random.randbytes(50 * KIB)) for at in range(self._random.randint(1, 30))]
+        pieces = [
+            Piece(at * 50 * KIB, self._random.randbytes(50 * KIB))
+            for at in range(self._random.randint(1, 30))
+        ]
         self.say(f"empties {path} and writes {len(pieces)} pieces")
         self.edit(path, pieces, empty=True, pause=lambda: None)
 
@@ -246,13 +251,13 @@ class StressWorker(Worker, UncertainLedger):
         body = self.bytes_of(path)
         with (self.root / path).open("r+b", buffering=0) as file:
             self.unlink(path)
-            self._rest((0.0, 0.0, 0.5))
-            assert file.read(len(body) + 1 or 1) == body or is_dead(self.root), f"{path}, open and deleted"
+            self._rest((0.0, 0.0, 0.0, 0.5))
+            assert file.read(len(body) + 1) == body, f"{path}, open and deleted, holds something else"
             with contextlib.suppress(OSError):
                 file.write(b"never seen again")
 
     def _map(self) -> None:
-        """Change a file through a mapping, in a process of its own: a fault of a dead mount's page kills it."""
+        """Change a file through a mapping, in a process of its own: a dead mount's page kills it."""
         path = self._some_large_file() if self._random.random() < 0.5 else self._some_file()
         body = self.bytes_of(path)
         if not body:
@@ -301,7 +306,7 @@ class StressWorker(Worker, UncertainLedger):
         folder, path, new = chosen
         body = self.bytes_of(path)
         piece = Piece(self._random.randrange(len(body)), self._random.randbytes(1))
-        self.say(f"renames the folder {folder} to {new} while {path} is written through a mapping at {piece.offset}")
+        self.say(f"renames the folder {folder} to {new} while {path} is mapped and written at {piece.offset}")
         written = self.holding(path, piece.apply(body))
         descriptor = os.open(self.root / path, os.O_RDWR)
         child = os.fork()
@@ -322,7 +327,7 @@ class StressWorker(Worker, UncertainLedger):
         self.change(
             both,
             lambda states: moved(written(states) or {}, folder, new),
-            partial=[written, lambda states: moved(states, folder, new)],
+            halfway=[written, lambda states: moved(states, folder, new)],
         )
         self.settle(new + path[len(folder) :])
 
@@ -335,28 +340,31 @@ class StressWorker(Worker, UncertainLedger):
             self.write(path, self._bytes(5 * KIB))
             one, other = os.fstat(file.fileno()).st_ino, (self.root / path).stat().st_ino
             assert one != other, f"{path} and {new} have one inode number, {one}"
-            assert file.read() == self.bytes_of(new) or is_dead(self.root), f"{new} as it was opened as {path}"
+            assert file.read() == self.bytes_of(new) or is_dead(self.root), (
+                f"{new} as it was opened as {path}"
+            )
 
     def _store_now(self) -> None:
         """Have a file stored, and look for it in Swift."""
         path = self._some_file()
-        super_path = self.root / path
         self.say(f"fsyncs {path}")
-        descriptor = os.open(super_path, os.O_RDONLY)
+        descriptor = os.open(self.root / path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self.certain(path)
+        self.make_certain(path)
         wanted = self.now[path].holds
         found = self._stored(path)
-        self.checked += found is not None
+        self.counts["found in Swift after fsync"] += found is not None
         assert found in (None, wanted), f"{path} in Swift after fsync: {found} is not {wanted}"
 
     def _stored(self, path: str) -> str | None:
         """Return what a path holds in Swift, None when Swift is away."""
         try:
-            return digest(self._client.get_object(self._container, self._prefix + path, query_string=STORED_LOOK)[1])
+            return digest(
+                self._client.get_object(self._container, self._prefix + path, query_string=STORED_LOOK)[1]
+            )
         except ClientException as error:
             return f"{error.http_status}" if error.http_status in {404, 409} else None
         except OSError:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ledger import Ledger, State, States, differences, look
@@ -62,6 +63,16 @@ def distinct(states: Iterable[States]) -> list[States]:
     return found
 
 
+def distinct_values(possible: Iterable[States], path: str) -> list[State | None]:
+    """Return what a path is in the states, without repetitions."""
+    return list(dict.fromkeys(states.get(path) for states in possible))
+
+
+def shortest(explanations: Iterable[list[str]]) -> list[str]:
+    """Return the list that has the fewest lines."""
+    return min(explanations, key=len)
+
+
 def moved(states: States, old: str, new: str) -> dict[str, State]:
     """Return the states after a rename of a file, or of a folder and all below it."""
     below = [path for path in states if path == old or path.startswith(f"{old}/")]
@@ -89,10 +100,10 @@ class UncertainLedger(Ledger):
         effect: Effect,
         *,
         closed: bool = True,
-        partial: Sequence[Effect] = (),
+        halfway: Sequence[Effect] = (),
         failed: Sequence[Effect] = (),
     ) -> None:
-        """Make a call with an effect; of a call under way `partial` effects may be seen after a crash.
+        """Make a call with an effect; of a call under way the effects `halfway` may be seen after a crash.
 
         When it fails and the mount lives, the `failed` effects are possible too. What is not `closed` may be
         undone by a crash.
@@ -100,7 +111,7 @@ class UncertainLedger(Ledger):
         before = [self.now, *self.others]
         after = [one for state in before if (one := effect(state)) is not None]
         self.soon = dict(after[0])
-        self.others = distinct([*before, *after, *_applied(before, partial)])
+        self.others = distinct([*before, *after, *_applied(before, halfway)])
         try:
             call()
         except OSError:
@@ -110,28 +121,32 @@ class UncertainLedger(Ledger):
         self.now = self.soon
         self.others = [one for one in distinct(after if closed else [*after, *before]) if one != self.now]
 
-    def certain(self, path: str) -> None:
+    def make_certain(self, path: str) -> None:
         """Record that a path will be as it is now whatever happens: it was stored."""
         agreed = [{**one, path: self.now[path]} for one in self.others]
         self.others = [one for one in distinct(agreed) if one != self.now]
 
-    def adopt(self, found: States, *, crashed: bool) -> list[str]:
-        """Take what was found for true if it is possible; else return what is wrong, a line each."""
+    def adopt(self, found: States, *, certain: bool) -> list[str]:
+        """Take what was found for true if it is possible; else return what is wrong, a line each.
+
+        Nothing else is possible any more when it is `certain`.
+        """
         possible = distinct([self.now, *self.others])
         right = [one for one in possible if not differences(found, one)]
         if not right:
             return self._explain(found, possible)
         self.now = self.soon = {path: _without_folder_time(state) for path, state in found.items()}
-        self.others = [] if crashed else [one for one in possible if one not in right]
+        self.others = [] if certain else [one for one in possible if one not in right]
         return []
 
     def _explain(self, found: States, possible: Sequence[States]) -> list[str]:
-        explained = [differences(found, one) for one in possible]
-        best = min(explained, key=len)
-        return [*best, f"({len(possible)} states were possible; this is the nearest)"]
+        best = shortest(differences(found, one) for one in possible)
+        paths = [path for path in {*found, *self.now} if any(line.startswith(f"{path}: ") for line in best)]
+        options = [f"{path} might be {one}" for path in paths for one in distinct_values(possible, path)]
+        return [*best, f"({len(possible)} states were possible; this is the nearest)", *options]
 
     def edit(self, path: str, pieces: Sequence[Piece], *, empty: bool, pause: Callable[[], None]) -> None:
-        """Change a file in place, or make it anew when `empty`, by several calls; what counts is its close."""
+        """Change a file in place, or make it anew when `empty`; what counts is its close."""
         flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if empty else 0)
         if empty:
             self._make_anew(path, flags, pieces, pause)
@@ -170,7 +185,7 @@ class UncertainLedger(Ledger):
         descriptor = os.open(self.root / path, flags)
         try:
             for piece, body in zip(pieces, bodies, strict=True):
-                self.change(lambda one=piece: one.make(descriptor), self.holding(path, body), closed=False)
+                self.change(partial(piece.make, descriptor), self.holding(path, body), closed=False)
                 pause()
         except OSError:
             with suppress(OSError):
