@@ -47,12 +47,15 @@ BRIEF_FAULTS = (
 
 METHODS = ("PUT", "PUT", "COPY", "DELETE", "POST", "GET", "HEAD", "")
 
+OBJECT = rf"{SPARED}/v1/[^/]+/[^/]+/"
+"""Begins the path of a fault that spares containers: whoever may not make one puts segments elsewhere."""
+
 REFUSALS = (
-    Fault("PUT", SPARED, status=413),
-    Fault("PUT", SPARED, status=403),
-    Fault("PUT", rf"{SPARED}.*multipart-manifest=put", status=413),
-    Fault("COPY", SPARED, status=413),
-    Fault("COPY", SPARED, status=403),
+    Fault("PUT", OBJECT, status=413),
+    Fault("PUT", OBJECT, status=403),
+    Fault("PUT", rf"{OBJECT}.*multipart-manifest=put", status=413),
+    Fault("COPY", OBJECT, status=413),
+    Fault("COPY", OBJECT, status=403),
 )
 """What Swift refuses for good, for some seconds: what waits is parked, and a move fails."""
 
