@@ -25,7 +25,15 @@ WORKERS = 5
 OPTIONS = "segment_size=1M,cache_size=64M"
 
 VARIANTS = [
-    f"{OPTIONS},{one}" for one in ("settle=2", "settle=2", "settle=2,prefetch=no", "settle=0.3", "sync")
+    f"{OPTIONS},{one}"
+    for one in (
+        "settle=2",
+        "settle=2",
+        "settle=2,prefetch=no",
+        "settle=2,conflict=keep",
+        "settle=0.3",
+        "sync",
+    )
 ]
 """Options of the mounts that follow each other."""
 

@@ -106,10 +106,12 @@ class UncertainLedger(Ledger):
         """Make a call with an effect; of a call under way the effects `halfway` may be seen after a crash.
 
         When it fails and the mount lives, the `failed` effects are possible too. What is not `closed` may be
-        undone by a crash.
+        undone by a crash, but for the file's time.
         """
         before = [self.now, *self.others]
         after = [one for state in before if (one := effect(state)) is not None]
+        if not closed:
+            before = [_with_any_time_of_changed(state, after[0]) for state in before]
         self.soon = dict(after[0])
         self.others = distinct([*before, *after, *_applied(before, halfway)])
         try:
@@ -257,6 +259,14 @@ class UncertainLedger(Ledger):
 def _applied(states: Iterable[States], effects: Iterable[Effect]) -> list[States]:
     every = [effect(state) for effect in effects for state in states]
     return [one for one in every if one is not None]
+
+
+def _with_any_time_of_changed(states: States, after: States) -> dict[str, State]:
+    """Return the states before a change, the times of the changed files open."""
+    changed = {path for path, state in states.items() if path in after and after[path] != state}
+    return {
+        path: replace(state, mtime_ns=None) if path in changed else state for path, state in states.items()
+    }
 
 
 def _without_folder_time(state: State) -> State:
