@@ -99,8 +99,10 @@ class StressWorker(Worker, UncertainLedger):
             if error.errno not in MAY_FAIL | GONE:
                 raise
             self.say(f"fails: {error}")
-            self.counts["failures"] += not is_dead(self.root)
-            self._look_again()
+        else:
+            return
+        self.counts["failures"] += not is_dead(self.root)
+        self._look_again()
 
     def _look_again(self, *, stored: bool = False) -> None:
         """Compare all with the mount, which may have to come back first, and adopt what is there.
