@@ -24,7 +24,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ledger import State, digest, look_below
-from load import KIB, MIB, MOST_PATHS, SHARED, Worker
+from load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_side_by_side, run_worker
 from swiftclient import ClientException, Connection
 from uncertain import GONE, Piece, UncertainLedger, is_dead, moved
 
@@ -59,7 +59,7 @@ class StressWorker(Worker, UncertainLedger):
         )
         self._container, _, self._prefix = os.environ["STRESS_SOURCE"].partition("/")
 
-    def work(self, seconds: float = float("inf")) -> None:
+    def work(self, seconds: float) -> None:
         """Work until `stop` is there, or for so long; then leave the ledger behind."""
         left_out = os.environ.get("STRESS_WITHOUT", "").split(",")
         chosen = [(step, weight) for step, weight in self._all_steps() if step.__name__ not in left_out]
@@ -89,6 +89,11 @@ class StressWorker(Worker, UncertainLedger):
         """Let the watchdog and the log know what is about to be done."""
         super().say(text)
         os.write(self._log, f"INFO: {self.home} {time.monotonic():.3f} {text}\n".encode())
+
+    def complain(self, text: str) -> None:
+        """Leave behind what is wrong, and mark the moment in the log."""
+        self.say("has found a difference")
+        super().complain(text)
 
     def _attempt(self, step: Callable[[], object]) -> None:
         """Take a step; when it fails as it may, find out what has become of it."""
@@ -433,28 +438,15 @@ def raise_for(status: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def run_worker(root: Path, reports: Path, log: Path, number: int, seed: int) -> int:
-    """Work as worker `number`; return 0 when all was as it should be, else leave a traceback behind."""
-    worker = StressWorker(root, reports, number, seed, log)
-    try:
-        worker.work()
-    except BaseException:  # noqa: BLE001 - whatever it is, the test shall read it
-        worker.say("has found a difference")
-        (reports / f"{worker.home}.error").write_text(traceback.format_exc())
-        return 1
-    return 0
-
-
 def main(root: str, reports: str, log: str, workers: str, seed: str) -> int:
-    """Run the workers in processes of their own; return how many failed."""
+    """Run the workers; return how many failed."""
     (Path(root) / SHARED).mkdir(exist_ok=True)
-    children = []
-    for number in range(int(workers)):
-        child = os.fork()
-        if not child:
-            os._exit(run_worker(Path(root), Path(reports), Path(log), number, int(seed)))
-        children.append(child)
-    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+    def run(number: int) -> int:
+        worker = StressWorker(Path(root), Path(reports), number, int(seed), Path(log))
+        return run_worker(worker, float("inf"))
+
+    return run_side_by_side(int(workers), run)
 
 
 if __name__ == "__main__":
