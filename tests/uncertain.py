@@ -22,6 +22,8 @@ GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 PERMISSIONS = 0o644
 
+BLOCK = 4096
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -66,6 +68,20 @@ def distinct(states: Iterable[States]) -> list[States]:
 def distinct_values(possible: Iterable[States], path: str) -> list[State | None]:
     """Return what a path is in the states, without repetitions."""
     return list(dict.fromkeys(states.get(path) for states in possible))
+
+
+def different_ranges(found: bytes, wanted: bytes) -> str:
+    """Return where the bytes differ, in blocks of 4 KiB, and where zeros were found."""
+    blocks = range(0, max(len(found), len(wanted)), BLOCK)
+    wrong = [at for at in blocks if found[at : at + BLOCK] != wanted[at : at + BLOCK]]
+    words = []
+    for at in wrong:
+        zeros = " zeros" * (not found[at : at + BLOCK].strip(b"\0"))
+        if words and words[-1][1] == at and words[-1][2] == zeros:
+            words[-1] = (words[-1][0], at + BLOCK, zeros)
+        else:
+            words.append((at, at + BLOCK, zeros))
+    return ", ".join(f"{start}-{end}{zeros}" for start, end, zeros in words) or "nowhere"
 
 
 def shortest(explanations: Iterable[list[str]]) -> list[str]:
@@ -144,8 +160,21 @@ class UncertainLedger(Ledger):
     def _explain(self, found: States, possible: Sequence[States]) -> list[str]:
         best = shortest(differences(found, one) for one in possible)
         paths = [path for path in {*found, *self.now} if any(line.startswith(f"{path}: ") for line in best)]
-        options = [f"{path} might be {one}" for path in paths for one in distinct_values(possible, path)]
+        options = [
+            f"{path} might be {one}; {self._compare(path, one)}"
+            for path in paths
+            for one in distinct_values(possible, path)
+        ]
         return [*best, f"({len(possible)} states were possible; this is the nearest)", *options]
+
+    def _compare(self, path: str, wanted: State | None) -> str:
+        """Return where a path's bytes differ from what was wanted, read anew."""
+        try:
+            found = (self.root / path).read_bytes()
+        except OSError as error:
+            return f"now {error}"
+        body = self._bodies.get(wanted.holds) if wanted else None
+        return "" if body is None else f"differs at {different_ranges(found, body)}"
 
     def edit(self, path: str, pieces: Sequence[Piece], *, empty: bool, pause: Callable[[], None]) -> None:
         """Change a file in place, or make it anew when `empty`; what counts is its close."""
