@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,12 +268,28 @@ class Storm:
         self._swift.start()
         self._swift.clear_faults()
         self._crew.wait_until(lambda: all(one.seconds for one in self._swift.requests()))
-        self.counts["requests before kills"] += len(self._swift.requests())
-        self._swift.reset_requests()
+        self._keep_evidence()
         self._say("mounts")
         self._mount.start()
         self._say("mounted")
         self._crew.resume()
+
+    def _keep_evidence(self) -> None:
+        """Keep the journal that the next mount finds, and what the killed one had asked of Swift."""
+        self.counts["kills"] += 1
+        folder = self._mount.path.parent / f"kill{self.counts['kills']}"
+        folder.mkdir()
+        for path in self._mount.cache.glob("journal.sqlite*"):
+            shutil.copy(path, folder)
+        requests = self._swift.requests()
+        self.counts["requests before kills"] += len(requests)
+        lines = [
+            f"{one.method} {one.path}?{one.query} {one.status} {one.bytes_in} {one.seconds:.3f} "
+            f"{one.headers.get('Destination', '')}{one.headers.get('If-Match', '')}\n"
+            for one in requests
+        ]
+        (folder / "requests").write_text("".join(lines))
+        self._swift.reset_requests()
 
     def _mount_anew(self) -> None:
         """Unmount in order, and mount with the cache folder or an empty one."""

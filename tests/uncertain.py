@@ -74,7 +74,7 @@ def different_ranges(found: bytes, wanted: bytes) -> str:
     """Return where the bytes differ, in blocks of 4 KiB, and where zeros were found."""
     blocks = range(0, max(len(found), len(wanted)), BLOCK)
     wrong = [at for at in blocks if found[at : at + BLOCK] != wanted[at : at + BLOCK]]
-    words = []
+    words: list[tuple[int, int, str]] = []
     for at in wrong:
         zeros = " zeros" * (not found[at : at + BLOCK].strip(b"\0"))
         if words and words[-1][1] == at and words[-1][2] == zeros:
