@@ -28,6 +28,9 @@ STUCK_SECONDS = 200
 SILENCE = 21.0
 """Seconds after which a request of most classes has failed."""
 
+DEATH_CHARACTERS = 5000
+"""Of the stacks that a mount leaves which dies by itself."""
+
 SHOWN_LINES = 50
 """Of the history of a path that is not as it should be."""
 
@@ -59,6 +62,14 @@ REFUSALS = (
     Fault("COPY", OBJECT, status=403),
 )
 """What Swift refuses for good, for some seconds: what waits is parked, and a move fails."""
+
+
+def death_of(mount: Mount) -> int:
+    """Return by which exit code or negative signal a mount's process has ended, 0 while it runs."""
+    ended = os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return 0
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 class Crew:
@@ -137,6 +148,12 @@ class Crew:
         return [path.read_text().rstrip("\n") for path in self._reports.glob("*.now")]
 
     def _watch(self) -> None:
+        death = death_of(self._mount)
+        if death not in {0, -signal.SIGKILL}:
+            log = self._mount.log.read_text()
+            raise AssertionError(
+                f"the mount has ended by {death}: {log[log.find('Fatal') :][:DEATH_CHARACTERS]}"
+            )
         errors = [f"{path.stem}: {path.read_text()}" for path in self._reports.glob("*.error")]
         assert not errors, "\n".join([*errors, *histories(self._mount.log, errors)])
         now = time.monotonic()
@@ -262,12 +279,12 @@ class Storm:
         self._say("killed")
         self._mount.exit_code = -signal.SIGKILL
         self._crew.wait_until_they_stand()
-        self._mount.stop()
-        self._mount.exit_code = 0
-        self._mount.options = self._random.choice(self._variants)
         self._swift.start()
         self._swift.clear_faults()
         self._crew.wait_until(lambda: all(one.seconds for one in self._swift.requests()))
+        self._mount.stop()
+        self._mount.exit_code = 0
+        self._mount.options = self._random.choice(self._variants)
         self._keep_evidence()
         self._say("mounts")
         self._mount.start()

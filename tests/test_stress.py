@@ -16,7 +16,7 @@ import pytest
 from crashes import orphans, stored_states
 from ledger import look_below
 from mounts import Mount
-from storm import Crew, Storm, check
+from storm import Crew, Storm, check, death_of
 from swiftclient import Connection
 from test_load import assert_journal_is_empty, assert_nothing_waits
 
@@ -62,9 +62,10 @@ def abandoned_when_it_fails(mount: Mount) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        mount.expected.append("")
-        mount.exit_code = -signal.SIGKILL
-        os.kill(mount.pid, signal.SIGKILL)
+        if mount.is_started:
+            mount.expected.append("")
+            mount.exit_code = death_of(mount) or -signal.SIGKILL
+            os.kill(mount.pid, signal.SIGKILL)
         raise
 
 
