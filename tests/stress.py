@@ -20,7 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from ledger import State, digest, look_below
@@ -390,8 +390,12 @@ class StressWorker(Worker, UncertainLedger):
         body = self.bytes_of(path)
         size = self._random.choice((0, self._random.randint(0, len(body) + 1000), len(body) + 70 * KIB))
         self.say(f"cuts {path} of {len(body)} bytes to {size}")
-        new = replace(self.now[path], holds=self.body(Piece(size).apply(body)), mtime_ns=None)
-        self.do(lambda: os.truncate(self.root / path, size), {path: new})
+        cut = Piece(size).apply(body)
+        self.change(
+            lambda: os.truncate(self.root / path, size),
+            self.holding(path, cut),
+            halfway=[self.holding(path, Piece(len(body)).apply(cut))],
+        )
         self.settle(path)
 
 

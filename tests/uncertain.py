@@ -122,14 +122,13 @@ class UncertainLedger(Ledger):
         """Make a call with an effect; of a call under way the effects `halfway` may be seen after a crash.
 
         When it fails and the mount lives, the `failed` effects are possible too. What is not `closed` may be
-        undone by a crash, but for the file's time.
+        undone by a crash.
         """
         before = [self.now, *self.others]
         after = [one for state in before if (one := effect(state)) is not None]
-        if not closed:
-            before = [_with_any_time_of_changed(state, after[0]) for state in before]
+        possible = [*before, *after, *_applied(before, halfway)]
         self.soon = dict(after[0])
-        self.others = distinct([*before, *after, *_applied(before, halfway)])
+        self.others = distinct(possible)
         try:
             call()
         except OSError:
@@ -137,7 +136,7 @@ class UncertainLedger(Ledger):
                 self.others = distinct([*self.others, *_applied(before, failed)])
             raise
         self.now = self.soon
-        self.others = [one for one in distinct(after if closed else [*after, *before]) if one != self.now]
+        self.others = [one for one in distinct(after if closed else possible) if one != self.now]
 
     def make_certain(self, path: str) -> None:
         """Record that a path will be as it is now whatever happens: it was stored."""
@@ -211,12 +210,21 @@ class UncertainLedger(Ledger):
     def _change_in_place(
         self, path: str, flags: int, pieces: Sequence[Piece], pause: Callable[[], None]
     ) -> None:
-        """Change a file of which a crash may show each step."""
-        bodies = self._bodies_after(self.bytes_of(path), pieces)
+        """Change a file of which a crash may show each step, cut or filled with zeros to the size it had.
+
+        That is what docs/durability.md does not promise: the record of a close that waits for Swift has its
+        size, and the local file is changed meanwhile.
+        """
+        body = self.bytes_of(path)
+        had = Piece(len(body))
+        bodies = self._bodies_after(body, pieces)
         descriptor = os.open(self.root / path, flags)
         try:
             for piece, body in zip(pieces, bodies, strict=True):
-                self.change(partial(piece.make, descriptor), self.holding(path, body), closed=False)
+                torn = [self.holding(path, had.apply(body))]
+                self.change(
+                    partial(piece.make, descriptor), self.holding(path, body), closed=False, halfway=torn
+                )
                 pause()
         except OSError:
             with suppress(OSError):
@@ -288,14 +296,6 @@ class UncertainLedger(Ledger):
 def _applied(states: Iterable[States], effects: Iterable[Effect]) -> list[States]:
     every = [effect(state) for effect in effects for state in states]
     return [one for one in every if one is not None]
-
-
-def _with_any_time_of_changed(states: States, after: States) -> dict[str, State]:
-    """Return the states before a change, the times of the changed files open."""
-    changed = {path for path, state in states.items() if path in after and after[path] != state}
-    return {
-        path: replace(state, mtime_ns=None) if path in changed else state for path, state in states.items()
-    }
 
 
 def _without_folder_time(state: State) -> State:
