@@ -34,6 +34,10 @@ DEATH_CHARACTERS = 5000
 SHOWN_LINES = 50
 """Of the history of a path that is not as it should be."""
 
+STANDS = re.compile(" (waits|pauses) *$")
+ENDS = re.compile(" ends *$")
+"""What a program says last that stands still, or is done."""
+
 SPARED = rf"^(?!.*{stress.STORED_LOOK})"
 """Begins the path of each fault: looks at what is stored are never hit."""
 
@@ -109,13 +113,13 @@ class Crew:
 
     def wait_until_they_stand(self) -> None:
         """Return when all wait for a mount."""
-        self.wait_until(lambda: all(re.search(" (waits|pauses|ends) *$", text) for text in self._says()))
+        self.wait_until(lambda: all(STANDS.search(text) or ENDS.search(text) for text in self._says()))
 
     def resume(self) -> None:
         """Have those go on that stand still."""
         (self._reports / "pause").unlink(missing_ok=True)
         self._go_on()
-        self.wait_until(lambda: not any(re.search(" (waits|pauses) *$", text) for text in self._says()))
+        self.wait_until(lambda: not any(STANDS.search(text) for text in self._says()))
 
     def end(self) -> list[list[dict[str, State]]]:
         """Have all end; return each one's possible states, that which the mount shows first."""
@@ -151,18 +155,17 @@ class Crew:
         death = death_of(self._mount)
         if death not in {0, -signal.SIGKILL}:
             log = self._mount.log.read_text()
-            raise AssertionError(
-                f"the mount has ended by {death}: {log[log.find('Fatal') :][:DEATH_CHARACTERS]}"
-            )
+            stacks = log[log.find("Fatal") :][:DEATH_CHARACTERS]
+            raise AssertionError(f"the mount has ended by {death}: {stacks}")
         errors = [f"{path.stem}: {path.read_text()}" for path in self._reports.glob("*.error")]
         assert not errors, "\n".join([*errors, *histories(self._mount.log, errors)])
         now = time.monotonic()
         for path in self._reports.glob("*.now"):
-            text = path.read_text()
+            text = path.read_text().rstrip("\n")
             since, before = self._moved.get(path, (now, ""))
             self._moved[path] = (since if text == before else now, text)
-            stands = re.search(" (waits|pauses|ends) *$", text.rstrip("\n"))
-            if not stands and now - self._moved[path][0] > STUCK_SECONDS:
+            is_at_work = not (STANDS.search(text) or ENDS.search(text))
+            if is_at_work and now - self._moved[path][0] > STUCK_SECONDS:
                 self._bark(text)
 
     def _bark(self, text: str) -> None:
