@@ -67,6 +67,10 @@ class Worker(Ledger):
         line = f"{self.done} {text}"[: LINE - 1].ljust(LINE - 1) + "\n"
         os.pwrite(self._says, line.encode(errors="replace")[:LINE], 0)
 
+    def complain(self, text: str) -> None:
+        """Leave behind what is wrong."""
+        (self._reports / f"{self.home}.error").write_text(text)
+
     def settle(self, *paths: str) -> None:
         """Compare first: what a file holds right after it was changed is told by more than its path."""
         for path in paths:
@@ -257,27 +261,35 @@ class Worker(Ledger):
         assert differences(found, self.now) == []
 
 
-def run_worker(root: Path, reports: Path, number: int, seconds: float, seed: int) -> int:
-    """Work as worker `number`; return 0 when all was as it should be, else leave a traceback behind."""
-    worker = Worker(root, reports, number, seed)
+def run_worker(worker: Worker, seconds: float) -> int:
+    """Let a worker work; return 0 when all was as it should be, else leave a traceback in its reports."""
     try:
         worker.work(seconds)
     except BaseException:  # noqa: BLE001 - whatever it is, the test shall read it
-        (reports / f"{worker.home}.error").write_text(traceback.format_exc())
+        worker.complain(traceback.format_exc())
         return 1
     return 0
 
 
-def main(root: str, reports: str, workers: str, seconds: str, seed: str) -> int:
-    """Run the workers in processes of their own; return how many failed."""
-    (Path(root) / SHARED).mkdir(exist_ok=True)
+def run_side_by_side(count: int, run: Callable[[int], int]) -> int:
+    """Run so many workers in processes of their own, each with its number; return how many failed."""
     children = []
-    for number in range(int(workers)):
+    for number in range(count):
         child = os.fork()
         if not child:
-            os._exit(run_worker(Path(root), Path(reports), number, float(seconds), int(seed)))
+            os._exit(run(number))
         children.append(child)
     return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+def main(root: str, reports: str, workers: str, seconds: str, seed: str) -> int:
+    """Run the workers; return how many failed."""
+    (Path(root) / SHARED).mkdir(exist_ok=True)
+
+    def run(number: int) -> int:
+        return run_worker(Worker(Path(root), Path(reports), number, int(seed)), float(seconds))
+
+    return run_side_by_side(int(workers), run)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ class Mount:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a process that was not stopped yet; it may have died."""
+        return self._process is not None
+
     def start(self) -> None:
         """Mount, and return when the mount answers."""
         command = [sys.executable, *self.program, "mount", self.source, str(self.path), "--foreground"]
