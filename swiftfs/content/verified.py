@@ -87,6 +87,9 @@ class VerifiedFile(FilledFile):
                     self._download_twice(origin, first, min(first + step, fetch.last))
         except NotFound:
             raise PreconditionFailed(f"{origin.name}: the object was deleted while it was changed") from None
+        except PreconditionFailed:
+            if not self._correct(origin):
+                raise
 
     def _is_worth_all_of(self, origin: Origin, fetch: Fetch) -> bool:
         """Say whether one download of the whole object is the cheapest way to verify some blocks of it."""
@@ -196,6 +199,7 @@ class VerifiedFile(FilledFile):
                 )
                 self._present.add(one, other)
                 self._verified.add(one, other)
+            self._certain = True
             self._learn(info)
             self._changed.notify_all()
 
