@@ -78,6 +78,12 @@ class BadRequest(StoreError):
     """400: the server does not understand the request; as for the errno, see `BadName`."""
 
 
+class BadContainer(BadRequest):
+    """400 on a container that is to be made: its name or its storage policy. mkdir(2) says so by EINVAL."""
+
+    errno = errno.EINVAL
+
+
 class PreconditionFailed(StoreError):
     """412: the object is not the version that the request named."""
 

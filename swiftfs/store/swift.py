@@ -16,6 +16,7 @@ from cachetools import LRUCache
 
 from swiftfs.errors import (
     AlreadyExists,
+    BadContainer,
     BadRequest,
     Corrupt,
     NotFound,
@@ -114,7 +115,11 @@ class SwiftStore:
 
     def create_container(self, container: str) -> bool:
         request = Request(
-            "create_container", "PUT", container, headers=self._policy, meaning={409: AlreadyExists}
+            "create_container",
+            "PUT",
+            container,
+            headers=self._policy,
+            meaning={400: BadContainer, 409: AlreadyExists},
         )
         try:
             with self._transport.open(request) as answer:  # its text says nothing more
