@@ -1,3 +1,3 @@
 """Mount OpenStack Swift containers as a local folder."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
