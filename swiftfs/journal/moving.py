@@ -24,7 +24,7 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-MOMENT = 3.0
+MOMENT = 1.0
 """Seconds for which the listing that the copies were made from may still speak for the sources, if no copy
 took unusually long: to ask again costs about as long, and a request."""
 
