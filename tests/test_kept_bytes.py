@@ -1,5 +1,6 @@
 """What a change keeps of the old object is verified before it is stored again."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from contextlib import closing
@@ -299,6 +300,30 @@ def test_a_byte_that_is_flipped_on_the_way_is_not_stored(
         assert connection.get_object(container, "file")[1] == body
         mounted.swift.clear_faults()
         mounted.remount()
+
+
+@pytest.mark.parametrize("size", [400_000, 3_000_000, 20_000_000])
+@pytest.mark.parametrize("offset", [7, 9_000_000, 2**40])
+@pytest.mark.mount_options("settle=0.2,segment_size=4M")
+def test_what_is_wrong_in_every_answer_is_not_stored(
+    mounted: Mount, connection: Connection, container: str, size: int, offset: int
+) -> None:
+    """The first byte of each: where two answers begin is never the same."""
+    body = noise(size)
+    connection.put_object(container, "file", body)
+    mounted.swift.inject(Fault("GET", f"/{container}/file", flip_byte=True))
+    mounted.expected += ["waits until it can be stored", "EIO"]
+    at = min(offset, size)
+    with (
+        contextlib.suppress(OSError),
+        (mounted.path / "file").open("r+b", buffering=0) as file,
+    ):
+        os.pwrite(file.fileno(), b"patch", at)
+        os.fsync(file.fileno())
+    mounted.swift.clear_faults()
+    mounted.stop()
+    patched = body[:at] + b"patch" + body[at + 5 :]
+    assert connection.get_object(container, "file")[1] in (body, patched)
 
 
 @pytest.mark.mount_options("settle=0.2")

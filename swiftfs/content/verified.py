@@ -97,7 +97,9 @@ class VerifiedFile(FilledFile):
         if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
-        return origin.whole <= WHOLE or (origin.whole <= LARGEST_WHOLE and 4 * needed >= origin.whole)
+        # No answer can begin before the object does, so two of its beginning are not independent.
+        much = 4 * needed >= origin.whole or fetch.first == 0
+        return origin.whole <= WHOLE or (origin.whole <= LARGEST_WHOLE and much)
 
     def _download_whole(self, origin: Origin) -> bool:
         """Download the object and look at its MD5; return False when its ETag is none."""
@@ -115,14 +117,17 @@ class VerifiedFile(FilledFile):
     def _download_twice(self, origin: Origin, first: int, last: int) -> None:
         """Take for the bytes of some blocks what two answers agree on; what is here counts as one.
 
-        Of whole segments one answer is enough when it has their MD5.
+        Each answer begins elsewhere, so that what is always wrong at one place of a body (a proxy's fault) is
+        wrong at different bytes of the object. Of whole segments one answer is enough when it has their MD5.
         """
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
         with self._changed:
             is_here = self._present.covers(first, last)
         seen: list[bytes | bytearray] = [os.pread(self.descriptor, end - offset, offset)] if is_here else []
         while len(seen) < 3:
-            body, info = self._get(origin, offset, end)
+            begin = max(0, offset - len(seen) * BLOCK)
+            answer, info = self._get(origin, begin, end)
+            body = answer[offset - begin :]
             if body in seen or (info.is_slo and _is_of_segments(self._manifest(origin), offset, body)):
                 self._take(origin, first, body, info)
                 return
