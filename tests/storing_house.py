@@ -33,12 +33,15 @@ PLAIN = Headers("application/octet-stream")
 class SlowStore(MemoryStore):
     """A store whose PUTs take time, as a network's do: `during` is called after the MD5 and before the bytes.
 
-    As a server does, it refuses a body that is not what the MD5 says.
+    As a server does, it refuses a body that is not what the MD5 says. `before` is called before the MD5.
     """
 
     during: Callable[[ObjectName], None] | None = None
+    before: Callable[[ObjectName], None] | None = None
 
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        if self.before is not None:
+            self.before(name)
         digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
         if self.during is not None:
             self.during(name)

@@ -9,6 +9,7 @@ from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.content import Content
+from swiftfs.content.filled import FilledFile
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.segments import Standing
 from swiftfs.errors import Corrupt, Overtaken, Unavailable
@@ -128,7 +129,7 @@ def wait_idle(writer: Writer) -> None:
     """Wait until neither a download nor a check is under way."""
     content = writer.content
     with content._changed:
-        assert content._changed.wait_for(content._is_idle, 10)
+        assert content._changed.wait_for(lambda: FilledFile._is_idle(content), 10)
 
 
 def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones_stay(writer: Writer) -> None:

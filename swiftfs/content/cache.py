@@ -213,7 +213,8 @@ class ContentCache:
             (self._folder / file).unlink(missing_ok=True)
         elif content.is_dirty():
             content.discard()
-            if content.uploads is not None and content.uploads.has_begun:
+            # In this order: an upload that has ended, and stored anything, has begun.
+            if content.uploads is not None and (content.uploads.is_busy or content.uploads.has_begun):
                 self.abandoned(content.uploads)
         else:
             self.keep(content)
@@ -356,5 +357,7 @@ class ContentCache:
 
 
 def _can_be_restored(content: Content) -> bool:
-    """Say whether nothing but the local file is worth keeping."""
-    return content.size <= SMALL and (content.uploads is None or not content.uploads.has_begun)
+    """Say whether nothing but the local file is worth keeping, and no upload reads it."""
+    # In this order: an upload that has ended, and stored anything, has begun.
+    uploads = content.uploads
+    return content.size <= SMALL and (uploads is None or not (uploads.is_busy or uploads.has_begun))

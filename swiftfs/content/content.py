@@ -425,27 +425,36 @@ class Content(EvictingFile):
                 self._snapshot.origin = replace(self._snapshot.origin, name=name)
 
     def close(self) -> None:
-        """Close the local file when the last download has ended."""
+        """Close the local file when the last download and the last upload have ended."""
         with self._changed:
             self._closed = True
-            self._fetches.cancel()
+        self._cancel_queued()
+        with self._changed:
             self._changed.wait_for(self._is_idle)
             self._file.remove()
 
     def discard(self) -> None:
-        """Close the local file as soon as the last download has ended, in any thread; wait for nothing."""
+        """Close the local file as soon as what is under way has ended, in any thread; wait for nothing."""
         with self._changed:
             self._closed = True
         self.rest(self.close)
 
     def rest(self, idle: Callable[[], None]) -> None:
-        """Drop the downloads that nobody needs; call `idle` when the others have ended, in any thread."""
+        """Drop the downloads and uploads that nobody needs; call `idle` when the others have ended.
+
+        That may be in any thread, and is at once when there are none.
+        """
+        with self._changed:
+            self._idle = idle
+        self._cancel_queued()
+        self._tell_idle()
+
+    def _cancel_queued(self) -> None:
+        """Drop what is under way and nobody needs; what goes on tells when it ends."""
         with self._changed:
             self._fetches.cancel()
-            if not self._is_idle():
-                self._idle = idle
-                return
-        idle()
+        for upload in self.uploads.cancel_queued() if self.uploads is not None else ():
+            upload.stored.add_done_callback(lambda _: self._tell_idle())
 
     def give_up(self) -> Kept | None:
         """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
@@ -455,7 +464,7 @@ class Content(EvictingFile):
             if not self._present or self._check.has_failed:
                 return None
             self._closed = True
-            # No upload maps it any more, and what keeps the file tells the version's size by its own.
+            # No upload maps it, since it is idle; what keeps the file tells the version's size by its own.
             os.ftruncate(self.descriptor, self.size)
             manifest = self._origin.manifest if self._origin else None
             return Kept(self._file, self._present, self._check.done, manifest)

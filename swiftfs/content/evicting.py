@@ -37,6 +37,8 @@ class EvictingFile(VerifiedFile):
 
     INVARIANT: nothing of what Swift's object does not have is given back between `save` and the next change,
     for what was saved does not say where it went, nor between `begin_upload` and `adopt`.
+    INVARIANT: while an upload of a segment has not ended, not even one that nobody wants any more, the local
+    file is neither closed nor given up, and what the upload reads is not given back.
     `uploads` are the file's segments, and are told of every change while the lock is held.
     """
 
@@ -90,6 +92,9 @@ class EvictingFile(VerifiedFile):
                 self.uploads.begin_full(self.size, self._is_new if holes else self._is_full)
             return self.uploads.is_busy
 
+    def _is_idle(self) -> bool:
+        return super()._is_idle() and not (self.uploads is not None and self.uploads.is_busy)
+
     def _is_clean(self) -> bool:
         return self._snapshot is None and super()._is_clean()
 
@@ -114,6 +119,8 @@ class EvictingFile(VerifiedFile):
     def _loose(self, *, held: bool) -> Blocks:
         """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
         loose = super()._loose(held=held)
+        for upload in self.uploads.under_way() if self.uploads is not None and loose else ():
+            loose.discard(*block_range(upload.start, upload.end))
         if self._is_clean() or self.uploads is None or (self._is_saved and not held):
             return loose
         for placed in self._spare(held=held):

@@ -260,6 +260,7 @@ class FilledFile:
 
     def _tell_idle(self) -> None:
         with self._changed:
+            self._changed.notify_all()
             idle = self._idle if self._is_idle() else None
             if idle is not None:
                 self._idle = None

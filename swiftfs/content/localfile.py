@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import hashlib
+import mmap
 import os
 import tempfile
 import uuid
@@ -118,6 +119,12 @@ def is_hole(descriptor: int, start: int, end: int) -> bool:
         return os.lseek(descriptor, start, os.SEEK_DATA) >= end
     except OSError:  # ENXIO: there is nothing up to the file's end
         return True
+
+
+def map_zeros(length: int) -> memoryview:
+    """Return zeros that take no memory: all pages are the kernel's one page of zeros (mmap(2))."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return memoryview(mmap.mmap(-1, length, flags=flags, prot=mmap.PROT_READ))
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:

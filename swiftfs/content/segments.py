@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from swiftfs.content.blocks import Blocks, block_range
 from swiftfs.content.layout import Layout
-from swiftfs.content.localfile import is_hole
+from swiftfs.content.localfile import is_hole, map_zeros
 from swiftfs.content.places import LONGEST_KEY, SegmentPlaces
 from swiftfs.content.saved import Placed
 from swiftfs.content.still import Still
@@ -87,9 +87,10 @@ class SegmentUpload:
     that a manifest names is of one moment: `began` says when an upload of the content begins, and a segment
     that is uploaded after that counts only if its bytes stay until its end.
 
-    `_uploads` is by each one's first byte. `_garbage` are replaced uploads, `_copies` segments the server
-    made or may have made, `_found` those that an earlier process left; `_named` are the segments of the
-    manifest that stands. `_promised` are those that the content's last `save` names, `_kept` those that any
+    `_uploads` is by each one's first byte, `_under_way` all that may not have ended: they read the local file
+    by the number of its descriptor. `_garbage` are replaced uploads, `_copies` segments the server made or
+    may have made, `_found` those that an earlier process left; `_named` are the segments of the manifest that
+    stands. `_promised` are those that the content's last `save` names, `_kept` those that any
     did: they are not deleted, for what was saved may be needed once more. `stored_one` is called when a
     segment is stored. `_asked` are the ETags of manifests that may stand or come to stand: their PUT was not
     answered. `_changes` are the blocks of the content's upload, `_size` bytes long, that changed
@@ -133,6 +134,7 @@ class SegmentUpload:
         self._begin_lock = threading.Lock()
         self._lock = threading.Lock()
         self._uploads: dict[int, Upload] = {}
+        self._under_way: list[Upload] = []
         self._garbage: list[Upload] = []
         self._copies: list[ObjectName] = []
         self._found: dict[tuple[int, int], list[Segment]] = {}
@@ -287,9 +289,17 @@ class SegmentUpload:
 
     @property
     def is_busy(self) -> bool:
-        """Say whether any upload has not ended."""
+        """Return whether any upload has not ended, replaced ones too."""
+        return bool(self.under_way())
+
+    def under_way(self) -> list[Upload]:
+        """Return the uploads that have not ended, replaced ones too."""
         with self._lock:
-            return any(not upload.stored.done() for upload in self._uploads.values())
+            return [upload for upload in self._under_way if not upload.stored.done()]
+
+    def cancel_queued(self) -> list[Upload]:
+        """Cancel the uploads that have not begun; return those that go on. Nobody may wait for any."""
+        return [upload for upload in self.under_way() if not upload.stored.cancel()]
 
     def stored(self, *, promised: bool) -> list[Placed]:
         """Return the stored segments that hold what the file has there now, or only the `promised` of them.
@@ -425,6 +435,8 @@ class SegmentUpload:
         self._uploads[start] = upload = Upload(start, end, later, still=still)
         upload.stale = still is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
+        self._under_way = [one for one in self._under_way if not one.stored.done()]
+        self._under_way.append(upload)
         upload.stored.add_done_callback(self._tell)
         return upload
 
@@ -438,7 +450,7 @@ class SegmentUpload:
         source = upload.still.descriptor if upload.still is not None else self._descriptor
         try:
             segment = self._find(upload, source) or self._put_zeros(upload, source)
-            segment = segment or self._put(source, upload.start, upload.end)
+            segment = segment or self._put(map_bytes(source, upload.start, upload.end), upload.start)
             upload.torn = self._is_torn(upload)
         finally:
             upload.still = None  # its disk is given back when all have ended
@@ -475,7 +487,7 @@ class SegmentUpload:
                 if shared is None:
                     mine = self._zeros[length] = Future[Segment]()
             if shared is None:
-                return self._put_first_zeros(upload, source, mine)
+                return self._put_first_zeros(upload, mine)
             segment = shared.result()
             with self._lock:
                 # One that was dropped meanwhile may be deleted with the upload that made it.
@@ -483,11 +495,14 @@ class SegmentUpload:
                     upload.shared = segment.name
                     return segment
 
-    def _put_first_zeros(self, upload: Upload, source: int, zeros: Future[Segment]) -> Segment:
-        """Store the segment for a hole, for all who wait for `zeros`."""
+    def _put_first_zeros(self, upload: Upload, zeros: Future[Segment]) -> Segment:
+        """Store the segment for a hole, for all who wait for `zeros`.
+
+        It is not read from the local file: a writer may have filled this hole by now, but not the others.
+        """
         length = upload.end - upload.start
         try:
-            segment = self._put(source, upload.start, upload.end)
+            segment = self._put(map_zeros(length), upload.start)
         except BaseException as error:
             with self._lock:
                 if self._zeros.get(length) is zeros:
@@ -499,8 +514,7 @@ class SegmentUpload:
         zeros.set_result(segment)
         return segment
 
-    def _put(self, source: int, start: int, end: int) -> Segment:
-        body = map_bytes(source, start, end)
+    def _put(self, body: Body, start: int) -> Segment:
         self._begin_storing()
         name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
         try:
@@ -510,7 +524,7 @@ class SegmentUpload:
                 with self._lock:
                     self._copies.append(name)
             raise
-        return Segment(name, info.version.etag, end - start)
+        return Segment(name, info.version.etag, len(body))
 
     def _put_object(self, name: ObjectName, body: Body) -> ObjectInfo:
         try:
