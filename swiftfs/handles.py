@@ -30,9 +30,9 @@ class Node:
 
     `entry` is what the namespace has of it, None for a new file before its first flush. `dirty` says that
     bytes or attributes are not in the journal yet, `failed` that close() or fsync() has told why. A `hidden`
-    node was unlinked or renamed over: it lives until its last handle goes, and then its `deletion` is
-    executed and `settled` is told how that went. `replaces` is the entry that a new file takes the place of.
-    With `inherit` the object has headers of another client that nobody has asked for.
+    node was `unlinked` from that path, or renamed over: it lives until its last handle goes, and then its
+    `deletion` is executed and `settled` is told how that went. `replaces` is the entry that a new file takes
+    the place of. With `inherit` the object has headers of another client that nobody has asked for.
     The lock keeps writers apart from what hands the file to the journal.
     """
 
@@ -45,6 +45,7 @@ class Node:
     dirty: bool = False
     failed: bool = False
     hidden: bool = False
+    unlinked: str = ""
     deletion: Delete | None = None
     settled: Done | None = None
     replaces: Entry | None = None

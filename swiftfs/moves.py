@@ -31,7 +31,7 @@ class Moves:
         assert node is not None
         with node.lock:
             self._folders.keep_parent(path)
-            node.hidden = True
+            node.hidden, node.unlinked = True, path
             self._files.table.move(path, hidden)
             if entry is None or entry.object is None:
                 return

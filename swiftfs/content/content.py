@@ -21,7 +21,7 @@ from swiftfs.content.origin import Origin
 from swiftfs.content.patches import PIECE, piece_of
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.still import Still, refuse_without_room
-from swiftfs.errors import SwiftfsError, os_error
+from swiftfs.errors import NotFound, SwiftfsError, os_error
 from swiftfs.model import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
@@ -395,6 +395,25 @@ class Content(EvictingFile):
         with self._changed:
             size = min(origin.size, self._origin.size if self._origin else origin.size)
             self._origin = replace(origin, size=size)
+
+    def _follow_upload(self, origin: Origin) -> bool:
+        """Take for the origin what an upload whose answer was lost has put in its place; say whether one has.
+
+        The HEAD comes with the first refusal, be it a reader's: the next attempt may be long in coming.
+        """
+        if self.uploads is None or not self.uploads.is_in_doubt:
+            return False
+        try:
+            info = self._store.head(origin.name)
+        except NotFound:
+            return False
+        if info.version.etag == origin.etag or not self.uploads.landed(info.version.etag):
+            return False
+        with self._changed:
+            if self._is_from(origin):
+                self.rebase(Origin(origin.name, info.version.etag, info.size, info.size))
+        log.info("%s: an upload whose answer was lost was carried out", origin.name)
+        return True
 
     def is_dirty(self) -> bool:
         """Say whether Swift does not have these bytes."""

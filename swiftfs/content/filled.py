@@ -249,14 +249,27 @@ class FilledFile:
         except GivenUp:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
-            # Our own upload or rename makes the old version vanish: the new one is asked then.
-            if not isinstance(error, PreconditionFailed) or self._is_from(origin):
-                fetch.error = error
+            fetch.error = self._failure_of(fetch, origin, error)
         finally:
             with self._changed:
                 self._fetches.end(fetch)
                 self._changed.notify_all()
             self._tell_idle()
+
+    def _failure_of(self, fetch: Fetch, origin: Origin | None, error: BaseException) -> BaseException | None:
+        """Return why a download from `origin` failed; None when there is another version to ask for now."""
+        if not isinstance(error, PreconditionFailed) or origin is None:
+            return error
+        if not self._is_from(origin):
+            return None  # our own upload or rename made the old version vanish
+        try:
+            return None if fetch.source is None and self._follow_upload(origin) else error
+        except SwiftfsError as failure:
+            return failure
+
+    def _follow_upload(self, _origin: Origin) -> bool:
+        """Take for the origin what an upload of ours has put in its place; say whether one has."""
+        return False
 
     def _tell_idle(self) -> None:
         with self._changed:

@@ -9,7 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from swiftfs.content.blocks import Blocks, block_range
@@ -65,7 +65,7 @@ class Standing:
 
     With None there is nothing but what is named. `file` is the local file whose segments they are. A manifest
     of one of `objects` may name them; `asked` are the ETags of those manifests whose PUT has not been
-    answered, the last of which was sent at `since` (Unix seconds).
+    answered, the last of which was sent at `since` (Unix seconds). Those that `landed` were seen to stand.
     """
 
     prefix: ObjectName
@@ -74,6 +74,12 @@ class Standing:
     objects: frozenset[ObjectName] = frozenset()
     asked: frozenset[str] = frozenset()
     since: float = 0.0
+    landed: frozenset[str] = frozenset()
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """True when a manifest may still come to stand."""
+        return bool(self.asked - self.landed)
 
 
 def _tell_nobody() -> None:
@@ -93,10 +99,10 @@ class SegmentUpload:
     stands. `_promised` are those that the content's last `save` names, `_kept` those that any
     did: they are not deleted, for what was saved may be needed once more. `stored_one` is called when a
     segment is stored. `_asked` are the ETags of manifests that may stand or come to stand: their PUT was not
-    answered. `_changes` are the blocks of the content's upload, `_size` bytes long, that changed
-    since it began. The lock guards every field; no upload is waited for with it. `_begun` is called before a
-    request stores the first segment that no manifest names, which waits for it. One `is_inherited` while
-    nobody has looked for what an earlier process left.
+    answered; `_landed` are those of them that have been seen to stand. `_changes` are the blocks of the
+    content's upload, `_size` bytes long, that changed since it began. The lock guards every field; no upload
+    is waited for with it. `_begun` is called before a request stores the first segment that no manifest
+    names, which waits for it. One `is_inherited` while nobody has looked for what an earlier process left.
 
     A segment that a sequential writer has left `rests` for so many seconds before it goes up: `_resting` are
     those, with the time when they were left. Holes of one length are one object, which a manifest names as
@@ -126,6 +132,7 @@ class SegmentUpload:
         self._file = file
         self._objects = {name}
         self._asked: set[str] = set()
+        self._landed: set[str] = set()
         self._since = 0.0
         self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
         self._is_placed = prefix is not None
@@ -179,6 +186,7 @@ class SegmentUpload:
             frozenset(self._objects),
             frozenset(self._asked),
             self._since,
+            frozenset(self._landed),
         )
 
     def state(self) -> Standing:
@@ -214,14 +222,26 @@ class SegmentUpload:
         Its PUT may be carried out late: then it names segments that this one does not.
         """
         with self._lock:
-            in_doubt = bool(self._asked - ({manifest.etag} if manifest else set()))
+            in_doubt = bool(self._asked - self._landed - ({manifest.etag} if manifest else set()))
             self._asked.clear()
+            self._landed.clear()
             return in_doubt
 
-    def has_asked(self, etag: str) -> bool:
-        """Return whether a manifest with this ETag was sent and not answered."""
-        with self._lock:
-            return etag in self._asked
+    def landed(self, etag: str) -> bool:
+        """Return whether the version that stands is a manifest of ours whose PUT was not answered.
+
+        That PUT is not late any more, which is recorded.
+        """
+        with self._begin_lock:
+            with self._lock:
+                is_new = etag in self._asked - self._landed
+                if is_new:
+                    self._landed.add(etag)
+                state, is_ours = self._state(), etag in self._landed
+            if is_new and self._begun is not None:
+                with suppress(OSError):  # else what only it names goes some minutes later
+                    self._begun(state)
+        return is_ours
 
     @property
     def is_in_doubt(self) -> bool:
@@ -353,6 +373,7 @@ class SegmentUpload:
         with self._lock:
             self._objects |= state.objects
             self._asked |= state.asked
+            self._landed |= state.landed
             self._since = max(self._since, state.since)
 
     def found(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:

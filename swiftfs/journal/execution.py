@@ -101,7 +101,7 @@ class Execution:
             return set()
         named = {segment.name for segment in manifest.segments}
         prefix = uploads.prefix
-        if uploads.has_asked(manifest.etag) or any(
+        if uploads.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
             content.rebase(Origin(intent.name, manifest.etag, manifest.size, manifest.size, manifest))

@@ -395,8 +395,8 @@ def _upload_changes(standings: Iterable[Standing]) -> list[Statement]:
 
 def _write_facts(standing: Standing) -> str:
     objects = [[name.container, name.key] for name in sorted(standing.objects)]
-    asked = sorted(standing.asked)
-    return json.dumps({"file": standing.file, "objects": objects, "asked": asked, "since": standing.since})
+    facts = {"file": standing.file, "objects": objects, "since": standing.since}
+    return json.dumps({**facts, "asked": sorted(standing.asked), "landed": sorted(standing.landed)})
 
 
 def _read_standing(prefix: ObjectName, named: str, text: str) -> Standing:
@@ -408,6 +408,7 @@ def _read_standing(prefix: ObjectName, named: str, text: str) -> Standing:
         frozenset(ObjectName(container, key) for container, key in facts.get("objects", ())),
         frozenset(facts.get("asked", ())),
         facts.get("since", 0.0),
+        frozenset(facts.get("landed", ())),
     )
 
 

@@ -103,7 +103,7 @@ class Removal:
         if not names:
             return
         objects = standing.objects or _objects_of(prefix)
-        if standing.asked and self._is_recent(standing.since):
+        if standing.is_in_doubt and self._is_recent(standing.since):
             self._leave(names, objects, standing.since)
         else:
             for error in self.delete_all(tuple(names - self._in_use(names, objects))).values():

@@ -1,0 +1,287 @@
+"""An upload was carried out and nobody was told, for the mount was killed or the answer was lost.
+
+What stands is what was about to be stored: readers and the next attempt go on with it.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bench_filesystem import NOBODY_WAITS, bench, read, write
+from journal_house import body, foreign, keys
+from memory_store import MemoryStore
+from mounts import Mount
+from scenes import wait_until
+from storing_house import noise
+from swiftclient import Connection
+from test_large_files import manifest_names, segment_names
+from test_second_close import CHANGES, Edited, kill
+from test_segments_mounted import append, cut, patch
+
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import Unavailable
+from swiftfs.filesystem import FileSystem
+from swiftfs.journal import dispatch, journal
+from swiftfs.model import Manifest, ObjectInfo, ObjectName
+from swiftfs.mount import MountRequest, build
+from swiftfs.naming import Source
+from swiftfs.settings import parse_options
+from swiftfs.store import Counters, RetryingStore, Stores
+from swiftfs.store.protocol import Body, Headers
+
+OPTIONS = "settle=0.01,segment_size=1M"
+SIZES = {"1 KB": 1000, "60 KB": 60_000, "900 KB": 900_000, "3.5 MB": 3_500_000}
+
+
+class LandingStore(MemoryStore):
+    """A store that carries out the next request that stores one of the `watched` keys, and is away then.
+
+    `landed` is called in between. Unless it `lands`, the request is not carried out.
+    """
+
+    lands = True
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.watched: set[str] = set()
+        self.away = False
+        self.landed: Callable[[], object] = lambda: None
+        self.hook = self._refuse
+
+    def _refuse(self, _method: str, _subject: str) -> None:
+        if self.away:
+            raise Unavailable("no answer")
+
+    def _land(self, name: ObjectName, carry_out: Callable[[], ObjectInfo]) -> ObjectInfo:
+        if name.container != "box" or name.key not in self.watched:
+            return carry_out()
+        self.watched.clear()
+        if self.lands:
+            carry_out()
+        self.away = True
+        self.landed()
+        raise Unavailable("the answer was lost")
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        parent = super().put
+        return self._land(name, lambda: parent(name, body, headers, if_absent=if_absent))
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        parent = super().put_manifest
+        return self._land(name, lambda: parent(name, manifest, headers))
+
+
+@pytest.fixture
+def store() -> LandingStore:
+    return LandingStore("box", "box_segments")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be tried again before the test asks for it: readers come first."""
+    monkeypatch.setattr(journal, "RECOVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(dispatch, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(dispatch, "LONGEST_PAUSE", 1000.0)
+
+
+@contextmanager
+def killed(store: LandingStore, cache: Path, image: Path) -> Iterator[FileSystem]:
+    """A mount that is killed when its next upload of the file has been carried out, which leaves `image`."""
+    store.landed = lambda: shutil.copytree(cache, image)
+    patient = RetryingStore(store, NOBODY_WAITS)
+    request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([OPTIONS + ",drain=0"]))
+    filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)
+    try:
+        filesystem.begin()
+        yield filesystem
+        wait_until(lambda: store.away and (image / "journal.sqlite").exists())
+        wait_until(lambda: all(one.reason for one in filesystem.waiting()))
+    finally:
+        store.away = True
+        with pytest.raises(Exception, match=r"changes? stay"):
+            filesystem.close()
+        store.away = False
+
+
+def folder(root: Path, name: str) -> Path:
+    (root / name).mkdir()
+    return root / name
+
+
+def stored(store: LandingStore, root: Path, size: str, *, plain: bool = False) -> bytes:
+    """Store the file, by a mount with a cache of its own, or a `plain` one by another client."""
+    data = noise(SIZES[size])
+    if plain:
+        foreign(store, "file", data)
+        return data
+    with bench(store, folder(root, "first"), OPTIONS) as filesystem:
+        write(filesystem, "/file", data)
+    return data
+
+
+def named(store: MemoryStore, key: str = "file") -> set[str]:
+    name = ObjectName("box", key)
+    return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
+
+
+def assert_stored(store: LandingStore, model: bytes | bytearray, key: str = "file") -> None:
+    assert body(store, key) == model
+    assert keys(store) == [key]
+    assert set(keys(store, "box_segments")) == named(store, key)
+
+
+CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "plain"), CASES)
+def test_a_reader_after_a_kill(
+    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
+) -> None:
+    data = stored(store, tmp_path, size, plain=plain)
+    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        store.watched = {"file"}
+        CHANGES[change](file, 1)
+    assert body(store, "file") == file.model
+    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+        assert read(filesystem, "/file") == file.model
+    assert_stored(store, file.model)
+
+
+@pytest.mark.parametrize("then", ["append", "cut and grow", "patch", "shrink below a segment"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "plain"), [("60 KB", False), ("3.5 MB", False), ("3.5 MB", True)])
+def test_a_writer_after_a_kill(
+    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str, then: str
+) -> None:
+    data = stored(store, tmp_path, size, plain=plain)
+    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        store.watched = {"file"}
+        CHANGES[change](file, 1)
+    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+        file = Edited(filesystem, file.model)
+        CHANGES[then](file, 2)
+        assert read(filesystem, "/file") == file.model
+    assert_stored(store, file.model)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "plain"), CASES)
+def test_a_reader_after_a_lost_answer(
+    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
+) -> None:
+    data = stored(store, tmp_path, size, plain=plain)
+    with bench(store, folder(tmp_path, "second"), OPTIONS) as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        store.watched = {"file"}
+        CHANGES[change](file, 1)
+        wait_until(lambda: store.away and all(one.reason for one in filesystem.waiting()))
+        store.away = False
+        assert read(filesystem, "/file") == file.model
+        CHANGES[change](file, 2)
+        assert read(filesystem, "/file") == file.model
+    assert_stored(store, file.model)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "plain"), CASES)
+def test_a_rename_after_a_kill(
+    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
+) -> None:
+    data = stored(store, tmp_path, size, plain=plain)
+    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        store.watched = {"file"}
+        CHANGES[change](file, 1)
+    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+        filesystem.rename("/file", "/other")
+        assert read(filesystem, "/other") == file.model
+    assert_stored(store, file.model, "other")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_renamed_before_it_was_stored(
+    store: LandingStore, tmp_path: Path, size: str, change: str
+) -> None:
+    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+        store.watched = {"file"}
+        data = noise(SIZES[size])
+        write(filesystem, "/temporary", data)
+        filesystem.rename("/temporary", "/file")
+        file = Edited(filesystem, bytearray(data))
+        CHANGES[change](file, 1)
+    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+        assert read(filesystem, "/file") == file.model
+        file = Edited(filesystem, file.model)
+        CHANGES[change](file, 2)
+        assert read(filesystem, "/file") == file.model
+    assert_stored(store, file.model)
+
+
+@pytest.mark.parametrize("lands", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "plain"), CASES)
+def test_a_second_kill(
+    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str, lands: bool
+) -> None:
+    """The second mount dies after its own upload has landed, or before it was carried out."""
+    data = stored(store, tmp_path, size, plain=plain)
+    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        store.watched = {"file"}
+        CHANGES[change](file, 1)
+    store.lands = lands
+    with killed(store, tmp_path / "image", tmp_path / "next") as filesystem:
+        file = Edited(filesystem, file.model)
+        store.watched = {"file"}
+        CHANGES[change](file, 2)
+    with bench(store, tmp_path / "next", OPTIONS) as filesystem:
+        assert read(filesystem, "/file") == file.model
+        file = Edited(filesystem, file.model)
+        CHANGES[change](file, 3)
+        assert read(filesystem, "/file") == file.model
+    assert body(store, "file") == file.model
+    assert named(store) <= set(keys(store, "box_segments"))
+    if lands:
+        assert_stored(store, file.model)
+
+
+@pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0")
+@pytest.mark.parametrize("deed", [patch, append, cut])
+def test_a_reader_of_a_mount_that_was_killed(
+    mounted: Mount,
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    deed: Callable[[Path, bytearray], None],
+) -> None:
+    """The reader comes before any attempt succeeds: Swift does not tell the manifest."""
+    data, path = bytearray(noise(4_000_000)), mounted.path / "file"
+    path.write_bytes(data)
+    mounted.remount()
+    deed(path, data)
+    manifest = f"/{container}/file.*multipart-manifest="
+    swift.inject(Fault("PUT", f"{manifest}put", reset=True, after=True))
+    orders = subprocess.Popen(
+        [sys.executable, "-m", "swiftfs", "flush", mounted.path], stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: connection.get_object(container, "file")[1] == data)
+    kill(mounted)
+    orders.wait()
+    swift.clear_faults()
+    swift.inject(Fault("GET", f"{manifest}get", status=503))
+    mounted.start()
+    assert path.read_bytes() == data
+    patch(path, data)
+    assert path.read_bytes() == data
+    swift.clear_faults()
+    mounted.remount()
+    assert path.read_bytes() == data
+    assert manifest_names(connection, container, "file") == segment_names(connection, container)

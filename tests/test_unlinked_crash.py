@@ -1,0 +1,154 @@
+"""A file is deleted while it is open and only partly here, and the mount dies before Swift was told."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from bench_filesystem import ME, bench, get, names, put, write
+from memory_store import MemoryStore
+from mounts import Mount
+from scenes import wait_until
+from test_second_close import kill
+
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied
+from swiftfs.filesystem import FileSystem
+from swiftfs.model import ObjectName
+from swiftfs.status import read_report
+from swiftfs.store.protocol import Headers
+
+BODY = bytes(range(256)) * 16384
+TYPE = "text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"
+NEVER = "settle=1000,read_ahead=0"
+HIDDEN = "/dir/.fuse_hidden0000001600000002"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore("box")
+    for key in ("dir/file", "dir/other"):
+        store.put(ObjectName("box", key), BODY, Headers(TYPE))
+    return store
+
+
+def open_partly(filesystem: FileSystem, path: str = "/dir/file") -> int:
+    handle = filesystem.open(path, os.O_RDONLY)
+    get(filesystem, handle, 0, 10)
+    return handle
+
+
+def unlink(filesystem: FileSystem, way: str) -> None:
+    """Unlink the open file as libfuse does it, or with `hard_remove`."""
+    if way == "hidden":
+        filesystem.rename("/dir/file", HIDDEN)
+    else:
+        filesystem.unlink("/dir/file")
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.release(handle)
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        shutil.copytree(cache, tmp_path / "image")
+    store.put(ObjectName("box", "dir/file"), BODY, Headers(TYPE))
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        assert names(filesystem, "/dir") == ["other"]
+        with pytest.raises(OSError, match="dir/file"):
+            filesystem.getattr("/dir/file")
+    assert [row.key for row in store.list_page("box").rows if row.size] == ["dir/other"]
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.rename("/dir", "/moved")
+        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        filesystem.release(handle)
+        assert names(filesystem, "/") == ["moved"]
+        assert names(filesystem, "/moved") == ["other"]
+    assert "file" not in "".join(row.key for row in store.list_page("box").rows)
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    """The deletion is handed in before the new file, under the name that both have."""
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        new = filesystem.create("/dir/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, new, 0, b"new")
+        filesystem.flush(new)
+        filesystem.release(new)
+        filesystem.release(handle)
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        shutil.copytree(cache, tmp_path / "image")
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert names(filesystem, "/dir") == ["file", "other"]
+        assert filesystem.getattr("/dir/file").size == 3
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        write(filesystem, "/dir/new", b"new")
+        filesystem.rename("/dir/new", "/dir/file")
+        assert {one.path for one in filesystem.waiting()} == {"/dir/file"}
+        filesystem.release(handle)
+        shutil.copytree(cache, tmp_path / "image")
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert names(filesystem, "/dir") == ["file", "other"]
+        assert filesystem.getattr("/dir/file").size == 3
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_a_refusal_names_the_file(
+    store: MemoryStore, tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(method: str, _subject: object) -> None:
+        if method in ("delete", "delete_many"):
+            raise AccessDenied("no")
+
+    with bench(store, tmp_path, "settle=0.01,read_ahead=0") as filesystem:
+        store.hook = refuse
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.release(handle)
+        wait_until(lambda: bool(filesystem.rooms.journal.refused()))
+        assert [one.path for one in filesystem.rooms.journal.refused()] == ["/dir/file"]
+        assert "/dir/file: could not be deleted: no" in caplog.text
+        assert ".fuse_hidden" not in caplog.text
+        assert names(filesystem, "/dir") == ["file", "other"]
+        store.hook = None
+        filesystem.unlink("/dir/file")
+
+
+@pytest.mark.mount_options("settle=1,read_ahead=0")
+def test_a_mount_that_is_killed(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    path = mounted.path / "file"
+    path.write_bytes(BODY)
+    mounted.remount()
+    mounted.expected.append("file")
+    swift.inject(Fault("DELETE", f"/{container}/file", status=503))
+    swift.inject(Fault("POST", "bulk-delete", status=503))
+    with path.open("rb", buffering=0) as file:
+        assert file.read(10) == BODY[:10]
+        path.unlink()
+    wait_until(lambda: read_report(mounted.path).total == 1)
+    kill(mounted)
+    mounted.start()
+    assert list(mounted.path.iterdir()) == []
+    swift.clear_faults()
+    mounted.remount()
+    assert list(mounted.path.iterdir()) == []
