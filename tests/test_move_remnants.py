@@ -15,7 +15,7 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
+from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.model import Manifest, ObjectName, Segment
 from swiftfs.status import read_report
@@ -157,6 +157,28 @@ def test_the_segments_outlive_the_copy_while_the_old_place_names_them(
     assert keys(store, "box_segments") == [segment.key]
     assert body(store, "d/large") == b"a segment"
     store.hook = None
+
+
+def test_what_stays_for_a_wrong_answer_is_not_the_owner_of_the_segments(
+    filesystem: FileSystem, store: RefusingStore
+) -> None:
+    """Its HEAD said that it was gone, so nobody deletes it; then it is seen, and its user does."""
+    segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
+    put_large(store, "d/large", segment)
+
+    def hook(method: str, subject: str) -> None:
+        if subject == "box/d/large" and method in ("head", "manifest") and "large" in keys(store):
+            raise NotFound("no")
+
+    store.hook = hook
+    filesystem.rename("/d/large", "/large")
+    store.hook = None
+    assert {"d/large", "large"} <= set(keys(store))
+    filesystem._rooms.namespace.disown("/d/large")
+    filesystem.unlink("/d/large")
+    wait_until(lambda: "d/large" not in keys(store))
+    assert read(filesystem, "/large") == b"a segment"
+    assert keys(store, "box_segments") == [segment.key]
 
 
 def test_a_new_file_in_its_place_spares_the_segments(filesystem: FileSystem, store: RefusingStore) -> None:

@@ -298,25 +298,31 @@ class Moving:
         return time.monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
-        """Delete sources that are what was copied: those that are `sure`, and others if a HEAD says so."""
+        """Delete sources that are what was copied: those that are `sure`, and others if a HEAD says so.
+
+        What is not deleted may stand: then it shares the segments with its copy, whoever is right about it.
+        """
         remnants: list[Remnant] = []
         names = [item.source for item in sure]
-        changed = []
+        changed, absent = [], []
         for item, found in zip(doubtful, self._pool.map(self._ask, doubtful), strict=True):
             if isinstance(found, StoreError):
                 remnants.append((_deletion(item), found))
-            elif found is not None and _is_copied(found, item.copied):
+            elif found is None:
+                absent.append(item.source)
+            elif _is_copied(found, item.copied):
                 names.append(item.source)
-            elif found is not None:
+            else:
                 changed.append(item.source)
         if changed:
             log.warning("another client changed %s while it was moved: that stays", _some(changed))
+        if absent:
+            log.info("%s was deleted while it was moved", _some(absent))
         items = {item.source: item for item in (*sure, *doubtful)}
         failures = self._removal.delete_all(names)
         remnants += [(_deletion(items[name]), error) for name, error in failures.items()]
-        left = {deletion.name for deletion, _ in remnants}
-        for name in {*names, *left}:
-            item = items[name]
+        left = {*(deletion.name for deletion, _ in remnants), *changed, *absent}
+        for name, item in items.items():
             if item.may_share:
                 self._removal.moved(name, item.target, item.copied or "", stays=name in left)
         return remnants

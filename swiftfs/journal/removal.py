@@ -142,15 +142,20 @@ class Removal:
         An SLO's segments are shared then, and go with neither of both while both stand.
         """
         if stays:
-            try:
-                manifest = self.manifest_of(source, large=None)
-            except StoreError as error:
-                log.info("the segments of %s stay, since it stands and cannot be asked: %s", source, error)
-                self.owners.share_all(source)
-                return  # `target` owns nothing then, which spares them too
-            if manifest is not None:
-                self.owners.share(source, (segment.name for segment in manifest.segments))
+            self._share(source)
         self.owners.moved(source, target, etag)
+
+    def _share(self, name: ObjectName) -> None:
+        """Spare the segments that an object names besides another one: all of its own if it does not say."""
+        try:
+            manifest = self.manifest_of(name, large=True)
+        except StoreError as error:
+            log.info("%s cannot be asked for its segments: %s", name, error)
+            manifest = None
+        if manifest is None:
+            self.owners.share_all(name)
+        else:
+            self.owners.share(name, (segment.name for segment in manifest.segments))
 
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
         """Tell of segments that could not be deleted."""
