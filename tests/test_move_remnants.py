@@ -181,6 +181,46 @@ def test_what_stays_for_a_wrong_answer_is_not_the_owner_of_the_segments(
     assert keys(store, "box_segments") == [segment.key]
 
 
+@pytest.mark.parametrize("path", ["/d/large", "/d"])
+def test_a_copy_that_comes_late_keeps_its_segments(
+    filesystem: FileSystem, store: RefusingStore, path: str
+) -> None:
+    """The rename failed, for the answer to its COPY was lost; then the server makes the copy after all."""
+    segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
+    put_large(store, "d/large", segment)
+    new = "/e" if path == "/d" else "/large"
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("copy", "box/d/large"):
+            raise Unavailable("no answer", may_land=True)
+
+    store.hook = hook
+    with pytest.raises((SwiftfsError, OSError)):
+        filesystem.rename(path, new)
+    store.hook = None
+    copy = ObjectName("box", "e/large" if path == "/d" else "large")
+    store.copy(ObjectName("box", "d/large"), copy, manifest_only=True)
+    filesystem.unlink("/d/large")
+    wait_until(lambda: "d/large" not in keys(store))
+    assert keys(store, "box_segments") == [segment.key]
+    assert body(store, copy.key) == b"a segment"
+
+
+def test_a_source_that_stands_again_is_not_the_owner_of_the_segments(
+    filesystem: FileSystem, store: RefusingStore
+) -> None:
+    segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
+    put_large(store, "d/large", segment)
+    filesystem.rename("/d/large", "/large")
+    store.copy(ObjectName("box", "large"), ObjectName("box", "d/large"), manifest_only=True)
+    filesystem._rooms.namespace.disown("/d/large")
+    filesystem.unlink("/d/large")
+    wait_until(lambda: "d/large" not in keys(store))
+    assert read(filesystem, "/large") == b"a segment"
+    filesystem.unlink("/large")
+    wait_until(lambda: not keys(store, "box_segments"))
+
+
 def test_a_new_file_in_its_place_spares_the_segments(filesystem: FileSystem, store: RefusingStore) -> None:
     put_large(store, "d/large")
     foreign(store, "d/other", b"stays")

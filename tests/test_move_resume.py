@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bench_filesystem import bench, names, read, write
+from bench_filesystem import ME, bench, names, read, write
 from journal_house import body, foreign, keys, refuse
 from memory_store import MemoryStore
 from mounts import Mount
@@ -91,6 +91,29 @@ def test_a_move_is_finished(
         assert names(filesystem, "/") == ["e"]
     assert contents(store) == {"e/a": b"d/a", "e/b": b"d/b"}
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("gone", [True, False])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_large_file_that_had_moved_takes_its_segments_along(
+    store: MemoryStore, tmp_path: Path, *, folder: bool, gone: bool
+) -> None:
+    """Whether or not its source was deleted before the process died."""
+    new = "e/big" if folder else "big"
+    with bench(store, tmp_path, "segment_size=1M,settle=0.05") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/big", bytes(3 * 2**20))
+    source = ObjectName("box", "d/big")
+    etag = store.head(source).version.etag
+    intent: Move | MoveFolder = interrupted(store, recorded=True)
+    if not folder:
+        intent = Move(source, ObjectName("box", new), etag=etag, replaces_etag="", large=True)
+    copy(store, "d/big", new)
+    if gone:
+        delete(store, "d/big")
+    with remounted(store, tmp_path, intent) as filesystem:
+        filesystem.unlink(f"/{new}")
+    assert keys(store, "box_segments") == []
 
 
 @pytest.mark.parametrize("recorded", [True, False])

@@ -100,8 +100,13 @@ class Moving:
     def move(self, intent: Move) -> list[Remnant]:
         """Copy, then delete the source if it is still what was copied; return it if that was not possible."""
         replaced = self._removal.segments_of(intent.target, large=intent.replaces_large)
-        copy = self._store.copy(intent.source, intent.target, manifest_only=True)
-        item = _Item(intent.source, intent.target, "", copied=copy.etag, large=intent.large)
+        item = _Item(intent.source, intent.target, "", large=intent.large)
+        try:
+            item.copied = self._store.copy(intent.source, intent.target, manifest_only=True).etag
+        except StoreError as error:
+            if _may_land(error):
+                self._share_copy(item)
+            raise
         remnants = self._delete_unchanged([item])
         self._removal.discard(replaced)
         return remnants
@@ -113,6 +118,8 @@ class Moving:
         """
         source, target = self._head(intent.source), self._head(intent.target)
         if source is None:
+            if target is not None and target.is_slo and intent.etag in (None, target.version.etag):
+                self._removal.moved(intent.source, intent.target, target.version.etag)
             return []
         etag = source.version.etag
         if intent.etag in (None, etag):
@@ -165,6 +172,8 @@ class Moving:
                 kept.append(item.source)
             else:
                 items.append(item)
+        for key in recorded.keys() - sources.keys():
+            self._note_gone(intent, recorded[key], targets.get(_target_of(intent, key).key))
         found = [item for item in items if item.copied is not None]
         try:
             copied = self._copy([item for item in items if item.copied is None])
@@ -180,6 +189,12 @@ class Moving:
                 _some(kept),
             )
         return self._delete_unchanged(copied, found)
+
+    def _note_gone(self, intent: MoveFolder, was: MovedObject, there: Row | None) -> None:
+        """Record whose the segments are of an SLO whose source had gone before the process died."""
+        if there is not None and there.hash == was.hash and _etag_of(there) != there.hash:
+            source = ObjectName(intent.container, was.key)
+            self._removal.moved(source, _target_of(intent, was.key), _etag_of(there))
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Say whether what a move has left behind is still the version that was copied; errors of a HEAD."""
@@ -288,8 +303,22 @@ class Moving:
         The answer to some copies was lost. What stands there now may be another client's: each is looked at.
         """
         made = [item for item in items if _may_stand(item)]
-        copies = [_Item(item.target, item.source, "", copied=item.copied or item.etag) for item in made]
-        return tuple(deletion for deletion, _ in self._delete_unchanged(copies))
+        copies = [
+            _Item(item.target, item.source, "", copied=item.copied or item.etag, large=False) for item in made
+        ]
+        left = tuple(deletion for deletion, _ in self._delete_unchanged(copies))
+        standing = {deletion.name for deletion in left}
+        for item in made:
+            if item.target in standing or _may_land(item.error):
+                self._share_copy(item)
+        return left
+
+    def _share_copy(self, item: _Item) -> None:
+        """Spare the segments for a copy that should not be: it stands, or may when the server gets to it."""
+        stored = decode_type(item.row.content_type)[1] if item.row is not None else None
+        is_small = stored is not None and stored.mode is not None and stored.slo is None
+        if item.large is not False and not is_small:
+            self._removal.owners.share_all(item.source, item.target)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
         """Say whether the listing of the sources is young enough to delete them by it."""
@@ -321,10 +350,11 @@ class Moving:
         items = {item.source: item for item in (*sure, *doubtful)}
         failures = self._removal.delete_all(names)
         remnants += [(_deletion(items[name]), error) for name, error in failures.items()]
-        left = {*(deletion.name for deletion, _ in remnants), *changed, *absent}
+        left = {deletion.name: error for deletion, error in remnants}
         for name, item in items.items():
             if item.may_share:
-                self._removal.moved(name, item.target, item.copied or "", stays=name in left)
+                stays, away = name in (*left, *changed, *absent), name in left and left[name].retryable
+                self._removal.moved(name, item.target, item.copied or "", stays=stays, ask=not away)
         return remnants
 
     def _ask(self, item: _Item) -> ObjectInfo | StoreError | None:
@@ -392,6 +422,10 @@ def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
 
 def _deletion(item: _Item) -> Delete:
     return Delete(item.source, large=False, etag=item.copied, moved=True)
+
+
+def _may_land(error: BaseException | None) -> bool:
+    return isinstance(error, StoreError) and error.may_land
 
 
 def _may_stand(item: _Item) -> bool:

@@ -131,10 +131,15 @@ class Ownership:
         """Record that the object `user` names these segments too: they stay until `unshare`."""
         self._share(user, {upload for one in segments if (upload := _upload_of(one)) is not None})
 
-    def share_all(self, user: ObjectName) -> None:
-        """Record that the segments that were uploaded for `user` are also another's, as `share` does."""
-        places = places_of(user.container, self._choice)
-        self._share(user, {place.name(f"{user.key}/") for place in places})
+    def share_all(self, owner: ObjectName, user: ObjectName) -> None:
+        """Record that `user` may name any segment of `owner`, as `share` does; later ones are spared too."""
+        with self._lock:
+            claims = {claim for versions in self._claims.get(owner, {}).values() for claim in versions}
+        prefixes = {claim.owner for claim in claims if claim.is_prefix}
+        for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
+            places = places_of(name.container, self._choice)
+            prefixes |= {place.name(f"{name.key}/") for place in places}
+        self._share(user, prefixes)
 
     def _share(self, user: ObjectName, uploads: set[ObjectName]) -> None:
         with self._lock:

@@ -60,7 +60,10 @@ class Removal:
         manifest = None if large is False else self.manifest_of(name, large)
         if manifest is None:
             return set()
-        return self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
+        own = self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
+        others = self.owners.moved_from({name}) - {name} if own else ()
+        # A rename's source may stand again, by a request that came late or an answer that was wrong.
+        return own - self._named_by_any(others)
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
@@ -136,24 +139,27 @@ class Removal:
                 self._look_at(self._clock() + RETRY_SECONDS)
             self._forget(names - failures.keys())
 
-    def moved(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool) -> None:
+    def moved(
+        self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False, ask: bool = True
+    ) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` it is at `source` too.
 
-        An SLO's segments are shared then, and go with neither of both while both stand.
+        An SLO's segments are shared then, and go with neither of both while both stand. Which they are is
+        asked, unless the server does not answer anyway.
         """
         if stays:
-            self._share(source)
+            self._share(source, ask=ask)
         self.owners.moved(source, target, etag)
 
-    def _share(self, name: ObjectName) -> None:
+    def _share(self, name: ObjectName, *, ask: bool) -> None:
         """Spare the segments that an object names besides another one: all of its own if it does not say."""
         try:
-            manifest = self.manifest_of(name, large=True)
+            manifest = self.manifest_of(name, large=True) if ask else None
         except StoreError as error:
             log.info("%s cannot be asked for its segments: %s", name, error)
             manifest = None
         if manifest is None:
-            self.owners.share_all(name)
+            self.owners.share_all(name, name)
         else:
             self.owners.share(name, (segment.name for segment in manifest.segments))
 
@@ -180,6 +186,9 @@ class Removal:
         for name in sorted({*objects, *self.owners.moved_from(objects)}):
             used |= self._named_by(name)
         return names & used
+
+    def _named_by_any(self, names: Iterable[ObjectName]) -> set[ObjectName]:
+        return {segment for name in names for segment in self._named_by(name)}
 
     def _named_by(self, name: ObjectName) -> set[ObjectName]:
         """Return the segments that an object names; raise `StoreError` unless Swift says it for certain."""
