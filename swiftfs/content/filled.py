@@ -263,9 +263,10 @@ class FilledFile:
         if not self._is_from(origin):
             return None  # our own upload or rename made the old version vanish
         try:
-            return None if fetch.source is None and self._follow_upload(origin) else error
+            is_other = fetch.source is None and (self._correct(origin) or self._follow_upload(origin))
         except SwiftfsError as failure:
             return failure
+        return None if is_other else error
 
     def _follow_upload(self, _origin: Origin) -> bool:
         """Take for the origin what an upload of ours has put in its place; say whether one has."""
@@ -308,10 +309,6 @@ class FilledFile:
             )
         except NotFound:
             raise PreconditionFailed(f"{origin.name}: the object was deleted while it was read") from None
-        except PreconditionFailed:
-            if not self._correct(origin):
-                raise
-            return
         if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
         with self._changed:
