@@ -12,7 +12,7 @@ def swiftfs(*words: object, environment: Mapping[str, str] | None = None) -> sub
     command = [sys.executable, "-m", "swiftfs", *map(str, words)]
     return subprocess.run(
         command,
-        env={**clean_environment(), **(environment or {})},
+        env={**clean_environment(), "COLUMNS": "200", **(environment or {})},
         capture_output=True,
         text=True,
         check=False,

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import md5
 from itertools import islice
@@ -339,7 +340,7 @@ class Moving:
                 remnants.append((_deletion(item), found))
             elif found is None:
                 absent.append(item.source)
-            elif _is_copied(found, item.copied):
+            elif _is_copied(found, item.copied) or self._is_at_target(item, found):
                 names.append(item.source)
             else:
                 changed.append(item.source)
@@ -356,6 +357,14 @@ class Moving:
                 stays, away = name in (*left, *changed, *absent), name in left and left[name].retryable
                 self._removal.moved(name, item.target, item.copied or "", stays=stays, ask=not away)
         return remnants
+
+    def _is_at_target(self, item: _Item, source: ObjectInfo) -> bool:
+        """Return whether the target is that version after all: a COPY may be answered with a wrong ETag."""
+        with suppress(StoreError):
+            if (there := self._head(item.target)) is not None and there.version.etag == source.version.etag:
+                item.copied = source.version.etag
+                return True
+        return False
 
     def _ask(self, item: _Item) -> ObjectInfo | StoreError | None:
         try:
