@@ -34,7 +34,7 @@ from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Body, Headers
 
 OPTIONS = "settle=0.01,segment_size=1M"
-SIZES = {"1 KB": 1000, "60 KB": 60_000, "900 KB": 900_000, "3.5 MB": 3_500_000}
+SIZES = {"60 KB": 60_000, "3.5 MB": 3_500_000}
 
 
 class LandingStore(MemoryStore):
