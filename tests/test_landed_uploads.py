@@ -89,11 +89,11 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def killed(store: LandingStore, cache: Path, image: Path) -> Iterator[FileSystem]:
+def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS) -> Iterator[FileSystem]:
     """A mount that is killed when its next upload of the file has been carried out, which leaves `image`."""
     store.landed = lambda: shutil.copytree(cache, image)
     patient = RetryingStore(store, NOBODY_WAITS)
-    request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([OPTIONS + ",drain=0"]))
+    request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
     filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)
     try:
         filesystem.begin()
@@ -210,13 +210,15 @@ def test_a_rename_after_a_kill(
 def test_a_file_renamed_before_it_was_stored(
     store: LandingStore, tmp_path: Path, size: str, change: str
 ) -> None:
-    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
+    waits = OPTIONS.replace("settle=0.01", "settle=1000")
+    with killed(store, folder(tmp_path, "second"), tmp_path / "image", waits) as filesystem:
         store.watched = {"file"}
         data = noise(SIZES[size])
         write(filesystem, "/temporary", data)
         filesystem.rename("/temporary", "/file")
         file = Edited(filesystem, bytearray(data))
         CHANGES[change](file, 1)
+        filesystem.rooms.journal.hasten()
     with bench(store, tmp_path / "image", OPTIONS) as filesystem:
         assert read(filesystem, "/file") == file.model
         file = Edited(filesystem, file.model)
