@@ -161,9 +161,11 @@ class AmbiguousRequests:
             self._changed.notify_all()
 
     def _put(self, found: Ambiguity) -> None:
+        before = self._found.get(found.name)
         self._found[found.name] = found
-        if found.suspected and not found.is_dangerous:
-            return  # there may be thousands
+        # What is only suspected is not saved, for there may be thousands; but no saved row may grow stale.
+        if found.suspected and not (found.is_dangerous or (before is not None and before.is_dangerous)):
+            return
         self._unsaved.add(found.name)
         self._changed.notify_all()
 
