@@ -24,7 +24,7 @@ from test_load import assert_journal_is_empty, assert_nothing_waits
 from swiftfs.demo.server import SwiftServer
 from swiftfs.status import retry
 
-SECONDS = float(os.environ.get("SWIFTFS_STRESS_SECONDS", "40"))
+SECONDS = float(os.environ.get("SWIFTFS_STRESS_SECONDS", "15"))
 """How long the storm lasts; minutes find more."""
 
 SEED = int(os.environ.get("SWIFTFS_STRESS_SEED", "0")) or random.randrange(1, 10**6)
