@@ -319,7 +319,8 @@ class StressWorker(Worker, UncertainLedger):
         child = os.fork()
         if not child:
             os._exit(errno_of(lambda: write_map(descriptor, piece)))
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it may tell why an earlier change was refused
+            os.close(descriptor)
         ended: list[int] = []
         waiter = threading.Thread(target=lambda: ended.append(os.waitpid(child, 0)[1]))
 
