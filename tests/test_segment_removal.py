@@ -155,22 +155,83 @@ def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) ->
         assert log.uploads() == []
 
 
-def test_what_a_leftover_names_too_stays_until_it_is_gone(cleaner: Cleaner) -> None:
+def leave(cleaner: Cleaner, name: ObjectName) -> None:
+    """Delete an object as a user does: what goes with it goes, what others may name is left for later."""
+    cleaner.removal.discard(cleaner.removal.segments_of(name, large=True))
+    cleaner.store.delete(name)
+    cleaner.removal.owners.gone(name)
+
+
+def pass_time(cleaner: Cleaner) -> None:
+    cleaner.now += LATE_SECONDS
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("first", ["file", "moved"])
+def test_what_a_leftover_names_too_goes_with_the_last_of_both(
+    cleaner: Cleaner, first: str, restarts: bool
+) -> None:
     """The source of a rename could not be deleted: both names have the same segments."""
     moved, used = ObjectName("box", "moved"), cleaner.segment(PREFIX + "1-a")
     manifest = cleaner.manifest("file", used)
     cleaner.manifest("moved", used)
-    cleaner.removal.owners.moved(NAME, moved, manifest.etag)
-    cleaner.removal.owners.share(NAME, [used])
-    for removal in (cleaner.removal, cleaner.restarted()):
-        assert removal.segments_of(NAME, large=True) == set()
-        assert removal.segments_of(moved, large=True) == set()
-        removal.discard_below(below(cleaner, objects=frozenset({ObjectName("box", "gone")})))
-        assert segments(cleaner.store) == {used.key}
-    cleaner.store.delete(NAME)
-    cleaner.removal.owners.unshare(NAME)
-    for removal in (cleaner.removal, cleaner.restarted()):
-        assert removal.segments_of(moved, large=True) == {used}
+    cleaner.removal.moved(NAME, moved, manifest.etag, stays=True)
+    if restarts:
+        cleaner.removal = cleaner.restarted()
+    cleaner.removal.discard_below(below(cleaner, objects=frozenset({ObjectName("box", "gone")})))
+    leave(cleaner, ObjectName("box", first))
+    assert segments(cleaner.store) == {used.key}
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}
+    leave(cleaner, moved if first == "file" else NAME)
+    if cleaner.removal.leftovers():
+        pass_time(cleaner)
+    assert segments(cleaner.store) == set()
+
+
+@pytest.mark.parametrize("lands", [True, False])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_what_a_failed_rename_may_have_copied_goes_when_it_has_not(
+    cleaner: Cleaner, lands: bool, restarts: bool
+) -> None:
+    copy, used = ObjectName("box", "copy"), cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    cleaner.removal.share(NAME, copy)
+    if restarts:
+        cleaner.removal = cleaner.restarted()
+    leave(cleaner, NAME)
+    if lands:
+        cleaner.manifest("copy", used)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == ({used.key} if lands else set())
+    assert not cleaner.removal.leftovers()
+
+
+def test_a_rename_that_failed_long_ago_costs_nothing_any_more(cleaner: Cleaner) -> None:
+    """Nor does it spare later versions of the object."""
+    cleaner.manifest("file", cleaner.segment(PREFIX + "1-a"))
+    cleaner.removal.share(NAME, ObjectName("box", "copy"))
+    leave(cleaner, NAME)
+    pass_time(cleaner)
+    cleaner.manifest("file", cleaner.segment(PREFIX.replace("0", "1") + "1-a"))
+    leave(cleaner, NAME)
+    assert segments(cleaner.store) == set()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_object_that_shares_and_stays_keeps_its_segments(cleaner: Cleaner, fails: bool) -> None:
+    """Its deletion was refused, or it was patched and names some of them still."""
+    copy, used = ObjectName("box", "copy"), cleaner.segment(PREFIX + "1-a")
+    manifest = cleaner.manifest("file", used)
+    cleaner.removal.share(NAME, copy)
+    if fails:
+        assert cleaner.removal.segments_of(NAME, large=True) == set()
+    else:
+        assert cleaner.removal.own_segments(NAME, manifest.etag, [used]) == set()
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}
 
 
 def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> None:
@@ -178,7 +239,7 @@ def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> Non
     cleaner.manifest("file", used)
     users = [ObjectName("box", "one"), ObjectName("box", "two")]
     for user in users:
-        cleaner.removal.owners.share(user, [used])
+        cleaner.removal.share(NAME, user)
     cleaner.removal.owners.unshare(users[0])
     assert cleaner.removal.segments_of(NAME, large=True) == set()
     cleaner.removal.owners.unshare(users[1])

@@ -43,7 +43,7 @@ CREATE TABLE claims (
     PRIMARY KEY (container, key, etag, owner_container, owner_key, is_prefix)
 ) WITHOUT ROWID;
 CREATE TABLE shared (
-    container TEXT, prefix TEXT, user_container TEXT, user_key TEXT,
+    container TEXT, prefix TEXT, user_container TEXT, user_key TEXT, since REAL NOT NULL,
     PRIMARY KEY (container, prefix, user_container, user_key)
 ) WITHOUT ROWID;
 CREATE TABLE ambiguous (

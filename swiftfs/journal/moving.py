@@ -104,9 +104,8 @@ class Moving:
         item = _Item(intent.source, intent.target, "", large=intent.large)
         try:
             item.copied = self._store.copy(intent.source, intent.target, manifest_only=True).etag
-        except StoreError as error:
-            if _may_land(error):
-                self._share_copy(item)
+        except StoreError:
+            self._share_copy(item)
             raise
         remnants = self._delete_unchanged([item])
         self._removal.discard(replaced)
@@ -303,23 +302,26 @@ class Moving:
 
         The answer to some copies was lost. What stands there now may be another client's: each is looked at.
         """
-        made = [item for item in items if _may_stand(item)]
+        made = [item for item in items if item.copied is not None or item.error is not None]
         copies = [
             _Item(item.target, item.source, "", copied=item.copied or item.etag, large=False) for item in made
         ]
         left = tuple(deletion for deletion, _ in self._delete_unchanged(copies))
         standing = {deletion.name for deletion in left}
         for item in made:
-            if item.target in standing or _may_land(item.error):
+            if item.target in standing or item.error is not None:
                 self._share_copy(item)
         return left
 
     def _share_copy(self, item: _Item) -> None:
-        """Spare the segments for a copy that should not be: it stands, or may when the server gets to it."""
+        """Spare the segments for a copy that should not be: it stands, or will when the server gets to it.
+
+        The last answer does not tell: an attempt before it may have been lost.
+        """
         stored = decode_type(item.row.content_type)[1] if item.row is not None else None
         is_small = stored is not None and stored.mode is not None and stored.slo is None
         if item.large is not False and not is_small:
-            self._removal.owners.share_all(item.source, item.target)
+            self._removal.share(item.source, item.target)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
         """Say whether the listing of the sources is young enough to delete them by it."""
@@ -351,11 +353,11 @@ class Moving:
         items = {item.source: item for item in (*sure, *doubtful)}
         failures = self._removal.delete_all(names)
         remnants += [(_deletion(items[name]), error) for name, error in failures.items()]
-        left = {deletion.name: error for deletion, error in remnants}
+        left = {deletion.name for deletion, _ in remnants}
         for name, item in items.items():
             if item.may_share:
-                stays, away = name in (*left, *changed, *absent), name in left and left[name].retryable
-                self._removal.moved(name, item.target, item.copied or "", stays=stays, ask=not away)
+                stays = name in (*left, *changed, *absent)
+                self._removal.moved(name, item.target, item.copied or "", stays=stays)
         return remnants
 
     def _is_at_target(self, item: _Item, source: ObjectInfo) -> bool:
@@ -431,15 +433,6 @@ def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
 
 def _deletion(item: _Item) -> Delete:
     return Delete(item.source, large=False, etag=item.copied, moved=True)
-
-
-def _may_land(error: BaseException | None) -> bool:
-    return isinstance(error, StoreError) and error.may_land
-
-
-def _may_stand(item: _Item) -> bool:
-    """Say whether the copy of an object may have been made."""
-    return item.copied is not None or (isinstance(item.error, StoreError) and item.error.retryable)
 
 
 def _some(names: Sequence[ObjectName]) -> str:

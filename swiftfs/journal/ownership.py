@@ -3,12 +3,16 @@
 A segment's name says for which object it was uploaded. An object that was moved keeps its segments, and a
 file that is renamed before it is stored has segments of its old name: the journal's database remembers both,
 as claims. A claim holds for one ETag of the object, so that nobody who overwrites it inherits the segments.
+
+A move that failed, or left its source behind, may leave two objects that name the same segments: such a share
+says which other object must be asked before segments are deleted.
 """
 
 import logging
 import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from math import inf
 
 from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of, places_of
 from swiftfs.journal.log import Log, Statement
@@ -42,15 +46,15 @@ class Ownership:
         self._choice = choice
         self._lock = threading.Lock()
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
-        self._shared: set[tuple[ObjectName, ObjectName]] = set()
+        self._shared: dict[tuple[ObjectName, ObjectName], float] = {}
         for container, key, etag, *owner, is_prefix in log_.rows("claims"):
             claims = self._claims.setdefault(ObjectName(container, key), {}).setdefault(etag, set())
             claims.add(Claim(ObjectName(*owner), bool(is_prefix)))
-        for container, prefix, *user in log_.rows("shared"):
-            self._shared.add((ObjectName(container, prefix), ObjectName(*user)))
+        for container, prefix, *user, since in log_.rows("shared"):
+            self._shared[ObjectName(container, prefix), ObjectName(*user)] = since
 
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return those `segments` of a manifest with this ETag that are `name`'s own and nobody else's."""
+        """Return those `segments` of a manifest with this ETag that are `name`'s own."""
         with self._lock:
             claims = set(self._claims.get(name, {}).get(etag, ()))
         named = set(segments)
@@ -60,18 +64,21 @@ class Ownership:
             if is_segment_of(one, name, self._choice)
             or any(claim.covers(one, self._choice) for claim in claims)
         }
-        own = self.without_shared(own)
         if spared := len(named) - len(own):
             log.info(
                 "%d segments that %s names are left alone: they are not known to be its own", spared, name
             )
         return own
 
-    def without_shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return those segments that no second manifest is known to name."""
+    def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:
+        """Return those segments that objects besides their owner may name, each with these objects."""
         with self._lock:
-            prefixes = {prefix for prefix, _ in self._shared}
-        return {one for one in segments if not any(_lies_below(one, prefix) for prefix in prefixes)}
+            shared = list(self._shared)
+        found = {}
+        for one in segments:
+            if users := frozenset(user for prefix, user in shared if _lies_below(one, prefix)):
+                found[one] = users
+        return found
 
     def stores(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
         """Record what `name` owns of the segments of a manifest that is about to be stored.
@@ -127,41 +134,34 @@ class Ownership:
         self.stands(target, etag)
         self.stands(source, "")
 
-    def share(self, user: ObjectName, segments: Iterable[ObjectName]) -> None:
-        """Record that the object `user` names these segments too: they stay until `unshare`."""
-        self._share(user, {upload for one in segments if (upload := _upload_of(one)) is not None})
-
-    def share_all(self, owner: ObjectName, user: ObjectName) -> None:
-        """Record that `user` may name any segment of `owner`, as `share` does; later ones are spared too."""
+    def share(self, owner: ObjectName, user: ObjectName, since: float) -> None:
+        """Record that `user` may name segments of `owner` since this moment (Unix seconds)."""
         with self._lock:
             claims = {claim for versions in self._claims.get(owner, {}).values() for claim in versions}
-        prefixes = {claim.owner for claim in claims if claim.is_prefix}
-        for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
-            places = places_of(name.container, self._choice)
-            prefixes |= {place.name(f"{name.key}/") for place in places}
-        self._share(user, prefixes)
-
-    def _share(self, user: ObjectName, uploads: set[ObjectName]) -> None:
-        with self._lock:
-            self._shared |= {(upload, user) for upload in uploads}
+            prefixes = {claim.owner for claim in claims if claim.is_prefix}
+            for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
+                places = places_of(name.container, self._choice)
+                prefixes |= {place.name(f"{name.key}/") for place in places}
+            self._shared |= dict.fromkeys(((prefix, user) for prefix in prefixes), since)
             self._change(
                 (
-                    "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?)",
-                    [(upload.container, upload.key, user.container, user.key) for upload in uploads],
+                    "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
+                    [(one.container, one.key, user.container, user.key, since) for one in prefixes],
                 ),
             )
 
-    def unshare(self, user: ObjectName) -> None:
-        """Record that `user` is gone, or names others now."""
+    def unshare(self, user: ObjectName, until: float = inf) -> None:
+        """Record that `user` names no segment of another object, whatever was thought up to this moment."""
         with self._lock:
-            gone = {one for one in self._shared if one[1] == user}
+            gone = [one for one, since in self._shared.items() if one[1] == user and since <= until]
             if not gone:
                 return
-            self._shared -= gone
+            for one in gone:
+                del self._shared[one]
             self._change(
                 (
-                    "DELETE FROM shared WHERE user_container = ? AND user_key = ?",
-                    [(user.container, user.key)],
+                    "DELETE FROM shared WHERE user_container = ? AND user_key = ? AND since <= ?",
+                    [(user.container, user.key, until)],
                 )
             )
 

@@ -60,10 +60,18 @@ class Removal:
         manifest = None if large is False else self.manifest_of(name, large)
         if manifest is None:
             return set()
-        own = self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
+        own = self.own_segments(name, manifest.etag, (segment.name for segment in manifest.segments))
         others = self.owners.moved_from({name}) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         return own - self._named_by_any(others)
+
+    def own_segments(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
+        """Return those `segments` of a manifest with this ETag that go with `name` and nothing else.
+
+        Those that another object may name too are looked at later, when it is known.
+        """
+        own = self.owners.owned(name, etag, segments)
+        return own - self._leave_shared(own, {name})
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
@@ -103,9 +111,10 @@ class Removal:
         except NotFound:
             return  # so is the container
         names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
-        if not names:
-            return
         objects = standing.objects or _objects_of(prefix)
+        if not names or not objects:
+            return
+        names -= self._leave_shared(names, objects)
         if standing.is_in_doubt and self._is_recent(standing.since):
             self._leave(names, objects, standing.since)
         else:
@@ -139,29 +148,15 @@ class Removal:
                 self._look_at(self._clock() + RETRY_SECONDS)
             self._forget(names - failures.keys())
 
-    def moved(
-        self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False, ask: bool = True
-    ) -> None:
-        """Record that an object with this ETag was moved to `target`; with `stays` it is at `source` too.
-
-        An SLO's segments are shared then, and go with neither of both while both stand. Which they are is
-        asked, unless the server does not answer anyway.
-        """
+    def moved(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
+        """Record that an object with this ETag was moved to `target`; with `stays` both may stand."""
         if stays:
-            self._share(source, ask=ask)
+            self.share(source, source)
         self.owners.moved(source, target, etag)
 
-    def _share(self, name: ObjectName, *, ask: bool) -> None:
-        """Spare the segments that an object names besides another one: all of its own if it does not say."""
-        try:
-            manifest = self.manifest_of(name, large=True) if ask else None
-        except StoreError as error:
-            log.info("%s cannot be asked for its segments: %s", name, error)
-            manifest = None
-        if manifest is None:
-            self.owners.share_all(name, name)
-        else:
-            self.owners.share(name, (segment.name for segment in manifest.segments))
+    def share(self, owner: ObjectName, user: ObjectName) -> None:
+        """Record that `user` may name the segments of `owner` from now on: it is asked before they go."""
+        self.owners.share(owner, user, self._clock())
 
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
         """Tell of segments that could not be deleted."""
@@ -180,11 +175,13 @@ class Removal:
 
     def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
         """Return those segments that a manifest names which stands now; raise `StoreError` in doubt."""
-        if not objects:
-            return names
-        used = names - self.owners.without_shared(names)
-        for name in sorted({*objects, *self.owners.moved_from(objects)}):
-            used |= self._named_by(name)
+        users = {user for users in self.owners.users(names).values() for user in users}
+        used: set[ObjectName] = set()
+        for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users})}):
+            named = self._named_by(name)
+            used |= named
+            if name in users and not self.owners.users(named):
+                self.owners.unshare(name, self._clock() - LATE_SECONDS)
         return names & used
 
     def _named_by_any(self, names: Iterable[ObjectName]) -> set[ObjectName]:
@@ -210,6 +207,18 @@ class Removal:
             ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
             for container, key, objects, since in self._log.rows("leftovers")
         }
+
+    def _leave_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
+        """Leave the segments for later that others may name besides `objects`; return them.
+
+        Until then `objects` have been deleted or stored, or this is tried again and begins anew.
+        """
+        groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
+        for name, users in self.owners.users(names).items():
+            groups.setdefault(users, set()).add(name)
+        for users, group in groups.items():
+            self._leave(group, users.union(objects), self._clock())
+        return set().union(*groups.values())
 
     def _leave(self, names: Iterable[ObjectName], objects: Collection[ObjectName], since: float) -> None:
         text = json.dumps([[name.container, name.key] for name in sorted(objects)])

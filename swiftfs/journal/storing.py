@@ -151,7 +151,7 @@ class Storing:
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
-        old = self._removal.owners.owned(intent.name, origin.etag, old - {origin.name})
+        old = self._removal.own_segments(intent.name, origin.etag, old - {origin.name})
         return Manifest(tuple(self._uploaded(content, uploads, parts))), old
 
     def _old_segments(self, origin: Origin, large: bool | None) -> Sequence[Segment] | None:
