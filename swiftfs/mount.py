@@ -187,7 +187,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     contents = ContentCache(cache, options.cache_size, maker, files, lost)
     removal = Removal(store, journal_log, Ownership(journal_log, options.segments))
     copier = ManifestCopier(store, maker.places, journal_log)
-    conflicts = Conflicts(store, copier, removal, keep=options.conflict == "keep")
+    conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
     execution = Execution(store, options.segment_size, conflicts, removal)
     journal = Journal(
         execution,

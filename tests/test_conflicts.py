@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from bench_filesystem import bench, write
 from journal_house import NEVER, body, foreign, keys
+from late_store import LateStore
 from memory_store import MemoryStore
+from scenes import wait_until
 
 from swiftfs.naming import Folder
 
@@ -53,3 +55,27 @@ def test_no_conflict_is_seen_where_there_is_none(store: MemoryStore, tmp_path: P
         filesystem.rename("/temporary", "/file")
     assert keys(store) == ["file", "new"]
     assert body(store, "file") == b"renamed"
+
+
+@pytest.mark.parametrize("existed", [True, False])
+@pytest.mark.parametrize("options", ["", ",segment_size=1M"])
+def test_our_own_version_is_no_conflict_when_its_answer_was_lost(
+    tmp_path: Path, options: str, existed: bool
+) -> None:
+    """Also when the file was changed again before anybody knew that it was stored."""
+    store = LateStore("box")
+    if existed:
+        foreign(store, "file", b"at first")
+    size = 3_000_000 if options else 3
+    with bench(store, tmp_path, f"settle=0.01,conflict=keep{options}") as filesystem:
+        for method in ("put", "put_manifest"):
+            store.lose(method, "file", 1000)
+        write(filesystem, "/file", b"1" * size)
+        wait_until(lambda: any(one.attempts for one in filesystem.waiting()))
+        store.land()
+        write(filesystem, "/file", b"2" * size)
+        store.loses.clear()
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert keys(store) == ["file"]
+    assert body(store, "file") == b"2" * size

@@ -12,16 +12,29 @@ from swiftfs.journal.intents import PutFile
 from swiftfs.journal.manifestcopy import ManifestCopier
 from swiftfs.journal.removal import Removal
 from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
 
 class Conflicts:
-    """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more."""
+    """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more.
 
-    def __init__(self, store: ObjectStore, copier: ManifestCopier, removal: Removal, *, keep: bool) -> None:
+    `ambiguous` records which versions requests of our own may have made whose answer was lost.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        copier: ManifestCopier,
+        removal: Removal,
+        ambiguous: AmbiguousRequests,
+        *,
+        keep: bool,
+    ) -> None:
         self._store = store
+        self._ambiguous = ambiguous
         self._copier = copier
         self._removal = removal
         self._keep = keep
@@ -34,7 +47,9 @@ class Conflicts:
             info = self._store.head(intent.name)
         except NotFound:
             return intent
-        if info.version.etag == intent.replaces_etag or (again and _is_ours(info, content)):
+        if info.version.etag == intent.replaces_etag or self._ambiguous.may_have_stored(info.version):
+            return intent
+        if again and _is_ours(info, content):
             return intent
         beside = _beside(intent.name, info)
         segments = self._keep_large(info, beside) if info.is_slo else set()
@@ -68,7 +83,7 @@ class Conflicts:
 
 
 def _is_ours(info: ObjectInfo, content: Content) -> bool:
-    """Say whether an earlier attempt stored the object, whose answer was lost."""
+    """Return whether an earlier attempt stored the object: a process that died recorded no more of it."""
     origin = content.origin
     if info.is_slo:
         return origin is not None and origin.etag == info.version.etag

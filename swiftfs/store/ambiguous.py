@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from swiftfs.model import Manifest, ObjectName
+from swiftfs.model import Manifest, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers
 
 SMALL_BODY = 4096
@@ -125,6 +125,11 @@ class AmbiguousRequests:
     def get(self, name: ObjectName) -> Ambiguity | None:
         """Return what is recorded of a name."""
         return self._found.get(name)
+
+    def may_have_stored(self, version: ObjectVersion) -> bool:
+        """Return whether a lost request would have stored this version of an object."""
+        found = self._found.get(version.name)
+        return found is not None and any(one.kind == "put" and one.etag == version.etag for one in found.lost)
 
     def all(self) -> list[Ambiguity]:
         """Return all that is recorded, in the order of the losses."""
