@@ -1,9 +1,12 @@
 """An object that two clients changed: who wins, and what is kept of the other."""
 
+import os
+import shutil
 from pathlib import Path
+from threading import Event
 
 import pytest
-from bench_filesystem import bench, write
+from bench_filesystem import ME, bench, put, write
 from journal_house import NEVER, body, foreign, keys
 from late_store import LateStore
 from memory_store import MemoryStore
@@ -79,3 +82,34 @@ def test_our_own_version_is_no_conflict_when_its_answer_was_lost(
         wait_until(lambda: not filesystem.waiting())
     assert keys(store) == ["file"]
     assert body(store, "file") == b"2" * size
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_our_own_version_is_no_conflict_after_a_crash_either(tmp_path: Path, existed: bool) -> None:
+    """The process died while the server carried out its PUT, and the file had been changed again."""
+    store, arrived, goes_on = MemoryStore("box"), Event(), Event()
+    if existed:
+        foreign(store, "file", b"at first")
+    (cache := tmp_path / "cache").mkdir()
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "put":
+            arrived.set()
+            goes_on.wait()
+
+    with bench(store, cache, "settle=0.01,conflict=keep") as filesystem:
+        store.hook = hook
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
+        put(filesystem, handle, 0, b"1")
+        filesystem.flush(handle)
+        arrived.wait()
+        put(filesystem, handle, 0, b"22")
+        filesystem.flush(handle)
+        shutil.copytree(cache, tmp_path / "image")
+        goes_on.set()
+        filesystem.release(handle)
+    foreign(store, "file", b"1")
+    with bench(store, tmp_path / "image", "settle=0.01,conflict=keep"):
+        pass
+    assert keys(store) == ["file"]
+    assert body(store, "file") == b"22"

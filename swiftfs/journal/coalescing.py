@@ -36,7 +36,7 @@ def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:
                 fresh=earlier.fresh,
             )
             if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
-                merged = replace(merged, garbage=earlier.garbage)
+                merged = replace(merged, garbage=earlier.garbage, sent=earlier.sent)
         case PutFile(), Describe():
             merged = replace(earlier, description=later.description, inherit=False)
         case PutSmall(), Describe():

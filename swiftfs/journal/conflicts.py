@@ -17,6 +17,9 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
+MOST_SENT = 20
+"""Versions recorded of what a file's attempts have sent; of more the latest."""
+
 
 class Conflicts:
     """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more.
@@ -47,7 +50,9 @@ class Conflicts:
             info = self._store.head(intent.name)
         except NotFound:
             return intent
-        if info.version.etag == intent.replaces_etag or self._ambiguous.may_have_stored(info.version):
+        if info.version.etag in (intent.replaces_etag, *intent.sent):
+            return intent
+        if self._ambiguous.may_have_stored(info.version):
             return intent
         if again and _is_ours(info, content):
             return intent
@@ -59,6 +64,13 @@ class Conflicts:
         return replace(
             intent, replaces_large=info.is_slo, garbage=tuple(sorted({*intent.garbage, *segments}))
         )
+
+    def note_sent(self, intent: PutFile, content: Content) -> PutFile:
+        """Return the intent with the ETag of the version that is about to be sent, if anybody will ask."""
+        if not self._keep:
+            return intent
+        etag = md5_of(content.descriptor, 0, content.size, bool)
+        return intent if etag in intent.sent else replace(intent, sent=(*intent.sent, etag)[-MOST_SENT:])
 
     def _keep_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
         """Copy an SLO with its segments; return those that its own name has no use for then.

@@ -257,7 +257,7 @@ class Dispatch:
             self._fail(task, error)
             return
         try:
-            intent = self._localize(task, intent, content)
+            intent = self._prepare(task, intent, content)
             info = self._execution.put_file(
                 intent, content, lambda names: self._note_garbage(task, names), again=task.tried
             )
@@ -268,16 +268,16 @@ class Dispatch:
         finally:
             self._contents.leave(content)
 
-    def _localize(self, task: Task, intent: PutFile, content: Content) -> PutFile:
-        local = self._execution.localize(intent, content)
-        if local is not intent:
+    def _prepare(self, task: Task, intent: PutFile, content: Content) -> PutFile:
+        prepared = self._execution.prepare(intent, content)
+        if prepared is not intent:
             with self._changed:
-                task.intent = local
+                task.intent = prepared
                 if task.newer is not None:
                     newer = replace(task.newer.intent, file=content.save())
                     task.newer = replace(task.newer, intent=newer)
                 self._log.commit([task.record()])
-        return local
+        return prepared
 
     def _note_garbage(self, task: Task, names: Collection[ObjectName]) -> None:
         with self._changed:
@@ -340,6 +340,7 @@ class Dispatch:
             replaces_etag=info.version.etag,
             fresh=False,
             garbage=(),
+            sent=(),
         )
         task.take_newer()
         task.intent = replace(task.intent, file=content.save())

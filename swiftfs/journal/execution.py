@@ -56,12 +56,18 @@ class Execution:
         """End the threads."""
         self._pool.shutdown()
 
-    def localize(self, intent: PutFile, content: Content) -> PutFile:
-        """Return the intent so that it needs nothing from Swift, where its file is stored as one object.
+    def prepare(self, intent: PutFile, content: Content) -> PutFile:
+        """Return the intent with what the next process must know of a PUT that this one does not survive.
 
-        For when that object stands, the version that the file was changed from is gone.
+        Where the file is stored as one object it needs nothing from Swift then: when that object stands, the
+        version that the file was changed from is gone.
         """
-        if intent.file.is_whole or content.size > self._segment_size:
+        if content.size > self._segment_size:
+            return intent
+        return self._conflicts.note_sent(self._localize(intent, content), content)
+
+    def _localize(self, intent: PutFile, content: Content) -> PutFile:
+        if intent.file.is_whole:
             return intent
         if content.uploads is not None and content.uploads.is_in_doubt:
             self._find_own_manifest(intent, content, content.uploads)  # the version may be gone already
