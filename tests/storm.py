@@ -6,11 +6,13 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import stress
@@ -188,6 +190,8 @@ class Storm:
         self._random = random.Random(f"storm {seed}")
         self._variants = variants
         self.counts: Counter[str] = Counter()
+        self.abandoned: set[str] = set()
+        """Segments that a mount would have looked at later, had its cache folder not been deleted."""
 
     def blow(self, seconds: float) -> None:
         """Let one thing follow the other for so long; then all is well again."""
@@ -315,9 +319,19 @@ class Storm:
         """Unmount in order, and mount with the cache folder or an empty one."""
         self._crew.pause()
         self._mount.options = self._random.choice(self._variants)
-        self._mount.remount(empty_cache=self._random.random() < 0.5)
+        self._mount.stop()
+        if self._random.random() < 0.5:
+            self.abandoned |= leftovers(self._mount)
+            shutil.rmtree(self._mount.cache)
+        self._mount.start()
         self._say("mounted anew")
         self._crew.resume()
+
+
+def leftovers(mount: Mount) -> set[str]:
+    """Return the segments that a late manifest may name: a mount looks at them after ten minutes."""
+    with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
+        return {key for (key,) in database.execute("SELECT key FROM leftovers")}
 
 
 def _states(text: dict[str, dict[str, object]]) -> dict[str, State]:

@@ -3,12 +3,15 @@
 What stands is what was about to be stored: readers and the next attempt go on with it.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 from bench_filesystem import NOBODY_WAITS, bench, read, write
@@ -16,14 +19,14 @@ from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
-from storing_house import noise
+from storing_house import Writer, noise
 from swiftclient import Connection
 from test_large_files import manifest_names, segment_names
 from test_second_close import CHANGES, Edited, kill
 from test_segments_mounted import append, cut, patch
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import Unavailable
+from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal import dispatch, journal
 from swiftfs.model import Manifest, ObjectInfo, ObjectName
@@ -287,3 +290,29 @@ def test_a_reader_of_a_mount_that_was_killed(
     mounted.remount()
     assert path.read_bytes() == data
     assert manifest_names(connection, container, "file") == segment_names(connection, container)
+
+
+def test_a_reader_goes_on_when_an_upload_is_answered_while_it_asks(tmp_path: Path) -> None:
+    """Its GET of the old version was refused, for the upload had just been carried out."""
+    sent, asked = Event(), Event()
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "put_manifest":
+            sent.set()
+            asked.wait()
+        elif sent.is_set() and not asked.is_set():
+            if method == "get":
+                raise PreconditionFailed("412")
+            asked.set()
+            storing.result()
+
+    with closing(Writer(tmp_path)) as writer, ThreadPoolExecutor() as pool:
+        writer.fill(os.urandom(3_000_000))
+        writer.run()
+        writer.reopen()
+        writer.write(10, b"changed")
+        writer.store.hook = hook
+        storing = pool.submit(writer.run)
+        sent.wait()
+        assert writer.read() == writer.model
+        assert asked.is_set()

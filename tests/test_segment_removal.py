@@ -13,7 +13,7 @@ from swiftfs.content.segments import Standing
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
-from swiftfs.journal.removal import LATE_SECONDS, Removal
+from swiftfs.journal.removal import LATE_SECONDS, RETRY_SECONDS, Removal
 from swiftfs.model import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
@@ -157,7 +157,7 @@ def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) ->
 
 def leave(cleaner: Cleaner, name: ObjectName) -> None:
     """Delete an object as a user does: what goes with it goes, what others may name is left for later."""
-    cleaner.removal.discard(cleaner.removal.segments_of(name, large=True))
+    cleaner.removal.discard(name, cleaner.removal.segments_of(name, large=True))
     cleaner.store.delete(name)
     cleaner.removal.owners.gone(name)
 
@@ -232,6 +232,36 @@ def test_an_object_that_shares_and_stays_keeps_its_segments(cleaner: Cleaner, fa
         assert cleaner.removal.own_segments(NAME, manifest.etag, [used]) == set()
     pass_time(cleaner)
     assert segments(cleaner.store) == {used.key}
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_segments_go_though_the_process_died_before_their_deletion(cleaner: Cleaner, deleted: bool) -> None:
+    """When the object is gone nothing else says whose they were."""
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    assert cleaner.removal.segments_of(NAME, large=True) == {used}
+    if deleted:
+        cleaner.store.delete(NAME)
+    cleaner.removal = cleaner.restarted()
+    pass_time(cleaner)
+    assert segments(cleaner.store) == (set() if deleted else {used.key})
+
+
+def test_segments_whose_deletion_fails_for_now_are_tried_again_soon(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+
+    def refuse(method: str, _subject: str) -> None:
+        if method == "delete":
+            raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    cleaner.removal.discard(NAME, {used})
+    assert not cleaner.removal.is_due()
+    cleaner.store.hook = None
+    cleaner.now += RETRY_SECONDS
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+    assert segments(cleaner.store) == set()
 
 
 def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> None:

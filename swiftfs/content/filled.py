@@ -266,7 +266,8 @@ class FilledFile:
             is_other = fetch.source is None and (self._correct(origin) or self._follow_upload(origin))
         except SwiftfsError as failure:
             return failure
-        return None if is_other else error
+        # The answer to our upload may have come while the server was asked.
+        return None if is_other or not self._is_from(origin) else error
 
     def _follow_upload(self, _origin: Origin) -> bool:
         """Take for the origin what an upload of ours has put in its place; say whether one has."""

@@ -138,7 +138,7 @@ class Execution:
                 replaced = self.removal.segments_of(intent.name, large=intent.replaces_large)
                 info = self._store.put(intent.name, intent.body, intent.description.headers())
                 self.removal.owners.gone(intent.name)
-                self.removal.discard(replaced)
+                self.removal.discard(intent.name, replaced)
                 return info
             case PutMarker():
                 return self._store.put(intent.name, b"", intent.headers, if_absent=True)
@@ -187,23 +187,25 @@ class Execution:
     def delete_together(self, intents: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
         failures: dict[ObjectName, StoreError] = {}
-        segments: set[ObjectName] = set()
+        found: dict[ObjectName, set[ObjectName]] = {}
         intents = self._without_changed(intents, failures)
-        for intent, found in zip(intents, self._pool.map(self._find_segments, intents), strict=True):
-            if isinstance(found, StoreError):
-                failures[intent.name] = found
+        for intent, segments in zip(intents, self._pool.map(self._find_segments, intents), strict=True):
+            if isinstance(segments, StoreError):
+                failures[intent.name] = segments
             else:
-                segments |= found
-        names = [intent.name for intent in intents if intent.name not in failures]
+                found[intent.name] = segments
+        all_segments = set().union(*found.values())
         if self._store.limits().bulk_delete:  # it goes through its names in order
-            failed = self.removal.delete_all([*names, *segments])
+            failed = self.removal.delete_all([*found, *all_segments])
         else:
-            failed = self.removal.delete_all(names)
-            failed |= self.removal.delete_all(() if failed else segments)
-        self.removal.log_unused({name: failed.pop(name) for name in segments & failed.keys()})
-        for intent in intents:
-            if intent.name not in failures and intent.name not in failed:
-                self.removal.owners.gone(intent.name)
+            failed = self.removal.delete_all(found)
+            failed |= self.removal.delete_all(() if failed else all_segments)
+        for name, segments in found.items():
+            lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
+            if name in failed:
+                continue
+            self.removal.settle(name, segments, lost)
+            self.removal.owners.gone(name)
         return failures | failed
 
     def _without_changed(

@@ -108,7 +108,7 @@ class Moving:
             self._share_copy(item)
             raise
         remnants = self._delete_unchanged([item])
-        self._removal.discard(replaced)
+        self._removal.discard(intent.target, replaced)
         return remnants
 
     def resume_move(self, intent: Move) -> list[Remnant]:

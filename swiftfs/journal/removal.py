@@ -56,14 +56,20 @@ class Removal:
             return None
 
     def segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
-        """Return the segments that go with the SLO that `name` is now; none when it is not one."""
+        """Return the segments that go with the SLO that `name` is now; none when it is not one.
+
+        They are among the leftovers until `settle` is told what became of them: this process may die when the
+        object is gone and they are not, and nothing else says whose they were.
+        """
         manifest = None if large is False else self.manifest_of(name, large)
         if manifest is None:
             return set()
         own = self.own_segments(name, manifest.etag, (segment.name for segment in manifest.segments))
         others = self.owners.moved_from({name}) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
-        return own - self._named_by_any(others)
+        own -= self._named_by_any(others)
+        self._leave(own, {name}, self._clock())
+        return own
 
     def own_segments(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those `segments` of a manifest with this ETag that go with `name` and nothing else.
@@ -86,9 +92,21 @@ class Removal:
             return dict.fromkeys(names, error)
         return {}
 
-    def discard(self, names: Iterable[ObjectName]) -> None:
-        """Delete segments that no manifest names any more; a failure leaves them behind and is logged."""
-        self.log_unused(self.delete_all(tuple(names)))
+    def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
+        """Delete segments that the object which is or was `name` does not name any more."""
+        self.settle(name, segments, self.delete_all(segments))
+
+    def settle(
+        self, name: ObjectName, segments: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]
+    ) -> None:
+        """Record that `name` has lost its `segments`, and which of their deletions failed.
+
+        Those that may pass are tried again soon, the others are logged.
+        """
+        passing = {segment for segment, error in failures.items() if error.retryable}
+        self._leave(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
+        self._forget(set(segments) - passing)
+        self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
     def replace(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
         """Delete segments that the object which stands as `name` since this moment does not name.
@@ -98,7 +116,7 @@ class Removal:
         if in_doubt and segments:
             self._leave(segments, (name,), self._clock())
         else:
-            self.discard(segments)
+            self.discard(name, segments)
 
     def discard_below(self, standing: Standing) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
@@ -141,12 +159,7 @@ class Removal:
                 failures = self.delete_all(tuple(names - self._in_use(names, objects)))
             except StoreError as error:
                 failures = dict.fromkeys(names, error)
-            if failures:
-                log.info(
-                    "%d segments of %s stay for now: %s", len(failures), objects[0], *set(failures.values())
-                )
-                self._look_at(self._clock() + RETRY_SECONDS)
-            self._forget(names - failures.keys())
+            self.settle(objects[0], names, failures)
 
     def moved(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may stand."""
@@ -220,7 +233,9 @@ class Removal:
             self._leave(group, users.union(objects), self._clock())
         return set().union(*groups.values())
 
-    def _leave(self, names: Iterable[ObjectName], objects: Collection[ObjectName], since: float) -> None:
+    def _leave(self, names: Collection[ObjectName], objects: Collection[ObjectName], since: float) -> None:
+        if not names:
+            return
         text = json.dumps([[name.container, name.key] for name in sorted(objects)])
         rows: list[tuple[object, ...]] = [(name.container, name.key, text, since) for name in names]
         try:
