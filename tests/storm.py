@@ -191,7 +191,7 @@ class Storm:
         self._variants = variants
         self.counts: Counter[str] = Counter()
         self.abandoned: set[str] = set()
-        """Segments that a mount would have looked at later, had its cache folder not been deleted."""
+        """How the names of segments begin of which nothing is known since the cache folder was deleted."""
 
     def blow(self, seconds: float) -> None:
         """Let one thing follow the other for so long; then all is well again."""
@@ -321,7 +321,7 @@ class Storm:
         self._mount.options = self._random.choice(self._variants)
         self._mount.stop()
         if self._random.random() < 0.5:
-            self.abandoned |= leftovers(self._mount)
+            self.abandoned |= leftovers(self._mount) | claims(self._mount)
             shutil.rmtree(self._mount.cache)
         self._mount.start()
         self._say("mounted anew")
@@ -332,6 +332,13 @@ def leftovers(mount: Mount) -> set[str]:
     """Return the segments that a late manifest may name: a mount looks at them after ten minutes."""
     with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
         return {key for (key,) in database.execute("SELECT key FROM leftovers")}
+
+
+def claims(mount: Mount) -> set[str]:
+    """Return how the names of segments begin that only the journal knows to belong to a renamed object."""
+    with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
+        rows = database.execute("SELECT owner_key, is_prefix FROM claims")
+        return {key if is_prefix else f"{key}/" for key, is_prefix in rows}
 
 
 def _states(text: dict[str, dict[str, object]]) -> dict[str, State]:

@@ -96,8 +96,9 @@ def test_what_programs_leave_after_a_storm(
         check(stored_states(connection, container), ledgers, "in Swift", mount.log)
         told = mount.log.read_text()
         unused = {one for one in orphans(connection, container) if f"{one} {UNUSED}" not in told}
+        unused = {one for one in unused if not one.startswith(tuple(storm.abandoned))}
     assert_journal_is_empty(mount)
-    assert unused - leftovers(mount) - storm.abandoned == set()
+    assert unused - leftovers(mount) == set()
     shutil.rmtree(mount.cache)
     with mount:
         check(look_below(mount.path), ledgers, "in a mount with an empty cache", mount.log)
