@@ -136,6 +136,12 @@ class Corrupt(StoreError):
     retryable = True
 
 
+class BodyChanged(Corrupt):
+    """The body was written to while it was sent. Only who begins anew, perhaps with a copy, gets further."""
+
+    retryable = False
+
+
 class Unavailable(StoreError):
     """No answer, a broken connection or a server error: nothing is known about the object."""
 

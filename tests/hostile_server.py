@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,10 +30,14 @@ class Said:
 
 @dataclass
 class HostileServer:
-    """What the server answers next, and the requests it got besides logins."""
+    """What the server answers next, and the requests it got besides logins.
+
+    Where there is an `answer` it is asked with each request's body, in place of `said`.
+    """
 
     url: str
     said: Said = field(default_factory=Said)
+    answer: Callable[[bytes], Said] | None = None
     paths: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
 
@@ -67,8 +71,8 @@ def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
                 return self.say(Said(headers=headers))
             hostile.paths.append(self.path)
             hostile.tokens.append(self.headers["X-Auth-Token"])
-            self.rfile.read(int(self.headers["Content-Length"] or 0))
-            return self.say(hostile.said)
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            return self.say(hostile.answer(body) if hostile.answer else hostile.said)
 
         def say(self, said: Said) -> None:
             self.close_connection = True

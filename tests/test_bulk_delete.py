@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -264,6 +265,52 @@ def test_the_blanks_of_a_server_at_work_are_no_trickle(
     hostile.said = Said(verdict(len(NAMES)), blanks=int(1.0 / TRICKLE_PAUSE))
     assert impatient.delete_many(NAMES) == {}
     assert len(hostile.paths) == 1
+
+
+MANY = [ObjectName("c", f"n{number:04}") for number in range(6000)]
+
+
+class SteadyServer:
+    """Deletes what it is asked to, and takes `pace` seconds a name; `sent` counts the names of each request.
+
+    Nobody waits for that: the clock is put forward. The first request for `refused` is answered with a 503.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pace: float, refused: str = "") -> None:
+        self.sent: list[int] = []
+        self._pace = pace
+        self._refused = refused
+        self._ahead = 0.0
+        clock = time.monotonic
+        monkeypatch.setattr("time.monotonic", lambda: clock() + self._ahead)
+
+    def __call__(self, body: bytes) -> Said:
+        names = body.decode().split("\n")
+        self.sent.append(len(names))
+        self._ahead += self._pace * len(names)
+        if self._refused and any(name.endswith(self._refused) for name in names):
+            self._refused = ""
+            return Said(status=503)
+        return Said(verdict(len(names)))
+
+
+def test_a_slow_server_gets_requests_that_it_answers_in_time(
+    hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = hostile.answer = SteadyServer(monkeypatch, pace=0.05)
+    assert impatient.delete_many(MANY) == {}
+    assert sum(server.sent) == len(MANY)
+    assert max(server.sent) <= 1000
+    assert max(server.sent[2:]) * 0.05 <= 20
+
+
+def test_names_that_are_gone_are_not_sent_again_after_an_error(
+    hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = hostile.answer = SteadyServer(monkeypatch, pace=0.0, refused=MANY[-1].key)
+    assert RetryingStore(impatient, QUICK, owns=False).delete_many(MANY) == {}
+    assert sum(server.sent) == len(MANY) + server.sent[-2]
+    assert server.sent[-2] < len(MANY)
 
 
 def test_silence_ends_a_bulk_delete(hostile: HostileServer, impatient: SwiftStore) -> None:

@@ -1,19 +1,22 @@
 """A file that is written to all the time is stored from a copy of one moment."""
 
+import itertools
 import os
 import random
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, put
 from journal_house import NEVER
-from memory_store import MemoryStore
 from mounts import Mount
-from storing_house import MIB, NAME, Writer, noise
+from scenes import wait_until
+from stores import QUICK, TEXT
+from storing_house import MIB, NAME, SlowStore, Writer, noise
 from swiftclient import Connection
 
 from swiftfs.content import content as content_module
@@ -21,12 +24,16 @@ from swiftfs.content import still
 from swiftfs.content.blocks import BLOCK, Blocks
 from swiftfs.content.content import OFTEN
 from swiftfs.content.still import Still
-from swiftfs.demo.server import SwiftServer
-from swiftfs.errors import Overtaken
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import BodyChanged, Overtaken
 from swiftfs.filesystem import FileSystem
 from swiftfs.model import ObjectName
+from swiftfs.store import RetryingStore, SwiftStore, open_account
 
 pytest_plugins = ["writer_fixtures"]
+
+MOST_PUTS = 200
+"""After so many a writer that disturbs each of them gives up."""
 
 
 class Busy:
@@ -279,16 +286,27 @@ def test_whatever_is_stored_was_the_file_at_one_moment(
 
 
 def test_fsync_returns_though_the_file_is_always_written_to(tmp_path: Path) -> None:
-    store = MemoryStore("box")
+    """It is written to during every PUT, until they are too many."""
+    store, stop, written, puts = SlowStore("box"), threading.Event(), threading.Event(), itertools.count(1)
+
+    def wait_for_a_write(_name: ObjectName) -> None:
+        if next(puts) == MOST_PUTS:
+            stop.set()
+        for _ in range(2):  # the first may have been made before
+            written.clear()
+            while not (written.wait(0.1) or stop.is_set()):
+                pass
+
+    store.during = wait_for_a_write
     with bench(store, tmp_path, NEVER) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         put(filesystem, handle, 0, noise(400_000))
-        stop = threading.Event()
-        thread = threading.Thread(target=write_on, args=(filesystem, handle, stop))
+        thread = threading.Thread(target=write_on, args=(filesystem, handle, stop, written))
         thread.start()
         try:
             filesystem.fsync(handle, False)
             filesystem.fsync(handle, False)
+            assert not stop.is_set()
         finally:
             stop.set()
             thread.join()
@@ -296,27 +314,59 @@ def test_fsync_returns_though_the_file_is_always_written_to(tmp_path: Path) -> N
     assert store.head(NAME).size == 400_000
 
 
-def write_on(filesystem: FileSystem, handle: int, stop: threading.Event) -> None:
+def write_on(filesystem: FileSystem, handle: int, stop: threading.Event, written: threading.Event) -> None:
     count = 0
     while not stop.is_set():
         count += 1
         put(filesystem, handle, 1000 * (count % 400), noise(1000, count))
+        written.set()
+
+
+def test_a_body_that_changes_while_it_is_sent_is_not_sent_again(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    """The same request would fail until nobody writes any more."""
+    swift.inject(Fault("PUT", f"/{container}/file", delay=0.3))
+    body, stop = bytearray(8 * MIB), threading.Event()
+
+    def change() -> None:
+        while not stop.wait(0.001):
+            body[-1] = (body[-1] + 1) % 251
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        with (
+            closing(SwiftStore(open_account(swift.environment()))) as store,
+            pytest.raises(BodyChanged, match="422"),
+        ):
+            RetryingStore(store, QUICK, owns=False).put(ObjectName(container, "file"), memoryview(body), TEXT)
+    finally:
+        stop.set()
+        thread.join()
+    assert len([one for one in swift.requests() if one.method == "PUT"]) == 1
+    assert connection.get_container(container)[1] == []
 
 
 @pytest.mark.mount_options("settle=0.5")
 def test_a_mounted_file_that_is_written_to_all_the_time_is_stored(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """Each round writes its number to all pages in order: at any moment two numbers meet at one place."""
+    """Each round writes its number to all pages in order: at any moment two numbers meet at one place.
+
+    The server takes a second before it reads a body, so that every upload of the file itself is overtaken.
+    Nobody calls fsync, during which the kernel lets nobody write.
+    """
     pages, page = 512, 16_384
+    swift.inject(Fault("PUT", f"/{container}/file", delay=1.0))
     path = mounted.path / "file"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     os.pwrite(descriptor, bytes(pages * page), 0)
     stop = threading.Event()
 
     def write() -> None:
-        number = 0
-        while not stop.is_set():
+        number, end = 0, time.monotonic() + 40
+        while not stop.is_set() and time.monotonic() < end:
             number += 1
             data = number.to_bytes(4, "little") * (page // 4)
             for index in range(pages):
@@ -327,9 +377,9 @@ def test_a_mounted_file_that_is_written_to_all_the_time_is_stored(
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        began = time.monotonic()
-        os.fsync(descriptor)
-        assert time.monotonic() - began < 30
+        os.close(os.open(path, os.O_RDWR))
+        wait_until(lambda: connection.get_container(container)[1])
+        assert thread.is_alive()
     finally:
         stop.set()
         thread.join()

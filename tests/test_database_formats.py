@@ -297,6 +297,7 @@ def test_a_cache_of_another_format_is_kept_aside(
     Index(index).close(clean=True)
     HeadMemory(heads).close()
     aside = [path.with_name(f"{path.name}.other") for path in (index, heads)]
+    assert [path.name for path in sorted(tmp_path.glob("*.other"))] == [path.name for path in aside]
     assert [path.read_bytes() for path in aside] == before
     assert len([record for record in caplog.records if "is kept as" in record.message]) == 2
     assert not [record for record in caplog.records if record.levelname != "INFO"]

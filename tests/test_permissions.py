@@ -1,5 +1,6 @@
 """Owners and modes: the defaults that options set, and the checks that `default_permissions` asks for."""
 
+import errno
 import os
 import re
 import stat
@@ -103,7 +104,6 @@ OTHERS_MAY = (
     ("ln", "-s", "x", "link"),
     ("ls", "closed"),
     ("cat", "closed/inside"),
-    ("setfattr", "-n", "user.x", "-v", "y", "private"),
 )
 """What others try in a folder of somebody else."""
 
@@ -137,6 +137,30 @@ def test_others_who_are_let_in_may_do_what_modes_allow(mounted: Mount, words: tu
     assert tried(mounted.path, ("cat", "public")) == 0
     assert tried(mounted.path, words) != 0
     assert tree(mounted.path) == before
+
+
+def set_attribute_as_nobody(path: Path) -> int:
+    """Set an attribute as a user without rights; return an errno, 0 for success."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            os.setxattr(path, "user.x", b"y")
+        except OSError as error:
+            os._exit(error.errno or 255)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@as_root
+@pytest.mark.mount_options("allow_other")
+def test_others_may_not_set_attributes_of_private_files(mounted: Mount) -> None:
+    reachable(mounted.path)
+    prepare(mounted.path)
+    assert set_attribute_as_nobody(mounted.path / "private") == errno.EACCES
+    assert os.listxattr(mounted.path / "private") == []
 
 
 @as_root

@@ -275,6 +275,19 @@ def test_flush_says_what_was_not_changed_and_says_it_once(
     assert sorted(one["name"] for one in connection.get_container(container)[1]) == ["folder", "one", "two"]
 
 
+@pytest.mark.mount_options("settle=0.1")
+def test_flush_fails_after_a_deletion_that_was_refused(
+    refused: Mount, swift: SwiftServer, container: str
+) -> None:
+    swift.inject(Fault("DELETE", f"/{container}/one", status=403))
+    (refused.path / "one").unlink()
+    wait_until(lambda: any(request.method == "DELETE" for request in swift.requests()))
+    result = swiftfs("flush", refused.path)
+    assert result.returncode == 1
+    assert "swiftfs: /one: could not be deleted" in result.stderr
+    assert (refused.path / "one").read_text() == "one"
+
+
 def state(mount: Mount) -> dict[str, int]:
     found: dict[str, int] = json.loads(swiftfs("status", "--json", mount.path).stdout)
     return found

@@ -1,12 +1,18 @@
 """A request that does not end holds up who needs its answer, and nobody else."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from bench_filesystem import bench, get, names, put, read
+from bench_filesystem import write as store_file
 from cache_house import MIB, House, noise, write
+from journal_house import foreign
 from memory_store import MemoryStore
 from storing_house import Writer
 
@@ -97,6 +103,39 @@ def test_the_cache_does_not_wait_for_a_download(
     loading.result(SECONDS)
     house.store.hook = None
     assert house.read(other) == noise(MIB, 2)
+
+
+def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
+    threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """The file was unlinked, and what is read in advance of it stalls."""
+    store = MemoryStore("box")
+    foreign(store, "file", noise(64 * MIB))
+    foreign(store, "other", b"other")
+    with bench(store, tmp_path, "settle=1000") as filesystem:
+        handle = filesystem.open("/file", os.O_RDWR)
+        put(filesystem, handle, 0, noise(BLOCK, 1))
+        filesystem.unlink("/file")
+        get(filesystem, handle, 0, 4 * BLOCK)
+        held = Stall(store, "get", "box/file")
+        offsets = iter(range(4 * BLOCK, 64 * MIB, BLOCK))
+        while not held.begun.wait(0.02):
+            get(filesystem, handle, next(offsets), BLOCK)
+        try:
+            filesystem.flush(handle)
+            closing = threads.submit(filesystem.release, handle)
+            wait([closing], 0.5)
+            asked: list[Future[Any]] = [
+                threads.submit(names, filesystem, "/"),
+                threads.submit(read, filesystem, "/other"),
+                threads.submit(store_file, filesystem, "/new", b"new"),
+            ]
+            wait(asked, SECONDS)
+            assert [one.done() for one in asked] == [True] * 3
+            assert asked[1].result() == b"other"
+            closing.result(SECONDS)
+        finally:
+            held.end()
 
 
 def test_a_file_that_another_one_takes_the_place_of_is_not_waited_for(

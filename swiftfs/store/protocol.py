@@ -78,7 +78,8 @@ class ObjectStore(Protocol):
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
         """Store the object whole, its checksum verified by the server, replacing what was there.
 
-        With `if_absent`, raise `AlreadyExists` when the object exists.
+        With `if_absent`, raise `AlreadyExists` when the object exists. Raise `BodyChanged` when the server
+        got other bytes than the checksum's because `body` was written to meanwhile.
         """
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:

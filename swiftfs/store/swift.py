@@ -18,6 +18,7 @@ from swiftfs.errors import (
     AlreadyExists,
     BadContainer,
     BadRequest,
+    BodyChanged,
     Corrupt,
     NotFound,
     PreconditionFailed,
@@ -174,7 +175,7 @@ class SwiftStore:
 
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
         view = memoryview(body).cast("B")
-        etag = hashlib.md5(view, usedforsecurity=False).hexdigest()
+        etag = _md5(view)
         sent = {**to_wire(headers), "ETag": etag}
         meaning: dict[int, type[StoreError]] = {}
         if if_absent:
@@ -196,6 +197,8 @@ class SwiftStore:
             answer = self._transport.send(request).headers
         except StoreError as error:
             error.etag = etag  # a writer may change a mapped body after it was sent
+            if isinstance(error, Corrupt) and _md5(view) != etag:
+                raise BodyChanged(str(error)) from error
             raise
         if etag_of(answer) != etag:
             raise Corrupt(f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}")
@@ -365,6 +368,10 @@ class SwiftStore:
         if deleters is not None:
             deleters.shutdown()
         self._transport.close()
+
+
+def _md5(body: memoryview) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def _listing(reply: Reply) -> bytes:
