@@ -167,8 +167,9 @@ def test_the_groups_of_many_runs_are_one_run() -> None:
     assert list(every_second(HUGE).widened(8).runs(0, HUGE)) == [(0, HUGE)]
 
 
-def test_small_sets_are_saved_as_release_0_1_saved_them_but_for_their_ends() -> None:
+def test_small_sets_are_saved_as_release_0_1_saved_them() -> None:
     assert Blocks().to_bytes() == b""
+    assert every_second(64).to_bytes() == b"\x55" * 8
     assert list(Blocks.from_bytes(b"\x0b").runs(0, 9)) == [(0, 2), (3, 4)]
     assert list(Blocks.from_bytes(bytes([4 << 2 | 2, 0x0B, 0])).runs(0, 9)) == [(0, 2), (3, 4)]
 
@@ -194,3 +195,15 @@ def test_a_copy_stays_what_it_was() -> None:
 def test_what_is_no_set_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="set of blocks"):
         Blocks.from_bytes(data)
+
+
+@pytest.mark.parametrize("first", [0, 1, LEAF, INNER])
+@pytest.mark.parametrize("length", [1, LEAF - 1, LEAF, LEAF + 1, INNER])
+def test_a_run_at_a_corner_is_saved_whole(first: int, length: int) -> None:
+    blocks = Blocks()
+    blocks.add(first, first + length)
+    for _ in range(2):  # in a tree that is just high enough, and in a higher one
+        again = Blocks.from_bytes(blocks.to_bytes())
+        assert list(again.runs(0, 3 * INNER)) == [(first, first + length)]
+        blocks.add(2 * INNER, 2 * INNER + 1)
+        blocks.cut(2 * INNER)

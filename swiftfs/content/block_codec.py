@@ -5,7 +5,8 @@ first, whose last two bits are its kind and whose others say for how many blocks
 record before. `_ABSENT` and `_PRESENT` are runs, and `_BITMAP` is followed by a bit for each block, padded to
 a byte, the least first. What is behind the last record is absent.
 
-Release 0.1 wrote one bitmap without anything else. Its last byte is never zero, and that tells them apart.
+A set that is a single bitmap is that without anything else, as release 0.1 wrote every set. Its last byte is
+never zero, and that tells them apart.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from swiftfs.content.block_tree import ALL, LEAF_SIZE, NONE
 
 _ABSENT, _PRESENT, _BITMAP = range(3)
 _KIND_BITS = 2
+_KIND_MASK = (1 << _KIND_BITS) - 1
 _MOST = 1 << 53
 """No file has so many blocks."""
 
@@ -35,7 +37,10 @@ def pack(pieces: Iterable[tuple[int, int, int]]) -> bytes:
             kind, length = (_PRESENT if bits == ALL else _ABSENT), stop - start
     if kind == _PRESENT:
         records += _run(kind, length)
-    return b"".join([*records, b"\0"]) if records else b""
+    if not records:
+        return b""
+    is_bitmap = len(records) == 2 and records[0][0] & _KIND_MASK == _BITMAP
+    return records[1] if is_bitmap else b"".join([*records, b"\0"])
 
 
 def unpack(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -48,7 +53,7 @@ def unpack(data: bytes) -> Iterator[tuple[int, int, int]]:
     position = start = 0
     while position < len(data) - 1:
         number, position = _read_number(data, position)
-        kind, length = number & (1 << _KIND_BITS) - 1, number >> _KIND_BITS
+        kind, length = number & _KIND_MASK, number >> _KIND_BITS
         if start + length > _MOST:
             raise ValueError("a set of blocks that no file has")
         if kind == _PRESENT:
