@@ -134,12 +134,19 @@ def pieces(root: Node, height: int, first: int, last: int) -> Iterator[tuple[int
     end = min(last, 1 << height)
     while first < end:
         node, low = root, height
+        siblings: tuple[Node, ...] = (root,)
         while isinstance(node, Inner):
             low -= _STEP
-            node = node.children[first >> low & CHILDREN - 1]
+            siblings = node.children
+            node = siblings[first >> low & CHILDREN - 1]
         size = 1 << low
-        stop = min(end, (first | size - 1) + 1)
-        yield first, stop, node if node in (NONE, ALL) else node >> (first & size - 1)
+        stop = (first | size - 1) + 1
+        if node in (NONE, ALL):
+            while stop < end and stop >> low & CHILDREN - 1 and siblings[stop >> low & CHILDREN - 1] == node:
+                stop += size
+        else:
+            node >>= first & size - 1
+        yield first, min(stop, end), node
         first = stop
     if first < last:
         yield first, last, NONE
