@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from swiftfs.content.blocks import Blocks
+from swiftfs.content.blocks import BLOCK, Blocks
 from swiftfs.content.patches import Gap, Part, cut_gaps, span
 from swiftfs.content.saved import Placed
+from swiftfs.content.spans import Spans
 
 
 class Away:
@@ -12,50 +13,57 @@ class Away:
 
     INVARIANT: a segment with an evicted block holds what the file has there now: whoever changes a byte of
     it first brings all of its blocks back.
+    `whole` are the first bytes of the segments whose blocks are all evicted.
     """
 
     def __init__(self) -> None:
         self.blocks = Blocks()
-        self._placed: dict[int, Placed] = {}
+        self.whole: set[int] = set()
+        self._placed: Spans[Placed] = Spans()
 
     def add(self, placed: Placed, first: int, last: int) -> None:
         """Take note that blocks of a segment are not in the local file any more."""
-        self._placed[placed.start] = placed
+        self._placed.put(placed)
         self.blocks.add(first, last)
+        if self.blocks.covers(*placed.blocks):
+            self.whole.add(placed.start)
 
     def discard(self, first: int, last: int) -> None:
         """Take note that blocks are in the local file again, or in no file any more."""
-        if self._placed:
-            self.blocks.discard(first, last)
-            self._placed = {
-                start: one for start, one in self._placed.items() if self.blocks.touches(*one.blocks)
-            }
+        if first >= last:
+            return
+        self.blocks.discard(first, last)
+        for placed in self._placed.touching(first * BLOCK, last * BLOCK):
+            self.whole.discard(placed.start)
+            if not self.blocks.touches(*placed.blocks):
+                self._placed.pop(placed.start)
 
     def clear(self) -> None:
         """Forget all blocks: another source has them now."""
         self.blocks = Blocks()
-        self._placed = {}
+        self.whole.clear()
+        self._placed.clear()
 
     def placed(self) -> tuple[Placed, ...]:
         """Return the segments that hold evicted blocks, in their order."""
-        return tuple(self._placed[start] for start in sorted(self._placed))
+        return tuple(sorted(self._placed.values(), key=lambda placed: placed.start))
 
     def source(self, block: int) -> Placed | None:
         """Return the segment that holds an evicted block, None for any other block."""
         if not self.blocks.touches(block, block + 1):
             return None
-        return next(one for one in self._placed.values() if one.blocks[0] <= block < one.blocks[1])
+        touching = self._placed.touching(block * BLOCK, (block + 1) * BLOCK)
+        return next(one for one in touching if one.blocks[0] <= block < one.blocks[1])
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the evicted runs of a range of blocks, each of one segment."""
-        for one in self.placed():
+        for one in self._placed.touching(first * BLOCK, last * BLOCK):
             begin, end = one.blocks
-            if begin < last and first < end:
-                yield from self.blocks.runs(max(first, begin), min(last, end))
+            yield from self.blocks.runs(max(first, begin), min(last, end))
 
     def touched(self, offset: int, end: int) -> list[tuple[int, int]]:
         """Return the blocks of the segments that a change of the bytes from `offset` to `end` touches."""
-        return [one.blocks for one in self._placed.values() if one.start < end and offset < one.end]
+        return [one.blocks for one in self._placed.touching(offset, end)]
 
     def __bool__(self) -> bool:
         return bool(self._placed)

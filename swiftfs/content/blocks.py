@@ -1,6 +1,12 @@
-"""Sets of a file's blocks, as bits of one integer."""
+"""Sets of a file's blocks.
 
-from collections.abc import Iterator
+What a call costs depends on how many blocks of its range change their state in turn, not on the file's size.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from swiftfs.content import block_tree as tree
+from swiftfs.content.block_codec import pack, unpack
 
 BLOCK = 128 * 1024
 """Bytes in a block: one kernel request, so that a random read downloads little more than it was asked for."""
@@ -12,34 +18,48 @@ def block_range(offset: int, end: int) -> tuple[int, int]:
 
 
 class Blocks:
-    """A set of block numbers. Ranges are half open: `first` to one before `last`. Not locked."""
+    """A set of block numbers. Ranges are half open: `first` to one before `last`. Not locked.
+
+    What `runs` and `missing` yield is as it was when they were called. A copy takes no time and no memory.
+    """
 
     def __init__(self) -> None:
-        self._bits = 0
+        self._root: tree.Node = tree.NONE
+        self._height = tree.LEAF
 
     def add(self, first: int, last: int) -> None:
         """Add the blocks of a range."""
-        self._bits |= _mask(first, last)
+        if first < last:
+            self._raise_to(last)
+            self._root = tree.assign(self._root, self._height, first, last, tree.ALL)
 
     def discard(self, first: int, last: int) -> None:
         """Remove the blocks of a range."""
-        self._bits &= ~_mask(first, last)
+        last = min(last, 1 << self._height)
+        if first < last:
+            self._root = tree.assign(self._root, self._height, first, last, tree.NONE)
+
+    def cut(self, first: int) -> None:
+        """Remove the blocks from `first` on."""
+        self.discard(first, 1 << self._height)
 
     def update(self, other: "Blocks") -> None:
         """Add the blocks of another set."""
-        self._bits |= other._bits
+        mine, theirs = self._level_with(other)
+        self._root = tree.union(mine, theirs, self._height)
 
     def subtract(self, other: "Blocks") -> None:
         """Remove the blocks of another set."""
-        self._bits &= ~other._bits
+        mine, theirs = self._level_with(other)
+        self._root = tree.difference(mine, theirs, self._height)
 
     def touches(self, first: int, last: int) -> bool:
         """Say whether any block of the range is in the set."""
-        return bool(self._bits & _mask(first, last))
+        return next(self.runs(first, last), None) is not None
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are in the set, in order."""
-        return _runs(self._bits >> first & _mask(0, last - first), first)
+        return _runs(tree.pieces(self._root, self._height, first, last), tree.NONE)
 
     def covers(self, first: int, last: int) -> bool:
         """Say whether all blocks of the range are in the set."""
@@ -47,40 +67,105 @@ class Blocks:
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are not in the set, in order."""
-        return _runs(~(self._bits >> first) & _mask(0, last - first), first)
+        return _runs(tree.pieces(self._root, self._height, first, last), tree.ALL)
+
+    def widened(self, count: int) -> "Blocks":
+        """Return a set of all groups of `count` blocks, a power of two, that have a block of the set."""
+        other = self.copy()
+        other._root = tree.widened(self._root, self._height, count.bit_length() - 1)
+        return other
 
     def copy(self) -> "Blocks":
         """Return a set of the same blocks."""
         other = Blocks()
-        other._bits = self._bits
+        other._root, other._height = self._root, self._height
         return other
 
     def to_bytes(self) -> bytes:
         """Return the set as bytes, for `from_bytes`."""
-        return self._bits.to_bytes((self._bits.bit_length() + 7) // 8, "little")
+        return pack(tree.pieces(self._root, self._height, 0, 1 << self._height))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Blocks":
-        """Return the set that `to_bytes` wrote."""
+        """Return the set that `to_bytes` wrote, of this release or an earlier one; raise `ValueError`."""
         blocks = cls()
-        blocks._bits = int.from_bytes(data, "little")
+        for first, last, bits in unpack(data):
+            if bits == tree.ALL:
+                blocks.add(first, last)
+            else:
+                blocks._add_bits(first, bits)
         return blocks
 
     def __bool__(self) -> bool:
-        return bool(self._bits)
+        return self._root != tree.NONE
 
     def __len__(self) -> int:
-        return self._bits.bit_count()
+        return tree.count(self._root, self._height)
+
+    def _add_bits(self, first: int, bits: int) -> None:
+        """Add the blocks that bits say, from `first` on."""
+        while bits:
+            start = first % tree.LEAF_SIZE
+            self._raise_to(first + 1)
+            self._root = tree.add_bits(self._root, self._height, first - start, bits << start)
+            bits >>= tree.LEAF_SIZE - start
+            first += tree.LEAF_SIZE - start
+
+    def _raise_to(self, last: int) -> None:
+        while last > 1 << self._height:
+            self._root = tree.raised(self._root, self._height)
+            self._height = tree.next_height(self._height)
+
+    def _level_with(self, other: "Blocks") -> tuple[tree.Node, tree.Node]:
+        """Return both roots at one height, which is that of the higher one."""
+        self._raise_to(1 << other._height)
+        root, height = other._root, other._height
+        while height < self._height:
+            root, height = tree.raised(root, height), tree.next_height(height)
+        return self._root, root
 
 
-def _runs(bits: int, offset: int) -> Iterator[tuple[int, int]]:
+def missing_of_all(sets: Iterable[Blocks], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of the range that none of the sets has, in order; the sets must not change meanwhile."""
+    runs = iter([(first, last)])
+    for one in sets:
+        runs = _without(runs, one)
+    return runs
+
+
+def _without(runs: Iterator[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[int, int]]:
+    for run in runs:
+        yield from blocks.missing(*run)
+
+
+def _runs(pieces: Iterator[tuple[int, int, int]], none: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of what is in the pieces, or with `ALL` for `none` of what is not."""
+    begin = end = -1  # of a run that the next piece may continue
+    for start, stop, bits in pieces:
+        if bits == none:
+            if begin >= 0:
+                yield begin, end
+            begin = -1
+        if bits == ~none:
+            begin, end = (begin if begin >= 0 else start), stop
+        elif bits != none:
+            for one, other in _bit_runs((bits ^ none) & (1 << stop - start) - 1, start):
+                if begin >= 0 and one != end:
+                    yield begin, end
+                    begin = -1
+                begin, end = (begin if begin >= 0 else one), other
+            if begin >= 0 and end < stop:  # at once: who wants the first run only looks no further
+                yield begin, end
+                begin = -1
+    if begin >= 0:
+        yield begin, end
+
+
+def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
     while bits:
-        start = (bits & -bits).bit_length() - 1
-        rest = ~(bits >> start)
-        length = (rest & -rest).bit_length() - 1
-        yield offset + start, offset + start + length
-        bits &= ~_mask(start, start + length)
-
-
-def _mask(first: int, last: int) -> int:
-    return ((1 << max(0, last - first)) - 1) << first
+        zeros = (bits & -bits).bit_length() - 1
+        bits >>= zeros
+        ones = (~bits & bits + 1).bit_length() - 1
+        bits >>= ones
+        yield start + zeros, start + zeros + ones
+        start += zeros + ones

@@ -6,8 +6,10 @@ of a whole one are looked at together when the last of them is here.
 
 import logging
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.origin import Origin
@@ -125,7 +127,9 @@ class Check:
         return True
 
     def _touching(self, first: int, last: int) -> Iterator[Part]:
-        return (part for part in self._parts if part.blocks[0] < last and first < part.blocks[1])
+        # In the order of the file, and none overlaps another.
+        index = bisect_right(self._parts, first * BLOCK, key=lambda part: part.end)
+        return takewhile(lambda part: part.start < last * BLOCK, islice(self._parts, index, None))
 
 
 def _parts_of(origin: Origin) -> Iterator[Part]:

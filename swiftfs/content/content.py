@@ -90,8 +90,7 @@ class Content(EvictingFile):
             dirty = self._dirty.copy()
             if self._snapshot is not None:
                 dirty.update(self._snapshot.dirty)
-            for run in self._away.runs(*block_range(0, self.size)):
-                dirty.discard(*run)
+            dirty.subtract(self._away.blocks)
             evicted = self._away.placed()
             if self.uploads:
                 self.uploads.promise(evicted)
@@ -306,8 +305,7 @@ class Content(EvictingFile):
         if self._origin is None and self.uploads is not None:
             for placed in self.uploads.stored(promised=False):
                 hot.discard(*placed.blocks)
-        for run in self._away.runs(*block_range(0, self.size)):
-            hot.discard(*run)
+        hot.subtract(self._away.blocks)
         return hot
 
     def was_overtaken(self) -> None:
@@ -367,9 +365,8 @@ class Content(EvictingFile):
             self._present.add(*ours)
             self._verified.add(*ours)
             self._verified.update(taken.dirty)
-            for run in self._away.runs(*block_range(0, self.size)):
-                self._present.discard(*run)
-                self._verified.discard(*run)
+            self._present.subtract(self._away.blocks)
+            self._verified.subtract(self._away.blocks)
             self._away.clear()
             self._origin = Origin(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False

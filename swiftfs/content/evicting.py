@@ -76,8 +76,7 @@ class EvictingFile(VerifiedFile):
             blocks = self._dirty.copy()
             if self._snapshot is not None:
                 blocks.update(self._snapshot.dirty)
-            for run in self._away.runs(*block_range(0, self.size)):
-                blocks.discard(*run)
+            blocks.subtract(self._away.blocks)
             return min(len(blocks) * BLOCK, self._file.allocated())
 
     def hurry(self, *, holes: bool = False) -> bool:
@@ -98,11 +97,9 @@ class EvictingFile(VerifiedFile):
     def _is_clean(self) -> bool:
         return self._snapshot is None and super()._is_clean()
 
-    def _changed_blocks(self) -> Blocks:
+    def _changed_blocks(self) -> tuple[Blocks, ...]:
         changed = super()._changed_blocks()
-        if self._snapshot is not None:
-            changed.update(self._snapshot.dirty)
-        return changed
+        return changed if self._snapshot is None else (*changed, self._snapshot.dirty)
 
     def _is_full(self, start: int, end: int) -> bool:
         first, last = block_range(start, end)
@@ -128,10 +125,13 @@ class EvictingFile(VerifiedFile):
                 loose.add(*run)
         return loose
 
-    def _spare(self, *, held: bool) -> Iterator[Placed]:
-        """Yield the segments that hold what the file has there now, all of it our own."""
+    def _spare(self, *, held: bool, within: tuple[int, int] | None = None) -> Iterator[Placed]:
+        """Yield the segments that hold what the file has there now, all of it our own, and not all evicted.
+
+        With bytes to look `within` only those that hold any of them.
+        """
         assert self.uploads is not None
-        for placed in self.uploads.stored(promised=held):
+        for placed in self.uploads.stored(promised=held, within=within, beside=self._away.whole):
             first, last = block_range(placed.start, placed.end)
             if placed.end <= self.size and self._dirty.covers(first, min(last, self._filled)):
                 yield placed
@@ -139,7 +139,7 @@ class EvictingFile(VerifiedFile):
     def _given_back(self, first: int, last: int) -> None:
         if self._is_clean():
             return
-        for placed in self._spare(held=False):
+        for placed in self._spare(held=False, within=(first * BLOCK, last * BLOCK)):
             begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
             if begin < end:
                 self._away.add(placed, begin, end)

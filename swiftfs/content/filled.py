@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
+from heapq import merge
+from itertools import chain
 from pathlib import Path
 
 from swiftfs.attributes import decode_type
@@ -138,7 +140,7 @@ class FilledFile:
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 loose.discard(*needed)
             freed = 0
-            for first, end in [*loose.runs(position, last), *loose.runs(0, position)]:
+            for first, end in chain(loose.runs(position, last), loose.runs(0, position)):
                 if freed >= size:
                     break
                 stop = min(end, first + block_range(0, size - freed)[1])
@@ -203,8 +205,8 @@ class FilledFile:
         runs = self._present.missing(first, min(last, self._filled))
         if not self._away:
             return runs
-        others = [other for run in runs for other in self._away.blocks.missing(*run)]
-        return iter(sorted([*others, *self._away.runs(first, last)]))
+        others = (other for run in runs for other in self._away.blocks.missing(*run))
+        return merge(others, self._away.runs(first, last))
 
     @property
     def _filled(self) -> int:

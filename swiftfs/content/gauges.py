@@ -32,6 +32,8 @@ def sent_bytes(name: ObjectName, content: Content, under_way: UnderWay) -> int:
     for placed in (*content.evicted(), *uploads.stored(promised=False)):
         missing.discard(*block_range(placed.start, placed.end))
     size = content.size
-    runs = missing.runs(*block_range(0, size))
-    there = size - sum(min(last * BLOCK, size) - first * BLOCK for first, last in runs)
+    end = block_range(0, size)[1]
+    missing.cut(end)
+    behind = -size % BLOCK  # bytes of the last block that are not in the file
+    there = size - len(missing) * BLOCK + (behind if missing.touches(end - 1, end) else 0)
     return min(size, there + under_way(f"{uploads.prefix}"))

@@ -34,6 +34,9 @@ Result = TypeVar("Result")
 
 _CLEAN = "clean"
 
+_FORMAT_3 = "-- the tables are the same"
+"""`present` may be written as runs, which release 0.1 would take for other blocks."""
+
 _SCHEMA = Schema(
     0x73776663,
     2,
@@ -45,6 +48,7 @@ CREATE TABLE files (
 CREATE TABLE session (state TEXT);
 INSERT INTO session VALUES ('');
 """,
+    (_FORMAT_3,),
 )
 """`used` grows with every row, so that its order is that of last use: a file in use has no row."""
 

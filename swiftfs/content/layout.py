@@ -43,6 +43,18 @@ class Layout:
             start, before = start + count * size, before + count
         raise os_error(errno.EFBIG)
 
+    def is_segment(self, start: int, end: int) -> bool:
+        """Return whether the bytes from `start` to `end` are one whole segment."""
+        return self.bounds(self.index(start)) == (start, end)
+
+    def segments(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the bounds of the segments that lie wholly in the first `size` bytes, in order."""
+        start = 0
+        for count, length in self._tiers():
+            for _ in range(min(count, (size - start) // length)):
+                yield start, start + length
+                start += length
+
     @property
     def largest_file(self) -> int:
         """The most bytes that the segments hold."""

@@ -40,6 +40,7 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
     """
     parts: list[Part] = []
     position = covered = 0
+    changed = changed.widened(BLOCKS_A_PIECE)
     for segment in old:
         end = min(position + segment.span, kept, size)
         for start, stop in _unchanged(position, end, changed):
@@ -65,21 +66,21 @@ def compact(parts: Sequence[Part], limit: int, largest: int) -> list[Part]:
 def _merge(parts: Sequence[Part], room: int) -> list[Part]:
     """Join neighbours to gaps of at most `room` bytes."""
     merged: list[Part] = []
-    position = 0
+    start = position = 0
     run: list[Part] = []
     for part in parts:
-        length = span(part)
-        if run and sum(map(span, run)) + length > room:
-            merged.extend(_joined(run, position - sum(map(span, run))))
-            run = []
+        end = position + span(part)
+        if run and end - start > room:
+            merged.extend(_joined(run, start, position))
+            start, run = position, []
         run.append(part)
-        position += length
-    merged.extend(_joined(run, position - sum(map(span, run))))
+        position = end
+    merged.extend(_joined(run, start, position))
     return merged
 
 
-def _joined(run: Sequence[Part], start: int) -> list[Part]:
-    return list(run) if len(run) < 2 else [Gap(start, start + sum(map(span, run)))]
+def _joined(run: Sequence[Part], start: int, end: int) -> list[Part]:
+    return list(run) if len(run) < 2 else [Gap(start, end)]
 
 
 def span(part: Part) -> int:
@@ -88,14 +89,10 @@ def span(part: Part) -> int:
 
 
 def _unchanged(start: int, end: int, changed: Blocks) -> Iterator[tuple[int, int]]:
-    """Yield the stretches between `start` and `end` whose pieces no change touches."""
-    while start < end:
-        stop = start
-        while stop < end and not changed.touches(*block_range(piece_of(stop), piece_of(stop) + PIECE)):
-            stop = piece_of(stop) + PIECE
-        if stop > start:
-            yield start, min(stop, end)
-        start = piece_of(max(start, stop)) + PIECE
+    """Yield the stretches between `start` and `end` without the `changed` blocks."""
+    if start < end:
+        for first, last in changed.missing(*block_range(start, end)):
+            yield max(start, first * BLOCK), min(last * BLOCK, end)
 
 
 def _part(segment: Segment, first: int, last: int) -> Segment:

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import is_hole, map_zeros
 from swiftfs.content.places import LONGEST_KEY, SegmentPlaces
 from swiftfs.content.saved import Placed
+from swiftfs.content.spans import Spans
 from swiftfs.content.still import Still
 from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
 from swiftfs.errors import NotFound, Overtaken, StoreError
@@ -140,7 +141,7 @@ class SegmentUpload:
         self._has_begun = self.is_inherited = prefix is not None
         self._begin_lock = threading.Lock()
         self._lock = threading.Lock()
-        self._uploads: dict[int, Upload] = {}
+        self._uploads: Spans[Upload] = Spans()
         self._under_way: list[Upload] = []
         self._garbage: list[Upload] = []
         self._copies: list[ObjectName] = []
@@ -270,9 +271,8 @@ class SegmentUpload:
         """Take note that bytes are not what they were."""
         end = offset + length
         with self._lock:
-            for upload in self._uploads.values():
-                if upload.start < end and offset < upload.end:
-                    upload.stale = True
+            for upload in self._uploads.touching(offset, end):
+                upload.stale = True
             if offset < self._size:
                 self._changes.add(*block_range(offset, min(end, self._size)))
 
@@ -302,15 +302,16 @@ class SegmentUpload:
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
         """Begin to upload the segments in the first `size` bytes that `is_full` says so of."""
         with self._lock:
-            for index in range(self._layout.index(max(size - 1, 0)) + 1):
-                start, end = self._layout.bounds(index)
-                if end <= size and is_full(start, end):
+            for start, end in self._layout.segments(size):
+                known = self._uploads.get(start)
+                if (known is None or not known.is_good(end)) and is_full(start, end):
                     self._get(start, end, later=True)
 
     @property
     def is_busy(self) -> bool:
         """Return whether any upload has not ended, replaced ones too."""
-        return bool(self.under_way())
+        with self._lock:
+            return any(not upload.stored.done() for upload in self._under_way)
 
     def under_way(self) -> list[Upload]:
         """Return the uploads that have not ended, replaced ones too."""
@@ -321,17 +322,23 @@ class SegmentUpload:
         """Cancel the uploads that have not begun; return those that go on. Nobody may wait for any."""
         return [upload for upload in self.under_way() if not upload.stored.cancel()]
 
-    def stored(self, *, promised: bool) -> list[Placed]:
+    def stored(
+        self, *, promised: bool, within: tuple[int, int] | None = None, beside: Collection[int] = ()
+    ) -> list[Placed]:
         """Return the stored segments that hold what the file has there now, or only the `promised` of them.
 
-        `finish` will take them as they are.
+        `finish` will take them as they are. With bytes to look `within` only those that hold any of them, and
+        none that begins at one of `beside`.
         """
         with self._lock:
-            uploads = [one for one in self._uploads.values() if one.stored.done() and one.is_good(one.end)]
+            uploads = self._uploads.touching(*within) if within else self._uploads.values()
             found = [
                 Placed(one.start, one.stored.result())
                 for one in uploads
-                if self._layout.bounds(self._layout.index(one.start)) == (one.start, one.end)
+                if one.start not in beside
+                and one.stored.done()
+                and one.is_good(one.end)
+                and self._layout.is_segment(one.start, one.end)
             ]
             return [one for one in found if not promised or one.segment.name in self._promised]
 
@@ -345,7 +352,7 @@ class SegmentUpload:
         """Take over the stored segments of a content that another process saved."""
         with self._lock:
             for one in evicted:
-                self._uploads[one.start] = Upload.of(one)
+                self._uploads.put(Upload.of(one))
         self.promise(evicted)
 
     def finish(self, size: int) -> Manifest:
@@ -416,8 +423,10 @@ class SegmentUpload:
             self._zeros = {
                 size: one for size, one in self._zeros.items() if one.done() and one.result().name in named
             }
-            gone = [start for start, upload in self._uploads.items() if id(upload) in unnamed]
-            self._garbage.extend(self._uploads.pop(start) for start in gone)
+            gone = [upload for upload in self._uploads.values() if id(upload) in unnamed]
+            for upload in gone:
+                self._uploads.pop(upload.start)
+            self._garbage.extend(gone)
             garbage, before = self._take_garbage(), self._named
             before |= {upload.shared for upload in self._uploads.values() if upload.shared}
             self._named = named
@@ -430,7 +439,8 @@ class SegmentUpload:
         """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
         with self._lock:
             self._garbage.extend(self._uploads.values())
-            self._uploads, self._zeros = {}, {}
+            self._uploads.clear()
+            self._zeros = {}
             garbage, named = self._take_garbage(), self._named
         return [name for name in garbage() if name not in named]
 
@@ -453,7 +463,8 @@ class SegmentUpload:
             return before
         if before is not None:
             self._garbage.append(before)
-        self._uploads[start] = upload = Upload(start, end, later, still=still)
+        upload = Upload(start, end, later, still=still)
+        self._uploads.put(upload)
         upload.stale = still is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
         self._under_way = [one for one in self._under_way if not one.stored.done()]

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.content.blocks import BLOCK, Blocks, block_range, missing_of_all
 from swiftfs.content.check import is_md5
 from swiftfs.content.fetches import Fetch
 from swiftfs.content.filled import FilledFile
@@ -54,14 +54,12 @@ class VerifiedFile(FilledFile):
 
     def _unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of a range of blocks whose bytes are the origin's, and may be wrong."""
-        known = self._changed_blocks()
-        known.update(self._verified)
-        known.update(self._away.blocks)
-        return known.missing(first, min(last, self._filled))
+        known = (*self._changed_blocks(), self._verified, self._away.blocks)
+        return missing_of_all(known, first, min(last, self._filled))
 
-    def _changed_blocks(self) -> Blocks:
-        """Return the blocks that differ from the origin's."""
-        return self._dirty.copy()
+    def _changed_blocks(self) -> tuple[Blocks, ...]:
+        """Return sets of the blocks that differ from the origin's."""
+        return (self._dirty,)
 
     def _claim_unverified(self, offset: int, end: int) -> Fetch | None:
         """Return a download for the caller to run; None when all is verified. Wait for those under way."""

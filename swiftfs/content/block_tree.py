@@ -1,0 +1,184 @@
+"""Sets of numbers as trees that never change: a changed set shares all other nodes with the one before.
+
+A leaf is an integer whose bits say which of `LEAF_SIZE` numbers are in the set; an inner node has `CHILDREN`
+of its kind one step lower. A node of any height is `NONE` or `ALL` where it is uniform, so a run of any
+length takes no more than one path on each of its sides, and a set of many runs no more than its bits. The
+height of a node is the logarithm, to the base 2, of how many numbers it speaks of.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+LEAF = 11
+"""The height of a leaf. A larger one makes each change dearer, a smaller one the tree higher."""
+
+LEAF_SIZE = 1 << LEAF
+_FULL = (1 << LEAF_SIZE) - 1
+
+_STEP = 5
+"""How much higher an inner node is than its children."""
+
+CHILDREN = 1 << _STEP
+
+NONE = 0
+ALL = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inner:
+    """A node that is not uniform, and how many numbers it has."""
+
+    children: tuple["Node", ...]
+    count: int
+
+
+Node = int | Inner
+
+
+def count(node: Node, height: int) -> int:
+    """Return how many numbers a node has."""
+    if isinstance(node, Inner):
+        return node.count
+    return 1 << height if node == ALL else node.bit_count()
+
+
+def assign(node: Node, height: int, first: int, last: int, value: int) -> Node:
+    """Return a node with all numbers from `first` to before `last`, or none of them: `value` says which.
+
+    Both are counted from the node's first number, and lie in it.
+    """
+    if isinstance(node, int) and node == value:
+        return node
+    if last - first == 1 << height:
+        return value
+    if height == LEAF:
+        assert isinstance(node, int)
+        mask = (1 << last) - (1 << first)
+        return _leaf(node | mask if value else node & ~mask)
+    children, height = list(_children(node)), height - _STEP
+    begin, end = first >> height, (last - 1) >> height
+    total = count(node, height + _STEP)
+    if begin + 1 < end:
+        total -= sum([count(child, height) for child in children[begin + 1 : end]])
+        total += (end - begin - 1) * count(value, height)
+        children[begin + 1 : end] = [value] * (end - begin - 1)
+    for index in (begin, end) if begin < end else (begin,):
+        before, start = children[index], index << height
+        after = assign(before, height, max(first - start, 0), min(last - start, 1 << height), value)
+        children[index] = after
+        total += count(after, height) - count(before, height)
+    return _inner(children, total, height + _STEP)
+
+
+def add_bits(node: Node, height: int, first: int, bits: int) -> Node:
+    """Return a node with the numbers too that the bits of a leaf say, which begins at `first`."""
+    if isinstance(node, int) and height == LEAF:
+        return _leaf(node | bits)
+    children, height = list(_children(node)), height - _STEP
+    index = first >> height
+    before = children[index]
+    after = children[index] = add_bits(before, height, first - (index << height), bits)
+    total = count(node, height + _STEP) + count(after, height) - count(before, height)
+    return _inner(children, total, height + _STEP)
+
+
+def union(one: Node, other: Node, height: int) -> Node:
+    """Return a node with the numbers of both."""
+    if one is other or other == NONE or one == ALL:
+        return one
+    if one == NONE or other == ALL:
+        return other
+    if isinstance(one, int) and isinstance(other, int):
+        return _leaf(one | other)
+    return _merged(union, one, other, height)
+
+
+def difference(one: Node, other: Node, height: int) -> Node:
+    """Return a node with the numbers of `one` that `other` does not have."""
+    if one is other or one == NONE or other == ALL:
+        return NONE
+    if other == NONE:
+        return one
+    if height == LEAF:
+        assert isinstance(one, int)
+        assert isinstance(other, int)
+        return _leaf(one & ~other)
+    return _merged(difference, one, other, height)
+
+
+def widened(node: Node, height: int, log: int) -> Node:
+    """Return a node with all groups of 2**`log` numbers of which the node has any; no leaf cuts one."""
+    if isinstance(node, Inner):
+        children = [widened(child, height - _STEP, log) for child in node.children]
+        total = sum([count(child, height - _STEP) for child in children])
+        return _inner(children, total, height)
+    if node in (NONE, ALL):
+        return node
+    groups = _FULL // ((1 << (1 << log)) - 1)  # the first bit of each
+    for shift in range(log):
+        node |= node >> (1 << shift)
+    # What a shift brought in from the next group is above no first bit.
+    return _leaf((node & groups) * ((1 << (1 << log)) - 1))
+
+
+def raised(node: Node, height: int) -> Node:
+    """Return a node one step higher that has the same numbers."""
+    return _inner([node, *[NONE] * (CHILDREN - 1)], count(node, height), height + _STEP)
+
+
+def pieces(root: Node, height: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """Yield what a range is made of, in order: where a piece begins and ends, and its bits from there on.
+
+    Those are `NONE`, `ALL`, or of a leaf; some behind the end may be there too.
+    """
+    end = min(last, 1 << height)
+    while first < end:
+        node, low = root, height
+        siblings: tuple[Node, ...] = (root,)
+        while isinstance(node, Inner):
+            low -= _STEP
+            siblings = node.children
+            node = siblings[first >> low & CHILDREN - 1]
+        size = 1 << low
+        stop = (first | size - 1) + 1
+        if node in (NONE, ALL):
+            while stop < end and stop >> low & CHILDREN - 1 and siblings[stop >> low & CHILDREN - 1] == node:
+                stop += size
+        else:
+            node >>= first & size - 1
+        yield first, min(stop, end), node
+        first = stop
+    if first < last:
+        yield first, last, NONE
+
+
+def next_height(height: int) -> int:
+    """Return the height of a node above one of this height."""
+    return height + _STEP
+
+
+def _children(node: Node) -> tuple[Node, ...]:
+    return node.children if isinstance(node, Inner) else (node,) * CHILDREN
+
+
+def _leaf(bits: int) -> int:
+    bits &= _FULL
+    return ALL if bits == _FULL else bits
+
+
+def _inner(children: list[Node], total: int, height: int) -> Node:
+    if not total:
+        return NONE
+    return ALL if total == 1 << height else Inner(tuple(children), total)
+
+
+def _merged(merge: Callable[[Node, Node, int], Node], one: Node, other: Node, height: int) -> Node:
+    """Return `one` with its children merged with those of `other`; a child without numbers changes none."""
+    children, low = list(_children(one)), height - _STEP
+    before = total = count(one, height)
+    for index, (mine, theirs) in enumerate(zip(children, _children(other), strict=True)):
+        if theirs != NONE:
+            after = children[index] = merge(mine, theirs, low)
+            total += count(after, low) - count(mine, low)
+    # A union only adds and a difference only removes: with as many numbers it is the same.
+    return one if total == before else _inner(children, total, height)

@@ -1,0 +1,46 @@
+"""Counts what a call does; neither a clock nor another process changes that."""
+
+import sys
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import swiftfs.content
+
+_PACKAGE = swiftfs.content.__path__[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The lines of `swiftfs.content` that ran in the caller's thread, and the most bytes allocated."""
+
+    lines: int
+    memory: int
+
+
+def work_of(step: Callable[[], object]) -> Work:
+    """Carry a step out and return what it did."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            return None
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        start = tracemalloc.get_traced_memory()[0]
+        sys.settrace(trace)
+        try:
+            step()
+        finally:
+            sys.settrace(before)
+        return Work(lines, tracemalloc.get_traced_memory()[1] - start)
+    finally:
+        tracemalloc.stop()
