@@ -15,9 +15,8 @@ from swiftfs import __version__
 NONE = "not installed"
 
 
-@click.command("version")
-def version_command() -> None:
-    """Print the versions of swiftfs, libfuse and the libraries, for reports of bugs."""
+def run() -> None:
+    """Print the versions, a line each."""
     for name, text in versions().items():
         click.echo(f"{name} {text}")
 
