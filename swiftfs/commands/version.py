@@ -14,6 +14,8 @@ from swiftfs import __version__
 
 NONE = "not installed"
 
+_CLOUDS = re.compile("extra == .clouds.")
+
 
 def run() -> None:
     """Print the versions, a line each."""
@@ -51,8 +53,9 @@ def _fusermount() -> str:
 
 
 def _libraries() -> list[str]:
-    lines = requires("swiftfs") or []
-    return sorted(match[0] for line in lines if ";" not in line and (match := re.match(r"[\w.-]+", line)))
+    """Return the names of what we always need, and of what `--os-cloud` needs."""
+    needed = (line for line in requires("swiftfs") or [] if ";" not in line or _CLOUDS.search(line))
+    return sorted(match[0] for line in needed if (match := re.match(r"[\w.-]+", line)))
 
 
 def _installed(name: str) -> str:
