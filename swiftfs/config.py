@@ -213,7 +213,7 @@ class Options:
     sync: bool = _option(False, SWITCH, "let close() return only when the file is in Swift")
     cache_dir: str = _option("", _FOLDER, "where local copies live (default: below the user's cache folder)")
     config: str = _option("", _FILE, "a TOML file of options (default: see Configuration files)")
-    os_cloud: str = _option("", _TEXT, "a cloud of clouds.yaml")
+    os_cloud: str = _option("", _TEXT, "a cloud of clouds.yaml (needs the extra `clouds`)")
     credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner may read")
     metrics: str = _option("", _METRICS, "serve metrics for Prometheus, or write them to a .prom file")
     prices: str = _option("", _FILE, "a TOML file of what requests and traffic cost, for `swiftfs status`")

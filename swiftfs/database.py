@@ -1,13 +1,16 @@
 """SQLite files of one mount, which has its cache folder to itself."""
 
+import logging
 import sqlite3
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -62,7 +65,8 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
     """Open a file, for its owner alone, and make it when it is not there; any thread may use it.
 
     An older format is migrated. Raise `OtherFormat` for what must not be changed, `sqlite3.DatabaseError` for
-    a damaged file, `sqlite3.OperationalError` (its subclass) and `OSError` for one that cannot be reached.
+    a damaged file or one that lacks a table, `sqlite3.OperationalError` (its subclass) and `OSError` for one
+    that cannot be reached.
     """
     _check_unopened(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)
@@ -76,22 +80,98 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
             make_tables(database, schema)
         else:
             migrate(database, schema, path)
+            with closing(_in_memory(schema)) as whole:
+                if missing := _tables(whole) - _tables(database):
+                    raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
     except BaseException:
         database.close()
         raise
     return database
 
 
-def put_aside(path: Path, suffix: str) -> Path:
+class CacheFile:
+    """The file of a cache, whose loss costs requests and no data. Not locked.
+
+    One that is damaged or of another format is put aside and begun anew; `loss` says in the log what that
+    costs. One that is out of reach is left alone, and the database is in memory: `path` is None then.
+    `prepare` is called with each database that was opened; what it raises counts as the database's damage.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        schema: Schema,
+        prepare: Callable[[sqlite3.Connection], None],
+        loss: str,
+        *,
+        synchronous: str = "NORMAL",
+    ) -> None:
+        self.path = path
+        self._schema = schema
+        self._prepare = prepare
+        self._loss = loss
+        self._synchronous = synchronous
+
+    def open(self) -> sqlite3.Connection:
+        """Open the database; nothing is raised for what the disk does."""
+        if self.path is None:
+            return self.in_memory()
+        try:
+            return self._open(self.path)
+        except (sqlite3.OperationalError, OSError) as error:  # not damaged: another mount may read it
+            log.warning("%s cannot be opened (%s): %s", self.path, error, self._loss)
+            return self.in_memory()
+        except (OtherFormat, sqlite3.Error) as error:
+            return self.begin_anew(error)
+
+    def begin_anew(self, error: Exception) -> sqlite3.Connection:
+        """Put the file aside, which is closed and of no use for a reason, and open another database."""
+        if self.path is None:
+            return self.in_memory()
+        try:
+            if isinstance(error, OtherFormat):
+                aside = _put_aside(self.path, "other")
+                log.info("%s: it is kept as %s, and %s", error, aside.name, self._loss)
+            else:
+                log.warning("%s cannot be used (%s): it is put aside, and %s", self.path, error, self._loss)
+                _put_aside(self.path, "damaged")
+            return self._open(self.path)
+        except (sqlite3.Error, OSError):
+            return self.in_memory()
+
+    def in_memory(self) -> sqlite3.Connection:
+        """Open a database in memory, which takes the file's place from now on."""
+        self.path = None
+        database = _in_memory(self._schema)
+        self._prepare(database)
+        return database
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        database = open_database(path, self._schema, synchronous=self._synchronous)
+        try:
+            self._prepare(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+
+def _in_memory(schema: Schema) -> sqlite3.Connection:
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    make_tables(database, schema)
+    return database
+
+
+def _put_aside(path: Path, suffix: str) -> Path:
     """Rename a closed database, in place of one that was put aside before; return its new path."""
     aside = path.with_name(f"{path.name}.{suffix}")
     for rest in ("-shm", "-journal"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
     # What belongs to an older file must not be taken for the log of this one.
     aside.with_name(f"{aside.name}-wal").unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        path.with_name(f"{path.name}-wal").replace(aside.with_name(f"{aside.name}-wal"))
-    path.replace(aside)
+    for rest in ("-wal", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + rest).replace(aside.with_name(aside.name + rest))
     return aside
 
 
@@ -117,6 +197,10 @@ def _check_unopened(path: Path, schema: Schema) -> None:
         database.close()
         if not shared_before:
             shared.unlink(missing_ok=True)
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
 
 def _size_of(path: Path) -> int:

@@ -1,6 +1,7 @@
 """The table of options as flags of a command."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -9,6 +10,9 @@ from swiftfs.config import OPTIONS, SWITCH, Option
 from swiftfs.settings import Setting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Not click's own check: a mount that died is not readable, and that is told in other words.
+MOUNTPOINT = FOLDER = click.Path(path_type=Path, readable=False)
 
 
 def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
@@ -20,6 +24,11 @@ def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]
         return command
 
     return decorate
+
+
+def account_flags(*more: str) -> Callable[[Command], Command]:
+    """Return a decorator with the flags that say whose account it is, and those of `more` options."""
+    return option_flags(["os_cloud", "credentials", "config", *more, "debug"])
 
 
 def given(flags: Mapping[str, Any]) -> list[Setting]:

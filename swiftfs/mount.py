@@ -38,7 +38,7 @@ from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.naming import Source
+from swiftfs.naming import SCHEME, Source
 from swiftfs.notify import notify
 from swiftfs.rooms import Rooms
 from swiftfs.store import Stores, connect
@@ -47,12 +47,6 @@ from swiftfs.vitals import Vitals
 from swiftfs.watching import Watching
 
 log = logging.getLogger(__name__)
-
-SCHEME = "swift:"
-"""What a source begins with in fstab and in the list of mounts, by which mount(8) knows what is mounted.
-
-Without it mount(8) would make a path of a source that is also a file in the current folder.
-"""
 
 PER_UPLOAD = 4
 """Changes under way at once where a large file has one segment: they mostly wait for the answer."""

@@ -7,13 +7,10 @@ from pathlib import Path
 import click
 
 from swiftfs.cli import main as cli
-from swiftfs.commands.orders import MOUNTPOINT
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.mount import SCHEME
-from swiftfs.naming import Source
+from swiftfs.flags import MOUNTPOINT
+from swiftfs.naming import SCHEME, Source
 from swiftfs.settings import build_options, gather
-from swiftfs.status import printable
-from swiftfs.unmount import ProcessDied, unmount
 
 FAILED = 32
 """mount(8) and umount(8): the exit code when it failed."""
@@ -60,6 +57,9 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
     if force or lazy:
         flags = ["-f"] * force + ["-l"] * lazy
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
+    from swiftfs.status import printable
+    from swiftfs.unmount import ProcessDied, unmount
+
     try:
         if held := unmount(mountpoint.absolute(), lambda _waiting: None):
             click.echo(f"swiftfs: {printable(held)}", err=True)

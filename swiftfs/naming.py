@@ -20,6 +20,12 @@ from functools import lru_cache
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.model import ObjectName
 
+SCHEME = "swift:"
+"""What a source begins with in fstab and in the list of mounts, by which mount(8) knows what is mounted.
+
+Without it mount(8) would make a path of a source that is also a file in the current folder.
+"""
+
 HIDDEN_FOLDER = ".swiftfs"
 """What a mount tells of itself, in its root. No listing shows it; an object of that name gets a `%` more."""
 

@@ -5,10 +5,12 @@ sorted (shells, `rsync`), or by inode (`cp -r`); some take the files of a folder
 """
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+
+from cachetools import LRUCache
 
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, join, split
@@ -81,7 +83,10 @@ class FileOrder:
 
     def __init__(self, known: Known) -> None:
         self._known = known
-        self._folders: OrderedDict[str, Names] = OrderedDict()
+        # A folder of more names is remembered alone.
+        self._folders: LRUCache[str, Names] = LRUCache(
+            REMEMBERED_NAMES, getsizeof=lambda names: min(1 + len(names), REMEMBERED_NAMES)
+        )
 
     def after(self, order: Order, path: str, top: str) -> Iterator[tuple[str, Entry]]:
         """Yield the files that follow the one at `path` below the folder `top`, up to an unknown folder."""
@@ -117,9 +122,6 @@ class FileOrder:
             if entries is None:
                 return None
             names = self._folders[folder] = Names(entries)
-            self._folders.move_to_end(folder)
-            while sum(map(len, self._folders.values())) > REMEMBERED_NAMES and len(self._folders) > 1:
-                self._folders.popitem(last=False)
         return names if not name or name in names else None
 
 

@@ -305,6 +305,23 @@ def test_a_cache_of_another_format_is_kept_aside(
     assert rows(index, "SELECT state FROM session") == [("clean",)]
 
 
+def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index, heads = tmp_path / "content.sqlite", tmp_path / "heads.sqlite"
+    Index(index).close(clean=True)
+    HeadMemory(heads).close()
+    rewrite(index, "DROP TABLE session")
+    rewrite(heads, "DROP TABLE heads")
+    Index(index).close(clean=True)
+    HeadMemory(heads).close()
+    assert rows(index, "SELECT state FROM session") == [("clean",)]
+    assert rows(heads, "SELECT count(*) FROM heads") == [(0,)]
+    assert [path.name for path in sorted(tmp_path.glob("*.damaged"))] == [
+        "content.sqlite.damaged",
+        "heads.sqlite.damaged",
+    ]
+    assert len([record for record in caplog.records if "it lacks " in record.message]) == 2
+
+
 @pytest.mark.timeout(60)
 def test_an_index_that_is_out_of_reach_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "content.sqlite"

@@ -1,4 +1,4 @@
-"""The pages that a table in the code decides are current, and what they say is so."""
+"""The pages that are made from the code are current, and what they say is so."""
 
 import os
 import re
@@ -12,19 +12,19 @@ from commands import swiftfs
 from mounts import clean_environment
 from swiftclient import Connection
 
-from swiftfs import manual
 from swiftfs.config import OPTIONS
 from swiftfs.demo.server import SwiftServer
+from tools import docs
 
 
 def test_the_generated_pages_are_current() -> None:
-    assert list(manual.stale()) == [], "run: python -m swiftfs.manual"
+    assert list(docs.stale()) == [], "run ./dev docs"
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
 @pytest.mark.parametrize("page", ["swiftfs.1", "mount.swiftfs.8"])
 def test_the_man_pages_are_sound(page: str) -> None:
-    command = ["groff", "-man", "-Tascii", "-ww", "-P-c", str(manual.ROOT / "man" / page)]
+    command = ["groff", "-man", "-Tascii", "-ww", "-P-c", str(docs.ROOT / "man" / page)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr == ""
     for name in OPTIONS:
@@ -60,7 +60,7 @@ def test_shells_can_complete(shell: str) -> None:
 
 def test_the_commands_of_operations_run(swift: SwiftServer, connection: Connection, tmp_path: Path) -> None:
     connection.put_container("photos")
-    text = (manual.ROOT / "docs" / "operations.md").read_text()
+    text = (docs.ROOT / "docs" / "operations.md").read_text()
     commands = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
     assert len(commands) >= 8
     program = tmp_path / "bin"
@@ -72,7 +72,7 @@ def test_the_commands_of_operations_run(swift: SwiftServer, connection: Connecti
         **swift.environment(),
         "HOME": str(tmp_path),
         "PATH": f"{program}:{os.environ['PATH']}",
-        "PYTHONPATH": str(manual.ROOT),
+        "PYTHONPATH": str(docs.ROOT),
     }
     for command in commands:
         result = subprocess.run(

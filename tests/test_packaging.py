@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "man", "swiftfs"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "man", "swiftfs", "tools"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
     if importlib.util.find_spec("pip") is None:
         pytest.skip("no pip here")

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from mounts import Mount
 
 from swiftfs import cli
+from swiftfs.commands import mount
 from swiftfs.config import OPTIONS, SWITCH, Options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
@@ -191,8 +192,8 @@ def test_the_command_hands_on_what_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swift: SwiftServer
 ) -> None:
     seen: list[MountRequest] = []
-    monkeypatch.setattr(cli, "_serve", lambda request, _environment, **_how: seen.append(request))
-    monkeypatch.setattr(cli, "check_mountpoint", lambda _path: None)
+    monkeypatch.setattr(mount, "_serve", lambda request, _environment, **_how: seen.append(request))
+    monkeypatch.setattr(mount, "check_mountpoint", lambda _path: None)
     monkeypatch.setenv("SWIFTFS_TTL", "9")
     words = ["mount", "box", str(tmp_path), "-o", "ro,uploads=2", "--uploads", "3", "--no-prefetch"]
     result = CliRunner().invoke(cli.main, [*words, "--cache-dir", "cache"])

@@ -1,5 +1,8 @@
 """Answers that no real Swift gives, read by the functions that would get them."""
 
+import time
+from email.utils import formatdate
+
 import pytest
 
 from swiftfs.errors import Corrupt, Unavailable
@@ -59,4 +62,6 @@ def test_swifts_own_rate_limit_may_pass() -> None:
 def test_retry_after_may_be_a_date() -> None:
     request = Request("put", "PUT", "c", "o")
     assert status_error(request, 503, {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}).retry_after == 0.0
+    in_a_minute = formatdate(time.time() + 60, usegmt=True)
+    assert 50 < (status_error(request, 503, {"retry-after": in_a_minute}).retry_after or 0) <= 60
     assert status_error(request, 503, {"retry-after": "soon"}).retry_after is None

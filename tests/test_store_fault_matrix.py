@@ -12,7 +12,6 @@ import pytest
 from fault_matrix import KINDS, SILENCE, Kind, outcome
 from fault_operations import OPERATIONS, Cell, Operation
 from psutil import Process
-from tables import DOCUMENT, with_tables
 
 from swiftfs.demo.server import RecordedRequest, SwiftServer
 from swiftfs.demo.values import OPERATOR
@@ -183,8 +182,3 @@ def test_limits(swift: SwiftServer, kind: Kind, always: bool) -> None:
             )
             swift.clear_faults()
             assert store.list_containers(marker="zzz").rows == ()
-
-
-def test_the_tables_are_current() -> None:
-    text = DOCUMENT.read_text()
-    assert with_tables(text) == text, "run ./dev tables"

@@ -1,21 +1,16 @@
-"""What commands that speak to an account share: its flags, and the way from them to a store."""
+"""What commands that speak to an account share: the way from its flags to a store."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from swiftfs.config import Options
 from swiftfs.credentials import login_environment
 from swiftfs.daemon import log_to_terminal
-from swiftfs.flags import Command, given, option_flags
+from swiftfs.flags import given
 from swiftfs.settings import build_options, gather
 from swiftfs.store import Stores, connect
-
-
-def account_flags(*more: str) -> Callable[[Command], Command]:
-    """Return a decorator with the flags that say whose account it is, and those of `more` options."""
-    return option_flags(["os_cloud", "credentials", "config", *more, "debug"])
 
 
 def account_options(flags: Mapping[str, Any]) -> Options:

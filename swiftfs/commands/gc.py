@@ -1,17 +1,18 @@
 """`swiftfs gc`: delete the segments that no manifest names."""
 
-import re
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import click
 import platformdirs
 from rich.console import Console
 from rich.filesize import decimal
 
-from swiftfs.commands.account import account_flags, account_options, connected
+from swiftfs.commands.account import account_options, connected
 from swiftfs.config import Options
 from swiftfs.errors import AccessDenied
 from swiftfs.journaled import Journaled, journaled
@@ -22,44 +23,9 @@ from swiftfs.store import Stores
 SYSTEM_CACHE = Path("/var/cache/swiftfs")
 """Where the systemd units keep theirs."""
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
-
-def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no age: say 12h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-@click.command()
-@click.argument("source")
-@click.option("--delete", is_flag=True, help="Delete what was found; without it nothing is changed.")
-@click.option(
-    "--older-than",
-    "age",
-    default="7d",
-    callback=_seconds,
-    metavar="AGE",
-    show_default=True,
-    help="Leave uploads alone that have a segment younger than this: they may still be going on.",
-)
-@click.option(
-    "--unfinished-uploads",
-    "unfinished",
-    is_flag=True,
-    help="Count uploads of swiftfs as orphans too whose journal is not on this machine. A mount elsewhere, "
-    "or one with another --cache-dir, may need them: they can hold the only copy of a file not stored yet.",
-)
-@account_flags("segments", "cache_dir")
-def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | str | None) -> None:
-    """Find segments of SOURCE's files that no manifest names any more.
-
-    Uploads that broke off, and large objects that a client overwrote, leave such segments behind, and they
-    are paid for. Segments of swiftfs, the swift command and rclone are known by their names; all manifests in
-    the account are read. What a mount has uploaded whose journal is not on this machine is listed, but it
-    stays unless --unfinished-uploads is given.
-    """
+def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfinished: bool) -> None:
+    """Print the uploads without a manifest that are `age` seconds old, and delete them if asked to."""
     options = account_options(flags)
     parsed = Source.parse(source)
     with connected(options) as stores:

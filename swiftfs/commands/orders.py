@@ -12,19 +12,9 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Waiting
 from swiftfs.status import flush, printable, read_state, retry
 
-# Not click's own check: a mount that died is not readable, and that is told in other words.
-MOUNTPOINT = click.Path(path_type=Path, readable=False)
 
-
-@click.command("flush")
-@click.argument("mountpoint", type=MOUNTPOINT)
-def flush_command(mountpoint: Path) -> None:
-    """Return when all that was closed in MOUNTPOINT is in Swift.
-
-    What is parked is tried again. Exit code 1 when something could not be stored, with a line for each path;
-    it stays where it is. So are deletions and changes of attributes that Swift has refused since the last
-    flush: they were given up.
-    """
+def run_flush(mountpoint: Path) -> None:
+    """Have all stored that was closed; end with exit code 1 when some of it could not be."""
     with Console(stderr=True).status(f"flushing {mountpoint}") as status:
         report = flush(mountpoint, lambda now: status.update(f"{mountpoint}: {counts(now)}"))
     for change in report.refusals:
@@ -50,13 +40,8 @@ def _given_up(change: Waiting) -> str:
     return f"could not be {done}, given up: {printable(change.reason)}"
 
 
-@click.command("retry")
-@click.argument("mountpoint", type=MOUNTPOINT)
-def retry_command(mountpoint: Path) -> None:
-    """Have MOUNTPOINT try again at once what failed, such as after a quota was raised.
-
-    It does not wait for that: `swiftfs status` shows what became of it, `swiftfs flush` waits.
-    """
+def run_retry(mountpoint: Path) -> None:
+    """Have the mount try again at once what failed."""
     retry(mountpoint)
     _tell_read_only(mountpoint)
 

@@ -13,8 +13,6 @@ from swiftfs.journal.salvage import Found, Salvage, salvage
 from swiftfs.rescue import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
 from swiftfs.status import printable
 
-FOLDER = click.Path(path_type=Path, readable=False)
-
 
 class _Lines:
     """Prints what could not be done, a line each, and remembers that it did."""
@@ -27,16 +25,8 @@ class _Lines:
         self.count += 1
 
 
-@click.command()
-@click.argument("origin", metavar="MOUNTPOINT-OR-CACHE", type=FOLDER)
-@click.argument("target", metavar="DIR", type=FOLDER)
-def export(origin: Path, target: Path) -> None:
-    """Copy what waits or is parked out of a mount, or out of the cache folder of one that died.
-
-    The files arrive below DIR, an empty folder or a new one, under their paths, with their times and modes;
-    nothing is changed in the mount. Of a file that was changed in part, the changed blocks are copied to
-    PATH.swiftfs-partial. Exit code 1 when something could not be copied whole, with a line for each.
-    """
+def run_export(origin: Path, target: Path) -> None:
+    """Copy what waits out of a mount or a cache folder; end with exit code 1 when not all could be copied."""
     cache = find_cache(origin)
     lines = _Lines()
     rescue = Rescue(cache, target, lines)
@@ -45,16 +35,8 @@ def export(origin: Path, target: Path) -> None:
     _end(rescue.tally, target, lines)
 
 
-@click.command()
-@click.argument("origin", metavar="MOUNTPOINT-OR-CACHE", type=FOLDER)
-@click.argument("target", metavar="[DIR]", type=FOLDER, required=False)
-def recover(origin: Path, target: Path | None) -> None:
-    """Show what a damaged journal held, and with DIR copy its files out.
-
-    A mount that finds its journal damaged sets it aside in its cache folder, with the local files that nobody
-    knows the owner of any more, and goes on. They are copied below DIR, an empty folder or a new one: under
-    their paths, and those whose path is lost in DIR/swiftfs-lost. Nothing is deleted.
-    """
+def run_recover(origin: Path, target: Path | None) -> None:
+    """Show what damaged journals held, or copy it below `target`."""
     cache = find_cache(origin)
     lost = cache / "lost"
     salvages = [salvage(journal) for journal in damaged_journals(cache)] + [read_intents(lost)]

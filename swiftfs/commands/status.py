@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from swiftfs.commands.orders import MOUNTPOINT
 from swiftfs.commands.view import view
 from swiftfs.errors import ConfigurationError
 from swiftfs.state import State
@@ -22,17 +21,8 @@ WATCH_SECONDS = 1.0
 Show = Callable[[list[State]], None]
 
 
-@click.command("status")
-@click.argument("mountpoint", type=MOUNTPOINT, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON; with --watch a line each time.")
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C or the end of the mount.")
-def status_command(mountpoint: Path | None, as_json: bool, watch: bool) -> None:
-    """Show what the mount on MOUNTPOINT does, and what it has not stored yet and why.
-
-    Without MOUNTPOINT, show all mounts on this machine that you may ask; as JSON they are an array then.
-    A change waits, runs, or is parked: one that Swift refused, kept until `swiftfs retry`, `swiftfs flush`
-    or the next mount.
-    """
+def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
+    """Print the state of the mount on MOUNTPOINT, or of all mounts that answer."""
     asked = None if mountpoint is None else mountpoint.absolute()
     states, failures = _look(asked)
     for failure in failures:

@@ -14,10 +14,11 @@ from swiftfs import __version__
 
 NONE = "not installed"
 
+_CLOUDS = re.compile("extra == .clouds.")
 
-@click.command("version")
-def version_command() -> None:
-    """Print the versions of swiftfs, libfuse and the libraries, for reports of bugs."""
+
+def run() -> None:
+    """Print the versions, a line each."""
     for name, text in versions().items():
         click.echo(f"{name} {text}")
 
@@ -52,8 +53,9 @@ def _fusermount() -> str:
 
 
 def _libraries() -> list[str]:
-    lines = requires("swiftfs") or []
-    return sorted(match[0] for line in lines if ";" not in line and (match := re.match(r"[\w.-]+", line)))
+    """Return the names of what we always need, and of what `--os-cloud` needs."""
+    needed = (line for line in requires("swiftfs") or [] if ";" not in line or _CLOUDS.search(line))
+    return sorted(match[0] for line in needed if (match := re.match(r"[\w.-]+", line)))
 
 
 def _installed(name: str) -> str:

@@ -3,8 +3,7 @@
 A row is written after the blocks it claims and deleted before the file is used again, so a process that is
 killed leaves a true index: what it wrote is in the kernel. A power cut may lose the file's bytes and keep the
 row. So the index holds whose session it is: rows are trusted after a session that ended with a sync, or one
-of the same boot. Losing the index costs downloads; one that is damaged is begun anew, one of another format
-is put aside before, and one that cannot be reached is left alone.
+of the same boot. Losing the index costs downloads.
 """
 
 import json
@@ -17,15 +16,7 @@ from typing import TypeVar
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.content.localfile import Mark
-from swiftfs.database import (
-    OtherFormat,
-    Schema,
-    boot_id,
-    make_tables,
-    open_database,
-    put_aside,
-    row_checksum,
-)
+from swiftfs.database import CacheFile, Schema, boot_id, row_checksum
 from swiftfs.model import Manifest, ObjectName, Segment
 
 log = logging.getLogger(__name__)
@@ -78,9 +69,9 @@ class Index:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = CacheFile(path, _SCHEMA, _begin, "what is cached is downloaded again")
         self.bytes = 0
-        self._database = self._open()
+        self._database = self._file.open()
 
     def put(self, row: Row) -> bool:
         """Write a row, in place of another of its name; say whether that succeeded."""
@@ -183,7 +174,7 @@ class Index:
         try:
             return step()
         except sqlite3.OperationalError as error:  # the disk is full, or fails
-            log.info("the cache's index %s: %s", self._path, error)
+            log.info("the cache's index %s: %s", self._file.path, error)
             self.bytes = before
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             self._restart(error)
@@ -191,57 +182,18 @@ class Index:
 
     def _restart(self, error: Exception) -> None:
         self._database.close()
-        self._database = self._begin_anew(error)
+        self._database = self._file.begin_anew(error)
         self.bytes = 0
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return _open_file(self._path)
-        except OtherFormat as error:
-            return self._put_aside(error)
-        except (sqlite3.OperationalError, OSError) as error:  # not damaged: another mount may read it
-            log.warning("%s cannot be opened (%s): nothing cached is used by this mount", self._path, error)
-            return _in_memory()
-        except sqlite3.Error as error:
-            return self._begin_anew(error)
 
-    def _put_aside(self, error: OtherFormat) -> sqlite3.Connection:
-        try:
-            aside = put_aside(self._path, "other")
-            log.info("%s: it is kept as %s, and what is cached is downloaded again", error, aside.name)
-            return _open_file(self._path)
-        except (sqlite3.Error, OSError):
-            return _in_memory()
-
-    def _begin_anew(self, error: Exception) -> sqlite3.Connection:
-        log.warning("%s cannot be used (%s): what is cached will be downloaded again", self._path, error)
-        try:
-            for rest in ("", "-wal", "-shm", "-journal"):
-                self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
-            return _open_file(self._path)
-        except (sqlite3.Error, OSError):
-            return _in_memory()
-
-
-def _open_file(path: Path) -> sqlite3.Connection:
-    database = open_database(path, _SCHEMA)
-    try:
-        boot = boot_id()
-        state = database.execute("SELECT state FROM session").fetchone()
-        if state is None or state[0] not in ({_CLEAN, boot} if boot else {_CLEAN}):
-            with database:
-                database.execute("DELETE FROM files")
-        _begin_session(database, boot)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _in_memory() -> sqlite3.Connection:
-    database = sqlite3.connect(":memory:", check_same_thread=False)
-    make_tables(database, _SCHEMA)
-    return database
+def _begin(database: sqlite3.Connection) -> None:
+    """Begin a session, without the rows of one that may have left files behind that are not whole."""
+    boot = boot_id()
+    state = database.execute("SELECT state FROM session").fetchone()
+    if state is None or state[0] not in ({_CLEAN, boot} if boot else {_CLEAN}):
+        with database:
+            database.execute("DELETE FROM files")
+    _begin_session(database, boot)
 
 
 def _begin_session(database: sqlite3.Connection, state: str) -> None:

@@ -74,8 +74,6 @@ certain. `uploads` are prefixes under which segments may lie that no manifest na
 
 A released format never changes: new tables and columns come as a migration."""
 
-_TABLES = {"intents", "uploads", "facts", "upload_facts", "leftovers", "claims", "shared", "ambiguous"}
-
 RESERVE = 1024 * 1024
 """Bytes of disk kept for the log: thousands of records."""
 
@@ -419,9 +417,6 @@ def _open_file(path: Path) -> sqlite3.Connection:
         problem = database.execute("PRAGMA quick_check").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)  # noqa: TRY301
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if missing := _TABLES - tables:
-            raise sqlite3.DatabaseError(f"it lacks {', '.join(sorted(missing))}")  # noqa: TRY301
     except BaseException:
         database.close()
         raise

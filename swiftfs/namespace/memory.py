@@ -1,7 +1,6 @@
 """What HEADs have told, on disk: an object that did not change is not asked about again.
 
-The file is a cache. Losing it costs requests; one that is damaged or has another format is put aside and
-begun anew.
+The file is a cache: losing it costs requests.
 """
 
 import json
@@ -17,7 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from swiftfs.database import OtherFormat, Schema, make_tables, open_database, put_aside
+from swiftfs.database import CacheFile, Schema
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -72,13 +71,14 @@ class HeadMemory:
     """
 
     def __init__(self, path: Path | None = None, capacity: int = CAPACITY) -> None:
-        self._path = path
+        loss = "objects are asked about again"
+        self._file = CacheFile(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], tuple[State, ObjectInfo]] = {}
         self._written = time.monotonic()
         self._rows = 0
-        self._database = self._open()
+        self._database = self._file.open()
 
     def remember(self, state: State, info: ObjectInfo) -> None:
         """Remember that `info` is what a HEAD says of that state, in place of an older state."""
@@ -114,58 +114,19 @@ class HeadMemory:
             self._write()
             self._database.close()
 
-    def _open(self) -> sqlite3.Connection:
-        if self._path is None:
-            return self._open_in_memory()
-        try:
-            return self._open_file(self._path)
-        except OtherFormat as error:
-            return self._begin_anew(self._path, error)
-        except (sqlite3.OperationalError, OSError) as error:
-            log.warning("what HEADs tell is not kept in %s: %s", self._path, error)
-        except sqlite3.DatabaseError as error:
-            return self._begin_anew(self._path, error)
-        return self._open_in_memory()
-
-    def _open_file(self, path: Path) -> sqlite3.Connection:
-        database = open_database(path, _SCHEMA, synchronous="OFF")
-        try:
-            self._rows = database.execute("SELECT count(*) FROM heads").fetchone()[0]
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    def _open_in_memory(self) -> sqlite3.Connection:
-        self._path = None
-        self._capacity, self._rows = min(self._capacity, CAPACITY_IN_MEMORY), 0
-        database = sqlite3.connect(":memory:", check_same_thread=False)
-        make_tables(database, _SCHEMA)
-        return database
-
-    def _begin_anew(self, path: Path, error: Exception) -> sqlite3.Connection:
-        """Put the file aside and begin another; in memory where that fails too."""
-        try:
-            if isinstance(error, OtherFormat):
-                aside = put_aside(path, "other")
-                log.info("%s: it is kept as %s, and objects are asked about again", error, aside.name)
-            else:
-                log.warning(
-                    "%s cannot be used (%s): it is put aside, and objects are asked about again", path, error
-                )
-                put_aside(path, "damaged")
-            return self._open_file(path)
-        except (sqlite3.Error, OSError):
-            return self._open_in_memory()
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        if self._file.path is None:
+            self._capacity = min(self._capacity, CAPACITY_IN_MEMORY)
+        self._rows = database.execute("SELECT count(*) FROM heads").fetchone()[0]
 
     def _recover(self, error: sqlite3.Error, *, damaged: bool) -> None:
         """Go on after a failure: with another file where this one is damaged, else in memory."""
         self._database.close()
-        if self._path is not None and damaged:
-            self._database = self._begin_anew(self._path, error)
-            return
-        log.warning("what HEADs tell is not kept any more: %s", error)
-        self._database = self._open_in_memory()
+        if damaged:
+            self._database = self._file.begin_anew(error)
+        else:
+            log.warning("what HEADs tell is not kept any more: %s", error)
+            self._database = self._file.in_memory()
 
     def _read(self, container: str, states: list[State]) -> Iterator[tuple[State, ObjectInfo]]:
         wanted = {state.key: state for state in states}

@@ -1,5 +1,6 @@
 """Credentials become one keystoneauth session, shared by every connection. No secret is ever printed."""
 
+import importlib.util
 import logging
 import ssl
 import threading
@@ -114,10 +115,13 @@ def open_account(environment: Mapping[str, str], *, cloud: str | None = None) ->
 
     In this order: `cloud` or `OS_CLOUD` (clouds.yaml), `ST_AUTH`/`ST_USER`/`ST_KEY` (v1), `OS_*` (Keystone
     v3: a password, an application credential, a token, or what `OS_AUTH_TYPE` names). Raise
-    `ConfigurationError` naming what is missing.
+    `ConfigurationError` naming what is missing, a variable or the package for clouds.yaml.
     """
     named = cloud or environment.get("OS_CLOUD")
     if named:
+        if importlib.util.find_spec("openstack") is None:
+            asked = "--os-cloud" if cloud else "OS_CLOUD"
+            raise ConfigurationError(f"{asked} needs the package openstacksdk: pip install 'swiftfs[clouds]'")
         return _from_clouds_yaml(named, environment)
     if any(environment.get(name) for name in ("ST_AUTH", "ST_USER", "ST_KEY")):
         return _from_v1(environment)
@@ -209,7 +213,7 @@ def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
 
 
 def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
-    from openstack import exceptions  # noqa: PLC0415 - half a second that only users of clouds.yaml pay
+    from openstack import exceptions  # noqa: PLC0415 - of the extra `clouds`, and half a second to load
     from openstack.config import OpenStackConfig  # noqa: PLC0415
 
     file = environment.get("OS_CLIENT_CONFIG_FILE")

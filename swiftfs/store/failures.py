@@ -3,13 +3,12 @@
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError
 from urllib3.exceptions import HTTPError as Urllib3Error
+from urllib3.util.retry import Retry
 
 from swiftfs.errors import (
     AccessDenied,
@@ -146,17 +145,8 @@ def _printable(text: str, length: int) -> str:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Read a Retry-After header: seconds, or a date (RFC 9110, 10.2.3)."""
-    if not value:
-        return None
+    """Read a Retry-After header: whole seconds, or a date (RFC 9110, 10.2.3)."""
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, OverflowError):
+        return Retry().parse_retry_after(value) if value else None
+    except (InvalidHeader, ValueError, OverflowError):  # the latter for too many digits, and odd dates
         return None

@@ -1,22 +1,28 @@
-"""The pages that the table of options decides: `python -m swiftfs.manual` writes them into the repository."""
+"""What is made from the code, man pages and tables of docs/: `./dev docs` writes it into the repository."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import fault_matrix
+import mount_faults
+
 from swiftfs import cli
 from swiftfs.config import OPTIONS
-from swiftfs.manpage import command_page, helper_page
+from tools.man_pages import command_page, helper_page
 
 ROOT = Path(__file__).parents[1]
-
-BEGIN, END = "<!-- written by python -m swiftfs.manual -->", "<!-- end -->"
 
 
 def pages() -> Mapping[Path, str]:
     """Return the whole text of each page, by its path in the repository."""
-    configuration = Path("docs/configuration.md")
+    configuration, durability = Path("docs/configuration.md"), Path("docs/durability.md")
+    tables = {
+        "fault matrix": fault_matrix.table(),
+        "fault matrix of a mount": mount_faults.table(),
+    }
     return {
-        configuration: _between((ROOT / configuration).read_text(), option_table()),
+        configuration: _with_tables(configuration, {"options": option_table()}),
+        durability: _with_tables(durability, tables),
         Path("man/swiftfs.1"): command_page(cli.main),
         Path("man/mount.swiftfs.8"): helper_page(),
     }
@@ -48,9 +54,14 @@ def main() -> None:
         print(path)
 
 
-def _between(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+def _with_tables(page: Path, tables: Mapping[str, str]) -> str:
+    """Return a page with its tables as they are now, each between the two comments that name it."""
+    text = (ROOT / page).read_text()
+    for name, table in tables.items():
+        begin, end = f"<!-- {name}, made by ./dev docs -->", f"<!-- end of the {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+    return text
 
 
 if __name__ == "__main__":

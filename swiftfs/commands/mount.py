@@ -1,0 +1,49 @@
+"""`swiftfs mount`: from what was typed to a mount that answers."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swiftfs.credentials import login_environment
+from swiftfs.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
+from swiftfs.flags import given
+from swiftfs.mount import MountRequest, check_mountpoint, serve
+from swiftfs.naming import Source
+from swiftfs.notify import notify
+from swiftfs.settings import build_options, gather
+
+
+def run(
+    source: str, mountpoint: Path, words: tuple[str, ...], flags: Mapping[str, Any], *, foreground: bool
+) -> None:
+    """Mount, and return when the mount answers, or in the foreground when it has ended."""
+    options = build_options(gather(os.environ, words, given(flags)))
+    request = MountRequest(
+        Source.parse(source),
+        mountpoint.absolute(),
+        options,
+        Path(options.cache_dir).absolute() if options.cache_dir else None,
+        options.os_cloud or None,
+    )
+    check_mountpoint(request.mountpoint)
+    _serve(request, login_environment(options.credentials, os.environ), foreground=foreground)
+
+
+def _serve(request: MountRequest, environment: Mapping[str, str], *, foreground: bool) -> None:
+    level = logging.DEBUG if request.options.debug else logging.INFO
+    log_to_terminal(level)
+    allow_many_files()
+    if foreground:
+        serve(request, environment, lambda _cache: notify("READY=1"))
+        return
+
+    def work(ready: Ready) -> None:
+        def begin(cache: Path) -> None:
+            log_to_system(level, cache)
+            ready()
+
+        serve(request, environment, begin)
+
+    run_in_background(work)

@@ -1,0 +1,23 @@
+"""`swiftfs umount`: unmount, and wait for what is still to store."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from swiftfs.commands.view import number
+from swiftfs.status import printable
+from swiftfs.unmount import unmount
+
+
+def run(mountpoint: Path) -> None:
+    """Unmount, and return when all is stored; errors as in `unmount`."""
+    console = Console(stderr=True)
+    with console.status(f"unmounting {mountpoint}") as status:
+
+        def progress(waiting: int) -> None:
+            status.update(f"{mountpoint}: {number(waiting, 'change')} still to store")
+
+        held = unmount(mountpoint.absolute(), progress)
+    if held:
+        click.echo(f"swiftfs: {printable(held)}", err=True)
