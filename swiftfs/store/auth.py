@@ -2,7 +2,6 @@
 
 import logging
 import ssl
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
 from swiftfs.store.failures import causes_of, reason
 
@@ -44,7 +44,7 @@ class Account:
         self.who = who
         self._region = region
         self._interface = interface
-        self._renewal = threading.Lock()
+        self._renewal = new_lock(Rank.RENEWAL)
         self._endpoint = ""
 
     def __repr__(self) -> str:
