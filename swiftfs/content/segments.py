@@ -3,15 +3,13 @@
 import hashlib
 import mmap
 import re
-import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
 from swiftfs.content.blocks import Blocks, block_range
 from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import is_hole, map_zeros
@@ -138,8 +136,8 @@ class SegmentUpload:
         self._is_placed = prefix is not None
         self._begun = begun
         self._has_begun = self.is_inherited = prefix is not None
-        self._begin_lock = threading.Lock()
-        self._lock = threading.Lock()
+        self._begin_lock = new_lock(Rank.SEGMENTS_BEGIN)
+        self._lock = new_lock(Rank.SEGMENTS)
         self._uploads: dict[int, Upload] = {}
         self._under_way: list[Upload] = []
         self._garbage: list[Upload] = []
@@ -205,7 +203,7 @@ class SegmentUpload:
                 is_new = manifest.etag not in self._asked
                 self._objects.add(name)
                 self._asked.add(manifest.etag)
-                self._since = time.time()
+                self._since = unix_time()
                 state = self._state()
             if self._begun is not None:
                 self._begun(state)
@@ -282,7 +280,7 @@ class SegmentUpload:
         with self._lock:
             if offset <= self._contiguous < offset + length:
                 self._contiguous = offset + length
-            now = time.monotonic()
+            now = monotonic()
             while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
                 self._resting.append((now, *bounds))
                 self._next += 1
@@ -506,7 +504,7 @@ class SegmentUpload:
             with self._lock:
                 shared = self._zeros.get(length)
                 if shared is None:
-                    mine = self._zeros[length] = Future[Segment]()
+                    mine = self._zeros[length] = new_future()
             if shared is None:
                 return self._put_first_zeros(upload, mine)
             segment = shared.result()
