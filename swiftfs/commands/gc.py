@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from swiftfs.commands.account import account_flags, account_options, connected
+from swiftfs.concurrency import unix_time_ns
 from swiftfs.config import Options
 from swiftfs.errors import AccessDenied
 from swiftfs.journaled import Journaled, journaled
@@ -77,7 +77,7 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
 
 def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
     known = _journaled(options)
-    now = time.time_ns()
+    now = unix_time_ns()
     console = Console(stderr=True)
     with console.status("looking") as status:
         search.progress = lambda looked: status.update(_looked(looked))
