@@ -380,13 +380,16 @@ class SegmentUpload:
         One serves in place of an upload of its bytes while its MD5 is that of the local ones. `named` are the
         segments of the manifest that stands.
         """
+        container = self.prefix.container
+        # Before the lock is taken: the rows may come from a listing that is still being asked for.
+        left = [Segment(ObjectName(container, row.key), row.hash, row.size) for row in rows]
+        named = set(named)
         with self._lock:
             self.is_inherited = False
-            self._named.update(named)
-            for row in rows:
-                name = ObjectName(self.prefix.container, row.key)
-                start, end = place_of(row.key, row.size)
-                self._found.setdefault((start, end), []).append(Segment(name, row.hash, row.size))
+            self._named |= named
+            for segment in left:
+                place = place_of(segment.name.key, segment.size)
+                self._found.setdefault(place, []).append(segment)
 
     def found_beside(self, known: Iterable[Segment]) -> None:
         """Take note of segments that are stored already: where they are is room for others."""
