@@ -63,8 +63,8 @@ class Rank(enum.IntEnum):
     """The journal's database connection."""
     HEADS = enum.auto()
     """The database connection of remembered HEADs."""
-    RENEWAL = enum.auto()
-    """The renewal of the token: held across the login, which takes no other lock of ours."""
+    RENEWALS = enum.auto()
+    """The logins under way, by the token that was refused."""
     STORE = enum.auto()
     """What is known of the server, and its threads for single deletions."""
     BULK = enum.auto()
