@@ -1,10 +1,12 @@
 """Ranks of locks: what is refused where they are checked, and what other runtimes can replace."""
 
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +161,8 @@ def test_another_runtime_has_another_clock(still: _Still) -> None:
     begun = concurrency.monotonic()
     concurrency.sleep(3600)
     assert concurrency.monotonic() == begun + 3600 == still.seconds
+
+
+def test_the_documentation_has_every_rank_in_its_order() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "concurrency.md").read_text()
+    assert re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE) == [rank.name for rank in Rank]
