@@ -1,9 +1,9 @@
 """Folders that are on their way: what would change something below one waits until it has arrived."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from swiftfs.concurrency import Rank, new_condition, thread_id
 from swiftfs.naming import is_below
 
 
@@ -18,14 +18,14 @@ class Barrier:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = new_condition(Rank.BARRIER)
         self._moving: dict[int, tuple[str, str]] = {}
         self._passing: dict[int, tuple[str, ...]] = {}
 
     @contextmanager
     def passing(self, paths: Callable[[], tuple[str, ...]]) -> Iterator[bool]:
         """Make a change about `paths`, which is asked again after waiting; yield whether it had to wait."""
-        thread = threading.get_ident()
+        thread = thread_id()
         waited = False
         with self._changed:
             inner = thread in self._passing or thread in self._moving
@@ -45,7 +45,7 @@ class Barrier:
     @contextmanager
     def closed(self, old: str, new: str) -> Iterator[None]:
         """Move a folder: begin when no change goes on below the two paths, and let none begin."""
-        thread = threading.get_ident()
+        thread = thread_id()
         with self._changed:
             self._changed.wait_for(lambda: not self._overlaps(old, new))
             self._moving[thread] = old, new

@@ -8,12 +8,12 @@ import logging
 import os
 import re
 import select
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftfs.concurrency import new_thread
 from swiftfs.drain import Drain
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.report import Report
@@ -94,7 +94,7 @@ class DetachWatch:
         self._cache = cache
         self._entry: MountEntry | None = None
         self._ended = os.eventfd(0)
-        self._thread = threading.Thread(target=self._watch, name="detached")
+        self._thread = new_thread(self._watch, "detached")
 
     def start(self, device: int) -> None:
         """Begin, now that the mount on `device` answers; nothing is watched without a table of mounts."""

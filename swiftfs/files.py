@@ -3,11 +3,11 @@
 import errno
 import logging
 import os
-import time
 from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.attributes import Stored, guess_type
+from swiftfs.concurrency import unix_time_ns
 from swiftfs.content.content import Fill
 from swiftfs.content.origin import Origin
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
@@ -236,7 +236,7 @@ class Files:
             node.entry = self._rooms.namespace.learn(node.path, entry, told)
 
     def _touch(self, node: Node) -> None:
-        node.stat = replace(node.stat, mtime_ns=time.time_ns())
+        node.stat = replace(node.stat, mtime_ns=unix_time_ns())
         node.dirty, node.failed = True, False
 
     def _hand_in(self, node: Node) -> None:

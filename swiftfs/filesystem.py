@@ -8,12 +8,12 @@ import errno
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored
+from swiftfs.concurrency import unix_time_ns
 from swiftfs.content.content import Fill
 from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.files import Files
@@ -256,7 +256,7 @@ class FileSystem:
                 raise os_error(errno.EEXIST, path)
             return self.open(path, flags)
         permissions = stat.S_IMODE(mode) | stat.S_IFREG
-        attributes = Attributes(permissions, 0, time.time_ns(), caller.uid, caller.gid, inode_of(name))
+        attributes = Attributes(permissions, 0, unix_time_ns(), caller.uid, caller.gid, inode_of(name))
         return self._files.create(path, name, attributes, flags)
 
     def open(self, path: str, flags: int) -> int:
@@ -411,7 +411,7 @@ class FileSystem:
         if self._files.table.at(path) is not None or self._namespace.find(path) is not None:
             raise os_error(errno.EEXIST, path)
         self._files.settle_hidden(name)
-        stored = Stored(mode, time.time_ns(), caller.uid, caller.gid, target, device=device)
+        stored = Stored(mode, unix_time_ns(), caller.uid, caller.gid, target, device=device)
         description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
         entry = file_promise(path, name, len(body), description, self._rooms.defaults)
         self._promises.make(path, PutSmall(name, body, description, fresh=True), entry)

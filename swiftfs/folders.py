@@ -3,10 +3,10 @@
 import errno
 import itertools
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
 from swiftfs.files import Files
 from swiftfs.journal.intents import (
@@ -94,7 +94,7 @@ class Folders:
             raise os_error(errno.EEXIST, path)
         folder = self._source.folder(path)
         permissions = stat.S_IFDIR | stat.S_IMODE(mode)
-        attributes = Attributes(permissions, 0, time.time_ns(), caller.uid, caller.gid, folder_inode(folder))
+        attributes = Attributes(permissions, 0, unix_time_ns(), caller.uid, caller.gid, folder_inode(folder))
         if not folder.prefix:
             self._journal.run(CreateContainer(folder.container))
             self._namespace.record(path, Entry(split(path)[1], None, attributes))

@@ -1,14 +1,14 @@
 """Open files: nodes, which the handles of one file share, and the table of them all."""
 
 import itertools
-import threading
-import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cachetools import TTLCache
 
 from swiftfs.attributes import Stored
 from swiftfs.barrier import Barrier
+from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.content.content import Content
 from swiftfs.journal.intents import Delete, Description
 from swiftfs.journal.queue import Done
@@ -51,7 +51,7 @@ class Node:
     replaces: Entry | None = None
     inherit: bool = False
     users: int = 0
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
 
     @property
     def attributes(self) -> Attributes:
@@ -98,13 +98,13 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self.barrier = Barrier()
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.OPEN_FILES)
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
         self._nodes: dict[str, Node] = {}
         self._replaced: list[Node] = []
         self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
-        self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS)
+        self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
 
     def at(self, path: str) -> Node | None:
         """Return the open file at `path`, if there is one."""
@@ -136,7 +136,7 @@ class OpenFiles:
         libfuse's auto_cache lets it drop them at an open, when time or size are not those of the open before.
         But libfuse looks only once in a while.
         """
-        mark, now = (node.stat.mtime_ns, node.content.size), time.monotonic()
+        mark, now = (node.stat.mtime_ns, node.content.size), monotonic()
         before, opened = self._mixed.get(node.path, (mark, now))
         if any(one.path == node.path for one in self._replaced):
             self._mixed[node.path] = mark, now

@@ -1,8 +1,9 @@
 """SIGHUP means "look again", as daemons read it; libfuse alone would end the mount."""
 
 import signal
-import threading
 from collections.abc import Callable
+
+from swiftfs.concurrency import new_event, new_thread
 
 
 def block_hangup() -> None:
@@ -15,8 +16,8 @@ class HangupWatch:
 
     def __init__(self, action: Callable[[], None]) -> None:
         self._action = action
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._wait, name="hangup")
+        self._ended = new_event()
+        self._thread = new_thread(self._wait, "hangup")
 
     def start(self) -> None:
         """Begin; after a fork, if there is one."""

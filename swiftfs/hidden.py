@@ -7,11 +7,11 @@ import errno
 import itertools
 import os
 import stat
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, cast
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
+from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.model import DIRECT_HANDLES, Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
@@ -44,7 +44,7 @@ class HiddenFolder:
         self._caller = caller
         self._usage = usage
         self._owner = Caller(os.getuid(), os.getgid())
-        self._since = time.time_ns()
+        self._since = unix_time_ns()
         self._numbers = itertools.count(DIRECT_HANDLES)
         self._open: dict[int, tuple[str, int]] = {}
 
@@ -57,7 +57,7 @@ class HiddenFolder:
         if path == ROOT:
             return self._attributes(path, stat.S_IFDIR | 0o500, 0, self._since)
         self.admit(path)
-        return self._attributes(path, stat.S_IFREG | 0o400, len(self._text(path)), time.time_ns())
+        return self._attributes(path, stat.S_IFREG | 0o400, len(self._text(path)), unix_time_ns())
 
     def getattr_handle(self, handle: int) -> Attributes:
         path, descriptor = self._open[handle]

@@ -3,11 +3,12 @@
 import logging
 import os
 import re
-import time
 from collections import deque
 from contextlib import nullcontext
 
 from cachetools import LRUCache
+
+from swiftfs.concurrency import monotonic
 
 QUIET_SECONDS = 60.0
 """How long a message that was just logged is counted instead of logged again."""
@@ -79,7 +80,7 @@ class Repetition(logging.Filter):
         message = record.getMessage()
         key = (record.levelno, _TRANSACTION.sub("", message))
         since, count = self._seen.get(key, (-QUIET_SECONDS, 0))
-        now = time.monotonic()
+        now = monotonic()
         if now - since < QUIET_SECONDS:
             self._seen[key] = (since, count + 1)
             return False

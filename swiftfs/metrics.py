@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import socketserver
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import write_to_textfile
 from prometheus_client.registry import Collector
 
+from swiftfs.concurrency import Thread, new_event, new_thread
 from swiftfs.errors import ConfigurationError
 from swiftfs.state import State
 
@@ -140,9 +140,7 @@ class HttpExporter:
             self._server = _Server(family, address)
         except OSError as error:
             raise ConfigurationError(f"option metrics={where}: {error.strerror}") from None
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(STOP_SECONDS,), name="metrics"
-        )
+        self._thread = new_thread(self._server.serve_forever, "metrics", (STOP_SECONDS,))
 
     def start(self, watch: Watch) -> None:
         """Begin to answer; until now who asks has to wait."""
@@ -181,13 +179,13 @@ class FileExporter:
             why = "no right to write there" if path.parent.is_dir() else "there is no such folder"
             raise ConfigurationError(f"option metrics={path}: {why}")
         self._path = path
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._ended = new_event()
+        self._thread: Thread | None = None
 
     def start(self, watch: Watch) -> None:
         """Write the first version, soon."""
         registry = registry_of(watch)
-        self._thread = threading.Thread(target=self._run, args=(registry,), name="metrics")
+        self._thread = new_thread(self._run, "metrics", (registry,))
         self._thread.start()
 
     def close(self) -> None:

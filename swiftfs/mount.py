@@ -5,8 +5,6 @@ import errno
 import logging
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from swiftfs.access import may_write
 from swiftfs.cachefolder import locked, own_folder
+from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.layout import Layout
@@ -239,13 +238,13 @@ def _mount(
         detach(request.mountpoint)
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
-    outside, ended = request.mountpoint.stat().st_dev, threading.Event()
+    outside, ended = request.mountpoint.stat().st_dev, new_event()
 
     def answers() -> None:
         detached.start(request.mountpoint.stat().st_dev)
         ready()
 
-    watch = threading.Thread(target=_tell_when_it_answers, args=(request.mountpoint, outside, ended, answers))
+    watch = new_thread(_tell_when_it_answers, "ready", (request.mountpoint, outside, ended, answers))
     hangup = HangupWatch(filesystem.refresh)
 
     def begin() -> None:
@@ -280,14 +279,12 @@ def _kernel_options(options: Options) -> Mapping[str, bool]:
     }
 
 
-def _tell_when_it_answers(
-    mountpoint: Path, outside: int, ended: threading.Event, ready: Callable[[], None]
-) -> None:
+def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: Callable[[], None]) -> None:
     """Call `ready`, or end the mount when it does not answer or nobody waits for it any more."""
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline = monotonic() + ANSWER_SECONDS
     try:
         while mountpoint.stat().st_dev == outside:
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise TimeoutError("it does not answer")  # noqa: TRY301
             if ended.wait(0.01):
                 return

@@ -8,12 +8,12 @@ not stored yet.
 import sqlite3
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
+from swiftfs.concurrency import new_pool
 from swiftfs.content.places import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
 from swiftfs.content.segments import journal_of
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
@@ -144,7 +144,7 @@ class Search:
         self._source = source
         self.progress = progress
         self._searched: list[Place] = []
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="orphans")
+        self._pool = new_pool("orphans", PARALLEL)
 
     def close(self) -> None:
         """End the threads."""

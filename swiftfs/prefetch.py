@@ -1,11 +1,10 @@
 """Small files, fetched before a program that goes through a folder opens them."""
 
 import stat
-import threading
 from collections import OrderedDict, deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config import Options
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
@@ -49,9 +48,9 @@ class Prefetch:
         self._namespace = namespace
         self._cache = cache
         self._table = table
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.PREFETCH)
         parallel = PER_CONNECTION * options.connections
-        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="prefetch")
+        self._pool = new_pool("prefetch", parallel)
         # More than is under way at once, so that no thread is idle while the reader takes what has come.
         window = 2 * parallel if options.prefetch else 0
         self._most = READERS * window

@@ -2,14 +2,13 @@
 
 import os
 import statistics
-import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 from swiftfs.attributes import Stored, encode_type
+from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config import MIB, show_size
 from swiftfs.content.places import place_beside
 from swiftfs.errors import AlreadyExists, ConfigurationError, NotFound, StoreError
@@ -102,24 +101,24 @@ class Probe:
     def _latency(self) -> Finding:
         seconds = []
         for _ in range(PINGS):
-            begun = time.monotonic()
+            begun = monotonic()
             try:
                 self.store.container_usage(self.source.container)
             except NotFound:
                 raise ConfigurationError(f"no container {self.source.container!r}: create it first") from None
-            seconds.append(time.monotonic() - begun)
+            seconds.append(monotonic() - begun)
         middle = statistics.median(seconds)
         text = f"{middle * 1000:.0f} ms a request (median of {PINGS} HEADs)"
         return Finding("latency", text, WIDE if middle > 0.05 else "")
 
     def _may_write(self) -> Finding:
-        before = time.time()
+        before = unix_time()
         try:
             info = self.store.put(self._name("object"), b"text", Headers(TYPE))
         except StoreError as error:
             self.made.clear()
             return Finding("writing", f"refused: {error}", "ro")
-        skew = info.last_modified_ns / 10**9 - (before + time.time()) / 2
+        skew = info.last_modified_ns / 10**9 - (before + unix_time()) / 2
         agree = abs(skew) < SKEW_SECONDS
         text = "the server's and ours agree" if agree else f"the server's is {skew:+.0f} s off"
         return Finding("clock", text)
@@ -133,17 +132,17 @@ class Probe:
         return Finding("attributes in Content-Type", text)
 
     def _listing(self) -> Finding:
-        begun = time.monotonic()
+        begun = monotonic()
         names = [self.made[0], *[self._name(f"page-{number}") for number in range(2)]]
         for name in names[1:]:
             self.store.put(name, b"", Headers("text/plain"))
         prefix = names[0].key.removesuffix("object")
-        while time.monotonic() - begun < LISTING_SECONDS:
+        while monotonic() - begun < LISTING_SECONDS:
             rows = self.store.list_page(names[0].container, prefix=prefix).rows
             if len(rows) == len(names):
                 break
-            time.sleep(0.1)
-        seconds = time.monotonic() - begun
+            sleep(0.1)
+        seconds = monotonic() - begun
         page = self.store.list_page(names[0].container, prefix=prefix, limit=2)
         short = "; pages come short" if len(page.rows) < 2 else ""
         typed = any(row.content_type == TYPE for row in rows)
@@ -196,7 +195,7 @@ class Probe:
         for count, part in ((1, self.size), (4, quarter)):
             names = [self._name(f"speed-{count}-{number}") for number in range(count)]
             self.tell(f"throughput, {count} at once")
-            with ThreadPoolExecutor(count) as pool:
+            with new_pool("probe", count) as pool:
                 sent = _seconds(partial(_each, pool, partial(self._send, body[:part]), names))
                 got = _seconds(partial(_each, pool, self._fetch, names))
             speeds[count] = (count * part / sent / 1e6, count * part / got / 1e6)
@@ -225,9 +224,9 @@ def _each(pool: Executor, work: Callable[[ObjectName], None], names: list[Object
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    begun = time.monotonic()
+    begun = monotonic()
     work()
-    return max(time.monotonic() - begun, 1e-6)
+    return max(monotonic() - begun, 1e-6)
 
 
 def _limits_text(limits: Limits) -> str:

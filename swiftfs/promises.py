@@ -1,10 +1,10 @@
 """Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
 
-import time
 from dataclasses import replace
 from functools import partial
 
 from swiftfs.attributes import decode_metadata
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.handles import OpenFiles
 from swiftfs.journal.intents import (
@@ -100,13 +100,13 @@ class Promises:
         """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
         if self._recalling >= RECALL_SECONDS:
             return None
-        began = time.monotonic()
+        began = monotonic()
         try:
             entry = self._namespace.lookup(path)
         except (SwiftfsError, OSError):
             return None
         finally:
-            self._recalling += time.monotonic() - began
+            self._recalling += monotonic() - began
         if isinstance(intent, SetHeaders):
             stored, headers = decode_metadata(intent.headers.metadata), intent.headers
         else:

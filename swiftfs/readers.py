@@ -4,7 +4,6 @@ Programs go through a folder in one of few orders: as `readdir` gave the names (
 sorted (shells, `rsync`), or by inode (`cp -r`); some take the files of a folder before its subfolders.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from itertools import islice
 
 from cachetools import LRUCache
 
+from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Entry
 from swiftfs.naming import is_below, join, split
 
@@ -58,7 +58,7 @@ class Names:
     """The names of one folder in each order, sorted when first asked for; `made` is in monotonic seconds."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self.made = time.monotonic()
+        self.made = monotonic()
         self._entries = list(entries)
         self._names = {entry.name for entry in self._entries}
         self._sorted: dict[Order, tuple[list[Entry], dict[str, int]]] = {}
@@ -117,7 +117,7 @@ class FileOrder:
 
     def _names(self, folder: str, name: str) -> Names | None:
         names = self._folders.get(folder)
-        if names is None or (name and name not in names and time.monotonic() > names.made + FRESH_SECONDS):
+        if names is None or (name and name not in names and monotonic() > names.made + FRESH_SECONDS):
             entries = self._known(folder, name)
             if entries is None:
                 return None

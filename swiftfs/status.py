@@ -2,11 +2,11 @@
 
 import errno
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
+from swiftfs.concurrency import monotonic, sleep
 from swiftfs.detached import mount_entries
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Report
@@ -61,12 +61,12 @@ def flush(mountpoint: Path, progress: Callable[[Report], None]) -> Report:
     when all went well. Errors as in `read_report`.
     """
     _order(mountpoint, FLUSH_ATTRIBUTE)
-    began = time.monotonic()
+    began = monotonic()
     while (report := read_report(mountpoint)).flushing:
-        took = time.monotonic() - began
+        took = monotonic() - began
         progress(report)
-        time.sleep(max(POLL_SECONDS, took * REST))
-        began = time.monotonic()
+        sleep(max(POLL_SECONDS, took * REST))
+        began = monotonic()
     return report
 
 

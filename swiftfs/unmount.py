@@ -5,12 +5,12 @@ import os
 import select
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
+from swiftfs.concurrency import monotonic
 from swiftfs.detached import GRACE, Holder, find_holders, unflushed
 from swiftfs.drain import Drain
 from swiftfs.errors import ConfigurationError, SwiftfsError
@@ -68,11 +68,11 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
 
     `process` is a descriptor of the process `pid`.
     """
-    looks, held_from = 0, time.monotonic() + 2 * GRACE
+    looks, held_from = 0, monotonic() + 2 * GRACE
     while not select.select([process], [], [], POLL_SECONDS)[0]:
         drain = Drain.read(cache)
         progress(drain.waiting)
-        if drain.held and not drain.waiting and time.monotonic() > held_from:
+        if drain.held and not drain.waiting and monotonic() > held_from:
             return _say_who(find_holders(device))
         looks += 1
         if looks % LOOKS == 0 and not drain.held:

@@ -1,10 +1,10 @@
 """What `df` shows: the quotas of the container and the account."""
 
 import math
-import threading
 
 from cachetools import LRUCache, TTLCache
 
+from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError
 from swiftfs.model import FilesystemUsage, Usage
 from swiftfs.naming import Source
@@ -34,8 +34,8 @@ class UsageReport:
     def __init__(self, store: ObjectStore, source: Source) -> None:
         self._store = store
         self._source = source
-        self._lock = threading.Lock()
-        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(CONTAINERS, SECONDS)
+        self._lock = new_lock(Rank.USAGE)
+        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(CONTAINERS, SECONDS, monotonic)
         self._last: LRUCache[str, FilesystemUsage] = LRUCache(CONTAINERS)
 
     def of(self, path: str) -> FilesystemUsage:

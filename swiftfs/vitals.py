@@ -1,10 +1,10 @@
 """What a mount knows of itself, asked inside its process; no request goes to Swift for it."""
 
 import os
-import time
 from pathlib import Path
 
 from swiftfs import __version__
+from swiftfs.concurrency import unix_time
 from swiftfs.content.gauges import CacheUse, sent_bytes
 from swiftfs.filesystem import FileSystem
 from swiftfs.model import Limits
@@ -29,7 +29,7 @@ class Vitals:
         self._source = source
         self._mountpoint = mountpoint
         self._prices = prices
-        self._since = time.time()
+        self._since = unix_time()
 
     def state(self) -> State:
         """Return the state of this moment."""
@@ -44,7 +44,7 @@ class Vitals:
             pid=os.getpid(),
             read_only=rooms.options.ro,
             since=self._since,
-            now=time.time(),
+            now=unix_time(),
             server=Server(self._stores.who, _software(limits)),
             limits=self._bounds(limits),
             cache_folder=str(rooms.cache.absolute()),

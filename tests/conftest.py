@@ -8,9 +8,20 @@ import pytest
 from mounts import Mount
 from swiftclient import Connection
 
+from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
 
+concurrency.check()
+
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def lock_order() -> Iterator[None]:
+    """Fail a test in which any thread took locks out of order, or kept one from others while it waited."""
+    concurrency.take_violations()
+    yield
+    assert concurrency.take_violations() == []
 
 
 @pytest.fixture(scope="session")

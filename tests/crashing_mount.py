@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swiftfs import concurrency
 from swiftfs.cli import main
 
 WATCHED = {"os.rename", "os.remove", "os.link", "os.truncate"}
@@ -45,6 +46,7 @@ def serve(
     _watch_files(steps, f"{cache}/")
     _watch("swiftfs.store.pool", "Connection", "send", steps, _request)
     _watch("swiftfs.journal.log", "Log", "_commit", steps, lambda *_: "commit")
+    concurrency.check()
     main(list(words))
 
 

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from swiftfs import cli
+from swiftfs import cli, concurrency
 from swiftfs.journal import late_answers
 
 
@@ -12,6 +12,7 @@ def main(looks: tuple[float, ...], arguments: list[str]) -> None:
     patched: Any = late_answers
     patched.LOOKS = looks
     patched.AGAIN_SECONDS = 1.0
+    concurrency.check()
     cli.main(arguments)
 
 

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from swiftfs import cli, mount, store
+from swiftfs import cli, concurrency, mount, store
 from swiftfs.journal.dispatch import Dispatch
 
 
@@ -19,6 +19,7 @@ def main(silence: float, deadline: float, arguments: list[str]) -> None:
     patched[0].SwiftStore = partial(store.SwiftStore, longest_silence=silence)
     patched[1].connect = partial(store.connect, foreground=policy)
     patched[2]._note_outage = lambda *_: None
+    concurrency.check()
     cli.main(arguments)
 
 

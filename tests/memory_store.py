@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
+from swiftfs.concurrency import may_block
 from swiftfs.errors import (
     AlreadyExists,
     BadName,
@@ -251,6 +252,7 @@ class MemoryStore:
 
     @contextmanager
     def _request(self, method: str, subject: str) -> Iterator[None]:
+        may_block(f"sends {method}")
         self.requests.append((method, subject))
         if self.hook is not None:
             self.hook(method, subject)

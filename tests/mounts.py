@@ -26,8 +26,8 @@ class Mount:
     lines that contain one of `expected`.
     """
 
-    program: tuple[str, ...] = ("-m", "swiftfs")
-    """What Python runs; a test may have another."""
+    program: tuple[str, ...] = (str(Path(__file__).parent / "checked_mount.py"),)
+    """What Python runs: `swiftfs` that asserts the ranks of its locks. A test may have another."""
 
     def __init__(
         self, swift: SwiftServer, source: str, folder: Path, options: str = "", flags: tuple[str, ...] = ()

@@ -3,9 +3,13 @@
 import json
 import logging
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -108,10 +112,34 @@ class _Keystone(BaseHTTPRequestHandler):
         pass
 
 
+class _FailingKeystone(_Keystone):
+    """Answers the first login; holds up the next until it is `let_go`, and refuses it and all others."""
+
+    logins: ClassVar[list[dict[str, Any]]] = []
+    let_go: ClassVar[threading.Event]
+
+    def do_POST(self) -> None:
+        if not self.logins:
+            super().do_POST()
+            return
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.logins.append({})
+        self.let_go.wait(30)
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
 @pytest.fixture
 def keystone() -> Iterator[str]:
     _Keystone.logins.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Keystone) as listening:
+    with _serving(_Keystone) as url:
+        yield url
+
+
+@contextmanager
+def _serving(handler: type[_Keystone]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{listening.server_port}/v3"
@@ -276,3 +304,29 @@ def test_no_secret_is_shown(server: SwiftServer, caplog: pytest.LogCaptureFixtur
         account.close()
     finally:
         stores.close()
+
+
+def test_threads_refused_together_share_a_login_that_fails() -> None:
+    """Else each waits for those before it, five seconds a login where Keystone does not answer."""
+    count = 4
+    _FailingKeystone.logins.clear()
+    _FailingKeystone.let_go = threading.Event()
+    with _serving(_FailingKeystone) as url:
+        account = _keystone(OS_AUTH_URL=url)
+        refused = account.token()
+        with ThreadPoolExecutor(count) as threads:
+            renewals = [threads.submit(account.renew, refused) for _ in range(count)]
+            while _threads_in("renew") < count:
+                time.sleep(0.01)
+            _FailingKeystone.let_go.set()
+            for renewal in renewals:
+                with pytest.raises(Unavailable):
+                    renewal.result(30)
+        account.close()
+    assert len(_FailingKeystone.logins) == 2
+
+
+def _threads_in(function: str) -> int:
+    """Return how many threads are in a function, or in what it calls."""
+    stacks = (traceback.walk_stack(frame) for frame in sys._current_frames().values())
+    return sum(any(frame.f_code.co_name == function for frame, _ in stack) for stack in stacks)

@@ -358,7 +358,7 @@ def test_a_batch_is_what_is_deleted_in_time(
     monkeypatch: pytest.MonkeyPatch, pace: float, sent: list[int]
 ) -> None:
     clock = Clock(pace)
-    monkeypatch.setattr("swiftfs.store.bulk.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
     bulk = BulkDeletes(clock.answer)
     delete_all(bulk, 25_000)
     assert clock.sent[: len(sent)] == sent
@@ -367,7 +367,7 @@ def test_a_batch_is_what_is_deleted_in_time(
 
 def test_a_batch_that_took_too_long_and_failed_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(1.0)
-    monkeypatch.setattr("swiftfs.store.bulk.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
     bulk = BulkDeletes(clock.answer)
     clock.error = TimedOut("nothing came")
     for size in (1000, 20, 20):

@@ -21,7 +21,7 @@ from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.readahead import LAST_PIECE, ReadAhead
 from swiftfs.content.segments import SegmentUpload, segment_prefix
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.model import ObjectName
+from swiftfs.model import ObjectName, Row
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")
@@ -273,4 +273,21 @@ def test_a_segment_written_to_again_is_uploaded_again(
     garbage = upload.settle(manifest)
     assert len(garbage) == 1
     assert set(garbage).isdisjoint(segment.name for segment in manifest.segments)
+    content.close()
+
+
+def test_a_writer_waits_for_no_listing_of_leftovers(
+    store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """The rows come page by page, and in an outage no page comes for minutes."""
+    content = Content(store, pool, tmp_path, None, 0)
+    upload = SegmentUpload(store, SegmentPlaces(store), pool, content.descriptor, NAME, Layout(MIB))
+    content.uploads = upload
+
+    def rows() -> Iterator[Row]:
+        pool.submit(write, content, 0, b"text").result(10)
+        yield Row(f"{upload.prefix.key}{0:013d}-abc", 4, "hash", "", "")
+
+    upload.found(rows())
+    assert upload.settle(None) == [ObjectName(upload.prefix.container, f"{upload.prefix.key}{0:013d}-abc")]
     content.close()

@@ -11,7 +11,7 @@ import swiftfs
 PACKAGE = Path(swiftfs.__file__).parent
 
 FLOORS = {
-    **dict.fromkeys(["errors", "model", "naming", "attributes", "config"], 0),
+    **dict.fromkeys(["errors", "model", "naming", "attributes", "config", "concurrency"], 0),
     **dict.fromkeys(["store", "database"], 1),
     **dict.fromkeys(["namespace", "content"], 2),
     "journal": 2,
@@ -33,8 +33,15 @@ OWNERS = {
     "fuse": "fuse",
     "swift": "demo",
     "eventlet": "demo",
+    "threading": "concurrency",
+    "concurrent": "concurrency",
+    "queue": "concurrency",
+    "_thread": "concurrency",
 }
-"""Libraries that a single package knows of."""
+"""Libraries that a single package or module knows of."""
+
+CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"}
+"""What only `concurrency.py` takes from `time`: a simulation has its own."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -87,6 +94,19 @@ def test_a_library_has_one_owner(path: Path) -> None:
     part = part_of(module_name(path))
     wrong = [name for name in imports(path) if OWNERS.get(name.partition(".")[0], part) != part]
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_there_is_one_clock(path: Path) -> None:
+    if module_name(path) == "swiftfs.concurrency":
+        return
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+    }
+    taken = {name.removeprefix("time.") for name in imports(path) if name.startswith("time.")}
+    assert (used | taken) & CLOCKS == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

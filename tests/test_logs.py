@@ -23,7 +23,7 @@ def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the log sees; a test moves it."""
     now = [1000.0]
-    monkeypatch.setattr("swiftfs.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 

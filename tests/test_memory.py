@@ -103,7 +103,7 @@ def test_answers_are_written_in_groups(path: Path) -> None:
 
 def test_what_was_used_longest_ago_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1_000_000_000.0]
-    monkeypatch.setattr("swiftfs.namespace.memory.time.time", lambda: clock[0])
+    monkeypatch.setattr("time.time", lambda: clock[0])
     first, second = [state(number) for number in range(500)], [state(number) for number in range(500, 1000)]
     remember(path, first)
     clock[0] += 200_000

@@ -1,7 +1,6 @@
 """`swiftfs gc`: delete the segments that no manifest names."""
 
 import sys
-import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from swiftfs.commands.account import account_options, connected
+from swiftfs.concurrency import unix_time_ns
 from swiftfs.config import Options
 from swiftfs.errors import AccessDenied
 from swiftfs.journaled import Journaled, journaled
@@ -43,7 +43,7 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
 
 def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
     known = _journaled(options)
-    now = time.time_ns()
+    now = unix_time_ns()
     console = Console(stderr=True)
     with console.status("looking") as status:
         search.progress = lambda looked: status.update(_looked(looked))

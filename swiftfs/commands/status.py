@@ -1,7 +1,6 @@
 """`swiftfs status`: what a mount does, has still to store, and has asked of Swift."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from swiftfs.commands.view import view
+from swiftfs.concurrency import sleep
 from swiftfs.errors import ConfigurationError
 from swiftfs.state import State
 from swiftfs.status import NotYours, mountpoints, printable, read_state
@@ -34,7 +34,7 @@ def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
     with suppress(*ends), _shown(as_json=as_json, alone=asked is not None) as show:
         while True:
             show(states)
-            time.sleep(WATCH_SECONDS)
+            sleep(WATCH_SECONDS)
             states, _ = _look(asked)
 
 

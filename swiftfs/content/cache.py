@@ -6,11 +6,11 @@ it for the next user.
 
 import errno
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.content.content import Content
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
@@ -80,7 +80,7 @@ class ContentCache:
     ) -> None:
         self._folder = cache / "content"
         self._maker = maker
-        self._lock = threading.RLock()
+        self._lock = new_lock(Rank.CACHE, reentrant=True)
         self._versions = KeptVersions(self._folder, cache / "content.sqlite")
         self._resting: dict[ObjectVersion, Content] = {}
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}

@@ -7,13 +7,12 @@ own changes, never a mixture.
 import errno
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from swiftfs.concurrency import Executor, thread_id
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.evicting import EvictingFile, Snapshot
 from swiftfs.content.localfile import Kept, LocalFile, punch_hole
@@ -108,7 +107,7 @@ class Content(EvictingFile):
         if end <= offset:
             return FileSpan(self.descriptor, offset, 0)
         # The kernel takes the bytes after this has returned, but before this thread reads again.
-        self._answers[threading.get_ident()] = block_range(offset, end)
+        self._answers[thread_id()] = block_range(offset, end)
         self.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
 

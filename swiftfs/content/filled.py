@@ -6,15 +6,14 @@ and a version that is gone is `PreconditionFailed`.
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Executor
 from dataclasses import replace
 from heapq import merge
 from itertools import chain
 from pathlib import Path
 
 from swiftfs.attributes import decode_type
+from swiftfs.concurrency import Executor, Rank, new_condition
 from swiftfs.content.away import Away
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.check import Check, Part, is_md5
@@ -71,7 +70,7 @@ class FilledFile:
         self._verified = kept.present.copy() if kept and kept.checked else Blocks()
         self._away = Away()
         self._fetches = Fetches()
-        self._changed = threading.Condition()
+        self._changed = new_condition(Rank.CONTENT)
         self._streams = Streams(read_ahead)
         self._answers: dict[int, tuple[int, int]] = {}
         self._pinned = False

@@ -1,9 +1,9 @@
 """Where contents come from: each gets the store, the threads, and the segments of its file."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from swiftfs.concurrency import new_pool
 from swiftfs.content.content import Content
 from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import Kept
@@ -46,8 +46,8 @@ class ContentMaker:
         self._journal = journal
         self.places = SegmentPlaces(store, segments)
         self.recalled: dict[ObjectName, Standing] = {}
-        self._downloads = ThreadPoolExecutor(connections, thread_name_prefix="download")
-        self._uploads = ThreadPoolExecutor(uploads, thread_name_prefix="upload")
+        self._downloads = new_pool("download", connections)
+        self._uploads = new_pool("upload", uploads)
 
     def make(self, folder: Path, name: ObjectName, origin: Origin | None, kept: Kept | None) -> Content:
         """Return the content of a file that is to be stored as `name`."""

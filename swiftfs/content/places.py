@@ -2,11 +2,10 @@
 
 import logging
 import re
-import threading
 from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 
+from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
 from swiftfs.model import ObjectName, Segment
 from swiftfs.naming import SEGMENTS_FOLDER
@@ -115,7 +114,7 @@ class SegmentPlaces:
     def __init__(self, store: ObjectStore, choice: str = AUTO) -> None:
         self._store = store
         self._choice = choice
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.PLACES)
         self._decided: dict[str, Future[Place]] = {}
 
     def of(self, container: str) -> Place:
@@ -126,7 +125,8 @@ class SegmentPlaces:
         with self._lock:
             decision = self._decided.get(container)
             if decision is None:
-                mine = self._decided[container] = Future[Place]()
+                mine: Future[Place] = new_future()
+                self._decided[container] = mine
         if decision is not None:
             return decision.result()
         try:
@@ -152,7 +152,8 @@ class SegmentPlaces:
         with self._lock:
             for place in places:
                 if container not in self._decided and any(place.holds(segment.name) for segment in known):
-                    self._decided[container] = decided = Future[Place]()
+                    decided: Future[Place] = new_future()
+                    self._decided[container] = decided
                     decided.set_result(place)
 
     def gone(self, container: str) -> None:

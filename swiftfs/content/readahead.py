@@ -1,8 +1,8 @@
 """Which bytes the readers of a file will want next."""
 
-import time
 from collections.abc import Iterable, Iterator
 
+from swiftfs.concurrency import monotonic
 from swiftfs.content.blocks import BLOCK
 
 FIRST_PIECE = 1024 * 1024
@@ -111,7 +111,7 @@ class Streams:
 
         The read lasts until `ended` is told of it.
         """
-        now = time.monotonic()
+        now = monotonic()
         near = [stream for stream in self._streams if not stream.leaves(offset)]
         if near:
             stream = min(near, key=lambda one: abs(offset - one.position))
@@ -135,7 +135,7 @@ class Streams:
     def ended(self, stream: ReadAhead) -> None:
         """Take note that a read is answered."""
         stream.readers -= 1
-        stream.used = time.monotonic()
+        stream.used = monotonic()
 
     def plan(self, stream: ReadAhead, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
         """Return what to begin to download now; see `ReadAhead.plan`."""

@@ -1,9 +1,9 @@
 """Writers who wait until the disk has room for what they write."""
 
 import enum
-import threading
-import time
 from collections.abc import Callable
+
+from swiftfs.concurrency import Rank, monotonic, new_condition
 
 PATIENCE = 120.0
 """Seconds without any progress after which a writer is told that the disk is full: a server that is started
@@ -25,7 +25,7 @@ class Room:
     """Tells writers who wait of progress. Its lock comes after every other."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = new_condition(Rank.ROOM)
         self._progress = 0
 
     def progress(self) -> None:
@@ -41,10 +41,10 @@ class Room:
             # Before the look: what comes after it ends the wait at once.
             before = self._progress
             if before != seen:
-                seen, deadline = before, time.monotonic() + PATIENCE
+                seen, deadline = before, monotonic() + PATIENCE
             if (outlook := look()) is not Outlook.HOPE:
                 return outlook is Outlook.ROOM
-            rest = deadline - time.monotonic()
+            rest = deadline - monotonic()
             if rest <= 0:
                 return False
             self._wait(seen, min(rest, PAUSE))

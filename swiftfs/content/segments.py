@@ -3,15 +3,13 @@
 import hashlib
 import mmap
 import re
-import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
 from swiftfs.content.blocks import Blocks, block_range
 from swiftfs.content.layout import Layout
 from swiftfs.content.localfile import is_hole, map_zeros
@@ -139,8 +137,8 @@ class SegmentUpload:
         self._is_placed = prefix is not None
         self._begun = begun
         self._has_begun = self.is_inherited = prefix is not None
-        self._begin_lock = threading.Lock()
-        self._lock = threading.Lock()
+        self._begin_lock = new_lock(Rank.SEGMENTS_BEGIN)
+        self._lock = new_lock(Rank.SEGMENTS)
         self._uploads: Spans[Upload] = Spans()
         self._under_way: list[Upload] = []
         self._garbage: list[Upload] = []
@@ -206,7 +204,7 @@ class SegmentUpload:
                 is_new = manifest.etag not in self._asked
                 self._objects.add(name)
                 self._asked.add(manifest.etag)
-                self._since = time.time()
+                self._since = unix_time()
                 state = self._state()
             if self._begun is not None:
                 self._begun(state)
@@ -282,7 +280,7 @@ class SegmentUpload:
         with self._lock:
             if offset <= self._contiguous < offset + length:
                 self._contiguous = offset + length
-            now = time.monotonic()
+            now = monotonic()
             while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
                 self._resting.append((now, *bounds))
                 self._next += 1
@@ -389,13 +387,16 @@ class SegmentUpload:
         One serves in place of an upload of its bytes while its MD5 is that of the local ones. `named` are the
         segments of the manifest that stands.
         """
+        container = self.prefix.container
+        # Before the lock is taken: the rows may come from a listing that is still being asked for.
+        left = [Segment(ObjectName(container, row.key), row.hash, row.size) for row in rows]
+        named = set(named)
         with self._lock:
             self.is_inherited = False
-            self._named.update(named)
-            for row in rows:
-                name = ObjectName(self.prefix.container, row.key)
-                start, end = place_of(row.key, row.size)
-                self._found.setdefault((start, end), []).append(Segment(name, row.hash, row.size))
+            self._named |= named
+            for segment in left:
+                place = place_of(segment.name.key, segment.size)
+                self._found.setdefault(place, []).append(segment)
 
     def found_beside(self, known: Iterable[Segment]) -> None:
         """Take note of segments that are stored already: where they are is room for others."""
@@ -517,7 +518,7 @@ class SegmentUpload:
             with self._lock:
                 shared = self._zeros.get(length)
                 if shared is None:
-                    mine = self._zeros[length] = Future[Segment]()
+                    mine = self._zeros[length] = new_future()
             if shared is None:
                 return self._put_first_zeros(upload, mine)
             segment = shared.result()

@@ -1,9 +1,9 @@
 """One segment on its way to Swift."""
 
 from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from swiftfs.concurrency import Future, new_future
 from swiftfs.content.saved import Placed
 from swiftfs.content.still import Still
 from swiftfs.errors import Overtaken
@@ -33,7 +33,7 @@ class Upload:
     def of(cls, placed: Placed) -> "Upload":
         """Return the upload that has stored a segment."""
         upload = cls(placed.start, placed.end)
-        upload.stored = Future()
+        upload.stored = new_future()
         upload.stored.set_result(placed.segment)
         return upload
 

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.parse import unquote
 import eventlet
 from eventlet import wsgi
 
+from swiftfs.concurrency import monotonic, unix_time
 from swiftfs.demo.values import Fault
 
 Environ = dict[str, Any]
@@ -47,7 +47,7 @@ class MemoryCache:
     def get(self, key: str, **_options: Any) -> Any:
         """Return the value, or None when there is none or its time is over."""
         end, value = self._values.get(key, (0.0, None))
-        if end and end < time.time():
+        if end and end < unix_time():
             del self._values[key]
             return None
         return value
@@ -68,7 +68,7 @@ class MemoryCache:
 
 
 def _end_of(seconds: float) -> float:
-    return time.time() + seconds if seconds else 0.0
+    return unix_time() + seconds if seconds else 0.0
 
 
 def cache_filter(application: Application) -> Application:
@@ -115,7 +115,7 @@ class Recorder:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as the application does."""
         record = self._begin(environ)
-        began = time.monotonic()
+        began = monotonic()
         body = environ["wsgi.input"] = CountedInput(environ["wsgi.input"])
 
         def start(status: str, *rest: Any) -> Write:
@@ -124,7 +124,7 @@ class Recorder:
 
         def finish() -> None:
             record["bytes_in"] = body.count
-            record["seconds"] = time.monotonic() - began
+            record["seconds"] = monotonic() - began
 
         try:
             answer = self._application(environ, start)

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.demo.values import OWNER, Fault, RecordedRequest, ServerSettings
 from swiftfs.errors import ConfigurationError
 
@@ -44,7 +44,7 @@ class SwiftServer:
         self.key = OWNER.key
         self._data = data
         self._wanted_port = port
-        self._lock = threading.RLock()
+        self._lock = new_lock(Rank.DEMO, reentrant=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._reservation: socket.socket | None = None
         self._private: tempfile.TemporaryDirectory[str] | None = None

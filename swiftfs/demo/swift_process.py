@@ -15,7 +15,6 @@ import logging.handlers
 import os
 import shutil
 import sys
-import threading
 import warnings
 from array import array
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from swiftfs.concurrency import new_thread
 from swiftfs.demo.values import USERS
 
 HOST = "127.0.0.1"
@@ -85,7 +85,7 @@ def main() -> None:
     """Serve until the parent is gone."""
     orders = json.loads(sys.stdin.buffer.readline())
     data = Path(orders["data"])
-    threading.Thread(target=_watch_parent, args=(data if orders["private"] else None,), daemon=True).start()
+    new_thread(_watch_parent, "parent", (data if orders["private"] else None,), daemon=True).start()
     settings = orders["settings"]
     configuration = _write_swift_conf(data, settings)
     _import_swift(configuration)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 import swiftfs
 from swiftfs.attributes import PID_ATTRIBUTE
+from swiftfs.concurrency import monotonic
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.mount import check_mountpoint
@@ -170,10 +170,10 @@ def _write(tour: Tour) -> None:
     tour.count()
     tour.say(f"Copy a file of {BIG_MIB} MiB in: it becomes a large object of segments")
     tour.type("dd", "if=/dev/urandom", f"of={BIG}", "bs=1M", f"count={BIG_MIB}", "status=none")
-    began = time.monotonic()
+    began = monotonic()
     tour.type("cp", BIG, name)
     tour.type("swiftfs", "flush", name)
-    tour.console.print(f"  [dim]{time.monotonic() - began:.1f} s until it was in Swift[/dim]")
+    tour.console.print(f"  [dim]{monotonic() - began:.1f} s until it was in Swift[/dim]")
     tour.count()
 
 

@@ -8,8 +8,6 @@ import errno
 import logging
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import fuse
 
+from swiftfs.concurrency import is_main_thread, unix_time_ns
 from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, os_error
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
@@ -263,7 +262,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         if times:
             atime, mtime = _nanoseconds(times.contents.actime), _nanoseconds(times.contents.modtime)
         else:
-            atime = mtime = time.time_ns()
+            atime = mtime = unix_time_ns()
         self.operations.utimens(path.decode(), (atime, mtime))
 
     def fallocate(self, path: bytes | None, mode: int, offset: int, length: int, file_info: int) -> None:
@@ -358,7 +357,7 @@ def _subject(name: str, args: tuple[Any, ...]) -> str:
 def _nanoseconds(moment: Any) -> int | None:
     """Return a `struct timespec` of utimensat(2) in ns since the epoch, or None for UTIME_OMIT."""
     if moment.tv_nsec == UTIME_NOW:
-        return time.time_ns()
+        return unix_time_ns()
     if moment.tv_nsec == UTIME_OMIT:
         return None
     return int(moment.tv_sec) * 1_000_000_000 + int(moment.tv_nsec)
@@ -390,7 +389,7 @@ def _first_reason(said: str) -> str:
 @contextlib.contextmanager
 def _default_interrupt() -> Iterator[None]:
     """Take Python's SIGINT handler away, for libfuse handles only signals that have their default action."""
-    if threading.current_thread() is not threading.main_thread():
+    if not is_main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)

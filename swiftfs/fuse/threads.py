@@ -1,9 +1,10 @@
 """Threads that libfuse makes and ends, and their Python thread state."""
 
 import ctypes
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from swiftfs.concurrency import Local, Rank, new_condition
 
 _ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pythonapi))
 _release = ctypes.PYFUNCTYPE(None, ctypes.c_int)(("PyGILState_Release", ctypes.pythonapi))
@@ -33,9 +34,9 @@ class AttachedThreads:
     """
 
     def __init__(self) -> None:
-        self.mark = threading.local()
+        self.mark = Local()
         """Has the attribute `kept` in the threads that need no `attach`."""
-        self._ended = threading.Condition()
+        self._ended = new_condition(Rank.FUSE_THREADS)
         self._attached = 0
         self._on_exit = _ThreadExit(self._detach)
 

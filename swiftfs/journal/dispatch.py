@@ -1,13 +1,11 @@
 """Who executes the intents, and when: threads that take what is due, and try again what failed."""
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
+from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
 from swiftfs.errors import AlreadyExists, Overtaken, SwiftfsError, Unavailable
@@ -56,7 +54,7 @@ class Dispatch:
     def __init__(
         self,
         queue: Queue,
-        changed: threading.Condition,
+        changed: Condition,
         log_: Log,
         contents: ContentCache,
         execution: Execution,
@@ -70,8 +68,8 @@ class Dispatch:
         self._contents = contents
         self._execution = execution
         self._parallel = parallel
-        self._workers = ThreadPoolExecutor(parallel, thread_name_prefix="intent")
-        self._thread = threading.Thread(target=self._run, name="dispatch")
+        self._workers = new_pool("intent", parallel)
+        self._thread = new_thread(self._run, "dispatch")
         self.parked_level = logging.WARNING
         self.refusals = Refusals()
         self._under_way = 0
@@ -186,7 +184,7 @@ class Dispatch:
             while not self._stopping:
                 due = None
                 if self._under_way < (1 if self._away else self._parallel):
-                    now = time.monotonic()
+                    now = monotonic()
                     if (task := self._queue.pop_due(now)) is not None:
                         batch = [task]
                         if isinstance(task.intent, Delete):
@@ -196,7 +194,7 @@ class Dispatch:
                         self._under_way += 1
                         return batch
                     due = self._queue.next_due()
-                self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
+                self._changed.wait(None if due is None else max(0.0, due - monotonic()))
         return []
 
     def _attempt(self, batch: list[Task]) -> None:
@@ -408,13 +406,13 @@ class Dispatch:
                 return
             if isinstance(error, Overtaken):
                 pause = 0.0 if task.urgent else FIRST_PAUSE
-                self._queue.schedule(task, time.monotonic() + pause)
+                self._queue.schedule(task, monotonic() + pause)
                 return
             task.attempts += 1
             task.error, task.parked, task.urgent, task.told = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
-                self._queue.schedule(task, time.monotonic() + pause)
+                self._queue.schedule(task, monotonic() + pause)
             else:
                 log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
@@ -461,7 +459,7 @@ def remnant_tasks(
 ) -> list[Task]:
     """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
     tasks = []
-    now = time.monotonic()
+    now = monotonic()
     for deletion, error in remnants:
         own = _path_of(deletion.name, path, intent)
         task = Task(queue.next_seq(), own, deletion, lambda _: None, now, now + FIRST_PAUSE, tried=True)

@@ -5,9 +5,9 @@ INVARIANT: after one request the new state stands, and nothing of the old one is
 
 import logging
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from swiftfs.concurrency import new_pool
 from swiftfs.content.content import Content
 from swiftfs.content.origin import Origin
 from swiftfs.content.segments import SegmentUpload
@@ -48,7 +48,7 @@ class Execution:
         self._store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="journal")
+        self._pool = new_pool("journal", PARALLEL)
         self._storing = Storing(store, segment_size, removal)
         self._moving = Moving(store, self._pool, removal)
 

@@ -5,12 +5,11 @@ one with others. Whoever wants it in Swift now asks for a `flush`.
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
+from swiftfs.concurrency import Rank, monotonic, new_condition, new_event, new_thread
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
 from swiftfs.content.segments import SegmentUpload, Standing
@@ -80,21 +79,21 @@ class Journal:
         self._log = log_
         self.seconds = seconds
         self._queue = Queue()
-        self._changed = threading.Condition()
+        self._changed = new_condition(Rank.JOURNAL)
         self._late = LateAnswers(watch, contents, log_, self._put_right, self.is_idle) if watch else None
         self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel, self._late)
         if not seconds:
             self._dispatch.parked_level = logging.DEBUG
         self.sent: Callable[[Task], int] = lambda _: 0
-        self._closing = threading.Event()
+        self._closing = new_event()
         self._is_flushing = False
-        self._syncing = threading.Thread(target=self._sync, name="journal sync")
+        self._syncing = new_thread(self._sync, "journal sync")
         contents.abandoned = self._abandon
         contents.relieve = self.relieve
 
     def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
         """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
-        now = time.monotonic()
+        now = monotonic()
         records, replaced = one_a_file(records)
         if replaced:  # an earlier release wrote two records of a file that was closed twice
             self._log.finish([record.seq for record in replaced], records)
@@ -154,7 +153,7 @@ class Journal:
             if tail is not None and merged is not None and not merged:
                 self._drop(tail)
                 return False
-            now = time.monotonic()
+            now = monotonic()
             if tail is None or merged is None:
                 task = Task(
                     self._queue.next_seq(), path, intent, done, now, now + max(self.seconds, at_least)
@@ -229,7 +228,7 @@ class Journal:
             self._dispatch.attempt([task for task in tasks if task is not deletion])
             if deletion is not self._needless(intent):
                 deletion = None  # it was executed meanwhile
-            now = time.monotonic()
+            now = monotonic()
             task = Task(self._queue.next_seq(), path, intent, _ignore, now, now)
             if deletion is not None and isinstance(deletion.intent, Delete) and isinstance(intent, Move):
                 task.intent = replace(intent, replaces_large=deletion.intent.large)
@@ -370,7 +369,7 @@ class Journal:
         `progress` is called with the number of intents that still wait, and `give_up` when there is no more
         time: it ends the store's patience.
         """
-        deadline = time.monotonic() + seconds
+        deadline = monotonic() + seconds
         if self._late is not None:
             self._late.stop()
         with self._changed:
@@ -378,7 +377,7 @@ class Journal:
             for task in self._queue.tasks():
                 self._queue.urge(task)
             self._changed.notify_all()
-        while (left := self._wait_for_fewer(deadline)) and time.monotonic() < deadline:
+        while (left := self._wait_for_fewer(deadline)) and monotonic() < deadline:
             progress(left)
         if left:
             give_up()
@@ -394,7 +393,7 @@ class Journal:
 
     def _wait_for_fewer(self, deadline: float) -> int:
         """Return how many intents may still be executed, 0 as soon as that is so, else in a moment."""
-        seconds = max(0.0, min(PROGRESS_SECONDS, deadline - time.monotonic()))
+        seconds = max(0.0, min(PROGRESS_SECONDS, deadline - monotonic()))
         with self._changed:
             self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
             return sum(not task.is_stuck for task in self._queue.tasks())
@@ -444,7 +443,7 @@ class Journal:
 
         What waits behind it only describes the object, as the intent itself does.
         """
-        now = time.monotonic()
+        now = monotonic()
         due = now + max(self.seconds, at_least)
         chain = self._queue.chain(intent.name)
         behind = chain[chain.index(holder) + 1 :]

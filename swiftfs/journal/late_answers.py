@@ -9,13 +9,12 @@ object was stored after it.
 import logging
 import os
 import stat
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from swiftfs.attributes import Stored, decode_type, is_directory_type
+from swiftfs.concurrency import Rank, new_event, new_lock, new_thread, unix_time
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.content import Content
 from swiftfs.content.localfile import md5_of
@@ -102,9 +101,9 @@ class LateAnswers:
         self._make_done: MakeDone | None = None
         self._looked: dict[ObjectName, float] = {}
         self._postponed: dict[ObjectName, float] = {}
-        self._stopping = threading.Event()
-        self._saving = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="late answers", daemon=True)
+        self._stopping = new_event()
+        self._saving = new_lock(Rank.LATE_ANSWERS)
+        self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
         self._copies = LateCopies(log_.late_folder)
 
@@ -150,11 +149,11 @@ class LateAnswers:
         while not self._stopping.is_set():
             try:
                 self.save()
-                self.look(time.time())
+                self.look(unix_time())
             except Exception:  # the next look may succeed
                 log.exception("late answers: an unforeseen failure")
             due = min(map(self._due, self._ambiguous.all()), default=None)
-            self._ambiguous.wait(None if due is None else max(0.1, due - time.time()))
+            self._ambiguous.wait(None if due is None else max(0.1, due - unix_time()))
 
     def _due(self, found: Ambiguity) -> float:
         looked = self._looked.get(found.name, 0.0)

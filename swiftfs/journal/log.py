@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.content.localfile import synchronize
 from swiftfs.content.segments import Standing
 from swiftfs.database import Schema, boot_id, open_database, row_checksum
@@ -102,7 +102,7 @@ class Log:
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
         self._path = folder / "journal.sqlite"
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.LOG)
         self._reserve = folder / "journal.reserve"
         self._late_drops: set[int] = set()
         self._late_standings: list[Standing] = []
@@ -250,9 +250,9 @@ class Log:
 
     def _set_aside(self) -> Path:
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)
-        aside = self._path.with_name(
-            f"journal.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 1000}"
-        )
+        moment = unix_time_ns()
+        when = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
+        aside = self._path.with_name(f"journal.damaged-{when}-{moment % 1000}")
         for rest in ("-wal", "-shm", ""):
             with suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))

@@ -1,10 +1,10 @@
 """Copying a large object with all its segments: the copy is whole, whatever becomes of the original."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from swiftfs.attributes import decode_type, encode_type
+from swiftfs.concurrency import new_pool
 from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.segments import Standing, segment_prefix
 from swiftfs.errors import Unavailable
@@ -43,7 +43,7 @@ class ManifestCopier:
 
     def _copy_segments(self, manifest: Manifest, prefix: ObjectName) -> Manifest:
         sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
-        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="segment copy") as pool:
+        with new_pool("segment copy", PARALLEL) as pool:
             targets = [
                 ObjectName(prefix.container, f"{prefix.key}copy-{number:08d}")
                 for number in range(len(sources))

@@ -6,16 +6,14 @@ client has stored is overwritten or deleted, as far as Swift can say at that mom
 
 import errno
 import logging
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import md5
 from itertools import islice
 
 from swiftfs.attributes import decode_type
+from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
 from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.removal import Removal
@@ -136,7 +134,7 @@ class Moving:
         When a copy fails those that were made are deleted again; `Unmoved` names those that could not be.
         What another client has changed or deleted meanwhile stays as it is.
         """
-        began = time.monotonic()
+        began = monotonic()
         items = self._items(intent, self._list(intent))
         moved = (MovedObject(i.source.key, *_version(i)) for i in items[len(intent.markers) :])
         note(replace(intent, objects=tuple(moved)))
@@ -269,9 +267,9 @@ class Moving:
 
     def _copy(self, items: Sequence[_Item]) -> list[_Item]:
         """Copy all; return those that were copied, without what is gone; undo all after any other failure."""
-        failed = threading.Event()
+        failed = new_event()
         running: list[Future[None]] = [self._pool.submit(self._copy_one, item, failed) for item in items]
-        wait(running)
+        wait_all(running)
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
         absent = [item for item in items if isinstance(item.error, NotFound)]
@@ -283,11 +281,11 @@ class Moving:
                 raise Unmoved(item.error, self._undo(items)) from item.error
         return [item for item in items if item.copied is not None]
 
-    def _copy_one(self, item: _Item, failed: threading.Event) -> None:
+    def _copy_one(self, item: _Item, failed: Event) -> None:
         """Copy an object, unless another has `failed`: in an outage each would take its whole patience."""
         if failed.is_set():
             return
-        began = time.monotonic()
+        began = monotonic()
         try:
             item.copied = self._store.copy(item.source, item.target, manifest_only=True).etag
         except NotFound:
@@ -295,7 +293,7 @@ class Moving:
         except BaseException:
             failed.set()
             raise
-        item.seconds = time.monotonic() - began
+        item.seconds = monotonic() - began
 
     def _undo(self, items: Iterable[_Item]) -> tuple[Delete, ...]:
         """Delete the copies again that are still what we copied; return those that could not be.
@@ -327,7 +325,7 @@ class Moving:
         """Say whether the listing of the sources is young enough to delete them by it."""
         seconds = sorted(item.seconds for item in copied)
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
-        return time.monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
+        return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
         """Delete sources that are what was copied: those that are `sure`, and others if a HEAD says so.

@@ -9,11 +9,11 @@ says which other object must be asked before segments are deleted.
 """
 
 import logging
-import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of, places_of
 from swiftfs.journal.log import Log, Statement
 from swiftfs.model import Manifest, ObjectName
@@ -44,7 +44,7 @@ class Ownership:
     def __init__(self, log_: Log, choice: str = AUTO) -> None:
         self._log = log_
         self._choice = choice
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.OWNERSHIP)
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
         self._shared: dict[tuple[ObjectName, ObjectName], float] = {}
         for container, key, etag, *owner, is_prefix in log_.rows("claims"):

@@ -7,10 +7,9 @@ journal keeps.
 
 import json
 import logging
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.content.places import LONGEST_KEY, SEGMENTS_SUFFIX
 from swiftfs.content.segments import Standing
 from swiftfs.errors import BadRequest, NotFound, StoreError
@@ -36,13 +35,13 @@ class Removal:
     """
 
     def __init__(
-        self, store: ObjectStore, log_: Log, owners: Ownership, clock: Callable[[], float] = time.time
+        self, store: ObjectStore, log_: Log, owners: Ownership, clock: Callable[[], float] = unix_time
     ) -> None:
         self.owners = owners
         self._store = store
         self._log = log_
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.REMOVAL)
         oldest = min((since for _, since in self.leftovers().values()), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 

@@ -3,10 +3,10 @@
 import heapq
 import json
 import math
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+from swiftfs.concurrency import monotonic
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.gauges import UnderWay, sent_bytes
 from swiftfs.journal.intents import PutFile
@@ -136,7 +136,7 @@ def report(
         len(asked),
         tuple(describe(task, sent(task) if task.running else 0) for task in first),
         len(tasks) - len(first),
-        max(0.0, time.monotonic() - min((task.born for task in tasks), default=math.inf)),
+        max(0.0, monotonic() - min((task.born for task in tasks), default=math.inf)),
         len(refusals),
         tuple(describe(one.task, state="refused") for one in refusals.kept()[:MOST_CHANGES]),
     )

@@ -1,9 +1,9 @@
 """Our own changes, laid over listings until Swift's listing shows them."""
 
 import math
-import time
 from dataclasses import dataclass, replace
 
+from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.naming import Folder
@@ -38,7 +38,7 @@ class Changes:
 
     def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> Change:
         """Remember that `name` is now `entry`, or gone, or will be so."""
-        change = Change(entry, PENDING if pending else time.monotonic())
+        change = Change(entry, PENDING if pending else monotonic())
         self._folders.setdefault(folder, {})[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
@@ -50,7 +50,7 @@ class Changes:
         changes = self._folders.get(folder, {})
         if changes.get(name) is not change:
             return False
-        changes[name] = Change(entry, time.monotonic())
+        changes[name] = Change(entry, monotonic())
         return True
 
     def forget(self, folder: Folder, name: str) -> None:
@@ -94,7 +94,7 @@ class Changes:
             listing.update(name, change.entry)
 
     def _sweep(self) -> None:
-        old = time.monotonic() - LISTING_LAG
+        old = monotonic() - LISTING_LAG
         for folder, changes in list(self._folders.items()):
             for name in [name for name, change in changes.items() if change.at < old]:
                 self.forget(folder, name)

@@ -1,10 +1,9 @@
 """Entries that a listing did not describe whole: they are asked for when the first of them is wanted."""
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 
+from swiftfs.concurrency import Future, Lock
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.model import ObjectInfo
 from swiftfs.namespace.details import Details, key_of
@@ -21,7 +20,7 @@ class Completion:
         self,
         details: Details,
         defaults: Defaults,
-        lock: threading.Lock,
+        lock: Lock,
         listings: Listings,
     ) -> None:
         self._details = details

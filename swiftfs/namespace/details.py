@@ -1,10 +1,9 @@
 """What listings do not say: HEADs, many at a time, each paid once."""
 
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from swiftfs.concurrency import Future, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.model import ObjectInfo
 from swiftfs.namespace.entry import Entry
@@ -30,8 +29,8 @@ class Details:
     def __init__(self, store: ObjectStore, memory: HeadMemory) -> None:
         self._store = store
         self._memory = memory
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="details")
-        self._lock = threading.Lock()
+        self._pool = new_pool("details", PARALLEL)
+        self._lock = new_lock(Rank.DETAILS)
         self._flights: dict[State, Future[ObjectInfo]] = {}
 
     def recall(self, entry: Entry) -> ObjectInfo | None:

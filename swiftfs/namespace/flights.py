@@ -2,11 +2,9 @@
 
 import logging
 import math
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
 from swiftfs.errors import StoreError
 from swiftfs.namespace.listing import Listing
 from swiftfs.namespace.listings import Listings
@@ -32,12 +30,12 @@ class Flights:
     `lock` is the namespace's, and guards the listings, the flights and the outage.
     """
 
-    def __init__(self, lock: threading.Lock, listings: Listings, fetch: Callable[[Folder], Listing]) -> None:
+    def __init__(self, lock: Lock, listings: Listings, fetch: Callable[[Folder], Listing]) -> None:
         self._lock = lock
         self._listings = listings
         self._fetch = fetch
         self._outage = _Outage()
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="listing")
+        self._pool = new_pool("listing", PARALLEL)
         self._flights: dict[Folder, Future[Listing]] = {}
 
     def listing(self, folder: Folder) -> Listing:
@@ -57,7 +55,7 @@ class Flights:
         if expired is None:
             assert flight is not None
             return flight.result()
-        if flight is not None and wait([flight], 0 if away else PATIENCE).done:
+        if flight is not None and wait_all([flight], 0 if away else PATIENCE):
             if not _is_outage(flight.exception()):
                 return flight.result()
         elif not away:
@@ -103,11 +101,11 @@ class _Outage:
     @property
     def lasts(self) -> bool:
         """True for a while after a failure, until an answer comes."""
-        return time.monotonic() - self._noticed < AWAY_SECONDS
+        return monotonic() - self._noticed < AWAY_SECONDS
 
     def notice(self, reason: object) -> None:
         """Take note that Swift could not be asked."""
-        self._noticed = time.monotonic()
+        self._noticed = monotonic()
         self._reason = reason
 
     def tell(self) -> None:

@@ -5,10 +5,10 @@ remembered here: the numbers of files under other names than those they come fro
 """
 
 import itertools
-import threading
 from collections import OrderedDict
 from dataclasses import replace
 
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace.entry import folder_inode, inode_of
 from swiftfs.naming import Folder, Source, split, unescape
@@ -35,7 +35,7 @@ class Inodes:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.INODES)
         self._places: dict[Folder, Folder] = {}
         self._numbers: OrderedDict[int, int] = OrderedDict()
         self._owners: dict[int, int] = {}

@@ -1,10 +1,10 @@
 """The listings in memory, and how long each serves."""
 
-import time
 from contextlib import suppress
 
 from cachetools import LRUCache
 
+from swiftfs.concurrency import monotonic
 from swiftfs.namespace.listing import Listing
 from swiftfs.naming import Folder
 
@@ -30,13 +30,13 @@ class Listings:
     def fresh(self, folder: Folder) -> Listing | None:
         """Return a folder's listing unless it has expired."""
         listing = self._kept.get(folder)
-        return listing if listing is not None and time.monotonic() < listing.expires else None
+        return listing if listing is not None and monotonic() < listing.expires else None
 
     def keep(self, listing: Listing) -> None:
         """Keep a listing that was just made, in place of an older one of its folder."""
         self._kept.pop(listing.folder, None)
         if self._ttl:
-            listing.expires = time.monotonic() + max(self._ttl, WORTH * listing.seconds)
+            listing.expires = monotonic() + max(self._ttl, WORTH * listing.seconds)
             with suppress(ValueError):  # a folder larger than the whole cache is not kept
                 self._kept[listing.folder] = listing
 

@@ -6,8 +6,6 @@ The file is a cache: losing it costs requests.
 import json
 import logging
 import sqlite3
-import threading
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time
 from swiftfs.database import CacheFile, Schema
 from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 
@@ -74,9 +73,9 @@ class HeadMemory:
         loss = "objects are asked about again"
         self._file = CacheFile(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.HEADS)
         self._waiting: dict[tuple[str, str], tuple[State, ObjectInfo]] = {}
-        self._written = time.monotonic()
+        self._written = monotonic()
         self._rows = 0
         self._database = self._file.open()
 
@@ -84,7 +83,7 @@ class HeadMemory:
         """Remember that `info` is what a HEAD says of that state, in place of an older state."""
         with self._lock:
             self._waiting[state.container, state.key] = state, info
-            if len(self._waiting) >= _GROUP or time.monotonic() - self._written > _GROUP_SECONDS:
+            if len(self._waiting) >= _GROUP or monotonic() - self._written > _GROUP_SECONDS:
                 self._write()
 
     def recall_many(self, states: Iterable[State]) -> dict[State, ObjectInfo]:
@@ -105,7 +104,7 @@ class HeadMemory:
                 except sqlite3.Error as error:
                     # Text that is no UTF-8 is an OperationalError too, so all that fails here is damage.
                     self._recover(error, damaged=True)
-        now = time.time()
+        now = unix_time()
         return {state: info for state, info in known.items() if not _expired(info, now)}
 
     def close(self) -> None:
@@ -130,7 +129,7 @@ class HeadMemory:
 
     def _read(self, container: str, states: list[State]) -> Iterator[tuple[State, ObjectInfo]]:
         wanted = {state.key: state for state in states}
-        now = int(time.time())
+        now = int(unix_time())
         used = []
         keys = json.dumps(list(wanted))
         for key, hash_, last_modified, info, checksum, last_used in self._database.execute(
@@ -147,13 +146,13 @@ class HeadMemory:
                 self._database.execute(_TOUCH, (now, container, json.dumps(used)))
 
     def _write(self) -> None:
-        now = int(time.time())
+        now = int(unix_time())
         rows = []
         for state, info in self._waiting.values():
             text = _encode(info)
             rows.append((*state, text, _checksum(state, text), now))
         self._waiting.clear()
-        self._written = time.monotonic()
+        self._written = monotonic()
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

@@ -1,14 +1,13 @@
 """The namespace: lookups and listings from memory, one request for a folder's siblings."""
 
 import errno
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
 from swiftfs.attributes import Stored, decode_metadata
+from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
 from swiftfs.model import ObjectInfo, ObjectName, Page
 from swiftfs.namespace.changes import Change, Changes
@@ -67,7 +66,7 @@ class Namespace:
         self._source = source
         self._defaults = defaults
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
         self._flights = Flights(self._lock, self._listings, self._fetch)
         self._completion = Completion(details, defaults, self._lock, self._listings)
@@ -300,7 +299,7 @@ class Namespace:
             listing = self._listings.fresh(self._source.folder(split(path)[0]))
             if listing is None or listing.was_read:
                 return False
-            return time.monotonic() - listing.begun < MOMENT
+            return monotonic() - listing.begun < MOMENT
 
     def drop_below(self, path: str) -> None:
         """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
@@ -316,7 +315,7 @@ class Namespace:
         return listing
 
     def _fetch(self, folder: Folder) -> Listing:
-        begun = time.monotonic()
+        begun = monotonic()
         if not folder.container:
             return self._settle(self._containers(folder), begun)
         with self._lock:
@@ -331,7 +330,7 @@ class Namespace:
 
     def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
         """List the subtree of `root` from `folder` on; return `folder` if the page shows all of it."""
-        begun = time.monotonic()
+        begun = monotonic()
         marker = folder.prefix[:-1] + BEFORE_SLASH
         page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
         listings = listings_in(page, folder, root, marker, self._defaults)
@@ -354,7 +353,7 @@ class Namespace:
             yield from chunk
 
     def _stream(self, folder: Folder) -> Iterator[Entry]:
-        begun = time.monotonic()
+        begun = monotonic()
         with self._lock:
             changed = self._changes.of(folder)
         listing = Listing(folder, self._defaults)
@@ -383,7 +382,7 @@ class Namespace:
                 self._changes.forget(folder, name)
                 listing.update(name, doubtful[name])
             self._changes.lay_over(listing)
-            listing.begun, listing.seconds = begun, time.monotonic() - begun
+            listing.begun, listing.seconds = begun, monotonic() - begun
             self._listings.keep(listing)
         return listing
 

@@ -1,8 +1,8 @@
 """Walks: `find`, `du`, `ls -R` and `rsync` list folder after folder, and are served a subtree at once."""
 
-import time
 from collections import deque
 
+from swiftfs.concurrency import monotonic
 from swiftfs.naming import Folder
 
 WINDOW = 30.0
@@ -31,7 +31,7 @@ class Walks:
 
         None means that the folder alone is wanted; 0 rows are the server's own page.
         """
-        now = time.monotonic()
+        now = monotonic()
         recent = [other for at, other in self._recent if now - at < WINDOW]
         self._recent.append((now, folder))
         above = [other for other in recent if other != folder and folder.is_below(other)]

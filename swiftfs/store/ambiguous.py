@@ -3,11 +3,10 @@
 What is recorded of a name begins with such a request; as long as nothing fails, nothing is recorded.
 """
 
-import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from swiftfs.concurrency import Rank, new_condition, unix_time
 from swiftfs.model import Manifest, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers
 
@@ -80,9 +79,9 @@ class Ambiguity:
 class AmbiguousRequests:
     """What is recorded, by name. Methods may be called from any thread; the lock is held across nothing."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = unix_time) -> None:
         self._clock = clock
-        self._changed = threading.Condition()
+        self._changed = new_condition(Rank.AMBIGUOUS)
         self._found: dict[ObjectName, Ambiguity] = {}
         self._unsaved: set[ObjectName] = set()
 

@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import ssl
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
+from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
 from swiftfs.store.failures import causes_of, reason
 
@@ -45,7 +45,8 @@ class Account:
         self.who = who
         self._region = region
         self._interface = interface
-        self._renewal = threading.Lock()
+        self._lock = new_lock(Rank.RENEWALS)
+        self._renewals: dict[str, Future[str]] = {}
         self._endpoint = ""
 
     def __repr__(self) -> str:
@@ -66,11 +67,29 @@ class Account:
         return str(headers.get("X-Auth-Token", ""))
 
     def renew(self, refused: str) -> str:
-        """Return a token that is not `refused`; of many threads refused together one fetches it."""
-        with self._renewal:
+        """Return a token that is not `refused`; errors as in `endpoint`.
+
+        Of many threads refused together one logs in, and the others get what it gets, be it the failure.
+        """
+        with self._lock:
+            mine: Future[str] | None = None
+            renewal = self._renewals.get(refused)
+            if renewal is None:
+                mine = renewal = self._renewals[refused] = new_future()
+        if mine is not None:
+            self._log_in(refused, mine)
+        return renewal.result()
+
+    def _log_in(self, refused: str, renewal: Future[str]) -> None:
+        try:
             if self.token() == refused:
                 self.session.invalidate()
-            return self.token()
+            renewal.set_result(self.token())
+        except BaseException as error:  # noqa: BLE001  all who wait for it raise it
+            renewal.set_exception(error)
+        finally:
+            with self._lock:
+                del self._renewals[refused]
 
     def close(self) -> None:
         """Close the connections to the authentication server."""

@@ -6,13 +6,12 @@ server that names bulk-delete in `/info` and has none, refuses the request: then
 
 import json
 import logging
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
+from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
 from swiftfs.model import NOTHING, ObjectName
 from swiftfs.store.failures import status_error
@@ -94,7 +93,7 @@ class BulkDeletes:
     def __init__(self, send: Callable[[Request], bytes], seconds: float = BATCH_SECONDS) -> None:
         self._send = send
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.BULK)
         self._size = FIRST_BATCH
         self._unreadable = 0
         self._refused = False
@@ -123,7 +122,7 @@ class BulkDeletes:
             request = bulk_delete_request(names)
         except BadName:  # of which of them, a single DELETE says
             return Outcome(single=list(names))
-        begun = time.monotonic()
+        begun = monotonic()
         try:
             failures, unauthorized = bulk_failures(names, self._send(request))
         except (BulkTooLarge, QuotaExceeded) as error:  # 413
@@ -132,13 +131,13 @@ class BulkDeletes:
             return self._no_verdict(names, error)
         except StoreError as error:
             if error.retryable:
-                self._took(len(names), time.monotonic() - begun, answered=False)
+                self._took(len(names), monotonic() - begun, answered=False)
                 return Outcome(dict.fromkeys(names, error), outage=error)
             refusal = error if isinstance(error, BulkRefused) else BulkRefused(error)
             return Outcome(single=list(names), refused=refusal)
         with self._lock:
             self._unreadable = 0
-        self._took(len(names), time.monotonic() - begun, answered=True)
+        self._took(len(names), monotonic() - begun, answered=True)
         return Outcome(failures, unauthorized)
 
     def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:

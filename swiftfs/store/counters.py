@@ -1,11 +1,12 @@
 """What the requests cost: counted by class, because every one of them is paid for."""
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from swiftfs.concurrency import Rank, new_lock
 
 CLASSES = (
     *("put", "put_manifest", "copy", "post", "delete", "delete_many"),
@@ -55,7 +56,7 @@ class Counters:
     """Counts requests; may be used from many threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.COUNTERS)
         self._classes: dict[str, Count] = {}
         self._numbers = itertools.count()
         self._bodies: dict[int, tuple[str, int]] = {}

@@ -1,10 +1,11 @@
 """The moment by which the current call must have its answer, known to every floor of the store."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from swiftfs.concurrency import monotonic
 
 _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 
@@ -12,7 +13,7 @@ _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Let every request begun inside wait no longer than until `seconds` from now; nesting only shortens."""
-    token = _END.set(min(_END.get(), time.monotonic() + seconds))
+    token = _END.set(min(_END.get(), monotonic() + seconds))
     try:
         yield
     finally:
@@ -21,4 +22,4 @@ def deadline(seconds: float) -> Iterator[None]:
 
 def remaining() -> float:
     """Return the seconds left in this thread's call: infinity without a deadline, never below 0."""
-    return max(0.0, _END.get() - time.monotonic())
+    return max(0.0, _END.get() - monotonic())

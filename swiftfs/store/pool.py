@@ -1,7 +1,6 @@
 """Connections to Swift: swiftclient's, one per thread at a time, because they keep state on themselves."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from swiftfs import __version__
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.store.auth import Account
 from swiftfs.store.protocol import Body
 from swiftfs.store.request import Request, escape_dots
@@ -88,7 +88,7 @@ class ConnectionPool:
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.CONNECTIONS)
         self._idle: list[Connection] = []
         self._closed = False
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 import tenacity
 
+from swiftfs.concurrency import may_block, monotonic, new_event
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
@@ -76,7 +76,7 @@ class RetryingStore:
         self._policy = policy
         self._owns = owns
         self._ambiguous = ambiguous or AmbiguousRequests()
-        self._closing = threading.Event()
+        self._closing = new_event()
 
     def limits(self) -> Limits:
         return self._repeat(lambda _call: self._store.limits())
@@ -254,6 +254,11 @@ class RetryingStore:
     def _repeat(self, attempt: Callable[[_Call], T]) -> T:
         call = _Call()
         seconds = min(self._policy.deadline, remaining())
+        end = monotonic() + seconds  # not by tenacity, which has a clock of its own
+
+        def pause(seconds: float) -> None:
+            may_block("waits to repeat a request")
+            self._closing.wait(seconds)
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
@@ -263,11 +268,8 @@ class RetryingStore:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_pass),
             wait=self._pause,
-            stop=tenacity.stop_any(
-                tenacity.stop_before_delay(seconds),
-                tenacity.stop_when_event_set(self._closing),
-            ),
-            sleep=tenacity.sleep_using_event(self._closing),
+            stop=lambda state: self._closing.is_set() or monotonic() + state.upcoming_sleep >= end,
+            sleep=pause,
             before_sleep=remember,
             reraise=True,
         )

@@ -5,15 +5,14 @@ Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store
 
 import hashlib
 import math
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby, islice
 from operator import attrgetter
 
 from cachetools import LRUCache
 
+from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
 from swiftfs.errors import (
     AlreadyExists,
     BadContainer,
@@ -74,8 +73,8 @@ class SwiftStore:
         self._policy = {"X-Storage-Policy": storage_policy} if storage_policy else {}
         self._transport = Transport(account, self.counters, longest_silence)
         self._limits: Limits | None = None
-        self._lock = threading.Lock()
-        self._deleters: ThreadPoolExecutor | None = None
+        self._lock = new_lock(Rank.STORE)
+        self._deleters: Executor | None = None
         self._bulk = BulkDeletes(lambda request: self._transport.send(request).body)
         self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(UNMATCHED)
 
@@ -347,7 +346,7 @@ class SwiftStore:
     def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
         with self._lock:
             if self._deleters is None:
-                self._deleters = ThreadPoolExecutor(PARALLEL_DELETES, thread_name_prefix="delete")
+                self._deleters = new_pool("delete", PARALLEL_DELETES)
             running = self._deleters.map(self._try_delete, names)
         results = zip(names, running, strict=True)
         return {name: error for name, error in results if error is not None}

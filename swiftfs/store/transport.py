@@ -2,13 +2,13 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import requests
 
+from swiftfs.concurrency import may_block, monotonic
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Count, Counters
@@ -55,7 +55,7 @@ class Answer:
         Raise `Corrupt` unless it is exactly as long as announced, `TimedOut` for one that trickles unless the
         request `works`, else network errors.
         """
-        expected, begun = content_length(self.headers), time.monotonic()
+        expected, begun = content_length(self.headers), monotonic()
         while True:
             try:
                 chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=False)
@@ -64,7 +64,7 @@ class Answer:
             if not chunk:
                 break
             self.received += len(chunk)
-            seconds = time.monotonic() - begun
+            seconds = monotonic() - begun
             trickles = seconds > TRICKLE_SECONDS and self.received < seconds * TRICKLE_RATE
             # While Swift works it sends a blank now and then, which is no trickle; only silence ends that.
             if trickles and not self.request.works:
@@ -117,6 +117,7 @@ class Transport:
 
         A 401 is answered with one renewed token (shared by all threads) and the request sent once more.
         """
+        may_block(f"sends {request.operation}")
         with self._pool.lease() as connection:
             token = "" if request.info else self._account.token()
             with self._attempt(connection, request, token) as answer:
@@ -133,13 +134,13 @@ class Transport:
 
     @contextmanager
     def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
-        begun = time.monotonic()
+        begun = monotonic()
         answer: Answer | None = None
         try:
             answer = Answer(request, self._send(connection, request, token))
             yield answer
         finally:
-            seconds = time.monotonic() - begun
+            seconds = monotonic() - begun
             if answer is not None:
                 answer.close()
             self._count(request, answer, seconds)

@@ -1,0 +1,431 @@
+"""Ranked locks, conditions, threads, worker pools, futures, the clock and sleep.
+
+No other module imports `threading` or `concurrent.futures`, or reads a clock. All of it comes from one
+`Runtime`, which a test may replace (`use`) before it builds the objects that are to run on it.
+
+A lock has a rank. A thread takes locks of rising ranks only, so no two threads can wait for each other. With
+`check` every acquisition asserts that, and `may_block` asserts that nobody waits for the network or for
+another thread with a lock that others need. Without it the locks are the plain ones.
+"""
+
+import enum
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from concurrent import futures
+from concurrent.futures import Executor, Future
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Executor", "Future"]
+
+
+class Rank(enum.IntEnum):
+    """What each lock guards, in the order in which a thread may take them. See docs/concurrency.md."""
+
+    FILE = enum.auto()
+    """One open file (`Node`): keeps writers apart from what hands the file to the journal."""
+    BARRIER = enum.auto()
+    """Which folders are moving, and which changes are being made."""
+    OPEN_FILES = enum.auto()
+    """The tables of open files and handles."""
+    PREFETCH = enum.auto()
+    """What is fetched ahead, and for which readers."""
+    LATE_ANSWERS = enum.auto()
+    """The order in which what is known of lost requests is saved."""
+    JOURNAL = enum.auto()
+    """The queue of tasks and everything about them."""
+    CACHE = enum.auto()
+    """Which local files are in use, held or kept, and the index of the kept ones."""
+    CONTENT = enum.auto()
+    """One local file: its blocks, its origin, its downloads, its snapshot."""
+    SEGMENTS_BEGIN = enum.auto()
+    """The record of one file's upload prefix: no segment is PUT while it is written."""
+    SEGMENTS = enum.auto()
+    """The segments of one file."""
+    PLACES = enum.auto()
+    """Which container takes the segments of another."""
+    NAMESPACE = enum.auto()
+    """Cached listings, our changes over them, the listings under way."""
+    DETAILS = enum.auto()
+    """The HEADs under way."""
+    INODES = enum.auto()
+    """The inode numbers that were given."""
+    USAGE = enum.auto()
+    """The answers that `statfs` remembers."""
+    REMOVAL = enum.auto()
+    """Segments whose deletion waits for a lost PUT."""
+    OWNERSHIP = enum.auto()
+    """Which segments go with which object."""
+    LOG = enum.auto()
+    """The journal's database connection."""
+    HEADS = enum.auto()
+    """The database connection of remembered HEADs."""
+    RENEWALS = enum.auto()
+    """The logins under way, by the token that was refused."""
+    STORE = enum.auto()
+    """What is known of the server, and its threads for single deletions."""
+    BULK = enum.auto()
+    """How many names a bulk-delete carries."""
+    CONNECTIONS = enum.auto()
+    """The connections that are free."""
+    AMBIGUOUS = enum.auto()
+    """The requests whose answer was lost."""
+    COUNTERS = enum.auto()
+    """The requests that were sent, by kind."""
+    ROOM = enum.auto()
+    """The progress that writers without room wait for."""
+    DEMO = enum.auto()
+    """The process of the demo's Swift."""
+    FUSE_THREADS = enum.auto()
+    """How many threads of libfuse are attached."""
+
+
+T = TypeVar("T")
+
+_WITH_FILE = frozenset({Rank.FILE})
+"""What may be held while a thread waits for a request or for other threads."""
+
+_ALONE = frozenset({Rank.BARRIER})
+"""Conditions to wait for without any lock: the folder's rename needs the locks of the files below it."""
+
+
+class Lock(Protocol):
+    """A lock that is held by `with`."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class Condition(Lock, Protocol):
+    """A lock, which the same thread may take again, and a way to wait for changes of what it guards."""
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool: ...
+
+    def notify_all(self) -> None: ...
+
+
+class Event(Protocol):
+    """Something that happens once."""
+
+    def set(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Thread(Protocol):
+    """A thread that `start` begins."""
+
+    @property
+    def ident(self) -> int | None: ...
+
+    def start(self) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+class Runtime:
+    """Threads of the operating system and its clock."""
+
+    def lock(self, *, reentrant: bool) -> Lock:
+        """Return a lock; a `reentrant` one may be taken again by the thread that holds it."""
+        return threading.RLock() if reentrant else threading.Lock()
+
+    def condition(self) -> Condition:
+        """Return a condition with a reentrant lock."""
+        return threading.Condition()
+
+    def event(self) -> Event:
+        """Return an event that has not happened."""
+        return threading.Event()
+
+    def thread(
+        self, target: Callable[..., object], name: str, args: Iterable[Any], *, daemon: bool
+    ) -> Thread:
+        """Return a thread that was not started."""
+        return threading.Thread(target=target, name=name, args=tuple(args), daemon=daemon)
+
+    def pool(self, name: str, size: int) -> Executor:
+        """Return `size` threads, each started when it is needed."""
+        return futures.ThreadPoolExecutor(size, thread_name_prefix=name)
+
+    def future(self) -> "Future[Any]":
+        """Return a future whose result its maker sets."""
+        return Future()
+
+    def wait(self, pending: Collection["Future[Any]"], timeout: float | None) -> bool:
+        """Wait for all of `pending` to end; return whether they have."""
+        return not futures.wait(pending, timeout).not_done
+
+    def thread_id(self) -> int:
+        """Return the number of the calling thread."""
+        return threading.get_ident()
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment; never goes back."""
+        return time.monotonic()
+
+    def unix_time_ns(self) -> int:
+        """Return Unix time in nanoseconds."""
+        return time.time_ns()
+
+    def unix_time(self) -> float:
+        """Return Unix time in seconds."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        time.sleep(seconds)
+
+
+class LockOrderError(AssertionError):
+    """A thread took locks in an order, or waited with locks, that can end in a deadlock."""
+
+
+class _Checks:
+    """What the calling thread holds, in the order in which it took it."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self._local = threading.local()
+
+    @property
+    def held(self) -> "list[_CheckedLock]":
+        try:
+            return self._local.held  # type: ignore[no-any-return]
+        except AttributeError:
+            self._local.held = []
+            return self._local.held  # type: ignore[no-any-return]
+
+    def may_take(self, lock: "_CheckedLock") -> None:
+        """Assert that the calling thread may take `lock`."""
+        held = self.held
+        if not held or held[-1].key < lock.key or (lock.reentrant and lock in held):
+            return
+        highest = max(held, key=lambda one: one.key)
+        if highest.key >= lock.key:
+            self.refuse(f"takes {lock}")
+
+    def may_block(self, what: str, allowed: Collection[Rank], *, but: "_CheckedLock | None" = None) -> None:
+        """Assert that the calling thread holds nothing but locks of `allowed` ranks."""
+        if any(lock.rank not in allowed and lock is not but for lock in self.held):
+            self.refuse(what)
+
+    def refuse(self, what: str) -> None:
+        """Record a violation and raise it."""
+        held = ", ".join(map(str, self.held))
+        said = f"lock order: thread {threading.current_thread().name} holds {held} and {what}"
+        self.violations.append(said)
+        sys.stderr.write(said + "\n")  # a thread of a pool may keep its exceptions to itself
+        raise LockOrderError(said)
+
+
+class _CheckedLock:
+    """A lock that asserts its rank. Of two with one rank the one that was made first comes first."""
+
+    def __init__(self, raw: Lock, rank: Rank, checks: _Checks, *, reentrant: bool) -> None:
+        self.rank, self.reentrant = rank, reentrant
+        # Only files may be locked together: all other ranks have one key, and so refuse a second lock.
+        self.key = (rank, next(_numbers) if rank is Rank.FILE else 0)
+        self._raw, self._checks = raw, checks
+
+    def __str__(self) -> str:
+        return self.rank.name
+
+    def __enter__(self) -> object:
+        self._checks.may_take(self)
+        self._raw.__enter__()
+        self._checks.held.append(self)
+        return True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        held = self._checks.held
+        del held[len(held) - 1 - held[::-1].index(self)]
+        self._raw.__exit__(kind, error, trace)
+
+
+class _CheckedCondition(_CheckedLock):
+    """A condition that asserts its rank, and that whoever waits holds no other lock."""
+
+    def __init__(self, raw: Condition, rank: Rank, checks: _Checks) -> None:
+        super().__init__(raw, rank, checks, reentrant=True)
+        self._condition = raw
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._may_wait()
+        return self._condition.wait(timeout)
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        if not predicate():
+            self._may_wait()
+        return self._condition.wait_for(predicate, timeout)
+
+    def notify_all(self) -> None:
+        self._condition.notify_all()
+
+    def _may_wait(self) -> None:
+        allowed = frozenset[Rank]() if self.rank in _ALONE else _WITH_FILE
+        self._checks.may_block(f"waits for {self}", allowed, but=self)
+
+
+class _CheckedFuture(Future[Any]):
+    """A future that asserts that whoever waits for it holds no lock but a file's."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._may_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._may_wait()
+        return super().exception(timeout)
+
+    def _may_wait(self) -> None:
+        if not self.done():
+            may_block("waits for a future")
+
+
+class _CheckedPool(Executor):
+    """A pool whose futures assert what `_CheckedFuture` does; so does its end."""
+
+    def __init__(self, raw: Executor) -> None:
+        self._raw = raw
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        return _checked(self._raw.submit(call, *args, **options))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if wait:
+            may_block("waits for a pool to end")
+        self._raw.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+def _checked(future: Future[Any]) -> Future[Any]:
+    """Return a future that asserts, where that is checked, what its waiters hold."""
+    if _checks is not None and type(future) is Future:
+        future.__class__ = _CheckedFuture  # the pool makes it, and has no way to be told of another class
+    return future
+
+
+_numbers = itertools.count()
+_runtime = Runtime()
+_checks: _Checks | None = None
+
+
+def use(runtime: Runtime) -> Runtime:
+    """Take `runtime` for all that is made from now on, and for the clock; return the one before."""
+    global _runtime
+    before, _runtime = _runtime, runtime
+    return before
+
+
+def check() -> None:
+    """Assert ranks from now on, for the locks that are made after this. For tests."""
+    global _checks  # noqa: PLW0603
+    _checks = _checks or _Checks()
+
+
+def take_violations() -> list[str]:
+    """Return what `check` has found, in any thread, since this was last asked."""
+    if _checks is None:
+        return []
+    found, _checks.violations = _checks.violations, []
+    return found
+
+
+def may_block(what: str) -> None:
+    """Assert, if that is checked, that the calling thread holds no lock but a file's.
+
+    It is called before every request, and before every other wait that may be long.
+    """
+    if _checks is not None:
+        _checks.may_block(what, _WITH_FILE)
+
+
+def new_lock(rank: Rank, *, reentrant: bool = False) -> Lock:
+    """Return a lock of a rank."""
+    raw = _runtime.lock(reentrant=reentrant)
+    return raw if _checks is None else _CheckedLock(raw, rank, _checks, reentrant=reentrant)
+
+
+def new_condition(rank: Rank) -> Condition:
+    """Return a condition whose lock has a rank; its thread may take it again."""
+    raw = _runtime.condition()
+    return raw if _checks is None else _CheckedCondition(raw, rank, _checks)
+
+
+def new_event() -> Event:
+    """Return an event that has not happened."""
+    return _runtime.event()
+
+
+def new_thread(
+    target: Callable[..., object], name: str, args: Iterable[Any] = (), *, daemon: bool = False
+) -> Thread:
+    """Return a thread that was not started."""
+    return _runtime.thread(target, name, args, daemon=daemon)
+
+
+def new_pool(name: str, size: int) -> Executor:
+    """Return a pool of at most `size` threads with the name; whoever makes it shuts it down."""
+    raw = _runtime.pool(name, size)
+    return raw if _checks is None else _CheckedPool(raw)
+
+
+def new_future() -> "Future[T]":
+    """Return a future whose result its maker sets."""
+    return _checked(_runtime.future())
+
+
+def wait_all(pending: Collection["Future[Any]"], timeout: float | None = None) -> bool:
+    """Wait for all of `pending` to end; return whether they have after `timeout` seconds at most."""
+    if timeout != 0:
+        may_block("waits for futures")
+    return _runtime.wait(pending, timeout)
+
+
+Local = threading.local
+"""Values of one thread each; only `fuse/` needs them, for threads that libfuse makes."""
+
+
+def thread_id() -> int:
+    """Return the number of the calling thread."""
+    return _runtime.thread_id()
+
+
+def is_main_thread() -> bool:
+    """Return whether the calling thread is the one that Python began with."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def monotonic() -> float:
+    """Return seconds since some moment; never goes back."""
+    return _runtime.monotonic()
+
+
+def unix_time() -> float:
+    """Return Unix time in seconds."""
+    return _runtime.unix_time()
+
+
+def unix_time_ns() -> int:
+    """Return Unix time in nanoseconds."""
+    return _runtime.unix_time_ns()
+
+
+def sleep(seconds: float) -> None:
+    """Return after so many seconds."""
+    may_block("sleeps")
+    _runtime.sleep(seconds)
