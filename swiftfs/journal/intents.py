@@ -33,8 +33,8 @@ class PutFile:
     `replaces_large` says whether an SLO is overwritten, whose segments are garbage then, and `replaces_etag`
     the ETag of the object; None is unknown. A `fresh` object is the first of its name. With `inherit` the
     headers that another client gave the object are asked for and kept. `garbage` are segments of what an
-    earlier attempt has replaced, to be deleted when this stands. `sent` are the ETags of versions that earlier
-    attempts may have stored, where anybody needs to know.
+    earlier attempt has replaced, to be deleted when this stands. `sent` are the ETags of versions that
+    earlier attempts may have stored, where anybody needs to know.
     """
 
     name: ObjectName
