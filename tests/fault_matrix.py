@@ -58,7 +58,7 @@ KINDS = (
     Kind("answer too late", Fault(delay=2 * SILENCE), silent=True),
     Kind("401", Fault(status=401)),
     *(Kind(str(status), Fault(status=status)) for status in STATUSES if status != 429),
-    Kind("429 with Retry-After", Fault(status=429, headers={"Retry-After": "0.05"})),
+    Kind("429 with Retry-After", Fault(status=429, headers={"Retry-After": "0"})),
     Kind("500 after doing it", Fault(status=500, after=True)),
     Kind("wrong ETag", Fault(headers={"Etag": '"00000000000000000000000000000000"'})),
     Kind("flipped byte", Fault(flip_byte=True)),
