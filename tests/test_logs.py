@@ -112,7 +112,7 @@ def test_the_terminal_is_left_when_the_log_goes_elsewhere(tmp_path: Path) -> Non
         ours = [os.path.realpath("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
         assert {str(tmp_path / "swiftfs.log")!r} in ours, ours
         assert {str(tmp_path / "stream")!r} not in ours, ours
-        late.handle(logging.makeLogRecord({{"msg": "late"}}))
+        late.handle(logging.LogRecord("late", 20, "", 0, "late", (), None))
     """
     stream = tmp_path / "stream"
     with stream.open("wb") as file:

@@ -414,6 +414,10 @@ class Journal:
                 log.warning("moving %s to %s cannot be finished now: %s", intent.source, intent.target, error)
             else:
                 log.warning("moving %s to %s is given up: %s", intent.source, intent.target, error)
+                now = time.monotonic()
+                task = Task(record.seq, record.path, intent, _ignore, now, now, attempts=1, error=error)
+                with self._changed:
+                    self._dispatch.refusals.keep(task, error)
         else:
             log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
         tasks = remnant_tasks(self._queue, record.path, intent, remnants)
