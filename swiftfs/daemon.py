@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.logs import JournalFormatter, Recent, Repetition, reads_journal
@@ -82,10 +83,33 @@ def _leave_terminal() -> None:
     os.close(nothing)
 
 
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Writes to what is standard error now, by a descriptor of its own: libfuse's messages are caught at 2.
+
+    `close` gives the descriptor back, so that whoever reads our standard error to its end need not wait.
+    """
+
+    def __init__(self) -> None:
+        descriptor = os.dup(sys.stderr.fileno())
+        super().__init__(os.fdopen(descriptor, "w", encoding=sys.stderr.encoding, errors="backslashreplace"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, unless a thread was late and the handler has been replaced."""
+        if not self.stream.closed:
+            super().emit(record)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        with self.lock or contextlib.nullcontext():
+            super().close()
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                self.stream.close()
+
+
 def log_to_terminal(level: int | str) -> None:
     """Write the log to standard error, a line each; where the journal reads it, with its priorities."""
     form = "%(levelname)s: %(message)s"
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Terminal()
     handler.setFormatter(
         JournalFormatter() if reads_journal(sys.stderr.fileno()) else logging.Formatter(form)
     )

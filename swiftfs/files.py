@@ -183,7 +183,7 @@ class Files:
             node.content.ensure_all()
             deletion, settled, node.deletion, node.settled = node.deletion, node.settled, None, None
             if deletion is not None and settled is not None:
-                self._journal.add(node.unlinked, deletion, settled)
+                self._journal.let_go(node.held, node.unlinked, deletion, settled)
 
     def close(self) -> None:
         """Close every file, and end the threads."""
@@ -281,7 +281,7 @@ class Files:
             log.warning("%s: its last changes are dropped", node.path)
             self._rooms.namespace.disown(node.path)
         if node.deletion is not None and node.settled is not None:
-            self._journal.add(node.unlinked, node.deletion, node.settled)
+            self._journal.let_go(node.held, node.unlinked, node.deletion, node.settled)
             if not self._journal.seconds:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([node.deletion.name])

@@ -31,8 +31,9 @@ class Node:
     `entry` is what the namespace has of it, None for a new file before its first flush. `dirty` says that
     bytes or attributes are not in the journal yet, `failed` that close() or fsync() has told why. A `hidden`
     node was `unlinked` from that path, or renamed over: it lives until its last handle goes, and then its
-    `deletion` is executed and `settled` is told how that went. `replaces` is the entry that a new file takes
-    the place of. With `inherit` the object has headers of another client that nobody has asked for.
+    `deletion`, which the journal has as `held`, is executed and `settled` is told how that went. `replaces`
+    is the entry that a new file takes the place of. With `inherit` the object has headers of another client
+    that nobody has asked for.
     The lock keeps writers apart from what hands the file to the journal.
     """
 
@@ -48,6 +49,7 @@ class Node:
     unlinked: str = ""
     deletion: Delete | None = None
     settled: Done | None = None
+    held: int = 0
     replaces: Entry | None = None
     inherit: bool = False
     users: int = 0

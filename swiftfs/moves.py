@@ -39,7 +39,9 @@ class Moves:
             if node.content.is_complete():
                 self._promises.make(path, deletion_of(entry), None, later=True)
             else:
-                node.deletion = deletion_of(entry)
+                deletion = deletion_of(entry)
+                node.held = self._journal.hold(path, deletion)
+                node.deletion = deletion
                 node.settled = self._promises.note(path, None)[0]
 
     def rename_open(self, node: Node, new: str, name: ObjectName, target: Entry | None) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from swiftfs.attributes import decode_metadata
+from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.handles import OpenFiles
@@ -19,9 +19,9 @@ from swiftfs.journal.intents import (
     names_of,
 )
 from swiftfs.journal.queue import Done, Failure
-from swiftfs.model import ObjectInfo, ObjectName, Row
+from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.namespace.changes import Change
-from swiftfs.namespace.entry import Defaults, Entry, file_entry, folder_inode
+from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
 from swiftfs.naming import Folder, split
 from swiftfs.rooms import Rooms
 from swiftfs.store.protocol import Headers
@@ -144,11 +144,22 @@ def file_promise(
     inherit: bool = False,
 ) -> Entry:
     """Return the entry of a file of `size` bytes that Swift has not got yet; `inherit` as in `PutFile`."""
-    sent = description.headers()
-    row = Row(name.key, size, "", sent.content_type, "")
-    entry = file_entry(split(path)[1], name.container, row, defaults)
-    headers = None if inherit else Headers(description.media_type, sent.metadata, sent.kept)
-    return replace(entry, etag="", large=None, asked=True, headers=headers)
+    media_type, stored = description.media_type, description.stored
+    if ";" in media_type or stored.target is not None:  # a listing may show something else than was sent
+        media_type, stored = decode_type(description.headers().content_type)
+    attributes = defaults.apply(defaults.file(size, 0, inode_of(name)), stored)
+    headers = (
+        None if inherit else Headers(description.media_type, description.sent_metadata(), description.kept)
+    )
+    return Entry(
+        split(path)[1],
+        name,
+        attributes,
+        media_type=media_type,
+        target=stored.target,
+        large=None,
+        headers=headers,
+    )
 
 
 def promised_entry(path: str, intent: Intent, defaults: Defaults) -> Entry | None:

@@ -15,7 +15,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadName, StoreError, TimedOut, Unavailable
 from swiftfs.model import Limits, ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
-from swiftfs.store.bulk import BulkDeletes, bulk_failures
+from swiftfs.store.bulk import BulkDeletes, bulk_outcome
 from swiftfs.store.request import Request
 
 BULK = ("POST", "bulk-delete")
@@ -249,12 +249,70 @@ def test_a_token_that_expired_within_a_request_is_renewed(
 
 def test_names_that_are_not_there_are_no_failures() -> None:
     errors = [[f"/{NAMES[0]}", "404 Not Found"], [f"/{NAMES[1]}", "403 Forbidden"]]
-    failures, unauthorized = bulk_failures(NAMES[:2], verdict(status="400 Bad Request", errors=errors))
-    assert {name: type(error) for name, error in failures.items()} == {NAMES[1]: AccessDenied}
-    assert unauthorized == []
-    failures, unauthorized = bulk_failures(NAMES[:3], verdict(1, "502 Bad Gateway"))
-    assert {type(error) for error in failures.values()} == {Unavailable}
-    assert set(failures) == set(NAMES[:3])
+    outcome = bulk_outcome(NAMES[:2], verdict(status="400 Bad Request", errors=errors))
+    assert {name: type(error) for name, error in outcome.failures.items()} == {NAMES[1]: AccessDenied}
+    assert outcome.single == []
+    outcome = bulk_outcome(NAMES[:3], verdict(1, "502 Bad Gateway"))
+    assert {type(error) for error in outcome.failures.values()} == {Unavailable}
+    assert set(outcome.failures) == set(NAMES[:3])
+
+
+@pytest.fixture
+def lie(request: pytest.FixtureRequest, swift: SwiftServer, names: list[ObjectName]) -> None:
+    """Let bulk-delete do nothing and say that there is none of the names."""
+    body = verdict(missing=len(names))
+    if request.param == "named":
+        body = verdict(errors=[[f"/{name}", "404 Not Found"] for name in names])
+    swift.inject(Fault(*BULK, status=200, body=body.decode()))
+
+
+@pytest.mark.parametrize("lie", ["counted", "named"], indirect=True)
+@pytest.mark.usefixtures("lie")
+def test_names_that_are_there_though_the_verdict_says_no(
+    swift: SwiftServer, store: SwiftStore, names: list[ObjectName], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "swiftfs.store.bulk")
+    swift.reset_requests()
+    assert store.delete_many(names) == {}
+    assert listed(store, names) == []
+    assert (counted(swift, "POST"), counted(swift, "DELETE")) == (1, 1 + len(names))
+    assert store.limits().bulk_delete == 0
+    assert len([record for record in caplog.records if "one by one" in record.message]) == 1
+
+
+@pytest.mark.parametrize("lie", ["counted"], indirect=True)
+@pytest.mark.usefixtures("lie")
+def test_a_verdict_that_cannot_be_looked_at_is_not_believed(
+    swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
+) -> None:
+    swift.inject(Fault("DELETE", f"/{names[0]}", status=403))
+    failures = store.delete_many(names)
+    assert {name: type(error) for name, error in failures.items()} == {names[0]: AccessDenied}
+    assert listed(store, names) == [names[0].key]
+
+
+@pytest.mark.parametrize("lie", ["counted"], indirect=True)
+@pytest.mark.usefixtures("lie")
+def test_no_segment_goes_when_the_verdict_cannot_be_looked_at(
+    swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
+) -> None:
+    segment = ObjectName(f"{names[0].container}_segments", "s")
+    store.create_container(segment.container)
+    store.put(segment, b"x", TEXT)
+    swift.inject(Fault("DELETE", f"/{names[0]}", status=503))
+    failures = store.delete_many([names[0], segment])
+    assert {name: error.retryable for name, error in failures.items()} == {names[0]: True, segment: True}
+    assert listed(store, [segment]) == ["s"]
+
+
+def test_names_that_are_not_there_cost_one_request_more(
+    swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
+) -> None:
+    assert store.delete_many(names) == {}
+    swift.reset_requests()
+    assert store.delete_many(names) == {}
+    assert (counted(swift, "POST"), counted(swift, "DELETE")) == (1, 1)
+    assert store.limits().bulk_delete
 
 
 def test_the_blanks_of_a_server_at_work_are_no_trickle(

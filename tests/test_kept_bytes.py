@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -220,6 +221,32 @@ def test_answers_that_differ_each_time_are_an_error_that_names_the_object(
     with pytest.raises(Corrupt, match="box/file"):
         write(content, 9 * MIB + 500, b"patch")
     assert not content.is_dirty()
+
+
+def peak_of(job: Callable[[], None]) -> int:
+    """Return how many bytes Python held at most for the job."""
+    tracemalloc.start()
+    try:
+        job()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_an_object_that_is_verified_whole(house: House) -> None:
+    content = house.open(put_plain(house.store, noise(48 * MIB)))
+    house.gets()
+    assert peak_of(lambda: write(content, 5, b"patch")) < 4 * MIB
+    assert house.gets() == 1
+    assert read(content, 6, 48 * MIB) == b"atch" + noise(48 * MIB)[10:]
+    assert house.gets() == 0
+
+
+def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(house: House) -> None:
+    """The store of the test itself holds 4 MiB of each answer."""
+    content = house.open(put_plain(house.store, noise(80 * MIB)))
+    assert peak_of(lambda: content.ensure_kept(8 * MIB, 24 * MIB)) < 8 * MIB
+    assert house.gets() > 4
 
 
 def test_what_is_verified_is_not_asked_for_again(house: House) -> None:

@@ -81,6 +81,45 @@ def test_lines_have_a_priority_only_where_the_journal_reads_them(tmp_path: Path,
     assert stream.read_text() == ("<6>hello\n" if journal else "INFO: hello\n")
 
 
+def test_a_line_of_ours_is_not_caught_with_those_of_libfuse(tmp_path: Path) -> None:
+    code = """if True:
+        import logging, os
+        from swiftfs.daemon import log_to_terminal
+        from swiftfs.fuse.binding import _DivertedStderr
+        log_to_terminal(20)
+        diverted = _DivertedStderr()
+        os.write(2, b"theirs")
+        logging.info("ours")
+        assert diverted.restore() == "theirs"
+    """
+    stream = tmp_path / "stream"
+    with stream.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stderr=file, check=True)
+    assert stream.read_text() == "INFO: ours\n"
+
+
+def test_the_terminal_is_left_when_the_log_goes_elsewhere(tmp_path: Path) -> None:
+    """Whoever reads the standard error of `swiftfs mount` to its end would wait for the mount's."""
+    code = f"""if True:
+        import logging, os
+        from pathlib import Path
+        from swiftfs import daemon
+        daemon.log_to_terminal(20)
+        late = logging.getLogger().handlers[0]
+        daemon.log_to_terminal(20)
+        daemon._listens = lambda _: False
+        daemon.log_to_system(20, Path({str(tmp_path)!r}))
+        ours = [os.path.realpath("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+        assert {str(tmp_path / "swiftfs.log")!r} in ours, ours
+        assert {str(tmp_path / "stream")!r} not in ours, ours
+        late.handle(logging.LogRecord("late", 20, "", 0, "late", (), None))
+    """
+    stream = tmp_path / "stream"
+    with stream.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stderr=file, check=True)
+    assert stream.read_text() == ""
+
+
 def test_an_error_of_the_server_names_the_request(mounted: Mount, swift: SwiftServer) -> None:
     (mounted.path / "file").write_text("text")
     mounted.remount()

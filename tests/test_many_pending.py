@@ -4,6 +4,7 @@ import os
 import stat
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs import promises
+from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
+from swiftfs.journal.intents import Description
+from swiftfs.model import ObjectName, Row
+from swiftfs.namespace.entry import Defaults, file_entry
+from swiftfs.promises import file_promise
 
 FOLDERS = 300
 
@@ -69,6 +75,29 @@ def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_
         assert "file1" in keys(store)
         wait_until(lambda: not filesystem.waiting())
     assert len(keys(store)) == 50
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "text/plain;charset=utf-8", "a/b; mode=0100600;x"])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        Stored(0o100640, 1_500_000_000, 7, 8),
+        Stored(0o100640, -1, 0, 0),
+        Stored(0o120777, 5, 1, 1, target="a b"),
+        Stored(0o120777, 5, 1, 1, target="x" * 3000),
+        Stored(0o020600, 5, 1, 1, device=os.makedev(8, 1)),
+        Stored(),
+    ],
+)
+def test_a_promised_file_is_what_a_listing_will_show(media_type: str, stored: Stored) -> None:
+    name = ObjectName("box", "d/file")
+    description = Description(media_type, stored, {"colour": "red"})
+    defaults = Defaults(uid=1, gid=2)
+    promised = file_promise("/d/file", name, 7, description, defaults)
+    row = Row(name.key, 7, "", description.headers().content_type, "")
+    listed = file_entry("file", name.container, row, defaults)
+    assert promised.headers is not None
+    assert promised == replace(listed, etag="", large=None, asked=True, headers=promised.headers)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Renames that a crash has interrupted: finished, or given up, but never over what is newer."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, names, read, write
+from commands import swiftfs
 from journal_house import body, foreign, keys, refuse
 from memory_store import MemoryStore
 from mounts import Mount
@@ -15,10 +17,11 @@ from swiftclient import Connection
 from test_moves import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, QuotaExceeded, Unavailable
+from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.log import Log, Record
+from swiftfs.journal.report import Report
 from swiftfs.model import ObjectName
 
 
@@ -52,6 +55,10 @@ def remounted(store: MemoryStore, folder: Path, intent: Move | MoveFolder) -> It
     leave(folder, intent)
     with bench(store, folder) as filesystem:
         yield filesystem
+
+
+def status(mounted: Mount) -> str:
+    return swiftfs("status", mounted.path).stdout
 
 
 def records(folder: Path) -> list[Record]:
@@ -142,6 +149,34 @@ def test_what_is_newer_at_the_source_stays(
     assert "box/d/a, box/d/c stays" in caplog.text
 
 
+def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
+    report = Report.from_json(filesystem.getxattr("/", "swift.status").decode())
+    return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]
+
+
+def test_the_unmount_tells_of_a_move_that_was_given_up_and_no_fsync_does(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    foreign(store, "d", b"newer")
+    foreign(store, "e", b"newer")
+    source, target = ObjectName("box", "d"), ObjectName("box", "e")
+
+    def job() -> None:
+        with remounted(
+            store, tmp_path, Move(source, target, replaces_large=False, etag="older")
+        ) as filesystem:
+            handle = filesystem.open("/d", os.O_RDONLY)
+            filesystem.fsync(handle, data_only=False)
+            filesystem.release(handle)
+            folder = filesystem.opendir("/")
+            filesystem.fsyncdir(folder)
+            filesystem.releasedir(folder)
+            assert [one[:3] for one in refusals(filesystem)] == [("/d", "Move", "refused")]
+
+    with pytest.raises(SwiftfsError, match="given up; the first is /d: one of both names is newer"):
+        job()
+
+
 @pytest.mark.parametrize("error", [QuotaExceeded, AccessDenied, Unavailable])
 def test_one_that_cannot_be_finished_is_undone_and_given_up(
     store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[Exception]
@@ -154,6 +189,12 @@ def test_one_that_cannot_be_finished_is_undone_and_given_up(
     with remounted(store, tmp_path, intent) as filesystem:
         store.hook = None
         assert names(filesystem, "/d") == ["a", "b", "c"]
+        told = [("/d", "MoveFolder", "refused", "the folder was not moved: no")]
+        assert refusals(filesystem) == told
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        assert refusals(filesystem) == told
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        assert refusals(filesystem) == []
         write(filesystem, "/e/a", b"newer")
         write(filesystem, "/e/b", b"newer")
     wanted = {f"d/{name}": f"d/{name}".encode() for name in "abc"}
@@ -272,7 +313,8 @@ def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
     for step, arguments in steps:
         step(store, *arguments)
     move = Move(ObjectName("box", "old"), ObjectName("box", "new"), etag=etag, replaces_etag=replaces)
-    with remounted(store, tmp_path, move):
+    given_up = pytest.raises(SwiftfsError, match="given up; the first is /d: one of both names is newer")
+    with given_up if len(wanted) > 1 else nullcontext(), remounted(store, tmp_path, move):
         pass
     assert contents(store) == wanted
     assert records(tmp_path) == []
@@ -287,7 +329,7 @@ def test_a_file_that_could_not_be_moved_does_not_come_back(store: MemoryStore, t
         store.hook = None
         write(filesystem, "/new", b"newer")
         filesystem.unlink("/new")
-    with bench(store, tmp_path):
+    with pytest.raises(SwiftfsError, match="given up; the first is /d: "), bench(store, tmp_path):
         pass
     assert contents(store) == {"old": b"old"}
     assert records(tmp_path) == []
@@ -317,6 +359,10 @@ def test_a_move_that_no_mount_could_finish_overwrites_nothing(
     mounted.expected.append("is given up")
     mounted.start()
     swift.clear_faults()
+    assert "1 change refused and given up since the last flush; the first is /d: " in status(mounted)
+    flushed = swiftfs("flush", mounted.path)
+    assert flushed.returncode == 1
+    assert "/d: could not be moved, given up: " in flushed.stderr
     assert (mounted.path / "d" / "b").read_bytes() == b"old"
     (mounted.path / "e").mkdir(exist_ok=True)
     (mounted.path / "e" / "a").write_bytes(b"newer")

@@ -51,7 +51,6 @@ UNUSED = "stays in Swift unused"
 EXPECTED = (
     "waits until it can be stored",
     UNUSED,
-    "libfuse: INFO: ",  # a line of ours while libfuse's are caught, at the start of a mount
     *(f": {name} (" for name in ("EIO", "ETIMEDOUT", "EDQUOT", "EFBIG", "EACCES")),
 )
 """What a mount may warn of in such weather."""

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from bench_filesystem import ME, bench, get, names, put, write
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
+from swiftclient import Connection
 from test_second_close import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
@@ -38,6 +41,11 @@ def open_partly(filesystem: FileSystem, path: str = "/dir/file") -> int:
     return handle
 
 
+def everything(store: MemoryStore) -> list[str]:
+    """Return the keys of all objects with bytes, segments too."""
+    return sorted(row.key for one in store._containers for row in store.list_page(one).rows if row.size)
+
+
 def unlink(filesystem: FileSystem, way: str) -> None:
     """Unlink the open file as libfuse does it, or with `hard_remove`."""
     if way == "hidden":
@@ -62,6 +70,55 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
         with pytest.raises(OSError, match="dir/file"):
             filesystem.getattr("/dir/file")
     assert [row.key for row in store.list_page("box").rows if row.size] == ["dir/other"]
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("options", [NEVER, "read_ahead=0"])
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
+    store: MemoryStore, tmp_path: Path, way: str, options: str, size: str
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    if size == "large":
+        with bench(store, cache, "segment_size=1M") as filesystem:
+            write(filesystem, "/dir/file", BODY)
+        shutil.rmtree(cache)
+        cache.mkdir()
+    with bench(store, cache, options) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        assert filesystem.waiting() == []
+        shutil.copytree(cache, tmp_path / "image")
+        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        assert store.head(ObjectName("box", "dir/file")).size == len(BODY)
+        saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
+        filesystem.release(handle)
+    store._containers = saved
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        assert names(filesystem, "/dir") == ["other"]
+    assert everything(store) == ["dir/other"]
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
+    store: MemoryStore, tmp_path: Path, way: str
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, "settle=0,read_ahead=0") as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.release(handle)
+        write(filesystem, "/dir/file", b"new")
+        handle = open_partly(filesystem, "/dir/other")
+        filesystem.rename("/dir/other", HIDDEN) if way == "hidden" else filesystem.unlink("/dir/other")
+        filesystem.mkdir("/dir/other", 0o755, ME)
+        wait_until(lambda: not filesystem.waiting())
+        shutil.copytree(cache, tmp_path / "image")
+        filesystem.release(handle)
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert filesystem.waiting() == []
+        assert names(filesystem, "/dir") == ["file", "other"]
 
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
@@ -132,6 +189,24 @@ def test_a_refusal_names_the_file(
         assert names(filesystem, "/dir") == ["file", "other"]
         store.hook = None
         filesystem.unlink("/dir/file")
+
+
+@pytest.mark.mount_options("settle=0.5,read_ahead=0")
+def test_a_mount_that_is_killed_while_the_file_is_open(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    path = mounted.path / "file"
+    path.write_bytes(BODY)
+    mounted.remount()
+    with suppress(OSError), path.open("rb", buffering=0) as file:  # it is closed behind the mount's back
+        assert file.read(10) == BODY[:10]
+        path.unlink()
+        assert file.read(10) == BODY[10:20]
+        kill(mounted)
+    mounted.start()
+    assert list(mounted.path.iterdir()) == []
+    mounted.stop()
+    assert connection.get_container(container)[1] == []
 
 
 @pytest.mark.mount_options("settle=1,read_ahead=0")

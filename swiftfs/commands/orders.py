@@ -36,7 +36,7 @@ def run_flush(mountpoint: Path) -> None:
 
 
 def _given_up(change: Waiting) -> str:
-    done = "deleted" if change.kind == "Delete" else "changed"
+    done = {"Delete": "deleted", "Move": "moved", "MoveFolder": "moved"}.get(change.kind, "changed")
     return f"could not be {done}, given up: {printable(change.reason)}"
 
 

@@ -5,12 +5,13 @@ good, and every MD5 would say that it is right. So what a change keeps of the ol
 something whose MD5 was right, or came twice, in two independent answers.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
+from swiftfs.content.answers import PIECE, Answer
 from swiftfs.content.blocks import BLOCK, Blocks, block_range, missing_of_all
 from swiftfs.content.check import is_md5
 from swiftfs.content.fetches import Fetch
@@ -29,8 +30,6 @@ one so much at most is compared at once."""
 
 LARGEST_WHOLE = 64 * 1024 * 1024
 """A plain object up to this size is downloaded whole when a quarter of it or more is needed."""
-
-Answer = tuple[bytearray, ObjectInfo]
 
 
 class VerifiedFile(FilledFile):
@@ -102,13 +101,14 @@ class VerifiedFile(FilledFile):
     def _download_whole(self, origin: Origin) -> bool:
         """Download the object and look at its MD5; return False when its ETag is none."""
         for _ in range(2):
-            body, info = self._get(origin, 0, origin.whole)
-            if info.is_slo or info.dlo_prefix is not None or not is_md5(info.version.etag):
-                return False
-            digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
-            if digest == info.version.etag:
-                self._take(origin, 0, body, info)
-                return True
+            with closing(self._empty_answer(0, origin.whole)) as answer:
+                info = self._get(origin, answer)
+                if info.is_slo or info.dlo_prefix is not None or not is_md5(info.version.etag):
+                    return False
+                digest = answer.md5(0, origin.whole)
+                if digest == info.version.etag:
+                    self._take(origin, answer, 0, origin.whole, info)
+                    return True
             log.info("%s: the bytes that came have the MD5 %s; they are fetched again", origin.name, digest)
         raise Corrupt(f"{origin.name}: the bytes that came have the MD5 {digest} instead of the ETag")
 
@@ -119,22 +119,38 @@ class VerifiedFile(FilledFile):
         wrong at different bytes of the object. Of whole segments one answer is enough when it has their MD5.
         """
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
-        with self._changed:
-            is_here = self._present.covers(first, last)
-        seen: list[bytes | bytearray] = [os.pread(self.descriptor, end - offset, offset)] if is_here else []
-        while len(seen) < 3:
-            begin = max(0, offset - len(seen) * BLOCK)
-            answer, info = self._get(origin, begin, end)
-            body = answer[offset - begin :]
-            if body in seen or (info.is_slo and _is_of_segments(self._manifest(origin), offset, body)):
-                self._take(origin, first, body, info)
-                return
-            if seen:
-                log.info(
-                    "%s: other bytes came from %d than before; they are fetched again", origin.name, offset
-                )
-            seen.append(body)
+        with ExitStack() as opened:
+            seen = [opened.enter_context(closing(one)) for one in self._bytes_here(offset, end)]
+            while len(seen) < 3:
+                answer = self._empty_answer(max(0, offset - len(seen) * BLOCK), end)
+                opened.enter_context(closing(answer))
+                info = self._get(origin, answer)
+                if any(answer.agrees(one, offset, end) for one in seen) or (
+                    info.is_slo and _is_of_segments(self._manifest(origin), answer, offset, end)
+                ):
+                    self._take(origin, answer, offset, end, info)
+                    return
+                if seen:
+                    log.info(
+                        "%s: other bytes came from %d than before; they are fetched again",
+                        origin.name,
+                        offset,
+                    )
+                seen.append(answer)
         raise Corrupt(f"{origin.name}: the bytes from {offset} to {end} come different each time")
+
+    def _bytes_here(self, offset: int, end: int) -> Iterator[Answer]:
+        """Yield a copy of what the file holds from `offset` to `end`, if that is all here."""
+        with self._changed:
+            if not self._present.covers(*block_range(offset, end)):
+                return
+        answer = self._empty_answer(offset, end)
+        for position in range(offset, end, PIECE):
+            answer.write(position, os.pread(self.descriptor, min(PIECE, end - position), position))
+        yield answer
+
+    def _empty_answer(self, offset: int, end: int) -> Answer:
+        return Answer(self._file.path.parent, offset, end)
 
     def _manifest(self, origin: Origin) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
@@ -175,31 +191,30 @@ class VerifiedFile(FilledFile):
             log.info("%s; they are fetched again", said)
             self._get_evicted(source, *source.blocks, again=True)
 
-    def _get(self, origin: Origin, offset: int, end: int) -> Answer:
-        body = bytearray(end - offset)
-
-        def sink(position: int, data: bytes) -> None:
-            body[position - offset : position - offset + len(data)] = data
-
-        self.grew(end - offset)
-        length = None if end - offset == origin.whole else end - offset
-        info = self._store.get(origin.name, sink, offset=offset, length=length, etag=origin.etag)
+    def _get(self, origin: Origin, answer: Answer) -> ObjectInfo:
+        """Download the bytes that the answer is for."""
+        size = answer.end - answer.offset
+        self.grew(size)
+        length = None if size == origin.whole else size
+        info = self._store.get(
+            origin.name, answer.write, offset=answer.offset, length=length, etag=origin.etag
+        )
         if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was changed here")
-        return body, info
+        return info
 
-    def _take(self, origin: Origin, first: int, body: bytes | bytearray, info: ObjectInfo) -> None:
+    def _take(self, origin: Origin, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
         """Write verified bytes wherever we have none of our own."""
         with self._changed:
             now = self._origin
             if now is None or not self._is_from(origin) or self._closed:
                 return
-            end = min(first * BLOCK + len(body), now.size)
-            for one, other in list(self._unverified(*block_range(first * BLOCK, end))):
-                start, stop = one * BLOCK, min(other * BLOCK, end)
-                os.pwrite(
-                    self.descriptor, memoryview(body)[start - first * BLOCK : stop - first * BLOCK], start
-                )
+            end = min(end, now.size)
+            for one, other in list(self._unverified(*block_range(offset, end))):
+                position = one * BLOCK
+                for piece in answer.pieces(position, min(other * BLOCK, end)):
+                    os.pwrite(self.descriptor, piece, position)
+                    position += len(piece)
                 self._present.add(one, other)
                 self._verified.add(one, other)
             self._certain = True
@@ -207,15 +222,13 @@ class VerifiedFile(FilledFile):
             self._changed.notify_all()
 
 
-def _is_of_segments(manifest: Manifest | None, offset: int, body: bytes | bytearray) -> bool:
-    """Say whether `body`, from `offset` in the object, is made of whole segments and has their MD5s."""
+def _is_of_segments(manifest: Manifest | None, answer: Answer, offset: int, end: int) -> bool:
+    """Say whether the bytes from `offset` to `end` are made of whole segments and have their MD5s."""
     start, verified = 0, 0
     for segment in manifest.segments if manifest is not None else ():
-        behind = start - offset
-        start += segment.span
-        if not 0 <= behind < len(body) or segment.length is not None or segment.nested:
+        begin, start = start, start + segment.span
+        if begin < offset or start > end or segment.length is not None or segment.nested:
             continue
-        part = memoryview(body)[behind : behind + segment.span]
-        if hashlib.md5(part, usedforsecurity=False).hexdigest() == segment.etag:
-            verified += len(part)
-    return verified == len(body)
+        if answer.md5(begin, start) == segment.etag:
+            verified += segment.span
+    return verified == end - offset

@@ -19,11 +19,15 @@ class Description:
     kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def headers(self) -> Headers:
-        """Return them as Swift takes them; rclone and the swift CLI read the time in the metadata."""
+        """Return them as Swift takes them."""
+        return Headers(encode_type(self.media_type, self.stored), self.sent_metadata(), self.kept)
+
+    def sent_metadata(self) -> Mapping[str, str]:
+        """Return the metadata with the time, which rclone and the swift CLI read there."""
         metadata = dict(self.metadata)
         if self.stored.mtime_ns is not None:
             metadata["mtime"] = format_time(self.stored.mtime_ns)
-        return Headers(encode_type(self.media_type, self.stored), metadata, self.kept)
+        return metadata
 
 
 @dataclass(frozen=True, slots=True)

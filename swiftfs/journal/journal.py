@@ -166,6 +166,28 @@ class Journal:
                 self._change(tail, path, merged[0], done, now + max(self.seconds, at_least))
             return True
 
+    def hold(self, path: str, deletion: Delete) -> int:
+        """Record a deletion that waits for the last close of `path`, and return its number.
+
+        Raise `OSError` when the disk does not take it. This mount executes it when it is let go, and the next
+        one in any case: nobody has the file open any more.
+        """
+        with self._changed:
+            seq = self._queue.next_seq()
+            self._log.commit([Record(seq, path, deletion)])
+            return seq
+
+    def let_go(self, held: int, path: str, deletion: Delete, done: Done) -> None:
+        """Take a deletion that was held; errors as in `add`, and then it is recorded no more.
+
+        INVARIANT: nothing that uses the name again is recorded before the record of the held one is gone.
+        """
+        with self._changed:
+            try:
+                self.add(path, deletion, done)
+            finally:
+                self._log.finish([held])
+
     @property
     def late(self) -> LateAnswers | None:
         """What looks again for requests that were carried out late, None where nothing is watched."""
@@ -413,6 +435,10 @@ class Journal:
                 log.warning("moving %s to %s cannot be finished now: %s", intent.source, intent.target, error)
             else:
                 log.warning("moving %s to %s is given up: %s", intent.source, intent.target, error)
+                now = monotonic()
+                task = Task(record.seq, record.path, intent, _ignore, now, now, attempts=1, error=error)
+                with self._changed:
+                    self._dispatch.refusals.keep(task, error)
         else:
             log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
         tasks = remnant_tasks(self._queue, record.path, intent, remnants)

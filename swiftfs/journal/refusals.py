@@ -37,8 +37,11 @@ class Refusals:
 
     def add(self, task: Task, error: Failure) -> None:
         """Record that a task was given up; who asked for a move or a folder is told by the call itself."""
-        if isinstance(task.intent, Move | MoveFolder | PutMarker):
-            return
+        if not isinstance(task.intent, Move | MoveFolder | PutMarker):
+            self.keep(task, error)
+
+    def keep(self, task: Task, error: Failure) -> None:
+        """Record that a task was given up of which no call can tell, such as an earlier mount's move."""
         if len(self._kept) < MOST_KEPT:
             self._kept.append(Refusal(task, error))
         else:
@@ -69,8 +72,9 @@ class Refusals:
             names = names_of(one.task.intent)
             return any(Folder(name.container, name.key).is_below(folder) for name in names)
 
-        error = self._take(is_below)
-        self._keep(lambda one: not is_below(one))
+        error = first = self._take(is_below)
+        while first is not None:
+            first = self._take(is_below)
         return error
 
     def show(self) -> None:
@@ -85,7 +89,8 @@ class Refusals:
 
     def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
         for index, one in enumerate(self._kept):
-            if fits(one):
+            # A move that is kept was an earlier mount's: who syncs a file or folder now has not asked for it.
+            if fits(one) and not isinstance(one.task.intent, Move | MoveFolder):
                 return self._kept.pop(index).error
         return None
 

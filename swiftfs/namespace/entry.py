@@ -81,13 +81,14 @@ class Defaults:
         mode = base.mode
         if stored.mode is not None and stat.S_ISDIR(stored.mode) == base.is_directory:
             mode = stored.mode
-        return replace(
-            base,
-            mode=mode,
-            mtime_ns=base.mtime_ns if stored.mtime_ns is None else stored.mtime_ns,
-            uid=base.uid if stored.uid is None else stored.uid,
-            gid=base.gid if stored.gid is None else stored.gid,
-            device=stored.device or 0,
+        return Attributes(
+            mode,
+            base.size,
+            base.mtime_ns if stored.mtime_ns is None else stored.mtime_ns,
+            base.uid if stored.uid is None else stored.uid,
+            base.gid if stored.gid is None else stored.gid,
+            base.inode,
+            stored.device or 0,
         )
 
 

@@ -74,7 +74,7 @@ class Outcome:
     """What became of the names of a request.
 
     `single` are those that it did not take and that can be deleted one by one. With `outage` the answer was
-    lost: the next request would fare no better.
+    lost: the next request would fare no better. With `none_found` the server says that none was there.
     """
 
     failures: dict[ObjectName, StoreError] = field(default_factory=dict)
@@ -82,6 +82,7 @@ class Outcome:
     refused: BulkRefused | None = None
     too_large: bool = False
     outage: StoreError | None = None
+    none_found: bool = False
 
 
 class BulkDeletes:
@@ -124,7 +125,7 @@ class BulkDeletes:
             return Outcome(single=list(names))
         begun = monotonic()
         try:
-            failures, unauthorized = bulk_failures(names, self._send(request))
+            outcome = bulk_outcome(names, self._send(request))
         except (BulkTooLarge, QuotaExceeded) as error:  # 413
             return self._too_large(names, error)
         except NoVerdict as error:
@@ -138,7 +139,7 @@ class BulkDeletes:
         with self._lock:
             self._unreadable = 0
         self._took(len(names), monotonic() - begun, answered=True)
-        return Outcome(failures, unauthorized)
+        return outcome
 
     def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
         if len(names) == 1:
@@ -162,10 +163,8 @@ class BulkDeletes:
                 self._size *= 2
 
 
-def bulk_failures(
-    names: Sequence[ObjectName], body: bytes
-) -> tuple[dict[ObjectName, StoreError], list[ObjectName]]:
-    """Return what failed of `names`, and those for which the token had expired meanwhile.
+def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
+    """Return what failed of `names`, and as `single` those for which the token had expired meanwhile.
 
     A name that was absent did not fail. A server that gave up half-way does not say which names it reached:
     then each may still exist. Raise `NoVerdict`, or `BulkRefused` and `BulkTooLarge` for one that refuses the
@@ -187,7 +186,9 @@ def bulk_failures(
         for name in by_path.values():
             if name not in statuses:
                 failures[name] = Unavailable(f"delete_many {name}: given up by the server, {status}")
-    return {name: one for name, one in failures.items() if not isinstance(one, NotFound)}, unauthorized
+    failures = {name: one for name, one in failures.items() if not isinstance(one, NotFound)}
+    none_found = not (verdict["Number Deleted"] or failures or unauthorized)
+    return Outcome(failures, unauthorized, none_found=none_found)
 
 
 def _check_refusal(verdict: dict[str, Any]) -> None:

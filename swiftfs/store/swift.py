@@ -26,7 +26,7 @@ from swiftfs.errors import (
 )
 from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
-from swiftfs.store.bulk import BulkDeletes, BulkRefused, fits_in_bulk
+from swiftfs.store.bulk import BulkDeletes, BulkRefused, Outcome, fits_in_bulk
 from swiftfs.store.counters import Counters
 from swiftfs.store.download import Download
 from swiftfs.store.headers import content_length, etag_of, from_wire, sent_info, to_wire
@@ -301,6 +301,8 @@ class SwiftStore:
         if not in_bulk:
             return self._delete_in_parallel(chunk), None
         outcome = self._bulk.delete(in_bulk)
+        if outcome.none_found:
+            self._look_at_verdict(outcome, in_bulk[0])
         if outcome.too_large:
             return self._delete_halves(chunk)
         failures = outcome.failures
@@ -313,6 +315,23 @@ class SwiftStore:
         else:
             failures |= dict.fromkeys(chunk, outcome.outage)
         return failures, outcome.outage
+
+    def _look_at_verdict(self, outcome: Outcome, first: ObjectName) -> None:
+        """Delete the first of the names of which the server says that there is none: it may do nothing.
+
+        INVARIANT: of a large object and its segments the object is the first. If it may stand, they stay.
+        """
+        try:
+            self.delete(first)
+        except NotFound:
+            return
+        except StoreError as error:
+            if error.retryable:
+                outcome.outage = error
+            else:
+                outcome.refused = BulkRefused(error, remembered=False)
+        else:
+            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} was there, and was not found"))
 
     def _delete_halves(
         self, chunk: Sequence[ObjectName]
