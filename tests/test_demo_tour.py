@@ -1,19 +1,23 @@
 """`swiftfs demo`: the tour, its end by a signal at any moment, and what it says when something is missing."""
 
 import contextlib
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import psutil
 import pytest
 from mounts import clean_environment
+from rich.console import Console
 
 from swiftfs.demo import tour
+from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
 
 DEMO = (sys.executable, "-m", "swiftfs", "demo")
@@ -27,7 +31,7 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
     yield folder
     assert list(folder.iterdir()) == []
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
-    # A command that was just being started when the signal came ends by itself.
+    # Swift ends when it sees that the demo has.
     started = [process for process in psutil.process_iter() if is_ours(process, tmp_path)]
     assert psutil.wait_procs(started, timeout=20)[1] == []
 
@@ -119,6 +123,42 @@ def test_an_interruption_leaves_nothing(temporary: Path, moment: str, number: in
         rest, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Traceback" not in rest or moment == "starting"  # Python itself may still be starting
+
+
+@contextlib.contextmanager
+def profiled(function: Callable[[FrameType, str, object], None]) -> Iterator[None]:
+    sys.setprofile(function)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_signal_right_after_the_fork_ends_the_command(tmp_path: Path) -> None:
+    """`Popen` has not returned yet: nobody knows the child but the handler's frame."""
+
+    def interrupt(_frame: FrameType, event: str, called: object) -> None:
+        if event == "c_return" and getattr(called, "__name__", "") == "fork_exec":
+            signal.raise_signal(signal.SIGHUP)
+
+    interruption = tour.Interruption()
+    demo = tour.Tour(SwiftServer(), tmp_path / "mnt", tmp_path, Console(file=io.StringIO()), interruption)
+    with tour.handled_by(interruption), profiled(interrupt), pytest.raises(KeyboardInterrupt):
+        demo.type("sleep", 600)
+    commands = [child.cmdline() for child in psutil.Process().children()]
+    assert [words for words in commands if words[-1:] == ["600"]] == []
+
+
+def test_a_command_that_ignores_an_interruption_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tour, "INTERRUPT_SECONDS", 0.2)
+    interruption = tour.Interruption()
+    demo = tour.Tour(SwiftServer(), tmp_path / "mnt", tmp_path, Console(file=io.StringIO()), interruption)
+    deaf = f"trap '' INT; echo $$ > {tmp_path}/pid; kill -TERM $PPID; exec sleep 600"
+    with tour.handled_by(interruption), pytest.raises(KeyboardInterrupt):
+        demo.type("sh", "-c", deaf)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_a_program_that_works_there_does_not_keep_the_mount(temporary: Path, tmp_path: Path) -> None:
