@@ -3,7 +3,6 @@
 What stands is what was about to be stored: readers and the next attempt go on with it.
 """
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bench_filesystem import NOBODY_WAITS, bench, read, write
+from bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -91,7 +90,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS) -> Iterator[FileSystem]:
     """A mount that is killed when its next upload of the file has been carried out, which leaves `image`."""
-    store.landed = lambda: shutil.copytree(cache, image)
+    store.landed = lambda: copy_live(cache, image)
     patient = RetryingStore(store, NOBODY_WAITS)
     request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
     filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)

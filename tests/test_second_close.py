@@ -1,7 +1,6 @@
 """A file that is changed and closed again while its upload runs: nothing of the newer close is lost."""
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, names, put, read, write
+from bench_filesystem import ME, bench, copy_live, names, put, read, write
 from journal_house import NEVER, body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -172,7 +171,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
         assert gate.reached.wait(20)
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
-        shutil.copytree(tmp_path / "second", killed)
+        copy_live(tmp_path / "second", killed)
         gate.open.set()
     assert body(store, "file") == data
     store.hook = None

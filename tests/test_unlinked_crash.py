@@ -1,11 +1,10 @@
 """A file is deleted while it is open and only partly here, and the mount dies before Swift was told."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, get, names, put, write
+from bench_filesystem import ME, bench, copy_live, get, names, put, write
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
@@ -54,7 +53,7 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
         unlink(filesystem, way)
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
     store.put(ObjectName("box", "dir/file"), BODY, Headers(TYPE))
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
@@ -90,7 +89,7 @@ def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: 
         filesystem.release(new)
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]
         assert filesystem.getattr("/dir/file").size == 3
@@ -106,7 +105,7 @@ def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -
         filesystem.rename("/dir/new", "/dir/file")
         assert {one.path for one in filesystem.waiting()} == {"/dir/file"}
         filesystem.release(handle)
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]
         assert filesystem.getattr("/dir/file").size == 3

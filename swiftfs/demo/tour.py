@@ -41,7 +41,7 @@ INTERRUPT_SECONDS = 30.0
 
 @dataclass(slots=True)
 class Interruption:
-    """The handler of signals that end a program: raises `KeyboardInterrupt`, for one inside `held` after it."""
+    """The handler of signals that end a program: raises `KeyboardInterrupt`, in `held` only at its end."""
 
     _holding: bool = False
     _came: bool = False
