@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiers
 from mounts import Mount
 from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark(items)
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,7 @@ def test_with_a_mount_point_it_stays_until_ctrl_c(temporary: Path, tmp_path: Pat
     assert (data / "swift.log").exists()
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("moment", "number"),
     [

@@ -127,6 +127,7 @@ def test_a_part_of_a_copy(filesystem: FileSystem) -> None:
     filesystem.release(handle)
 
 
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("offset", [3 * MIB, 1_200_000, 0])
 @pytest.mark.parametrize("size", [8, 128 * 1024])
 def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: int, size: int) -> None:
@@ -140,6 +141,7 @@ def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: 
     assert stored(copied, FILE) == BODY == read(filesystem, "/file")
 
 
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("size", [0, MIB, MIB + 1, 4 * MIB])
 def test_a_copy_is_cut_or_made_longer(copied: MemoryStore, filesystem: FileSystem, size: int) -> None:
     filesystem.truncate("/copy", size)
@@ -166,6 +168,7 @@ def deeds(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]:
     }
 
 
+@pytest.mark.matrix(16)
 @pytest.mark.parametrize("first", deeds())
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_copy_is_described_and_then_read(

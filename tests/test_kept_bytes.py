@@ -162,6 +162,7 @@ def stored(store: MemoryStore) -> bytes:
     return bytes(body)
 
 
+@pytest.mark.matrix(14)
 @pytest.mark.parametrize("wrong", [1, 3])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", OBJECTS)
@@ -277,6 +278,7 @@ def test_an_evicted_segment_is_verified_before_it_changes(
     assert writer.stored() == writer.model
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("size", [400_000, 3_000_000, 20_000_000])
 @pytest.mark.mount_options("settle=0.2,segment_size=4M")
@@ -302,6 +304,7 @@ def test_a_byte_that_is_flipped_on_the_way_is_not_stored(
         mounted.remount()
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("size", "offset"), [(400_000, 2**40), (3_000_000, 7), (20_000_000, 9_000_000), (20_000_000, 2**40)]
 )

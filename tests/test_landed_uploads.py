@@ -136,6 +136,7 @@ def assert_stored(store: LandingStore, model: bytes | bytearray, key: str = "fil
 CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_kill(
@@ -152,6 +153,7 @@ def test_a_reader_after_a_kill(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(14)
 @pytest.mark.parametrize("then", ["append", "cut and grow", "patch", "shrink below a segment"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), [("60 KB", False), ("3.5 MB", False), ("3.5 MB", True)])
@@ -170,6 +172,7 @@ def test_a_writer_after_a_kill(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_lost_answer(
@@ -188,6 +191,7 @@ def test_a_reader_after_a_lost_answer(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_rename_after_a_kill(
@@ -226,6 +230,7 @@ def test_a_file_renamed_before_it_was_stored(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("lands", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
@@ -254,6 +259,7 @@ def test_a_second_kill(
         assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0")
 @pytest.mark.parametrize("deed", [patch, append, cut])
 def test_a_reader_of_a_mount_that_was_killed(

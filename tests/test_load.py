@@ -183,6 +183,7 @@ def telling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("telling")
 @pytest.mark.timeout(5 * SECONDS + 300)
 def test_programs_side_by_side(
@@ -203,6 +204,7 @@ def test_programs_side_by_side(
         assert_journal_is_empty(mount)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("telling")
 @pytest.mark.timeout(5 * SECONDS + 300)
 def test_programs_in_bad_weather(

@@ -265,6 +265,7 @@ def test_markers_that_stay_hide_their_folder(filesystem: FileSystem, store: Refu
     assert keys(store) == ["e", "e/sub", "e/sub/x"]
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_large_file_survives_the_refusal_of_its_deletion(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, folder: bool

@@ -128,6 +128,7 @@ def tried(folder: Path, words: tuple[str, ...]) -> int:
     return nobody("sh", "-c", script, str(folder), *words)
 
 
+@pytest.mark.matrix(4)
 @as_root
 @pytest.mark.parametrize("words", OTHERS_MAY, ids=" ".join)
 @pytest.mark.mount_options("allow_other")
