@@ -1,6 +1,7 @@
 """What the tests share: one real Swift for the session, and a container of its own for each test."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from swiftclient import Connection
 from swiftfs.demo.server import SwiftServer
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Let children have the default action of signals that we ignore, as in the background or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)  # handlers do not survive exec
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deadlines import within
 from mounts import Mount, clean_environment
 from swiftclient import Connection
 
@@ -28,7 +29,7 @@ def mount(swift: SwiftServer, *words: object, **environment: str) -> subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=within(60),
     )
     assert time.monotonic() - began < 20
     assert result.returncode == 1, result.stderr

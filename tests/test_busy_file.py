@@ -13,6 +13,7 @@ from bench_filesystem import ME, bench, put
 from journal_house import NEVER
 from memory_store import MemoryStore
 from mounts import Mount
+from scenes import wait_until
 from storing_house import MIB, NAME, Writer, noise
 from swiftclient import Connection
 
@@ -195,7 +196,8 @@ def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
     attempts(writer)
     assert seen[-1] > 1.5 * plain
     assert max(seen[:-1]) <= plain
-    assert writer.content.allocated() <= plain
+    # A thread of the upload may hold the copy a moment longer.
+    wait_until(lambda: writer.content.allocated() <= plain)
     assert len(list(writer.folder.glob("open-*"))) == 1
 
 

@@ -13,6 +13,7 @@ from types import FrameType
 
 import psutil
 import pytest
+from deadlines import within
 from mounts import clean_environment
 from rich.console import Console
 
@@ -33,7 +34,7 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
     # Swift ends when it sees that the demo has.
     started = [process for process in psutil.process_iter() if is_ours(process, tmp_path)]
-    assert psutil.wait_procs(started, timeout=20)[1] == []
+    assert psutil.wait_procs(started, timeout=within(20))[1] == []
 
 
 def is_ours(process: psutil.Process, folder: Path) -> bool:
@@ -66,7 +67,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None:
     with start(temporary) as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=within(120))
     assert process.returncode == 0, output
     commands = re.findall(r"^  \$ (\S+)", output, re.MULTILINE)
     assert commands.count("swift") == 4
@@ -98,7 +99,7 @@ def test_with_a_mount_point_it_stays_until_ctrl_c(temporary: Path, tmp_path: Pat
             )
             assert f"{tour.BIG}\n" in listed.stdout
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=60)
+            rest, _ = process.communicate(timeout=within(60))
             assert process.returncode == 0, rest
         assert not folder.exists()
     assert (data / "swift.log").exists()
@@ -121,7 +122,7 @@ def test_an_interruption_leaves_nothing(temporary: Path, moment: str, number: in
         if moment != "starting":
             read_until(process, moment)
         process.send_signal(number)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=within(60))
     assert process.returncode != 0
     assert "Traceback" not in rest or moment == "starting"  # Python itself may still be starting
 
@@ -169,7 +170,7 @@ def test_a_program_that_works_there_does_not_keep_the_mount(temporary: Path, tmp
         descriptor = os.open(folder / "open", os.O_CREAT | os.O_WRONLY)
         try:
             process.send_signal(signal.SIGTERM)
-            rest, _ = process.communicate(timeout=60)
+            rest, _ = process.communicate(timeout=within(60))
         finally:
             with contextlib.suppress(OSError):  # its server is gone
                 os.close(descriptor)

@@ -18,7 +18,7 @@ from swiftfs.model import ObjectName
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]
 
-SECONDS = 5
+SECONDS = 60
 
 
 class Stall:
