@@ -45,7 +45,7 @@ def kill(mount: Mount, *descriptors: int) -> None:
 
 
 def is_kept(mount: Mount) -> bool:
-    """Return whether a file is named after its version and closed: its row in the index is written between."""
+    """Return whether a file is named after its version and closed: its row is written between."""
     kept = {str(path) for path in (mount.cache / "content").iterdir() if len(path.name) == 64}
     held = {file.path for file in psutil.Process(mount.pid).open_files()}
     return bool(kept) and not kept & held
