@@ -90,6 +90,7 @@ def test_a_container_of_somebody_else(
     mount(swift, container, folder, "--cache-dir", tmp_path / "cache", **who)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
@@ -106,6 +107,7 @@ def test_mount_points(swift: SwiftServer, folder: Path, prepare: Callable[[Path]
     assert str(folder) in result.stderr
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize(
     ("option", "said"),
     [

@@ -186,6 +186,7 @@ def test_a_copy_is_described_and_then_read(
     assert stored(copied) == BODY + b"tail"
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("target", ["/moved", "/file"])
 def test_a_copy_is_renamed(copied: MemoryStore, filesystem: FileSystem, target: str) -> None:
     filesystem.rename("/copy", target)

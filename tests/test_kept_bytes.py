@@ -203,6 +203,7 @@ def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: Ho
     assert stored(house.store) == model
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_every_byte_that_is_needed_verified_is_right(house: House, kind: str) -> None:
     put, size = OBJECTS[kind]

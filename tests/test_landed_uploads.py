@@ -208,6 +208,7 @@ def test_a_rename_after_a_kill(
     assert_stored(store, file.model, "other")
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_renamed_before_it_was_stored(

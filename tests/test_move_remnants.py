@@ -136,6 +136,7 @@ def test_the_segments_stay_when_it_is_deleted_at_last(
     assert read(filesystem, "/e/large" if path == "/d" else "/large") == b"a segment"
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("path", ["/d/large", "/d"])
 @pytest.mark.parametrize("unanswered", [False, True])
 def test_the_segments_outlive_the_copy_while_the_old_place_names_them(

@@ -259,6 +259,7 @@ CASES: dict[str, tuple[list[Step], str | None, dict[str, bytes]]] = {
 """What happened before the mount, what the target was then, and what stands in the end."""
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
     store: MemoryStore, tmp_path: Path, case: str

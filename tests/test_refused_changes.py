@@ -87,6 +87,7 @@ def with_marker(store: MemoryStore) -> None:
     store.put(ObjectName("box", "folder"), b"", Headers("application/directory"))
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize(("change", "path"), CHANGES)
 @pytest.mark.parametrize("error", [AccessDenied, BadRequest, Conflict])
 def test_unmounting_tells_what_was_refused(
