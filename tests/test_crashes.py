@@ -64,7 +64,7 @@ def count_steps(swift: SwiftServer, name: str, folder: Path) -> list[str]:
     return mount.steps()
 
 
-@pytest.mark.timeout(7200 if "SWIFTFS_ALL_STEPS" in os.environ else 300)
+@pytest.mark.timeout(7200 if "SWIFTFS_ALL_STEPS" in os.environ else 900)
 @pytest.mark.parametrize("samples", [SAMPLES // 4, pytest.param(SAMPLES, marks=pytest.mark.slow)])
 def test_every_step_may_be_the_last(swift: SwiftServer, container: str, tmp_path: Path, samples: int) -> None:
     steps = len(count_steps(swift, container, tmp_path / "0"))

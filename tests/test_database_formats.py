@@ -266,7 +266,6 @@ def locked(path: Path) -> sqlite3.Connection:
     return database
 
 
-@pytest.mark.timeout(60)
 def test_a_journal_that_is_out_of_reach_is_not_damaged(cache: Path, store: MemoryStore) -> None:
     path = cache / "journal.sqlite"
     with closing(locked(path)), pytest.raises(ConfigurationError, match="locked"), bench(store, cache):
@@ -304,7 +303,6 @@ def test_a_cache_of_another_format_is_kept_aside(
     assert rows(index, "SELECT state FROM session") == [("clean",)]
 
 
-@pytest.mark.timeout(60)
 def test_an_index_that_is_out_of_reach_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "content.sqlite"
     Index(path).close(clean=True)
