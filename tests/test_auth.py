@@ -119,6 +119,7 @@ def keystone() -> Iterator[str]:
         thread.join(10)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("changes", "user", "scope"),
     [

@@ -139,6 +139,7 @@ def test_a_cache_folder_in_use(swift: SwiftServer, mounted: Mount, container: st
     assert list(mounted.path.iterdir()) == []
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("status", "number"), [(403, errno.EACCES), (413, errno.EDQUOT), (507, errno.ENOSPC)]
 )

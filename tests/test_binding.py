@@ -325,6 +325,7 @@ def test_many_threads_come_and_go_and_every_unmount_is_clean(tmp_path: Path) -> 
         assert out == "destroyed\nreturned\n"
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts_and_returns(tmp_path: Path, number: signal.Signals) -> None:
     mount = Mount(tmp_path)

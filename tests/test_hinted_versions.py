@@ -112,6 +112,7 @@ def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
     filesystem.release(handle)
 
 
+@pytest.mark.matrix(4)
 def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
     for _ in range(2):
         assert filesystem.getattr("/copy").size == len(BODY)
@@ -120,6 +121,7 @@ def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
         filesystem.refresh()
 
 
+@pytest.mark.matrix(4)
 def test_a_part_of_a_copy(filesystem: FileSystem) -> None:
     handle = filesystem.open("/copy", os.O_RDONLY)
     assert get(filesystem, handle, 2 * MIB, 1000) == BODY[2 * MIB : 2 * MIB + 1000]

@@ -187,6 +187,7 @@ def test_a_wrong_byte_is_never_stored(
     assert stored(house.store) == model
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: House, kind: str) -> None:
     put, size = OBJECTS[kind]

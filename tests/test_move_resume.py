@@ -78,6 +78,7 @@ def put_all(store: MemoryStore, *names: str) -> None:
         foreign(store, name, name.encode())
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("copied", [(), ("a",), ("a", "b")])
 def test_a_move_is_finished(

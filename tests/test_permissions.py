@@ -156,6 +156,7 @@ def test_others_may_do_everything_where_that_is_asked_for(mounted: Mount) -> Non
     assert not (mounted.path / "public").exists()
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize(
     ("words", "environment", "checks"),
     [

@@ -113,6 +113,7 @@ def test_unmounting_tells_what_was_refused(
     ]
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(("change", "path"), CHANGES)
 def test_a_flush_tells_what_was_refused_before_it(
     store: MemoryStore, tmp_path: Path, change: Callable[[FileSystem], None], path: str
@@ -235,6 +236,7 @@ def refused(mounted: Mount, swift: SwiftServer, connection: Connection, containe
     return mounted
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=1000")
 @pytest.mark.parametrize("status", [403, 405, 409, 423])
 def test_umount_says_what_was_not_deleted(refused: Mount, swift: SwiftServer, status: int) -> None:
