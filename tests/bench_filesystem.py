@@ -1,8 +1,9 @@
 """A file system over the store in memory, put together as a mount does it, used without a kernel."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memory_store import MemoryStore
@@ -38,6 +39,16 @@ def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box
         yield filesystem
     finally:
         filesystem.close()
+
+
+def copy_live(cache: Path, image: Path) -> None:
+    """Copy the cache folder of a running mount, as a kill would leave it; files may go meanwhile."""
+    shutil.copytree(cache, image, copy_function=_copy_unless_gone)
+
+
+def _copy_unless_gone(source: str, target: str) -> None:
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 def write(filesystem: FileSystem, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:

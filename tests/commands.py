@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from deadlines import within
 from mounts import clean_environment
 
 
@@ -16,7 +17,7 @@ def swiftfs(*words: object, environment: Mapping[str, str] | None = None) -> sub
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=within(120),
     )
 
 

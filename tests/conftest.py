@@ -1,10 +1,16 @@
 """What the tests share: one real Swift for the session, and a container of its own for each test."""
 
+import contextlib
+import ctypes
+import gc
 import itertools
+import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiers
 from mounts import Mount
 from swiftclient import Connection
 
@@ -12,6 +18,9 @@ from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
 
 concurrency.check()
+
+RESIDENT = 200 * 1024 * 1024
+"""Bytes of memory that a worker may take before it is made to give some back."""
 
 _numbers = itertools.count(1)
 
@@ -22,6 +31,26 @@ def lock_order() -> Iterator[None]:
     concurrency.take_violations()
     yield
     assert concurrency.take_violations() == []
+
+
+def pytest_configure() -> None:
+    """Let children have the default action of signals that we ignore, as in the background or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)  # handlers do not survive exec
+
+
+def pytest_runtest_teardown() -> None:
+    """Give memory back: what a test held in several threads stays with the process otherwise."""
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    if resident > RESIDENT:
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark(items)
 
 
 @pytest.fixture(scope="session")

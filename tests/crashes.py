@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import crashing_mount
+from deadlines import within
 from ledger import UNSHARED, Ledger, State, digest
 from mounts import EXIT_SECONDS, READY_SECONDS
 from swiftclient import ClientException, Connection
@@ -49,7 +50,7 @@ class Killable:
         self._process = _forks.Process(target=crashing_mount.serve, args=arguments)
         outside = self.path.stat().st_dev
         self._process.start()
-        end = time.monotonic() + READY_SECONDS
+        end = time.monotonic() + within(READY_SECONDS)
         while self._process.is_alive() and time.monotonic() < end:
             with contextlib.suppress(OSError):
                 if self.path.stat().st_dev != outside:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from deadlines import within
+
 from swiftfs.demo.server import SwiftServer
 
 READY_SECONDS = 30
@@ -89,7 +91,7 @@ class Mount:
         process, self._process = self._process, None
         reason = self._unmount()
         try:
-            code = process.wait(1 if reason else EXIT_SECONDS)
+            code = process.wait(1 if reason else within(EXIT_SECONDS))
         except subprocess.TimeoutExpired:
             subprocess.run(["fusermount", "-uz", str(self.path)], check=False)
             process.kill()
@@ -100,7 +102,7 @@ class Mount:
 
     def _unmount(self) -> str:
         """Unmount as soon as no program is busy there any more; return why it fails, or nothing."""
-        end = time.monotonic() + BUSY_SECONDS
+        end = time.monotonic() + within(BUSY_SECONDS)
         while True:
             command = ["fusermount", "-u", str(self.path)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -148,7 +150,7 @@ def clean_environment() -> Mapping[str, str]:
 def _notify_socket(folder: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(folder / "notify"))
-        channel.settimeout(READY_SECONDS)
+        channel.settimeout(within(READY_SECONDS))
         yield channel
 
 
@@ -163,7 +165,7 @@ def run(
         text=True,
         check=False,
         env=environment,
-        timeout=240,
+        timeout=within(240),
     )
     assert not check or result.returncode == 0, f"{words}: {result.stdout}{result.stderr}"
     return result.stdout + ("" if check else result.stderr)

@@ -14,6 +14,8 @@ from swiftfs.store.protocol import ObjectStore
 
 _numbers = itertools.count(1)
 
+SWIFT, RETRYING = (pytest.param(name, marks=pytest.mark.system) for name in ("swift", "retrying"))
+
 
 @pytest.fixture(scope="module")
 def small_server() -> Iterator[SwiftServer]:
@@ -22,7 +24,7 @@ def small_server() -> Iterator[SwiftServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["memory", "swift", "retrying"])
+@pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
 def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     opened: ObjectStore
     if request.param == "memory":
@@ -36,7 +38,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     opened.close()
 
 
-@pytest.fixture(scope="module", params=["memory", "swift"])
+@pytest.fixture(scope="module", params=["memory", SWIFT])
 def small_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     opened: ObjectStore
     if request.param == "memory":

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import stress
+from deadlines import within
 from ledger import State, States, differences
 from load import SHARED
 from mounts import Mount, clean_environment
@@ -167,7 +168,7 @@ class Crew:
             since, before = self._moved.get(path, (now, ""))
             self._moved[path] = (since if text == before else now, text)
             is_at_work = not (STANDS.search(text) or ENDS.search(text))
-            if is_at_work and now - self._moved[path][0] > STUCK_SECONDS:
+            if is_at_work and now - self._moved[path][0] > within(STUCK_SECONDS):
                 self._bark(text)
 
     def _bark(self, text: str) -> None:

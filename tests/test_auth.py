@@ -147,6 +147,7 @@ def _serving(handler: type[_Keystone]) -> Iterator[str]:
         thread.join(10)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("changes", "user", "scope"),
     [

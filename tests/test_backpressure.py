@@ -241,6 +241,7 @@ class Weather:
         assert self.writer.segments() >= self.writer.named()
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_is_evicted_the_file_is_right(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deadlines import within
 from mounts import Mount, clean_environment
 from swiftclient import Connection
 
@@ -28,7 +29,7 @@ def mount(swift: SwiftServer, *words: object, **environment: str) -> subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=within(60),
     )
     assert time.monotonic() - began < 20
     assert result.returncode == 1, result.stderr
@@ -89,6 +90,7 @@ def test_a_container_of_somebody_else(
     mount(swift, container, folder, "--cache-dir", tmp_path / "cache", **who)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
@@ -105,6 +107,7 @@ def test_mount_points(swift: SwiftServer, folder: Path, prepare: Callable[[Path]
     assert str(folder) in result.stderr
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -136,6 +139,7 @@ def test_a_cache_folder_in_use(swift: SwiftServer, mounted: Mount, container: st
     assert list(mounted.path.iterdir()) == []
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("status", "number"), [(403, errno.EACCES), (413, errno.EDQUOT), (507, errno.ENOSPC)]
 )

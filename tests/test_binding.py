@@ -17,6 +17,7 @@ from pathlib import Path
 
 import fuse
 import pytest
+from deadlines import within
 from passthrough import FAULTS, READERS, Passthrough
 
 from swiftfs.errors import ConfigurationError
@@ -54,7 +55,7 @@ class Mount:
         """Unmount, check that the child ends well, and return its stdout and stderr."""
         subprocess.run(["fusermount", "-u", "-z", self.path], check=False, capture_output=True)
         try:
-            out, err = self.process.communicate(timeout=20)
+            out, err = self.process.communicate(timeout=within(20))
         finally:
             self.process.kill()
             self.process.wait()
@@ -324,12 +325,13 @@ def test_many_threads_come_and_go_and_every_unmount_is_clean(tmp_path: Path) -> 
         assert out == "destroyed\nreturned\n"
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts_and_returns(tmp_path: Path, number: signal.Signals) -> None:
     mount = Mount(tmp_path)
     (mount.path / "file").touch()
     mount.process.send_signal(number)
-    assert mount.process.wait(timeout=20) == 0
+    assert mount.process.wait(timeout=within(20)) == 0
     assert not mount.path.is_mount()
     assert mount.close()[0] == "destroyed\nreturned\n"
 
@@ -364,7 +366,7 @@ def test_a_failure_at_the_start_ends_the_mount(tmp_path: Path) -> None:
         [sys.executable, "-c", program, tmp_path],
         cwd=Path(__file__).parent,
         capture_output=True,
-        timeout=20,
+        timeout=within(20),
         check=False,
         text=True,
     )

@@ -75,6 +75,7 @@ def listed(store: SwiftStore, names: list[ObjectName]) -> list[str]:
     return [row.key for row in store.list_page(names[0].container).rows]
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 411, 412, 415, 501])
 def test_a_refused_request_is_done_one_by_one_and_not_tried_again(
     swift: SwiftServer,
@@ -115,6 +116,7 @@ BODIES = {
 }
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize(
     ("status", "body"), [(204, b""), *((200, body) for body in BODIES.values())], ids=["no content", *BODIES]
 )
@@ -435,6 +437,7 @@ def test_a_batch_that_took_too_long_and_failed_is_halved(monkeypatch: pytest.Mon
     assert clock.sent == [40, 20, 20]
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=1")
 @pytest.mark.parametrize("status", [403, 404, 405])
 def test_a_tree_is_removed_where_bulk_delete_is_refused(

@@ -202,7 +202,8 @@ def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
     attempts(writer)
     assert seen[-1] > 1.5 * plain
     assert max(seen[:-1]) <= plain
-    assert writer.content.allocated() <= plain
+    # A thread of the upload may hold the copy a moment longer.
+    wait_until(lambda: writer.content.allocated() <= plain)
     assert len(list(writer.folder.glob("open-*"))) == 1
 
 

@@ -128,6 +128,7 @@ def make_link(path: Path) -> None:
     path.symlink_to(path.parent.parent / "elsewhere")
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize(
     "damage",
     [

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from mounts import Mount
 from scenes import wait_until
@@ -41,6 +42,13 @@ def kill(mount: Mount, *descriptors: int) -> None:
     mount.stop()
     mount.exit_code = 0
     mount.start()
+
+
+def is_kept(mount: Mount) -> bool:
+    """Return whether a file is named after its version and closed: its row is written between."""
+    kept = {str(path) for path in (mount.cache / "content").iterdir() if len(path.name) == 64}
+    held = {file.path for file in psutil.Process(mount.pid).open_files()}
+    return bool(kept) and not kept & held
 
 
 def disk(folder: Path) -> int:
@@ -94,8 +102,7 @@ def test_a_cached_file_needs_no_request_after_a_kill(
 ) -> None:
     connection.put_object(container, "file", noise(3 * MIB))
     assert (mounted.path / "file").read_bytes() == noise(3 * MIB)
-    content = mounted.cache / "content"
-    wait_until(lambda: any(len(path.name) == 64 for path in content.iterdir()))
+    wait_until(lambda: is_kept(mounted))
     kill(mounted)
     swift.reset_requests()
     assert (mounted.path / "file").read_bytes() == noise(3 * MIB)

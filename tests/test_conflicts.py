@@ -1,12 +1,11 @@
 """An object that two clients changed: who wins, and what is kept of the other."""
 
 import os
-import shutil
 from pathlib import Path
 from threading import Event
 
 import pytest
-from bench_filesystem import ME, bench, put, write
+from bench_filesystem import ME, bench, copy_live, put, write
 from journal_house import NEVER, body, foreign, keys
 from late_store import LateStore
 from memory_store import MemoryStore
@@ -105,7 +104,7 @@ def test_our_own_version_is_no_conflict_after_a_crash_either(tmp_path: Path, exi
         arrived.wait()
         put(filesystem, handle, 0, b"22")
         filesystem.flush(handle)
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
         goes_on.set()
         filesystem.release(handle)
     foreign(store, "file", b"1")

@@ -266,7 +266,6 @@ def locked(path: Path) -> sqlite3.Connection:
     return database
 
 
-@pytest.mark.timeout(60)
 def test_a_journal_that_is_out_of_reach_is_not_damaged(cache: Path, store: MemoryStore) -> None:
     path = cache / "journal.sqlite"
     with closing(locked(path)), pytest.raises(ConfigurationError, match="locked"), bench(store, cache):
@@ -322,7 +321,6 @@ def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest
     assert len([record for record in caplog.records if "it lacks " in record.message]) == 2
 
 
-@pytest.mark.timeout(60)
 def test_an_index_that_is_out_of_reach_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "content.sqlite"
     Index(path).close(clean=True)

@@ -87,6 +87,7 @@ def clear(caller: Caller) -> None:
             child.unlink()
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("state", STATES)
 def test_open_flags(ours: Caller, native: Caller, state: str) -> None:
     differences = []
@@ -112,6 +113,7 @@ def check(mounted: Mount, ours: Caller, native: Caller, steps: list[Step]) -> No
     assert tree(ours.top) == tree(native.top)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_calls(mounted: Mount, ours: Caller, native: Caller, seed: int) -> None:
     check(mounted, ours, native, random_steps(seed, STEPS))

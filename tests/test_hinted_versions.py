@@ -112,6 +112,7 @@ def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
     filesystem.release(handle)
 
 
+@pytest.mark.matrix(4)
 def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
     for _ in range(2):
         assert filesystem.getattr("/copy").size == len(BODY)
@@ -120,6 +121,7 @@ def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
         filesystem.refresh()
 
 
+@pytest.mark.matrix(4)
 def test_a_part_of_a_copy(filesystem: FileSystem) -> None:
     handle = filesystem.open("/copy", os.O_RDONLY)
     assert get(filesystem, handle, 2 * MIB, 1000) == BODY[2 * MIB : 2 * MIB + 1000]
@@ -127,6 +129,7 @@ def test_a_part_of_a_copy(filesystem: FileSystem) -> None:
     filesystem.release(handle)
 
 
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("offset", [3 * MIB, 1_200_000, 0])
 @pytest.mark.parametrize("size", [8, 128 * 1024])
 def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: int, size: int) -> None:
@@ -140,6 +143,7 @@ def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: 
     assert stored(copied, FILE) == BODY == read(filesystem, "/file")
 
 
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("size", [0, MIB, MIB + 1, 4 * MIB])
 def test_a_copy_is_cut_or_made_longer(copied: MemoryStore, filesystem: FileSystem, size: int) -> None:
     filesystem.truncate("/copy", size)
@@ -166,6 +170,7 @@ def deeds(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]:
     }
 
 
+@pytest.mark.matrix(16)
 @pytest.mark.parametrize("first", deeds())
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_copy_is_described_and_then_read(
@@ -183,6 +188,7 @@ def test_a_copy_is_described_and_then_read(
     assert stored(copied) == BODY + b"tail"
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("target", ["/moved", "/file"])
 def test_a_copy_is_renamed(copied: MemoryStore, filesystem: FileSystem, target: str) -> None:
     filesystem.rename("/copy", target)

@@ -34,6 +34,7 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("mtime=listing")
 def test_120000_names_in_one_folder(mounted: Mount, swift: SwiftServer, container: str) -> None:
     wanted = [f"name{number:06d}" for number in range(120_000)]
@@ -143,6 +144,7 @@ def test_attributes_in_a_folder_of_two_pages(
     assert not cost(swift)
 
 
+@pytest.mark.slow
 @pytest.mark.mount_options("mtime=listing")
 def test_a_walk_of_30000_objects_in_300_folders(mounted: Mount, swift: SwiftServer, container: str) -> None:
     wanted = [f"tree/part{part:03d}/file{number:03d}" for part in range(300) for number in range(100)]

@@ -231,6 +231,7 @@ class Model:
             assert self.given.setdefault(identity, numbers[path]) == numbers[path], path
 
 
+@pytest.mark.matrix(5)
 @pytest.mark.parametrize("seed", range(20))
 def test_any_history_of_names(seed: int) -> None:
     """Files and folders are made, renamed over each other and removed; the numbers follow them."""

@@ -1,7 +1,6 @@
 """The journal without a kernel: what becomes one request, what survives, what is told."""
 
 import os
-import shutil
 import stat
 import threading
 from collections import Counter
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, get, names, put, read, write
+from bench_filesystem import ME, bench, copy_live, get, names, put, read, write
 from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from scenes import wait_until
@@ -210,7 +209,7 @@ def test_a_crash_after_the_manifest_leaves_no_old_segments(store: MemoryStore, t
     def kill(method: str, _subject: object) -> None:
         if method in ("delete", "delete_many"):
             if not killed.exists():
-                shutil.copytree(tmp_path / "second", killed)
+                copy_live(tmp_path / "second", killed)
             raise Unavailable("the process is dead")
 
     store.hook = kill

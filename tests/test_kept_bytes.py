@@ -163,6 +163,7 @@ def stored(store: MemoryStore) -> bytes:
     return bytes(body)
 
 
+@pytest.mark.matrix(14)
 @pytest.mark.parametrize("wrong", [1, 3])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", OBJECTS)
@@ -187,6 +188,7 @@ def test_a_wrong_byte_is_never_stored(
     assert stored(house.store) == model
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: House, kind: str) -> None:
     put, size = OBJECTS[kind]
@@ -203,6 +205,7 @@ def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: Ho
     assert stored(house.store) == model
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_every_byte_that_is_needed_verified_is_right(house: House, kind: str) -> None:
     put, size = OBJECTS[kind]
@@ -304,6 +307,7 @@ def test_an_evicted_segment_is_verified_before_it_changes(
     assert writer.stored() == writer.model
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("size", [400_000, 3_000_000, 20_000_000])
 @pytest.mark.mount_options("settle=0.2,segment_size=4M")
@@ -329,6 +333,7 @@ def test_a_byte_that_is_flipped_on_the_way_is_not_stored(
         mounted.remount()
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("size", "offset"), [(400_000, 2**40), (3_000_000, 7), (20_000_000, 9_000_000), (20_000_000, 2**40)]
 )

@@ -4,7 +4,6 @@ What stands is what was about to be stored: readers and the next attempt go on w
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from bench_filesystem import NOBODY_WAITS, bench, read, write
+from bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -94,7 +93,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS) -> Iterator[FileSystem]:
     """A mount that is killed when its next upload of the file has been carried out, which leaves `image`."""
-    store.landed = lambda: shutil.copytree(cache, image)
+    store.landed = lambda: copy_live(cache, image)
     patient = RetryingStore(store, NOBODY_WAITS)
     request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
     filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)
@@ -140,6 +139,7 @@ def assert_stored(store: LandingStore, model: bytes | bytearray, key: str = "fil
 CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_kill(
@@ -156,6 +156,7 @@ def test_a_reader_after_a_kill(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(14)
 @pytest.mark.parametrize("then", ["append", "cut and grow", "patch", "shrink below a segment"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), [("60 KB", False), ("3.5 MB", False), ("3.5 MB", True)])
@@ -174,6 +175,7 @@ def test_a_writer_after_a_kill(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_lost_answer(
@@ -192,6 +194,7 @@ def test_a_reader_after_a_lost_answer(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_rename_after_a_kill(
@@ -208,6 +211,7 @@ def test_a_rename_after_a_kill(
     assert_stored(store, file.model, "other")
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_renamed_before_it_was_stored(
@@ -230,6 +234,7 @@ def test_a_file_renamed_before_it_was_stored(
     assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("lands", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
@@ -258,6 +263,7 @@ def test_a_second_kill(
         assert_stored(store, file.model)
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0")
 @pytest.mark.parametrize("deed", [patch, append, cut])
 def test_a_reader_of_a_mount_that_was_killed(

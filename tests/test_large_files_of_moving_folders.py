@@ -177,6 +177,7 @@ def end(yard: Yard, path: str) -> None:
     assert keys(yard.store, "box_segments") == []
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("stop", ["copy", "delete_many"])
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 def test_what_is_changed_while_the_folder_moves(
@@ -199,6 +200,7 @@ def test_what_is_changed_while_the_folder_moves(
     end(yard, afterwards(yard))
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 @pytest.mark.parametrize("is_new", [False, True])
 def test_segments_that_were_begun_under_the_old_name(
@@ -236,6 +238,7 @@ def test_segments_that_were_begun_under_the_old_name(
     end(yard, afterwards(yard))
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 @pytest.mark.parametrize("method", ["put", "put_manifest"])
 def test_an_outage_of_uploads_while_the_folder_moves(

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, put, read, write
+from bench_filesystem import ME, bench, copy_live, put, read, write
 from journal_house import NEVER, body, foreign, keys
 from late_store import LateStore, late, look
 from scenes import wait_until
@@ -584,7 +584,7 @@ def test_what_a_process_sent_when_it_died_may_come_late(store: LateStore, tmp_pa
     first.mkdir()
     with bench(store, first, NEVER) as filesystem:
         write(filesystem, "/file", b"old")
-        shutil.copytree(first, died)
+        copy_live(first, died)
     sent = store.head(FILE).version
     store.requests.clear()
     with bench(store, died, "settle=0.01") as filesystem:
@@ -609,7 +609,7 @@ def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: 
         handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
         put(filesystem, handle, 0, newer)
         filesystem.fsync(handle, data_only=False)
-        shutil.copytree(first, died)
+        copy_live(first, died)
         filesystem.release(handle)
     store.land()
     with bench(store, died, "settle=0.01") as filesystem:

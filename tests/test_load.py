@@ -18,6 +18,7 @@ import load
 import psutil
 import pytest
 from crashes import orphans, stored_states
+from deadlines import within
 from ledger import State, differences
 from mounts import Mount
 from scenes import wait_until
@@ -81,7 +82,7 @@ class Programs:
                 text = path.read_text()
                 since, before = moved.get(path, (now, ""))
                 moved[path] = (since if text == before else now, text)
-                if now - moved[path][0] > STUCK_SECONDS and " ends " not in text:
+                if now - moved[path][0] > within(STUCK_SECONDS) and " ends " not in text:
                     self._bark(text)
         errors = [f"{path.stem}: {path.read_text()}" for path in self._reports.glob("*.error")]
         assert not errors, f"{len(errors)} failed: {errors[0]}\n{self._mount.log.read_text()[-5000:]}"
@@ -183,6 +184,7 @@ def telling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("telling")
 @pytest.mark.timeout(5 * SECONDS + 300)
 def test_programs_side_by_side(
@@ -203,6 +205,7 @@ def test_programs_side_by_side(
         assert_journal_is_empty(mount)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("telling")
 @pytest.mark.timeout(5 * SECONDS + 300)
 def test_programs_in_bad_weather(

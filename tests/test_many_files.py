@@ -46,6 +46,7 @@ def count_names(path: Path) -> int:
     return run("find", path, "-mindepth", "1").count("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300 + FILES // 10)
 def test_very_many_files(swift: SwiftServer, connection: Connection, container: str, tmp_path: Path) -> None:
     folders = 1 + -(-FILES // (2 * IN_A_FOLDER))

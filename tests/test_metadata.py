@@ -73,6 +73,7 @@ def dlo(connection: Connection, container: str, mounted: Mount) -> Path:
     return mounted.path / "dlo"
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("change", [*CHANGES.values(), change_all])
 def test_a_change_of_attributes_keeps_every_header(
     connection: Connection, container: str, mounted: Mount, foreign: Path, change: Change
@@ -86,6 +87,7 @@ def test_a_change_of_attributes_keeps_every_header(
     assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, 5)
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("change", [*CHANGES.values(), change_all])
 def test_a_change_of_attributes_keeps_a_dlo(
     connection: Connection, container: str, mounted: Mount, dlo: Path, change: Change
@@ -143,6 +145,7 @@ def test_a_patch_keeps_every_header(
     assert kept(connection, container, "f") == FOREIGN
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("mode", ["wb", "r+b", "ab"])
 def test_a_dlo_that_is_written_to_becomes_what_was_written(
     connection: Connection, container: str, mounted: Mount, dlo: Path, mode: str

@@ -60,6 +60,7 @@ def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
     return refused
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
@@ -112,6 +113,7 @@ def test_a_container_that_is_not_there(refused: Refused) -> None:
     assert "no container 'NAME'" in refused(source="no-such-container")
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("content", "mode", "told"),
     [
@@ -148,6 +150,7 @@ def test_a_credentials_file_of_another_system_is_read(
     assert f"no container '{container}'" in line
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("words", "told"),
     [

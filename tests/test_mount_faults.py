@@ -184,6 +184,7 @@ class Matrix:
         return Connection(self._server.auth_url, self._server.user, self._server.key, retries=0)
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.timeout(1200)
 def test_the_matrix(quiet_server: SwiftServer, tmp_path: Path, always: bool) -> None:

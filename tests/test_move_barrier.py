@@ -138,6 +138,7 @@ CHANGES: dict[str, Callable[[FileSystem, str], object]] = {
 }
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("folder", ["/d", "/d/sub"])
 def test_a_change_by_a_path_that_moved_away_finds_nothing(

@@ -136,6 +136,7 @@ def test_the_segments_stay_when_it_is_deleted_at_last(
     assert read(filesystem, "/e/large" if path == "/d" else "/large") == b"a segment"
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("path", ["/d/large", "/d"])
 @pytest.mark.parametrize("unanswered", [False, True])
 def test_the_segments_outlive_the_copy_while_the_old_place_names_them(
@@ -265,6 +266,7 @@ def test_markers_that_stay_hide_their_folder(filesystem: FileSystem, store: Refu
     assert keys(store) == ["e", "e/sub", "e/sub/x"]
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_large_file_survives_the_refusal_of_its_deletion(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, folder: bool

@@ -85,6 +85,7 @@ def put_all(store: MemoryStore, *names: str) -> None:
         foreign(store, name, name.encode())
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("copied", [(), ("a",), ("a", "b")])
 def test_a_move_is_finished(
@@ -300,6 +301,7 @@ CASES: dict[str, tuple[list[Step], str | None, dict[str, bytes]]] = {
 """What happened before the mount, what the target was then, and what stands in the end."""
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
     store: MemoryStore, tmp_path: Path, case: str

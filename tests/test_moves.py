@@ -126,6 +126,7 @@ def kill(mount: Mount) -> None:
     run("fusermount", "-uz", mount.path)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("method", ["COPY", "POST", "after POST"])
 def test_a_move_that_was_killed_is_finished_at_the_next_mount(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, method: str

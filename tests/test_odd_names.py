@@ -40,6 +40,7 @@ def keys(connection: Connection, container: str) -> list[str]:
     return [row["name"] for row in connection.get_container(container)[1]]
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("name", ORDINARY, ids=[ascii(name)[:30] for name in ORDINARY])
 def test_ordinary_names(mounted: Mount, connection: Connection, container: str, name: str) -> None:
     file = mounted.path / name
@@ -103,6 +104,7 @@ ODD = {
 }
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize(("key", "path"), ODD.items())
 def test_keys_without_a_posix_name(
     mounted: Mount, store: SwiftStore, connection: Connection, container: str, key: str, path: str

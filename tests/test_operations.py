@@ -276,6 +276,7 @@ def test_a_renamed_folder_takes_all_along(mounted: Mount, connection: Connection
         moved.rename(moved / "sub" / "inside")
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize(
     ("action", "number"),
     [
@@ -340,6 +341,7 @@ def test_times_before_1970_and_after_2038(mounted: Mount) -> None:
         assert file.stat().st_mtime_ns == moment
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     "target", ["a", "/nowhere/at all", "../up", "漢字 and ümläut", "x" * 2000, "%2e;=\n,"]
 )

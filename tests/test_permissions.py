@@ -128,6 +128,7 @@ def tried(folder: Path, words: tuple[str, ...]) -> int:
     return nobody("sh", "-c", script, str(folder), *words)
 
 
+@pytest.mark.matrix(4)
 @as_root
 @pytest.mark.parametrize("words", OTHERS_MAY, ids=" ".join)
 @pytest.mark.mount_options("allow_other")
@@ -179,6 +180,7 @@ def test_others_may_do_everything_where_that_is_asked_for(mounted: Mount) -> Non
     assert not (mounted.path / "public").exists()
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize(
     ("words", "environment", "checks"),
     [

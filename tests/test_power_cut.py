@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench_filesystem import bench, names, write
+from bench_filesystem import bench, copy_live, names, write
 from memory_store import MemoryStore
 from scenes import wait_until
 
@@ -26,7 +26,7 @@ def test_what_was_closed_a_second_ago_survives_a_power_cut(
 
     def snapshot(step: str) -> None:
         shutil.rmtree(disk, ignore_errors=True)
-        shutil.copytree(cache, disk)
+        copy_live(cache, disk)
         synced.append(step)
 
     def sync_files(folder: Path) -> None:
@@ -43,7 +43,7 @@ def test_what_was_closed_a_second_ago_survives_a_power_cut(
         write(filesystem, "/file", b"data")
         before = len(synced)
         wait_until(lambda: synced[before:][-2:] == ["files", "fact"])
-        shutil.copytree(disk, tmp_path / "left")
+        copy_live(disk, tmp_path / "left")
     store.delete(ObjectName("box", "file"))
     monkeypatch.setattr(log, "boot_id", lambda: "another boot")
     with bench(store, tmp_path / "left", "settle=1000") as filesystem:

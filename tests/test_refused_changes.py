@@ -87,6 +87,7 @@ def with_marker(store: MemoryStore) -> None:
     store.put(ObjectName("box", "folder"), b"", Headers("application/directory"))
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize(("change", "path"), CHANGES)
 @pytest.mark.parametrize("error", [AccessDenied, BadRequest, Conflict])
 def test_unmounting_tells_what_was_refused(
@@ -112,6 +113,7 @@ def test_unmounting_tells_what_was_refused(
     ]
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(("change", "path"), CHANGES)
 def test_a_flush_tells_what_was_refused_before_it(
     store: MemoryStore, tmp_path: Path, change: Callable[[FileSystem], None], path: str
@@ -234,6 +236,7 @@ def refused(mounted: Mount, swift: SwiftServer, connection: Connection, containe
     return mounted
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=1000")
 @pytest.mark.parametrize("status", [403, 405, 409, 423])
 def test_umount_says_what_was_not_deleted(refused: Mount, swift: SwiftServer, status: int) -> None:

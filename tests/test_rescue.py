@@ -267,6 +267,7 @@ def damage(journal: Path, how: str) -> None:
     )
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("when", ["before a mount saw it", "after it was set aside"])
 @pytest.mark.parametrize("how", ["header", "tail", "middle", "text"])
 def test_recover_brings_back_what_a_damaged_journal_held(

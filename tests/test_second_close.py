@@ -1,7 +1,6 @@
 """A file that is changed and closed again while its upload runs: nothing of the newer close is lost."""
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, names, put, read, write
+from bench_filesystem import ME, bench, copy_live, names, put, read, write
 from journal_house import NEVER, body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -113,6 +112,7 @@ def settled(filesystem: FileSystem) -> None:
     wait_until(lambda: not filesystem.waiting())
 
 
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("error", [QuotaExceeded, Unavailable, None])
@@ -154,6 +154,7 @@ def named(store: MemoryStore) -> set[str]:
     return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_closed_during_an_upload_outlives_a_crash(
@@ -172,7 +173,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
         assert gate.reached.wait(20)
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
-        shutil.copytree(tmp_path / "second", killed)
+        copy_live(tmp_path / "second", killed)
         gate.open.set()
     assert body(store, "file") == data
     store.hook = None
@@ -428,6 +429,7 @@ def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
     return added
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
 @pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
 def test_a_file_refused_for_want_of_quota_is_whole_after_retry(
@@ -451,6 +453,7 @@ def test_a_file_refused_for_want_of_quota_is_whole_after_retry(
     assert connection.get_object(container, "file")[1] == data
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
 @pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
 def test_a_second_close_outlives_an_outage_and_a_kill(

@@ -1,6 +1,7 @@
 """Segments of a large object that is read: each is looked at when all of it is here."""
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -70,8 +71,10 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
 ) -> None:
     house.store.wrong_at = SIZE + 5000
     content = house.open(large)
-    for _ in range(2):
+    read_slowly(content)
+    with suppress(Corrupt):  # where the second look ends before its last block was read
         read_slowly(content)
+    settle(content)
     with pytest.raises(Corrupt, match=f"large/{SIZE:012d}"):
         read(content, SIZE + 5000, 1)
     assert read(content, 0, SIZE - BLOCK) == BODY[: SIZE - BLOCK]

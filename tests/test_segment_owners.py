@@ -143,6 +143,7 @@ OWN = [
 """Segments by the naming of each client that is known."""
 
 
+@pytest.mark.matrix(20)
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("parts", FOREIGN)
 def test_what_is_not_the_object_s_own_stays(
@@ -225,6 +226,7 @@ def rename_and_cut(filesystem: FileSystem) -> None:
 RENAMES = [rename_once, rename_twice, rename_and_back, rename_and_patch, rename_and_cut, rename_folder]
 
 
+@pytest.mark.matrix(20)
 @pytest.mark.parametrize("rename", RENAMES)
 @pytest.mark.parametrize("deed", [remove, overwrite, overwrite_large, rename_over, empty])
 @pytest.mark.parametrize("remounts", [True, False])

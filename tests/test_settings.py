@@ -57,6 +57,7 @@ def refusal(*levels: list[Setting]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "config"])
 def test_every_option_can_be_set_in_every_place(name: str, tmp_path: Path) -> None:
     text = sample(name)

@@ -24,7 +24,7 @@ from swiftfs.model import ObjectName
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]
 
-SECONDS = 5
+SECONDS = 60
 
 
 class Stall:
@@ -83,6 +83,7 @@ def drop(house: House, content: Content) -> None:
     house.cache.drop(content)
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("version_is_known", [True, False])
 @pytest.mark.parametrize("leave", [leave_changed, leave_held_and_changed, leave_as_it_was, drop])
 def test_the_cache_does_not_wait_for_a_download(

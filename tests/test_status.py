@@ -276,14 +276,33 @@ def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
     assert f"swiftfs recover {mounted.cache}" in told
 
 
+def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `swiftfs status` on a machine that has only the mounts below `folder`: others may hang."""
+    with Path("/proc/self/mountinfo").open() as mounts:
+        ours = [line for line in mounts if str(folder) in line]
+    (folder / "mounts").write_text("".join(ours))
+    return status_by(folder / "mounts", *words)
+
+
+def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `swiftfs status` with another table of mounts than the kernel's."""
+    code = (
+        "import sys; from pathlib import Path; from swiftfs import status; from swiftfs.cli import main;"
+        "status.MOUNTS = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
+    )
+    command = [sys.executable, "-c", code, str(mounts), *words]
+    environment = {**clean_environment(), "COLUMNS": "200"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_without_a_mountpoint_all_mounts_are_shown(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     with Mount(swift, container, tmp_path / "한 글\ttab\u2028\\") as other:
         assert {mounted.path, other.path} <= set(mountpoints())
-        found = json.loads(swiftfs("status", "--json").stdout)
-        assert {str(mounted.path), str(other.path)} <= {one["mountpoint"] for one in found}
-        told = swiftfs("status").stdout
+        found = json.loads(status_of_all(tmp_path, "--json").stdout)
+        assert {str(mounted.path), str(other.path)} == {one["mountpoint"] for one in found}
+        told = status_of_all(tmp_path).stdout
         assert f"{container} on {mounted.path}" in told
 
 
@@ -297,7 +316,7 @@ def test_a_mount_that_died_is_told_beside_the_others(
         line = f"swiftfs: {other.path}: its process had died: 'swiftfs umount' it"
 
         def is_told() -> bool:
-            result = swiftfs("status")
+            result = status_of_all(tmp_path)
             assert result.returncode == 0
             assert f"{container} on {mounted.path}" in result.stdout
             return line in result.stderr
@@ -306,14 +325,9 @@ def test_a_mount_that_died_is_told_beside_the_others(
         assert one_line(swiftfs("status", other.path)).startswith(line)
 
 
-def test_where_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "mounts").write_text("30 1 0:1 / / rw - ext4 /dev/x rw\n31 1 0:2 / /a rw - fuse.sshfs x rw\n")
-    code = (
-        "import sys; from pathlib import Path; from swiftfs import status; from swiftfs.cli import main;"
-        "status.MOUNTS = Path(sys.argv.pop()); main(['status'])"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "mounts")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = status_by(tmp_path / "mounts")
     assert one_line(result) == "swiftfs: nothing is mounted by swiftfs on this machine\n"
 
 

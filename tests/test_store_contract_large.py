@@ -12,6 +12,7 @@ from swiftfs.store.protocol import Headers, ObjectStore
 pytest_plugins = ["store_fixtures"]
 
 
+@pytest.mark.matrix(1)
 def test_strange_names_as_copy_target_and_segment(store: ObjectStore, box: str) -> None:
     plain = put(store, box, "plain", b"x")
     for key in STRANGE_KEYS:

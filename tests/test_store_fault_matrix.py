@@ -146,6 +146,7 @@ def nothing_left_behind() -> Iterator[None]:
     assert process.num_fds() <= descriptors, process.net_connections()
 
 
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("operation", OPERATIONS[1:], ids=lambda operation: operation.name)
 def test_the_matrix(swift: SwiftServer, container: str, operation: Operation) -> None:
     with nothing_left_behind():
@@ -160,6 +161,7 @@ def test_the_matrix(swift: SwiftServer, container: str, operation: Operation) ->
     assert [text for text in wrong if text] == []
 
 
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_limits(swift: SwiftServer, kind: Kind, always: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from deadlines import within
 from stores import QUICK, TEXT, methods_seen, read
 from swiftclient.authv1 import PasswordPlugin
 
@@ -53,9 +54,10 @@ def test_503_for_ever_ends_within_the_deadline(
 ) -> None:
     swift.inject(Fault("", name.container, status=503))
     begun = time.monotonic()
-    with pytest.raises(Unavailable, match=r"head .*/o: 503"):
+    # The end of the time limit may cut the last attempt off.
+    with pytest.raises(Unavailable, match=r"head .*/o: (503|timed out)"):
         patient.head(name)
-    assert 1.0 < time.monotonic() - begun < QUICK.deadline + 0.5
+    assert 1.0 < time.monotonic() - begun < QUICK.deadline + within(0.5)
 
 
 @pytest.mark.parametrize(

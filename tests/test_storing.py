@@ -344,6 +344,7 @@ class Chaos:
             raise Unavailable("503")
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_is_stored_was_the_file_at_one_moment(
     build_writer: Callable[..., Writer], seed: int

@@ -62,6 +62,7 @@ def works(swift: SwiftServer, container: str, folder: Path, variables: Mapping[s
     assert swiftfs("umount", folder / "mnt").returncode == 0
 
 
+@pytest.mark.matrix(1)
 @pytest.mark.parametrize("variable", ["OS_CACERT", "REQUESTS_CA_BUNDLE"])
 def test_a_certificate_that_is_named_is_trusted(
     swift: SwiftServer,
@@ -83,6 +84,7 @@ def test_an_unknown_certificate_is_refused(front: Front, refused: Refused) -> No
     assert line.endswith("; OS_CACERT=FILE names whom to trust\n")
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize(
     ("days", "name", "reason"),
     [

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, get, names, put, write
+from bench_filesystem import ME, bench, copy_live, get, names, put, write
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
@@ -62,7 +62,7 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
         unlink(filesystem, way)
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
     store.put(ObjectName("box", "dir/file"), BODY, Headers(TYPE))
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
@@ -88,7 +88,7 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         assert filesystem.waiting() == []
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
         assert get(filesystem, handle, 0, len(BODY)) == BODY
         assert store.head(ObjectName("box", "dir/file")).size == len(BODY)
         saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
@@ -114,7 +114,7 @@ def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
         filesystem.rename("/dir/other", HIDDEN) if way == "hidden" else filesystem.unlink("/dir/other")
         filesystem.mkdir("/dir/other", 0o755, ME)
         wait_until(lambda: not filesystem.waiting())
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
         filesystem.release(handle)
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert filesystem.waiting() == []
@@ -147,7 +147,7 @@ def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: 
         filesystem.release(new)
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]
         assert filesystem.getattr("/dir/file").size == 3
@@ -163,7 +163,7 @@ def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -
         filesystem.rename("/dir/new", "/dir/file")
         assert {one.path for one in filesystem.waiting()} == {"/dir/file"}
         filesystem.release(handle)
-        shutil.copytree(cache, tmp_path / "image")
+        copy_live(cache, tmp_path / "image")
     with bench(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]
         assert filesystem.getattr("/dir/file").size == 3

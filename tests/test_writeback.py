@@ -22,7 +22,6 @@ def make_tree(top: Path) -> None:
         os.utime(path, ns=(0, (1_500_000_000 + number) * 10**9))
 
 
-@pytest.mark.timeout(240)
 def test_rsync_outlives_an_outage(server: SwiftServer, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree")
     with Mount(server, "box", tmp_path, "settle=0.2") as mounted:

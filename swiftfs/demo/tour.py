@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +35,33 @@ SHOWN_LINES = 8
 """Of a command's output: the tour shall fit on a screen or two."""
 END_SECONDS = 60.0
 """How long the mount gets at the end to store what programs have just written."""
+INTERRUPT_SECONDS = 30.0
+"""How long an interrupted command gets to end by itself before it is killed."""
+
+
+@dataclass(slots=True)
+class Interruption:
+    """The handler of signals that end a program: raises `KeyboardInterrupt`, in `held` only at its end."""
+
+    _holding: bool = False
+    _came: bool = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._holding:
+            raise KeyboardInterrupt
+        self._came = True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise for a signal that comes in the block when the block ends."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            if self._came:
+                self._came = False
+                raise KeyboardInterrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +72,7 @@ class Tour:
     mountpoint: Path
     work: Path
     console: Console
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def mount_name(self) -> str:
@@ -80,7 +108,24 @@ class Tour:
         self.console.print(f"  [dim]Swift was asked: {told}[/dim]")
 
     def _call(self, command: list[str]) -> str:
-        process = subprocess.Popen(
+        process: subprocess.Popen[str] | None = None
+        try:
+            # A signal between the fork and the assignment would leave a child that nobody knows.
+            with self.interruption.held():
+                process = self._start(command)
+            output, _ = process.communicate()
+        except BaseException:
+            if process is not None:
+                with self.interruption.held():
+                    _end_command(process)
+            raise
+        if process.returncode:
+            last = output.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
+            raise SwiftfsError(f"the tour ends here: {last.removeprefix('swiftfs: ')}")
+        return output
+
+    def _start(self, command: list[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [find_program(command[0]), *command[1:]],
             env=self.environment,
             cwd=self.work,
@@ -90,18 +135,6 @@ class Tour:
             text=True,
             errors="replace",
         )
-        with process:
-            try:
-                output, _ = process.communicate()
-            except BaseException:
-                # Not SIGKILL: a mount that is about to appear must be called off.
-                process.send_signal(signal.SIGINT)
-                process.wait()
-                raise
-        if process.returncode:
-            last = output.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
-            raise SwiftfsError(f"the tour ends here: {last.removeprefix('swiftfs: ')}")
-        return output
 
 
 def run(mountpoint: Path | None, data: Path | None) -> None:
@@ -112,8 +145,9 @@ def run(mountpoint: Path | None, data: Path | None) -> None:
     on this machine, `SwiftfsError` when a step fails.
     """
     console = Console(highlight=False)
-    with _interrupted_by_signals(), contextlib.ExitStack() as stack:
-        tour = _prepare(stack, mountpoint, data, console)
+    interruption = Interruption()
+    with handled_by(interruption), contextlib.ExitStack() as stack:
+        tour = _prepare(stack, mountpoint, data, console, interruption)
         _write(tour)
         _look(tour)
         _read_again(tour)
@@ -133,8 +167,23 @@ def find_program(name: str) -> str:
     return found
 
 
+def _end_command(process: subprocess.Popen[str]) -> None:
+    """Interrupt a command and wait for its end; kill it when that takes too long."""
+    with process:
+        # Not SIGKILL at first: a mount that is about to appear must be called off.
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(INTERRUPT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def _prepare(
-    stack: contextlib.ExitStack, mountpoint: Path | None, data: Path | None, console: Console
+    stack: contextlib.ExitStack,
+    mountpoint: Path | None,
+    data: Path | None,
+    console: Console,
+    interruption: Interruption,
 ) -> Tour:
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-tour-")))
     place = mountpoint.absolute() if mountpoint is not None else work / "mnt"
@@ -144,7 +193,7 @@ def _prepare(
     check_mountpoint(place)
     find_program("fusermount")
     server = SwiftServer(data)
-    tour = Tour(server, place, work, console)
+    tour = Tour(server, place, work, console, interruption)
     with console.status("starting a real Swift"):
         stack.enter_context(server)
     stack.callback(_end, tour)
@@ -245,15 +294,11 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def handled_by(interruption: Interruption) -> Iterator[None]:
     """Let every signal that ends a program raise `KeyboardInterrupt`, so that all is cleaned up."""
-    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    before = {number: signal.signal(number, interruption) for number in _ENDING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise KeyboardInterrupt

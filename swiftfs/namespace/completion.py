@@ -6,7 +6,7 @@ from dataclasses import replace
 from swiftfs.concurrency import Future, Lock
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.model import ObjectInfo
-from swiftfs.namespace.details import Details, key_of
+from swiftfs.namespace.details import Answer, Details, key_of
 from swiftfs.namespace.entry import Defaults, Entry, with_details
 from swiftfs.namespace.listing import Listing, Unasked
 from swiftfs.namespace.listings import Listings
@@ -52,7 +52,12 @@ class Completion:
         wanted = self._ask(listing, entry)
         for other, sibling in self._next_unasked(listing):
             self._ask(other, sibling)
-        return self._answered(entry, wanted)
+        if isinstance(wanted, Entry):
+            return wanted
+        try:
+            return self._with_answer(entry, wanted.result())
+        except NotFound as error:
+            return self._with_answer(entry, error)
 
     def _next_unasked(self, listing: Listing) -> list[tuple[Listing, Entry]]:
         with self._lock:
@@ -63,22 +68,23 @@ class Completion:
             ]
         return [(other, entry) for other, entry in found if entry is not None and not entry.asked]
 
-    def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo]:
-        def settle(answer: Future[ObjectInfo]) -> None:
-            if answer.cancelled() or not isinstance(answer.exception(), NotFound | None):
-                return
-            better = self._answered(entry, answer)
+    def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo] | Entry:
+        """Begin to ask about an entry; return what the listing knows by now where an answer has come."""
+
+        def refine(answer: Answer) -> None:
+            better = self._with_answer(entry, answer)
             with self._lock:
                 listing.refine(entry, better)
 
-        flight = self._details.ask(entry)
-        flight.add_done_callback(settle)
-        return flight
+        with self._lock:  # between this look and the question no answer can be taken in
+            current = listing.known(entry.name)
+            if current is not None and current.asked:
+                return current
+            return self._details.ask(entry, refine)
 
-    def _answered(self, entry: Entry, answer: Future[ObjectInfo]) -> Entry | None:
-        try:
-            return with_details(entry, answer.result(), self._defaults)
-        except NotFound as error:
-            if isinstance(error, Ghost):  # it must be found, or nobody can delete it
-                return replace(entry, asked=True, missing=True)
-            return replace(entry, object=None, asked=True) if entry.is_directory else None
+    def _with_answer(self, entry: Entry, answer: Answer) -> Entry | None:
+        if not isinstance(answer, NotFound):
+            return with_details(entry, answer, self._defaults)
+        if isinstance(answer, Ghost):  # it must be found, or nobody can delete it
+            return replace(entry, asked=True, missing=True)
+        return replace(entry, object=None, asked=True) if entry.is_directory else None

@@ -1,6 +1,7 @@
 """What listings do not say: HEADs, many at a time, each paid once."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from swiftfs.concurrency import Future, Rank, new_lock, new_pool
@@ -13,8 +14,19 @@ from swiftfs.store.protocol import ObjectStore
 T = TypeVar("T")
 R = TypeVar("R")
 
+Answer = ObjectInfo | NotFound
+Listener = Callable[[Answer], None]
+
 PARALLEL = 32
 """HEADs under way at once: at 20 to 200 ms each they hide the link's latency and stay polite."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A HEAD under way, and who is told of its answer before the next one may be sent."""
+
+    listeners: list[Listener]
+    future: Future[ObjectInfo] = field(init=False)
 
 
 def key_of(entry: Entry) -> State:
@@ -31,7 +43,7 @@ class Details:
         self._memory = memory
         self._pool = new_pool("details", PARALLEL)
         self._lock = new_lock(Rank.DETAILS)
-        self._flights: dict[State, Future[ObjectInfo]] = {}
+        self._flights: dict[State, _Flight] = {}
 
     def recall(self, entry: Entry) -> ObjectInfo | None:
         """Return what an earlier HEAD said of this state of the object, if there was one."""
@@ -48,18 +60,22 @@ class Details:
         if entry.last_modified and _stays_true(entry, info):
             self._memory.remember(key_of(entry), info)
 
-    def ask(self, entry: Entry) -> Future[ObjectInfo]:
+    def ask(self, entry: Entry, told: Listener | None = None) -> Future[ObjectInfo]:
         """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
 
         The future raises what the store raises, `NotFound` included, and that as `Ghost` where Swift lists
-        the object; a failure is not remembered.
+        the object; a failure is not remembered. `told` is called with an answer by another thread, before
+        anybody can ask again: who takes the answer in there, and looks there first, never asks twice.
         """
         key = key_of(entry)
         with self._lock:
             flight = self._flights.get(key)
             if flight is None:
-                flight = self._flights[key] = self._pool.submit(self._head, entry, key)
-            return flight
+                flight = self._flights[key] = _Flight([])
+                flight.future = self._pool.submit(self._fly, flight, entry, key)
+            if told is not None:
+                flight.listeners.append(told)
+            return flight.future
 
     def side_by_side(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return what `call`, which asks the store, returns for each item; raise what the first raises."""
@@ -75,20 +91,44 @@ class Details:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._memory.close()
 
-    def _head(self, entry: Entry, key: State) -> ObjectInfo:
+    def _fly(self, flight: _Flight, entry: Entry, key: State) -> ObjectInfo:
         try:
-            assert entry.object is not None
+            try:
+                info = self._head(entry)
+            except NotFound as error:
+                self._tell(flight, key, error)
+                raise
+            self._tell(flight, key, info)
+            return info
+        finally:
+            self._land(flight, key)
+
+    def _tell(self, flight: _Flight, key: State, answer: Answer) -> None:
+        """Tell all who listen, also those who join meanwhile; nobody joins after the last."""
+        while True:
+            with self._lock:
+                listeners, flight.listeners = flight.listeners, []
+                if not listeners:
+                    del self._flights[key]
+                    return
+            for told in listeners:
+                told(answer)
+
+    def _land(self, flight: _Flight, key: State) -> None:
+        with self._lock:
+            if self._flights.get(key) is flight:  # not one that was begun since
+                del self._flights[key]
+
+    def _head(self, entry: Entry) -> ObjectInfo:
+        assert entry.object is not None
+        try:
             info = self._store.head(entry.object)
         except NotFound:
             if self._is_listed(entry):
                 raise Ghost(f"{entry.object} is listed, and Swift does not have it") from None
             raise
-        else:
-            self.remember(entry, info)
-            return info
-        finally:
-            with self._lock:
-                self._flights.pop(key, None)
+        self.remember(entry, info)
+        return info
 
     def _is_listed(self, entry: Entry) -> bool:
         """Say whether Swift still lists what a listing has shown."""
