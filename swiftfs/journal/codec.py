@@ -8,11 +8,37 @@ from typing import Any
 
 from cattrs import Converter
 from cattrs.errors import CattrsError
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
 from swiftfs.content.blocks import Blocks
-from swiftfs.journal.intents import Intent
+from swiftfs.content.origin import Origin
+from swiftfs.journal.intents import (
+    KINDS,
+    Delete,
+    Describe,
+    Description,
+    Intent,
+    Move,
+    PutFile,
+    PutMarker,
+    PutSmall,
+)
 from swiftfs.store.ambiguous import Ambiguity
+from swiftfs.store.protocol import Headers
+
+_KEYS: Mapping[type, Mapping[str, str]] = {
+    Headers: {"kept": "kept"},
+    Description: {"kept": "kept"},
+    Origin: {"whole": "whole"},
+    PutFile: {"fresh": "fresh", "inherit": "inherit", "garbage": "garbage"},
+    PutSmall: {"fresh": "fresh"},
+    PutMarker: {"fresh": "fresh"},
+    Describe: {"large": "large"},
+    Delete: {"large": "large"},
+    Move: {"large": "large"},
+}
+"""What fields are called in journals on disk, whatever a value calls them. INVARIANT: a key stays."""
 
 
 class Unreadable(ValueError):
@@ -31,7 +57,15 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(MappingProxyType, dict)
     converter.register_unstructure_hook_func(lambda kind: kind == Mapping[str, str], dict)
     converter.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _read_mapping)
-    configure_tagged_union(Intent, converter, tag_name="kind")
+    for kind, keys in _KEYS.items():
+        named: dict[str, Any] = {field: override(rename=key) for field, key in keys.items()}
+        converter.register_unstructure_hook(
+            kind, make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=True, **named)
+        )
+        converter.register_structure_hook(
+            kind, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **named)
+        )
+    configure_tagged_union(Intent, converter, tag_generator=lambda kind: KINDS[kind], tag_name="kind")
     return converter
 
 

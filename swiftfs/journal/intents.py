@@ -215,6 +215,21 @@ Intent = (
     | DeleteContainer
 )
 
+KINDS: Mapping[type, str] = {
+    PutFile: "PutFile",
+    PutSmall: "PutSmall",
+    PutMarker: "PutMarker",
+    Describe: "Describe",
+    SetHeaders: "SetHeaders",
+    Delete: "Delete",
+    Move: "Move",
+    MoveFolder: "MoveFolder",
+    CreateContainer: "CreateContainer",
+    DescribeContainer: "DescribeContainer",
+    DeleteContainer: "DeleteContainer",
+}
+"""What each kind is called in journals on disk and in a status, whatever its class is called."""
+
 
 def names_of(intent: Intent) -> tuple[ObjectName, ...]:
     """Return the objects that an intent is about, of a whole folder its markers; none for containers."""

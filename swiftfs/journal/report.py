@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from swiftfs.concurrency import monotonic
 from swiftfs.content.cache import ContentCache
 from swiftfs.content.gauges import UnderWay, sent_bytes
-from swiftfs.journal.intents import PutFile
+from swiftfs.journal.intents import KINDS, PutFile
 from swiftfs.journal.queue import Task
 from swiftfs.journal.refusals import Refusals
 
@@ -102,7 +102,7 @@ def describe(task: Task, sent: int = 0, state: str = "") -> Waiting:
     Without a `state` it is the task's own.
     """
     reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
-    kind = type(task.intent).__name__
+    kind = KINDS[type(task.intent)]
     return Waiting(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 

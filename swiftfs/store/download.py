@@ -3,17 +3,36 @@
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
 from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.store.headers import content_length, from_wire
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request
-from swiftfs.store.transport import Answer
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class Answer(Protocol):
+    """What a download needs of `transport.Answer`."""
+
+    @property
+    def request(self) -> Request:
+        """The request that it answers."""
+
+    @property
+    def status(self) -> int:
+        """The status, within 2xx."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, their names in lower case."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it comes."""
 
 
 class Download:

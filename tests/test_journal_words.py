@@ -1,0 +1,75 @@
+"""The words of a journal on disk, which stay whatever the code calls what they stand for."""
+
+import json
+
+import pytest
+
+from swiftfs.journal.codec import decode, decode_ambiguity, encode, encode_ambiguity
+from swiftfs.journal.intents import KINDS
+
+# Every field of each kind, as a release wrote it. What stands here never changes.
+NAME = '{"container":"box","key":"a"}'
+SEGMENT = '{"name":{"container":"box_segments","key":"a/1"},"etag":"e","size":5}'
+DESCRIPTION = (
+    '{"media_type":"text/plain","stored":{"mode":33188,"mtime_ns":5},"metadata":{"a":"b"},'
+    '"kept":{"X-Delete-At":"9"}}'
+)
+HEADERS = '{"content_type":"text/plain","metadata":{"c":"d"},"kept":{"Content-Encoding":"gzip"}}'
+
+RECORDS = [
+    (
+        '{"name":@NAME@,"file":{"file":"f","size":7,"origin":{"name":@NAME@,"etag":"etag",'
+        '"size":5,"whole":6,"manifest":{"segments":[@SEGMENT@]}},"dirty":"Bw==","prefix":@NAME@,'
+        '"evicted":[{"start":0,"segment":@SEGMENT@}]},"description":@DESCRIPTION@,'
+        '"replaces_large":null,"replaces_etag":"etag","fresh":true,"inherit":true,'
+        '"garbage":[@NAME@],"kind":"PutFile"}'
+    ),
+    (
+        '{"name":@NAME@,"body":"eA==","description":@DESCRIPTION@,"replaces_large":null,'
+        '"replaces_etag":"e","fresh":true,"kind":"PutSmall"}'
+    ),
+    ('{"name":@NAME@,"headers":@HEADERS@,"fresh":false,"kind":"PutMarker"}'),
+    ('{"name":@NAME@,"description":@DESCRIPTION@,"large":true,"kind":"Describe"}'),
+    ('{"name":@NAME@,"headers":@HEADERS@,"kind":"SetHeaders"}'),
+    ('{"name":@NAME@,"large":null,"etag":"e","moved":true,"kind":"Delete"}'),
+    (
+        '{"source":@NAME@,"target":@NAME@,"replaces_large":null,"etag":"e","replaces_etag":"f",'
+        '"served":true,"large":true,"kind":"Move"}'
+    ),
+    (
+        '{"container":"box","source":"a/","target_container":"box","target":"b/",'
+        '"markers":[[@NAME@,@NAME@]],"recent":[{"key":"k","hash":"h","modified":"m"}],'
+        '"objects":[{"key":"k","hash":"h"}],"empty":true,"together":true,"served":true,'
+        '"kind":"MoveFolder"}'
+    ),
+    ('{"container":"c","kind":"CreateContainer"}'),
+    ('{"container":"c","metadata":{"a":"b"},"kind":"DescribeContainer"}'),
+    ('{"container":"c","kind":"DeleteContainer"}'),
+]
+
+AMBIGUITY = (
+    '{"name":@NAME@,"lost_at":1.0,"lost":[{"kind":"put","etag":"e","headers":@HEADERS@,'
+    '"manifest":{"segments":[@SEGMENT@]},"body":"eA==","if_absent":true,"source":@NAME@}],'
+    '"last":{"kind":"delete"},"suspected":true}'
+)
+
+
+def text(template: str) -> str:
+    """Return a record with the values that several have put in."""
+    words = {"@SEGMENT@": SEGMENT, "@DESCRIPTION@": DESCRIPTION, "@HEADERS@": HEADERS, "@NAME@": NAME}
+    for word, value in words.items():
+        template = template.replace(word, value)
+    return template
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: str(json.loads(text(record))["kind"]))
+def test_a_record_keeps_its_words(record: str) -> None:
+    assert encode(decode(text(record))) == text(record)
+
+
+def test_every_kind_is_shown() -> None:
+    assert sorted(json.loads(text(record))["kind"] for record in RECORDS) == sorted(KINDS.values())
+
+
+def test_a_record_of_lost_requests_keeps_its_words() -> None:
+    assert encode_ambiguity(decode_ambiguity(text(AMBIGUITY))) == text(AMBIGUITY)
