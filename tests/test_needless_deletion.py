@@ -3,10 +3,11 @@
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, names, put, read, write
+from bench_filesystem import ME, bench, copy_live, names, put, read, write
 from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from mounts import Mount
@@ -14,7 +15,7 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError
+from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.intents import Delete
 from swiftfs.journal.queue import Task
@@ -347,3 +348,40 @@ def test_mv_over_a_name_that_was_just_removed_keeps_the_file(
     mounted.remount()
     assert (mounted.path / "b").read_bytes() == b"new"
     assert [row["name"] for row in connection.get_container(container)[1]] == ["b"]
+
+
+@contextmanager
+def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[FileSystem]:
+    """Mount, and expect that the next mount has something to do."""
+    with pytest.raises(SwiftfsError, match="stay in"), bench(store, cache, options) as filesystem:
+        yield filesystem
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, large: bool) -> None:
+    """What it replaces still stands, for its deletion was needless."""
+    store, size = MemoryStore("box"), 3_000_000 if large else 3
+    (cache := tmp_path / "cache").mkdir()
+    options = f"{NEVER},segment_size=1M,drain=1"
+    with bench(store, cache, options) as filesystem:
+        write(filesystem, "/a", b"a" * size)
+        write(filesystem, "/b", b"b" * size)
+
+    def die(_method: str, _subject: str) -> None:
+        raise Unavailable("the server is away")
+
+    with leaving_changes(store, cache, options) as filesystem:
+        filesystem.unlink("/b")
+        gate = Gate(store, "copy", error=Unavailable("the server is away"))
+        renaming, raised = in_thread(filesystem.rename, "/a", "/b")
+        assert gate.reached.wait(20)
+        copy_live(cache, tmp_path / "image")
+        store.hook = die
+        gate.open.set()
+        renaming.join()
+        assert raised
+    store.hook = None
+    with bench(store, tmp_path / "image", options) as filesystem:
+        assert names(filesystem, "/") == ["b"]
+        assert read(filesystem, "/b") == b"a" * size
+    assert keys(store) == ["b"]

@@ -127,11 +127,16 @@ class Delete:
     moved: bool = False
 
 
+ANY_VERSION = "*"
+"""In place of an ETag: every version of the object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
 
-    `etag` is the source's and `replaces_etag` the target's, empty for none there; None is unknown. `served`
+    `etag` is the source's and `replaces_etag` the target's, empty for none there; None is unknown, and
+    `ANY_VERSION` stands for whatever is there, for its deletion was due. `served`
     says that a mount has served files since the move was interrupted. `large` says whether the object is an
     SLO, None is unknown.
     """

@@ -18,6 +18,7 @@ from swiftfs.journal.coalescing import attempted, coalesce, merge_hand_in, one_a
 from swiftfs.journal.dispatch import Dispatch, remnant_tasks, tell
 from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import (
+    ANY_VERSION,
     Delete,
     Describe,
     Intent,
@@ -253,7 +254,7 @@ class Journal:
             now = monotonic()
             task = Task(self._queue.next_seq(), path, intent, _ignore, now, now)
             if deletion is not None and isinstance(deletion.intent, Delete) and isinstance(intent, Move):
-                task.intent = replace(intent, replaces_large=deletion.intent.large)
+                task.intent = replace(intent, replaces_large=deletion.intent.large, replaces_etag=ANY_VERSION)
                 self._log.commit([task.record()], [deletion.seq])
                 self._queue.remove(deletion)
                 task.overrides = deletion

@@ -15,7 +15,7 @@ from itertools import islice
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
-from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.intents import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.removal import Removal
 from swiftfs.model import ObjectInfo, ObjectName, Row
 from swiftfs.namespace.entry import is_marker, is_slash_marker
@@ -124,7 +124,8 @@ class Moving:
             if target is not None and target.version.etag == etag:
                 return self._delete_unchanged([_Item(intent.source, intent.target, etag, copied=etag)])
             replaces = "" if target is None else target.version.etag
-            if not intent.served and (target is None or replaces == intent.replaces_etag):
+            expected = intent.replaces_etag in (replaces, ANY_VERSION)
+            if not intent.served and (target is None or expected):
                 return self.move(intent)
         raise StoreError("one of both names is newer, or unknown: both stay as they are")
 
