@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from swiftfs.content.blocks import BLOCK, Blocks
 from swiftfs.content.patches import plan
-from swiftfs.model import ObjectName, Segment
+from swiftfs.objects import ObjectName, Segment
 
 TIB = 1024**4
 SIZES = {"1 TiB": TIB, "3.5 TiB": 7 * TIB // 2}

@@ -4,8 +4,8 @@ import logging
 import uuid
 
 from swiftfs.errors import AccessDenied, StoreError
-from swiftfs.model import ObjectName
-from swiftfs.naming import Source
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Source
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

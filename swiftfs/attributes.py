@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 from mimetypes import MimeTypes
 from urllib.parse import quote, unquote
 
-from swiftfs.model import DIRECTORY_TYPE, Attributes
+from swiftfs.objects import DIRECTORY_TYPE, Attributes
 
 NS = 1_000_000_000
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from swiftfs.concurrency import Rank, new_condition, thread_id
-from swiftfs.naming import is_below
+from swiftfs.paths import is_below
 
 
 class Barrier:

@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.naming import Source
+from swiftfs.paths import Source
 
 
 def own_folder(who: str, source: Source) -> Path:

@@ -13,8 +13,8 @@ from swiftfs.content.origin import Origin
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Description, PutFile
-from swiftfs.model import Attributes, FileSpan, ObjectName
 from swiftfs.namespace.entry import Entry
+from swiftfs.objects import Attributes, FileSpan, ObjectName
 from swiftfs.prefetch import Prefetch, version_of
 from swiftfs.promises import Promises, file_promise
 from swiftfs.rooms import Rooms

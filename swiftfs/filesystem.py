@@ -23,11 +23,11 @@ from swiftfs.journal.intents import Description, PutSmall
 from swiftfs.journal.log import Record
 from swiftfs.journal.report import Waiting
 from swiftfs.metadata import Metadata
-from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.moves import Moves, deletion_of
 from swiftfs.namespace.entry import inode_of
 from swiftfs.namespace.inodes import Inodes
-from swiftfs.naming import Source, escape, join, split, unescape
+from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
+from swiftfs.paths import Source, escape, join, split, unescape
 from swiftfs.promises import Promises, file_promise
 from swiftfs.rooms import Rooms
 from swiftfs.usage import UsageReport

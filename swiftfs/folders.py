@@ -19,10 +19,10 @@ from swiftfs.journal.intents import (
     marker_headers,
 )
 from swiftfs.journal.moving import EMPTY, Unmoved
-from swiftfs.model import Attributes, Caller, ObjectName
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.inodes import Inodes
-from swiftfs.naming import (
+from swiftfs.objects import Attributes, Caller, ObjectName
+from swiftfs.paths import (
     Folder,
     Source,
     is_below,

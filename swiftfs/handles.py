@@ -12,9 +12,9 @@ from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.content.content import Content
 from swiftfs.journal.intents import Delete, Description
 from swiftfs.journal.queue import Done
-from swiftfs.model import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.namespace.entry import Entry
-from swiftfs.naming import is_below, split
+from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
+from swiftfs.paths import is_below, split
 
 UNCACHED_SECONDS = 5.0
 """How long libfuse may go by times and sizes that are not true any more, and longer."""

@@ -14,9 +14,9 @@ from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUT
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import os_error
 from swiftfs.fuse.operations import FileSystem
-from swiftfs.model import DIRECT_HANDLES, Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.namespace.entry import inode_of
-from swiftfs.naming import HIDDEN_FOLDER, beside_hidden, split, without_hidden
+from swiftfs.objects import DIRECT_HANDLES, Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
+from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 
 ROOT = f"/{HIDDEN_FOLDER}"
 

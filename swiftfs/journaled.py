@@ -8,13 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftfs.database import is_empty, migrate
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.log import SCHEMA
 from swiftfs.journal.salvage import copy_journal
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
+from swiftfs.sqlite import is_empty, migrate
 
 JOURNAL = "journal.sqlite"
 

@@ -31,9 +31,9 @@ from swiftfs.journal.intents import (
     SetHeaders,
     marker_headers,
 )
-from swiftfs.model import DIRECTORY_TYPE, Attributes, ObjectInfo
 from swiftfs.namespace.entry import Entry
-from swiftfs.naming import Source, plain_marker, slash_marker
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo
+from swiftfs.paths import Source, plain_marker, slash_marker
 from swiftfs.promises import Promises
 from swiftfs.rooms import Rooms
 from swiftfs.store.protocol import Headers, ObjectStore

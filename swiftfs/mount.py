@@ -33,13 +33,13 @@ from swiftfs.journal.manifestcopy import ManifestCopier
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import Removal
 from swiftfs.journal.report import progress
-from swiftfs.model import Limits
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.naming import SCHEME, Source
 from swiftfs.notify import notify
+from swiftfs.objects import Limits
+from swiftfs.paths import SCHEME, Source
 from swiftfs.rooms import Rooms
 from swiftfs.store import Stores, connect
 from swiftfs.unmount import detach, died

@@ -9,7 +9,7 @@ import click
 from swiftfs.cli import main as cli
 from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.flags import MOUNTPOINT
-from swiftfs.naming import SCHEME, Source
+from swiftfs.paths import SCHEME, Source
 from swiftfs.settings import build_options, gather
 
 FAILED = 32

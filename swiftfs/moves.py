@@ -5,9 +5,9 @@ from swiftfs.files import Files
 from swiftfs.folders import Folders
 from swiftfs.handles import Node
 from swiftfs.journal.intents import Delete, Move
-from swiftfs.model import ObjectName
 from swiftfs.namespace.entry import Entry, moved_entry
-from swiftfs.naming import split
+from swiftfs.objects import ObjectName
+from swiftfs.paths import split
 from swiftfs.prefetch import version_of
 from swiftfs.promises import Promises
 from swiftfs.rooms import Rooms

@@ -17,8 +17,8 @@ from swiftfs.concurrency import new_pool
 from swiftfs.content.places import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
 from swiftfs.content.segments import journal_of
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
-from swiftfs.model import ObjectName, Row
-from swiftfs.naming import Source
+from swiftfs.objects import ObjectName, Row
+from swiftfs.paths import Source
 from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 16

@@ -11,9 +11,9 @@ from swiftfs.content.content import Content
 from swiftfs.content.origin import Origin
 from swiftfs.content.readahead import FIRST_PIECE
 from swiftfs.handles import OpenFiles
-from swiftfs.model import ObjectVersion
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
+from swiftfs.objects import ObjectVersion
 from swiftfs.readers import READERS, Reader, Readers
 
 BYTES_AHEAD = 32 * 1024 * 1024 // READERS

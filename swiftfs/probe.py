@@ -12,8 +12,8 @@ from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config import MIB, show_size
 from swiftfs.content.places import place_beside
 from swiftfs.errors import AlreadyExists, ConfigurationError, NotFound, StoreError
-from swiftfs.model import Limits, Manifest, ObjectName, Segment
-from swiftfs.naming import Source
+from swiftfs.objects import Limits, Manifest, ObjectName, Segment
+from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers, ObjectStore
 
 PINGS = 5

@@ -19,10 +19,10 @@ from swiftfs.journal.intents import (
     names_of,
 )
 from swiftfs.journal.queue import Done, Failure
-from swiftfs.model import ObjectInfo, ObjectName
 from swiftfs.namespace.changes import Change
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
-from swiftfs.naming import Folder, split
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.paths import Folder, split
 from swiftfs.rooms import Rooms
 from swiftfs.store.protocol import Headers
 

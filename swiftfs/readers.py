@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Entry
-from swiftfs.naming import is_below, join, split
+from swiftfs.paths import is_below, join, split
 
 CERTAIN = 3
 """Files opened in order that make a reader: two neighbours may be chance."""

@@ -21,7 +21,7 @@ from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
-from swiftfs.naming import escape
+from swiftfs.paths import escape
 
 JOURNAL = "journal.sqlite"
 LOST = "swiftfs-lost"

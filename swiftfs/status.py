@@ -10,7 +10,7 @@ from swiftfs.concurrency import monotonic, sleep
 from swiftfs.detached import mount_entries
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Report
-from swiftfs.naming import HIDDEN_FOLDER
+from swiftfs.paths import HIDDEN_FOLDER
 from swiftfs.state import State
 
 POLL_SECONDS = 0.1

@@ -6,8 +6,8 @@ from cachetools import LRUCache, TTLCache
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError
-from swiftfs.model import FilesystemUsage, Usage
-from swiftfs.naming import Source
+from swiftfs.objects import FilesystemUsage, Usage
+from swiftfs.paths import Source
 from swiftfs.store.deadline import deadline
 from swiftfs.store.protocol import ObjectStore
 

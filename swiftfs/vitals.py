@@ -7,8 +7,8 @@ from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.content.gauges import CacheUse, sent_bytes
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Limits
-from swiftfs.naming import Source
+from swiftfs.objects import Limits
+from swiftfs.paths import Source
 from swiftfs.prices import Prices
 from swiftfs.state import SCHEMA, Bounds, Server, State, Writing
 from swiftfs.store import Stores

@@ -13,7 +13,7 @@ from swiftfs.content.content import Content
 from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
-from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink
 
 MIB = 1024 * 1024

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from stores import TEXT, md5, raise_first, read
 
 from swiftfs.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError, TooLarge
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 
 OLD, NEW = b"old content", b"new content, longer"

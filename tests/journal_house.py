@@ -2,7 +2,7 @@
 
 from memory_store import MemoryStore
 
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
 
 NEVER = "settle=1000"

@@ -8,7 +8,7 @@ from memory_store import MemoryStore
 from swiftfs.errors import StoreError, TimedOut
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.late_answers import LOOKS, LateAnswers
-from swiftfs.model import Manifest, ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 
 

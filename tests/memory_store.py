@@ -23,7 +23,7 @@ from swiftfs.errors import (
     StoreError,
     TooLarge,
 )
-from swiftfs.model import (
+from swiftfs.objects import (
     NOTHING,
     Limits,
     Manifest,

@@ -9,7 +9,7 @@ from fault_matrix import Kind
 from ledger import State, digest
 
 from swiftfs.errors import PreconditionFailed, StoreError
-from swiftfs.model import DIRECTORY_TYPE, Manifest, ObjectName, Segment
+from swiftfs.objects import DIRECTORY_TYPE, Manifest, ObjectName, Segment
 from swiftfs.store import SwiftStore
 from swiftfs.store.protocol import Headers
 

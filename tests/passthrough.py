@@ -18,7 +18,7 @@ import requests
 from swiftfs.errors import os_error
 from swiftfs.fuse.binding import FUSE
 from swiftfs.fuse.operations import FileSystem, Operations
-from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage
+from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage
 
 READERS = 4
 FAULTS: dict[str, Callable[[], BaseException]] = {

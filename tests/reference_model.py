@@ -4,7 +4,7 @@ import errno
 from dataclasses import dataclass, field
 
 from swiftfs.errors import os_error
-from swiftfs.naming import is_below, split
+from swiftfs.paths import is_below, split
 
 
 @dataclass

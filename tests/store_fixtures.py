@@ -8,7 +8,7 @@ from memory_store import MemoryStore
 from stores import QUICK, TEXT, new_container
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.model import Limits, ObjectName
+from swiftfs.objects import Limits, ObjectName
 from swiftfs.store import FOREGROUND, RetryingStore, SwiftStore, open_account
 from swiftfs.store.protocol import ObjectStore
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import StoreError
-from swiftfs.model import ObjectInfo, ObjectName, Page, Segment
+from swiftfs.objects import ObjectInfo, ObjectName, Page, Segment
 from swiftfs.store import RetryPolicy
 from swiftfs.store.protocol import Headers, ObjectStore
 

@@ -22,7 +22,7 @@ from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import Removal
 from swiftfs.journal.storing import Storing
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024

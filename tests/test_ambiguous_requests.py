@@ -1,6 +1,6 @@
 """What is recorded of lost requests, and what of that the next mount is told."""
 
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.ambiguous import GONE, Ambiguity, AmbiguousRequests, Effect
 
 NAME = ObjectName("box", "file")

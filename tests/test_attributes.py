@@ -23,7 +23,7 @@ from swiftfs.attributes import (
     parse_time,
     xattr_to_header,
 )
-from swiftfs.model import Attributes
+from swiftfs.objects import Attributes
 from swiftfs.store.headers import to_wire
 from swiftfs.store.protocol import Headers
 

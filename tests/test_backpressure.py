@@ -14,7 +14,7 @@ from swiftfs.content.content import Content
 from swiftfs.errors import Overtaken, PreconditionFailed, Unavailable
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.intents import Description, PutFile
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]
 

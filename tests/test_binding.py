@@ -24,7 +24,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.fuse.binding import FUSE
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import stat_layout, write_stat
-from swiftfs.model import Attributes
+from swiftfs.objects import Attributes
 
 PROGRAM = Path(__file__).parent / "passthrough.py"
 MIB = 1 << 20

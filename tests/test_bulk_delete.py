@@ -13,7 +13,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadName, StoreError, TimedOut, Unavailable
-from swiftfs.model import Limits, ObjectName
+from swiftfs.objects import Limits, ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
 from swiftfs.store.bulk import BulkDeletes, bulk_outcome
 from swiftfs.store.request import Request

@@ -27,7 +27,7 @@ from swiftfs.content.still import Still
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BodyChanged, Overtaken
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
 
 pytest_plugins = ["writer_fixtures"]

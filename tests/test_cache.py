@@ -10,7 +10,7 @@ from cache_house import House, noise, read, write
 
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.localfile import LocalFile
-from swiftfs.model import ObjectName, ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
 
@@ -212,7 +212,7 @@ def test_what_was_not_synchronized_is_good_until_the_next_boot(
 
     marker = tmp_path / "boot"
     marker.write_text("the same")
-    monkeypatch.setattr("swiftfs.database._BOOT_ID", marker)
+    monkeypatch.setattr("swiftfs.sqlite._BOOT_ID", marker)
     house.restart()
     monkeypatch.setattr("swiftfs.content.versions.synchronize", fail)
     origin = house.put("file", noise(BLOCK))

@@ -14,7 +14,7 @@ from cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, se
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.origin import Origin
 from swiftfs.errors import Corrupt
-from swiftfs.model import ObjectName, ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
 

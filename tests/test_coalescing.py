@@ -18,7 +18,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "name")

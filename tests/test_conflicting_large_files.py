@@ -13,8 +13,8 @@ from memory_store import MemoryStore
 from swiftfs.attributes import decode_type
 from swiftfs.errors import QuotaExceeded, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Manifest, ObjectName, Segment
-from swiftfs.naming import Folder
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.paths import Folder
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

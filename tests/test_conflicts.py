@@ -11,7 +11,7 @@ from late_store import LateStore
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs.naming import Folder
+from swiftfs.paths import Folder
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.readahead import LAST_PIECE, ReadAhead
 from swiftfs.content.segments import SegmentUpload, segment_prefix
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.model import ObjectName, Row
+from swiftfs.objects import ObjectName, Row
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")

@@ -15,12 +15,12 @@ from memory_store import MemoryStore
 from mounts import Mount
 
 from swiftfs.content.index import Index
-from swiftfs.database import OtherFormat, Schema, open_database
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.journal.log import SCHEMA, Log
 from swiftfs.journaled import journaled
 from swiftfs.namespace.memory import HeadMemory
+from swiftfs.sqlite import OtherFormat, Schema, open_database
 
 FIRST_JOURNAL = """
 CREATE TABLE intents (

@@ -24,7 +24,7 @@ from swiftfs.errors import (
     errno_of,
 )
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Caller, ObjectName
+from swiftfs.objects import Caller, ObjectName
 from swiftfs.store.protocol import Headers
 
 FAILURES = [

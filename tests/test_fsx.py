@@ -19,7 +19,7 @@ from memory_store import MemoryStore
 from mounts import Mount, swift_cli
 from swiftclient import Connection
 
-from swiftfs.model import NOTHING, Manifest, ObjectName, Segment
+from swiftfs.objects import NOTHING, Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
 NAME = "file"

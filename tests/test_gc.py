@@ -22,15 +22,15 @@ from swiftfs.content.blocks import Blocks
 from swiftfs.content.places import SEGMENT_NAME
 from swiftfs.content.saved import Placed, SavedFile
 from swiftfs.content.segments import journal_of, segment_prefix
-from swiftfs.database import make_tables
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.journal.log import SCHEMA, Log, Record
 from swiftfs.journaled import Journaled, journaled
-from swiftfs.model import Manifest, ObjectName, Segment
-from swiftfs.naming import Source
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.orphans import Search
+from swiftfs.paths import Source
+from swiftfs.sqlite import make_tables
 from swiftfs.status import retry
 from swiftfs.store import SwiftStore, open_account
 from swiftfs.store.protocol import Headers

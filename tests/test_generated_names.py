@@ -12,7 +12,7 @@ from mounts import Mount
 from stores import read
 
 from swiftfs.demo.server import SwiftServer
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store import Headers, SwiftStore, open_account
 
 pytestmark = pytest.mark.mount_options("sync")

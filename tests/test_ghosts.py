@@ -14,7 +14,7 @@ from mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import Fault
 from swiftfs.errors import BadName, BadRequest, Clash, Corrupt, NotFound, StoreError, errno_of
-from swiftfs.model import DIRECTORY_TYPE, ObjectName, Page, Row
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName, Page, Row
 from swiftfs.store.protocol import Headers
 
 OURS = "text/plain;mtime=1700000000.5;mode=0100644;uid=0;gid=0"

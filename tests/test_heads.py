@@ -9,12 +9,12 @@ from contextlib import closing
 import pytest
 from memory_store import MemoryStore
 
-from swiftfs.model import ObjectName
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.naming import Source
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers
 
 NAMES = [f"file{number:03d}" for number in range(100)]

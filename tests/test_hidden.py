@@ -21,8 +21,8 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.hidden import PRIVATE, ROOT, HiddenFolder, beside
 from swiftfs.logs import RECENT_CHARACTERS, RECENT_LINES, Recent
-from swiftfs.model import DIRECT_HANDLES, Caller, FilesystemUsage
-from swiftfs.naming import beside_hidden, without_hidden
+from swiftfs.objects import DIRECT_HANDLES, Caller, FilesystemUsage
+from swiftfs.paths import beside_hidden, without_hidden
 
 
 def names(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from test_rclone import RCLONE, rclone
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

@@ -15,11 +15,11 @@ from swiftclient import Connection
 
 from swiftfs.errors import AccessDenied
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace import inodes
 from swiftfs.namespace.entry import folder_inode, inode_of
 from swiftfs.namespace.inodes import Inodes
-from swiftfs.naming import Source
+from swiftfs.objects import Attributes, ObjectName
+from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers
 
 SETTLINGS = ["", "settle=60"]

@@ -17,7 +17,7 @@ from swiftfs.filesystem import FileSystem
 from swiftfs.journal.dispatch import Dispatch
 from swiftfs.journal.intents import Delete
 from swiftfs.journal.log import Log, Record
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 
 @pytest.fixture

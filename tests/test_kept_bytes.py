@@ -29,7 +29,7 @@ from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import Removal
 from swiftfs.journal.storing import Storing
-from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Sink
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]

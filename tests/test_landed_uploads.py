@@ -28,9 +28,9 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal import dispatch, journal
-from swiftfs.model import Manifest, ObjectInfo, ObjectName
 from swiftfs.mount import MountRequest, build
-from swiftfs.naming import Source
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName
+from swiftfs.paths import Source
 from swiftfs.settings import parse_options
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Body, Headers

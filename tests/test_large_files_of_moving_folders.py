@@ -24,7 +24,7 @@ from test_move_barrier import Halt
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 OPTIONS = "segment_size=1M"
 SIZE = 3 * MIB + 1000

@@ -21,7 +21,7 @@ from swiftfs.filesystem import FileSystem
 from swiftfs.journal import late_copies
 from swiftfs.journal.late_answers import LOOKS
 from swiftfs.journal.salvage import copy_journal
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

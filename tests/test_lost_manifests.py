@@ -15,9 +15,9 @@ from scenes import wait_until
 from swiftfs.content.blocks import BLOCK
 from swiftfs.errors import Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Manifest, ObjectInfo, ObjectName
 from swiftfs.mount import MountRequest, build
-from swiftfs.naming import Folder, Source
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName
+from swiftfs.paths import Folder, Source
 from swiftfs.settings import parse_options
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Headers

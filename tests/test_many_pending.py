@@ -17,8 +17,8 @@ from swiftfs import promises
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.journal.intents import Description
-from swiftfs.model import ObjectName, Row
 from swiftfs.namespace.entry import Defaults, file_entry
+from swiftfs.objects import ObjectName, Row
 from swiftfs.promises import file_promise
 
 FOLDERS = 300

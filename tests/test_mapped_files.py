@@ -20,7 +20,7 @@ from swiftfs.content.making import ContentMaker
 from swiftfs.content.segments import SegmentUpload
 from swiftfs.content.uploads import place_of
 from swiftfs.errors import Overtaken
-from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 
 pytest_plugins = ["writer_fixtures"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from memory_store import MemoryStore
 
-from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
 from swiftfs.namespace.memory import HeadMemory, State
-from swiftfs.naming import Folder
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.paths import Folder
 from swiftfs.store.protocol import Headers
 
 MANY = 10_000

@@ -26,7 +26,7 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.filesystem import FileSystem
 from swiftfs.mount import MountRequest, build
-from swiftfs.naming import Source, split
+from swiftfs.paths import Source, split
 from swiftfs.settings import parse_options
 from swiftfs.store import ObjectStore, Stores, connect
 

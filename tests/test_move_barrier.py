@@ -21,7 +21,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.moving import Unmoved
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 SHORT = 0.3
 """So long a test looks whether something goes on that should wait."""

@@ -21,7 +21,7 @@ from swiftfs.journal.log import Log
 from swiftfs.journal.moving import Moving, Unmoved
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import Removal
-from swiftfs.model import Page
+from swiftfs.objects import Page
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")
 

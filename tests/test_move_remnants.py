@@ -17,7 +17,7 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.status import read_report
 from swiftfs.store.protocol import Headers
 

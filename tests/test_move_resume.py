@@ -22,7 +22,7 @@ from swiftfs.filesystem import FileSystem
 from swiftfs.journal.intents import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.report import Report
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 
 @pytest.fixture

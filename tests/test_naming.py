@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.model import ObjectName
-from swiftfs.naming import (
+from swiftfs.objects import ObjectName
+from swiftfs.paths import (
     Folder,
     Source,
     escape,

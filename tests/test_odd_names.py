@@ -11,7 +11,7 @@ from stores import read
 from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store import Headers, SwiftStore, open_account
 
 ORDINARY = [

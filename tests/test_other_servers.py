@@ -12,7 +12,7 @@ from scenes import methods
 from swiftclient import Connection
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.model import Limits, ObjectName
+from swiftfs.objects import Limits, ObjectName
 from swiftfs.store.protocol import Headers
 
 SERVERS = {

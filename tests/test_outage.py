@@ -15,13 +15,13 @@ from scenes import wait_until
 from swiftfs import usage
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
-from swiftfs.model import Limits, ObjectName
 from swiftfs.namespace import flights
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults, Entry
 from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.naming import Source
+from swiftfs.objects import Limits, ObjectName
+from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers
 
 DEFAULTS = Defaults(0, 0, ask_times=False)

@@ -18,7 +18,7 @@ from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.patches import PIECE, Gap, Part, compact, plan, span
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import RecordedRequest
-from swiftfs.model import ObjectName, Segment
+from swiftfs.objects import ObjectName, Segment
 
 MIB = 1024**2
 LIMIT_BYTES = 3_000_000

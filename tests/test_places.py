@@ -16,8 +16,8 @@ from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.segments import segment_prefix
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
-from swiftfs.model import ObjectName
-from swiftfs.naming import SEGMENTS_FOLDER, Source
+from swiftfs.objects import ObjectName
+from swiftfs.paths import SEGMENTS_FOLDER, Source
 
 MIB = 1024 * 1024
 DATA = os.urandom(3 * MIB + 5)

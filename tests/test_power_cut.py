@@ -11,7 +11,7 @@ from scenes import wait_until
 
 from swiftfs.content.localfile import synchronize
 from swiftfs.journal import log
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 
 def test_what_was_closed_a_second_ago_survives_a_power_cut(

@@ -23,7 +23,7 @@ from swiftfs.content.readahead import FIRST_PIECE
 from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.errors import NotFound
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import Limits, ObjectName
+from swiftfs.objects import Limits, ObjectName
 from swiftfs.prefetch import BYTES_AHEAD
 from swiftfs.store.protocol import Headers
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from swiftfs.model import Row
 from swiftfs.namespace.entry import Defaults, Entry, file_entry, implied_entry
-from swiftfs.naming import Folder, split
+from swiftfs.objects import Row
+from swiftfs.paths import Folder, split
 from swiftfs.readers import CERTAIN, ORDERS, READERS, Readers
 
 DEFAULTS = Defaults(0, 0)

@@ -18,7 +18,7 @@ from swiftclient import Connection
 from swiftfs.content.blocks import BLOCK
 from swiftfs.content.content import Content
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 
 pytest_plugins = ["cache_fixtures"]

@@ -17,7 +17,7 @@ from swiftclient import Connection
 from swiftfs.content.blocks import BLOCK
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import UNCACHED_HANDLES, ObjectName
+from swiftfs.objects import UNCACHED_HANDLES, ObjectName
 
 SIZE = 3 * 1024 * 1024
 OLD, NEW, NEWER = noise(SIZE), noise(SIZE - 5, 1), noise(SIZE, 2)

@@ -20,7 +20,7 @@ from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.journal.intents import Delete, Description, Intent, PutFile, PutMarker, PutSmall
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.salvage import copy_journal, salvage
-from swiftfs.model import ObjectName, Segment
+from swiftfs.objects import ObjectName, Segment
 from swiftfs.rescue import LOST, PARTIAL, Rescue, damaged_journals, find_cache
 
 OWNER = "box of memory"

@@ -20,7 +20,7 @@ from swiftfs.content.layout import Layout
 from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
 from swiftfs.errors import Unavailable
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40
 

@@ -27,7 +27,7 @@ from swiftfs.filesystem import FileSystem
 from swiftfs.journal.coalescing import one_a_file
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.journal.log import Log, Record
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.status import read_report, retry
 
 SOON = "settle=0.01,segment_size=1M"

@@ -12,7 +12,7 @@ from swiftfs.content.blocks import BLOCK
 from swiftfs.content.content import Content
 from swiftfs.content.origin import Origin
 from swiftfs.errors import Corrupt, Unavailable
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 
 SIZE = 2 * MIB + 777
 """Of a segment; no block ends with it."""

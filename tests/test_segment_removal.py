@@ -14,7 +14,7 @@ from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import LATE_SECONDS, RETRY_SECONDS, Removal
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")

@@ -20,7 +20,7 @@ from swiftfs.content.blocks import BLOCK
 from swiftfs.content.content import Content
 from swiftfs.content.places import SegmentPlaces, place_beside
 from swiftfs.errors import Unavailable
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]
 

@@ -6,7 +6,7 @@ from email.utils import formatdate
 import pytest
 
 from swiftfs.errors import Corrupt, Unavailable
-from swiftfs.model import Limits
+from swiftfs.objects import Limits
 from swiftfs.store.failures import status_error
 from swiftfs.store.limits import UNKNOWN, read_limits
 from swiftfs.store.listing import read_page

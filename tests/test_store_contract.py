@@ -18,7 +18,7 @@ from swiftfs.errors import (
     NotFound,
     PreconditionFailed,
 )
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers, ObjectStore
 
 pytest_plugins = ["store_fixtures"]

@@ -6,7 +6,7 @@ import pytest
 from stores import MODE, STRANGE_KEYS, TEXT, keys_of, md5, new_container, put, read
 
 from swiftfs.errors import BadRequest, NotFound, PreconditionFailed
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 
 pytest_plugins = ["store_fixtures"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from memory_store import MemoryStore
 from stores import MODE, TEXT, keys_of, md5, new_container, pages_of, put, read
 
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 pytest_plugins = ["store_fixtures"]

@@ -16,7 +16,7 @@ from psutil import Process
 from swiftfs.demo.server import RecordedRequest, SwiftServer
 from swiftfs.demo.values import OPERATOR
 from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
-from swiftfs.model import Limits
+from swiftfs.objects import Limits
 from swiftfs.store import RetryingStore, RetryPolicy, SwiftStore, open_account
 from swiftfs.store.limits import UNKNOWN
 

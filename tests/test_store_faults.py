@@ -28,7 +28,7 @@ from swiftfs.errors import (
     TooLarge,
     Unavailable,
 )
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, connect, open_account
 from swiftfs.store.limits import UNKNOWN, read_limits
 from swiftfs.store.request import Request

@@ -12,7 +12,7 @@ from hostile_server import HostileServer, Said, hostile_server
 from stores import TEXT, md5
 
 from swiftfs.errors import BadRequest, Corrupt, StoreError, TimedOut, Unavailable
-from swiftfs.model import Limits, ObjectInfo, ObjectName
+from swiftfs.objects import Limits, ObjectInfo, ObjectName
 from swiftfs.store import SwiftStore, open_account
 
 NAME = ObjectName("c", "o")

@@ -11,7 +11,7 @@ from stores import QUICK, TEXT, methods_seen, read
 
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, AlreadyExists, NotFound, StoreError, Unavailable
-from swiftfs.model import Limits, Manifest, ObjectName, Segment
+from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy, connect
 
 pytest_plugins = ["store_fixtures"]

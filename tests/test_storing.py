@@ -13,7 +13,7 @@ from swiftfs.content.filled import FilledFile
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.segments import Standing
 from swiftfs.errors import Corrupt, Overtaken, Unavailable
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]
 

@@ -10,7 +10,7 @@ from memory_store import MemoryStore
 
 from swiftfs.errors import AccessDenied
 from swiftfs.filesystem import FileSystem
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
 
-from swiftfs.model import Limits, ObjectName
 from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import BEFORE_SLASH, Namespace
 from swiftfs.namespace.walks import FIRST_ROWS, WINDOW, Walks
-from swiftfs.naming import Folder, Source, join
+from swiftfs.objects import Limits, ObjectName
+from swiftfs.paths import Folder, Source, join
 from swiftfs.store.protocol import Headers
 
 DEFAULTS = Defaults(0, 0, ask_times=False)

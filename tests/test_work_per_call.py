@@ -20,7 +20,7 @@ from swiftfs.content.making import ContentMaker
 from swiftfs.content.origin import Origin
 from swiftfs.content.patches import plan
 from swiftfs.content.saved import SavedFile
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")

@@ -16,8 +16,8 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.config import Options
 from swiftfs.errors import AccessDenied
 from swiftfs.journaled import Journaled, journaled
-from swiftfs.naming import Source
 from swiftfs.orphans import Looked, Search, Upload, explain_refusal
+from swiftfs.paths import Source
 from swiftfs.store import Stores
 
 SYSTEM_CACHE = Path("/var/cache/swiftfs")

@@ -10,8 +10,8 @@ from swiftfs.credentials import login_environment
 from swiftfs.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
 from swiftfs.flags import given
 from swiftfs.mount import MountRequest, check_mountpoint, serve
-from swiftfs.naming import Source
 from swiftfs.notify import notify
+from swiftfs.paths import Source
 from swiftfs.settings import build_options, gather
 
 

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from swiftfs.commands.account import account_options, connected
 from swiftfs.errors import SwiftfsError
-from swiftfs.naming import Source
+from swiftfs.paths import Source
 from swiftfs.probe import Finding, Probe, advice
 
 

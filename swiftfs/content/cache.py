@@ -19,7 +19,7 @@ from swiftfs.content.saved import SavedFile
 from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.content.versions import KeptVersions
 from swiftfs.errors import os_error
-from swiftfs.model import ObjectName, ObjectVersion
+from swiftfs.objects import ObjectName, ObjectVersion
 
 MIB = 1024 * 1024
 

@@ -13,7 +13,7 @@ from itertools import islice, takewhile
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.origin import Origin
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from swiftfs.content.patches import PIECE, piece_of
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.still import Still, refuse_without_room
 from swiftfs.errors import NotFound, SwiftfsError, os_error
-from swiftfs.model import FileSpan, Manifest, ObjectInfo, ObjectName
+from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

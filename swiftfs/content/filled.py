@@ -23,7 +23,7 @@ from swiftfs.content.origin import Origin
 from swiftfs.content.readahead import ReadAhead, Streams
 from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.model import ObjectInfo
+from swiftfs.objects import ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

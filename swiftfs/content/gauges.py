@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from swiftfs.content.blocks import BLOCK, block_range
 from swiftfs.content.content import Content
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 UnderWay = Callable[[str], int]
 """Tells how many bytes of unanswered PUTs are sent to an object, or below a name that ends in a slash."""

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.content.localfile import Mark
-from swiftfs.database import CacheFile, Schema, boot_id, row_checksum
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.sqlite import CacheFile, Schema, boot_id, row_checksum
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from swiftfs.content.blocks import Blocks
 from swiftfs.errors import os_error
-from swiftfs.model import Manifest
+from swiftfs.objects import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2

@@ -11,7 +11,7 @@ from swiftfs.content.origin import Origin
 from swiftfs.content.places import AUTO, SegmentPlaces
 from swiftfs.content.saved import SavedFile
 from swiftfs.content.segments import SegmentUpload, Standing
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 

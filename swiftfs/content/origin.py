@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from swiftfs.model import Manifest, ObjectName
+from swiftfs.objects import Manifest, ObjectName
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.model import Segment
+from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024
 """The least a patch uploads and the least it keeps: Swift serves smaller segments one a second."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
-from swiftfs.model import ObjectName, Segment
-from swiftfs.naming import SEGMENTS_FOLDER
+from swiftfs.objects import ObjectName, Segment
+from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from swiftfs.content.blocks import BLOCK, Blocks, block_range
 from swiftfs.content.origin import Origin
-from swiftfs.model import ObjectName, Segment
+from swiftfs.objects import ObjectName, Segment
 
 
 @dataclass(frozen=True, slots=True)

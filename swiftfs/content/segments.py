@@ -19,7 +19,7 @@ from swiftfs.content.spans import Spans
 from swiftfs.content.still import Still
 from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
 from swiftfs.errors import NotFound, Overtaken, StoreError
-from swiftfs.model import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 
 _MEDIA_TYPE = "application/octet-stream"

@@ -7,7 +7,7 @@ from swiftfs.concurrency import Future, new_future
 from swiftfs.content.saved import Placed
 from swiftfs.content.still import Still
 from swiftfs.errors import Overtaken
-from swiftfs.model import ObjectName, Segment
+from swiftfs.objects import ObjectName, Segment
 
 
 @dataclass(slots=True)

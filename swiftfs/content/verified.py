@@ -20,7 +20,7 @@ from swiftfs.content.localfile import md5_of
 from swiftfs.content.origin import Origin
 from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.model import Manifest, ObjectInfo
+from swiftfs.objects import Manifest, ObjectInfo
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from swiftfs.content.index import Index, Row
 from swiftfs.content.localfile import Kept, LocalFile, synchronize
-from swiftfs.model import ObjectVersion
+from swiftfs.objects import ObjectVersion
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from swiftfs.fuse.structs import (
     write_stat,
 )
 from swiftfs.fuse.threads import AttachedThreads
-from swiftfs.model import UNCACHED_HANDLES
+from swiftfs.objects import UNCACHED_HANDLES
 
 log = logging.getLogger("swiftfs.fuse")
 

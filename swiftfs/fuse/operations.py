@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import fuse
 
 from swiftfs.errors import os_error
-from swiftfs.model import Attributes, Caller, FileSpan, FilesystemUsage
+from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage
 
 _BLOCK = 4096
 """The unit in bytes in which `statfs` counts."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import fuse
 
-from swiftfs.model import Attributes
+from swiftfs.objects import Attributes
 
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2

@@ -11,7 +11,7 @@ from swiftfs.errors import NotFound, Unavailable
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.manifestcopy import ManifestCopier
 from swiftfs.journal.removal import Removal
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore
 

@@ -27,8 +27,8 @@ from swiftfs.journal.log import Log
 from swiftfs.journal.moving import Remnant
 from swiftfs.journal.queue import Failure, Queue, Task
 from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.model import ObjectInfo, ObjectName
-from swiftfs.naming import path_below
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.paths import path_below
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from swiftfs.journal.intents import (
 from swiftfs.journal.moving import Moving, Note, Remnant
 from swiftfs.journal.removal import Removal
 from swiftfs.journal.storing import Doom, Storing
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

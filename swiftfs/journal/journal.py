@@ -34,8 +34,8 @@ from swiftfs.journal.log import Log, Record
 from swiftfs.journal.moving import Remnant
 from swiftfs.journal.queue import Done, Failure, HandIn, Queue, Task
 from swiftfs.journal.report import Report, Waiting, describe, report
-from swiftfs.model import ObjectName
-from swiftfs.naming import Folder
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder
 
 log = logging.getLogger(__name__)
 

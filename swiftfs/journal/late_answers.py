@@ -34,8 +34,8 @@ from swiftfs.journal.intents import (
 from swiftfs.journal.late_copies import LateCopies
 from swiftfs.journal.log import Log
 from swiftfs.journal.queue import Done
-from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
-from swiftfs.naming import Source
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.paths import Source
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Headers, ObjectStore
 

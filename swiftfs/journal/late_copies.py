@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swiftfs.content.content import Content
-from swiftfs.model import ObjectVersion
+from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024
 """Of all copies together; what does not fit is in the cache of versions only, where it is evicted last."""

@@ -20,11 +20,11 @@ from typing import Any
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.content.localfile import synchronize
 from swiftfs.content.segments import Standing
-from swiftfs.database import Schema, boot_id, open_database, row_checksum
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import Intent
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
+from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from swiftfs.content.places import SegmentPlaces
 from swiftfs.content.segments import Standing, segment_prefix
 from swiftfs.errors import Unavailable
 from swiftfs.journal.log import Log
-from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 
 PARALLEL = 16

@@ -17,8 +17,8 @@ from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, w
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
 from swiftfs.journal.intents import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.removal import Removal
-from swiftfs.model import ObjectInfo, ObjectName, Row
 from swiftfs.namespace.entry import is_marker, is_slash_marker
+from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from math import inf
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of, places_of
 from swiftfs.journal.log import Log, Statement
-from swiftfs.model import Manifest, ObjectName
+from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
 

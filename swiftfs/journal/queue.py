@@ -9,8 +9,8 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.journal.coalescing import merge_hand_in
 from swiftfs.journal.intents import Delete, Intent, Move, PutFile, PutMarker, names_of
 from swiftfs.journal.log import Record
-from swiftfs.model import ObjectInfo, ObjectName
-from swiftfs.naming import Folder, parent_markers
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.paths import Folder, parent_markers
 
 Failure = SwiftfsError | OSError
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from swiftfs.journal.intents import Delete, Move, MoveFolder, PutMarker, names_of
 from swiftfs.journal.queue import Failure, Task
-from swiftfs.model import ObjectName
-from swiftfs.naming import Folder
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder
 
 MOST_KEPT = 10_000
 """Refusals kept with their reasons; of more there is only the number."""

@@ -15,8 +15,8 @@ from swiftfs.content.segments import Standing
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
-from swiftfs.model import Manifest, ObjectName, Row
-from swiftfs.naming import SEGMENTS_FOLDER
+from swiftfs.objects import Manifest, ObjectName, Row
+from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swiftfs.database import OtherFormat, boot_id, is_empty, migrate, row_checksum
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.intents import Intent, PutFile
 from swiftfs.journal.log import SCHEMA
+from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
 """A copy made while a mount moves pages from SQLite's own log to their places is made again."""

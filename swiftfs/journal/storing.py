@@ -17,7 +17,7 @@ from swiftfs.content.uploads import Upload
 from swiftfs.errors import BadRequest, Corrupt, Overtaken, PreconditionFailed, StoreError, TooLarge
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.removal import Removal
-from swiftfs.model import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)

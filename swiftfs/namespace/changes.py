@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
-from swiftfs.naming import Folder
+from swiftfs.paths import Folder
 
 LISTING_LAG = 300.0
 """Seconds for which a listing may not know a change yet: Swift's container updater runs every 5 minutes."""

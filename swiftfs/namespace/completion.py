@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from swiftfs.concurrency import Future, Lock
 from swiftfs.errors import Ghost, NotFound
-from swiftfs.model import ObjectInfo
 from swiftfs.namespace.details import Answer, Details, key_of
 from swiftfs.namespace.entry import Defaults, Entry, with_details
 from swiftfs.namespace.listing import Listing, Unasked
 from swiftfs.namespace.listings import Listings
-from swiftfs.naming import Folder
+from swiftfs.objects import ObjectInfo
+from swiftfs.paths import Folder
 
 
 class Completion:

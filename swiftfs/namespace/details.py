@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from swiftfs.concurrency import Future, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
-from swiftfs.model import ObjectInfo
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.memory import HeadMemory, State
+from swiftfs.objects import ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
-from swiftfs.model import Attributes, ObjectInfo, ObjectName, Row
-from swiftfs.naming import SEGMENTS_FOLDER, Folder, escape
+from swiftfs.objects import Attributes, ObjectInfo, ObjectName, Row
+from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape
 from swiftfs.store.protocol import Headers
 
 

@@ -8,7 +8,7 @@ from swiftfs.concurrency import Future, Lock, monotonic, new_pool, wait_all
 from swiftfs.errors import StoreError
 from swiftfs.namespace.listing import Listing
 from swiftfs.namespace.listings import Listings
-from swiftfs.naming import Folder
+from swiftfs.paths import Folder
 
 PARALLEL = 16
 """Listings under way at once: so many programs look into different folders at the same time."""

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.model import Attributes, ObjectName
 from swiftfs.namespace.entry import folder_inode, inode_of
-from swiftfs.naming import Folder, Source, split, unescape
+from swiftfs.objects import Attributes, ObjectName
+from swiftfs.paths import Folder, Source, split, unescape
 
 REMEMBERED = 65_536
 """Files with another number than their name's: some 20 MB. The longest unused get their names' again."""

@@ -7,9 +7,9 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from swiftfs.model import Page, Row
 from swiftfs.namespace.entry import Defaults, Entry, entries_of, is_slash_marker
-from swiftfs.naming import Folder, unescape
+from swiftfs.objects import Page, Row
+from swiftfs.paths import Folder, unescape
 
 BLOCK = 32
 """Names unpacked together: find and rm look them up in the order of inode numbers, which is none here."""

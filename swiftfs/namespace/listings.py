@@ -6,7 +6,7 @@ from cachetools import LRUCache
 
 from swiftfs.concurrency import monotonic
 from swiftfs.namespace.listing import Listing
-from swiftfs.naming import Folder
+from swiftfs.paths import Folder
 
 WORTH = 10
 """A listing serves at least so many times as long as it took: a walk of a huge folder outlives any `ttl`."""

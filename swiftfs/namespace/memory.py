@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time
-from swiftfs.database import CacheFile, Schema
-from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.sqlite import CacheFile, Schema
 
 log = logging.getLogger(__name__)
 

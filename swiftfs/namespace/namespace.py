@@ -9,7 +9,6 @@ from itertools import islice
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
-from swiftfs.model import ObjectInfo, ObjectName, Page
 from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.completion import Completion
 from swiftfs.namespace.details import Details
@@ -26,7 +25,8 @@ from swiftfs.namespace.flights import Flights
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listings import Listings
 from swiftfs.namespace.walks import Walks
-from swiftfs.naming import Folder, Source, escape, plain_marker, slash_marker, split, unescape
+from swiftfs.objects import ObjectInfo, ObjectName, Page
+from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"

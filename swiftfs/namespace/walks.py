@@ -3,7 +3,7 @@
 from collections import deque
 
 from swiftfs.concurrency import monotonic
-from swiftfs.naming import Folder
+from swiftfs.paths import Folder
 
 WINDOW = 30.0
 """Seconds in which listings belong to one walk."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from swiftfs.model import Limits
+from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Count, Counters, Counts

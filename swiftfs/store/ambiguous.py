@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_condition, unix_time
-from swiftfs.model import Manifest, ObjectName, ObjectVersion
+from swiftfs.objects import Manifest, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers
 
 SMALL_BODY = 4096

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
-from swiftfs.model import NOTHING, ObjectName
+from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.failures import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
 

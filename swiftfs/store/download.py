@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from swiftfs.errors import BadRequest, Corrupt, PreconditionFailed
-from swiftfs.model import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.headers import content_length, from_wire
 from swiftfs.store.protocol import Sink
 from swiftfs.store.request import Request

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import unquote
 
 from swiftfs.errors import BadRequest, Corrupt
-from swiftfs.model import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers
 
 META = "x-object-meta-"

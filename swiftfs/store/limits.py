@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from swiftfs.model import Limits
+from swiftfs.objects import Limits
 
 UNKNOWN = replace(Limits(), is_swift=False)
 """What holds where `/info` is hidden: no bulk-delete, and a short page is not trusted to be the last."""

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from swiftfs.errors import BadName, Corrupt
-from swiftfs.model import Limits, Page, Row
+from swiftfs.objects import Limits, Page, Row
 from swiftfs.store.headers import MAX_SIZE
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from swiftfs.errors import Corrupt
-from swiftfs.model import Manifest, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.headers import MAX_SIZE
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from swiftfs.errors import StoreError
-from swiftfs.model import NOTHING, Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import NOTHING, Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 
 Body = bytes | memoryview
 """What a PUT sends: a memoryview over a mapped file keeps large bodies out of the heap."""

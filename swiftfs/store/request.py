@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from swiftfs.errors import BadName, StoreError
-from swiftfs.model import NOTHING, ObjectName
+from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.protocol import Body
 
 ANSWER_SECONDS = 20.0

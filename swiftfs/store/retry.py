@@ -11,7 +11,7 @@ import tenacity
 
 from swiftfs.concurrency import may_block, monotonic, new_event
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
-from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.deadline import deadline, remaining
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink

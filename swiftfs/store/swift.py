@@ -24,7 +24,7 @@ from swiftfs.errors import (
     StoreError,
     TooLarge,
 )
-from swiftfs.model import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
 from swiftfs.store.bulk import BulkDeletes, BulkRefused, Outcome, fits_in_bulk
 from swiftfs.store.counters import Counters

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from swiftfs.errors import Corrupt
-from swiftfs.model import Usage
+from swiftfs.objects import Usage
 from swiftfs.store.headers import whole_number
 
 CONTAINER_META = "x-container-meta-"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from swiftfs.errors import ConfigurationError, os_error
-from swiftfs.model import ObjectName
+from swiftfs.objects import ObjectName
 
 SCHEME = "swift:"
 """What a source begins with in fstab and in the list of mounts, by which mount(8) knows what is mounted.
