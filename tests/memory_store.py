@@ -35,9 +35,9 @@ from swiftfs.objects import (
     Segment,
     Usage,
 )
-from swiftfs.store.headers import to_wire
-from swiftfs.store.manifests import manifest_to_wire
 from swiftfs.store.protocol import Body, Headers, Sink
+from swiftfs.store.wire.manifests import manifest_to_wire
+from swiftfs.store.wire.object_headers import to_wire
 
 Hook = Callable[[str, str], None]
 

@@ -13,7 +13,7 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest
 from swiftfs.store import connect
-from swiftfs.store.limits import read_limits
+from swiftfs.store.wire.info import read_limits
 
 
 @pytest.fixture

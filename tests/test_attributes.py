@@ -24,8 +24,8 @@ from swiftfs.attributes import (
     xattr_to_header,
 )
 from swiftfs.objects import Attributes
-from swiftfs.store.headers import to_wire
 from swiftfs.store.protocol import Headers
+from swiftfs.store.wire.object_headers import to_wire
 
 UTF8 = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 TIMES = st.integers(-(10**11) * NS, 10**11 * NS)

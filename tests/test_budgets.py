@@ -14,7 +14,7 @@ from trees import FILES, FOLDERS, MTIME_NS, make_tree, same_times
 from swiftfs.attributes import Stored, encode_marker, encode_type
 from swiftfs.demo.server import SwiftServer
 from swiftfs.objects import Attributes
-from swiftfs.store.headers import META
+from swiftfs.store.wire.object_headers import META
 
 DIRECTORY = "application/directory"
 pytestmark = pytest.mark.mount_options("settle=2")

@@ -15,8 +15,8 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadName, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
-from swiftfs.store.bulk import BulkDeletes, bulk_outcome
 from swiftfs.store.request import Request
+from swiftfs.store.wire.bulk_delete import BulkDeletes, bulk_outcome
 
 BULK = ("POST", "bulk-delete")
 NAMES = [ObjectName("c", f"n{number}") for number in range(40)]
@@ -84,7 +84,7 @@ def test_a_refused_request_is_done_one_by_one_and_not_tried_again(
     status: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "swiftfs.store.bulk")
+    caplog.set_level(logging.INFO, "swiftfs.store.wire.bulk_delete")
     swift.inject(Fault(*BULK, status=status))
     assert store.delete_many([*names[:10], ObjectName(names[0].container, "absent")]) == {}
     assert listed(store, names) == [name.key for name in names[10:]]
@@ -273,7 +273,7 @@ def lie(request: pytest.FixtureRequest, swift: SwiftServer, names: list[ObjectNa
 def test_names_that_are_there_though_the_verdict_says_no(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "swiftfs.store.bulk")
+    caplog.set_level(logging.INFO, "swiftfs.store.wire.bulk_delete")
     swift.reset_requests()
     assert store.delete_many(names) == {}
     assert listed(store, names) == []

@@ -11,7 +11,7 @@ from mounts import Mount, run, swift_cli
 from swiftclient import Connection
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.store.headers import META
+from swiftfs.store.wire.object_headers import META
 
 DIRECTORY = "application/directory"
 

@@ -7,10 +7,10 @@ import pytest
 
 from swiftfs.errors import Corrupt, Unavailable
 from swiftfs.objects import Limits
-from swiftfs.store.failures import status_error
-from swiftfs.store.limits import UNKNOWN, read_limits
-from swiftfs.store.listing import read_page
+from swiftfs.store.error_map import status_error
 from swiftfs.store.request import Request
+from swiftfs.store.wire.info import UNKNOWN, read_limits
+from swiftfs.store.wire.listings import read_page
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from swiftfs.demo.values import OPERATOR
 from swiftfs.errors import Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits
 from swiftfs.store import RetryingStore, RetryPolicy, SwiftStore, open_account
-from swiftfs.store.limits import UNKNOWN
+from swiftfs.store.wire.info import UNKNOWN
 
 CELLS_AT_ONCE = 10
 

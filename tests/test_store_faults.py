@@ -30,8 +30,8 @@ from swiftfs.errors import (
 )
 from swiftfs.objects import ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, connect, open_account
-from swiftfs.store.limits import UNKNOWN, read_limits
 from swiftfs.store.request import Request
+from swiftfs.store.wire.info import UNKNOWN, read_limits
 
 pytest_plugins = ["store_fixtures"]
 

@@ -1,4 +1,4 @@
-"""Floor 1: Swift. The only place that knows of swiftclient, HTTP and credentials."""
+"""Speaks Swift: the only place that knows of swiftclient, HTTP and credentials."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Count, Counters, Counts
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy
-from swiftfs.store.swift import SwiftStore
+from swiftfs.store.swift_store import SwiftStore
 
 __all__ = [
     "BACKGROUND",

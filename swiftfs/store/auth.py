@@ -19,7 +19,7 @@ from swiftclient.authv1 import PasswordPlugin
 
 from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, ConfigurationError, StoreError, Unavailable
-from swiftfs.store.failures import causes_of, reason
+from swiftfs.store.error_map import causes_of, reason
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
 from swiftfs.objects import NOTHING, ObjectName
-from swiftfs.store.failures import status_error
+from swiftfs.store.error_map import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
 
 log = logging.getLogger(__name__)

@@ -26,17 +26,17 @@ from swiftfs.errors import (
 )
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
-from swiftfs.store.bulk import BulkDeletes, BulkRefused, Outcome, fits_in_bulk
 from swiftfs.store.counters import Counters
-from swiftfs.store.download import Download
-from swiftfs.store.headers import content_length, etag_of, from_wire, sent_info, to_wire
-from swiftfs.store.limits import UNKNOWN, read_limits
-from swiftfs.store.listing import listing_query, read_containers, read_page
-from swiftfs.store.manifests import manifest_from_wire, manifest_to_wire
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
 from swiftfs.store.transport import Reply, Transport
-from swiftfs.store.usage import CONTAINER_META, account_usage, container_usage
+from swiftfs.store.wire.bulk_delete import BulkDeletes, BulkRefused, Outcome, fits_in_bulk
+from swiftfs.store.wire.info import UNKNOWN, read_limits
+from swiftfs.store.wire.listings import listing_query, read_containers, read_page
+from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire
+from swiftfs.store.wire.object_headers import content_length, etag_of, from_wire, sent_info, to_wire
+from swiftfs.store.wire.ranged_get import Download
+from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
 """Longest silence after a body was sent: the server writes it to every replica before it answers."""

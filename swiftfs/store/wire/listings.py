@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from swiftfs.errors import BadName, Corrupt
 from swiftfs.objects import Limits, Page, Row
-from swiftfs.store.headers import MAX_SIZE
+from swiftfs.store.wire.object_headers import MAX_SIZE
 
 
 def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0) -> str:

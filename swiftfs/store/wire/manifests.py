@@ -5,7 +5,7 @@ from typing import Any
 
 from swiftfs.errors import Corrupt
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.store.headers import MAX_SIZE
+from swiftfs.store.wire.object_headers import MAX_SIZE
 
 
 def manifest_to_wire(manifest: Manifest) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from swiftfs.errors import Corrupt
 from swiftfs.objects import Usage
-from swiftfs.store.headers import whole_number
+from swiftfs.store.wire.object_headers import whole_number
 
 CONTAINER_META = "x-container-meta-"
 

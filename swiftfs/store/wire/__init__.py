@@ -1,0 +1,1 @@
+"""What goes over the wire to Swift and comes back: a module for each format."""
