@@ -33,9 +33,9 @@ from swiftfs.journal.manifestcopy import ManifestCopier
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import Removal
 from swiftfs.journal.report import progress
-from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
-from swiftfs.namespace.memory import HeadMemory
+from swiftfs.namespace.head_cache import HeadMemory
+from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.notify import notify
 from swiftfs.objects import Limits

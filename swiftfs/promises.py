@@ -19,8 +19,8 @@ from swiftfs.journal.intents import (
     names_of,
 )
 from swiftfs.journal.queue import Done, Failure
-from swiftfs.namespace.changes import Change
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
+from swiftfs.namespace.overlay import Change
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
 from swiftfs.rooms import Rooms

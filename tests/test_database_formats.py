@@ -19,7 +19,7 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.journal.log import SCHEMA, Log
 from swiftfs.journaled import journaled
-from swiftfs.namespace.memory import HeadMemory
+from swiftfs.namespace.head_cache import HeadMemory
 from swiftfs.sqlite import OtherFormat, Schema, open_database
 
 FIRST_JOURNAL = """

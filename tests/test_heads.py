@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 from memory_store import MemoryStore
 
-from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults
-from swiftfs.namespace.memory import HeadMemory
+from swiftfs.namespace.head_cache import HeadMemory
+from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source

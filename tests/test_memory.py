@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from memory_store import MemoryStore
 
-from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
-from swiftfs.namespace.memory import HeadMemory, State
+from swiftfs.namespace.head_cache import HeadMemory, State
+from swiftfs.namespace.head_fetcher import Details
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Folder
 from swiftfs.store.protocol import Headers

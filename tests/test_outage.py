@@ -15,10 +15,10 @@ from scenes import wait_until
 from swiftfs import usage
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
-from swiftfs.namespace import flights
-from swiftfs.namespace.details import Details
+from swiftfs.namespace import listing_fetcher
 from swiftfs.namespace.entry import Defaults, Entry
-from swiftfs.namespace.memory import HeadMemory
+from swiftfs.namespace.head_cache import HeadMemory
+from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
@@ -121,7 +121,7 @@ def listed(namespace: Namespace, path: str) -> list[str]:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what was logged of outages."""
-    return [record.message for record in caplog.records if record.name == flights.__name__]
+    return [record.message for record in caplog.records if record.name == listing_fetcher.__name__]
 
 
 def entry(name: str, key: str) -> Entry:
@@ -154,7 +154,9 @@ def test_a_second_outage_is_told_again(
         for _ in range(5):
             assert listed(namespace, "/one") == ["a", "b"]
         store.hook = None
-        clock.forward(flights.AWAY_SECONDS)  # nobody looks, and then the first who does waits for the answer
+        clock.forward(
+            listing_fetcher.AWAY_SECONDS
+        )  # nobody looks, and then the first who does waits for the answer
         foreign(store, f"one/{clock()}")
         names = listed(namespace, "/one")
         assert len(names) == 3
@@ -244,7 +246,7 @@ def test_our_changes_show_while_the_server_is_away(
     clock.forward(TTL + 1)
     assert listed(namespace, "/one") == ["b", "new"]
     store.hook = None
-    clock.forward(flights.AWAY_SECONDS)
+    clock.forward(listing_fetcher.AWAY_SECONDS)
     assert listed(namespace, "/one") == ["b", "new"]
     namespace.retract("/one/new", made)
     assert listed(namespace, "/one") == ["b"]
@@ -266,10 +268,10 @@ def test_a_new_folder_is_known_without_the_server(
 def test_one_attempt_at_a_time_and_nobody_waits_for_it(
     store: MemoryStore, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flights, "PATIENCE", 0.05)
+    monkeypatch.setattr(listing_fetcher, "PATIENCE", 0.05)
     silence = Silence(store)
     assert namespace.find("/one/a") is not None
-    monkeypatch.setattr(flights, "PATIENCE", 60.0)
+    monkeypatch.setattr(listing_fetcher, "PATIENCE", 60.0)
     foreign_names = [namespace.find(path) for path in ("/two/a", "/huge/000", "/top", "/one/b") * 50]
     assert None not in foreign_names
     assert silence.requests == 1
@@ -280,7 +282,7 @@ def test_a_slow_answer_is_for_the_next_lookup(
     store: MemoryStore, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign(store, "one/late")
-    monkeypatch.setattr(flights, "PATIENCE", 0.05)
+    monkeypatch.setattr(listing_fetcher, "PATIENCE", 0.05)
     silence = Silence(store)
     assert namespace.find("/one/late") is None
     silence.end()
@@ -321,7 +323,7 @@ def test_a_walk_after_an_outage_is_a_walk(store: MemoryStore, clock: Clock) -> N
     fail(store, Unavailable)
     walk()
     store.hook = None
-    clock.forward(flights.AWAY_SECONDS + 1)
+    clock.forward(listing_fetcher.AWAY_SECONDS + 1)
     assert walk() <= first
     namespace.close()
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
 
-from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
+from swiftfs.namespace.head_cache import HeadMemory
+from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
-from swiftfs.namespace.memory import HeadMemory
 from swiftfs.namespace.namespace import BEFORE_SLASH, Namespace
-from swiftfs.namespace.walks import FIRST_ROWS, WINDOW, Walks
+from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, Walks
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Folder, Source, join
 from swiftfs.store.protocol import Headers

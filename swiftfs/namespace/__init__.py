@@ -1,1 +1,1 @@
-"""Floor 2: what exists. Listings become entries, are cached, and carry our own changes on top."""
+"""What exists. Listings become entries, are cached, and carry our own changes on top."""

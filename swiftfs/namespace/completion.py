@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from swiftfs.concurrency import Future, Lock
 from swiftfs.errors import Ghost, NotFound
-from swiftfs.namespace.details import Answer, Details, key_of
 from swiftfs.namespace.entry import Defaults, Entry, with_details
+from swiftfs.namespace.head_fetcher import Answer, Details, key_of
 from swiftfs.namespace.listing import Listing, Unasked
 from swiftfs.namespace.listings import Listings
 from swiftfs.objects import ObjectInfo

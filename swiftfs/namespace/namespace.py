@@ -9,9 +9,7 @@ from itertools import islice
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
-from swiftfs.namespace.changes import Change, Changes
 from swiftfs.namespace.completion import Completion
-from swiftfs.namespace.details import Details
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,
@@ -21,10 +19,12 @@ from swiftfs.namespace.entry import (
     row_of,
     with_details,
 )
-from swiftfs.namespace.flights import Flights
+from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
+from swiftfs.namespace.listing_fetcher import Flights
 from swiftfs.namespace.listings import Listings
-from swiftfs.namespace.walks import Walks
+from swiftfs.namespace.overlay import Change, Changes
+from swiftfs.namespace.walk_detector import Walks
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore

@@ -7,7 +7,7 @@ from typing import TypeVar
 from swiftfs.concurrency import Future, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.memory import HeadMemory, State
+from swiftfs.namespace.head_cache import HeadMemory, State
 from swiftfs.objects import ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
