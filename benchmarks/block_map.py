@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.patches import plan
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.patch_plan import plan
 from swiftfs.objects import ObjectName, Segment
 
 TIB = 1024**4

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from swiftfs.attributes import Stored, guess_type
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.content.content import Fill
-from swiftfs.content.origin import Origin
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
+from swiftfs.filecache.cached_file import Fill
+from swiftfs.filecache.origin import Origin
 from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.namespace.entry import Entry

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.content.content import Fill
 from swiftfs.errors import SwiftfsError, os_error
+from swiftfs.filecache.cached_file import Fill
 from swiftfs.files import Files
 from swiftfs.folders import Folders
 from swiftfs.handles import Node, OpenFiles

@@ -9,7 +9,7 @@ from cachetools import TTLCache
 from swiftfs.attributes import Stored
 from swiftfs.barrier import Barrier
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
-from swiftfs.content.content import Content
+from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.intents import Delete, Description
 from swiftfs.journal.queue import Done
 from swiftfs.namespace.entry import Entry

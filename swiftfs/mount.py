@@ -15,12 +15,12 @@ from swiftfs.access import may_write
 from swiftfs.cachefolder import locked, own_folder
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config import Options
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.layout import Layout
-from swiftfs.content.making import ContentMaker
 from swiftfs.detached import DetachWatch
 from swiftfs.drain import Drain
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filesystem import FileSystem
 from swiftfs.hangup import HangupWatch, block_hangup
 from swiftfs.journal.conflicts import Conflicts

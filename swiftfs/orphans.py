@@ -14,9 +14,9 @@ from itertools import islice
 
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
 from swiftfs.concurrency import new_pool
-from swiftfs.content.places import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
-from swiftfs.content.segments import journal_of
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
+from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
+from swiftfs.filecache.segment_uploader import journal_of
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import Source
 from swiftfs.store.protocol import ObjectStore

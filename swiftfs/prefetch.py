@@ -6,10 +6,10 @@ from contextlib import suppress
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config import Options
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
-from swiftfs.content.origin import Origin
-from swiftfs.content.readahead import FIRST_PIECE
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.handles import OpenFiles
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace

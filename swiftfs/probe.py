@@ -10,8 +10,8 @@ from functools import partial
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
 from swiftfs.config import MIB, show_size
-from swiftfs.content.places import place_beside
 from swiftfs.errors import AlreadyExists, ConfigurationError, NotFound, StoreError
+from swiftfs.filecache.segment_container import place_beside
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.store.protocol import Headers, ObjectStore

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.localfile import synchronize
-from swiftfs.content.saved import SavedFile
 from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config import Options
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.layout import Layout
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.segment_layout import Layout
 from swiftfs.journal.journal import Journal
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.namespace import Namespace

@@ -7,7 +7,7 @@ from typing import Any
 
 import cattrs
 
-from swiftfs.content.gauges import CacheUse
+from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal.report import Report
 from swiftfs.prices import Cost
 from swiftfs.store.counters import Count

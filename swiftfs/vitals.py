@@ -5,7 +5,7 @@ from pathlib import Path
 
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
-from swiftfs.content.gauges import CacheUse, sent_bytes
+from swiftfs.filecache.progress import CacheUse, sent_bytes
 from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Limits
 from swiftfs.paths import Source

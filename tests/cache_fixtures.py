@@ -10,7 +10,7 @@ from cache_house import MIB, House
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
     """Build houses that look at their budget often."""
-    monkeypatch.setattr("swiftfs.content.cache.STEP", MIB)
+    monkeypatch.setattr("swiftfs.filecache.cache.STEP", MIB)
     houses: list[House] = []
 
     def build_it(limit: int | None = 64 * MIB, read_ahead: int = 0, threads: int = 2) -> House:

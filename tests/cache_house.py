@@ -7,12 +7,12 @@ from pathlib import Path
 
 from memory_store import MemoryStore
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
-from swiftfs.content.layout import Layout
-from swiftfs.content.making import ContentMaker
-from swiftfs.content.origin import Origin
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink
 

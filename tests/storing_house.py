@@ -11,12 +11,12 @@ from pathlib import Path
 from memory_store import MemoryStore
 
 from swiftfs.attributes import Stored
-from swiftfs.content.content import Content
-from swiftfs.content.layout import Layout
-from swiftfs.content.origin import Origin
-from swiftfs.content.places import SegmentPlaces
-from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import Corrupt
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.segment_container import SegmentPlaces
+from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership

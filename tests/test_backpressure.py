@@ -9,9 +9,9 @@ import pytest
 from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.attributes import Stored
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.content import Content
 from swiftfs.errors import Overtaken, PreconditionFailed, Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.objects import ObjectName

@@ -27,7 +27,7 @@ SLACK = 24 * MIB
 """A step of the budget, the segment being written, and what was admitted while others waited."""
 
 IMPATIENCE = """
-from swiftfs.content import room
+from swiftfs.filecache import space as room
 from swiftfs.store import retry
 room.PATIENCE = 5.0
 object.__setattr__(retry.FOREGROUND, "deadline", 3.0)

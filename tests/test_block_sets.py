@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from swiftfs.content import block_tree
-from swiftfs.content.blocks import BLOCK, Blocks, missing_of_all
+from swiftfs.filecache import block_tree
+from swiftfs.filecache.block_map import BLOCK, Blocks, missing_of_all
 
 LEAF = block_tree.LEAF_SIZE
 INNER = LEAF * block_tree.CHILDREN

@@ -19,13 +19,13 @@ from stores import QUICK, TEXT
 from storing_house import MIB, NAME, SlowStore, Writer, noise
 from swiftclient import Connection
 
-from swiftfs.content import content as content_module
-from swiftfs.content import still
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.content import OFTEN
-from swiftfs.content.still import Still
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BodyChanged, Overtaken
+from swiftfs.filecache import cached_file as content_module
+from swiftfs.filecache import frozen_copy
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.cached_file import OFTEN
+from swiftfs.filecache.frozen_copy import Still
 from swiftfs.filesystem import FileSystem
 from swiftfs.objects import ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
@@ -158,7 +158,7 @@ def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
 def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write(0, noise(900_000))
     busy = Busy(writer, [0])
-    monkeypatch.setattr(still, "RESERVE", 2**60)
+    monkeypatch.setattr(frozen_copy, "RESERVE", 2**60)
     monkeypatch.setattr(Still, "clone", lambda *_: False)
     for _ in range(OFTEN + 2):
         with pytest.raises(Overtaken):

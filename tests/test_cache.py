@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cache_house import House, noise, read, write
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.localfile import LocalFile
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.sparse_file import LocalFile
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
@@ -214,7 +214,7 @@ def test_what_was_not_synchronized_is_good_until_the_next_boot(
     marker.write_text("the same")
     monkeypatch.setattr("swiftfs.sqlite._BOOT_ID", marker)
     house.restart()
-    monkeypatch.setattr("swiftfs.content.versions.synchronize", fail)
+    monkeypatch.setattr("swiftfs.filecache.version_cache.synchronize", fail)
     origin = house.put("file", noise(BLOCK))
     house.read(origin)
     house.cache.close()

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, settle, write
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.origin import Origin
 from swiftfs.errors import Corrupt
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.origin import Origin
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
@@ -201,7 +201,7 @@ def test_a_check_of_bytes_that_change_meanwhile_says_nothing(
         assert go_on.wait(10)
         return "of other bytes"
 
-    monkeypatch.setattr("swiftfs.content.filled.md5_of", wait)
+    monkeypatch.setattr("swiftfs.filecache.downloader.md5_of", wait)
     body = noise(2 * BLOCK)
     content = house.open(house.put("file", body))
     read_in_pieces(content)

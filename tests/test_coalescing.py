@@ -3,8 +3,8 @@
 import pytest
 
 from swiftfs.attributes import Stored
-from swiftfs.content.blocks import Blocks
-from swiftfs.content.saved import SavedFile
+from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.saved import SavedFile
 from swiftfs.journal.coalescing import attempted, coalesce
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import (

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.content import Content
-from swiftfs.content.layout import MAX_SEGMENT, Layout
-from swiftfs.content.origin import Origin
-from swiftfs.content.places import SegmentPlaces
-from swiftfs.content.readahead import LAST_PIECE, ReadAhead
-from swiftfs.content.segments import SegmentUpload, segment_prefix
 from swiftfs.errors import PreconditionFailed, Unavailable
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
+from swiftfs.filecache.segment_container import SegmentPlaces
+from swiftfs.filecache.segment_layout import MAX_SEGMENT, Layout
+from swiftfs.filecache.segment_uploader import SegmentUpload, segment_prefix
 from swiftfs.objects import ObjectName, Row
 from swiftfs.store.protocol import Headers
 

@@ -14,9 +14,9 @@ from journal_house import NEVER, body, refuse
 from memory_store import MemoryStore
 from mounts import Mount
 
-from swiftfs.content.index import Index
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
+from swiftfs.filecache.version_index import Index
 from swiftfs.journal.log import SCHEMA, Log
 from swiftfs.journaled import journaled
 from swiftfs.namespace.head_cache import HeadMemory

@@ -18,12 +18,12 @@ from swiftclient import Connection
 from test_large_files import noise
 
 from swiftfs.attributes import Stored
-from swiftfs.content.blocks import Blocks
-from swiftfs.content.places import SEGMENT_NAME
-from swiftfs.content.saved import Placed, SavedFile
-from swiftfs.content.segments import journal_of, segment_prefix
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
+from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.saved import Placed, SavedFile
+from swiftfs.filecache.segment_container import SEGMENT_NAME
+from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.journal.log import SCHEMA, Log, Record
 from swiftfs.journaled import Journaled, journaled

@@ -11,8 +11,8 @@ from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs.content.segments import Standing
 from swiftfs.errors import AccessDenied, SwiftfsError
+from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.dispatch import Dispatch
 from swiftfs.journal.intents import Delete

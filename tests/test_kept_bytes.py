@@ -18,12 +18,12 @@ from storing_house import Writer
 from swiftclient import Connection
 
 from swiftfs.attributes import Stored
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.content import Content
-from swiftfs.content.layout import Layout
-from swiftfs.content.origin import Origin
 from swiftfs.demo.server import Fault
 from swiftfs.errors import Corrupt
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.segment_layout import Layout
 from swiftfs.journal.intents import Description, PutFile
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership

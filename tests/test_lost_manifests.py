@@ -12,8 +12,8 @@ from journal_house import body
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs.content.blocks import BLOCK
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filesystem import FileSystem
 from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName

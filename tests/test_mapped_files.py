@@ -12,14 +12,14 @@ from memory_store import MemoryStore
 from scenes import wait_until
 from storing_house import MIB, PLAIN, Writer, noise
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
-from swiftfs.content.layout import Layout
-from swiftfs.content.making import ContentMaker
-from swiftfs.content.segments import SegmentUpload
-from swiftfs.content.uploads import place_of
 from swiftfs.errors import Overtaken
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.segment_put import place_of
+from swiftfs.filecache.segment_uploader import SegmentUpload
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 

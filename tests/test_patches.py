@@ -14,10 +14,10 @@ from mounts import Mount, swift_cli
 from scenes import methods, wait_until
 from swiftclient import Connection
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.patches import PIECE, Gap, Part, compact, plan, span
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import RecordedRequest
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
 from swiftfs.objects import ObjectName, Segment
 
 MIB = 1024**2

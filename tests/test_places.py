@@ -12,10 +12,10 @@ from mounts import Mount
 from stores import put
 from swiftclient import Connection
 
-from swiftfs.content.places import SegmentPlaces
-from swiftfs.content.segments import segment_prefix
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
+from swiftfs.filecache.segment_container import SegmentPlaces
+from swiftfs.filecache.segment_uploader import segment_prefix
 from swiftfs.objects import ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, Source
 

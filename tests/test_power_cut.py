@@ -9,7 +9,7 @@ from bench_filesystem import bench, copy_live, names, write
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs.content.localfile import synchronize
+from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import log
 from swiftfs.objects import ObjectName
 

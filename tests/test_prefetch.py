@@ -19,9 +19,9 @@ from mounts import Mount, run
 from scenes import path_of, wait_until
 from swiftclient import Connection
 
-from swiftfs.content.readahead import FIRST_PIECE
 from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.errors import NotFound
+from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.prefetch import BYTES_AHEAD

@@ -15,9 +15,9 @@ from mounts import Mount
 from scenes import counted
 from swiftclient import Connection
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.content import Content
 from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import Content
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 

@@ -14,8 +14,8 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
-from swiftfs.content.blocks import BLOCK
 from swiftfs.errors import PreconditionFailed, Unavailable
+from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filesystem import FileSystem
 from swiftfs.objects import UNCACHED_HANDLES, ObjectName
 

@@ -13,10 +13,10 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs.attributes import Stored
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.origin import Origin
-from swiftfs.content.saved import Placed, SavedFile
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.saved import Placed, SavedFile
 from swiftfs.journal.intents import Delete, Description, Intent, PutFile, PutMarker, PutSmall
 from swiftfs.journal.log import Log, Record
 from swiftfs.journal.salvage import copy_journal, salvage

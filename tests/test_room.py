@@ -13,13 +13,13 @@ from cache_house import PLAIN
 from memory_store import MemoryStore
 from storing_house import MIB
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
-from swiftfs.content.layout import Layout
-from swiftfs.content.making import ContentMaker
-from swiftfs.content.origin import Origin
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40
@@ -64,8 +64,8 @@ def put_files(yard: Yard, count: int) -> None:
 
 @pytest.fixture
 def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
-    monkeypatch.setattr("swiftfs.content.cache.STEP", BLOCK)
-    monkeypatch.setattr("swiftfs.content.room.PAUSE", 0.05)
+    monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
     yard = Yard(tmp_path, 4 * MIB)
     yield yard
     yard.store.hook = None
@@ -111,7 +111,7 @@ def test_a_writer_waits_for_room_and_goes_on(yard: Yard) -> None:
 def test_without_progress_write_says_that_the_disk_is_full(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swiftfs.content.room.PATIENCE", 0.3)
+    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
 
     def fail(method: str, _subject: str) -> None:
         if method == "put":

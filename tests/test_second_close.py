@@ -18,11 +18,11 @@ from storing_house import noise
 from swiftclient import Connection
 
 from swiftfs.attributes import Stored
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.origin import Origin
-from swiftfs.content.saved import SavedFile
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.saved import SavedFile
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal.coalescing import one_a_file
 from swiftfs.journal.intents import Description, PutFile

@@ -10,7 +10,7 @@ from bench_filesystem import ME, bench, put, write
 from journal_house import body
 from memory_store import MemoryStore
 
-from swiftfs.content.places import LONGEST_KEY, is_segment_of
+from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
 from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder

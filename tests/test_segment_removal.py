@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from memory_store import MemoryStore
 
-from swiftfs.content.places import LONGEST_KEY
-from swiftfs.content.segments import Standing
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
+from swiftfs.filecache.segment_container import LONGEST_KEY
+from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
 from swiftfs.journal.removal import LATE_SECONDS, RETRY_SECONDS, Removal

@@ -16,10 +16,10 @@ from journal_house import foreign
 from memory_store import MemoryStore
 from storing_house import Writer
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.content import Content
-from swiftfs.content.places import SegmentPlaces, place_beside
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.segment_container import SegmentPlaces, place_beside
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]

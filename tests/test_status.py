@@ -22,8 +22,8 @@ from swiftclient import Connection
 
 from swiftfs import __version__
 from swiftfs.commands.view import KINDS, MOST_ROWS, view
-from swiftfs.content.gauges import CacheUse
 from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import intents
 from swiftfs.journal.report import Report, Waiting
 from swiftfs.prices import Cost

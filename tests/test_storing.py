@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from storing_house import MIB, NAME, Writer, noise
 
-from swiftfs.content.blocks import BLOCK
-from swiftfs.content.content import Content
-from swiftfs.content.filled import FilledFile
-from swiftfs.content.saved import SavedFile
-from swiftfs.content.segments import Standing
 from swiftfs.errors import Corrupt, Overtaken, Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.downloader import FilledFile
+from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]

@@ -12,14 +12,14 @@ from memory_store import MemoryStore
 from scenes import wait_until
 from work import Work, work_of
 
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.content import Content
-from swiftfs.content.gauges import sent_bytes
-from swiftfs.content.layout import Layout
-from swiftfs.content.making import ContentMaker
-from swiftfs.content.origin import Origin
-from swiftfs.content.patches import plan
-from swiftfs.content.saved import SavedFile
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.patch_plan import plan
+from swiftfs.filecache.progress import sent_bytes
+from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import swiftfs.content
+import swiftfs.filecache
 
-_PACKAGE = swiftfs.content.__path__[0]
+_PACKAGE = swiftfs.filecache.__path__[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The lines of `swiftfs.content` that ran in the caller's thread, and the most bytes allocated."""
+    """The lines of `swiftfs.filecache` that ran in the caller's thread, and the most bytes allocated."""
 
     lines: int
     memory: int

@@ -11,8 +11,8 @@ from cattrs.errors import CattrsError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from swiftfs.content.blocks import Blocks
-from swiftfs.content.origin import Origin
+from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.origin import Origin
 from swiftfs.journal.intents import (
     KINDS,
     Delete,

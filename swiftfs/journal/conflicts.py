@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
 
-from swiftfs.content.content import Content
-from swiftfs.content.localfile import md5_of
 from swiftfs.errors import NotFound, Unavailable
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.manifestcopy import ManifestCopier
 from swiftfs.journal.removal import Removal

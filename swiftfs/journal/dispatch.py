@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
 from swiftfs.errors import AlreadyExists, Overtaken, SwiftfsError, Unavailable
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.coalescing import attempted, coalesce
 from swiftfs.journal.execution import Execution
 from swiftfs.journal.intents import (

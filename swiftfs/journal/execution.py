@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import new_pool
-from swiftfs.content.content import Content
-from swiftfs.content.origin import Origin
-from swiftfs.content.segments import SegmentUpload
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.segment_uploader import SegmentUpload
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.intents import (
     CreateContainer,

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.concurrency import Rank, monotonic, new_condition, new_event, new_thread
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
-from swiftfs.content.segments import SegmentUpload, Standing
 from swiftfs.errors import StoreError, SwiftfsError
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
 from swiftfs.journal.coalescing import attempted, coalesce, merge_hand_in, one_a_file
 from swiftfs.journal.dispatch import Dispatch, remnant_tasks, tell
 from swiftfs.journal.execution import Execution

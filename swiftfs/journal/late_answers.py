@@ -15,11 +15,11 @@ from functools import partial
 
 from swiftfs.attributes import Stored, decode_type, is_directory_type
 from swiftfs.concurrency import Rank, new_event, new_lock, new_thread, unix_time
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.content import Content
-from swiftfs.content.localfile import md5_of
-from swiftfs.content.origin import Origin
 from swiftfs.errors import NotFound, StoreError
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
 from swiftfs.journal.intents import (
     Delete,

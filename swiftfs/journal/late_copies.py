@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from swiftfs.content.content import Content
+from swiftfs.filecache.cached_file import Content
 from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024

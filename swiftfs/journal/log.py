@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
-from swiftfs.content.localfile import synchronize
-from swiftfs.content.segments import Standing
 from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.filecache.segment_uploader import Standing
+from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.intents import Intent
 from swiftfs.objects import ObjectName

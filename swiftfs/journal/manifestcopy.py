@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from swiftfs.attributes import decode_type, encode_type
 from swiftfs.concurrency import new_pool
-from swiftfs.content.places import SegmentPlaces
-from swiftfs.content.segments import Standing, segment_prefix
 from swiftfs.errors import Unavailable
+from swiftfs.filecache.segment_container import SegmentPlaces
+from swiftfs.filecache.segment_uploader import Standing, segment_prefix
 from swiftfs.journal.log import Log
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore

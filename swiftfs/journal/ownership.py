@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.content.places import AUTO, SEGMENT_NAME, is_segment_of, places_of
+from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, places_of
 from swiftfs.journal.log import Log, Statement
 from swiftfs.objects import Manifest, ObjectName
 

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
-from swiftfs.content.places import LONGEST_KEY, SEGMENTS_SUFFIX
-from swiftfs.content.segments import Standing
 from swiftfs.errors import BadRequest, NotFound, StoreError
+from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
+from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.journal.log import Log
 from swiftfs.journal.ownership import Ownership
 from swiftfs.objects import Manifest, ObjectName, Row

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from swiftfs.concurrency import monotonic
-from swiftfs.content.cache import ContentCache
-from swiftfs.content.gauges import UnderWay, sent_bytes
+from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.progress import UnderWay, sent_bytes
 from swiftfs.journal.intents import KINDS, PutFile
 from swiftfs.journal.queue import Task
 from swiftfs.journal.refusals import Refusals

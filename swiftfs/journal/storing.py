@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from swiftfs.content.away import with_placed
-from swiftfs.content.content import Content
-from swiftfs.content.evicting import Snapshot
-from swiftfs.content.origin import Origin
-from swiftfs.content.patches import PIECE, Gap, Part, compact, plan, span
-from swiftfs.content.segments import SegmentUpload, map_bytes
-from swiftfs.content.uploads import Upload
 from swiftfs.errors import BadRequest, Corrupt, Overtaken, PreconditionFailed, StoreError, TooLarge
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.eviction import Snapshot
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
+from swiftfs.filecache.remote_blocks import with_placed
+from swiftfs.filecache.segment_put import Upload
+from swiftfs.filecache.segment_uploader import SegmentUpload, map_bytes
 from swiftfs.journal.intents import PutFile
 from swiftfs.journal.removal import Removal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment

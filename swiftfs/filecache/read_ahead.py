@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from swiftfs.concurrency import monotonic
-from swiftfs.content.blocks import BLOCK
+from swiftfs.filecache.block_map import BLOCK
 
 FIRST_PIECE = 1024 * 1024
 """Small, so that the first byte comes soon; a file below it costs one request."""

@@ -7,7 +7,7 @@ Source: the chapter "Segment ranges" of Swift's static large objects, tried agai
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
 from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.origin import Origin
-from swiftfs.content.saved import Placed
-from swiftfs.content.segments import SegmentUpload
-from swiftfs.content.still import Still
-from swiftfs.content.verified import VerifiedFile
+from swiftfs.filecache.base_verifier import VerifiedFile
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.frozen_copy import Still
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.saved import Placed
+from swiftfs.filecache.segment_uploader import SegmentUpload
 
 
 @dataclass(slots=True)

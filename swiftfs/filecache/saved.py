@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.origin import Origin
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.origin import Origin
 from swiftfs.objects import ObjectName, Segment
 
 

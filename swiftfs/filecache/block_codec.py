@@ -11,7 +11,7 @@ never zero, and that tells them apart.
 
 from collections.abc import Iterable, Iterator
 
-from swiftfs.content.block_tree import ALL, LEAF_SIZE, NONE
+from swiftfs.filecache.block_tree import ALL, LEAF_SIZE, NONE
 
 _ABSENT, _PRESENT, _BITMAP = range(3)
 _KIND_BITS = 2

@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
-from swiftfs.content.blocks import Blocks, block_range
-from swiftfs.content.layout import Layout
-from swiftfs.content.localfile import is_hole, map_zeros
-from swiftfs.content.places import LONGEST_KEY, SegmentPlaces
-from swiftfs.content.saved import Placed
-from swiftfs.content.spans import Spans
-from swiftfs.content.still import Still
-from swiftfs.content.uploads import Upload, is_all_named, place_of, stored_names
 from swiftfs.errors import NotFound, Overtaken, StoreError
+from swiftfs.filecache.block_map import Blocks, block_range
+from swiftfs.filecache.frozen_copy import Still
+from swiftfs.filecache.saved import Placed
+from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentPlaces
+from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.segment_put import Upload, is_all_named, place_of, stored_names
+from swiftfs.filecache.spans import Spans
+from swiftfs.filecache.sparse_file import is_hole, map_zeros
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
 

@@ -14,8 +14,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from swiftfs.content.blocks import Blocks
-from swiftfs.content.localfile import Mark
+from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.sparse_file import Mark
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.sqlite import CacheFile, Schema, boot_id, row_checksum
 

@@ -7,9 +7,9 @@ import shutil
 import weakref
 from pathlib import Path
 
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.localfile import LocalFile, punch_hole
 from swiftfs.errors import os_error
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.sparse_file import LocalFile, punch_hole
 
 _FICLONE = 0x40049409
 """The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""

@@ -9,8 +9,8 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from swiftfs.content.index import Index, Row
-from swiftfs.content.localfile import Kept, LocalFile, synchronize
+from swiftfs.filecache.sparse_file import Kept, LocalFile, synchronize
+from swiftfs.filecache.version_index import Index, Row
 from swiftfs.objects import ObjectVersion
 
 log = logging.getLogger(__name__)

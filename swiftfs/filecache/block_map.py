@@ -5,8 +5,8 @@ What a call costs depends on how many blocks of its range change their state in 
 
 from collections.abc import Iterable, Iterator
 
-from swiftfs.content import block_tree as tree
-from swiftfs.content.block_codec import pack, unpack
+from swiftfs.filecache import block_tree as tree
+from swiftfs.filecache.block_codec import pack, unpack
 
 BLOCK = 128 * 1024
 """Bytes in a block: one kernel request, so that a random read downloads little more than it was asked for."""

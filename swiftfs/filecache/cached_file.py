@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftfs.concurrency import Executor, thread_id
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.evicting import EvictingFile, Snapshot
-from swiftfs.content.localfile import Kept, LocalFile, punch_hole
-from swiftfs.content.origin import Origin
-from swiftfs.content.patches import PIECE, piece_of
-from swiftfs.content.saved import SavedFile
-from swiftfs.content.still import Still, refuse_without_room
 from swiftfs.errors import NotFound, SwiftfsError, os_error
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.eviction import EvictingFile, Snapshot
+from swiftfs.filecache.frozen_copy import Still, refuse_without_room
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.patch_plan import PIECE, piece_of
+from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.sparse_file import Kept, LocalFile, punch_hole
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from swiftfs.content.blocks import BLOCK, Blocks, block_range
-from swiftfs.content.origin import Origin
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.origin import Origin
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)

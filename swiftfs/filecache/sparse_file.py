@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from swiftfs.content.blocks import Blocks
 from swiftfs.errors import os_error
+from swiftfs.filecache.block_map import Blocks
 from swiftfs.objects import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator
 
-from swiftfs.content.blocks import Blocks
-from swiftfs.content.readahead import ReadAhead
-from swiftfs.content.saved import Placed
+from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.read_ahead import ReadAhead
+from swiftfs.filecache.saved import Placed
 
 
 class GivenUp(Exception):

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_lock
-from swiftfs.content.content import Content
-from swiftfs.content.making import ContentMaker
-from swiftfs.content.origin import Origin
-from swiftfs.content.room import Outlook, Room
-from swiftfs.content.saved import SavedFile
-from swiftfs.content.segments import SegmentUpload, Standing
-from swiftfs.content.versions import KeptVersions
 from swiftfs.errors import os_error
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
+from swiftfs.filecache.space import Outlook, Room
+from swiftfs.filecache.version_cache import KeptVersions
 from swiftfs.objects import ObjectName, ObjectVersion
 
 MIB = 1024 * 1024

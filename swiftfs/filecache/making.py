@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.concurrency import new_pool
-from swiftfs.content.content import Content
-from swiftfs.content.layout import Layout
-from swiftfs.content.localfile import Kept
-from swiftfs.content.origin import Origin
-from swiftfs.content.places import AUTO, SegmentPlaces
-from swiftfs.content.saved import SavedFile
-from swiftfs.content.segments import SegmentUpload, Standing
+from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.segment_container import AUTO, SegmentPlaces
+from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
+from swiftfs.filecache.sparse_file import Kept
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import ObjectStore
 

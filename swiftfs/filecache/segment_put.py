@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Future, new_future
-from swiftfs.content.saved import Placed
-from swiftfs.content.still import Still
 from swiftfs.errors import Overtaken
+from swiftfs.filecache.frozen_copy import Still
+from swiftfs.filecache.saved import Placed
 from swiftfs.objects import ObjectName, Segment
 
 

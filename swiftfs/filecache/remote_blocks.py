@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from swiftfs.content.blocks import BLOCK, Blocks
-from swiftfs.content.patches import Gap, Part, cut_gaps, span
-from swiftfs.content.saved import Placed
-from swiftfs.content.spans import Spans
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.patch_plan import Gap, Part, cut_gaps, span
+from swiftfs.filecache.saved import Placed
+from swiftfs.filecache.spans import Spans
 
 
 class Away:

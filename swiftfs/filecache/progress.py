@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swiftfs.content.blocks import BLOCK, block_range
-from swiftfs.content.content import Content
+from swiftfs.filecache.block_map import BLOCK, block_range
+from swiftfs.filecache.cached_file import Content
 from swiftfs.objects import ObjectName
 
 UnderWay = Callable[[str], int]

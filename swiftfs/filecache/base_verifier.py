@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
-from swiftfs.content.answers import PIECE, Answer
-from swiftfs.content.blocks import BLOCK, Blocks, block_range, missing_of_all
-from swiftfs.content.check import is_md5
-from swiftfs.content.fetches import Fetch
-from swiftfs.content.filled import FilledFile
-from swiftfs.content.localfile import md5_of
-from swiftfs.content.origin import Origin
-from swiftfs.content.saved import Placed
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
+from swiftfs.filecache.block_map import BLOCK, Blocks, block_range, missing_of_all
+from swiftfs.filecache.compared_answers import PIECE, Answer
+from swiftfs.filecache.downloader import FilledFile
+from swiftfs.filecache.downloads import Fetch
+from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.saved import Placed
+from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.filecache.verifier import is_md5
 from swiftfs.objects import Manifest, ObjectInfo
 
 log = logging.getLogger(__name__)
