@@ -12,7 +12,7 @@ from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsErro
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.origin import Origin
 from swiftfs.handles import Node, OpenFiles
-from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.operations import Description, PutFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, FileSpan, ObjectName
 from swiftfs.prefetch import Prefetch, version_of

@@ -19,8 +19,8 @@ from swiftfs.filecache.cached_file import Fill
 from swiftfs.files import Files
 from swiftfs.folders import Folders
 from swiftfs.handles import Node, OpenFiles
-from swiftfs.journal.intents import Description, PutSmall
-from swiftfs.journal.log import Record
+from swiftfs.journal.database import Record
+from swiftfs.journal.operations import Description, PutSmall
 from swiftfs.journal.report import Waiting
 from swiftfs.metadata import Metadata
 from swiftfs.moves import Moves, deletion_of

@@ -9,7 +9,8 @@ from dataclasses import replace
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
 from swiftfs.files import Files
-from swiftfs.journal.intents import (
+from swiftfs.journal.object_moves import EMPTY, Unmoved
+from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
     DeleteContainer,
@@ -18,7 +19,6 @@ from swiftfs.journal.intents import (
     PutMarker,
     marker_headers,
 )
-from swiftfs.journal.moving import EMPTY, Unmoved
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, ObjectName

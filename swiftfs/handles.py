@@ -10,8 +10,8 @@ from swiftfs.attributes import Stored
 from swiftfs.barrier import Barrier
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.filecache.cached_file import Content
-from swiftfs.journal.intents import Delete, Description
-from swiftfs.journal.queue import Done
+from swiftfs.journal.operations import Delete, Description
+from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.paths import is_below, split

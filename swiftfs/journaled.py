@@ -10,8 +10,8 @@ from pathlib import Path
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.intents import PutFile
-from swiftfs.journal.log import SCHEMA
+from swiftfs.journal.database import SCHEMA
+from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import is_empty, migrate

@@ -23,7 +23,7 @@ from swiftfs.attributes import (
 from swiftfs.errors import AccessDenied, NotFound, os_error
 from swiftfs.files import Files
 from swiftfs.handles import Node
-from swiftfs.journal.intents import (
+from swiftfs.journal.operations import (
     Describe,
     DescribeContainer,
     Description,

@@ -24,15 +24,15 @@ from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filesystem import FileSystem
 from swiftfs.hangup import HangupWatch, block_hangup
 from swiftfs.journal.conflicts import Conflicts
-from swiftfs.journal.execution import Execution
-from swiftfs.journal.intents import PutFile
+from swiftfs.journal.database import Log
+from swiftfs.journal.executor import Execution
 from swiftfs.journal.journal import Journal
-from swiftfs.journal.late_answers import Watch
-from swiftfs.journal.log import Log
-from swiftfs.journal.manifestcopy import ManifestCopier
-from swiftfs.journal.ownership import Ownership
-from swiftfs.journal.removal import Removal
+from swiftfs.journal.late_requests import Watch
+from swiftfs.journal.manifest_copy import ManifestCopier
+from swiftfs.journal.operations import PutFile
 from swiftfs.journal.report import progress
+from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadMemory
 from swiftfs.namespace.head_fetcher import Details

@@ -4,7 +4,7 @@ from swiftfs.errors import NotFound
 from swiftfs.files import Files
 from swiftfs.folders import Folders
 from swiftfs.handles import Node
-from swiftfs.journal.intents import Delete, Move
+from swiftfs.journal.operations import Delete, Move
 from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import split

@@ -7,7 +7,7 @@ from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.handles import OpenFiles
-from swiftfs.journal.intents import (
+from swiftfs.journal.operations import (
     Delete,
     Describe,
     Description,
@@ -18,7 +18,7 @@ from swiftfs.journal.intents import (
     SetHeaders,
     names_of,
 )
-from swiftfs.journal.queue import Done, Failure
+from swiftfs.journal.tasks import Done, Failure
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
 from swiftfs.namespace.overlay import Change
 from swiftfs.objects import ObjectInfo, ObjectName

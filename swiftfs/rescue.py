@@ -19,7 +19,7 @@ from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
 from swiftfs.filecache.saved import SavedFile
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.intents import PutFile, PutMarker, PutSmall
+from swiftfs.journal.operations import PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.paths import escape
 

@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from swiftfs import cli, concurrency
-from swiftfs.journal import late_answers
+from swiftfs.journal import late_requests
 
 
 def main(looks: tuple[float, ...], arguments: list[str]) -> None:
     """Run the command."""
-    patched: Any = late_answers
+    patched: Any = late_requests
     patched.LOOKS = looks
     patched.AGAIN_SECONDS = 1.0
     concurrency.check()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from swiftfs import cli, concurrency, mount, store
-from swiftfs.journal.dispatch import Dispatch
+from swiftfs.journal.scheduler import Dispatch
 
 
 def main(silence: float, deadline: float, arguments: list[str]) -> None:

@@ -7,7 +7,7 @@ from memory_store import MemoryStore
 
 from swiftfs.errors import StoreError, TimedOut
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.late_answers import LOOKS, LateAnswers
+from swiftfs.journal.late_requests import LOOKS, LateAnswers
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 

@@ -17,11 +17,11 @@ from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_container import SegmentPlaces
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
-from swiftfs.journal.intents import Description, PutFile
-from swiftfs.journal.log import Log
-from swiftfs.journal.ownership import Ownership
-from swiftfs.journal.removal import Removal
-from swiftfs.journal.storing import Storing
+from swiftfs.journal.database import Log
+from swiftfs.journal.file_upload import Storing
+from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Body, Headers
 

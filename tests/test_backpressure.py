@@ -13,7 +13,7 @@ from swiftfs.errors import Overtaken, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.codec import decode, encode
-from swiftfs.journal.intents import Description, PutFile
+from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]

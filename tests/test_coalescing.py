@@ -5,9 +5,9 @@ import pytest
 from swiftfs.attributes import Stored
 from swiftfs.filecache.block_map import Blocks
 from swiftfs.filecache.saved import SavedFile
-from swiftfs.journal.coalescing import attempted, coalesce
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.intents import (
+from swiftfs.journal.merging import attempted, coalesce
+from swiftfs.journal.operations import (
     Delete,
     Describe,
     Description,

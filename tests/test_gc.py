@@ -24,8 +24,8 @@ from swiftfs.filecache.block_map import Blocks
 from swiftfs.filecache.saved import Placed, SavedFile
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
-from swiftfs.journal.intents import Description, PutFile
-from swiftfs.journal.log import SCHEMA, Log, Record
+from swiftfs.journal.database import SCHEMA, Log, Record
+from swiftfs.journal.operations import Description, PutFile
 from swiftfs.journaled import Journaled, journaled
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.orphans import Search

@@ -14,9 +14,9 @@ from scenes import wait_until
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.dispatch import Dispatch
-from swiftfs.journal.intents import Delete
-from swiftfs.journal.log import Log, Record
+from swiftfs.journal.database import Log, Record
+from swiftfs.journal.operations import Delete
+from swiftfs.journal.scheduler import Dispatch
 from swiftfs.objects import ObjectName
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from swiftfs.journal.codec import decode, decode_ambiguity, encode, encode_ambiguity
-from swiftfs.journal.intents import KINDS
+from swiftfs.journal.operations import KINDS
 
 # Every field of each kind, as a release wrote it. What stands here never changes.
 NAME = '{"container":"box","key":"a"}'

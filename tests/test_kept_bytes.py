@@ -24,11 +24,11 @@ from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_layout import Layout
-from swiftfs.journal.intents import Description, PutFile
-from swiftfs.journal.log import Log
-from swiftfs.journal.ownership import Ownership
-from swiftfs.journal.removal import Removal
-from swiftfs.journal.storing import Storing
+from swiftfs.journal.database import Log
+from swiftfs.journal.file_upload import Storing
+from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Sink
 

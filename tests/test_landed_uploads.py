@@ -27,7 +27,7 @@ from test_segments_mounted import append, cut, patch
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal import dispatch, journal
+from swiftfs.journal import journal, scheduler
 from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
@@ -86,8 +86,8 @@ def store() -> LandingStore:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be tried again before the test asks for it: readers come first."""
     monkeypatch.setattr(journal, "RECOVERY_SECONDS", 1000.0)
-    monkeypatch.setattr(dispatch, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(dispatch, "LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(scheduler, "LONGEST_PAUSE", 1000.0)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from scenes import wait_until
 from swiftfs.errors import Unavailable
 from swiftfs.filesystem import FileSystem
 from swiftfs.journal import late_copies
-from swiftfs.journal.late_answers import LOOKS
+from swiftfs.journal.late_requests import LOOKS
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers

@@ -16,7 +16,7 @@ from scenes import wait_until
 from swiftfs import promises
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
-from swiftfs.journal.intents import Description
+from swiftfs.journal.operations import Description
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.promises import file_promise

@@ -20,7 +20,7 @@ from swiftfs.barrier import Barrier
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.moving import Unmoved
+from swiftfs.journal.object_moves import Unmoved
 from swiftfs.objects import ObjectName
 
 SHORT = 0.3

@@ -16,11 +16,11 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
-from swiftfs.journal.intents import MovedObject, MoveFolder
-from swiftfs.journal.log import Log
-from swiftfs.journal.moving import Moving, Unmoved
-from swiftfs.journal.ownership import Ownership
-from swiftfs.journal.removal import Removal
+from swiftfs.journal.database import Log
+from swiftfs.journal.object_moves import Moving, Unmoved
+from swiftfs.journal.operations import MovedObject, MoveFolder
+from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import Page
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")

@@ -17,8 +17,8 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.intents import Delete
-from swiftfs.journal.queue import Task
+from swiftfs.journal.operations import Delete
+from swiftfs.journal.tasks import Task
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs.filecache.sparse_file import synchronize
-from swiftfs.journal import log
+from swiftfs.journal import database
 from swiftfs.objects import ObjectName
 
 
@@ -37,7 +37,7 @@ def test_what_was_closed_a_second_ago_survives_a_power_cut(
         fdatasync(file)
         snapshot("fact")
 
-    monkeypatch.setattr(log, "synchronize", sync_files)
+    monkeypatch.setattr(database, "synchronize", sync_files)
     monkeypatch.setattr(os, "fdatasync", sync_fact)
     with bench(store, cache, "settle=1000") as filesystem:
         write(filesystem, "/file", b"data")
@@ -45,7 +45,7 @@ def test_what_was_closed_a_second_ago_survives_a_power_cut(
         wait_until(lambda: synced[before:][-2:] == ["files", "fact"])
         copy_live(disk, tmp_path / "left")
     store.delete(ObjectName("box", "file"))
-    monkeypatch.setattr(log, "boot_id", lambda: "another boot")
+    monkeypatch.setattr(database, "boot_id", lambda: "another boot")
     with bench(store, tmp_path / "left", "settle=1000") as filesystem:
         assert names(filesystem, "/") == ["file"]
     assert not (tmp_path / "left" / "lost").exists()

@@ -17,8 +17,8 @@ from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, Blocks
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.saved import Placed, SavedFile
-from swiftfs.journal.intents import Delete, Description, Intent, PutFile, PutMarker, PutSmall
-from swiftfs.journal.log import Log, Record
+from swiftfs.journal.database import Log, Record
+from swiftfs.journal.operations import Delete, Description, Intent, PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.objects import ObjectName, Segment
 from swiftfs.rescue import LOST, PARTIAL, Rescue, damaged_journals, find_cache

@@ -24,9 +24,9 @@ from swiftfs.filecache.block_map import BLOCK, Blocks
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.saved import SavedFile
 from swiftfs.filesystem import FileSystem
-from swiftfs.journal.coalescing import one_a_file
-from swiftfs.journal.intents import Description, PutFile
-from swiftfs.journal.log import Log, Record
+from swiftfs.journal.database import Log, Record
+from swiftfs.journal.merging import one_a_file
+from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
 from swiftfs.status import read_report, retry
 

@@ -11,9 +11,9 @@ from memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.segment_uploader import Standing
-from swiftfs.journal.log import Log
-from swiftfs.journal.ownership import Ownership
-from swiftfs.journal.removal import LATE_SECONDS, RETRY_SECONDS, Removal
+from swiftfs.journal.database import Log
+from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, Removal
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 

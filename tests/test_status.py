@@ -24,7 +24,7 @@ from swiftfs import __version__
 from swiftfs.commands.view import KINDS, MOST_ROWS, view
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.filecache.progress import CacheUse
-from swiftfs.journal import intents
+from swiftfs.journal import operations
 from swiftfs.journal.report import Report, Waiting
 from swiftfs.prices import Cost
 from swiftfs.state import SCHEMA, Bounds, Server, State, Writing
@@ -125,7 +125,7 @@ def test_of_very_many_changes_the_last_are_counted() -> None:
 
 
 def test_people_are_told_no_names_of_classes() -> None:
-    every = {intents.KINDS[kind] for kind in get_args(intents.Intent)}
+    every = {operations.KINDS[kind] for kind in get_args(operations.Intent)}
     assert {"PutFile", "MoveFolder"} <= every
     assert every - {"CreateContainer", "DescribeContainer", "DeleteContainer"} == set(KINDS)
 

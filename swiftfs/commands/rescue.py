@@ -8,8 +8,8 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.commands.view import KINDS
-from swiftfs.journal import intents
-from swiftfs.journal.intents import PutFile
+from swiftfs.journal import operations
+from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
 from swiftfs.rescue import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
 from swiftfs.status import printable
@@ -70,7 +70,7 @@ def _show(salvaged: Salvage, tell: Callable[[str], None]) -> None:
 
 def _line(found: Found) -> str:
     size = decimal(found.intent.file.size) if isinstance(found.intent, PutFile) else ""
-    kind = intents.KINDS[type(found.intent)]
+    kind = operations.KINDS[type(found.intent)]
     cells = (found.path, KINDS.get(kind, kind), size, found.doubt)
     return "\t".join(map(printable, cells)).rstrip("\t")
 

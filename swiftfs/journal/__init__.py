@@ -1,1 +1,1 @@
-"""Floor 2: what is promised. Every change of Swift is an intent, and is executed here."""
+"""What must still happen: every change of Swift is recorded here until it is carried out."""

@@ -13,7 +13,7 @@ from cattrs.strategies import configure_tagged_union
 
 from swiftfs.filecache.block_map import Blocks
 from swiftfs.filecache.origin import Origin
-from swiftfs.journal.intents import (
+from swiftfs.journal.operations import (
     KINDS,
     Delete,
     Describe,

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from swiftfs.errors import NotFound, Unavailable
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.journal.intents import PutFile
-from swiftfs.journal.manifestcopy import ManifestCopier
-from swiftfs.journal.removal import Removal
+from swiftfs.journal.manifest_copy import ManifestCopier
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore

@@ -14,10 +14,12 @@ from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
-from swiftfs.journal.coalescing import attempted, coalesce, merge_hand_in, one_a_file
-from swiftfs.journal.dispatch import Dispatch, remnant_tasks, tell
-from swiftfs.journal.execution import Execution
-from swiftfs.journal.intents import (
+from swiftfs.journal.database import Log, Record
+from swiftfs.journal.executor import Execution
+from swiftfs.journal.late_requests import LateAnswers, LateCounts, Watch
+from swiftfs.journal.merging import attempted, coalesce, merge_hand_in, one_a_file
+from swiftfs.journal.object_moves import Remnant
+from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
     Describe,
@@ -29,11 +31,9 @@ from swiftfs.journal.intents import (
     SetHeaders,
     names_of,
 )
-from swiftfs.journal.late_answers import LateAnswers, LateCounts, Watch
-from swiftfs.journal.log import Log, Record
-from swiftfs.journal.moving import Remnant
-from swiftfs.journal.queue import Done, Failure, HandIn, Queue, Task
 from swiftfs.journal.report import Report, Waiting, describe, report
+from swiftfs.journal.scheduler import Dispatch, remnant_tasks, tell
+from swiftfs.journal.tasks import Done, Failure, HandIn, Queue, Task
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swiftfs.journal.intents import Delete, Move, MoveFolder, PutMarker, names_of
-from swiftfs.journal.queue import Failure, Task
+from swiftfs.journal.operations import Delete, Move, MoveFolder, PutMarker, names_of
+from swiftfs.journal.tasks import Failure, Task
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 

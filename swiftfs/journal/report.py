@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.progress import UnderWay, sent_bytes
-from swiftfs.journal.intents import KINDS, PutFile
-from swiftfs.journal.queue import Task
+from swiftfs.journal.operations import KINDS, PutFile
 from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.tasks import Task
 
 MOST_BYTES = 60_000
 """Of a report in JSON: the value of an xattr has at most 64 KiB (xattr(7))."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
-from swiftfs.journal.intents import Intent, PutFile
-from swiftfs.journal.log import SCHEMA
+from swiftfs.journal.database import SCHEMA
+from swiftfs.journal.operations import Intent, PutFile
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10

@@ -13,7 +13,9 @@ from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_uploader import SegmentUpload
 from swiftfs.journal.conflicts import Conflicts
-from swiftfs.journal.intents import (
+from swiftfs.journal.file_upload import Doom, Storing
+from swiftfs.journal.object_moves import Moving, Note, Remnant
+from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
     DeleteContainer,
@@ -28,9 +30,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
-from swiftfs.journal.moving import Moving, Note, Remnant
-from swiftfs.journal.removal import Removal
-from swiftfs.journal.storing import Doom, Storing
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 

@@ -15,7 +15,7 @@ from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, places_of
-from swiftfs.journal.log import Log, Statement
+from swiftfs.journal.database import Log, Statement
 from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from swiftfs.journal.intents import (
+from swiftfs.journal.database import Record
+from swiftfs.journal.operations import (
     Delete,
     Describe,
     Intent,
@@ -12,7 +13,6 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
-from swiftfs.journal.log import Record
 
 
 def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:

@@ -15,8 +15,8 @@ from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
 from swiftfs.filecache.remote_blocks import with_placed
 from swiftfs.filecache.segment_put import Upload
 from swiftfs.filecache.segment_uploader import SegmentUpload, map_bytes
-from swiftfs.journal.intents import PutFile
-from swiftfs.journal.removal import Removal
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import ObjectStore
 

@@ -22,7 +22,7 @@ from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.intents import Intent
+from swiftfs.journal.operations import Intent
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
 

@@ -8,7 +8,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.segment_container import SegmentPlaces
 from swiftfs.filecache.segment_uploader import Standing, segment_prefix
-from swiftfs.journal.log import Log
+from swiftfs.journal.database import Log
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 

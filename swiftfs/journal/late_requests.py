@@ -21,7 +21,9 @@ from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
-from swiftfs.journal.intents import (
+from swiftfs.journal.database import Log
+from swiftfs.journal.late_copies import LateCopies
+from swiftfs.journal.operations import (
     Delete,
     Describe,
     Description,
@@ -31,9 +33,7 @@ from swiftfs.journal.intents import (
     PutSmall,
     SetHeaders,
 )
-from swiftfs.journal.late_copies import LateCopies
-from swiftfs.journal.log import Log
-from swiftfs.journal.queue import Done
+from swiftfs.journal.tasks import Done
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Source
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect

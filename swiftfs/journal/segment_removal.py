@@ -13,8 +13,8 @@ from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
 from swiftfs.filecache.segment_uploader import Standing
-from swiftfs.journal.log import Log
-from swiftfs.journal.ownership import Ownership
+from swiftfs.journal.database import Log
+from swiftfs.journal.segment_ownership import Ownership
 from swiftfs.objects import Manifest, ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.store.protocol import ObjectStore

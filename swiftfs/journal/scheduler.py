@@ -9,9 +9,12 @@ from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
 from swiftfs.errors import AlreadyExists, Overtaken, SwiftfsError, Unavailable
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
-from swiftfs.journal.coalescing import attempted, coalesce
-from swiftfs.journal.execution import Execution
-from swiftfs.journal.intents import (
+from swiftfs.journal.database import Log
+from swiftfs.journal.executor import Execution
+from swiftfs.journal.late_requests import LateAnswers
+from swiftfs.journal.merging import attempted, coalesce
+from swiftfs.journal.object_moves import Remnant
+from swiftfs.journal.operations import (
     Delete,
     Describe,
     Move,
@@ -22,11 +25,8 @@ from swiftfs.journal.intents import (
     SetHeaders,
     names_of,
 )
-from swiftfs.journal.late_answers import LateAnswers
-from swiftfs.journal.log import Log
-from swiftfs.journal.moving import Remnant
-from swiftfs.journal.queue import Failure, Queue, Task
 from swiftfs.journal.refusals import Refusals, complaint
+from swiftfs.journal.tasks import Failure, Queue, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import path_below
 

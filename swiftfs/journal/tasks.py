@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swiftfs.errors import SwiftfsError
-from swiftfs.journal.coalescing import merge_hand_in
-from swiftfs.journal.intents import Delete, Intent, Move, PutFile, PutMarker, names_of
-from swiftfs.journal.log import Record
+from swiftfs.journal.database import Record
+from swiftfs.journal.merging import merge_hand_in
+from swiftfs.journal.operations import Delete, Intent, Move, PutFile, PutMarker, names_of
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, parent_markers
 

@@ -15,8 +15,8 @@ from itertools import islice
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
-from swiftfs.journal.intents import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.removal import Removal
+from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.segment_removal import Removal
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.protocol import ObjectStore
