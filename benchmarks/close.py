@@ -19,7 +19,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError
-from swiftfs.filesystem import FileSystem
+from swiftfs.posix.filesystem import FileSystem
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

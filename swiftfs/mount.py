@@ -21,7 +21,6 @@ from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreErro
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.segment_layout import Layout
-from swiftfs.filesystem import FileSystem
 from swiftfs.hangup import HangupWatch, block_hangup
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import Log
@@ -40,7 +39,8 @@ from swiftfs.namespace.namespace import Namespace
 from swiftfs.notify import notify
 from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME, Source
-from swiftfs.rooms import Rooms
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.services import Rooms
 from swiftfs.store import Stores, connect
 from swiftfs.unmount import detach, died
 from swiftfs.vitals import Vitals

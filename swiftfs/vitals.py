@@ -6,9 +6,9 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.filecache.progress import CacheUse, sent_bytes
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Limits
 from swiftfs.paths import Source
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.prices import Prices
 from swiftfs.state import SCHEMA, Bounds, Server, State, Writing
 from swiftfs.store import Stores

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from memory_store import MemoryStore
 
 from swiftfs.errors import StoreError, TimedOut
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.late_requests import LOOKS, LateAnswers
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Body, Headers
 
 

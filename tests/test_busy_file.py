@@ -26,8 +26,8 @@ from swiftfs.filecache import frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks
 from swiftfs.filecache.cached_file import OFTEN
 from swiftfs.filecache.frozen_copy import Still
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import RetryingStore, SwiftStore, open_account
 
 pytest_plugins = ["writer_fixtures"]

@@ -12,9 +12,9 @@ from memory_store import MemoryStore
 
 from swiftfs.attributes import decode_type
 from swiftfs.errors import QuotaExceeded, Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

@@ -23,8 +23,8 @@ from swiftfs.errors import (
     Unavailable,
     errno_of,
 )
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Caller, ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 FAILURES = [

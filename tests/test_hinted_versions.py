@@ -15,8 +15,8 @@ from test_rclone import RCLONE, rclone
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

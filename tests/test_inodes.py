@@ -14,12 +14,12 @@ from mounts import Mount, run
 from swiftclient import Connection
 
 from swiftfs.errors import AccessDenied
-from swiftfs.filesystem import FileSystem
 from swiftfs.namespace import inodes
 from swiftfs.namespace.entry import folder_inode, inode_of
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Source
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 SETTLINGS = ["", "settle=60"]

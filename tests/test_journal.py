@@ -14,7 +14,7 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.filesystem import FileSystem
+from swiftfs.posix.filesystem import FileSystem
 
 
 @pytest.fixture

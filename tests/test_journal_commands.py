@@ -18,8 +18,8 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.report import MOST_BYTES, Report, Waiting
+from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = pytest.mark.mount_options("settle=1000")
 

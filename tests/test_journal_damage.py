@@ -13,11 +13,11 @@ from scenes import wait_until
 
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.filecache.segment_uploader import Standing
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.scheduler import Dispatch
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 
 
 @pytest.fixture

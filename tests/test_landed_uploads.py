@@ -26,11 +26,11 @@ from test_segments_mounted import append, cut, patch
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal import journal, scheduler
 from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.settings import parse_options
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Body, Headers

@@ -23,8 +23,8 @@ from test_move_barrier import Halt
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest, Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 
 OPTIONS = "segment_size=1M"
 SIZE = 3 * MIB + 1000

@@ -17,11 +17,11 @@ from late_store import LateStore, late, look
 from scenes import wait_until
 
 from swiftfs.errors import Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal import late_copies
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

@@ -13,13 +13,13 @@ from journal_house import NEVER, foreign, keys, refuse
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs import promises
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Description
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
-from swiftfs.promises import file_promise
+from swiftfs.posix import pending
+from swiftfs.posix.pending import file_promise
 
 FOLDERS = 300
 
@@ -40,7 +40,7 @@ def test_described_files_do_not_cost_a_listing_each_before_the_start(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_descriptions(store, tmp_path)
-    monkeypatch.setattr(promises, "RECALL_SECONDS", 0.0)
+    monkeypatch.setattr(pending, "RECALL_SECONDS", 0.0)
     with bench(store, tmp_path, NEVER) as filesystem:
         counted = Counter(method for method, _ in store.requests)
         assert counted["list_page"] <= 2

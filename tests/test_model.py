@@ -24,9 +24,9 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
-from swiftfs.filesystem import FileSystem
 from swiftfs.mount import MountRequest, build
 from swiftfs.paths import Source, split
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.settings import parse_options
 from swiftfs.store import ObjectStore, Stores, connect
 

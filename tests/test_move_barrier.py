@@ -16,12 +16,12 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
-from swiftfs.barrier import Barrier
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.object_moves import Unmoved
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.rename_barrier import Barrier
 
 SHORT = 0.3
 """So long a test looks whether something goes on that should wait."""

@@ -16,8 +16,8 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.status import read_report
 from swiftfs.store.protocol import Headers
 

@@ -18,11 +18,11 @@ from test_moves import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.report import Report
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.tasks import Task
+from swiftfs.posix.filesystem import FileSystem
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from memory_store import MemoryStore
 from mounts import Mount, swift_cli
 from scenes import wait_until
 
-from swiftfs import usage
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
 from swiftfs.namespace import listing_fetcher
@@ -22,6 +21,7 @@ from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
+from swiftfs.posix import statfs
 from swiftfs.store.protocol import Headers
 
 DEFAULTS = Defaults(0, 0, ask_times=False)
@@ -329,14 +329,14 @@ def test_a_walk_after_an_outage_is_a_walk(store: MemoryStore, clock: Clock) -> N
 
 
 def test_free_space_is_as_it_was(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "SECONDS", 0)
+    monkeypatch.setattr(statfs, "SECONDS", 0)
     store.set_quota("box", size=1000)
-    report = usage.UsageReport(store, Source("box"))
+    report = statfs.UsageReport(store, Source("box"))
     before = report.of("/")
     fail(store, Unavailable)
     assert report.of("/one") == before
     with pytest.raises(Unavailable):
-        usage.UsageReport(store, Source("box")).of("/")
+        statfs.UsageReport(store, Source("box")).of("/")
     fail(store, AccessDenied)
     with pytest.raises(AccessDenied):
         report.of("/")

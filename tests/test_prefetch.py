@@ -22,9 +22,9 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.errors import NotFound
 from swiftfs.filecache.read_ahead import FIRST_PIECE
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Limits, ObjectName
-from swiftfs.prefetch import BYTES_AHEAD
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.prefetch import BYTES_AHEAD
 from swiftfs.store.protocol import Headers
 
 FILES, FOLDERS = 400, 41

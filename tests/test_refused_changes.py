@@ -17,9 +17,9 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.report import MOST_BYTES, Report, Waiting
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

@@ -16,8 +16,8 @@ from swiftclient import Connection
 
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import UNCACHED_HANDLES, ObjectName
+from swiftfs.posix.filesystem import FileSystem
 
 SIZE = 3 * 1024 * 1024
 OLD, NEW, NEWER = noise(SIZE), noise(SIZE - 5, 1), noise(SIZE, 2)
@@ -67,7 +67,7 @@ def test_the_kernel_caches_again_when_the_file_has_changed(
     filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = replaced(filesystem, store)
-    monkeypatch.setattr("swiftfs.handles.UNCACHED_SECONDS", -1.0)
+    monkeypatch.setattr("swiftfs.posix.open_files.UNCACHED_SECONDS", -1.0)
 
     def is_cached() -> bool:
         handle = filesystem.open("/file", os.O_RDONLY)

@@ -23,11 +23,11 @@ from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailabl
 from swiftfs.filecache.block_map import BLOCK, Blocks
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.saved import SavedFile
-from swiftfs.filesystem import FileSystem
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.status import read_report, retry
 
 SOON = "settle=0.01,segment_size=1M"

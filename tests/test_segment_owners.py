@@ -11,9 +11,9 @@ from journal_house import body
 from memory_store import MemoryStore
 
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024

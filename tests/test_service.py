@@ -18,9 +18,9 @@ from swiftclient import Connection
 
 from swiftfs.credentials import read_credentials
 from swiftfs.demo.server import SwiftServer
-from swiftfs.filesystem import FileSystem
 from swiftfs.mount import _drain
 from swiftfs.notify import notify
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.settings import build_options, from_environment
 
 UNITS = Path(__file__).parents[1] / "systemd"

@@ -16,8 +16,8 @@ from test_second_close import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.status import read_report
 from swiftfs.store.protocol import Headers
 

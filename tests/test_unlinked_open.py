@@ -9,8 +9,8 @@ from bench_filesystem import bench, get, names, read
 from memory_store import MemoryStore
 
 from swiftfs.errors import AccessDenied
-from swiftfs.filesystem import FileSystem
 from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")

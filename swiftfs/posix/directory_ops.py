@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
-from swiftfs.files import Files
 from swiftfs.journal.object_moves import EMPTY, Unmoved
 from swiftfs.journal.operations import (
     CreateContainer,
@@ -32,9 +31,10 @@ from swiftfs.paths import (
     slash_marker,
     split,
 )
-from swiftfs.prefetch import version_of
-from swiftfs.promises import Promises
-from swiftfs.rooms import Rooms
+from swiftfs.posix.file_ops import Files
+from swiftfs.posix.pending import Promises
+from swiftfs.posix.prefetch import version_of
+from swiftfs.posix.services import Rooms
 
 
 class Folders:

@@ -21,8 +21,6 @@ from swiftfs.attributes import (
     xattr_to_header,
 )
 from swiftfs.errors import AccessDenied, NotFound, os_error
-from swiftfs.files import Files
-from swiftfs.handles import Node
 from swiftfs.journal.operations import (
     Describe,
     DescribeContainer,
@@ -34,8 +32,10 @@ from swiftfs.journal.operations import (
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo
 from swiftfs.paths import Source, plain_marker, slash_marker
-from swiftfs.promises import Promises
-from swiftfs.rooms import Rooms
+from swiftfs.posix.file_ops import Files
+from swiftfs.posix.open_files import Node
+from swiftfs.posix.pending import Promises
+from swiftfs.posix.services import Rooms
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.filecache.origin import Origin
-from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, FileSpan, ObjectName
-from swiftfs.prefetch import Prefetch, version_of
-from swiftfs.promises import Promises, file_promise
-from swiftfs.rooms import Rooms
+from swiftfs.posix.open_files import Node, OpenFiles
+from swiftfs.posix.pending import Promises, file_promise
+from swiftfs.posix.prefetch import Prefetch, version_of
+from swiftfs.posix.services import Rooms
 from swiftfs.store.protocol import Headers
 
 log = logging.getLogger(__name__)

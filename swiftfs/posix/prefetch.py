@@ -10,11 +10,11 @@ from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.read_ahead import FIRST_PIECE
-from swiftfs.handles import OpenFiles
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectVersion
-from swiftfs.readers import READERS, Reader, Readers
+from swiftfs.posix.access_pattern import READERS, Reader, Readers
+from swiftfs.posix.open_files import OpenFiles
 
 BYTES_AHEAD = 32 * 1024 * 1024 // READERS
 """What is fetched for one reader before it opens the files: all readers together may waste 32 MiB."""

@@ -16,21 +16,21 @@ from swiftfs.attributes import SPECIAL_TYPES, Stored
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.filecache.cached_file import Fill
-from swiftfs.files import Files
-from swiftfs.folders import Folders
-from swiftfs.handles import Node, OpenFiles
 from swiftfs.journal.database import Record
 from swiftfs.journal.operations import Description, PutSmall
 from swiftfs.journal.report import Waiting
-from swiftfs.metadata import Metadata
-from swiftfs.moves import Moves, deletion_of
 from swiftfs.namespace.entry import inode_of
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.paths import Source, escape, join, split, unescape
-from swiftfs.promises import Promises, file_promise
-from swiftfs.rooms import Rooms
-from swiftfs.usage import UsageReport
+from swiftfs.posix.attribute_ops import Metadata
+from swiftfs.posix.directory_ops import Folders
+from swiftfs.posix.file_ops import Files
+from swiftfs.posix.open_files import Node, OpenFiles
+from swiftfs.posix.pending import Promises, file_promise
+from swiftfs.posix.rename_ops import Moves, deletion_of
+from swiftfs.posix.services import Rooms
+from swiftfs.posix.statfs import UsageReport
 
 HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 """libfuse renames an open file so before it is unlinked or renamed over; such a name never reaches Swift."""

@@ -7,7 +7,6 @@ from functools import partial
 from cachetools import TTLCache
 
 from swiftfs.attributes import Stored
-from swiftfs.barrier import Barrier
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.operations import Delete, Description
@@ -15,6 +14,7 @@ from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.paths import is_below, split
+from swiftfs.posix.rename_barrier import Barrier
 
 UNCACHED_SECONDS = 5.0
 """How long libfuse may go by times and sizes that are not true any more, and longer."""

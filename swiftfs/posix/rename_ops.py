@@ -1,16 +1,16 @@
 """Files that get other names, or lose theirs while they are open."""
 
 from swiftfs.errors import NotFound
-from swiftfs.files import Files
-from swiftfs.folders import Folders
-from swiftfs.handles import Node
 from swiftfs.journal.operations import Delete, Move
 from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import split
-from swiftfs.prefetch import version_of
-from swiftfs.promises import Promises
-from swiftfs.rooms import Rooms
+from swiftfs.posix.directory_ops import Folders
+from swiftfs.posix.file_ops import Files
+from swiftfs.posix.open_files import Node
+from swiftfs.posix.pending import Promises
+from swiftfs.posix.prefetch import version_of
+from swiftfs.posix.services import Rooms
 
 
 class Moves:

@@ -6,7 +6,6 @@ from functools import partial
 from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
-from swiftfs.handles import OpenFiles
 from swiftfs.journal.operations import (
     Delete,
     Describe,
@@ -23,7 +22,8 @@ from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
 from swiftfs.namespace.overlay import Change
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
-from swiftfs.rooms import Rooms
+from swiftfs.posix.open_files import OpenFiles
+from swiftfs.posix.services import Rooms
 from swiftfs.store.protocol import Headers
 
 SUPERSEDE_SECONDS = 0.5
