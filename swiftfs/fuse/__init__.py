@@ -1,4 +1,4 @@
-"""The kernel's side: fusepy on libfuse 2.9, and the one boundary through which only errnos leave."""
+"""The kernel's side: fusepy on libfuse 2.9, and the one boundary that lets only errnos out."""
 
 from swiftfs.errors import ConfigurationError
 
