@@ -15,8 +15,10 @@ from swiftfs.access import may_write
 from swiftfs.cachefolder import locked, own_folder
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config import Options
-from swiftfs.detached import DetachWatch
-from swiftfs.drain import Drain
+from swiftfs.control.collector import Vitals
+from swiftfs.control.detached_mount import DetachWatch
+from swiftfs.control.drain import Drain
+from swiftfs.control.unmount import detach, died
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.making import ContentMaker
@@ -42,8 +44,6 @@ from swiftfs.paths import SCHEME, Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.services import Rooms
 from swiftfs.store import Stores, connect
-from swiftfs.unmount import detach, died
-from swiftfs.vitals import Vitals
 from swiftfs.watching import Watching
 
 log = logging.getLogger(__name__)
@@ -246,9 +246,9 @@ def _mount(
 ) -> None:
     # libfuse is loaded on import, and only a mount needs it.
     try:
+        from swiftfs.control.control_dir import HiddenFolder, beside  # noqa: PLC0415
         from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
         from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
-        from swiftfs.hidden import HiddenFolder, beside  # noqa: PLC0415
     except OSError as error:
         raise ConfigurationError(f"libfuse 2 is missing ({error}): install the package libfuse2") from None
     if died(request.mountpoint):

@@ -57,8 +57,8 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
     if force or lazy:
         flags = ["-f"] * force + ["-l"] * lazy
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
-    from swiftfs.status import printable
-    from swiftfs.unmount import ProcessDied, unmount
+    from swiftfs.control.client import printable
+    from swiftfs.control.unmount import ProcessDied, unmount
 
     try:
         if held := unmount(mountpoint.absolute(), lambda _waiting: None):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swiftfs.config import Options
+from swiftfs.control.collector import Vitals
 from swiftfs.logs import Recent
 from swiftfs.prices import Prices
-from swiftfs.vitals import Vitals
 
 
 class Watching:
@@ -17,7 +17,7 @@ class Watching:
         self.prices = Prices.read(Path(options.prices)) if options.prices else None
         self._exporter = None
         if options.metrics:
-            from swiftfs.metrics import open_exporter  # noqa: PLC0415  its library takes time to load
+            from swiftfs.control.metrics import open_exporter  # noqa: PLC0415  its library takes time to load
 
             self._exporter = open_exporter(options.metrics)
         self._recent = Recent()
@@ -44,6 +44,6 @@ class Watching:
 
 
 def _metrics(vitals: Vitals) -> bytes:
-    from swiftfs.metrics import text_of  # noqa: PLC0415  its library takes time to load
+    from swiftfs.control.metrics import text_of  # noqa: PLC0415  its library takes time to load
 
     return text_of(vitals.state)

@@ -22,8 +22,8 @@ from load import SHARED
 from mounts import Mount, clean_environment
 from uncertain import is_dead, shortest
 
+from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.status import retry
 
 STUCK_SECONDS = 200
 """So long no single step may take: a write waits two minutes for room, and fsync 50 s for Swift."""

@@ -18,6 +18,7 @@ from swiftclient import Connection
 from test_large_files import noise
 
 from swiftfs.attributes import Stored
+from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import Blocks
@@ -31,7 +32,6 @@ from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.orphans import Search
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables
-from swiftfs.status import retry
 from swiftfs.store import SwiftStore, open_account
 from swiftfs.store.protocol import Headers
 

@@ -15,9 +15,9 @@ from mounts import Mount, run
 from scenes import wait_until
 from swiftclient import Connection
 
+from swiftfs.control.detached_mount import find_holders
+from swiftfs.control.drain import Drain
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.detached import find_holders
-from swiftfs.drain import Drain
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mount namespaces")
 

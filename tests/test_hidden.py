@@ -17,9 +17,9 @@ from test_logs import record
 from test_permissions import NOBODY, as_root, reachable
 
 from swiftfs.attributes import PID_ATTRIBUTE
+from swiftfs.control.control_dir import PRIVATE, ROOT, HiddenFolder, beside
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.fuse.operations import FileSystem
-from swiftfs.hidden import PRIVATE, ROOT, HiddenFolder, beside
 from swiftfs.logs import RECENT_CHARACTERS, RECENT_LINES, Recent
 from swiftfs.objects import DIRECT_HANDLES, Caller, FilesystemUsage
 from swiftfs.paths import beside_hidden, without_hidden

@@ -9,8 +9,8 @@ from mounts import Mount
 from scenes import methods, wait_until
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import ServerSettings, SwiftServer
-from swiftfs.status import flush
 
 PAGE = 50
 FILES = 5 * PAGE

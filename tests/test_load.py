@@ -24,8 +24,8 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.status import flush
 
 SECONDS = float(os.environ.get("SWIFTFS_LOAD_SECONDS", "10"))
 """How long the programs work; minutes find more."""

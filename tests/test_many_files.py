@@ -10,8 +10,8 @@ from mounts import Mount, run
 from scenes import Scene, methods
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
-from swiftfs.status import flush
 
 FILES = int(os.environ.get("SWIFTFS_MANY_FILES", "2000"))
 """100,000 take a quarter of an hour, which the server needs."""

@@ -16,10 +16,10 @@ from scenes import wait_until
 from swiftclient import Connection
 from test_status import STATE
 
-from swiftfs import metrics
+from swiftfs.control import metrics
+from swiftfs.control.client import read_state
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.prices import Cost
-from swiftfs.status import read_state
 
 Samples = dict[tuple[str, str], float]
 
@@ -228,6 +228,6 @@ def test_what_it_cost_is_a_metric() -> None:
 
 
 def test_the_library_is_loaded_only_where_it_is_asked_for() -> None:
-    modules = "swiftfs.commands.mount, swiftfs.hidden, swiftfs.watching"
+    modules = "swiftfs.commands.mount, swiftfs.control.control_dir, swiftfs.watching"
     code = f"import sys, {modules}; print('prometheus_client' in sys.modules)"
     assert run(sys.executable, "-c", code) == "False\n"

@@ -22,9 +22,9 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.demo.values import Fault
-from swiftfs.status import flush
 from swiftfs.store import SwiftStore, open_account
 
 FIELDS_AT_ONCE = 20

@@ -14,11 +14,11 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
+from swiftfs.control.client import read_report
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.status import read_report
 from swiftfs.store.protocol import Headers
 
 SEGMENT = ObjectName("box_segments", "large/1")

@@ -18,6 +18,7 @@ from storing_house import noise
 from swiftclient import Connection
 
 from swiftfs.attributes import Stored
+from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filecache.block_map import BLOCK, Blocks
@@ -28,7 +29,6 @@ from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.status import read_report, retry
 
 SOON = "settle=0.01,segment_size=1M"
 LARGE = 3_500_000

@@ -14,8 +14,8 @@ from scenes import wait_until
 from swiftclient import Connection
 from test_large_files import manifest_names, noise, segment_names
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.status import flush
 
 MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,settle=1000"

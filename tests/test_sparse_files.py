@@ -13,8 +13,8 @@ from mounts import Mount
 from scenes import Scene
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
-from swiftfs.status import flush
 
 MIB, GIB = 1024**2, 1024**3
 

@@ -22,13 +22,13 @@ from swiftclient import Connection
 
 from swiftfs import __version__
 from swiftfs.commands.view import KINDS, MOST_ROWS, view
+from swiftfs.control.client import mountpoints, read_state
+from swiftfs.control.snapshot import SCHEMA, Bounds, Server, State, Writing
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import operations
 from swiftfs.journal.report import Report, Waiting
 from swiftfs.prices import Cost
-from swiftfs.state import SCHEMA, Bounds, Server, State, Writing
-from swiftfs.status import mountpoints, read_state
 from swiftfs.store import Count, Counters
 
 MIB = 1024 * 1024
@@ -287,8 +287,8 @@ def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
 def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `swiftfs status` with another table of mounts than the kernel's."""
     code = (
-        "import sys; from pathlib import Path; from swiftfs import status; from swiftfs.cli import main;"
-        "status.MOUNTS = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
+        "import sys; from pathlib import Path; from swiftfs.control import client; "
+        "from swiftfs.cli import main; client.MOUNTS = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
     )
     command = [sys.executable, "-c", code, str(mounts), *words]
     environment = {**clean_environment(), "COLUMNS": "200"}

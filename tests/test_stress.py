@@ -20,8 +20,8 @@ from storm import Crew, Storm, check, death_of, leftovers
 from swiftclient import Connection
 from test_load import assert_journal_is_empty, assert_nothing_waits
 
+from swiftfs.control.client import retry
 from swiftfs.demo.server import SwiftServer
-from swiftfs.status import retry
 
 SECONDS = float(os.environ.get("SWIFTFS_STRESS_SECONDS", "15"))
 """How long the storm lasts; minutes find more."""

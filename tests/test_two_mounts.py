@@ -14,8 +14,8 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
-from swiftfs.status import flush
 
 TTL = 1.0
 KERNEL_SECONDS = 1.0

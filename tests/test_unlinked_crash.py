@@ -14,11 +14,11 @@ from scenes import wait_until
 from swiftclient import Connection
 from test_second_close import kill
 
+from swiftfs.control.client import read_report
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.status import read_report
 from swiftfs.store.protocol import Headers
 
 BODY = bytes(range(256)) * 16384

@@ -10,9 +10,9 @@ import pytest
 from mounts import Mount
 from swiftclient import Connection
 
+from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import OPERATOR
-from swiftfs.status import flush
 
 ATTRIBUTES = {
     "user.plain": b"text",

@@ -8,9 +8,9 @@ import click
 from rich.console import Console
 
 from swiftfs.commands.view import counts, number
+from swiftfs.control.client import flush, printable, read_state, retry
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Waiting
-from swiftfs.status import flush, printable, read_state, retry
 
 
 def run_flush(mountpoint: Path) -> None:

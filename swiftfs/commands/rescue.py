@@ -8,11 +8,11 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.commands.view import KINDS
+from swiftfs.control.client import printable
 from swiftfs.journal import operations
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
 from swiftfs.rescue import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
-from swiftfs.status import printable
 
 
 class _Lines:

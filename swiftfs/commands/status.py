@@ -11,9 +11,9 @@ from rich.live import Live
 
 from swiftfs.commands.view import view
 from swiftfs.concurrency import sleep
+from swiftfs.control.client import NotYours, mountpoints, printable, read_state
+from swiftfs.control.snapshot import State
 from swiftfs.errors import ConfigurationError
-from swiftfs.state import State
-from swiftfs.status import NotYours, mountpoints, printable, read_state
 
 WATCH_SECONDS = 1.0
 """Between two looks of `--watch`."""

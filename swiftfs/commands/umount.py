@@ -6,8 +6,8 @@ import click
 from rich.console import Console
 
 from swiftfs.commands.view import number
-from swiftfs.status import printable
-from swiftfs.unmount import unmount
+from swiftfs.control.client import printable
+from swiftfs.control.unmount import unmount
 
 
 def run(mountpoint: Path) -> None:

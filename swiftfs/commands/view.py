@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftfs.config import show_size
+from swiftfs.control.client import printable
+from swiftfs.control.snapshot import Bounds, State
 from swiftfs.journal.report import Report, Waiting
 from swiftfs.prices import Cost
-from swiftfs.state import Bounds, State
-from swiftfs.status import printable
 
 KINDS = {
     "PutFile": "file",

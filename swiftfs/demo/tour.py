@@ -22,10 +22,10 @@ from rich.markup import escape
 import swiftfs
 from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
+from swiftfs.control.unmount import detach, unmount
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.mount import check_mountpoint
-from swiftfs.unmount import detach, unmount
 
 CONTAINER = "demo"
 TREE = "tree"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
-from swiftfs.detached import GRACE, Holder, find_holders, unflushed
-from swiftfs.drain import Drain
+from swiftfs.control.client import flush, mountpoints
+from swiftfs.control.detached_mount import GRACE, Holder, find_holders, unflushed
+from swiftfs.control.drain import Drain
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.status import flush, mountpoints
 
 POLL_SECONDS = 0.2
 """Between two looks at how much still waits."""

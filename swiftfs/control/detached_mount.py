@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import new_thread
-from swiftfs.drain import Drain
+from swiftfs.control.drain import Drain
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.report import Report
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
 from swiftfs.concurrency import monotonic, sleep
-from swiftfs.detached import mount_entries
+from swiftfs.control.detached_mount import mount_entries
+from swiftfs.control.snapshot import State
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Report
 from swiftfs.paths import HIDDEN_FOLDER
-from swiftfs.state import State
 
 POLL_SECONDS = 0.1
 """Between two looks at how much still waits."""

@@ -17,8 +17,8 @@ from prometheus_client.exposition import write_to_textfile
 from prometheus_client.registry import Collector
 
 from swiftfs.concurrency import Thread, new_event, new_thread
+from swiftfs.control.snapshot import State
 from swiftfs.errors import ConfigurationError
-from swiftfs.state import State
 
 log = logging.getLogger(__name__)
 
