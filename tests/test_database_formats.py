@@ -18,7 +18,7 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.version_index import Index
 from swiftfs.journal.database import SCHEMA, Log
-from swiftfs.journaled import journaled
+from swiftfs.maintenance.journaled_uploads import journaled
 from swiftfs.namespace.head_cache import HeadMemory
 from swiftfs.sqlite import OtherFormat, Schema, open_database
 

@@ -27,9 +27,9 @@ from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
 from swiftfs.journal.database import SCHEMA, Log, Record
 from swiftfs.journal.operations import Description, PutFile
-from swiftfs.journaled import Journaled, journaled
+from swiftfs.maintenance.journaled_uploads import Journaled, journaled
+from swiftfs.maintenance.orphan_segments import Search
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.orphans import Search
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables
 from swiftfs.store import SwiftStore, open_account

@@ -8,9 +8,9 @@ from swiftclient import Connection
 from swiftfs.config import MIB
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
+from swiftfs.maintenance.server_probe import Finding, Probe, advice
 from swiftfs.objects import Limits
 from swiftfs.paths import Source
-from swiftfs.probe import Finding, Probe, advice
 from swiftfs.settings import parse_options
 from swiftfs.store import SwiftStore, open_account
 

@@ -20,8 +20,8 @@ from swiftfs.filecache.saved import Placed, SavedFile
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.operations import Delete, Description, Intent, PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import copy_journal, salvage
+from swiftfs.maintenance.export import LOST, PARTIAL, Rescue, damaged_journals, find_cache
 from swiftfs.objects import ObjectName, Segment
-from swiftfs.rescue import LOST, PARTIAL, Rescue, damaged_journals, find_cache
 
 OWNER = "box of memory"
 NEVER = "settle=1000"

@@ -15,8 +15,8 @@ from swiftfs.commands.account import account_options, connected
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config import Options
 from swiftfs.errors import AccessDenied
-from swiftfs.journaled import Journaled, journaled
-from swiftfs.orphans import Looked, Search, Upload, explain_refusal
+from swiftfs.maintenance.journaled_uploads import Journaled, journaled
+from swiftfs.maintenance.orphan_segments import Looked, Search, Upload, explain_refusal
 from swiftfs.paths import Source
 from swiftfs.store import Stores
 

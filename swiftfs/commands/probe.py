@@ -10,8 +10,8 @@ from rich.filesize import decimal
 
 from swiftfs.commands.account import account_options, connected
 from swiftfs.errors import SwiftfsError
+from swiftfs.maintenance.server_probe import Finding, Probe, advice
 from swiftfs.paths import Source
-from swiftfs.probe import Finding, Probe, advice
 
 
 def run(source: str, size: int, flags: Mapping[str, Any]) -> None:

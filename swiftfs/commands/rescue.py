@@ -12,7 +12,7 @@ from swiftfs.control.client import printable
 from swiftfs.journal import operations
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
-from swiftfs.rescue import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
+from swiftfs.maintenance.export import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
 
 
 class _Lines:

@@ -1,0 +1,1 @@
+"""What works on a server or a cache folder without a mount."""
