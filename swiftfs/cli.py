@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from swiftfs import __version__
-from swiftfs.config import MIB, parse_size
+from swiftfs.config.options import MIB, parse_size
 from swiftfs.errors import SwiftfsError
 from swiftfs.flags import FOLDER, MOUNTPOINT, account_flags, option_flags
 

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
-from swiftfs.config import OPTIONS, SWITCH, Option
-from swiftfs.settings import Setting
+from swiftfs.config.options import OPTIONS, SWITCH, Option
+from swiftfs.config.sources import Setting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from swiftfs.access import may_write
-from swiftfs.cachefolder import locked, own_folder
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
-from swiftfs.config import Options
+from swiftfs.config.cache_dir import locked, own_folder
+from swiftfs.config.options import Options
 from swiftfs.control.collector import Vitals
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain

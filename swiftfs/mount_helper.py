@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from swiftfs.cli import main as cli
+from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.flags import MOUNTPOINT
 from swiftfs.paths import SCHEME, Source
-from swiftfs.settings import build_options, gather
 
 FAILED = 32
 """mount(8) and umount(8): the exit code when it failed."""

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from swiftfs.config import Options
+from swiftfs.config.options import Options
+from swiftfs.config.prices import Prices
 from swiftfs.control.collector import Vitals
 from swiftfs.logs import Recent
-from swiftfs.prices import Prices
 
 
 class Watching:

@@ -8,7 +8,7 @@ from commands import one_line, swiftfs
 from mounts import Mount
 from swiftclient import Connection
 
-from swiftfs.credentials import NAVER_AUTH_URL, login_environment, read_credentials
+from swiftfs.config.credentials import NAVER_AUTH_URL, login_environment, read_credentials
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import READER
 from swiftfs.errors import ConfigurationError

@@ -12,7 +12,7 @@ from commands import swiftfs
 from mounts import clean_environment
 from swiftclient import Connection
 
-from swiftfs.config import OPTIONS
+from swiftfs.config.options import OPTIONS
 from swiftfs.demo.server import SwiftServer
 from tools import docs
 

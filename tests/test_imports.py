@@ -53,7 +53,6 @@ CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_
 
 MOVING = {
     "access": "service.write_access",
-    "cachefolder": "config.cache_dir",
     "cli": "cli.app",
     "commands.account": "cli.connection",
     "commands.gc": "cli.gc",
@@ -65,8 +64,6 @@ MOVING = {
     "commands.umount": "cli.umount",
     "commands.version": "cli.version",
     "commands.view": "cli.status_view",
-    "config": "config.options",
-    "credentials": "config.credentials",
     "daemon": "service.daemon",
     "flags": "cli.options",
     "hangup": "service.signals",
@@ -74,8 +71,6 @@ MOVING = {
     "mount": "service.mount",
     "mount_helper": "cli.mount_helper",
     "notify": "service.systemd",
-    "prices": "config.prices",
-    "settings": "config.sources",
     "watching": "service.monitoring",
 }
 """Where modules will lie that are still elsewhere."""

@@ -24,6 +24,7 @@ from test_large_files import manifest_names, segment_names
 from test_second_close import CHANGES, Edited, kill
 from test_segments_mounted import append, cut, patch
 
+from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.journal import journal, scheduler
@@ -31,7 +32,6 @@ from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.settings import parse_options
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Body, Headers
 

@@ -16,10 +16,10 @@ from scenes import wait_until
 from swiftclient import Connection
 from test_status import STATE
 
+from swiftfs.config.prices import Cost
 from swiftfs.control import metrics
 from swiftfs.control.client import read_state
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.prices import Cost
 
 Samples = dict[tuple[str, str], float]
 

@@ -22,12 +22,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from reference_model import ReferenceModel, Thing
 from swiftclient import Connection
 
+from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.mount import MountRequest, build
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.settings import parse_options
 from swiftfs.store import ObjectStore, Stores, connect
 
 OPTIONS = "segment_size=1M,settle=0.2"

@@ -12,8 +12,8 @@ import pytest
 from mounts import Mount
 from swiftclient import Connection
 
+from swiftfs.config.sources import parse_options
 from swiftfs.mount import _kernel_options
-from swiftfs.settings import parse_options
 
 NOBODY = 65534
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from swiftfs.config.prices import Prices
 from swiftfs.errors import ConfigurationError
-from swiftfs.prices import Prices
 from swiftfs.store.counters import CLASSES, Count, Counts
 from swiftfs.store.protocol import ObjectStore
 

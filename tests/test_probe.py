@@ -5,13 +5,13 @@ from commands import one_line, swiftfs
 from memory_store import MemoryStore
 from swiftclient import Connection
 
-from swiftfs.config import MIB
+from swiftfs.config.options import MIB
+from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
 from swiftfs.maintenance.server_probe import Finding, Probe, advice
 from swiftfs.objects import Limits
 from swiftfs.paths import Source
-from swiftfs.settings import parse_options
 from swiftfs.store import SwiftStore, open_account
 
 

@@ -16,12 +16,12 @@ import pytest
 from mounts import Mount, clean_environment
 from swiftclient import Connection
 
-from swiftfs.credentials import read_credentials
+from swiftfs.config.credentials import read_credentials
+from swiftfs.config.sources import build_options, from_environment
 from swiftfs.demo.server import SwiftServer
 from swiftfs.mount import _drain
 from swiftfs.notify import notify
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.settings import build_options, from_environment
 
 UNITS = Path(__file__).parents[1] / "systemd"
 UNIT = UNITS / "swiftfs@.service"

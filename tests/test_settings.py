@@ -9,12 +9,12 @@ from mounts import Mount
 
 from swiftfs import cli
 from swiftfs.commands import mount
-from swiftfs.config import OPTIONS, SWITCH, Options
+from swiftfs.config.options import OPTIONS, SWITCH, Options
+from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather, parse_options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.flags import given
 from swiftfs.mount import MountRequest
-from swiftfs.settings import Setting, build_options, from_environment, from_file, gather, parse_options
 
 SAMPLES = {
     "": "yes",

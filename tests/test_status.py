@@ -22,13 +22,13 @@ from swiftclient import Connection
 
 from swiftfs import __version__
 from swiftfs.commands.view import KINDS, MOST_ROWS, view
+from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import SCHEMA, Bounds, Server, State, Writing
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import operations
 from swiftfs.journal.report import Report, Waiting
-from swiftfs.prices import Cost
 from swiftfs.store import Count, Counters
 
 MIB = 1024 * 1024

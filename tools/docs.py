@@ -7,7 +7,7 @@ import fault_matrix
 import mount_faults
 
 from swiftfs import cli
-from swiftfs.config import OPTIONS
+from swiftfs.config.options import OPTIONS
 from tools.man_pages import command_page, helper_page
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from swiftfs import __version__
-from swiftfs.config import OPTIONS
+from swiftfs.config.options import OPTIONS
 
 _FILES = (
     ("~/.config/swiftfs/config.toml", "options, read where it exists"),

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from swiftfs.config import Options
-from swiftfs.credentials import login_environment
+from swiftfs.config.credentials import login_environment
+from swiftfs.config.options import Options
+from swiftfs.config.sources import build_options, gather
 from swiftfs.daemon import log_to_terminal
 from swiftfs.flags import given
-from swiftfs.settings import build_options, gather
 from swiftfs.store import Stores, connect
 
 

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from swiftfs.commands.account import account_options, connected
 from swiftfs.concurrency import unix_time_ns
-from swiftfs.config import Options
+from swiftfs.config.options import Options
 from swiftfs.errors import AccessDenied
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import Looked, Search, Upload, explain_refusal

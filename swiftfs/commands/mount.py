@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from swiftfs.credentials import login_environment
+from swiftfs.config.credentials import login_environment
+from swiftfs.config.sources import build_options, gather
 from swiftfs.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
 from swiftfs.flags import given
 from swiftfs.mount import MountRequest, check_mountpoint, serve
 from swiftfs.notify import notify
 from swiftfs.paths import Source
-from swiftfs.settings import build_options, gather
 
 
 def run(

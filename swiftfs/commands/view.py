@@ -9,11 +9,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from swiftfs.config import show_size
+from swiftfs.config.options import show_size
+from swiftfs.config.prices import Cost
 from swiftfs.control.client import printable
 from swiftfs.control.snapshot import Bounds, State
 from swiftfs.journal.report import Report, Waiting
-from swiftfs.prices import Cost
 
 KINDS = {
     "PutFile": "file",

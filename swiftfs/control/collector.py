@@ -5,12 +5,12 @@ from pathlib import Path
 
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
+from swiftfs.config.prices import Prices
 from swiftfs.control.snapshot import SCHEMA, Bounds, Server, State, Writing
 from swiftfs.filecache.progress import CacheUse, sent_bytes
 from swiftfs.objects import Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.prices import Prices
 from swiftfs.store import Stores
 
 MOST_WRITING = 100

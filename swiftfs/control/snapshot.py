@@ -7,9 +7,9 @@ from typing import Any
 
 import cattrs
 
+from swiftfs.config.prices import Cost
 from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal.report import Report
-from swiftfs.prices import Cost
 from swiftfs.store.counters import Count
 
 SCHEMA = 1

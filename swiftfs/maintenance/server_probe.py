@@ -9,7 +9,7 @@ from functools import partial
 
 from swiftfs.attributes import Stored, encode_type
 from swiftfs.concurrency import Executor, monotonic, new_pool, sleep, unix_time
-from swiftfs.config import MIB, show_size
+from swiftfs.config.options import MIB, show_size
 from swiftfs.errors import AlreadyExists, ConfigurationError, NotFound, StoreError
 from swiftfs.filecache.segment_container import place_beside
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment

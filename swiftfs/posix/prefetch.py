@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
-from swiftfs.config import Options
+from swiftfs.config.options import Options
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.origin import Origin

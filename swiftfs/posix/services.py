@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftfs.config import Options
+from swiftfs.config.options import Options
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.journal.journal import Journal

@@ -10,7 +10,7 @@ from typing import Any
 
 import platformdirs
 
-from swiftfs.config import OPTIONS, PREFIX, Options, show_size
+from swiftfs.config.options import OPTIONS, PREFIX, Options, show_size
 from swiftfs.errors import ConfigurationError
 
 if sys.version_info >= (3, 11):
