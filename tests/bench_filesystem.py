@@ -9,10 +9,10 @@ from pathlib import Path
 from memory_store import MemoryStore
 
 from swiftfs.config.sources import parse_options
-from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.mount import MountRequest, build
 from swiftfs.store import Counters, RetryingStore, RetryPolicy, Stores
 from swiftfs.store.ambiguous import AmbiguousRequests
 

@@ -8,8 +8,9 @@ import sys
 from functools import partial
 from typing import Any
 
-from swiftfs import cli, concurrency, mount, store
+from swiftfs import cli, concurrency, store
 from swiftfs.journal.scheduler import Dispatch
+from swiftfs.service import mount
 
 
 def main(silence: float, deadline: float, arguments: list[str]) -> None:

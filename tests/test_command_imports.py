@@ -22,7 +22,7 @@ HEAVY = {
     "tenacity",
     "urllib3",
     "swiftfs.journal",
-    "swiftfs.mount",
+    "swiftfs.service.mount",
     "swiftfs.store",
 }
 """Modules that take long to load."""

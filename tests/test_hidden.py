@@ -20,9 +20,9 @@ from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.control.control_dir import PRIVATE, ROOT, HiddenFolder, beside
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.fuse.operations import FileSystem
-from swiftfs.logs import RECENT_CHARACTERS, RECENT_LINES, Recent
 from swiftfs.objects import DIRECT_HANDLES, Caller, FilesystemUsage
 from swiftfs.paths import beside_hidden, without_hidden
+from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
 
 
 def names(folder: Path) -> list[str]:

@@ -52,7 +52,6 @@ CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_
 
 
 MOVING = {
-    "access": "service.write_access",
     "cli": "cli.app",
     "commands.account": "cli.connection",
     "commands.gc": "cli.gc",
@@ -64,14 +63,8 @@ MOVING = {
     "commands.umount": "cli.umount",
     "commands.version": "cli.version",
     "commands.view": "cli.status_view",
-    "daemon": "service.daemon",
     "flags": "cli.options",
-    "hangup": "service.signals",
-    "logs": "service.logging",
-    "mount": "service.mount",
     "mount_helper": "cli.mount_helper",
-    "notify": "service.systemd",
-    "watching": "service.monitoring",
 }
 """Where modules will lie that are still elsewhere."""
 

@@ -28,10 +28,10 @@ from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.journal import journal, scheduler
-from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.mount import MountRequest, build
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Body, Headers
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mounts import Mount
 
-from swiftfs import logs
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.logs import JournalFormatter, Repetition
+from swiftfs.service import logging as logs
+from swiftfs.service.logging import JournalFormatter, Repetition
 
 
 def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
@@ -75,7 +75,8 @@ def test_lines_have_a_priority_only_where_the_journal_reads_them(tmp_path: Path,
     with stream.open("wb") as file:
         found = os.fstat(file.fileno())
         inode = found.st_ino if journal else found.st_ino + 1
-        code = "from swiftfs.daemon import log_to_terminal as t; import logging; t(20); logging.info('hello')"
+        code = "import logging; from swiftfs.service.daemon import log_to_terminal as t; t(20)"
+        code += "; logging.info('hello')"
         environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{inode}"}
         subprocess.run([sys.executable, "-c", code], stderr=file, env=environment, check=True)
     assert stream.read_text() == ("<6>hello\n" if journal else "INFO: hello\n")
@@ -84,7 +85,7 @@ def test_lines_have_a_priority_only_where_the_journal_reads_them(tmp_path: Path,
 def test_a_line_of_ours_is_not_caught_with_those_of_libfuse(tmp_path: Path) -> None:
     code = """if True:
         import logging, os
-        from swiftfs.daemon import log_to_terminal
+        from swiftfs.service.daemon import log_to_terminal
         from swiftfs.fuse.binding import _DivertedStderr
         log_to_terminal(20)
         diverted = _DivertedStderr()
@@ -103,7 +104,7 @@ def test_the_terminal_is_left_when_the_log_goes_elsewhere(tmp_path: Path) -> Non
     code = f"""if True:
         import logging, os
         from pathlib import Path
-        from swiftfs import daemon
+        from swiftfs.service import daemon
         daemon.log_to_terminal(20)
         late = logging.getLogger().handlers[0]
         daemon.log_to_terminal(20)

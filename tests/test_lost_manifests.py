@@ -15,10 +15,10 @@ from scenes import wait_until
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.mount import MountRequest, build
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Folder, Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.mount import MountRequest, build
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Headers
 

@@ -25,9 +25,9 @@ from swiftclient import Connection
 from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
-from swiftfs.mount import MountRequest, build
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.mount import MountRequest, build
 from swiftfs.store import ObjectStore, Stores, connect
 
 OPTIONS = "segment_size=1M,settle=0.2"

@@ -13,7 +13,7 @@ from mounts import Mount
 from swiftclient import Connection
 
 from swiftfs.config.sources import parse_options
-from swiftfs.mount import _kernel_options
+from swiftfs.service.mount import _kernel_options
 
 NOBODY = 65534
 

@@ -19,9 +19,9 @@ from swiftclient import Connection
 from swiftfs.config.credentials import read_credentials
 from swiftfs.config.sources import build_options, from_environment
 from swiftfs.demo.server import SwiftServer
-from swiftfs.mount import _drain
-from swiftfs.notify import notify
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.mount import _drain
+from swiftfs.service.systemd import notify
 
 UNITS = Path(__file__).parents[1] / "systemd"
 UNIT = UNITS / "swiftfs@.service"

@@ -14,7 +14,7 @@ from swiftfs.config.sources import Setting, build_options, from_environment, fro
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.flags import given
-from swiftfs.mount import MountRequest
+from swiftfs.service.mount import MountRequest
 
 SAMPLES = {
     "": "yes",

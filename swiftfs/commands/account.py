@@ -8,8 +8,8 @@ from typing import Any
 from swiftfs.config.credentials import login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
-from swiftfs.daemon import log_to_terminal
 from swiftfs.flags import given
+from swiftfs.service.daemon import log_to_terminal
 from swiftfs.store import Stores, connect
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from swiftfs.config.credentials import login_environment
 from swiftfs.config.sources import build_options, gather
-from swiftfs.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
 from swiftfs.flags import given
-from swiftfs.mount import MountRequest, check_mountpoint, serve
-from swiftfs.notify import notify
 from swiftfs.paths import Source
+from swiftfs.service.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
+from swiftfs.service.mount import MountRequest, check_mountpoint, serve
+from swiftfs.service.systemd import notify
 
 
 def run(

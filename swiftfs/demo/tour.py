@@ -25,7 +25,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.control.unmount import detach, unmount
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.mount import check_mountpoint
+from swiftfs.service.mount import check_mountpoint
 
 CONTAINER = "demo"
 TREE = "tree"

@@ -7,7 +7,7 @@ from pathlib import Path
 from swiftfs.config.options import Options
 from swiftfs.config.prices import Prices
 from swiftfs.control.collector import Vitals
-from swiftfs.logs import Recent
+from swiftfs.service.logging import Recent
 
 
 class Watching:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.logs import JournalFormatter, Recent, Repetition, reads_journal
+from swiftfs.service.logging import JournalFormatter, Recent, Repetition, reads_journal
 
 Ready = Callable[[], None]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from swiftfs.access import may_write
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.cache_dir import locked, own_folder
 from swiftfs.config.options import Options
@@ -23,7 +22,6 @@ from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreErro
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.segment_layout import Layout
-from swiftfs.hangup import HangupWatch, block_hangup
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import Log
 from swiftfs.journal.executor import Execution
@@ -38,13 +36,15 @@ from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadMemory
 from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.namespace import Namespace
-from swiftfs.notify import notify
 from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME, Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.services import Rooms
+from swiftfs.service.monitoring import Watching
+from swiftfs.service.signals import HangupWatch, block_hangup
+from swiftfs.service.systemd import notify
+from swiftfs.service.write_access import may_write
 from swiftfs.store import Stores, connect
-from swiftfs.watching import Watching
 
 log = logging.getLogger(__name__)
 
