@@ -1,5 +1,5 @@
 """`python -m swiftfs` is the `swiftfs` command."""
 
-from swiftfs.cli import main
+from swiftfs.cli.app import main
 
 main(prog_name="swiftfs")

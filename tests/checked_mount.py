@@ -6,6 +6,6 @@ from swiftfs import concurrency
 
 if __name__ == "__main__":
     concurrency.check()
-    from swiftfs import cli  # after the check, for the locks of modules
+    from swiftfs.cli import app  # after the check, for the locks of modules
 
-    cli.main(sys.argv[1:])
+    app.main(sys.argv[1:])

@@ -27,7 +27,7 @@ LARGE = bytes(range(256)) * 16 * 1024
 """4 MiB, which are four segments."""
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["pytest", "swiftfs.commands.mount", "swiftfs.fuse.operations"])
+_forks.set_forkserver_preload(["pytest", "swiftfs.cli.mount", "swiftfs.fuse.operations"])
 
 
 class Killable:

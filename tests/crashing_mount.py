@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs import concurrency
-from swiftfs.cli import main
+from swiftfs.cli.app import main
 
 WATCHED = {"os.rename", "os.remove", "os.link", "os.truncate"}
 """Audit events of what is done to a local file; they come before it is done."""

@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-from swiftfs import cli, concurrency
+from swiftfs import concurrency
+from swiftfs.cli import app
 from swiftfs.journal import late_requests
 
 
@@ -13,7 +14,7 @@ def main(looks: tuple[float, ...], arguments: list[str]) -> None:
     patched.LOOKS = looks
     patched.AGAIN_SECONDS = 1.0
     concurrency.check()
-    cli.main(arguments)
+    app.main(arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from swiftfs import cli, concurrency, store
+from swiftfs import concurrency, store
+from swiftfs.cli import app
 from swiftfs.journal.scheduler import Dispatch
 from swiftfs.service import mount
 
@@ -21,7 +22,7 @@ def main(silence: float, deadline: float, arguments: list[str]) -> None:
     patched[1].connect = partial(store.connect, foreground=policy)
     patched[2]._note_outage = lambda *_: None
     concurrency.check()
-    cli.main(arguments)
+    app.main(arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from commands import swiftfs
 from mounts import Mount, run
 from swiftclient import Connection
 
-HELPER = "from swiftfs.mount_helper import unmount_main; unmount_main()"
+HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
 """The command umount.fuse.swiftfs, whether it is installed or not."""
 
 

@@ -21,7 +21,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mount namespaces")
 
-HELPER = "from swiftfs.mount_helper import unmount_main; unmount_main()"
+HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
 
 
 @contextmanager

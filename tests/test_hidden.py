@@ -167,7 +167,7 @@ def test_the_commands_tell_other_users_who_may_ask(mounted: Mount) -> None:
     reachable(mounted.path)
     for command in ("status", "flush", "retry"):
         script = (
-            "import os; from swiftfs.cli import main; from swiftfs.commands import orders, status\n"
+            "import os; from swiftfs.cli.app import main; from swiftfs.cli import flush as orders, status\n"
             f"os.setgid({NOBODY}); os.setuid({NOBODY}); main(['{command}', {str(mounted.path)!r}])"
         )
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

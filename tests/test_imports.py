@@ -51,37 +51,11 @@ CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_
 """What only `concurrency.py` takes from `time`: a simulation has its own."""
 
 
-MOVING = {
-    "cli": "cli.app",
-    "commands.account": "cli.connection",
-    "commands.gc": "cli.gc",
-    "commands.mount": "cli.mount",
-    "commands.orders": "cli.flush",
-    "commands.probe": "cli.probe",
-    "commands.rescue": "cli.export",
-    "commands.status": "cli.status",
-    "commands.umount": "cli.umount",
-    "commands.version": "cli.version",
-    "commands.view": "cli.status_view",
-    "flags": "cli.options",
-    "mount_helper": "cli.mount_helper",
-}
-"""Where modules will lie that are still elsewhere."""
-
-
-def place(name: str) -> str:
-    """Return where a module, or what it defines, will lie."""
-    return next(
-        (new + name[len(old) :] for old, new in MOVING.items() if f"{name}.".startswith(f"{old}.")), name
-    )
-
-
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def floor(name: str) -> int:
     """Return the floor of a module, or of something in one; raise `LookupError` when it has none."""
-    name = place(name)
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
@@ -125,8 +99,6 @@ def test_imports_go_down(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_folders_of_one_floor_do_not_know_each_other(path: Path) -> None:
-    if MOVING:
-        pytest.skip("modules are still to move")
     name = module_name(path)
     if "." not in name:
         return
@@ -175,8 +147,6 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_every_floor_exists_and_nothing_lies_loose() -> None:
-    if MOVING:
-        pytest.skip("modules are still to move")
     names = {module_name(path) for path in MODULES}
     assert {name for names_of in FLOORS for name in names_of} <= names | {"concurrency"}
     assert {path.stem for path in PACKAGE.glob("*.py")} <= LOOSE

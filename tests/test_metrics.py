@@ -228,6 +228,6 @@ def test_what_it_cost_is_a_metric() -> None:
 
 
 def test_the_library_is_loaded_only_where_it_is_asked_for() -> None:
-    modules = "swiftfs.commands.mount, swiftfs.control.control_dir, swiftfs.service.monitoring"
+    modules = "swiftfs.cli.mount, swiftfs.control.control_dir, swiftfs.service.monitoring"
     code = f"import sys, {modules}; print('prometheus_client' in sys.modules)"
     assert run(sys.executable, "-c", code) == "False\n"

@@ -45,11 +45,11 @@ def test_the_wheel_holds_the_package_its_types_and_its_commands(wheel: Path) -> 
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
-    assert {"swiftfs/cli.py", "swiftfs/py.typed", "swiftfs/demo/tour.py"} <= set(names)
+    assert {"swiftfs/cli/app.py", "swiftfs/py.typed", "swiftfs/demo/tour.py"} <= set(names)
     assert not [name for name in names if not name.startswith("swiftfs")]
-    assert "swiftfs = swiftfs.cli:main" in points
-    assert "mount.swiftfs = swiftfs.mount_helper:main" in points
-    assert "umount.fuse.swiftfs = swiftfs.mount_helper:unmount_main" in points
+    assert "swiftfs = swiftfs.cli.app:main" in points
+    assert "mount.swiftfs = swiftfs.cli.mount_helper:main" in points
+    assert "umount.fuse.swiftfs = swiftfs.cli.mount_helper:unmount_main" in points
 
 
 def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ import pytest
 from click.testing import CliRunner
 from mounts import Mount
 
-from swiftfs import cli
-from swiftfs.commands import mount
+from swiftfs.cli import app, mount
+from swiftfs.cli.options import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
 from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather, parse_options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.flags import given
 from swiftfs.service.mount import MountRequest
 
 SAMPLES = {
@@ -197,7 +196,7 @@ def test_the_command_hands_on_what_it_was_given(
     monkeypatch.setattr(mount, "check_mountpoint", lambda _path: None)
     monkeypatch.setenv("SWIFTFS_TTL", "9")
     words = ["mount", "box", str(tmp_path), "-o", "ro,uploads=2", "--uploads", "3", "--no-prefetch"]
-    result = CliRunner().invoke(cli.main, [*words, "--cache-dir", "cache"])
+    result = CliRunner().invoke(app.main, [*words, "--cache-dir", "cache"])
     assert result.exit_code == 0, result.output
     options = seen[0].options
     assert (options.ro, options.uploads, options.prefetch, options.ttl) == (True, 3, False, 9)
@@ -205,7 +204,7 @@ def test_the_command_hands_on_what_it_was_given(
 
 
 def test_the_help_shows_each_option_with_its_default() -> None:
-    text = " ".join(CliRunner().invoke(cli.main, ["mount", "--help"]).output.split())
+    text = " ".join(CliRunner().invoke(app.main, ["mount", "--help"]).output.split())
     for option in OPTIONS.values():
         assert option.flag in text
         assert not option.default or f"[{option.default}]" in text

@@ -21,7 +21,7 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs import __version__
-from swiftfs.commands.view import KINDS, MOST_ROWS, view
+from swiftfs.cli.status_view import KINDS, MOST_ROWS, view
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import SCHEMA, Bounds, Server, State, Writing
@@ -288,7 +288,7 @@ def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `swiftfs status` with another table of mounts than the kernel's."""
     code = (
         "import sys; from pathlib import Path; from swiftfs.control import client; "
-        "from swiftfs.cli import main; client.MOUNTS = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
+        "from swiftfs.cli.app import main; client.MOUNTS = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
     )
     command = [sys.executable, "-c", code, str(mounts), *words]
     environment = {**clean_environment(), "COLUMNS": "200"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import fault_matrix
 import mount_faults
 
-from swiftfs import cli
+from swiftfs.cli import app
 from swiftfs.config.options import OPTIONS
 from tools.man_pages import command_page, helper_page
 
@@ -23,7 +23,7 @@ def pages() -> Mapping[Path, str]:
     return {
         configuration: _with_tables(configuration, {"options": option_table()}),
         durability: _with_tables(durability, tables),
-        Path("man/swiftfs.1"): command_page(cli.main),
+        Path("man/swiftfs.1"): command_page(app.main),
         Path("man/mount.swiftfs.8"): helper_page(),
     }
 

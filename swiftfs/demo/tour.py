@@ -199,7 +199,7 @@ def _prepare(
     stack.callback(_end, tour)
     tour.say(f"A real OpenStack Swift runs on 127.0.0.1:{server.port}, its data in {server.data}")
     shutil.copytree(Path(swiftfs.__file__).parent, work / TREE, ignore=shutil.ignore_patterns("__pycache__"))
-    (work / TREE / "start").symlink_to("cli.py")
+    (work / TREE / "start").symlink_to("__main__.py")
     return tour
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from swiftfs.commands.view import number
+from swiftfs.cli.status_view import number
 from swiftfs.control.client import printable
 from swiftfs.control.unmount import unmount
 

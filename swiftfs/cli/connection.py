@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from swiftfs.cli.options import given
 from swiftfs.config.credentials import login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
-from swiftfs.flags import given
 from swiftfs.service.daemon import log_to_terminal
 from swiftfs.store import Stores, connect
 

@@ -11,7 +11,7 @@ import platformdirs
 from rich.console import Console
 from rich.filesize import decimal
 
-from swiftfs.commands.account import account_options, connected
+from swiftfs.cli.connection import account_options, connected
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
 from swiftfs.errors import AccessDenied

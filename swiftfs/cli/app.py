@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from swiftfs import __version__
+from swiftfs.cli.options import FOLDER, MOUNTPOINT, account_flags, option_flags
 from swiftfs.config.options import MIB, parse_size
 from swiftfs.errors import SwiftfsError
-from swiftfs.flags import FOLDER, MOUNTPOINT, account_flags, option_flags
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -50,7 +50,7 @@ def mount(
 
     SOURCE is CONTAINER, CONTAINER/PREFIX, or / for the whole account, whose containers are the top folders.
     """
-    from swiftfs.commands import mount as command
+    from swiftfs.cli import mount as command
 
     command.run(source, mountpoint, words, flags, foreground=foreground)
 
@@ -59,7 +59,7 @@ def mount(
 @click.argument("mountpoint", type=MOUNTPOINT)
 def umount(mountpoint: Path) -> None:
     """Unmount MOUNTPOINT and return when all that was written is in Swift."""
-    from swiftfs.commands import umount as command
+    from swiftfs.cli import umount as command
 
     command.run(mountpoint)
 
@@ -92,7 +92,7 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool) -> None:
     A change waits, runs, or is parked: one that Swift refused, kept until `swiftfs retry`, `swiftfs flush`
     or the next mount.
     """
-    from swiftfs.commands import status as command
+    from swiftfs.cli import status as command
 
     command.run(mountpoint, as_json=as_json, watch=watch)
 
@@ -106,7 +106,7 @@ def flush(mountpoint: Path) -> None:
     it stays where it is. So are deletions and changes of attributes that Swift has refused since the last
     flush: they were given up.
     """
-    from swiftfs.commands import orders as command
+    from swiftfs.cli import flush as command
 
     command.run_flush(mountpoint)
 
@@ -118,7 +118,7 @@ def retry(mountpoint: Path) -> None:
 
     It does not wait for that: `swiftfs status` shows what became of it, `swiftfs flush` waits.
     """
-    from swiftfs.commands import orders as command
+    from swiftfs.cli import flush as command
 
     command.run_retry(mountpoint)
 
@@ -133,7 +133,7 @@ def export(origin: Path, target: Path) -> None:
     nothing is changed in the mount. Of a file that was changed in part, the changed blocks are copied to
     PATH.swiftfs-partial. Exit code 1 when something could not be copied whole, with a line for each.
     """
-    from swiftfs.commands import rescue as command
+    from swiftfs.cli import export as command
 
     command.run_export(origin, target)
 
@@ -148,7 +148,7 @@ def recover(origin: Path, target: Path | None) -> None:
     knows the owner of any more, and goes on. They are copied below DIR, an empty folder or a new one: under
     their paths, and those whose path is lost in DIR/swiftfs-lost. Nothing is deleted.
     """
-    from swiftfs.commands import rescue as command
+    from swiftfs.cli import export as command
 
     command.run_recover(origin, target)
 
@@ -188,7 +188,7 @@ def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | st
     the account are read. What a mount has uploaded whose journal is not on this machine is listed, but it
     stays unless --unfinished-uploads is given.
     """
-    from swiftfs.commands import gc as command
+    from swiftfs.cli import gc as command
 
     command.run(source, age, flags, delete=delete, unfinished=unfinished)
 
@@ -215,7 +215,7 @@ def probe(source: str, size: int, **flags: bool | str | None) -> None:
     It writes about thirty small objects and twice SIZE below one hidden prefix, reads them, deletes them all,
     and says what that cost.
     """
-    from swiftfs.commands import probe as command
+    from swiftfs.cli import probe as command
 
     command.run(source, size, flags)
 
@@ -223,7 +223,7 @@ def probe(source: str, size: int, **flags: bool | str | None) -> None:
 @main.command()
 def version() -> None:
     """Print the versions of swiftfs, libfuse and the libraries, for reports of bugs."""
-    from swiftfs.commands import version as command
+    from swiftfs.cli import version as command
 
     command.run()
 

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from swiftfs.commands.view import view
+from swiftfs.cli.status_view import view
 from swiftfs.concurrency import sleep
 from swiftfs.control.client import NotYours, mountpoints, printable, read_state
 from swiftfs.control.snapshot import State

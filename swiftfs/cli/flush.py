@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from swiftfs.commands.view import counts, number
+from swiftfs.cli.status_view import counts, number
 from swiftfs.control.client import flush, printable, read_state, retry
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import Waiting

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.filesize import decimal
 
-from swiftfs.commands.account import account_options, connected
+from swiftfs.cli.connection import account_options, connected
 from swiftfs.errors import SwiftfsError
 from swiftfs.maintenance.server_probe import Finding, Probe, advice
 from swiftfs.paths import Source

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swiftfs.cli.options import given
 from swiftfs.config.credentials import login_environment
 from swiftfs.config.sources import build_options, gather
-from swiftfs.flags import given
 from swiftfs.paths import Source
 from swiftfs.service.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
 from swiftfs.service.mount import MountRequest, check_mountpoint, serve

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from swiftfs.cli import main as cli
+from swiftfs.cli.app import main as cli
+from swiftfs.cli.options import MOUNTPOINT
 from swiftfs.config.sources import build_options, gather
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.flags import MOUNTPOINT
 from swiftfs.paths import SCHEME, Source
 
 FAILED = 32

@@ -1,1 +1,0 @@
-"""Commands about an account that need no mount, a module each."""
