@@ -1,1 +1,1 @@
-"""A real OpenStack Swift (PyPI `swift`, extra `[demo]`) on loopback, for the demo and for the tests."""
+"""A real OpenStack Swift (PyPI `swift`, extra `[demo]`) on loopback, for the demo and the tests."""
