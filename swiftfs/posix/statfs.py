@@ -8,8 +8,8 @@ from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import StoreError
 from swiftfs.objects import FilesystemUsage, Usage
 from swiftfs.paths import Source
-from swiftfs.store.deadline import deadline
 from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import deadline
 
 WITHOUT_QUOTA = 2**50
 """Free bytes shown where no quota is set: a petabyte."""

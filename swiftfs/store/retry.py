@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -13,12 +15,30 @@ from swiftfs.concurrency import may_block, monotonic, new_event
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
-from swiftfs.store.deadline import deadline, remaining
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
+
+
+_END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Let every request begun inside wait no longer than until `seconds` from now; nesting only shortens."""
+    token = _END.set(min(_END.get(), monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def remaining() -> float:
+    """Return the seconds left in this thread's call: infinity without a deadline, never below 0."""
+    return max(0.0, _END.get() - monotonic())
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from swiftfs.concurrency import may_block, monotonic
 from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Count, Counters
-from swiftfs.store.deadline import remaining
 from swiftfs.store.error_map import NETWORK_ERRORS, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import Request
+from swiftfs.store.retry import remaining
 from swiftfs.store.wire.object_headers import content_length, text_of
 
 CHUNK_BYTES = 256 * 1024
