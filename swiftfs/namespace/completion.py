@@ -8,7 +8,7 @@ from swiftfs.errors import Ghost, NotFound
 from swiftfs.namespace.entry import Defaults, Entry, with_details
 from swiftfs.namespace.head_fetcher import Answer, Details, key_of
 from swiftfs.namespace.listing import Listing, Unasked
-from swiftfs.namespace.listings import Listings
+from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.objects import ObjectInfo
 from swiftfs.paths import Folder
 

@@ -21,8 +21,7 @@ from swiftfs.namespace.entry import (
 )
 from swiftfs.namespace.head_fetcher import Details
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
-from swiftfs.namespace.listing_fetcher import Flights
-from swiftfs.namespace.listings import Listings
+from swiftfs.namespace.listing_fetcher import Flights, Listings
 from swiftfs.namespace.overlay import Change, Changes
 from swiftfs.namespace.walk_detector import Walks
 from swiftfs.objects import ObjectInfo, ObjectName, Page
