@@ -9,7 +9,6 @@ from itertools import islice
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
-from swiftfs.namespace.completion import Completion
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,
@@ -19,7 +18,7 @@ from swiftfs.namespace.entry import (
     row_of,
     with_details,
 )
-from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.head_fetcher import Completion, Details
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import Flights, Listings
 from swiftfs.namespace.overlay import Change, Changes
