@@ -7,11 +7,10 @@ from pathlib import Path
 
 from memory_store import MemoryStore
 
-from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_map import BLOCK, Origin
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.making import ContentMaker
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink

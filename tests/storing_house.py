@@ -12,8 +12,8 @@ from memory_store import MemoryStore
 
 from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
+from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_container import SegmentPlaces
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filecache.segment_uploader import SegmentUpload, Standing

@@ -12,8 +12,7 @@ import pytest
 from cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, settle, write
 
 from swiftfs.errors import Corrupt
-from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.block_map import BLOCK, Origin
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]

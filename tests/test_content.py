@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
 from swiftfs.filecache.segment_container import SegmentPlaces
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, Layout

@@ -20,9 +20,8 @@ from swiftclient import Connection
 from swiftfs.attributes import Stored
 from swiftfs.demo.server import Fault
 from swiftfs.errors import Corrupt
-from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_map import BLOCK, Origin
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.journal.database import Log
 from swiftfs.journal.file_upload import Storing

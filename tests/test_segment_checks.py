@@ -9,9 +9,8 @@ from cache_house import MIB, PLAIN, House, noise, read, settle, write
 from memory_store import MemoryStore
 
 from swiftfs.errors import Corrupt, Unavailable
-from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_map import BLOCK, Origin
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.objects import Manifest, ObjectName, Segment
 
 SIZE = 2 * MIB + 777

@@ -4,9 +4,11 @@ What a call costs depends on how many blocks of its range change their state in 
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from swiftfs.filecache import block_tree as tree
 from swiftfs.filecache.block_codec import pack, unpack
+from swiftfs.objects import Manifest, ObjectName
 
 BLOCK = 128 * 1024
 """Bytes in a block: one kernel request, so that a random read downloads little more than it was asked for."""
@@ -169,3 +171,18 @@ def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
         bits >>= ones
         yield start + zeros, start + zeros + ones
         start += zeros + ones
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The version whose bytes fill the file: the first `size` bytes of it, `etag` empty while unknown.
+
+    `whole` is the size of the object, which `size` falls below when the file is truncated. `manifest` is an
+    SLO's own where it is known.
+    """
+
+    name: ObjectName
+    etag: str
+    size: int
+    whole: int
+    manifest: Manifest | None = None

@@ -15,9 +15,8 @@ from pathlib import Path
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Executor, Rank, new_condition
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
 from swiftfs.filecache.downloads import Fetch, Fetches, GivenUp
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.read_ahead import ReadAhead, Streams
 from swiftfs.filecache.remote_blocks import Away
 from swiftfs.filecache.saved import Placed

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
-from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
 from swiftfs.objects import ObjectName, Segment
 
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
-from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)

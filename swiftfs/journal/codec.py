@@ -11,8 +11,7 @@ from cattrs.errors import CattrsError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from swiftfs.filecache.block_map import Blocks
-from swiftfs.filecache.origin import Origin
+from swiftfs.filecache.block_map import Blocks, Origin
 from swiftfs.journal.operations import (
     KINDS,
     Delete,

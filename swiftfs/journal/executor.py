@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
+from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.segment_uploader import SegmentUpload
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import Doom, Storing

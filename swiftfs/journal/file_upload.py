@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from swiftfs.errors import BadRequest, Corrupt, Overtaken, PreconditionFailed, StoreError, TooLarge
+from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.eviction import Snapshot
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
 from swiftfs.filecache.remote_blocks import with_placed
 from swiftfs.filecache.segment_put import Upload

@@ -16,9 +16,9 @@ from functools import partial
 from swiftfs.attributes import Stored, decode_type, is_directory_type
 from swiftfs.concurrency import Rank, new_event, new_lock, new_thread, unix_time
 from swiftfs.errors import NotFound, StoreError
+from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
 from swiftfs.journal.database import Log

@@ -9,8 +9,8 @@ from dataclasses import replace
 from swiftfs.attributes import Stored, guess_type
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
+from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cached_file import Fill
-from swiftfs.filecache.origin import Origin
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, FileSpan, ObjectName

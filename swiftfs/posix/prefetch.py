@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config.options import Options
+from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.origin import Origin
 from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
