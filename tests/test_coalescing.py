@@ -3,8 +3,7 @@
 import pytest
 
 from swiftfs.attributes import Stored
-from swiftfs.filecache.block_map import Blocks
-from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.block_map import Blocks, SavedFile
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (

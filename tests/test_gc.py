@@ -21,8 +21,7 @@ from swiftfs.attributes import Stored
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.filecache.block_map import Blocks
-from swiftfs.filecache.saved import Placed, SavedFile
+from swiftfs.filecache.block_map import Blocks, Placed, SavedFile
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
 from swiftfs.journal.database import SCHEMA, Log, Record

@@ -14,8 +14,7 @@ from scenes import wait_until
 
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin
-from swiftfs.filecache.saved import Placed, SavedFile
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, SavedFile
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.operations import Delete, Description, Intent, PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import copy_journal, salvage

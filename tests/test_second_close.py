@@ -21,8 +21,7 @@ from swiftfs.attributes import Stored
 from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin
-from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import Description, PutFile

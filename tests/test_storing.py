@@ -8,10 +8,9 @@ import pytest
 from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.errors import Corrupt, Overtaken, Unavailable
-from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.block_map import BLOCK, SavedFile
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.downloader import FilledFile
-from swiftfs.filecache.saved import SavedFile
 from swiftfs.filecache.segment_uploader import Standing
 from swiftfs.objects import ObjectName
 

@@ -12,12 +12,11 @@ from memory_store import MemoryStore
 from scenes import wait_until
 from work import Work, work_of
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.patch_plan import plan
 from swiftfs.filecache.progress import sent_bytes
-from swiftfs.filecache.saved import SavedFile
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers

@@ -12,11 +12,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range, missing_of_all
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, block_range, missing_of_all
 from swiftfs.filecache.compared_answers import PIECE, Answer
 from swiftfs.filecache.downloader import FilledFile
 from swiftfs.filecache.downloads import Fetch
-from swiftfs.filecache.saved import Placed
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.filecache.verifier import is_md5
 from swiftfs.objects import Manifest, ObjectInfo

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import os_error
-from swiftfs.filecache.block_map import Origin
+from swiftfs.filecache.block_map import Origin, SavedFile
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.making import ContentMaker
-from swiftfs.filecache.saved import SavedFile
 from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
 from swiftfs.filecache.space import Outlook, Room
 from swiftfs.filecache.version_cache import KeptVersions

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from swiftfs.concurrency import Executor, thread_id
 from swiftfs.errors import NotFound, SwiftfsError, os_error
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile, block_range
 from swiftfs.filecache.eviction import EvictingFile, Snapshot
 from swiftfs.filecache.frozen_copy import Still, refuse_without_room
 from swiftfs.filecache.patch_plan import PIECE, piece_of
-from swiftfs.filecache.saved import SavedFile
 from swiftfs.filecache.sparse_file import Kept, LocalFile, punch_hole
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore

@@ -15,11 +15,10 @@ from pathlib import Path
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Executor, Rank, new_condition
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, block_range
 from swiftfs.filecache.downloads import Fetch, Fetches, GivenUp
 from swiftfs.filecache.read_ahead import ReadAhead, Streams
 from swiftfs.filecache.remote_blocks import Away
-from swiftfs.filecache.saved import Placed
 from swiftfs.filecache.sparse_file import Kept, LocalFile, md5_of, punch_hole
 from swiftfs.filecache.verifier import Check, Part, is_md5
 from swiftfs.objects import ObjectInfo

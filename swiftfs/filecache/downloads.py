@@ -2,9 +2,8 @@
 
 from collections.abc import Collection, Iterator
 
-from swiftfs.filecache.block_map import Blocks
+from swiftfs.filecache.block_map import Blocks, Placed
 from swiftfs.filecache.read_ahead import ReadAhead
-from swiftfs.filecache.saved import Placed
 
 
 class GivenUp(Exception):

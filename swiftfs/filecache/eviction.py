@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from swiftfs.filecache.base_verifier import VerifiedFile
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, block_range
 from swiftfs.filecache.frozen_copy import Still
-from swiftfs.filecache.saved import Placed
 from swiftfs.filecache.segment_uploader import SegmentUpload
 
 

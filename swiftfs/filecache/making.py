@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swiftfs.concurrency import new_pool
-from swiftfs.filecache.block_map import Origin
+from swiftfs.filecache.block_map import Origin, SavedFile
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.saved import SavedFile
 from swiftfs.filecache.segment_container import AUTO, SegmentPlaces
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filecache.segment_uploader import SegmentUpload, Standing

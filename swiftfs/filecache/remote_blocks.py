@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.block_map import BLOCK, Blocks, Placed
 from swiftfs.filecache.patch_plan import Gap, Part, cut_gaps, span
-from swiftfs.filecache.saved import Placed
 from swiftfs.filecache.spans import Spans
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import Overtaken
+from swiftfs.filecache.block_map import Placed
 from swiftfs.filecache.frozen_copy import Still
-from swiftfs.filecache.saved import Placed
 from swiftfs.objects import ObjectName, Segment
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
 from swiftfs.errors import NotFound, Overtaken, StoreError
-from swiftfs.filecache.block_map import Blocks, block_range
+from swiftfs.filecache.block_map import Blocks, Placed, block_range
 from swiftfs.filecache.frozen_copy import Still
-from swiftfs.filecache.saved import Placed
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentPlaces
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filecache.segment_put import Upload, is_all_named, place_of, stored_names

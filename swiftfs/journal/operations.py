@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from swiftfs.attributes import Stored, encode_marker, encode_type, format_time
-from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.block_map import SavedFile
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectName
 from swiftfs.store.protocol import Headers
 

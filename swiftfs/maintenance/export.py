@@ -15,8 +15,7 @@ from typing import BinaryIO
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
-from swiftfs.filecache.saved import SavedFile
+from swiftfs.filecache.block_map import BLOCK, Blocks, SavedFile, block_range
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import PutFile, PutMarker, PutSmall
