@@ -8,9 +8,8 @@ from pathlib import Path
 from memory_store import MemoryStore
 
 from swiftfs.filecache.block_map import BLOCK, Origin
-from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cache import ContentCache, ContentMaker
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink

@@ -14,9 +14,8 @@ from storing_house import MIB, PLAIN, Writer, noise
 
 from swiftfs.errors import Overtaken
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cache import ContentCache, ContentMaker
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.filecache.segment_put import place_of
 from swiftfs.filecache.segment_uploader import SegmentUpload

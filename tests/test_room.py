@@ -15,9 +15,8 @@ from storing_house import MIB
 
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, Origin
-from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cache import ContentCache, ContentMaker
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.objects import ObjectName
 

@@ -13,8 +13,8 @@ from scenes import wait_until
 from work import Work, work_of
 
 from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile
+from swiftfs.filecache.cache import ContentMaker
 from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.making import ContentMaker
 from swiftfs.filecache.patch_plan import plan
 from swiftfs.filecache.progress import sent_bytes
 from swiftfs.filecache.segment_layout import Layout

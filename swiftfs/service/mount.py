@@ -19,8 +19,7 @@ from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
 from swiftfs.control.unmount import detach, died
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
-from swiftfs.filecache.cache import ContentCache
-from swiftfs.filecache.making import ContentMaker
+from swiftfs.filecache.cache import ContentCache, ContentMaker
 from swiftfs.filecache.segment_layout import Layout
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import Log
