@@ -12,7 +12,7 @@ from swiftfs.config.sources import parse_options
 from swiftfs.objects import Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.mount import MountRequest, build
+from swiftfs.service.build import MountRequest, build
 from swiftfs.store import Counters, RetryingStore, RetryPolicy, Stores
 from swiftfs.store.ambiguous import AmbiguousRequests
 

@@ -31,7 +31,7 @@ from swiftfs.journal import journal, scheduler
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.mount import MountRequest, build
+from swiftfs.service.build import MountRequest, build
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Body, Headers
 

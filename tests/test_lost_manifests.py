@@ -18,7 +18,7 @@ from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Folder, Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.mount import MountRequest, build
+from swiftfs.service.build import MountRequest, build
 from swiftfs.store import Counters, RetryingStore, Stores
 from swiftfs.store.protocol import Headers
 

@@ -27,7 +27,7 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.mount import MountRequest, build
+from swiftfs.service.build import MountRequest, build
 from swiftfs.store import ObjectStore, Stores, connect
 
 OPTIONS = "segment_size=1M,settle=0.2"

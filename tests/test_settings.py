@@ -13,7 +13,7 @@ from swiftfs.config.options import OPTIONS, SWITCH, Options
 from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather, parse_options
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.service.mount import MountRequest
+from swiftfs.service.build import MountRequest
 
 SAMPLES = {
     "": "yes",

@@ -10,8 +10,9 @@ from swiftfs.cli.options import given
 from swiftfs.config.credentials import login_environment
 from swiftfs.config.sources import build_options, gather
 from swiftfs.paths import Source
+from swiftfs.service.build import MountRequest
 from swiftfs.service.daemon import Ready, allow_many_files, log_to_system, log_to_terminal, run_in_background
-from swiftfs.service.mount import MountRequest, check_mountpoint, serve
+from swiftfs.service.mount import check_mountpoint, serve
 from swiftfs.service.systemd import notify
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,26 +19,10 @@ from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
 from swiftfs.control.unmount import detach, died
 from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
-from swiftfs.filecache.cache import ContentCache, ContentMaker
-from swiftfs.filecache.segment_layout import Layout
-from swiftfs.journal.conflicts import Conflicts
-from swiftfs.journal.database import Log
-from swiftfs.journal.executor import Execution
-from swiftfs.journal.journal import Journal
-from swiftfs.journal.late_requests import Watch
-from swiftfs.journal.manifest_copy import ManifestCopier
-from swiftfs.journal.operations import PutFile
-from swiftfs.journal.report import progress
-from swiftfs.journal.segment_ownership import Ownership
-from swiftfs.journal.segment_removal import Removal
-from swiftfs.namespace.entry import Defaults
-from swiftfs.namespace.head_cache import HeadMemory
-from swiftfs.namespace.head_fetcher import Details
-from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import Limits
-from swiftfs.paths import SCHEME, Source
+from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.services import Rooms
+from swiftfs.service.build import MountRequest, build
 from swiftfs.service.monitoring import Watching
 from swiftfs.service.signals import HangupWatch, block_hangup
 from swiftfs.service.systemd import notify
@@ -47,8 +31,6 @@ from swiftfs.store import Stores, connect
 
 log = logging.getLogger(__name__)
 
-PER_UPLOAD = 4
-"""Changes under way at once where a large file has one segment: they mostly wait for the answer."""
 
 KERNEL_CACHE_SECONDS = 1.0
 """How long the kernel may answer from its own cache; it adds to `ttl`, so it stays short."""
@@ -56,17 +38,6 @@ KERNEL_CACHE_SECONDS = 1.0
 
 ANSWER_SECONDS = 60.0
 """A mount that has not answered its first stat(2) by then will not."""
-
-
-@dataclass(frozen=True, slots=True)
-class MountRequest:
-    """What `swiftfs mount` was asked to do."""
-
-    source: Source
-    mountpoint: Path
-    options: Options
-    cache_dir: Path | None = None
-    cloud: str | None = None
 
 
 def check_mountpoint(mountpoint: Path) -> None:
@@ -142,59 +113,6 @@ def _check_policy(policy: str, limits: Limits) -> None:
         raise ConfigurationError(
             f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
         )
-
-
-def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
-    """Put the floors together."""
-    options = request.options
-    defaults = Defaults(
-        uid=os.getuid() if options.uid is None else options.uid,
-        gid=os.getgid() if options.gid is None else options.gid,
-        umask=options.umask,
-        ask_times=options.mtime == "meta",
-        slash_markers=options.dir_marker == "slash",
-        typed_markers=options.dir_attributes == "content-type",
-        show_segments=options.show_segments,
-    )
-    store = stores.foreground
-    # First of all: a journal of another format ends the mount, and then no other file was touched.
-    journal_log = Log(cache, f"{request.source} of {stores.who}")
-    records = journal_log.records()
-    details = Details(store, HeadMemory(cache / "heads.sqlite"))
-    namespace = Namespace(
-        store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
-    )
-    layout = Layout(options.segment_size)
-    settle = 0.0 if options.sync else options.settle
-    maker = ContentMaker(
-        store,
-        layout,
-        journal_log.begin_upload,
-        connections=options.connections,
-        uploads=options.uploads,
-        read_ahead=options.read_ahead,
-        segments=options.segments,
-        rests=settle,
-        journal=journal_log.id,
-    )
-    files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
-    lost = journal_log.lost_folder if journal_log.lost else None
-    contents = ContentCache(cache, options.cache_size, maker, files, lost)
-    removal = Removal(store, journal_log, Ownership(journal_log, options.segments))
-    copier = ManifestCopier(store, maker.places, journal_log)
-    conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
-    execution = Execution(store, options.segment_size, conflicts, removal)
-    journal = Journal(
-        execution,
-        contents,
-        journal_log,
-        seconds=settle,
-        parallel=PER_UPLOAD * options.uploads,
-        watch=Watch(stores.ambiguous, store, request.source),
-    )
-    journal.sent = progress(contents, stores.counters.under_way)
-    rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
-    return FileSystem(rooms, request.source, records)
 
 
 def _cache_folder(request: MountRequest, who: str) -> Path:

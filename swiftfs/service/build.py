@@ -1,0 +1,94 @@
+"""Puts a mount's parts together, from the store up to the file system."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftfs.config.options import Options
+from swiftfs.filecache.cache import ContentCache, ContentMaker
+from swiftfs.filecache.segment_layout import Layout
+from swiftfs.journal.conflicts import Conflicts
+from swiftfs.journal.database import Log
+from swiftfs.journal.executor import Execution
+from swiftfs.journal.journal import Journal
+from swiftfs.journal.late_requests import Watch
+from swiftfs.journal.manifest_copy import ManifestCopier
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.report import progress
+from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.segment_removal import Removal
+from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.head_cache import HeadMemory
+from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.namespace import Namespace
+from swiftfs.paths import Source
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.services import Rooms
+from swiftfs.store import Stores
+
+PER_UPLOAD = 4
+"""Changes under way at once where a large file has one segment: they mostly wait for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What `swiftfs mount` was asked to do."""
+
+    source: Source
+    mountpoint: Path
+    options: Options
+    cache_dir: Path | None = None
+    cloud: str | None = None
+
+
+def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
+    """Put the floors together."""
+    options = request.options
+    defaults = Defaults(
+        uid=os.getuid() if options.uid is None else options.uid,
+        gid=os.getgid() if options.gid is None else options.gid,
+        umask=options.umask,
+        ask_times=options.mtime == "meta",
+        slash_markers=options.dir_marker == "slash",
+        typed_markers=options.dir_attributes == "content-type",
+        show_segments=options.show_segments,
+    )
+    store = stores.foreground
+    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    journal_log = Log(cache, f"{request.source} of {stores.who}")
+    records = journal_log.records()
+    details = Details(store, HeadMemory(cache / "heads.sqlite"))
+    namespace = Namespace(
+        store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
+    )
+    layout = Layout(options.segment_size)
+    settle = 0.0 if options.sync else options.settle
+    maker = ContentMaker(
+        store,
+        layout,
+        journal_log.begin_upload,
+        connections=options.connections,
+        uploads=options.uploads,
+        read_ahead=options.read_ahead,
+        segments=options.segments,
+        rests=settle,
+        journal=journal_log.id,
+    )
+    files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
+    lost = journal_log.lost_folder if journal_log.lost else None
+    contents = ContentCache(cache, options.cache_size, maker, files, lost)
+    removal = Removal(store, journal_log, Ownership(journal_log, options.segments))
+    copier = ManifestCopier(store, maker.places, journal_log)
+    conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
+    execution = Execution(store, options.segment_size, conflicts, removal)
+    journal = Journal(
+        execution,
+        contents,
+        journal_log,
+        seconds=settle,
+        parallel=PER_UPLOAD * options.uploads,
+        watch=Watch(stores.ambiguous, store, request.source),
+    )
+    journal.sent = progress(contents, stores.counters.under_way)
+    rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
+    return FileSystem(rooms, request.source, records)
