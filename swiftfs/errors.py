@@ -16,7 +16,7 @@ class ConfigurationError(SwiftfsError):
     errno = errno.EINVAL
 
 
-class Overtaken(SwiftfsError):
+class ChangedDuringUpload(SwiftfsError):
     """Bytes changed while they were uploaded; another attempt stores them as they are then."""
 
     errno = errno.EAGAIN

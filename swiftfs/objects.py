@@ -62,9 +62,10 @@ class Page:
 class ObjectInfo:
     """What HEAD, GET and PUT say of an object.
 
-    `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix; `kept` holds the
-    headers a POST drops unless it sends them again (`Content-Encoding`, `X-Delete-At`, …), by their names.
-    `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0 where the server did not say.
+    `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
+    `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
+    `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
+    where the server did not say.
     """
 
     version: ObjectVersion
@@ -72,7 +73,7 @@ class ObjectInfo:
     content_type: str
     last_modified_ns: int
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     is_slo: bool = False
     dlo_prefix: str | None = None
 

@@ -51,7 +51,7 @@ class _Object:
 
     @property
     def dlo_prefix(self) -> str | None:
-        text = self.headers.kept.get("X-Object-Manifest")
+        text = self.headers.preserved_headers.get("X-Object-Manifest")
         return None if text is None else unquote(text)
 
 
@@ -205,14 +205,16 @@ class MemoryStore:
         with self._request("copy", str(source)):
             found = self._object(source)
             container = self._writable(target)
-            kept = dict(found.headers.kept)
+            kept = dict(found.headers.preserved_headers)
             dlo = kept.pop("X-Object-Manifest", None)
-            wanted = replace(found.headers, kept=kept)
+            wanted = replace(found.headers, preserved_headers=kept)
             if headers is not None:
                 stored = _stored(headers)
                 wanted = replace(stored, content_type=headers.content_type or wanted.content_type)
             if manifest_only and dlo is not None:
-                wanted = replace(wanted, kept={**wanted.kept, "X-Object-Manifest": dlo})
+                wanted = replace(
+                    wanted, preserved_headers={**wanted.preserved_headers, "X-Object-Manifest": dlo}
+                )
             body = found.body if manifest_only else self._content(found)
             manifest = found.manifest if manifest_only else None
             if len(body) > self._limits.object_bytes:
@@ -326,7 +328,7 @@ class MemoryStore:
             content_type=found.headers.content_type,
             last_modified_ns=found.modified_ns,
             metadata=dict(found.headers.metadata),
-            kept=dict(found.headers.kept),
+            preserved_headers=dict(found.headers.preserved_headers),
             is_slo=found.manifest is not None,
             dlo_prefix=found.dlo_prefix,
         )
@@ -378,7 +380,9 @@ def _stored(headers: Headers) -> Headers:
     to_wire(headers)
     metadata: Mapping[str, str] = {name.lower(): value for name, value in headers.metadata.items()}
     return Headers(
-        headers.content_type or "application/octet-stream", metadata or NOTHING, dict(headers.kept)
+        headers.content_type or "application/octet-stream",
+        metadata or NOTHING,
+        dict(headers.preserved_headers),
     )
 
 

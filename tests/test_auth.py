@@ -206,7 +206,7 @@ def test_keystone_endpoint_of_a_region_and_an_interface(keystone: str) -> None:
 @pytest.mark.parametrize("url", ["https://auth.example:5000", "https://auth.example:5000/v3/"])
 def test_keystone_url_is_versioned(url: str) -> None:
     account = _keystone(OS_AUTH_URL=url)
-    assert account.who == "https://auth.example:5000/v3 (user ACCESSKEY)"
+    assert account.label == "https://auth.example:5000/v3 (user ACCESSKEY)"
 
 
 def test_a_certificate_file_is_used(server: SwiftServer, tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
     environment = {"OS_CLIENT_CONFIG_FILE": str(file)}
     stores = connect(environment, cloud="demo")
     try:
-        assert server.auth_url in stores.who
-        assert "test:tester" in stores.who
+        assert server.auth_url in stores.label
+        assert "test:tester" in stores.label
         assert stores.foreground.account_usage().objects >= 0
     finally:
         stores.close()

@@ -9,7 +9,7 @@ import pytest
 from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.attributes import Stored
-from swiftfs.errors import Overtaken, PreconditionFailed, Unavailable
+from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.codec import decode, encode
@@ -233,7 +233,7 @@ class Weather:
         self.writer.store.during = self.disturb
         try:
             self.writer.run()
-        except (Overtaken, Unavailable):
+        except (ChangedDuringUpload, Unavailable):
             return
         finally:
             self.writer.store.during = None

@@ -20,7 +20,7 @@ from storing_house import MIB, NAME, SlowStore, Writer, noise
 from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import BodyChanged, Overtaken
+from swiftfs.errors import BodyChanged, ChangedDuringUpload
 from swiftfs.filecache import cached_file as content_module
 from swiftfs.filecache import frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks
@@ -62,7 +62,7 @@ def attempts(writer: Writer, most: int = 3 * OFTEN) -> int:
     for attempt in range(1, most + 1):
         try:
             writer.run()
-        except Overtaken:
+        except ChangedDuringUpload:
             continue
         return attempt
     raise AssertionError("it is never stored")
@@ -161,7 +161,7 @@ def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.M
     monkeypatch.setattr(frozen_copy, "RESERVE", 2**60)
     monkeypatch.setattr(Still, "clone", lambda *_: False)
     for _ in range(OFTEN + 2):
-        with pytest.raises(Overtaken):
+        with pytest.raises(ChangedDuringUpload):
             writer.run()
     monkeypatch.undo()
     writer.run()

@@ -35,7 +35,7 @@ def test_naver_s_keys(tmp_path: Path) -> None:
         "OS_USER_DOMAIN_ID": "abcd",
     }
     account = open_account(found)
-    assert account.who == f"{NAVER_AUTH_URL} (user AK)"
+    assert account.label == f"{NAVER_AUTH_URL} (user AK)"
     account.close()
     other = read_credentials(secret_file(tmp_path, f"{NAVER}auth_url=https://other.example:5000/v3"))
     assert other["OS_AUTH_URL"] == "https://other.example:5000/v3"

@@ -303,7 +303,9 @@ def test_a_dlo_protects_what_its_prefix_begins() -> None:
     store = MemoryStore("a", "a_segments")
     for key in ("film", "film2"):
         put(store, "a_segments", f"{key}/1795427137.042741/3145728/00000000", b"x")
-    manifest = Headers("video/x", kept={"X-Object-Manifest": "a_segments/film/1795427137.042741/"})
+    manifest = Headers(
+        "video/x", preserved_headers={"X-Object-Manifest": "a_segments/film/1795427137.042741/"}
+    )
     store.put(ObjectName("a", "renamed"), b"", manifest)
     with search_of(store) as search:
         assert run_search(search) == [ObjectName("a_segments", "film2/1795427137.042741/3145728/")]

@@ -12,7 +12,7 @@ from memory_store import MemoryStore
 from scenes import wait_until
 from storing_house import MIB, PLAIN, Writer, noise
 
-from swiftfs.errors import Overtaken
+from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cache import ContentCache, ContentMaker
 from swiftfs.filecache.cached_file import Content
@@ -238,7 +238,7 @@ def test_the_segment_for_holes_holds_zeros_whatever_is_written_meanwhile(
         writer.write(start + place, noise(100))
 
     writer.store.before = write_late
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.run()
     assert writer.stored() == writer.model

@@ -29,7 +29,7 @@ def info(what: State, **changes: object) -> ObjectInfo:
         "content_type": "text/plain",
         "last_modified_ns": 1,
         "metadata": {"mtime": "1.5", "colour": "größe"},
-        "kept": {"Cache-Control": "no-cache"},
+        "preserved_headers": {"Cache-Control": "no-cache"},
         **changes,
     }
     return ObjectInfo(version, **told)  # type: ignore[arg-type]
@@ -202,8 +202,8 @@ def test_without_a_place_on_disk_it_remembers_in_memory(
 
 def test_an_object_whose_time_has_come_is_asked_about_again(path: Path) -> None:
     memory = HeadMemory(path)
-    memory.remember(state(1), info(state(1), kept={"X-Delete-At": "1000000000"}))
-    memory.remember(state(2), info(state(2), kept={"X-Delete-At": "4000000000"}))
+    memory.remember(state(1), info(state(1), preserved_headers={"X-Delete-At": "1000000000"}))
+    memory.remember(state(2), info(state(2), preserved_headers={"X-Delete-At": "4000000000"}))
     assert list(memory.recall_many([state(1), state(2)])) == [state(2)]
     memory.close()
 
@@ -270,7 +270,11 @@ def test_an_answer_about_a_newer_state_than_was_listed_is_not_remembered(
 def test_a_dlo_is_asked_about_again_for_it_grows_without_a_trace(
     store: MemoryStore, details: Details
 ) -> None:
-    store.put(ObjectName("box", "dlo"), b"", Headers("text/plain", kept={"X-Object-Manifest": "parts/dlo/"}))
+    store.put(
+        ObjectName("box", "dlo"),
+        b"",
+        Headers("text/plain", preserved_headers={"X-Object-Manifest": "parts/dlo/"}),
+    )
     entry = listed(store)["dlo"]
     assert details.ask(entry).result().size == 0
     store.put(ObjectName("parts", "dlo/1"), b"grown", Headers("text/plain"))

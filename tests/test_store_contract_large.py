@@ -26,11 +26,15 @@ def test_strange_names_as_copy_target_and_segment(store: ObjectStore, box: str) 
 
 def test_delete_at_is_kept(store: ObjectStore, box: str) -> None:
     name, copy = ObjectName(box, "o"), ObjectName(box, "copy")
-    store.put(name, b"", replace(TEXT, kept={"X-Delete-At": "4102444800"}))
+    store.put(name, b"", replace(TEXT, preserved_headers={"X-Delete-At": "4102444800"}))
     store.copy(name, copy)
-    assert store.head(name).kept == store.head(copy).kept == {"X-Delete-At": "4102444800"}
+    assert (
+        store.head(name).preserved_headers
+        == store.head(copy).preserved_headers
+        == {"X-Delete-At": "4102444800"}
+    )
     store.copy(name, copy, headers=TEXT)
-    assert store.head(copy).kept == {}
+    assert store.head(copy).preserved_headers == {}
 
 
 def test_copy_keeps_the_headers(store: ObjectStore, box: str) -> None:
@@ -39,7 +43,11 @@ def test_copy_keeps_the_headers(store: ObjectStore, box: str) -> None:
     version = store.copy(source, target)
     info = store.head(target)
     assert version == info.version
-    assert (info.content_type, info.metadata, info.kept) == (MODE, {"k": "한"}, {"Content-Encoding": "gzip"})
+    assert (info.content_type, info.metadata, info.preserved_headers) == (
+        MODE,
+        {"k": "한"},
+        {"Content-Encoding": "gzip"},
+    )
     assert store.head(source).metadata == {"k": "한"}
 
 
@@ -49,7 +57,7 @@ def test_copy_with_headers_has_only_those(store: ObjectStore, box: str) -> None:
     store.copy(source, target, headers=Headers("x/y;mtime=2", {"new": "2"}, {"Cache-Control": "no-store"}))
     info = store.head(target)
     assert (info.content_type, info.metadata) == ("x/y;mtime=2", {"new": "2"})
-    assert info.kept == {"Cache-Control": "no-store"}
+    assert info.preserved_headers == {"Cache-Control": "no-store"}
     assert read(store, target)[0] == b"body"
     store.copy(source, source, headers=Headers("", {"self": "1"}))
     assert (store.head(source).content_type, store.head(source).metadata) == (MODE, {"self": "1"})
@@ -138,18 +146,18 @@ def test_dlo(store: ObjectStore, box: str) -> None:
     put(store, box, "parts é/2", b"de")
     name, copy = ObjectName(box, "dlo"), ObjectName(box, "copy")
     value = f"{box}/parts%20%C3%A9/"
-    stored = store.put(name, b"", replace(TEXT, kept={"X-Object-Manifest": value}))
+    stored = store.put(name, b"", replace(TEXT, preserved_headers={"X-Object-Manifest": value}))
     assert stored.dlo_prefix == f"{box}/parts é/"
     info = store.head(name)
     assert (info.size, info.dlo_prefix, info.is_slo) == (5, f"{box}/parts é/", False)
-    assert info.kept == {"X-Object-Manifest": value}
+    assert info.preserved_headers == {"X-Object-Manifest": value}
     assert read(store, name)[0] == b"abcde"
     assert read(store, name, offset=2, length=2)[0] == b"cd"
     assert [row.size for row in store.list_page(box).rows if row.key == "dlo"] == [0]
     store.copy(name, copy, manifest_only=True)
-    assert store.head(copy).kept == {"X-Object-Manifest": value}
+    assert store.head(copy).preserved_headers == {"X-Object-Manifest": value}
     store.copy(name, copy)
-    assert (store.head(copy).size, store.head(copy).kept) == (5, {})
+    assert (store.head(copy).size, store.head(copy).preserved_headers) == (5, {})
     store.post(name, TEXT)
     assert store.head(name).size == 0
 

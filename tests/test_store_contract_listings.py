@@ -95,7 +95,7 @@ def test_the_size_of_a_dlo_longer_than_a_page(small_store: ObjectStore, small_bo
     for number in range(12):
         put(small_store, small_box, f"p/{number:02}", b"abc")
     name = ObjectName(small_box, "dlo")
-    small_store.put(name, b"", replace(TEXT, kept={"X-Object-Manifest": f"{small_box}/p/"}))
+    small_store.put(name, b"", replace(TEXT, preserved_headers={"X-Object-Manifest": f"{small_box}/p/"}))
     assert small_store.head(name).size == 36
     body, info = read(small_store, name)
     assert (body, info.size) == (b"abc" * 12, 36)

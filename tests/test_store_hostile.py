@@ -259,7 +259,7 @@ def test_a_body_in_gzip_is_not_unpacked(hostile: HostileServer, store: SwiftStor
     info = store.get(NAME, lambda _offset, chunk: parts.append(chunk))
     assert b"".join(parts) == bomb
     assert isinstance(info, ObjectInfo)
-    assert info.kept == {"Content-Encoding": "gzip"}
+    assert info.preserved_headers == {"Content-Encoding": "gzip"}
     with pytest.raises(Corrupt):
         store.list_page("c")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from storing_house import MIB, NAME, Writer, noise
 
-from swiftfs.errors import Corrupt, Overtaken, Unavailable
+from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, SavedFile
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.downloader import FilledFile
@@ -48,7 +48,7 @@ def test_a_small_file_that_changes_between_md5_and_bytes_is_overtaken(writer: Wr
     before = writer.stored()
     writer.write(0, b"one")
     writer.store.during = Once(lambda: writer.write(BLOCK, b"two"))
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     assert writer.stored() == before
     assert list(writer.content.changes().runs(0, 3)) == [(0, 2)]
@@ -80,7 +80,7 @@ def test_a_file_that_was_cut_during_the_upload_is_overtaken(writer: Writer, size
         writer.truncate(size)
 
     writer.store.during = Once(cut)
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.run()
     assert writer.stored() == writer.model == writer.read()
@@ -134,7 +134,7 @@ def wait_idle(writer: Writer) -> None:
 def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones_stay(writer: Writer) -> None:
     writer.fill(noise(4 * MIB))
     writer.store.during = Once(lambda: writer.write(MIB + 5, b"change"), f"/{MIB:013d}")
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.puts()
     writer.run()
@@ -160,7 +160,7 @@ def test_a_segment_that_changes_after_its_upload_is_a_later_change(writer: Write
 def test_a_segment_that_changes_before_its_upload_is_overtaken(writer: Writer) -> None:
     writer.fill(noise(4 * MIB))
     writer.store.during = Once(lambda: writer.write(3 * MIB + 5, b"change"), f"/{0:013d}")
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.run()
     assert writer.stored() == writer.model
@@ -184,7 +184,7 @@ def test_a_patch_whose_bytes_change_is_overtaken_and_reuses_the_rest(writer: Wri
     writer.write(5, b"one")
     writer.write(6 * MIB, b"two")
     writer.store.during = Once(lambda: writer.write(6 * MIB + 9, b"three"), f"/{6 * MIB:013d}")
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     assert writer.stored() == before
     writer.puts()
@@ -272,7 +272,7 @@ def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> Non
     kept = writer.named()
     writer.write(0, noise(2 * MIB, 1))
     writer.store.during = Once(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
-    with pytest.raises(Overtaken):
+    with pytest.raises(ChangedDuringUpload):
         writer.run()
     restored = restore(writer, writer.content.save())
     replace_content(writer, restored)
@@ -358,7 +358,7 @@ def test_whatever_is_stored_was_the_file_at_one_moment(
         writer.store.during = chaos.sometimes
         try:
             writer.run()
-        except (Overtaken, Unavailable):
+        except (ChangedDuringUpload, Unavailable):
             continue
         finally:
             writer.store.during = None

@@ -21,7 +21,7 @@ def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
     with connected(options) as stores, Console(stderr=True).status("asking") as status:
         found = Probe(stores.foreground, Source.parse(source), size, status.update)
         with contextlib.closing(found.run()) as running:
-            click.echo(f"account: {stores.who}")
+            click.echo(f"account: {stores.label}")
             for finding in running:
                 findings.append(finding)
                 click.echo(f"{finding.subject}: {finding.text}")

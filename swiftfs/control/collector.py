@@ -45,7 +45,7 @@ class Vitals:
             read_only=rooms.options.ro,
             since=self._since,
             now=unix_time(),
-            server=Server(self._stores.who, _software(limits)),
+            server=Server(self._stores.label, _software(limits)),
             limits=self._bounds(limits),
             cache_folder=str(rooms.cache.absolute()),
             set_aside=tuple(set_aside(rooms.cache)),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Future, new_future
-from swiftfs.errors import Overtaken
+from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import Placed
 from swiftfs.filecache.frozen_copy import Still
 from swiftfs.objects import ObjectName, Segment
@@ -38,10 +38,13 @@ class Upload:
         return upload
 
     def result(self) -> Segment:
-        """Return the segment when it is stored; raise `Overtaken` if it may be of another moment."""
+        """Return the segment when it is stored.
+
+        Raise `ChangedDuringUpload` if it may be of another moment.
+        """
         segment = self.stored.result()
         if self.torn:
-            raise Overtaken(f"{segment.name}: its bytes changed while they were uploaded")
+            raise ChangedDuringUpload(f"{segment.name}: its bytes changed while they were uploaded")
         return segment
 
     def is_good(self, end: int) -> bool:

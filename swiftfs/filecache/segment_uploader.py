@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
-from swiftfs.errors import NotFound, Overtaken, StoreError
+from swiftfs.errors import ChangedDuringUpload, NotFound, StoreError
 from swiftfs.filecache.block_map import Blocks, Placed, block_range
 from swiftfs.filecache.frozen_copy import Still
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentPlaces
@@ -355,8 +355,8 @@ class SegmentUpload:
     def finish(self, size: int) -> Manifest:
         """Upload what is missing of the file's first `size` bytes and return its manifest.
 
-        Raise `Overtaken` when they change meanwhile, or what the first failed upload raised; the good ones
-        are kept, so that another attempt sends only the rest.
+        Raise `ChangedDuringUpload` when they change meanwhile, or what the first failed upload raised; the
+        good ones are kept, so that another attempt sends only the rest.
         """
         uploads = []
         with self._lock:
@@ -478,7 +478,7 @@ class SegmentUpload:
 
     def _run(self, upload: Upload) -> Segment:
         if self._is_torn(upload):  # it could not be used
-            raise Overtaken(f"{self.prefix}: bytes changed before they were uploaded")
+            raise ChangedDuringUpload(f"{self.prefix}: bytes changed before they were uploaded")
         source = upload.still.descriptor if upload.still is not None else self._descriptor
         try:
             segment = self._find(upload, source) or self._put_zeros(upload, source)

@@ -27,8 +27,8 @@ from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.protocol import Headers
 
 _KEYS: Mapping[type, Mapping[str, str]] = {
-    Headers: {"kept": "kept"},
-    Description: {"kept": "kept"},
+    Headers: {"preserved_headers": "kept"},
+    Description: {"preserved_headers": "kept"},
     Origin: {"whole": "whole"},
     PutFile: {"fresh": "fresh", "inherit": "inherit", "garbage": "garbage"},
     PutSmall: {"fresh": "fresh"},

@@ -124,8 +124,8 @@ class Execution:
             return replace(intent, replaces_large=False)
         content.correct(info)
         # A DLO's own header would have its segments served instead of the bytes.
-        kept = {name: value for name, value in info.kept.items() if name != "X-Object-Manifest"}
-        description = replace(intent.description, metadata=info.metadata, kept=kept)
+        kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
+        description = replace(intent.description, metadata=info.metadata, preserved_headers=kept)
         return replace(intent, description=description, replaces_large=info.is_slo)
 
     def run(self, intent: Intent) -> ObjectInfo | None:

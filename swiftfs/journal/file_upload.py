@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from swiftfs.errors import BadRequest, Corrupt, Overtaken, PreconditionFailed, StoreError, TooLarge
+from swiftfs.errors import BadRequest, ChangedDuringUpload, Corrupt, PreconditionFailed, StoreError, TooLarge
 from swiftfs.filecache.block_map import Origin
 from swiftfs.filecache.cached_file import Content
 from swiftfs.filecache.eviction import Snapshot
@@ -40,22 +40,22 @@ class Storing:
         Before that request `doom` is told of them.
 
         Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so one that succeeds has
-        stored the bytes of one moment in between; one that is refused because they changed is `Overtaken`,
-        and so is a manifest whose segments would be of several moments. The next attempt takes the rest, and
-        after some in vain a copy of one moment.
+        stored the bytes of one moment in between; one that is refused because they changed is
+        `ChangedDuringUpload`, and so is a manifest whose segments would be of several moments. The next
+        attempt takes the rest, and after some in vain a copy of one moment.
         """
         snapshot = content.begin_upload()
         try:
             if snapshot.size <= self._segment_size:
                 return self._put(intent, content, snapshot, doom)
             return self._put_segments(intent, content, snapshot, doom)
-        except Overtaken:
+        except ChangedDuringUpload:
             content.was_overtaken()
             raise
         except Corrupt as error:
             if content.overtaken:
                 content.was_overtaken()
-                raise Overtaken(f"{intent.name}: the file changed while it was uploaded") from error
+                raise ChangedDuringUpload(f"{intent.name}: the file changed while it was uploaded") from error
             raise
         finally:
             content.upload_failed()
@@ -200,6 +200,6 @@ class Storing:
 
 
 def _refuse_cut(intent: PutFile, content: Content) -> None:
-    """Raise `Overtaken` when what was uploaded holds zeros where the file was cut, which it never did."""
+    """Raise `ChangedDuringUpload` when what was uploaded holds zeros where the file was cut."""
     if content.is_cut:
-        raise Overtaken(f"{intent.name}: the file was truncated while it was uploaded")
+        raise ChangedDuringUpload(f"{intent.name}: the file was truncated while it was uploaded")

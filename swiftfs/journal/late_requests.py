@@ -389,7 +389,7 @@ def _same_headers(sent: Headers, info: ObjectInfo) -> bool:
     return (
         sent.content_type in ("", info.content_type)
         and _lower(sent.metadata) == _lower(info.metadata)
-        and _lower(sent.kept) == _lower(info.kept)
+        and _lower(sent.preserved_headers) == _lower(info.preserved_headers)
     )
 
 
@@ -418,7 +418,7 @@ def _description(headers: Headers) -> Description:
     metadata = {name: value for name, value in headers.metadata.items() if name.lower() != "mtime"}
     if stored.mtime_ns is None:
         metadata = dict(headers.metadata)
-    return Description(media_type, replace(stored, slo=None), metadata, headers.kept)
+    return Description(media_type, replace(stored, slo=None), metadata, headers.preserved_headers)
 
 
 def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Intent | None:
@@ -438,7 +438,7 @@ def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> In
         if info is None:
             return PutMarker(name, last.headers, fresh=False)
         description = Description(
-            last.headers.content_type, Stored(), last.headers.metadata, last.headers.kept
+            last.headers.content_type, Stored(), last.headers.metadata, last.headers.preserved_headers
         )
     else:
         description = _description(last.headers)

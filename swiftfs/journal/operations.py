@@ -16,11 +16,13 @@ class Description:
     media_type: str
     stored: Stored
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def headers(self) -> Headers:
         """Return them as Swift takes them."""
-        return Headers(encode_type(self.media_type, self.stored), self.sent_metadata(), self.kept)
+        return Headers(
+            encode_type(self.media_type, self.stored), self.sent_metadata(), self.preserved_headers
+        )
 
     def sent_metadata(self) -> Mapping[str, str]:
         """Return the metadata with the time, which rclone and the swift CLI read there."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
-from swiftfs.errors import AlreadyExists, Overtaken, SwiftfsError, Unavailable
+from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
 from swiftfs.filecache.cache import ContentCache
 from swiftfs.filecache.cached_file import Content
 from swiftfs.journal.database import Log
@@ -404,7 +404,7 @@ class Dispatch:
             self._note_outage(error)
             if self._hand_over(task):
                 return
-            if isinstance(error, Overtaken):
+            if isinstance(error, ChangedDuringUpload):
                 pause = 0.0 if task.urgent else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return

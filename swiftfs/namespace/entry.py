@@ -174,7 +174,7 @@ def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         etag=info.version.etag,
         large=info.is_slo,
         asked=True,
-        headers=Headers(base, info.metadata, info.kept),
+        headers=Headers(base, info.metadata, info.preserved_headers),
         hinted=False,
     )
 

@@ -186,7 +186,7 @@ def _encode(info: ObjectInfo) -> str:
             info.content_type,
             info.last_modified_ns,
             dict(info.metadata),
-            dict(info.kept),
+            dict(info.preserved_headers),
             info.is_slo,
             info.dlo_prefix,
         ],
@@ -207,5 +207,5 @@ def _checksum(state: State, text: str) -> int:
 
 def _expired(info: ObjectInfo, now: float) -> bool:
     """Say whether the object's time has come (`X-Delete-At`, seconds): only Swift knows if it is there."""
-    moment = info.kept.get("X-Delete-At", "")
+    moment = info.preserved_headers.get("X-Delete-At", "")
     return moment.isdecimal() and int(moment) <= now

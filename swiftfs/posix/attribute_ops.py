@@ -170,11 +170,11 @@ class Metadata:
             self._post(path, self._rooms.namespace.lookup(path), _unchanged, metadata)
             return
         with node.lock:
-            kept = node.description.kept
+            kept = node.description.preserved_headers
             if not node.dirty and not node.hidden and node.entry is not None:
                 node.entry = self._post(path, node.entry, _unchanged, metadata)
-                kept = self._headers(node.entry).kept
-            node.description = replace(node.description, metadata=metadata, kept=kept)
+                kept = self._headers(node.entry).preserved_headers
+            node.description = replace(node.description, metadata=metadata, preserved_headers=kept)
             node.inherit = False
 
     def _learn(self, node: Node) -> None:
@@ -182,7 +182,9 @@ class Metadata:
         if node.inherit:
             with suppress(NotFound):
                 told = self._rooms.store.head(node.name)
-                node.description = replace(node.description, metadata=told.metadata, kept=told.kept)
+                node.description = replace(
+                    node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
+                )
             node.inherit = False
 
     def _headers(self, entry: Entry) -> Headers:
@@ -197,7 +199,7 @@ class Metadata:
             if entry.last_modified:
                 raise
             return Headers(entry.media_type)  # another client deleted it, and our change will store it again
-        return Headers(entry.media_type, info.metadata, info.kept)
+        return Headers(entry.media_type, info.metadata, info.preserved_headers)
 
     def _post(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
         """Store an entry's new attributes, and new metadata unless it is None; return the new entry."""
@@ -217,7 +219,7 @@ class Metadata:
     def _post_file(self, path: str, entry: Entry, headers: Headers) -> None:
         assert entry.object is not None
         stat = entry.attributes
-        if "X-Object-Manifest" in headers.kept:
+        if "X-Object-Manifest" in headers.preserved_headers:
             # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
             sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
             self._promises.make(path, SetHeaders(entry.object, sent), entry)
@@ -225,7 +227,7 @@ class Metadata:
             slo = entry.etag if entry.large else None
             device = stat.device or None
             stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
-            description = Description(entry.media_type, stored, headers.metadata, headers.kept)
+            description = Description(entry.media_type, stored, headers.metadata, headers.preserved_headers)
             self._promises.make(path, Describe(entry.object, description, entry.large), entry)
 
     def _describe_container(self, container: str, entry: Entry) -> None:
@@ -244,7 +246,9 @@ class Metadata:
             self._record(path, entry)
             return entry
         defaults = self._rooms.defaults
-        sent = marker_headers(entry.attributes, headers.metadata, headers.kept, typed=defaults.typed_markers)
+        sent = marker_headers(
+            entry.attributes, headers.metadata, headers.preserved_headers, typed=defaults.typed_markers
+        )
         intent: SetHeaders | PutMarker
         if entry.object is not None and not entry.missing:
             intent = SetHeaders(entry.object, sent)

@@ -210,7 +210,7 @@ class Files:
             content = self._prefetch.take(version) or self._contents.new(version.name, origin)
         content.told = None  # what a download of an earlier opening told may have changed
         headers = entry.headers or Headers(entry.media_type)
-        description = Description(headers.content_type, Stored(), headers.metadata, headers.kept)
+        description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
         node = Node(path, version_of(entry).name, content, entry.attributes, description, entry)
         node.inherit = entry.headers is None
         return node
@@ -242,7 +242,9 @@ class Files:
     def _hand_in(self, node: Node) -> None:
         if node.inherit and node.content.told is not None:
             told, node.inherit = node.content.told, False
-            node.description = replace(node.description, metadata=told.metadata, kept=told.kept)
+            node.description = replace(
+                node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
+            )
         self._learn(node)
         self.settle_hidden(node.name)
         before = node.entry or node.replaces

@@ -75,8 +75,12 @@ class Node:
         """
         stat = self.stat
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
-        kept = {name: value for name, value in self.description.kept.items() if name != "X-Object-Manifest"}
-        return replace(self.description, stored=stored, kept=kept)
+        kept = {
+            name: value
+            for name, value in self.description.preserved_headers.items()
+            if name != "X-Object-Manifest"
+        }
+        return replace(self.description, stored=stored, preserved_headers=kept)
 
 
 @dataclass(frozen=True, slots=True)

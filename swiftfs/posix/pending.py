@@ -112,7 +112,7 @@ class Promises:
         else:
             sent = intent.description.headers()
             stored = intent.description.stored
-            headers = Headers(intent.description.media_type, sent.metadata, sent.kept)
+            headers = Headers(intent.description.media_type, sent.metadata, sent.preserved_headers)
         attributes = self._rooms.defaults.apply(entry.attributes, stored)
         return replace(entry, attributes=attributes, headers=headers)
 
@@ -130,7 +130,7 @@ class Promises:
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     """Return the entry of a file as a listing will show it, now that Swift has stored it."""
     etag = info.version.etag
-    headers = entry.headers or Headers(entry.media_type, info.metadata, info.kept)
+    headers = entry.headers or Headers(entry.media_type, info.metadata, info.preserved_headers)
     return replace(entry, etag=etag, hash="" if info.is_slo else etag, large=info.is_slo, headers=headers)
 
 
@@ -149,7 +149,9 @@ def file_promise(
         media_type, stored = decode_type(description.headers().content_type)
     attributes = defaults.apply(defaults.file(size, 0, inode_of(name)), stored)
     headers = (
-        None if inherit else Headers(description.media_type, description.sent_metadata(), description.kept)
+        None
+        if inherit
+        else Headers(description.media_type, description.sent_metadata(), description.preserved_headers)
     )
     return Entry(
         split(path)[1],

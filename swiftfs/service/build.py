@@ -55,7 +55,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     )
     store = stores.foreground
     # First of all: a journal of another format ends the mount, and then no other file was touched.
-    journal_log = Log(cache, f"{request.source} of {stores.who}")
+    journal_log = Log(cache, f"{request.source} of {stores.label}")
     records = journal_log.records()
     details = Details(store, HeadMemory(cache / "heads.sqlite"))
     namespace = Namespace(

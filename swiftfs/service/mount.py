@@ -73,7 +73,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             _check_policy(policy, stores.foreground.limits())
         if not request.options.ro and not may_write(stores.foreground, request.source):
             request = replace(request, options=replace(request.options, ro=True))
-        cache = stack.enter_context(locked(_cache_folder(request, stores.who)))
+        cache = stack.enter_context(locked(_cache_folder(request, stores.label)))
         with _collecting_later():
             filesystem = build(stores, request, cache)
         vitals = Vitals(filesystem, stores, request.source, request.mountpoint, watching.prices)
@@ -144,14 +144,15 @@ def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> Non
         filesystem.begin()
     except NotFound:
         raise ConfigurationError(
-            f"no container {request.source.container!r} at {stores.who}: create it first, as by 'swift post'"
+            f"no container {request.source.container!r} at {stores.label}: "
+            "create it first, as by 'swift post'"
         ) from None
     except AccessDenied as error:
         raise ConfigurationError(
-            f"{stores.who} may not read {request.source}: check its rights and its project ({error})"
+            f"{stores.label} may not read {request.source}: check its rights and its project ({error})"
         ) from None
     except StoreError as error:
-        raise ConfigurationError(f"{stores.who}: {request.source} cannot be listed: {error}") from None
+        raise ConfigurationError(f"{stores.label}: {request.source} cannot be listed: {error}") from None
 
 
 def _mount(

@@ -36,7 +36,7 @@ class Stores:
     foreground: ObjectStore
     background: ObjectStore
     counters: Counters
-    who: str
+    label: str
     """The auth URL and the user, for messages."""
     known_limits: Callable[[], Limits | None] = lambda: None
     """Tells what the server has said of its limits without asking it."""
@@ -78,7 +78,7 @@ def connect(
         foreground=RetryingStore(store, foreground, ambiguous=ambiguous),
         background=RetryingStore(store, background, owns=False, ambiguous=ambiguous),
         counters=store.counters,
-        who=account.who,
+        label=account.label,
         known_limits=store.known_limits,
         ambiguous=ambiguous,
     )

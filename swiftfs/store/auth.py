@@ -35,14 +35,14 @@ LOGIN_SECONDS = 5.0
 class Account:
     """Who we are to Swift: the storage URL and a token, renewed once for all threads when it is refused.
 
-    `who` names the auth URL and the user for messages; the key stays inside `session`.
+    `label` names the auth URL and the user for messages; the key stays inside `session`.
     """
 
     def __init__(
         self, session: Session, who: str, *, region: str | None = None, interface: str = "public"
     ) -> None:
         self.session = session
-        self.who = who
+        self.label = who
         self._region = region
         self._interface = interface
         self._lock = new_lock(Rank.RENEWALS)
@@ -50,7 +50,7 @@ class Account:
         self._endpoint = ""
 
     def __repr__(self) -> str:
-        return f"Account({self.who})"
+        return f"Account({self.label})"
 
     def endpoint(self) -> str:
         """Return the storage URL, asked once; raise `AccessDenied`, `Unavailable` or `ConfigurationError`."""
@@ -106,26 +106,26 @@ class Account:
             raise self._failure(error) from None
         if not found:
             where = f" in region {self._region}" if self._region else ""
-            raise ConfigurationError(f"{self.who}: no object-store endpoint{where} in the catalog")
+            raise ConfigurationError(f"{self.label}: no object-store endpoint{where} in the catalog")
         if urlsplit(str(found)).scheme not in ("http", "https"):
-            raise ConfigurationError(f"{self.who}: the storage URL {found} is neither http nor https")
-        if str(found).startswith("http:") and self.who.startswith("https:"):
-            log.warning("%s: the storage URL is %s: whoever is on the way can read it", self.who, found)
+            raise ConfigurationError(f"{self.label}: the storage URL {found} is neither http nor https")
+        if str(found).startswith("http:") and self.label.startswith("https:"):
+            log.warning("%s: the storage URL is %s: whoever is on the way can read it", self.label, found)
         return str(found).rstrip("/")
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
         if isinstance(error, keystone_errors.Unauthorized | keystone_errors.Forbidden):
-            return AccessDenied(f"{self.who}: wrong user or key")
+            return AccessDenied(f"{self.label}: wrong user or key")
         if isinstance(error, keystone_errors.SSLError):
-            return StoreError(f"{self.who}: {_tls_failure(error)}")
+            return StoreError(f"{self.label}: {_tls_failure(error)}")
         status = getattr(error, "http_status", 0) or 0
         if status == 404 and "token" in str(error).lower():  # so Keystone speaks of one that is over
-            return AccessDenied(f"{self.who}: the token is not valid, or not any more")
+            return AccessDenied(f"{self.label}: the token is not valid, or not any more")
         if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
-            asked = f"the authentication server{_proxy_of(self.who)}"
-            return Unavailable(f"{self.who}: no answer from {asked}, {_short(error)}")
+            asked = f"the authentication server{_proxy_of(self.label)}"
+            return Unavailable(f"{self.label}: no answer from {asked}, {_short(error)}")
         return ConfigurationError(
-            f"{self.who}: cannot authenticate there, {_short(error)}: check the auth URL"
+            f"{self.label}: cannot authenticate there, {_short(error)}: check the auth URL"
         )
 
 

@@ -20,7 +20,7 @@ class Headers:
 
     content_type: str
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 class ObjectStore(Protocol):

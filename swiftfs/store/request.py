@@ -27,9 +27,9 @@ class Request:
 
     `operation` is its class in the counters and its name in messages. `meaning` says what a status means
     here where that differs from the common table. Without a container it is about the account, and an empty
-    one is refused: a DELETE of it would be of all there is. `patience` is the longest silence in seconds; a
-    request that `works` keeps its patience whatever the deadline of the call. An answer above `most` bytes is
-    refused where it must be held in memory. `/info` takes no token.
+    one is refused: a DELETE of it would be of all there is. `read_timeout` is the longest silence in seconds;
+    a request that `long_running` keeps its patience whatever the deadline of the call. An answer above
+    `max_bytes` bytes is refused where it must be held in memory. `/info` takes no token.
     """
 
     operation: str
@@ -40,9 +40,9 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     body: Body | None = None
     meaning: Mapping[int, type[StoreError]] = field(default_factory=dict)
-    patience: float = ANSWER_SECONDS
-    most: int = ANSWER_BYTES
-    works: bool = False
+    read_timeout: float = ANSWER_SECONDS
+    max_bytes: int = ANSWER_BYTES
+    long_running: bool = False
     info: bool = False
 
     @property

@@ -194,7 +194,9 @@ class RetryingStore:
         with suppress(StoreError):
             info = self._store.head(version.name)
             if info.version.etag == version.etag:
-                effect = replace(effect, headers=Headers(info.content_type, info.metadata, info.kept))
+                effect = replace(
+                    effect, headers=Headers(info.content_type, info.metadata, info.preserved_headers)
+                )
                 if info.is_slo:
                     effect = replace(effect, manifest=self._store.manifest(version.name))
         return effect

@@ -35,7 +35,7 @@ from swiftfs.store.wire.info import UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire
 from swiftfs.store.wire.object_headers import content_length, etag_of, from_wire, sent_info, to_wire
-from swiftfs.store.wire.ranged_get import Download
+from swiftfs.store.wire.ranged_get import RangedGet
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
@@ -79,7 +79,7 @@ class SwiftStore:
         self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(UNMATCHED)
 
     def __repr__(self) -> str:
-        return f"SwiftStore({self._account.who})"
+        return f"SwiftStore({self._account.label})"
 
     def limits(self) -> Limits:
         """As the protocol says; while `/info` does not answer, what is safe with any server."""
@@ -141,7 +141,7 @@ class SwiftStore:
         asked = min(limit, limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=asked)
         most = ANSWER_BYTES + ROW_BYTES * (asked or limits.listing)
-        request = Request("list_page", "GET", container, query=query, most=most)
+        request = Request("list_page", "GET", container, query=query, max_bytes=most)
         reply = self._transport.send(request)
         return read_page(
             _listing(reply), request.subject, prefix=prefix, marker=marker, limit=asked, limits=limits
@@ -158,17 +158,17 @@ class SwiftStore:
         version = ObjectVersion(name, etag)
         if version not in self._unmatched:
             try:
-                return self._receive(Download(name, sink, offset, length, etag))
+                return self._receive(RangedGet(name, sink, offset, length, etag))
             except PreconditionFailed:
                 # A plain copy of an SLO keeps what Swift compares `If-Match` with, which is not its ETag.
                 if self.head(name).version.etag != etag:
                     raise
-        found = self._receive(Download(name, sink, offset, length, etag, conditional=False))
+        found = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
         with self._lock:
             self._unmatched[version] = None
         return found
 
-    def _receive(self, download: Download) -> ObjectInfo:
+    def _receive(self, download: RangedGet) -> ObjectInfo:
         with self._transport.open(download.request) as answer:
             return download.receive(answer)
 
@@ -190,7 +190,7 @@ class SwiftStore:
             headers=sent,
             body=body,
             meaning=meaning,
-            patience=PUT_SECONDS,
+            read_timeout=PUT_SECONDS,
         )
         try:
             answer = self._transport.send(request).headers
@@ -213,8 +213,8 @@ class SwiftStore:
             headers=to_wire(headers),
             body=manifest_to_wire(manifest),
             meaning={413: TooLarge},
-            patience=WORK_SECONDS,
-            works=True,
+            read_timeout=WORK_SECONDS,
+            long_running=True,
         )
         answer = self._transport.send(request).headers
         return sent_info(name, headers, answer, manifest.size, is_slo=True)
@@ -245,8 +245,8 @@ class SwiftStore:
             query="multipart-manifest=get" if manifest_only else "",
             headers=sent,
             meaning={413: TooLarge},
-            patience=WORK_SECONDS,
-            works=True,
+            read_timeout=WORK_SECONDS,
+            long_running=True,
         )
         answer = self._transport.send(request).headers
         return ObjectVersion(target, etag_of(answer))

@@ -67,7 +67,7 @@ class Answer:
             seconds = monotonic() - begun
             trickles = seconds > TRICKLE_SECONDS and self.received < seconds * TRICKLE_RATE
             # While Swift works it sends a blank now and then, which is no trickle; only silence ends that.
-            if trickles and not self.request.works:
+            if trickles and not self.request.long_running:
                 what = f"{self.request.operation} {self.request.subject}"
                 raise TimedOut(f"{what}: {self.received} bytes came in {seconds:.0f} s")
             yield chunk
@@ -85,10 +85,10 @@ class Answer:
         parts = []
         for chunk in self.chunks():
             parts.append(chunk)
-            if self.received > self.request.most:
+            if self.received > self.request.max_bytes:
                 raise Corrupt(
                     f"{self.request.operation} {self.request.subject}: "
-                    f"the answer is longer than {self.request.most} bytes"
+                    f"the answer is longer than {self.request.max_bytes} bytes"
                 )
         return b"".join(parts)
 
@@ -146,7 +146,7 @@ class Transport:
             self._count(request, answer, seconds)
 
     def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
-        patience = request.patience if request.works else min(request.patience, remaining())
+        patience = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
         if patience <= 0:
             raise TimedOut(f"{request.operation} {request.subject}: no time is left", may_land=False)
         try:

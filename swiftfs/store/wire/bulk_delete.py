@@ -48,8 +48,8 @@ def bulk_delete_request(names: Sequence[ObjectName]) -> Request:
         headers={"Content-Type": "text/plain", "Accept": "application/json"},
         body="\n".join(quoted_path(name) for name in names).encode(),
         meaning={501: BadRequest},
-        patience=WORK_SECONDS,
-        works=True,
+        read_timeout=WORK_SECONDS,
+        long_running=True,
     )
 
 

@@ -53,7 +53,7 @@ def to_wire(headers: Headers) -> dict[str, str]:
         if not _META_NAME.fullmatch(name):
             raise BadRequest(f"{name!r} cannot be the name of object metadata")
         sent[f"X-Object-Meta-{name}"] = _checked(name, value)
-    for name, value in headers.kept.items():
+    for name, value in headers.preserved_headers.items():
         if name.lower() not in KEPT:
             raise BadRequest(f"{name!r} is not a header that is kept with an object")
         sent[KEPT[name.lower()]] = _checked(name, value)
@@ -69,7 +69,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         content_type=headers.get("content-type", ""),
         last_modified_ns=_timestamp(headers),
         metadata={key[len(META) :]: value for key, value in headers.items() if key.startswith(META)},
-        kept={KEPT[key]: value for key, value in headers.items() if key in KEPT},
+        preserved_headers={KEPT[key]: value for key, value in headers.items() if key in KEPT},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
         dlo_prefix=None if dlo is None else unquote(dlo),
     )
@@ -79,7 +79,7 @@ def sent_info(
     name: ObjectName, sent: Headers, answer: Mapping[str, str], size: int, *, is_slo: bool = False
 ) -> ObjectInfo:
     """Return what an object is after a PUT of `sent` that the server answered with `answer`."""
-    kept = {KEPT[key.lower()]: value for key, value in sent.kept.items()}
+    kept = {KEPT[key.lower()]: value for key, value in sent.preserved_headers.items()}
     dlo = kept.get("X-Object-Manifest")
     return ObjectInfo(
         version=ObjectVersion(name, etag_of(answer)),
@@ -87,7 +87,7 @@ def sent_info(
         content_type=sent.content_type,
         last_modified_ns=_timestamp(answer),
         metadata={key.lower(): value for key, value in sent.metadata.items()},
-        kept=kept,
+        preserved_headers=kept,
         is_slo=is_slo,
         dlo_prefix=None if dlo is None else unquote(dlo),
     )

@@ -35,7 +35,7 @@ class Answer(Protocol):
         """Yield the body as it comes."""
 
 
-class Download:
+class RangedGet:
     """`length` bytes of an object from `offset` on, or all up to its end, on their way to `sink`.
 
     They are those of the version `etag` unless that is empty; without `conditional` the server is not asked
