@@ -19,7 +19,7 @@ from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.version_index import Index
 from swiftfs.journal.database import SCHEMA, Log
 from swiftfs.maintenance.journaled_uploads import journaled
-from swiftfs.namespace.head_cache import HeadMemory
+from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.sqlite import OtherFormat, Schema, open_database
 
 FIRST_JOURNAL = """
@@ -289,12 +289,12 @@ def test_a_cache_of_another_format_is_kept_aside(
     caplog.set_level("INFO")
     index, heads = tmp_path / "content.sqlite", tmp_path / "heads.sqlite"
     Index(index).close(clean=True)
-    HeadMemory(heads).close()
+    HeadCache(heads).close()
     for path in (index, heads):
         rewrite(path, f"PRAGMA {mark if path == index else mark.replace('= 1', '= 0')}")
     before = [path.read_bytes() for path in (index, heads)]
     Index(index).close(clean=True)
-    HeadMemory(heads).close()
+    HeadCache(heads).close()
     aside = [path.with_name(f"{path.name}.other") for path in (index, heads)]
     assert [path.name for path in sorted(tmp_path.glob("*.other"))] == [path.name for path in aside]
     assert [path.read_bytes() for path in aside] == before
@@ -307,11 +307,11 @@ def test_a_cache_of_another_format_is_kept_aside(
 def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index, heads = tmp_path / "content.sqlite", tmp_path / "heads.sqlite"
     Index(index).close(clean=True)
-    HeadMemory(heads).close()
+    HeadCache(heads).close()
     rewrite(index, "DROP TABLE session")
     rewrite(heads, "DROP TABLE heads")
     Index(index).close(clean=True)
-    HeadMemory(heads).close()
+    HeadCache(heads).close()
     assert rows(index, "SELECT state FROM session") == [("clean",)]
     assert rows(heads, "SELECT count(*) FROM heads") == [(0,)]
     assert [path.name for path in sorted(tmp_path.glob("*.damaged"))] == [

@@ -10,8 +10,8 @@ import pytest
 from memory_store import MemoryStore
 
 from swiftfs.namespace.entry import Defaults
-from swiftfs.namespace.head_cache import HeadMemory
-from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.head_cache import HeadCache
+from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Source
@@ -40,11 +40,11 @@ def foreign(keys: list[str]) -> MemoryStore:
 def test_each_foreign_object_costs_one_head_whoever_looks(busy: None) -> None:
     for _ in range(20):
         store = foreign(NAMES)
-        details = Details(store, HeadMemory())
+        details = HeadFetcher(store, HeadCache())
         space = Namespace(store, details, Source("box"), Defaults(0, 0), ttl=60, max_entries=10_000)
         with closing(space) as namespace, ThreadPoolExecutor(4) as programs:
             looks = [programs.submit(namespace.lookup, f"/{name}") for name in NAMES for _ in range(4)]
-            assert all(look.result().asked for look in looks)
+            assert all(look.result().complete for look in looks)
         heads = Counter(str(subject) for method, subject in store.requests if method == "head")
         assert set(heads.values()) == {1}, heads.most_common(3)
         assert len(heads) == len(NAMES)

@@ -97,7 +97,7 @@ def test_a_promised_file_is_what_a_listing_will_show(media_type: str, stored: St
     row = Row(name.key, 7, "", description.headers().content_type, "")
     listed = file_entry("file", name.container, row, defaults)
     assert promised.headers is not None
-    assert promised == replace(listed, etag="", large=None, asked=True, headers=promised.headers)
+    assert promised == replace(listed, etag="", is_slo=None, complete=True, headers=promised.headers)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from memory_store import MemoryStore
 
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
-from swiftfs.namespace.head_cache import HeadMemory, State
-from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.head_cache import HeadCache, State
+from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Folder
 from swiftfs.store.protocol import Headers
@@ -41,14 +41,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def remember(path: Path, states: list[State], capacity: int = 1_000_000) -> None:
-    memory = HeadMemory(path, capacity)
+    memory = HeadCache(path, capacity)
     for one in states:
         memory.remember(one, info(one))
     memory.close()
 
 
 def recall(path: Path, states: list[State]) -> dict[State, ObjectInfo]:
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     try:
         return memory.recall_many(states)
     finally:
@@ -62,7 +62,7 @@ def test_answers_survive_a_restart_whole(path: Path) -> None:
 
 
 def test_an_answer_is_recalled_before_it_is_written(path: Path) -> None:
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     memory.remember(state(1), info(state(1)))
     assert memory.recall_many([state(1), state(2)]) == {state(1): info(state(1))}
     memory.close()
@@ -82,7 +82,7 @@ def test_another_state_of_the_object_is_not_recalled_and_replaces_the_older(path
 def test_a_whole_folder_is_recalled_by_one_query(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = [state(number) for number in range(MANY)]
     remember(path, states)
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     queries: list[str] = []
     memory._database.set_trace_callback(queries.append)
     assert len(memory.recall_many(states)) == MANY
@@ -91,7 +91,7 @@ def test_a_whole_folder_is_recalled_by_one_query(path: Path, monkeypatch: pytest
 
 
 def test_answers_are_written_in_groups(path: Path) -> None:
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     commits: list[str] = []
     memory._database.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
     for number in range(MANY):
@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_used_is_put_aside(
             with sqlite3.connect(path) as database:
                 database.execute("PRAGMA user_version = 99")
             database.close()
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     known = memory.recall_many(states)
     assert all(told == info(one) for one, told in known.items())
     memory.remember(state(1), info(state(1)))
@@ -177,7 +177,7 @@ def test_a_row_that_is_no_text_is_damage(path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     memory._database.execute("PRAGMA max_page_count = 10")
     states = [state(number) for number in range(2000)]
     for one in states:
@@ -192,7 +192,7 @@ def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.Lo
 def test_without_a_place_on_disk_it_remembers_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    memory = HeadMemory(tmp_path / "missing" / "heads.sqlite")
+    memory = HeadCache(tmp_path / "missing" / "heads.sqlite")
     for number in range(300):
         memory.remember(state(number), info(state(number)))
     assert len(memory.recall_many([state(number) for number in range(300)])) == 300
@@ -201,7 +201,7 @@ def test_without_a_place_on_disk_it_remembers_in_memory(
 
 
 def test_an_object_whose_time_has_come_is_asked_about_again(path: Path) -> None:
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     memory.remember(state(1), info(state(1), preserved_headers={"X-Delete-At": "1000000000"}))
     memory.remember(state(2), info(state(2), preserved_headers={"X-Delete-At": "4000000000"}))
     assert list(memory.recall_many([state(1), state(2)])) == [state(2)]
@@ -209,7 +209,7 @@ def test_an_object_whose_time_has_come_is_asked_about_again(path: Path) -> None:
 
 
 def test_many_threads_remember_and_recall(path: Path) -> None:
-    memory = HeadMemory(path)
+    memory = HeadCache(path)
     missed: list[State] = []
 
     def work(first: int) -> None:
@@ -234,8 +234,8 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def details(store: MemoryStore, path: Path) -> Iterator[Details]:
-    details = Details(store, HeadMemory(path))
+def details(store: MemoryStore, path: Path) -> Iterator[HeadFetcher]:
+    details = HeadFetcher(store, HeadCache(path))
     yield details
     details.close()
 
@@ -250,7 +250,7 @@ def test_a_head_is_paid_once(store: MemoryStore, path: Path) -> None:
     store.put(ObjectName("box", "a"), b"text", Headers("text/plain; charset=UTF-8", {"mtime": "1.5"}))
     entry = listed(store)["a"]
     for _ in range(2):
-        details = Details(store, HeadMemory(path))
+        details = HeadFetcher(store, HeadCache(path))
         told = details.recall(entry) or details.ask(entry).result()
         assert told.metadata["mtime"] == "1.5"
         details.close()
@@ -258,7 +258,7 @@ def test_a_head_is_paid_once(store: MemoryStore, path: Path) -> None:
 
 
 def test_an_answer_about_a_newer_state_than_was_listed_is_not_remembered(
-    store: MemoryStore, details: Details
+    store: MemoryStore, details: HeadFetcher
 ) -> None:
     store.put(ObjectName("box", "a"), b"old", Headers("text/plain"))
     entry = listed(store)["a"]
@@ -268,7 +268,7 @@ def test_an_answer_about_a_newer_state_than_was_listed_is_not_remembered(
 
 
 def test_a_dlo_is_asked_about_again_for_it_grows_without_a_trace(
-    store: MemoryStore, details: Details
+    store: MemoryStore, details: HeadFetcher
 ) -> None:
     store.put(
         ObjectName("box", "dlo"),

@@ -16,8 +16,8 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
 from swiftfs.namespace import listing_fetcher
 from swiftfs.namespace.entry import Defaults, Entry
-from swiftfs.namespace.head_cache import HeadMemory
-from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.head_cache import HeadCache
+from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Source
@@ -67,7 +67,7 @@ def foreign(store: MemoryStore, key: str) -> None:
 
 def build(store: MemoryStore, ttl: float = TTL) -> Namespace:
     return Namespace(
-        store, Details(store, HeadMemory(None)), Source("box"), DEFAULTS, ttl=ttl, max_entries=10_000
+        store, HeadFetcher(store, HeadCache(None)), Source("box"), DEFAULTS, ttl=ttl, max_entries=10_000
     )
 
 
@@ -192,10 +192,10 @@ def test_what_was_never_listed_is_not_invented(
 def test_what_was_forgotten_does_not_serve(store: MemoryStore, namespace: Namespace) -> None:
     fail(store, Unavailable)
     assert namespace.find("/one/a") is not None
-    namespace.forget("/one/a")
+    namespace.invalidate("/one/a")
     with pytest.raises(Unavailable):
         namespace.find("/one/a")
-    namespace.forget_all()
+    namespace.invalidate_all()
     with pytest.raises(Unavailable):
         namespace.find("/two/a")
 
@@ -248,7 +248,7 @@ def test_our_changes_show_while_the_server_is_away(
     store.hook = None
     clock.forward(listing_fetcher.AWAY_SECONDS)
     assert listed(namespace, "/one") == ["b", "new"]
-    namespace.retract("/one/new", made)
+    namespace.rollback("/one/new", made)
     assert listed(namespace, "/one") == ["b"]
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
-from swiftfs.namespace.head_cache import HeadMemory
-from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.head_cache import HeadCache
+from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.namespace import BEFORE_SLASH, Namespace
-from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, Walks
+from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, WalkDetector
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.paths import Folder, Source, join
 from swiftfs.store.protocol import Headers
@@ -139,7 +139,7 @@ def test_a_flat_page_shows_whole_folders(
 @contextmanager
 def namespace_of(store: MemoryStore) -> Iterator[Namespace]:
     with tempfile.TemporaryDirectory() as cache:
-        details = Details(store, HeadMemory(Path(cache) / "heads.sqlite"))
+        details = HeadFetcher(store, HeadCache(Path(cache) / "heads.sqlite"))
         namespace = Namespace(store, details, Source("box"), DEFAULTS, ttl=60, max_entries=10_000)
         try:
             yield namespace
@@ -182,7 +182,7 @@ def folders(*prefixes: str) -> Sequence[Folder]:
 
 
 def test_two_folders_and_what_is_above_them_are_a_walk() -> None:
-    walks = Walks()
+    walks = WalkDetector()
     top, first, second = folders("", "a/", "b/")
     assert walks.notice(top) is None
     assert walks.notice(first) is None
@@ -190,7 +190,7 @@ def test_two_folders_and_what_is_above_them_are_a_walk() -> None:
 
 
 def test_folders_far_from_each_other_are_no_walk() -> None:
-    walks = Walks()
+    walks = WalkDetector()
     for folder in folders("a/b/", "c/d/", "e/f/", "g/"):
         assert walks.notice(folder) is None
 
@@ -198,14 +198,14 @@ def test_folders_far_from_each_other_are_no_walk() -> None:
 def test_listings_of_long_ago_are_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    walks = Walks()
+    walks = WalkDetector()
     for folder in folders("", "a/", "b/"):
         assert walks.notice(folder) is None
         now += WINDOW + 1
 
 
 def test_a_walk_ends_when_what_it_brought_is_not_used() -> None:
-    walks = Walks()
+    walks = WalkDetector()
     top, *others = folders("", "a/", "b/", "x/", "y/", "z/")
     brought = folders(*[f"c{number}/" for number in range(8)])
     walks.notice(top)

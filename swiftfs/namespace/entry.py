@@ -24,8 +24,8 @@ class Entry:
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
     `etag` is the version for `If-Match`, empty while unknown; `hash` and `last_modified` are the listing's
-    and change with every PUT and POST. `large` says whether the object is an SLO, None while unknown.
-    `asked` is False while a HEAD may tell more than the listing did. `headers` are the object's where all
+    and change with every PUT and POST. `is_slo` says whether the object is an SLO, None while unknown.
+    `complete` is False while a HEAD may tell more than the listing did. `headers` are the object's where all
     are known. With `hinted` the `etag` is what the Content-Type says, which travels with copies of the object
     and may be another one's. A `missing` one Swift lists and does not have.
     """
@@ -38,8 +38,8 @@ class Entry:
     last_modified: str = ""
     media_type: str = ""
     target: str | None = None
-    large: bool | None = False
-    asked: bool = True
+    is_slo: bool | None = False
+    complete: bool = True
     headers: Headers | None = None
     hinted: bool = False
     missing: bool = False
@@ -109,7 +109,7 @@ def implied_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
     """Return the entry of a folder that has no marker, or one that the listing did not show."""
     marker = ObjectName(folder.container, folder.prefix) if defaults.slash_markers and folder.prefix else None
     attributes = defaults.directory(folder_inode(folder))
-    return Entry(name, marker, attributes, asked=marker is None)
+    return Entry(name, marker, attributes, complete=marker is None)
 
 
 def container_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
@@ -129,7 +129,7 @@ def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Ent
         hash=row.hash,
         last_modified=row.last_modified,
         media_type=base,
-        asked=stored.mode is not None,
+        complete=stored.mode is not None,
     )
 
 
@@ -153,8 +153,8 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
         last_modified=row.last_modified,
         media_type=base,
         target=stored.target,
-        large=None if unknown else stored.slo is not None,
-        asked=not unknown or (row.size > 0 and not defaults.ask_times),
+        is_slo=None if unknown else stored.slo is not None,
+        complete=not unknown or (row.size > 0 and not defaults.ask_times),
         hinted=not unknown and stored.slo is not None,
     )
 
@@ -172,8 +172,8 @@ def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         object=info.version.name,
         attributes=attributes,
         etag=info.version.etag,
-        large=info.is_slo,
-        asked=True,
+        is_slo=info.is_slo,
+        complete=True,
         headers=Headers(base, info.metadata, info.preserved_headers),
         hinted=False,
     )

@@ -62,7 +62,7 @@ class State(NamedTuple):
     last_modified: str
 
 
-class HeadMemory:
+class HeadCache:
     """Remembers one state of each object. All methods may be called from many threads.
 
     Nothing here raises for what the disk does: without a usable file `path` (None is none) it remembers in

@@ -7,7 +7,7 @@ from typing import TypeVar
 from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
 from swiftfs.namespace.entry import Defaults, Entry, with_details
-from swiftfs.namespace.head_cache import HeadMemory, State
+from swiftfs.namespace.head_cache import HeadCache, State
 from swiftfs.namespace.listing import Listing, Unasked
 from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.objects import ObjectInfo
@@ -38,12 +38,12 @@ def key_of(entry: Entry) -> State:
     return State(entry.object.container, entry.object.key, entry.hash, entry.last_modified)
 
 
-class Details:
+class HeadFetcher:
     """Asks the store about single objects and remembers what it said."""
 
-    def __init__(self, store: ObjectStore, memory: HeadMemory) -> None:
+    def __init__(self, store: ObjectStore, memory: HeadCache) -> None:
         self._store = store
-        self._memory = memory
+        self._cache = memory
         self._pool = new_pool("details", PARALLEL)
         self._lock = new_lock(Rank.DETAILS)
         self._flights: dict[State, _Flight] = {}
@@ -54,14 +54,14 @@ class Details:
 
     def recall_many(self, entries: Iterable[Entry]) -> dict[State, ObjectInfo]:
         """Return what earlier HEADs said of these states, by `key_of` the entry: one query for all."""
-        return self._memory.recall_many(
+        return self._cache.recall_many(
             key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
         )
 
     def remember(self, entry: Entry, info: ObjectInfo) -> None:
         """Take note of what an answer said of the entry's object."""
         if entry.last_modified and _stays_true(entry, info):
-            self._memory.remember(key_of(entry), info)
+            self._cache.remember(key_of(entry), info)
 
     def ask(self, entry: Entry, told: Listener | None = None) -> Future[ObjectInfo]:
         """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
@@ -92,7 +92,7 @@ class Details:
     def close(self) -> None:
         """Wait for the HEADs under way, end the threads and close the memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._memory.close()
+        self._cache.close()
 
     def _fly(self, flight: _Flight, entry: Entry, key: State) -> ObjectInfo:
         try:
@@ -157,17 +157,17 @@ def _essence(content_type: str) -> str:
     return content_type.partition(";")[0].strip()
 
 
-class Completion:
+class EntryCompleter:
     """Puts what HEADs say into the listings. `lock` is the namespace's, and guards the listings."""
 
     def __init__(
         self,
-        details: Details,
+        details: HeadFetcher,
         defaults: Defaults,
         lock: Lock,
         listings: Listings,
     ) -> None:
-        self._details = details
+        self._head_fetcher = details
         self._defaults = defaults
         self._lock = lock
         self._listings = listings
@@ -180,11 +180,11 @@ class Completion:
                 for where in unasked
                 if where[0] in listings
                 and (entry := listings[where[0]].known(where[1])) is not None
-                and not entry.asked  # our own change lies over what the listing said
+                and not entry.complete  # our own change lies over what the listing said
             }
         if not known:
             return
-        infos = self._details.recall_many(list(known.values()))
+        infos = self._head_fetcher.recall_many(list(known.values()))
         with self._lock:
             for where, entry in known.items():
                 if (info := infos.get(key_of(entry))) is not None:
@@ -205,12 +205,12 @@ class Completion:
 
     def _next_unasked(self, listing: Listing) -> list[tuple[Listing, Entry]]:
         with self._lock:
-            count = min(self._details.room(), len(listing.unasked))
+            count = min(self._head_fetcher.room(), len(listing.unasked))
             places = [listing.unasked.popitem(last=False)[0] for _ in range(count)]
             found = [
                 (other, other.known(name)) for folder, name in places if (other := self._listings.get(folder))
             ]
-        return [(other, entry) for other, entry in found if entry is not None and not entry.asked]
+        return [(other, entry) for other, entry in found if entry is not None and not entry.complete]
 
     def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo] | Entry:
         """Begin to ask about an entry; return what the listing knows by now where an answer has come."""
@@ -222,13 +222,13 @@ class Completion:
 
         with self._lock:  # between this look and the question no answer can be taken in
             current = listing.known(entry.name)
-            if current is not None and current.asked:
+            if current is not None and current.complete:
                 return current
-            return self._details.ask(entry, refine)
+            return self._head_fetcher.ask(entry, refine)
 
     def _with_answer(self, entry: Entry, answer: Answer) -> Entry | None:
         if not isinstance(answer, NotFound):
             return with_details(entry, answer, self._defaults)
         if isinstance(answer, Ghost):  # it must be found, or nobody can delete it
-            return replace(entry, asked=True, missing=True)
-        return replace(entry, object=None, asked=True) if entry.is_directory else None
+            return replace(entry, complete=True, missing=True)
+        return replace(entry, object=None, complete=True) if entry.is_directory else None

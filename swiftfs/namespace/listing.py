@@ -174,7 +174,7 @@ class Listing:
 
     def _note_unasked(self, entries: dict[str, Entry]) -> None:
         for entry in entries.values():
-            if not entry.asked:
+            if not entry.complete:
                 self.unasked[self.folder, entry.name] = None
 
 

@@ -73,7 +73,7 @@ AWAY_SECONDS = 30.0
 while programs look, one attempt follows another and nobody waits for any but the first."""
 
 
-class Flights:
+class ListingFetcher:
     """Gets listings with `fetch`, which is called from threads of its own and keeps what it gets.
 
     `lock` is the namespace's, and guards the listings, the flights and the outage.

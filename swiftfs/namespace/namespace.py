@@ -18,11 +18,11 @@ from swiftfs.namespace.entry import (
     row_of,
     with_details,
 )
-from swiftfs.namespace.head_fetcher import Completion, Details
+from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
-from swiftfs.namespace.listing_fetcher import Flights, Listings
-from swiftfs.namespace.overlay import Change, Changes
-from swiftfs.namespace.walk_detector import Walks
+from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
+from swiftfs.namespace.overlay import LocalChange, Overlay
+from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
@@ -52,7 +52,7 @@ class Namespace:
     def __init__(
         self,
         store: ObjectStore,
-        details: Details,
+        details: HeadFetcher,
         source: Source,
         defaults: Defaults,
         *,
@@ -60,21 +60,21 @@ class Namespace:
         max_entries: int,
     ) -> None:
         self._store = store
-        self._details = details
+        self._head_fetcher = details
         self._source = source
         self._defaults = defaults
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
-        self._flights = Flights(self._lock, self._listings, self._fetch)
-        self._completion = Completion(details, defaults, self._lock, self._listings)
-        self._changes = Changes()
-        self._walks = Walks()
+        self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
+        self._completer = EntryCompleter(details, defaults, self._lock, self._listings)
+        self._overlay = Overlay()
+        self._walk_detector = WalkDetector()
 
     def close(self) -> None:
         """End the threads."""
-        self._flights.close()
-        self._details.close()
+        self._listing_fetcher.close()
+        self._head_fetcher.close()
 
     def load_root(self) -> None:
         """Ask Swift for the mount's root; raise `NotFound` when its container does not exist."""
@@ -107,8 +107,8 @@ class Namespace:
                 entry = listing.get(name)
         except Unlisted:
             entry = self._point(listing, name)
-        if complete and entry is not None and not entry.asked:
-            entry = self._completion.complete(listing, entry)
+        if complete and entry is not None and not entry.complete:
+            entry = self._completer.complete(listing, entry)
         if entry is None:
             raise os_error(errno.ENOENT, path)
         return entry
@@ -120,15 +120,15 @@ class Namespace:
         """
         if not entry.hinted:
             return entry
-        info = self._details.recall(entry)
+        info = self._head_fetcher.recall(entry)
         if info is None and ask:
-            info = self._details.ask(entry).result()
+            info = self._head_fetcher.ask(entry).result()
         return entry if info is None else self.learn(path, entry, info)
 
     def check(self, path: str, entry: Entry) -> None:
         """Ask whether there is what `entry` describes; raise `NotFound`, as `Ghost` where Swift lists it."""
         try:
-            self._details.ask(entry).result()
+            self._head_fetcher.ask(entry).result()
         except Ghost:
             self._refine(path, entry, replace(entry, missing=True))
             raise
@@ -136,7 +136,7 @@ class Namespace:
     def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
         """Return `entry` with what Swift answered about its object, and let `path` be that."""
         better = with_details(entry, info, self._defaults)
-        self._details.remember(entry, info)
+        self._head_fetcher.remember(entry, info)
         self._refine(path, entry, better)
         return better
 
@@ -198,7 +198,7 @@ class Namespace:
         """Say whether the folder at `path` has the marker `d/`."""
         return self._listing(self._source.folder(path)).marked
 
-    def record(self, path: str, entry: Entry | None, *, pending: bool = False) -> Change:
+    def record(self, path: str, entry: Entry | None, *, pending: bool = False) -> LocalChange:
         """Lay our own change over the listing: `path` is now `entry`, or gone.
 
         A `pending` one Swift does not know yet: no listing contradicts it until it is confirmed.
@@ -208,29 +208,29 @@ class Namespace:
         with self._lock:
             if (listing := self._listings.get(folder)) is not None:
                 listing.update(name, entry)
-            return self._changes.record(folder, name, entry, pending=pending)
+            return self._overlay.record(folder, name, entry, pending=pending)
 
     def record_root(self, entry: Entry) -> None:
         """Take note of the root's new attributes."""
         self._root = entry
 
-    def confirm(self, path: str, change: Change, entry: Entry | None = None) -> None:
+    def confirm(self, path: str, change: LocalChange, entry: Entry | None = None) -> None:
         """Take note that Swift has taken a pending change; `entry` is what it made of it, if it differs."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            if not self._changes.confirm(folder, name, change, entry or change.entry) or entry is None:
+            if not self._overlay.confirm(folder, name, change, entry or change.entry) or entry is None:
                 return
             if (listing := self._listings.get(folder)) is not None:
                 listing.update(name, entry)
 
-    def retract(self, path: str, change: Change) -> None:
+    def rollback(self, path: str, change: LocalChange) -> None:
         """Let Swift speak for `path` again: a pending change could not be made."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            if self._changes.of(folder).get(name) is change:
-                self._changes.forget(folder, name)
+            if self._overlay.of(folder).get(name) is change:
+                self._overlay.forget(folder, name)
                 self._listings.forget(folder)
 
     def note_new_folder(self, path: str, entry: Entry) -> None:
@@ -241,26 +241,26 @@ class Namespace:
         with self._lock:
             self._listings.keep(listing)
 
-    def disown(self, path: str) -> None:
+    def discard_change(self, path: str) -> None:
         """Let Swift alone speak for `path`: what was to replace it came to nothing."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            self._changes.forget(folder, name)
+            self._overlay.forget(folder, name)
             self._listings.forget(folder)
 
-    def forget(self, path: str) -> None:
+    def invalidate(self, path: str) -> None:
         """Forget the listing that holds `path` and all below it: Swift is asked again."""
         with self._lock:
             self._listings.forget(self._source.folder(split(path)[0]))
             self._listings.forget_below(self._source.folder(path))
 
-    def forget_all(self) -> None:
+    def invalidate_all(self) -> None:
         """Forget every listing; our own changes stay."""
         with self._lock:
             self._listings.clear()
 
-    def drop_listings(self, path: str) -> None:
+    def invalidate_listings(self, path: str) -> None:
         """Forget the listings of the folder at `path` and of all below it."""
         with self._lock:
             self._listings.forget_below(self._source.folder(path))
@@ -269,13 +269,13 @@ class Namespace:
         """Return what we have stored below the folder at `path` so lately that a listing may not show it."""
         folder = self._source.folder(path)
         with self._lock:
-            return self._changes.below(folder)
+            return self._overlay.below(folder)
 
     def move_recent(self, old: str, new: str) -> None:
         """Show what we have stored lately below `old` below `new`, where it moved, though no listing may."""
         source, target = self._source.folder(old), self._source.folder(new)
         with self._lock:
-            self._changes.move_below(source, target)
+            self._overlay.move_below(source, target)
 
     def are_alone(self, *paths: str) -> bool:
         """Say whether the paths lie in one folder that holds nothing else, as far as is in memory."""
@@ -299,17 +299,17 @@ class Namespace:
                 return False
             return monotonic() - listing.begun < MOMENT
 
-    def drop_below(self, path: str) -> None:
+    def invalidate_tree(self, path: str) -> None:
         """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
         folder = self._source.folder(path)
         with self._lock:
-            self._changes.forget_below(folder)
+            self._overlay.forget_below(folder)
             self._listings.forget_below(folder)
 
     def _listing(self, folder: Folder) -> Listing:
-        listing = self._flights.listing(folder)
+        listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            self._walks.used(folder)
+            self._walk_detector.used(folder)
         return listing
 
     def _fetch(self, folder: Folder) -> Listing:
@@ -317,13 +317,13 @@ class Namespace:
         if not folder.container:
             return self._settle(self._containers(folder), begun)
         with self._lock:
-            walk = self._walks.notice(folder)
+            walk = self._walk_detector.notice(folder)
         if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
             return listing
         listing = Listing(folder, self._defaults)
         listing.add_page(self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/"))
         self._settle(listing, begun)
-        self._completion.recall({folder: listing}, listing.unasked)
+        self._completer.recall({folder: listing}, listing.unasked)
         return listing
 
     def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
@@ -333,12 +333,12 @@ class Namespace:
         page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
         listings = listings_in(page, folder, root, marker, self._defaults)
         with self._lock:
-            self._walks.give(set(listings))
+            self._walk_detector.give(set(listings))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for listing in listings.values():
             self._settle(listing, begun)
         if listings:
-            self._completion.recall(listings, next(iter(listings.values())).unasked)
+            self._completer.recall(listings, next(iter(listings.values())).unasked)
         return listings.get(folder)
 
     def _read(self, listing: Listing) -> Iterator[Entry]:
@@ -353,7 +353,7 @@ class Namespace:
     def _stream(self, folder: Folder) -> Iterator[Entry]:
         begun = monotonic()
         with self._lock:
-            changed = self._changes.of(folder)
+            changed = self._overlay.of(folder)
         listing = Listing(folder, self._defaults)
         while not listing.complete:
             page = self._store.list_page(
@@ -370,23 +370,25 @@ class Namespace:
     def _settle(self, listing: Listing, begun: float) -> Listing:
         """Lay our changes over a new listing, ask Swift about those it contradicts, and keep it."""
         with self._lock:
-            doubtful = self._changes.overlay(listing, begun)
+            doubtful = self._overlay.overlay(listing, begun)
         folder = listing.folder
         asked = list(islice(doubtful, DOUBTS_ASKED))
-        stands = self._details.side_by_side(lambda name: self._stands(folder, name, doubtful[name]), asked)
+        stands = self._head_fetcher.side_by_side(
+            lambda name: self._stands(folder, name, doubtful[name]), asked
+        )
         refuted = [name for name, one in zip(asked, stands, strict=True) if not one]
         with self._lock:
             for name in refuted:
-                self._changes.forget(folder, name)
+                self._overlay.forget(folder, name)
                 listing.update(name, doubtful[name])
-            self._changes.lay_over(listing)
+            self._overlay.lay_over(listing)
             listing.begun, listing.seconds = begun, monotonic() - begun
             self._listings.keep(listing)
         return listing
 
     def _stands(self, folder: Folder, name: str, listed: Entry | None) -> bool:
         """Ask Swift whether our change of `name` is still the newest, since the listing does not show it."""
-        change = self._changes.of(folder).get(name)
+        change = self._overlay.of(folder).get(name)
         if change is None:
             return True
         seen = change.entry or listed
@@ -407,7 +409,7 @@ class Namespace:
         for row in self._store.list_page(folder.container, prefix=prefix, limit=CHILDREN_ASKED).rows:
             above, slash, component = row.key.rpartition("/")
             with self._lock:
-                change = self._changes.of(Folder(folder.container, above + slash)).get(escape(component))
+                change = self._overlay.of(Folder(folder.container, above + slash)).get(escape(component))
             if change is not None and change.entry is None:
                 continue
             with suppress(NotFound):
@@ -420,7 +422,7 @@ class Namespace:
         folder = listing.folder
         component, _ = unescape(name)
         target = folder.child(component)
-        asked = self._details.ask(Entry(name, target, self._defaults.file(0, 0, 0), asked=False))
+        asked = self._head_fetcher.ask(Entry(name, target, self._defaults.file(0, 0, 0), complete=False))
         below = self._store.list_page(folder.container, prefix=target.key + "/", limit=1)
         info = None
         with suppress(NotFound, BadName):  # no object has the name of the folder before a leading `/`
@@ -429,7 +431,7 @@ class Namespace:
         subdirs = [target.key + "/"] if below.rows else []
         found: dict[str, Entry | None] = {name: None}
         for entry in entries_of(folder, rows, subdirs, self._defaults):
-            told = info is not None and (entry.hinted or not entry.asked)
+            told = info is not None and (entry.hinted or not entry.complete)
             found[entry.name] = with_details(entry, info, self._defaults) if told and info else entry
         with self._lock:
             for known, better in found.items():

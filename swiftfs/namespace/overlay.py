@@ -19,7 +19,7 @@ SWEEP = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LocalChange:
     """The newest state we gave a name, None for deleted, and when Swift took it (monotonic seconds).
 
     While it waits to be executed `at` is `PENDING`, later than every listing.
@@ -29,28 +29,28 @@ class Change:
     at: float
 
 
-class Changes:
+class Overlay:
     """The changes of each folder. Not locked: the namespace's lock guards it."""
 
     def __init__(self) -> None:
-        self._folders: dict[Folder, dict[str, Change]] = {}
+        self._folders: dict[Folder, dict[str, LocalChange]] = {}
         self._recorded = 0
 
-    def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> Change:
+    def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> LocalChange:
         """Remember that `name` is now `entry`, or gone, or will be so."""
-        change = Change(entry, PENDING if pending else monotonic())
+        change = LocalChange(entry, PENDING if pending else monotonic())
         self._folders.setdefault(folder, {})[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
         return change
 
-    def confirm(self, folder: Folder, name: str, change: Change, entry: Entry | None) -> bool:
+    def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Take note that a pending change was executed and made `entry`; False if a newer one is there."""
         changes = self._folders.get(folder, {})
         if changes.get(name) is not change:
             return False
-        changes[name] = Change(entry, monotonic())
+        changes[name] = LocalChange(entry, monotonic())
         return True
 
     def forget(self, folder: Folder, name: str) -> None:
@@ -61,7 +61,7 @@ class Changes:
             if not changes:
                 del self._folders[folder]
 
-    def of(self, folder: Folder) -> dict[str, Change]:
+    def of(self, folder: Folder) -> dict[str, LocalChange]:
         """Return a copy of the folder's changes by name."""
         return dict(self._folders.get(folder, ()))
 

@@ -18,7 +18,7 @@ USED_SHARE = 4
 """A walk goes on while at least one in so many of the folders it was given is asked for."""
 
 
-class Walks:
+class WalkDetector:
     """Notices walks among the folders that must be listed. Not locked: the namespace's lock guards it."""
 
     def __init__(self) -> None:

@@ -140,9 +140,9 @@ class Metadata:
 
     def _refresh(self, path: str) -> None:
         if path == "/":
-            self._rooms.namespace.forget_all()
+            self._rooms.namespace.invalidate_all()
         else:
-            self._rooms.namespace.forget(path)
+            self._rooms.namespace.invalidate(path)
 
     def _stored(self, path: str) -> ObjectInfo:
         """Return what Swift has at `path` at this moment; raise `OSError` ENODATA where it has no object."""
@@ -224,11 +224,11 @@ class Metadata:
             sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
             self._promises.make(path, SetHeaders(entry.object, sent), entry)
         else:
-            slo = entry.etag if entry.large else None
+            slo = entry.etag if entry.is_slo else None
             device = stat.device or None
             stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
             description = Description(entry.media_type, stored, headers.metadata, headers.preserved_headers)
-            self._promises.make(path, Describe(entry.object, description, entry.large), entry)
+            self._promises.make(path, Describe(entry.object, description, entry.is_slo), entry)
 
     def _describe_container(self, container: str, entry: Entry) -> None:
         metadata = encode_marker(entry.attributes)

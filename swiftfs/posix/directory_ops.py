@@ -121,7 +121,7 @@ class Folders:
             if self._namespace.is_marked_inside(path):
                 markers.add(slash_marker(folder))
             self._delete_markers(path, markers)
-        self._namespace.drop_listings(path)
+        self._namespace.invalidate_listings(path)
 
     def rename(self, old: str, new: str, moving: Entry, target: Entry | None) -> None:
         """Move a folder with all below it over nothing, or over an empty folder.
@@ -160,7 +160,7 @@ class Folders:
         try:
             left = self._journal.execute(old, intent)
         except Unmoved as error:
-            self._namespace.forget(new)
+            self._namespace.invalidate(new)
             for deletion in error.left:
                 rest = deletion.name.key.removeprefix(destination.prefix)
                 self._journal.add(path_below(new, rest) if rest else new, deletion)
@@ -211,9 +211,9 @@ class Folders:
         source, destination = self._source.folder(old), self._source.folder(new)
         attributes = replace(moving.attributes, inode=folder_inode(destination))
         self._move_cached(old, source, destination)
-        self._namespace.drop_below(new)
+        self._namespace.invalidate_tree(new)
         self._namespace.move_recent(old, new)
-        self._namespace.drop_below(old)
+        self._namespace.invalidate_tree(old)
         self._namespace.record(old, None)
         entry = replace(moving, name=split(new)[1], object=marker, attributes=attributes)
         self._namespace.record(new, entry)

@@ -90,7 +90,7 @@ class Files:
                 if node.entry is not None and node.content.is_untouched():
                     # It may be gone, or never have been there.
                     self._rooms.namespace.check(node.path, node.entry)
-                self._rooms.namespace.forget(node.path)
+                self._rooms.namespace.invalidate(node.path)
             raise
 
     def write(self, number: int, offset: int, size: int, fill: Fill) -> int:
@@ -253,7 +253,7 @@ class Files:
             node.name,
             node.content.save(),
             description,
-            replaces_large=before.large if before else False,
+            replaces_large=before.is_slo if before else False,
             replaces_etag=(before.etag or None) if before else None,
             fresh=before is None,
             inherit=node.inherit,
@@ -272,7 +272,7 @@ class Files:
             self._journal.add(node.path, intent, done)
         except OSError:
             node.entry = before
-            self._rooms.namespace.retract(node.path, change)
+            self._rooms.namespace.rollback(node.path, change)
             raise
         node.dirty = False
 
@@ -281,7 +281,7 @@ class Files:
             self._learn(node)
         if node.dirty and not node.hidden:
             log.warning("%s: its last changes are dropped", node.path)
-            self._rooms.namespace.disown(node.path)
+            self._rooms.namespace.discard_change(node.path)
         if node.deletion is not None and node.settled is not None:
             self._journal.let_go(node.held, node.unlinked, node.deletion, node.settled)
             if not self._journal.seconds:

@@ -73,7 +73,7 @@ class FileSystem:
 
     def refresh(self) -> None:
         """Ask Swift again for all that is remembered of its listings."""
-        self._namespace.forget_all()
+        self._namespace.invalidate_all()
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""

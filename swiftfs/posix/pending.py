@@ -19,7 +19,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.tasks import Done, Failure
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
-from swiftfs.namespace.overlay import Change
+from swiftfs.namespace.overlay import LocalChange
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
@@ -62,7 +62,7 @@ class Promises:
         try:
             waits = self._journal.add(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
         except OSError:
-            self._namespace.retract(path, change)
+            self._namespace.rollback(path, change)
             raise
         if not waits:
             self._namespace.confirm(path, change)
@@ -79,7 +79,7 @@ class Promises:
             self._journal.withdraw(name, error)
             raise
 
-    def note(self, path: str, entry: Entry | None) -> tuple[Done, Change]:
+    def note(self, path: str, entry: Entry | None) -> tuple[Done, LocalChange]:
         """Let `path` be `entry` from now on; return what must be told how that went, and the change."""
         change = self._namespace.record(path, entry, pending=True)
         return partial(self._settled, path, change), change
@@ -93,7 +93,7 @@ class Promises:
         if isinstance(intent, Describe | SetHeaders):
             entry = self._described(path, intent)
         if entry is None and not isinstance(intent, Delete):
-            return lambda _outcome: self._namespace.forget(path)
+            return lambda _outcome: self._namespace.invalidate(path)
         return self.note(path, entry)[0]
 
     def _described(self, path: str, intent: Describe | SetHeaders) -> Entry | None:
@@ -116,9 +116,9 @@ class Promises:
         attributes = self._rooms.defaults.apply(entry.attributes, stored)
         return replace(entry, attributes=attributes, headers=headers)
 
-    def _settled(self, path: str, change: Change, outcome: ObjectInfo | Failure | None) -> None:
+    def _settled(self, path: str, change: LocalChange, outcome: ObjectInfo | Failure | None) -> None:
         if isinstance(outcome, Exception):  # the journal logs it, or it is raised
-            self._namespace.retract(path, change)
+            self._namespace.rollback(path, change)
         elif outcome is None or change.entry is None or change.entry.is_directory:
             self._namespace.confirm(path, change)
         else:
@@ -131,7 +131,7 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     """Return the entry of a file as a listing will show it, now that Swift has stored it."""
     etag = info.version.etag
     headers = entry.headers or Headers(entry.media_type, info.metadata, info.preserved_headers)
-    return replace(entry, etag=etag, hash="" if info.is_slo else etag, large=info.is_slo, headers=headers)
+    return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, headers=headers)
 
 
 def file_promise(
@@ -159,7 +159,7 @@ def file_promise(
         attributes,
         media_type=media_type,
         target=stored.target,
-        large=None,
+        is_slo=None,
         headers=headers,
     )
 

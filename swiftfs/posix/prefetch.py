@@ -90,7 +90,7 @@ class Prefetch:
         room = BYTES_AHEAD
         for path in reader.expected:
             entry = self._namespace.known(path)
-            if entry is None or not entry.asked:
+            if entry is None or not entry.complete:
                 continue  # a HEAD may be under way that makes it known
             if _is_small_file(entry):
                 room -= entry.attributes.size
@@ -118,6 +118,6 @@ def _is_small_file(entry: Entry) -> bool:
         entry.object is not None
         and stat.S_ISREG(attributes.mode)
         and 0 < attributes.size <= FIRST_PIECE
-        and not entry.large
+        and not entry.is_slo
         and bool(entry.etag or entry.hash)  # Swift has it
     )

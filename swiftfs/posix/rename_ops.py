@@ -69,15 +69,15 @@ class Moves:
         intent = Move(
             entry.object,
             name,
-            replaces_large=target.large if target else False,
+            replaces_large=target.is_slo if target else False,
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
-            large=entry.large,
+            large=entry.is_slo,
         )
         try:
             left = self._journal.execute(old, intent)
         except NotFound:
-            self._namespace.forget(old)
+            self._namespace.invalidate(old)
             raise
         self._contents.moved(version_of(entry), name)
         # What waited for the old name is executed: Swift has said what it made of it.
@@ -99,7 +99,7 @@ class Moves:
             moved.object,
             new,
             lambda: (self._promises.note(new, moved)[0], self._promises.note(old, None)[0]),
-            replaces_large=target.large if target else False,
+            replaces_large=target.is_slo if target else False,
             replaces_etag=(target.etag or None) if target else None,
             fresh=target is None,
         ):
@@ -112,4 +112,4 @@ class Moves:
 def deletion_of(entry: Entry) -> Delete:
     """Return what deletes a file's object."""
     assert entry.object is not None
-    return Delete(entry.object, entry.large, entry.etag or None)
+    return Delete(entry.object, entry.is_slo, entry.etag or None)

@@ -18,8 +18,8 @@ from swiftfs.journal.report import progress
 from swiftfs.journal.segment_ownership import Ownership
 from swiftfs.journal.segment_removal import Removal
 from swiftfs.namespace.entry import Defaults
-from swiftfs.namespace.head_cache import HeadMemory
-from swiftfs.namespace.head_fetcher import Details
+from swiftfs.namespace.head_cache import HeadCache
+from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
@@ -57,7 +57,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     # First of all: a journal of another format ends the mount, and then no other file was touched.
     journal_log = Log(cache, f"{request.source} of {stores.label}")
     records = journal_log.records()
-    details = Details(store, HeadMemory(cache / "heads.sqlite"))
+    details = HeadFetcher(store, HeadCache(cache / "heads.sqlite"))
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
