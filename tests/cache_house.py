@@ -7,10 +7,10 @@ from pathlib import Path
 
 from memory_store import MemoryStore
 
-from swiftfs.filecache.block_map import BLOCK, Origin
-from swiftfs.filecache.cache import ContentCache, ContentMaker
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers, Sink
 
@@ -57,41 +57,41 @@ class House:
         self._limit = limit
         self._read_ahead = read_ahead
         self._threads = threads
-        self._lent: list[Content] = []
+        self._lent: list[CachedFile] = []
         self.cache = self._enter()
 
-    def _enter(self) -> ContentCache:
-        maker = ContentMaker(
+    def _enter(self) -> FileCache:
+        maker = CachedFileFactory(
             self.store,
-            Layout(1024 * MIB),
+            SegmentLayout(1024 * MIB),
             lambda _standing: None,
             connections=self._threads,
             uploads=1,
             read_ahead=self._read_ahead,
         )
         self.pool = maker._downloads
-        return ContentCache(self.folder, self._limit, maker, {})
+        return FileCache(self.folder, self._limit, maker, {})
 
     def restart(self) -> None:
         self.cache.close()
         self.cache = self._enter()
 
-    def put(self, key: str, body: bytes) -> Origin:
+    def put(self, key: str, body: bytes) -> BaseVersion:
         name = ObjectName("box", key)
-        return Origin(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
+        return BaseVersion(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
 
-    def open(self, origin: Origin) -> Content:
-        content = self.cache.take(ObjectVersion(origin.name, origin.etag)) or self.cache.new(
+    def open(self, origin: BaseVersion) -> CachedFile:
+        content = self.cache.acquire_version(ObjectVersion(origin.name, origin.etag)) or self.cache.new(
             origin.name, origin
         )
         self._lent.append(content)
         return content
 
-    def keep(self, content: Content) -> None:
+    def keep(self, content: CachedFile) -> None:
         self._lent.remove(content)
         self.cache.keep(content)
 
-    def read(self, origin: Origin, offset: int = 0, size: int = 2**40) -> bytes:
+    def read(self, origin: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:
         content = self.open(origin)
         data = read(content, offset, size)
         self.keep(content)
@@ -119,21 +119,21 @@ class Free:
         self.free = free
 
 
-def read(content: Content, offset: int = 0, size: int = 2**40) -> bytes:
+def read(content: CachedFile, offset: int = 0, size: int = 2**40) -> bytes:
     span = content.read(offset, size)
     return os.pread(span.descriptor, span.length, span.position)
 
 
-def write(content: Content, offset: int, data: bytes) -> None:
+def write(content: CachedFile, offset: int, data: bytes) -> None:
     assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
 
 
-def read_in_pieces(content: Content) -> bytes:
+def read_in_pieces(content: CachedFile) -> bytes:
     return b"".join(read(content, offset, BLOCK) for offset in range(0, content.size, BLOCK))
 
 
-def settle(content: Content) -> None:
+def settle(content: CachedFile) -> None:
     """Wait until nothing is under way."""
     idle = threading.Event()
-    content.rest(idle.set)
+    content.when_idle(idle.set)
     assert idle.wait(10)

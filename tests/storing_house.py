@@ -12,11 +12,11 @@ from memory_store import MemoryStore
 
 from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
-from swiftfs.filecache.block_map import Origin
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_container import SegmentPlaces
-from swiftfs.filecache.segment_layout import Layout
-from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
 from swiftfs.journal.database import Log
 from swiftfs.journal.file_upload import Storing
 from swiftfs.journal.operations import Description, PutFile
@@ -64,23 +64,23 @@ class Writer:
         self.removal = Removal(self.store, self.log, Ownership(self.log), lambda: self.now)
         self.now = time.time()
         self.storing = Storing(self.store, MIB, self.removal)
-        self.places = SegmentPlaces(self.store)
-        self.begun: list[Standing] = []
+        self.places = SegmentContainerChooser(self.store)
+        self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()
         self.content = self.make(None)
 
-    def make(self, origin: Origin | None) -> Content:
-        content = Content(self.store, self.pool, self.folder, origin, 0)
+    def make(self, origin: BaseVersion | None) -> CachedFile:
+        content = CachedFile(self.store, self.pool, self.folder, origin, 0)
         return self.equip(content)
 
-    def equip(self, content: Content, prefix: ObjectName | None = None) -> Content:
-        content.uploads = SegmentUpload(
+    def equip(self, content: CachedFile, prefix: ObjectName | None = None) -> CachedFile:
+        content.uploads = SegmentUploader(
             self.store,
             self.places,
             self.pool,
             content.descriptor,
             NAME,
-            Layout(MIB),
+            SegmentLayout(MIB),
             prefix,
             self.begun.append,
         )
@@ -90,7 +90,7 @@ class Writer:
         """Let the content know nothing but the stored version."""
         self.content.close()
         info = self.store.head(NAME)
-        self.content = self.make(Origin(NAME, info.version.etag, info.size, info.size))
+        self.content = self.make(BaseVersion(NAME, info.version.etag, info.size, info.size))
 
     def write(self, offset: int, data: bytes) -> None:
         assert self.content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
@@ -110,7 +110,7 @@ class Writer:
 
     def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
         large = self.is_large() if replaces_large is None else replaces_large
-        intent = PutFile(NAME, self.content.save(), Description("text/plain", Stored()), large)
+        intent = PutFile(NAME, self.content.to_record(), Description("text/plain", Stored()), large)
         return self.storing.run(intent, self.content, self.doomed.update)
 
     def is_large(self) -> bool:

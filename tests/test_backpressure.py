@@ -11,7 +11,7 @@ from storing_house import MIB, NAME, Writer, noise
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
@@ -30,19 +30,19 @@ def wait(writer: Writer) -> None:
 
 def evict(writer: Writer) -> int:
     """Give back all that can be; return how many bytes that were."""
-    writer.content.hurry()
+    writer.content.upload_full_segments()
     wait(writer)
-    return writer.content.shed(EVERYTHING)
+    return writer.content.evict(EVERYTHING)
 
 
 def restart(writer: Writer) -> None:
     """Let another process go on with the content as the journal has it."""
-    intent = PutFile(NAME, writer.content.save(), Description("text/plain", Stored()))
+    intent = PutFile(NAME, writer.content.to_record(), Description("text/plain", Stored()))
     again = decode(encode(intent))
     assert isinstance(again, PutFile)
     assert again.file.evicted == intent.file.evicted
     old, saved = writer.content, again.file
-    writer.content = Content.restore(writer.store, writer.pool, writer.folder, saved, 0)
+    writer.content = CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
     writer.equip(writer.content, saved.prefix)
     assert writer.content.uploads is not None
     writer.content.uploads.restore(saved.evicted)
@@ -58,7 +58,7 @@ def gets(writer: Writer) -> int:
 def test_an_uploaded_segment_needs_no_disk_and_is_not_sent_again(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB + 1000))
     wait(writer)
-    assert writer.content.shed(EVERYTHING) == 5 * MIB
+    assert writer.content.evict(EVERYTHING) == 5 * MIB
     assert writer.content.allocated() < MIB
     writer.puts()
     writer.run()
@@ -117,7 +117,7 @@ def test_segments_filled_in_any_order_make_room(writer: Writer) -> None:
 def test_another_process_knows_what_was_evicted(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB))
     wait(writer)
-    assert writer.content.shed(2 * MIB) == 2 * MIB
+    assert writer.content.evict(2 * MIB) == 2 * MIB
     restart(writer)
     assert writer.read() == writer.model
     restart(writer)
@@ -131,31 +131,31 @@ def test_another_process_knows_what_was_evicted(writer: Writer) -> None:
 def test_nothing_that_was_saved_is_evicted_before_the_next_change(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     wait(writer)
-    saved = writer.content.save()
+    saved = writer.content.to_record()
     assert saved.is_whole
     assert evict(writer) == 0
-    assert writer.content.shed(EVERYTHING, held=True) == 0
+    assert writer.content.evict(EVERYTHING, held=True) == 0
     writer.write(3 * MIB, b"more")
-    assert writer.content.shed(EVERYTHING, held=True) == 0
+    assert writer.content.evict(EVERYTHING, held=True) == 0
     assert evict(writer) > 0
 
 
 def test_what_was_saved_as_evicted_may_be_again(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
     wait(writer)
-    assert writer.content.shed(2 * MIB) == 2 * MIB
-    assert len(writer.content.save().evicted) == 2
+    assert writer.content.evict(2 * MIB) == 2 * MIB
+    assert len(writer.content.to_record().evicted) == 2
     assert writer.read() == writer.model
     assert writer.content.evicted() == ()
     writer.content.read(3 * MIB, 1)
-    assert writer.content.shed(EVERYTHING, held=True) == 2 * MIB
+    assert writer.content.evict(EVERYTHING, held=True) == 2 * MIB
     assert writer.read() == writer.model
 
 
 def test_a_segment_that_was_promised_outlives_what_replaces_it(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     evict(writer)
-    promised = {placed.segment.name for placed in writer.content.save().evicted}
+    promised = {placed.segment.name for placed in writer.content.to_record().evicted}
     writer.write(5, b"change")
     writer.run()
     assert writer.stored() == writer.model
@@ -166,7 +166,7 @@ def test_an_upload_that_runs_keeps_its_bytes(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB + 5))
     wait(writer)
     freed: list[int] = []
-    writer.store.during = lambda _name: freed.append(writer.content.shed(EVERYTHING))
+    writer.store.during = lambda _name: freed.append(writer.content.evict(EVERYTHING))
     writer.run()
     assert freed == [0]
     assert writer.stored() == writer.model
@@ -253,9 +253,9 @@ def test_whatever_is_evicted_the_file_is_right(
     evicted = 0
     for _ in range(25):
         weather.change()
-        writer.content.hurry()
+        writer.content.upload_full_segments()
         wait(writer)
-        evicted += writer.content.shed(weather.dice.randrange(8 * MIB))
+        evicted += writer.content.evict(weather.dice.randrange(8 * MIB))
         if weather.dice.random() < 0.5:
             continue
         if weather.dice.random() < 0.3:

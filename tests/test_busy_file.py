@@ -25,7 +25,7 @@ from swiftfs.filecache import cached_file as content_module
 from swiftfs.filecache import frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks
 from swiftfs.filecache.cached_file import OFTEN
-from swiftfs.filecache.frozen_copy import Still
+from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import RetryingStore, SwiftStore, open_account
@@ -91,7 +91,7 @@ def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pyt
     writer.store.during = None
     writer.write(0, b"x")
     writer.run()
-    monkeypatch.setattr(content_module, "Still", None)
+    monkeypatch.setattr(content_module, "FrozenCopy", None)
     writer.write(0, b"y")
     writer.run()
     assert writer.stored() == writer.model
@@ -159,7 +159,7 @@ def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.M
     writer.write(0, noise(900_000))
     busy = Busy(writer, [0])
     monkeypatch.setattr(frozen_copy, "RESERVE", 2**60)
-    monkeypatch.setattr(Still, "clone", lambda *_: False)
+    monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
     for _ in range(OFTEN + 2):
         with pytest.raises(ChangedDuringUpload):
             writer.run()
@@ -172,14 +172,14 @@ def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.M
 def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """The clone is of the moment at which it is made last."""
 
-    def clone(self: Still, source: int) -> bool:
+    def clone(self: FrozenCopy, source: int) -> bool:
         os.ftruncate(self.descriptor, 0)
         length = os.fstat(source).st_size
         assert os.copy_file_range(source, self.descriptor, length, 0, 0) == length
         return True
 
-    monkeypatch.setattr(Still, "clone", clone)
-    monkeypatch.setattr(Still, "copy", None)
+    monkeypatch.setattr(FrozenCopy, "clone", clone)
+    monkeypatch.setattr(FrozenCopy, "copy", None)
     writer.fill(noise(size))
     busy = Busy(writer, [0, size - 100])
     assert attempts(writer) == OFTEN + 1
@@ -210,9 +210,9 @@ def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
 def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they write before the moment of the copy is in it, and what they write after it is not."""
     writer.fill(noise(5 * MIB))
-    copy, rounds = Still.copy, 0
+    copy, rounds = FrozenCopy.copy, 0
 
-    def copy_and_write(self: Still, source: int, blocks: Blocks, size: int) -> None:
+    def copy_and_write(self: FrozenCopy, source: int, blocks: Blocks, size: int) -> None:
         nonlocal rounds
         copy(self, source, blocks, size)
         rounds += 1
@@ -222,8 +222,8 @@ def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytes
                 writer.write(place, noise(100, place))
             busy.states.append(bytes(writer.model))
 
-    monkeypatch.setattr(Still, "clone", lambda *_: False)
-    monkeypatch.setattr(Still, "copy", copy_and_write)
+    monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
+    monkeypatch.setattr(FrozenCopy, "copy", copy_and_write)
     busy = Busy(writer, [0])
     attempts(writer)
     assert rounds == 2
@@ -241,7 +241,7 @@ def test_holes_stay_holes_and_the_heap_small(tmp_path: Path) -> None:
     wanted = Blocks()
     wanted.add(0, size // BLOCK)
     tracemalloc.start()
-    copied = Still(tmp_path)
+    copied = FrozenCopy(tmp_path)
     copied.copy(descriptor, wanted, size)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

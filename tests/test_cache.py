@@ -9,7 +9,7 @@ import pytest
 from cache_house import House, noise, read, write
 
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.sparse_file import LocalFile
+from swiftfs.filecache.sparse_file import SparseFile
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
@@ -22,10 +22,10 @@ def test_a_version_is_given_back_once_with_what_it_had(house: House) -> None:
     assert house.read(origin, BLOCK, 2 * BLOCK) == noise(5 * BLOCK)[BLOCK : 3 * BLOCK]
     version = ObjectVersion(origin.name, origin.etag)
     assert version in house.cache
-    assert house.cache.take(ObjectVersion(origin.name, "another")) is None
+    assert house.cache.acquire_version(ObjectVersion(origin.name, "another")) is None
     content = house.open(origin)
     assert version not in house.cache
-    assert house.cache.take(version) is None
+    assert house.cache.acquire_version(version) is None
     assert house.gets() == 1
     read(content, BLOCK, 2 * BLOCK)
     assert house.gets() == 0
@@ -257,7 +257,7 @@ def test_leftovers_and_strangers_are_swept(house: House) -> None:
 
 
 def test_a_local_file_has_a_new_name_each_time(tmp_path: Path) -> None:
-    files = [LocalFile.create(tmp_path / "new") for _ in range(3)]
+    files = [SparseFile.create(tmp_path / "new") for _ in range(3)]
     assert len({file.path for file in files}) == 3
     for file, other in itertools.pairwise(files):
         assert file.mark() != other.mark()

@@ -12,7 +12,7 @@ import pytest
 from cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, settle, write
 
 from swiftfs.errors import Corrupt
-from swiftfs.filecache.block_map import BLOCK, Origin
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["cache_fixtures"]
@@ -148,7 +148,7 @@ def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
     def find_and_lose(*edges: Any, **options: Any) -> list[tuple[int, int]]:
         found = needed(*edges, **options)
         if not any(given_back[1:]):
-            given_back.append(content.shed(2**40))
+            given_back.append(content.evict(2**40))
         return found
 
     monkeypatch.setattr(content, "_edge_pieces", find_and_lose)
@@ -331,7 +331,7 @@ def test_what_is_moved_is_kept(house: House) -> None:
     house.cache.moved(ObjectVersion(origin.name, origin.etag), new)
     house.cache.moved(ObjectVersion(ObjectName("box", "nothing"), origin.etag), new)
     house.gets()
-    moved = Origin(new, origin.etag, origin.size, origin.whole)
+    moved = BaseVersion(new, origin.etag, origin.size, origin.object_size)
     assert house.read(moved, 0, BLOCK) == noise(3 * BLOCK)[:BLOCK]
     assert house.gets() == 0
     house.store.delete(origin.name)

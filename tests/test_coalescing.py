@@ -3,7 +3,7 @@
 import pytest
 
 from swiftfs.attributes import Stored
-from swiftfs.filecache.block_map import Blocks, SavedFile
+from swiftfs.filecache.block_map import Blocks, FileRecord
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
@@ -22,8 +22,8 @@ from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "name")
 OLD, NEW = (Description("text/plain", Stored(mode=0o100644, mtime_ns=time)) for time in (1, 2))
-FILE = SavedFile("open-1", 5, None, Blocks(), None)
-OTHER = SavedFile("open-2", 6, None, Blocks(), None)
+FILE = FileRecord("open-1", 5, None, Blocks(), None)
+OTHER = FileRecord("open-2", 6, None, Blocks(), None)
 GARBAGE = (ObjectName("box_segments", "x"),)
 
 FRESH = PutFile(NAME, FILE, OLD, fresh=True)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
-from swiftfs.filecache.segment_container import SegmentPlaces
-from swiftfs.filecache.segment_layout import MAX_SEGMENT, Layout
-from swiftfs.filecache.segment_uploader import SegmentUpload, segment_prefix
+from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
+from swiftfs.filecache.segment_uploader import SegmentUploader, segment_prefix
 from swiftfs.objects import ObjectName, Row
 from swiftfs.store.protocol import Headers
 
@@ -28,7 +28,7 @@ PLAIN = Headers("application/octet-stream")
 MIB = 1024 * 1024
 
 RANGES = st.tuples(st.integers(0, 80), st.integers(0, 80))
-Open = Callable[[bytes], Content]
+Open = Callable[[bytes], CachedFile]
 
 
 @given(st.lists(st.tuples(st.booleans(), RANGES), max_size=20), RANGES)
@@ -53,7 +53,7 @@ def test_block_range_takes_in_partial_blocks() -> None:
 
 @given(st.sampled_from([1, 1000, MIB, 16 * MIB, 4 * MAX_SEGMENT]), st.integers(0, 3 * 1024**4))
 def test_a_layout_finds_the_segment_of_a_byte(size: int, offset: int) -> None:
-    layout = Layout(size)
+    layout = SegmentLayout(size)
     index = layout.index(offset)
     start, stop = layout.bounds(index)
     assert start <= offset < stop
@@ -62,7 +62,7 @@ def test_a_layout_finds_the_segment_of_a_byte(size: int, offset: int) -> None:
 
 
 def test_a_thousand_segments_hold_a_large_file() -> None:
-    layout = Layout(16 * MIB)
+    layout = SegmentLayout(16 * MIB)
     assert layout.bounds(0) == (0, 16 * MIB)
     assert layout.bounds(64) == (1024 * MIB, 1088 * MIB)
     assert layout.bounds(999)[1] == layout.largest_file > 3.5 * 1024**4
@@ -113,12 +113,12 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Open]:
     """Open the content of an object that holds the given bytes."""
-    opened: list[Content] = []
+    opened: list[CachedFile] = []
 
-    def open_it(body: bytes) -> Content:
+    def open_it(body: bytes) -> CachedFile:
         etag = store.put(NAME, body, PLAIN).version.etag
-        origin = Origin(NAME, etag, len(body), len(body))
-        opened.append(Content(store, pool, tmp_path, origin, 4 * MIB))
+        origin = BaseVersion(NAME, etag, len(body), len(body))
+        opened.append(CachedFile(store, pool, tmp_path, origin, 4 * MIB))
         return opened[-1]
 
     yield open_it
@@ -126,14 +126,14 @@ def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -
         content.close()
 
 
-def read(content: Content, offset: int, size: int) -> bytes:
+def read(content: CachedFile, offset: int, size: int) -> bytes:
     span = content.read(offset, size)
     data = os.pread(span.descriptor, span.length, span.position)
     assert len(data) == span.length
     return data
 
 
-def write(content: Content, offset: int, data: bytes) -> None:
+def write(content: CachedFile, offset: int, data: bytes) -> None:
     copied = content.write(offset, len(data), lambda file, position: os.pwrite(file, data, position))
     assert copied == len(data)
 
@@ -251,8 +251,10 @@ def test_a_failed_download_is_told_and_tried_again(open_content: Open, store: Me
 def test_a_segment_written_to_again_is_uploaded_again(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    content = Content(store, pool, tmp_path, None, 0)
-    upload = SegmentUpload(store, SegmentPlaces(store), pool, content.descriptor, NAME, Layout(MIB))
+    content = CachedFile(store, pool, tmp_path, None, 0)
+    upload = SegmentUploader(
+        store, SegmentContainerChooser(store), pool, content.descriptor, NAME, SegmentLayout(MIB)
+    )
     content.uploads = upload
     body = bytearray(random.Random(2).randbytes(3 * MIB + 5))
     for offset in range(0, len(body), BLOCK):
@@ -269,7 +271,7 @@ def test_a_segment_written_to_again_is_uploaded_again(
 
     store.get(NAME, sink)
     assert got == body
-    garbage = upload.settle(manifest)
+    garbage = upload.commit_manifest(manifest)
     assert len(garbage) == 1
     assert set(garbage).isdisjoint(segment.name for segment in manifest.segments)
     content.close()
@@ -279,14 +281,18 @@ def test_a_writer_waits_for_no_listing_of_leftovers(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     """The rows come page by page, and in an outage no page comes for minutes."""
-    content = Content(store, pool, tmp_path, None, 0)
-    upload = SegmentUpload(store, SegmentPlaces(store), pool, content.descriptor, NAME, Layout(MIB))
+    content = CachedFile(store, pool, tmp_path, None, 0)
+    upload = SegmentUploader(
+        store, SegmentContainerChooser(store), pool, content.descriptor, NAME, SegmentLayout(MIB)
+    )
     content.uploads = upload
 
     def rows() -> Iterator[Row]:
         pool.submit(write, content, 0, b"text").result(10)
         yield Row(f"{upload.prefix.key}{0:013d}-abc", 4, "hash", "", "")
 
-    upload.found(rows())
-    assert upload.settle(None) == [ObjectName(upload.prefix.container, f"{upload.prefix.key}{0:013d}-abc")]
+    upload.adopt_leftovers(rows())
+    assert upload.commit_manifest(None) == [
+        ObjectName(upload.prefix.container, f"{upload.prefix.key}{0:013d}-abc")
+    ]
     content.close()

@@ -16,7 +16,7 @@ from mounts import Mount
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
-from swiftfs.filecache.version_index import Index
+from swiftfs.filecache.version_index import VersionIndex
 from swiftfs.journal.database import SCHEMA, Log
 from swiftfs.maintenance.journaled_uploads import journaled
 from swiftfs.namespace.head_cache import HeadCache
@@ -288,12 +288,12 @@ def test_a_cache_of_another_format_is_kept_aside(
 ) -> None:
     caplog.set_level("INFO")
     index, heads = tmp_path / "content.sqlite", tmp_path / "heads.sqlite"
-    Index(index).close(clean=True)
+    VersionIndex(index).close(clean=True)
     HeadCache(heads).close()
     for path in (index, heads):
         rewrite(path, f"PRAGMA {mark if path == index else mark.replace('= 1', '= 0')}")
     before = [path.read_bytes() for path in (index, heads)]
-    Index(index).close(clean=True)
+    VersionIndex(index).close(clean=True)
     HeadCache(heads).close()
     aside = [path.with_name(f"{path.name}.other") for path in (index, heads)]
     assert [path.name for path in sorted(tmp_path.glob("*.other"))] == [path.name for path in aside]
@@ -306,11 +306,11 @@ def test_a_cache_of_another_format_is_kept_aside(
 
 def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index, heads = tmp_path / "content.sqlite", tmp_path / "heads.sqlite"
-    Index(index).close(clean=True)
+    VersionIndex(index).close(clean=True)
     HeadCache(heads).close()
     rewrite(index, "DROP TABLE session")
     rewrite(heads, "DROP TABLE heads")
-    Index(index).close(clean=True)
+    VersionIndex(index).close(clean=True)
     HeadCache(heads).close()
     assert rows(index, "SELECT state FROM session") == [("clean",)]
     assert rows(heads, "SELECT count(*) FROM heads") == [(0,)]
@@ -323,9 +323,9 @@ def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest
 
 def test_an_index_that_is_out_of_reach_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "content.sqlite"
-    Index(path).close(clean=True)
+    VersionIndex(path).close(clean=True)
     with closing(locked(path)):
-        index = Index(path)
+        index = VersionIndex(path)
         assert index.names() == set()
         index.close(clean=True)
     assert rows(path, "SELECT state FROM session") == [("clean",)]

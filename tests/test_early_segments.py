@@ -49,7 +49,7 @@ def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writ
     assert writer.puts() == 4
     uploads._rests = 3600.0
     writer.write(4 * MIB, noise(3 * MIB))
-    assert writer.content.hurry()  # somebody needs room
+    assert writer.content.upload_full_segments()  # somebody needs room
     writer.run()
     assert writer.stored() == writer.model
 

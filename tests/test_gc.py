@@ -21,7 +21,7 @@ from swiftfs.attributes import Stored
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.filecache.block_map import Blocks, Placed, SavedFile
+from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
 from swiftfs.journal.database import SCHEMA, Log, Record
@@ -414,8 +414,8 @@ def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
     """A record of a file may outlive that of its upload."""
     prefix = ObjectName("a_segments", f"film/{OURS}/")
     name = ObjectName("a", "film")
-    placed = Placed(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
-    saved = SavedFile("local", MIB, None, Blocks(), prefix, (placed,))
+    placed = StoredSegment(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
+    saved = FileRecord("local", MIB, None, Blocks(), prefix, (placed,))
     with closing(Log(tmp_path, "me")) as log:
         log.commit([Record(1, "/film", PutFile(name, saved, Description("a/b", Stored())))])
         said = journaled(tmp_path)

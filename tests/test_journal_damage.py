@@ -12,7 +12,7 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs.errors import AccessDenied, SwiftfsError
-from swiftfs.filecache.segment_uploader import Standing
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.scheduler import Dispatch
@@ -98,7 +98,7 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
 ) -> None:
     store.create_container("box_segments")
     log = Log(tmp_path, "box of memory")
-    log.begin_upload(Standing(ObjectName("box_segments", "left/swiftfs-0/"), frozenset()))
+    log.begin_upload(UnreferencedPrefix(ObjectName("box_segments", "left/swiftfs-0/"), frozenset()))
     log.close()
     foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
     jobs: list[Callable[[], None]] = []

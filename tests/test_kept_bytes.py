@@ -20,9 +20,9 @@ from swiftclient import Connection
 from swiftfs.attributes import Stored
 from swiftfs.demo.server import Fault
 from swiftfs.errors import Corrupt
-from swiftfs.filecache.block_map import BLOCK, Origin
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.database import Log
 from swiftfs.journal.file_upload import Storing
 from swiftfs.journal.operations import Description, PutFile
@@ -61,7 +61,7 @@ SEGMENT = 4 * MIB
 NAME = ObjectName("box", "file")
 
 
-def put_large(store: MemoryStore, body: bytes, size: int) -> Origin:
+def put_large(store: MemoryStore, body: bytes, size: int) -> BaseVersion:
     """Store `body` as segments of so many bytes."""
     store.create_container("box_segments")
     segments = []
@@ -70,14 +70,14 @@ def put_large(store: MemoryStore, body: bytes, size: int) -> Origin:
         info = store.put(name, body[start : start + size], PLAIN)
         segments.append(Segment(name, info.version.etag, info.size))
     etag = store.put_manifest(NAME, Manifest(tuple(segments)), PLAIN).version.etag
-    return Origin(NAME, etag, len(body), len(body))
+    return BaseVersion(NAME, etag, len(body), len(body))
 
 
-def put_plain(store: MemoryStore, body: bytes) -> Origin:
-    return Origin(NAME, store.put(NAME, body, PLAIN).version.etag, len(body), len(body))
+def put_plain(store: MemoryStore, body: bytes) -> BaseVersion:
+    return BaseVersion(NAME, store.put(NAME, body, PLAIN).version.etag, len(body), len(body))
 
 
-Put = Callable[[MemoryStore, bytes], Origin]
+Put = Callable[[MemoryStore, bytes], BaseVersion]
 
 OBJECTS: dict[str, tuple[Put, int]] = {
     "plain, 400 kB": (put_plain, 400_000),
@@ -89,43 +89,43 @@ OBJECTS: dict[str, tuple[Put, int]] = {
 }
 
 
-def patch(content: Content, model: bytearray) -> None:
+def patch(content: CachedFile, model: bytearray) -> None:
     middle = len(model) // 2 + 100
     write(content, middle, b"patch")
     model[middle : middle + 5] = b"patch"
 
 
-def patch_over_the_edge_of_two_pieces(content: Content, model: bytearray) -> None:
+def patch_over_the_edge_of_two_pieces(content: CachedFile, model: bytearray) -> None:
     edge = len(model) // 2 // MIB * MIB or 2 * BLOCK
     write(content, edge - 5, b"over the edge")
     model[edge - 5 : edge + 8] = b"over the edge"
 
 
-def append(content: Content, model: bytearray) -> None:
+def append(content: CachedFile, model: bytearray) -> None:
     write(content, len(model), b"the end")
     model.extend(b"the end")
 
 
-def cut(content: Content, model: bytearray) -> None:
+def cut(content: CachedFile, model: bytearray) -> None:
     size = len(model) // 2 - 100
     content.truncate(size)
     del model[size:]
 
 
-def cut_and_grow(content: Content, model: bytearray) -> None:
+def cut_and_grow(content: CachedFile, model: bytearray) -> None:
     cut(content, model)
     content.truncate(len(model) + BLOCK)
     model.extend(bytes(BLOCK))
 
 
-def read_then_patch(content: Content, model: bytearray) -> None:
+def read_then_patch(content: CachedFile, model: bytearray) -> None:
     middle = len(model) // 2
     read(content, middle - middle % BLOCK, BLOCK)
     settle(content)
     patch(content, model)
 
 
-def read_all_then_patch(content: Content, model: bytearray) -> None:
+def read_all_then_patch(content: CachedFile, model: bytearray) -> None:
     for offset in range(0, content.size, BLOCK):
         read(content, offset, BLOCK)
     patch(content, model)
@@ -142,11 +142,11 @@ CHANGES = [
 ]
 
 
-def store_it(house: House, content: Content) -> None:
+def store_it(house: House, content: CachedFile) -> None:
     """Store the file as the journal does."""
-    content.uploads._layout = Layout(SEGMENT) if content.uploads else Layout(0)  # type: ignore[union-attr]
+    content.uploads._layout = SegmentLayout(SEGMENT) if content.uploads else SegmentLayout(0)  # type: ignore[union-attr]
     large = house.store.head(NAME).is_slo
-    intent = PutFile(NAME, content.save(), Description("text/plain", Stored()), large)
+    intent = PutFile(NAME, content.to_record(), Description("text/plain", Stored()), large)
     with closing(Log(house.folder, "box")) as log:
         storing = Storing(house.store, SEGMENT, Removal(house.store, log, Ownership(log)))
         storing.run(intent, content, lambda _: None)
@@ -167,7 +167,7 @@ def stored(store: MemoryStore) -> bytes:
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_a_wrong_byte_is_never_stored(
-    house: House, kind: str, change: Callable[[Content, bytearray], None], wrong: int
+    house: House, kind: str, change: Callable[[CachedFile, bytearray], None], wrong: int
 ) -> None:
     """So many answers have a byte flipped; the change succeeds or says that it does not."""
     put, size = OBJECTS[kind]
@@ -290,7 +290,7 @@ def test_an_evicted_segment_is_verified_before_it_changes(
     """It is brought back whole, at once or as a reader wants it, and stored anew with the change."""
     writer.write(0, noise(4 * MIB + 10))
     writer.puts()
-    assert writer.content.shed(2**40) >= 3 * MIB
+    assert writer.content.evict(2**40) >= 3 * MIB
     assert writer.content.evicted()
     whole, wrong = writer.store.get, [1]
 

@@ -14,11 +14,11 @@ from storing_house import MIB, PLAIN, Writer, noise
 
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cache import ContentCache, ContentMaker
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_put import place_of
-from swiftfs.filecache.segment_uploader import SegmentUpload
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
 
@@ -57,14 +57,14 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.store = Gate("box", "box_segments")
         self.files = folder / "content"
-        self.maker = ContentMaker(
-            self.store, Layout(MIB), lambda _standing: None, connections=1, uploads=1, read_ahead=0
+        self.maker = CachedFileFactory(
+            self.store, SegmentLayout(MIB), lambda _standing: None, connections=1, uploads=1, read_ahead=0
         )
-        self.cache = ContentCache(folder, None, self.maker, {})
-        self.abandoned: list[SegmentUpload] = []
+        self.cache = FileCache(folder, None, self.maker, {})
+        self.abandoned: list[SegmentUploader] = []
         self.cache.abandoned = self.abandoned.append
 
-    def written(self, name: ObjectName, body: bytes) -> Content:
+    def written(self, name: ObjectName, body: bytes) -> CachedFile:
         """Return a new file, whose full segments are being uploaded: the first waits in its PUT."""
         content = self.cache.new(name, None)
         for start in range(0, len(body), BLOCK):
@@ -72,7 +72,7 @@ class Rig:
         wait_until(lambda: bool(self.store.waiting))
         return content
 
-    def stored(self, content: Content, name: ObjectName, body: bytes) -> None:
+    def stored(self, content: CachedFile, name: ObjectName, body: bytes) -> None:
         """Store the file as another attempt than that of the segments would."""
         content.adopt(self.store.put(name, body, PLAIN))
 
@@ -99,7 +99,7 @@ def is_open(descriptor: int, inode: int) -> bool:
         return False
 
 
-def inode_of(content: Content) -> int:
+def inode_of(content: CachedFile) -> int:
     return os.fstat(content.descriptor).st_ino
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_thrown_away_stays_open_until_its_last_upload_has_ended(r
     body = noise(4 * MIB + 10)
     content = rig.written(FILE, body)
     inode = inode_of(content)
-    rig.cache.leave(content)
+    rig.cache.release(content)
     assert is_open(content.descriptor, inode)
     # Nobody wants the others, which map the file when their turn comes.
     rig.uploads_end()
@@ -118,12 +118,12 @@ def test_a_file_that_is_thrown_away_stays_open_until_its_last_upload_has_ended(r
 
 def test_its_number_is_not_another_files_before_that(rig: Rig) -> None:
     body = noise(3 * MIB + 10)
-    rig.cache.leave(rig.written(FILE, body))
+    rig.cache.release(rig.written(FILE, body))
     other = rig.cache.new(OTHER, None)
     write(other, 0, noise(3 * MIB, 1))
     rig.uploads_end()
     assert rig.store.bodies == [body[:MIB], *(noise(3 * MIB, 1)[at : at + MIB] for at in (0, MIB))]
-    rig.cache.leave(other)
+    rig.cache.release(other)
 
 
 def test_a_file_that_was_cut_is_not_suspended_while_an_upload_of_it_waits(rig: Rig) -> None:
@@ -133,14 +133,14 @@ def test_a_file_that_was_cut_is_not_suspended_while_an_upload_of_it_waits(rig: R
     write(content, 0, noise(3 * MIB, 1))
     content.truncate(100)
     inode = inode_of(content)
-    rig.cache.hold(content.file_name)
-    rig.cache.leave(content)
+    rig.cache.pin(content.file_name)
+    rig.cache.release(content)
     assert is_open(content.descriptor, inode)
     rig.uploads_end()
-    assert rig.cache.share(content.save()) is content
-    rig.cache.leave(content)
-    rig.cache.leave(busy)
-    rig.cache.unhold(content.file_name)
+    assert rig.cache.acquire_pending(content.to_record()) is content
+    rig.cache.release(content)
+    rig.cache.release(busy)
+    rig.cache.unpin(content.file_name)
 
 
 @pytest.mark.parametrize("size", [10, MIB - 1, MIB + 10])
@@ -150,7 +150,7 @@ def test_a_file_that_is_kept_is_not_cut_while_an_upload_maps_it(rig: Rig, size: 
     content.truncate(size)
     rig.stored(content, FILE, body[:size])
     inode = inode_of(content)
-    rig.cache.leave(content)
+    rig.cache.release(content)
     assert is_open(content.descriptor, inode)
     assert os.fstat(content.descriptor).st_size == len(body)
     rig.uploads_end()
@@ -167,24 +167,24 @@ def test_a_file_that_is_opened_again_before_its_upload_has_ended_goes_on(rig: Ri
     rig.stored(content, FILE, body[:10])
     origin = content.origin
     assert origin is not None
-    rig.cache.leave(content)
+    rig.cache.release(content)
     again = rig.cache.find(ObjectVersion(FILE, origin.etag))
     assert again is content
     rig.uploads_end()
     write(again, 10, b"more")
     assert os.pread(again.descriptor, 100, 0)[:14] == body[:10] + b"more"
-    rig.cache.leave(again)
+    rig.cache.release(again)
 
 
 def test_what_an_upload_reads_is_not_given_back_to_the_disk(rig: Rig) -> None:
     body = noise(3 * MIB)
     content = rig.written(FILE, body)
     rig.stored(content, FILE, body)
-    assert content.shed(2**40) == MIB
+    assert content.evict(2**40) == MIB
     rig.uploads_end()
     assert rig.store.bodies == [body[:MIB], body[MIB : 2 * MIB]]
-    assert content.shed(2**40) == 2 * MIB
-    rig.cache.leave(content)
+    assert content.evict(2**40) == 2 * MIB
+    rig.cache.release(content)
 
 
 def test_the_segment_of_an_upload_that_begins_to_store_when_the_file_is_thrown_away(rig: Rig) -> None:
@@ -204,7 +204,7 @@ def test_the_segment_of_an_upload_that_begins_to_store_when_the_file_is_thrown_a
     uploads = content.uploads
     assert uploads is not None
     assert not uploads.has_begun or rig.store.waiting
-    rig.cache.leave(content)
+    rig.cache.release(content)
     assert rig.abandoned == [uploads]
     go_on.set()
     names = uploads.abandon()

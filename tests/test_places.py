@@ -14,7 +14,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
-from swiftfs.filecache.segment_container import SegmentPlaces
+from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_uploader import segment_prefix
 from swiftfs.objects import ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, Source
@@ -102,7 +102,7 @@ def test_who_may_not_make_containers_uses_one_that_is_there(caplog: pytest.LogCa
     store = MemoryStore("box", "box_segments", "other")
     store.hook = refusing(AccessDenied("403"))
     caplog.set_level(logging.INFO)
-    places = SegmentPlaces(store)
+    places = SegmentContainerChooser(store)
     assert str(places.of("box")) == "box_segments"
     assert str(places.of("other")) == f"other/{SEGMENTS_FOLDER}"
     assert [record.message for record in caplog.records] == [
@@ -114,13 +114,13 @@ def test_who_may_not_make_containers_uses_one_that_is_there(caplog: pytest.LogCa
 def test_a_place_that_was_given_is_not_changed(error: StoreError) -> None:
     store = MemoryStore("box")
     store.hook = refusing(error)
-    assert str(SegmentPlaces(store, "pieces").of("box")) == "pieces/box"
+    assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
 
 
 def test_an_outage_decides_nothing() -> None:
     store = MemoryStore("box")
     store.hook = refusing(Unavailable("down"))
-    places = SegmentPlaces(store)
+    places = SegmentContainerChooser(store)
     with pytest.raises(Unavailable):
         places.of("box")
     store.hook = None
@@ -129,7 +129,7 @@ def test_an_outage_decides_nothing() -> None:
 
 def test_a_place_is_asked_about_once_and_again_when_it_is_gone() -> None:
     store = MemoryStore("box")
-    places = SegmentPlaces(store)
+    places = SegmentContainerChooser(store)
     for _ in range(3):
         places.of("box")
     assert store.requests == [("create_container", "box_segments")]
@@ -144,7 +144,7 @@ def test_where_segments_lie_is_room_for_more() -> None:
     inside = put(store, "box", f"{SEGMENTS_FOLDER}/f/1", b"x")
     store.requests.clear()
     for segment, place in ((beside, "box_segments"), (inside, f"box/{SEGMENTS_FOLDER}")):
-        places = SegmentPlaces(store)
+        places = SegmentContainerChooser(store)
         places.found("box", [segment])
         assert str(places.of("box")) == place
     assert store.requests == []
@@ -163,6 +163,6 @@ def test_the_hidden_folder_can_be_mounted_by_its_name() -> None:
 @pytest.mark.parametrize("choice", ["auto", "same", "pieces"])
 def test_the_longest_name_has_room_in_every_place(choice: str) -> None:
     name = ObjectName("c" * 256, "k" * 1024)
-    place = SegmentPlaces(MemoryStore(), choice).likely(name.container)
+    place = SegmentContainerChooser(MemoryStore(), choice).likely(name.container)
     segment = place.name(f"{segment_prefix(name)}{0:013d}-{'0' * 12}")
     assert len(segment.key.encode()) <= 1024

@@ -17,7 +17,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Sink
 
@@ -53,7 +53,7 @@ def asked(house: House) -> int:
     return house.store.asked
 
 
-def read_part(content: Content, body: bytes, offsets: Sequence[int]) -> None:
+def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
     for offset in offsets:
         assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
 

@@ -14,7 +14,7 @@ from scenes import wait_until
 
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, SavedFile
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, StoredSegment
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.operations import Delete, Description, Intent, PutFile, PutMarker, PutSmall
 from swiftfs.journal.salvage import copy_journal, salvage
@@ -47,7 +47,7 @@ class Cache:
     def add(self, path: str, data: bytes, local: str, **saved: Any) -> None:
         """Let a file be in the journal, and `data` be what its local file has."""
         (self.folder / "content" / local).write_bytes(data)
-        file = SavedFile(
+        file = FileRecord(
             local, **{"size": len(data), "origin": None, "dirty": Blocks(), "prefix": None, **saved}
         )
         self.note(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
@@ -81,7 +81,7 @@ def cache(tmp_path: Path) -> Cache:
 def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache) -> None:
     dirty = Blocks()
     dirty.add(1, 2)
-    origin = Origin(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
+    origin = BaseVersion(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
     data = b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK
     cache.add("/d/f", data, "open-1", origin=origin, dirty=dirty)
     cache.close()
@@ -99,7 +99,7 @@ def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: Cache) 
     segment = Segment(ObjectName("box_segments", "f/upload/1"), "0123", 2 * BLOCK)
     dirty = Blocks()
     dirty.add(0, 3)
-    evicted = (Placed(0, segment),)
+    evicted = (StoredSegment(0, segment),)
     data = bytes(2 * BLOCK) + b"c" * BLOCK
     cache.add("/f", data, "open-1", dirty=dirty, prefix=prefix, evicted=evicted)
     cache.close()

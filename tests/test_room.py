@@ -14,10 +14,10 @@ from memory_store import MemoryStore
 from storing_house import MIB
 
 from swiftfs.errors import Unavailable
-from swiftfs.filecache.block_map import BLOCK, Origin
-from swiftfs.filecache.cache import ContentCache, ContentMaker
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40
@@ -32,25 +32,27 @@ class Yard:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.store = MemoryStore("box")
-        maker = ContentMaker(self.store, Layout(MIB), lambda _: None, connections=2, uploads=2, read_ahead=0)
-        self.cache = ContentCache(folder, limit, maker, {})
-        self.open: list[Content] = []
+        maker = CachedFileFactory(
+            self.store, SegmentLayout(MIB), lambda _: None, connections=2, uploads=2, read_ahead=0
+        )
+        self.cache = FileCache(folder, limit, maker, {})
+        self.open: list[CachedFile] = []
 
-    def new(self, key: str = "file") -> Content:
+    def new(self, key: str = "file") -> CachedFile:
         self.open.append(self.cache.new(ObjectName("box", key), None))
         return self.open[-1]
 
     def close(self) -> None:
         for content in self.open:
-            self.cache.leave(content)
+            self.cache.release(content)
         self.cache.close()
 
 
-def put(content: Content, offset: int, data: bytes) -> None:
+def put(content: CachedFile, offset: int, data: bytes) -> None:
     assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
 
 
-def put_in_blocks(content: Content, begin: int, body: bytes) -> None:
+def put_in_blocks(content: CachedFile, begin: int, body: bytes) -> None:
     for offset in range(begin, len(body), BLOCK):
         put(content, offset, body[offset : offset + BLOCK])
 
@@ -138,15 +140,15 @@ def test_what_the_journal_stores_makes_room(yard: Yard) -> None:
     content = yard.new("journaled")
     for offset in range(0, 3 * MIB + BLOCK, BLOCK):
         put(content, offset, noise(BLOCK))
-    yard.cache.hold(content.file_name)
-    content.save()
+    yard.cache.pin(content.file_name)
+    content.to_record()
     relieved = threading.Event()
 
     def relieve() -> bool:
         relieved.set()
         return True
 
-    yard.cache.relieve = relieve
+    yard.cache.start_uploads_for_space = relieve
     second = yard.new("second")
     writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
     writing.start()
@@ -154,7 +156,7 @@ def test_what_the_journal_stores_makes_room(yard: Yard) -> None:
     assert writing.is_alive()
     content.begin_upload()
     content.adopt(yard.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
-    yard.cache.unhold(content.file_name)
+    yard.cache.unpin(content.file_name)
     writing.join(30)
     assert second.size == 2 * MIB
     assert content.allocated() < 3 * MIB
@@ -164,13 +166,13 @@ def test_clean_bytes_of_a_file_that_the_journal_holds_stay(yard: Yard) -> None:
     body = noise(8 * MIB)
     info = yard.store.put(ObjectName("box", "old"), body, PLAIN)
     content = yard.cache.new(
-        info.version.name, Origin(info.version.name, info.version.etag, 8 * MIB, 8 * MIB)
+        info.version.name, BaseVersion(info.version.name, info.version.etag, 8 * MIB, 8 * MIB)
     )
     yard.open.append(content)
-    yard.cache.hold(content.file_name)
+    yard.cache.pin(content.file_name)
     content.ensure(0, 8 * MIB)
     yard.cache.fit()
     assert content.allocated() == 8 * MIB
-    yard.cache.unhold(content.file_name)
+    yard.cache.unpin(content.file_name)
     yard.cache.fit()
     assert content.allocated() <= 4 * MIB

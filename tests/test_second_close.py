@@ -21,7 +21,7 @@ from swiftfs.attributes import Stored
 from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import Description, PutFile
@@ -353,15 +353,15 @@ def dirty(*blocks: int) -> Blocks:
     return found
 
 
-def saved(size: int, blocks: Blocks, origin: Origin | None = None) -> PutFile:
-    file = SavedFile("open-one", size, origin, blocks, None)
+def saved(size: int, blocks: Blocks, origin: BaseVersion | None = None) -> PutFile:
+    file = FileRecord("open-one", size, origin, blocks, None)
     return PutFile(ObjectName("box", "file"), file, Description("text/plain", Stored()), True, "etag")
 
 
 def test_the_newest_of_two_records_counts() -> None:
-    origin = Origin(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
+    origin = BaseVersion(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
     older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1, 4), origin), 13, "no")
-    file = SavedFile("open-two", 1, None, dirty(0), None)
+    file = FileRecord("open-two", 1, None, dirty(0), None)
     other = Record(4, "/other", PutFile(ObjectName("box", "other"), file, Description("", Stored())))
     newest = Record(5, "/file", saved(4 * BLOCK, dirty(2), origin))
     records, replaced = one_a_file([older, other, newest])
@@ -376,8 +376,8 @@ def test_the_newest_of_two_records_counts() -> None:
 
 def test_blocks_of_an_older_version_are_no_changes_of_the_newer() -> None:
     name = ObjectName("box", "file")
-    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1), Origin(name, "1", 5 * BLOCK, 5 * BLOCK)))
-    newest = Record(5, "/file", saved(5 * BLOCK, dirty(2), Origin(name, "2", 5 * BLOCK, 5 * BLOCK)))
+    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1), BaseVersion(name, "1", 5 * BLOCK, 5 * BLOCK)))
+    newest = Record(5, "/file", saved(5 * BLOCK, dirty(2), BaseVersion(name, "2", 5 * BLOCK, 5 * BLOCK)))
     (record,), _ = one_a_file([older, newest])
     assert isinstance(record.intent, PutFile)
     assert list(record.intent.file.dirty.runs(0, 9)) == [(2, 3)]

@@ -9,8 +9,8 @@ from cache_house import MIB, PLAIN, House, noise, read, settle, write
 from memory_store import MemoryStore
 
 from swiftfs.errors import Corrupt, Unavailable
-from swiftfs.filecache.block_map import BLOCK, Origin
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import Manifest, ObjectName, Segment
 
 SIZE = 2 * MIB + 777
@@ -36,12 +36,12 @@ pytest_plugins = ["cache_fixtures"]
 
 
 @pytest.fixture
-def large(house: House) -> Origin:
+def large(house: House) -> BaseVersion:
     manifest = put_segments(house.store, ObjectName("box", "large"), BODY)
-    return Origin(ObjectName("box", "large"), manifest.etag, len(BODY), len(BODY))
+    return BaseVersion(ObjectName("box", "large"), manifest.etag, len(BODY), len(BODY))
 
 
-def read_slowly(content: Content) -> bytes:
+def read_slowly(content: CachedFile) -> bytes:
     """Read in pieces that are no more than a download each."""
     data = b"".join(read(content, offset, 4 * BLOCK) for offset in range(0, content.size, 4 * BLOCK))
     settle(content)
@@ -49,7 +49,7 @@ def read_slowly(content: Content) -> bytes:
 
 
 def test_a_wrong_segment_is_fetched_again_and_no_other(
-    house: House, large: Origin, caplog: pytest.LogCaptureFixture
+    house: House, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     content = house.open(large)
@@ -66,7 +66,7 @@ def test_a_wrong_segment_is_fetched_again_and_no_other(
 
 
 def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
-    house: House, large: Origin, caplog: pytest.LogCaptureFixture
+    house: House, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.store.wrong_at = SIZE + 5000
     content = house.open(large)
@@ -83,7 +83,7 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
     assert house.kept() == []
 
 
-def test_segments_are_asked_for_once_and_remembered(house: House, large: Origin) -> None:
+def test_segments_are_asked_for_once_and_remembered(house: House, large: BaseVersion) -> None:
     content = house.open(large)
     assert read_slowly(content) == BODY
     house.keep(content)
@@ -95,7 +95,7 @@ def test_segments_are_asked_for_once_and_remembered(house: House, large: Origin)
     assert asked == [str(large.name)] * 2  # and once by this test
 
 
-def test_a_little_of_a_large_object_costs_no_manifest(house: House, large: Origin) -> None:
+def test_a_little_of_a_large_object_costs_no_manifest(house: House, large: BaseVersion) -> None:
     content = house.open(large)
     for offset in range(0, len(BODY), 2 * MIB):
         assert read(content, offset, 10) == BODY[offset : offset + 10]
@@ -103,7 +103,7 @@ def test_a_little_of_a_large_object_costs_no_manifest(house: House, large: Origi
     assert "manifest" not in {method for method, _ in house.store.requests}
 
 
-def test_who_may_not_see_the_manifest_reads_on(house: House, large: Origin) -> None:
+def test_who_may_not_see_the_manifest_reads_on(house: House, large: BaseVersion) -> None:
     def refuse(method: str, _subject: str) -> None:
         if method == "manifest":
             raise Unavailable("503")
@@ -115,7 +115,7 @@ def test_who_may_not_see_the_manifest_reads_on(house: House, large: Origin) -> N
 
 
 def test_a_segment_that_is_an_slo_itself_has_no_md5(
-    house: House, large: Origin, caplog: pytest.LogCaptureFixture
+    house: House, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     inner = Segment(large.name, large.etag, len(BODY), nested=True)
@@ -125,7 +125,7 @@ def test_a_segment_that_is_an_slo_itself_has_no_md5(
     assert caplog.records == []
 
 
-def test_what_is_written_is_no_part_of_the_object(house: House, large: Origin) -> None:
+def test_what_is_written_is_no_part_of_the_object(house: House, large: BaseVersion) -> None:
     content = house.open(replace(large, manifest=house.store.manifest(large.name)))
     write(content, SIZE, b"new")
     model = BODY[:SIZE] + b"new" + BODY[SIZE + 3 :]

@@ -10,7 +10,7 @@ from memory_store import MemoryStore
 
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
-from swiftfs.filecache.segment_uploader import Standing
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.journal.database import Log
 from swiftfs.journal.segment_ownership import Ownership
 from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, Removal
@@ -58,8 +58,8 @@ def cleaner(tmp_path: Path) -> Iterator[Cleaner]:
         yield found
 
 
-def below(cleaner: Cleaner, **facts: object) -> Standing:
-    return Standing(ObjectName("box_segments", PREFIX), frozenset(), **facts)  # type: ignore[arg-type]
+def below(cleaner: Cleaner, **facts: object) -> UnreferencedPrefix:
+    return UnreferencedPrefix(ObjectName("box_segments", PREFIX), frozenset(), **facts)  # type: ignore[arg-type]
 
 
 def test_what_stands_is_asked_of_swift_where_nothing_is_recorded(cleaner: Cleaner) -> None:
@@ -137,7 +137,7 @@ def test_leftovers_wait_while_the_server_is_away(cleaner: Cleaner) -> None:
 
 
 def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) -> None:
-    state = Standing(
+    state = UnreferencedPrefix(
         ObjectName("box_segments", PREFIX),
         frozenset({"a"}),
         "local",
@@ -280,7 +280,7 @@ def test_a_prefix_of_which_only_a_part_of_the_key_is_left(cleaner: Cleaner) -> N
     """Release 0.1 recorded no object for it: nothing is known to be unused."""
     key = "x" * LONGEST_KEY + "/swiftfs-0123456789abcdef0123456789abcdef/"
     segment = cleaner.segment(key + "1-a")
-    cleaner.removal.discard_below(Standing(ObjectName("box_segments", key), frozenset()))
+    cleaner.removal.discard_below(UnreferencedPrefix(ObjectName("box_segments", key), frozenset()))
     assert segments(cleaner.store) == {segment.key}
 
 
@@ -297,7 +297,7 @@ def test_whose_a_prefix_of_release_0_1_is(cleaner: Cleaner, prefix: ObjectName, 
     for name in names:
         cleaner.store.put(name, b"x" * 10, Headers("a/b"))
     cleaner.manifest(key, names[0])
-    cleaner.removal.discard_below(Standing(prefix, frozenset()))
+    cleaner.removal.discard_below(UnreferencedPrefix(prefix, frozenset()))
     assert cleaner.store.head(names[0]).size == 10
     assert [row.key for row in cleaner.store.list_page(prefix.container, prefix=prefix.key).rows] == [
         names[0].key

@@ -18,8 +18,8 @@ from storing_house import Writer
 
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_container import SegmentPlaces, place_beside
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_container import SegmentContainerChooser, place_beside
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]
@@ -52,7 +52,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def stall(house: House, threads: ThreadPoolExecutor, content: Content) -> tuple[Stall, Future[None]]:
+def stall(house: House, threads: ThreadPoolExecutor, content: CachedFile) -> tuple[Stall, Future[None]]:
     """Begin a download that stalls."""
     held = Stall(house.store, "get")
     loading = threads.submit(content.ensure, 2 * BLOCK, 3 * BLOCK)
@@ -60,26 +60,26 @@ def stall(house: House, threads: ThreadPoolExecutor, content: Content) -> tuple[
     return held, loading
 
 
-Leave = Callable[[House, Content], None]
+Leave = Callable[[House, CachedFile], None]
 
 
-def leave_changed(house: House, content: Content) -> None:
+def leave_changed(house: House, content: CachedFile) -> None:
     write(content, 0, noise(BLOCK, 1))
-    house.cache.leave(content)
+    house.cache.release(content)
 
 
-def leave_held_and_changed(house: House, content: Content) -> None:
+def leave_held_and_changed(house: House, content: CachedFile) -> None:
     write(content, 0, noise(BLOCK, 1))
-    house.cache.hold(content.file_name)
-    house.cache.leave(content)
-    house.cache.unhold(content.file_name)
+    house.cache.pin(content.file_name)
+    house.cache.release(content)
+    house.cache.unpin(content.file_name)
 
 
-def leave_as_it_was(house: House, content: Content) -> None:
-    house.cache.leave(content)
+def leave_as_it_was(house: House, content: CachedFile) -> None:
+    house.cache.release(content)
 
 
-def drop(house: House, content: Content) -> None:
+def drop(house: House, content: CachedFile) -> None:
     house.cache.drop(content)
 
 
@@ -180,7 +180,7 @@ def test_a_hole_that_is_stored_slowly_holds_up_no_other(
     other = uploads.upload(3 * MIB, 3 * MIB + 5)
     assert other.stored.result(SECONDS).size == 5
     same = uploads.upload(MIB, 2 * MIB)
-    settled = threads.submit(uploads.settle, None)
+    settled = threads.submit(uploads.commit_manifest, None)
     held.end()
     gone = settled.result(SECONDS)
     names = {one.stored.result(SECONDS).name for one in (first, other, same) if not one.stored.cancelled()}
@@ -207,7 +207,7 @@ def test_a_hole_that_could_not_be_stored_is_stored_by_the_next(writer: Writer) -
 
 def test_a_container_that_is_made_slowly_holds_up_no_other(threads: ThreadPoolExecutor) -> None:
     store = MemoryStore("slow", "quick")
-    places = SegmentPlaces(store)
+    places = SegmentContainerChooser(store)
     held = Stall(store, "create_container", "slow")
     slow = [threads.submit(places.of, "slow") for _ in range(3)]
     assert held.begun.wait(SECONDS)
@@ -221,7 +221,7 @@ def test_a_container_that_is_made_slowly_holds_up_no_other(threads: ThreadPoolEx
 
 def test_a_decision_that_failed_is_made_again(threads: ThreadPoolExecutor) -> None:
     store = MemoryStore("box")
-    places = SegmentPlaces(store)
+    places = SegmentContainerChooser(store)
 
     def refuse(method: str, _subject: str) -> None:
         raise Unavailable(method)

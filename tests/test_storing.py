@@ -8,10 +8,10 @@ import pytest
 from storing_house import MIB, NAME, Writer, noise
 
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
-from swiftfs.filecache.block_map import BLOCK, SavedFile
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BLOCK, FileRecord
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.downloader import FilledFile
-from swiftfs.filecache.segment_uploader import Standing
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]
@@ -195,48 +195,48 @@ def test_a_patch_whose_bytes_change_is_overtaken_and_reuses_the_rest(writer: Wri
 
 
 def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> None:
-    told: list[tuple[Standing, int]] = []
+    told: list[tuple[UnreferencedPrefix, int]] = []
 
     def puts() -> int:
         return sum(method == "put" for method, _ in writer.store.requests)
 
     assert writer.content.uploads is not None
-    writer.content.uploads._begun = lambda standing: told.append((standing, puts()))
-    assert writer.content.save().prefix is None
+    writer.content.uploads._on_first_put = lambda standing: told.append((standing, puts()))
+    assert writer.content.to_record().prefix is None
     for round_ in range(2):
         writer.write(round_ * MIB, noise(4 * MIB))
         writer.run()
     (first, before), *manifests = told
-    assert first == Standing(writer.content.uploads.prefix, frozenset(), objects=frozenset({NAME}))
+    assert first == UnreferencedPrefix(writer.content.uploads.prefix, frozenset(), objects=frozenset({NAME}))
     assert before == 0
     assert [len(standing.asked) for standing, _ in manifests] == [1, 1]  # each is recorded before it is sent
-    assert writer.content.save().prefix == writer.content.uploads.prefix
+    assert writer.content.to_record().prefix == writer.content.uploads.prefix
     assert all(name.key.startswith(writer.content.uploads.prefix.key) for name in writer.named())
 
 
 def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
-    def fail(_standing: Standing) -> None:
+    def fail(_standing: UnreferencedPrefix) -> None:
         raise OSError(28, "No space left on device")
 
     assert writer.content.uploads is not None
-    writer.content.uploads._begun = fail
+    writer.content.uploads._on_first_put = fail
     writer.write(0, noise(2 * MIB))
     with pytest.raises(OSError, match="No space"):
         writer.run()
     assert writer.puts() == 0
-    writer.content.uploads._begun = writer.begun.append
+    writer.content.uploads._on_first_put = writer.begun.append
     writer.run()
     assert writer.stored() == writer.model
 
 
-def restore(writer: Writer, saved: SavedFile) -> Content:
+def restore(writer: Writer, saved: FileRecord) -> CachedFile:
     """Return what the process after one that died makes of what that had saved."""
-    content = Content.restore(writer.store, writer.pool, writer.folder, saved, 0)
+    content = CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
     assert saved.prefix is None or saved.prefix.container == "box_segments"
     return writer.equip(content, saved.prefix)
 
 
-def replace_content(writer: Writer, content: Content) -> None:
+def replace_content(writer: Writer, content: CachedFile) -> None:
     old, writer.content = writer.content, content
     old._file.close()
     old._file.close = old._file.remove = lambda: None  # type: ignore[method-assign]
@@ -251,13 +251,13 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     writer.store.during = Once(fail, f"/{3 * MIB:013d}")
     with pytest.raises(Unavailable):
         writer.run()
-    saved = writer.content.save()
+    saved = writer.content.to_record()
     writer.write(0, b"written by nobody who closed the file")
     restored = restore(writer, saved)
     replace_content(writer, restored)
     assert len(writer.segments()) == 3
     assert restored.uploads is not None
-    restored.uploads.found(writer.store.list_page("box_segments").rows)
+    restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows)
     writer.puts()
     writer.run()
     assert writer.puts() == 2
@@ -274,10 +274,10 @@ def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> Non
     writer.store.during = Once(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()
-    restored = restore(writer, writer.content.save())
+    restored = restore(writer, writer.content.to_record())
     replace_content(writer, restored)
     assert restored.uploads is not None
-    restored.uploads.found(writer.store.list_page("box_segments").rows, kept)
+    restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows, kept)
     garbage = set(restored.uploads.abandon())
     assert garbage == writer.segments() - kept
     assert garbage
@@ -287,7 +287,7 @@ def test_a_saved_content_goes_on_with_its_changes_and_the_version(writer: Writer
     writer.write(0, noise(4 * BLOCK))
     writer.run()
     writer.write(BLOCK + 7, b"closed")
-    saved = writer.content.save()
+    saved = writer.content.to_record()
     expected = bytes(writer.model)
     writer.write(3 * BLOCK, b"not closed")
     writer.write(4 * BLOCK, noise(5 * BLOCK))
@@ -302,12 +302,12 @@ def test_a_saved_content_goes_on_with_its_changes_and_the_version(writer: Writer
 
 def test_a_saved_file_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
     writer.write(0, noise(4 * BLOCK))
-    saved = writer.content.save()
+    saved = writer.content.to_record()
     path = writer.folder / saved.file
     with path.open("r+b") as file:
         file.truncate(5)
     with pytest.raises(OSError, match=saved.file):
-        Content.restore(writer.store, writer.pool, writer.folder, saved, 0)
+        CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
     with path.open("r+b") as file:
         file.truncate(saved.size)
 

@@ -12,12 +12,12 @@ from memory_store import MemoryStore
 from scenes import wait_until
 from work import Work, work_of
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile
-from swiftfs.filecache.cache import ContentMaker
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
+from swiftfs.filecache.cache import CachedFileFactory
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import plan
 from swiftfs.filecache.progress import sent_bytes
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
@@ -101,15 +101,15 @@ class Files:
     def __init__(self, folder: Path, segment_size: int) -> None:
         self.store = MemoryStore("box", "box_segments")
         self.folder = folder
-        self.maker = ContentMaker(
-            self.store, Layout(segment_size), lambda _: None, connections=2, uploads=2, read_ahead=0
+        self.maker = CachedFileFactory(
+            self.store, SegmentLayout(segment_size), lambda _: None, connections=2, uploads=2, read_ahead=0
         )
 
-    def restored(self, size: int, dirty: Blocks) -> Content:
+    def restored(self, size: int, dirty: Blocks) -> CachedFile:
         """Return a file of which the dirty blocks are here, and all others in an object that nobody reads."""
         with (self.folder / f"open-{size}").open("wb") as file:
             file.truncate(size)
-        saved = SavedFile(f"open-{size}", size, Origin(NAME, "0" * 32, size, size), dirty, None)
+        saved = FileRecord(f"open-{size}", size, BaseVersion(NAME, "0" * 32, size, size), dirty, None)
         return self.maker.restore(self.folder, NAME, saved)
 
 
@@ -122,7 +122,7 @@ def files(folder: Path, segment_size: int = 16 * MIB) -> Iterator[Files]:
         found.maker.close()
 
 
-def change(content: Content) -> None:
+def change(content: CachedFile) -> None:
     """Do with a file of which one block in the middle is not here what programs and a mount do with it."""
     middle = content.size // BLOCK // 2 * BLOCK
     write(content, middle, bytes(BLOCK))
@@ -138,7 +138,7 @@ def change(content: Content) -> None:
     content.unsaved()
     sent_bytes(NAME, content, len)
     content.upload_failed()
-    content.shed(MIB)
+    content.evict(MIB)
 
 
 @MAPS
@@ -161,7 +161,7 @@ def test_the_record_of_a_huge_file(make: Callable[[int], Blocks], tmp_path: Path
     with files(tmp_path) as found:
         for size in SIZES:
             content = found.restored(size, make(size))
-            work.append(work_of(content.save))
+            work.append(work_of(content.to_record))
             content.close()
     assert_alike(*work)
 
@@ -194,7 +194,7 @@ def test_a_write_to_a_file_of_many_segments(tmp_path: Path, evicted: bool) -> No
             wait_until(lambda: len(uploads.stored(promised=False)) >= count)  # noqa: B023
             settle(content)
             if evicted:
-                content.shed(count * BLOCK)
+                content.evict(count * BLOCK)
                 assert len(content.evicted()) >= count - 4
             change_the_end(content)  # begins to upload one, and forgets the others
             work.append(work_of(partial(change_the_end, content)))
@@ -202,7 +202,7 @@ def test_a_write_to_a_file_of_many_segments(tmp_path: Path, evicted: bool) -> No
     assert_equal(*work)
 
 
-def change_the_end(content: Content) -> None:
+def change_the_end(content: CachedFile) -> None:
     """Write what is in no segment yet, and read it."""
     size = content.size
     write(content, size, b"behind the end")
@@ -226,7 +226,7 @@ def test_a_read_of_an_object_of_many_segments(tmp_path: Path) -> None:
     assert_equal(*work)
 
 
-def large_object(store: MemoryStore, count: int) -> Origin:
+def large_object(store: MemoryStore, count: int) -> BaseVersion:
     plain = Headers("application/octet-stream")
     parts = []
     for number in range(count):
@@ -235,4 +235,4 @@ def large_object(store: MemoryStore, count: int) -> Origin:
         parts.append(Segment(name, info.version.etag, BLOCK))
     manifest = Manifest(tuple(parts))
     etag = store.put_manifest(NAME, manifest, plain).version.etag
-    return Origin(NAME, etag, count * BLOCK, count * BLOCK, manifest)
+    return BaseVersion(NAME, etag, count * BLOCK, count * BLOCK, manifest)

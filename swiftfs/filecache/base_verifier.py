@@ -12,10 +12,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, block_range, missing_of_all
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range, missing_of_all
 from swiftfs.filecache.compared_answers import PIECE, Answer
 from swiftfs.filecache.downloader import FilledFile
-from swiftfs.filecache.downloads import Fetch
+from swiftfs.filecache.downloads import Download
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.filecache.verifier import is_md5
 from swiftfs.objects import Manifest, ObjectInfo
@@ -51,14 +51,14 @@ class VerifiedFile(FilledFile):
 
     def _unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of a range of blocks whose bytes are the origin's, and may be wrong."""
-        known = (*self._changed_blocks(), self._verified, self._away.blocks)
+        known = (*self._changed_blocks(), self._verified, self._remote.blocks)
         return missing_of_all(known, first, min(last, self._filled))
 
     def _changed_blocks(self) -> tuple[Blocks, ...]:
         """Return sets of the blocks that differ from the origin's."""
         return (self._dirty,)
 
-    def _claim_unverified(self, offset: int, end: int) -> Fetch | None:
+    def _claim_unverified(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run; None when all is verified. Wait for those under way."""
         with self._changed:
             while (run := next(self._unverified(*block_range(offset, end)), None)) is not None:
@@ -67,10 +67,10 @@ class VerifiedFile(FilledFile):
                 elif self._check.is_looking_at(*run):
                     self._changed.wait()
                 else:
-                    return self._fetches.add(Fetch(*run, None, queued=False, ahead=None, verified=True))
+                    return self._fetches.add(Download(*run, None, queued=False, ahead=None, verified=True))
         return None
 
-    def _download(self, fetch: Fetch) -> None:
+    def _download(self, fetch: Download) -> None:
         origin = self._origin
         if not fetch.verified or origin is None or self._closed:
             super()._download(fetch)
@@ -86,31 +86,31 @@ class VerifiedFile(FilledFile):
             if not self._correct(origin):
                 raise
 
-    def _is_worth_all_of(self, origin: Origin, fetch: Fetch) -> bool:
+    def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
         """Say whether one download of the whole object is the cheapest way to verify some blocks of it."""
-        told = self.told
+        told = self.last_get_info
         if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
         # No answer can begin before the object does, so two of its beginning are not independent.
-        much = 4 * needed >= origin.whole or fetch.first == 0
-        return origin.whole <= WHOLE or (origin.whole <= LARGEST_WHOLE and much)
+        much = 4 * needed >= origin.object_size or fetch.first == 0
+        return origin.object_size <= WHOLE or (origin.object_size <= LARGEST_WHOLE and much)
 
-    def _download_whole(self, origin: Origin) -> bool:
+    def _download_whole(self, origin: BaseVersion) -> bool:
         """Download the object and look at its MD5; return False when its ETag is none."""
         for _ in range(2):
-            with closing(self._empty_answer(0, origin.whole)) as answer:
+            with closing(self._empty_answer(0, origin.object_size)) as answer:
                 info = self._get(origin, answer)
                 if info.is_slo or info.dlo_prefix is not None or not is_md5(info.version.etag):
                     return False
-                digest = answer.md5(0, origin.whole)
+                digest = answer.md5(0, origin.object_size)
                 if digest == info.version.etag:
-                    self._take(origin, answer, 0, origin.whole, info)
+                    self._take(origin, answer, 0, origin.object_size, info)
                     return True
             log.info("%s: the bytes that came have the MD5 %s; they are fetched again", origin.name, digest)
         raise Corrupt(f"{origin.name}: the bytes that came have the MD5 {digest} instead of the ETag")
 
-    def _download_twice(self, origin: Origin, first: int, last: int) -> None:
+    def _download_twice(self, origin: BaseVersion, first: int, last: int) -> None:
         """Take for the bytes of some blocks what two answers agree on; what is here counts as one.
 
         Each answer begins elsewhere, so that what is always wrong at one place of a body (a proxy's fault) is
@@ -150,7 +150,7 @@ class VerifiedFile(FilledFile):
     def _empty_answer(self, offset: int, end: int) -> Answer:
         return Answer(self._file.path.parent, offset, end)
 
-    def _manifest(self, origin: Origin) -> Manifest | None:
+    def _manifest(self, origin: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
         with self._changed:
             now = self._origin
@@ -168,14 +168,14 @@ class VerifiedFile(FilledFile):
             self._origin = replace(self._origin, manifest=manifest)
         return manifest
 
-    def _verify_evicted(self, fetch: Fetch, source: Placed) -> None:
+    def _verify_evicted(self, fetch: Download, source: StoredSegment) -> None:
         """Look at the MD5 of a segment when the last of its blocks comes back, before any writer changes it.
 
         What is wrong is fetched again.
         """
         segment = source.segment
         with self._changed:
-            left = self._away.blocks.copy()
+            left = self._remote.blocks.copy()
             left.discard(fetch.first, fetch.last)
             if left.touches(*source.blocks) or segment.nested or segment.length is not None:
                 return
@@ -189,19 +189,19 @@ class VerifiedFile(FilledFile):
             log.info("%s; they are fetched again", said)
             self._get_evicted(source, *source.blocks, again=True)
 
-    def _get(self, origin: Origin, answer: Answer) -> ObjectInfo:
+    def _get(self, origin: BaseVersion, answer: Answer) -> ObjectInfo:
         """Download the bytes that the answer is for."""
         size = answer.end - answer.offset
-        self.grew(size)
-        length = None if size == origin.whole else size
+        self.on_growth(size)
+        length = None if size == origin.object_size else size
         info = self._store.get(
             origin.name, answer.write, offset=answer.offset, length=length, etag=origin.etag
         )
-        if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
+        if info.size != origin.object_size or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was changed here")
         return info
 
-    def _take(self, origin: Origin, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
+    def _take(self, origin: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
         """Write verified bytes wherever we have none of our own."""
         with self._changed:
             now = self._origin

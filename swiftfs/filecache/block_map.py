@@ -174,22 +174,22 @@ def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class BaseVersion:
     """The version whose bytes fill the file: the first `size` bytes of it, `etag` empty while unknown.
 
-    `whole` is the size of the object, which `size` falls below when the file is truncated. `manifest` is an
-    SLO's own where it is known.
+    `object_size` is the size of the object, which `size` falls below when the file is truncated. `manifest`
+    is an SLO's own where it is known.
     """
 
     name: ObjectName
     etag: str
     size: int
-    whole: int
+    object_size: int
     manifest: Manifest | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class StoredSegment:
     """A segment that holds the file's bytes from `start` on, which are not in the local file."""
 
     start: int
@@ -207,7 +207,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedFile:
+class FileRecord:
     """A content's local file by its name in its folder, the bytes it has, and where the others are.
 
     The `dirty` blocks are in the local file, those `evicted` in segments, and all others, of which nobody
@@ -217,10 +217,10 @@ class SavedFile:
 
     file: str
     size: int
-    origin: Origin | None
+    origin: BaseVersion | None
     dirty: Blocks
     prefix: ObjectName | None
-    evicted: tuple[Placed, ...] = ()
+    evicted: tuple[StoredSegment, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -228,7 +228,7 @@ class SavedFile:
         first, last = block_range(0, self.origin.size if self.origin else 0)
         return not self.evicted and self.dirty.covers(first, last)
 
-    def with_blocks_of(self, older: "SavedFile") -> "SavedFile":
+    def with_blocks_of(self, older: "FileRecord") -> "FileRecord":
         """Return it with what an older state of the same local file and version has there besides."""
         versions = {(origin.name, origin.etag) if (origin := one.origin) else None for one in (self, older)}
         if len(versions) > 1:

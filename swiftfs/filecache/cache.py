@@ -1,6 +1,6 @@
 """The cache folder: a budget of disk for contents in use, and files kept for the next open of their version.
 
-A content in use has a file of its own; when the last user goes and nothing was changed, `KeptVersions` gets
+A content in use has a file of its own; when the last user goes and nothing was changed, `VersionCache` gets
 it for the next user.
 """
 
@@ -12,32 +12,32 @@ from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.errors import os_error
-from swiftfs.filecache.block_map import Origin, SavedFile
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_container import AUTO, SegmentPlaces
-from swiftfs.filecache.segment_layout import Layout
-from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
-from swiftfs.filecache.space import Outlook, Room
-from swiftfs.filecache.sparse_file import Kept
-from swiftfs.filecache.version_cache import KeptVersions
+from swiftfs.filecache.block_map import BaseVersion, FileRecord
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.filecache.space import SpaceOutlook, SpaceWaiter
+from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
 
 
-class ContentMaker:
+class CachedFileFactory:
     """Makes contents, which download with `connections` threads together and upload segments with `uploads`.
-    They go where `segments` says, see `SegmentPlaces`.
+    They go where `segments` says, see `SegmentContainerChooser`.
 
-    `begun` is told of a prefix before the first segment is stored below it, and its name ends in the id of
-    the `journal`. `recalled` is what an earlier process recorded of uploads, by their prefix. A full segment
-    of a file that is being written rests for `rests` seconds before it goes up.
+    `on_first_put` is told of a prefix before the first segment is stored below it, and its name ends in the
+    id of the `journal`. `recalled` is what an earlier process recorded of uploads, by their prefix. A full
+    segment of a file that is being written rests for `rests` seconds before it goes up.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        layout: Layout,
-        begun: Callable[[Standing], None],
+        layout: SegmentLayout,
+        on_first_put: Callable[[UnreferencedPrefix], None],
         *,
         connections: int,
         uploads: int,
@@ -50,23 +50,25 @@ class ContentMaker:
         self._store = store
         self._layout = layout
         self._parallel = uploads
-        self._begun = begun
+        self._on_first_put = on_first_put
         self._rests = rests
         self._journal = journal
-        self.places = SegmentPlaces(store, segments)
-        self.recalled: dict[ObjectName, Standing] = {}
+        self.places = SegmentContainerChooser(store, segments)
+        self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
         self._downloads = new_pool("download", connections)
         self._uploads = new_pool("upload", uploads)
 
-    def make(self, folder: Path, name: ObjectName, origin: Origin | None, kept: Kept | None) -> Content:
+    def make(
+        self, folder: Path, name: ObjectName, origin: BaseVersion | None, kept: CachedVersion | None
+    ) -> CachedFile:
         """Return the content of a file that is to be stored as `name`."""
-        content = Content(self._store, self._downloads, folder, origin, self.read_ahead, kept)
+        content = CachedFile(self._store, self._downloads, folder, origin, self.read_ahead, kept)
         content.uploads = self._segments(content, name, None)
         return content
 
-    def restore(self, folder: Path, name: ObjectName, saved: SavedFile) -> Content:
+    def restore(self, folder: Path, name: ObjectName, saved: FileRecord) -> CachedFile:
         """Return a content as it was saved; raise `OSError` when its file is not what it was."""
-        content = Content.restore(self._store, self._downloads, folder, saved, self.read_ahead)
+        content = CachedFile.restore(self._store, self._downloads, folder, saved, self.read_ahead)
         content.uploads = self._segments(content, name, saved.prefix)
         content.uploads.restore(saved.evicted)
         if saved.prefix is not None and (state := self.recalled.get(saved.prefix)) is not None:
@@ -86,8 +88,8 @@ class ContentMaker:
         self._uploads.shutdown(cancel_futures=True)
         self._downloads.shutdown()
 
-    def _segments(self, content: Content, name: ObjectName, prefix: ObjectName | None) -> SegmentUpload:
-        return SegmentUpload(
+    def _segments(self, content: CachedFile, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
+        return SegmentUploader(
             self._store,
             self.places,
             self._uploads,
@@ -95,7 +97,7 @@ class ContentMaker:
             name,
             self._layout,
             prefix,
-            self._begun,
+            self._on_first_put,
             self._rests,
             content.file_name,
             self._journal,
@@ -121,13 +123,13 @@ class _Use:
     """A local file in use: by `users`, and `held` by so many intents. A suspended content is None."""
 
     name: ObjectName
-    content: Content | None
+    content: CachedFile | None
     users: int = 1
     held: int = 0
     bytes: int = 0
 
 
-def _leave_them(_uploads: SegmentUpload) -> None:
+def _leave_them(_uploads: SegmentUploader) -> None:
     """Leave the segments where they are."""
 
 
@@ -136,7 +138,7 @@ def _no_relief() -> bool:
     return False
 
 
-class ContentCache:
+class FileCache:
     """Makes contents, keeps those that nobody uses, and holds all of them to `limit` bytes of disk.
 
     Without a limit it is half of the disk that is free, at most 10 GiB. Clean data of files nobody uses goes
@@ -145,36 +147,36 @@ class ContentCache:
     download is waited for with it, since every open and create needs it.
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
-    were more; `abandoned` is called with the segments of a file that will never be, and `relieve` when the
-    disk is full of files that wait: it says whether any is on its way. A writer waits while more than `limit`
-    bytes, or the room its segments need, are not in Swift and some are on their way. It may hold the lock of
-    its own node meanwhile and no other.
+    were more; `abandoned` is called with the segments of a file that will never be, and
+    `start_uploads_for_space` when the disk is full of files that wait: it says whether any is on its way. A
+    writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
+    on their way. It may hold the lock of its own node meanwhile and no other.
     """
 
     def __init__(
         self,
         cache: Path,
         limit: int | None,
-        maker: ContentMaker,
+        maker: CachedFileFactory,
         journaled: Mapping[str, ObjectName],
         lost: Path | None = None,
     ) -> None:
         self._folder = cache / "content"
         self._maker = maker
         self._lock = new_lock(Rank.CACHE, reentrant=True)
-        self._versions = KeptVersions(self._folder, cache / "content.sqlite")
-        self._resting: dict[ObjectVersion, Content] = {}
+        self._versions = VersionCache(self._folder, cache / "content.sqlite")
+        self._resting: dict[ObjectVersion, CachedFile] = {}
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0
-        self._room = Room()
-        self.abandoned: Callable[[SegmentUpload], None] = _leave_them
-        self.relieve: Callable[[], bool] = _no_relief
+        self._space = SpaceWaiter()
+        self.abandoned: Callable[[SegmentUploader], None] = _leave_them
+        self.start_uploads_for_space: Callable[[], bool] = _no_relief
         self._versions.sweep(self._used, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         # What was read in advance must not push out what is about to be read.
         maker.read_ahead = min(maker.read_ahead, self.limit // 4)
 
-    def new(self, name: ObjectName, origin: Origin | None) -> Content:
+    def new(self, name: ObjectName, origin: BaseVersion | None) -> CachedFile:
         """Return a content that has nothing yet, and leave it to the caller."""
         content = self._maker.make(self._folder, name, origin, None)
         with self._lock:
@@ -185,7 +187,7 @@ class ContentCache:
         with self._lock:
             return version in self._resting or version in self._versions
 
-    def take(self, version: ObjectVersion) -> Content | None:
+    def acquire_version(self, version: ObjectVersion) -> CachedFile | None:
         """Return the content of `version` and leave it to the caller, or None."""
         with self._lock:
             content = self._resting.pop(version, None)
@@ -194,10 +196,10 @@ class ContentCache:
             if (kept := self._versions.take(version)) is None:
                 return None
             size = kept.file.mark().size
-            origin = Origin(version.name, version.etag, size, size, kept.manifest)
+            origin = BaseVersion(version.name, version.etag, size, size, kept.manifest)
             return self._introduce(self._maker.make(self._folder, version.name, origin, kept), version.name)
 
-    def find(self, version: ObjectVersion) -> Content | None:
+    def find(self, version: ObjectVersion) -> CachedFile | None:
         """Return the content of `version`, in use or not, for the caller to leave; None without one."""
         with self._lock:
             for use in self._used.values():
@@ -207,7 +209,7 @@ class ContentCache:
                 if ObjectVersion(origin.name, origin.etag) == version:
                     use.users += 1
                     return content
-            return self.take(version)
+            return self.acquire_version(version)
 
     def is_changing(self, name: ObjectName) -> bool:
         """Return whether a file that is to be stored as `name` has changes that Swift does not have."""
@@ -222,16 +224,16 @@ class ContentCache:
 
     def moved(self, version: ObjectVersion, name: ObjectName) -> None:
         """Keep what is kept of a version as that of `name`: the object was moved there."""
-        if (content := self.take(version)) is not None:
+        if (content := self.acquire_version(version)) is not None:
             content.rename(name)
-            self.leave(content)
+            self.release(content)
 
-    def hold(self, file: str) -> None:
+    def pin(self, file: str) -> None:
         """Keep the local file `file`, which is in use or was journaled, for one intent more."""
         with self._lock:
             self._used[file].held += 1
 
-    def unhold(self, file: str) -> None:
+    def unpin(self, file: str) -> None:
         """Take note that an intent needs a local file no more."""
         with self._lock:
             use = self._used[file]
@@ -240,9 +242,9 @@ class ContentCache:
                 self._end(file, use)
             if use.content is not None and use.content.size >= STEP:
                 self._growth = STEP  # what is stored can go
-        self._room.progress()
+        self._space.progress()
 
-    def is_held(self, content: Content) -> bool:
+    def is_pinned(self, content: CachedFile) -> bool:
         """Say whether the journal needs a content's local file."""
         with self._lock:
             return self._used[content.file_name].held > 0
@@ -253,11 +255,11 @@ class ContentCache:
             if (content := self._used[file].content) is not None:
                 content.detach()
 
-    def recall(self, uploads: Iterable[Standing]) -> None:
+    def recall(self, uploads: Iterable[UnreferencedPrefix]) -> None:
         """Record what an earlier process said of the uploads of files that the journal holds."""
         self._maker.recalled.update((standing.prefix, standing) for standing in uploads)
 
-    def share(self, saved: SavedFile) -> Content:
+    def acquire_pending(self, saved: FileRecord) -> CachedFile:
         """Return the content of a file that the journal holds, for the caller to leave as well.
 
         Raise `OSError` when the local file is not there any more, or not what it was.
@@ -274,7 +276,7 @@ class ContentCache:
             use.users += 1
             return use.content
 
-    def leave(self, content: Content) -> None:
+    def release(self, content: CachedFile) -> None:
         """Take note that a caller needs a content no more; the last one's is kept, if Swift has it too."""
         with self._lock:
             file = content.file_name
@@ -300,7 +302,7 @@ class ContentCache:
         else:
             self.keep(content)
 
-    def keep(self, content: Content) -> None:
+    def keep(self, content: CachedFile) -> None:
         """Keep an unchanged content that nobody uses any more, when the downloads under way have ended."""
         origin = content.origin
         if origin is None or not origin.etag:
@@ -313,9 +315,9 @@ class ContentCache:
             self._resting[version] = content
         if replaced is not None:
             replaced.discard()
-        content.rest(lambda: self._store(version, content))
+        content.when_idle(lambda: self._store(version, content))
 
-    def drop(self, content: Content) -> None:
+    def drop(self, content: CachedFile) -> None:
         """Forget a content that nobody uses."""
         with self._lock:
             self._used.pop(content.file_name, None)
@@ -331,7 +333,7 @@ class ContentCache:
             for content, held in sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ():
                 if excess <= 0:
                     return
-                excess -= content.shed(excess, held=held)
+                excess -= content.evict(excess, held=held)
 
     def close(self) -> None:
         """Store what rests; the folder is then complete and on the disk."""
@@ -345,15 +347,15 @@ class ContentCache:
             content.suspend()
         self._versions.close()
 
-    def _introduce(self, content: Content, name: ObjectName) -> Content:
+    def _introduce(self, content: CachedFile, name: ObjectName) -> CachedFile:
         self._equip(content)
         self._used[content.file_name] = _Use(name, content)
         return content
 
-    def _equip(self, content: Content) -> None:
-        content.grew, content.admit = self._grew, self._admit
+    def _equip(self, content: CachedFile) -> None:
+        content.on_growth, content.wait_for_space = self._on_growth, self._wait_for_space
         if content.uploads is not None:
-            content.uploads.stored_one = self._room.progress
+            content.uploads.stored_one = self._space.progress
 
     def _is_due(self, size: int) -> bool:
         # Threads may overwrite each other's sum: the budget is then looked at somewhat later.
@@ -363,36 +365,36 @@ class ContentCache:
         self._growth = 0
         return True
 
-    def _grew(self, size: int) -> None:
+    def _on_growth(self, size: int) -> None:
         if self._is_due(size):
             self.fit()
 
-    def _admit(self, content: Content, size: int) -> None:
+    def _wait_for_space(self, content: CachedFile, size: int) -> None:
         """Return when a writer may add `size` bytes to a content; raise `OSError` ENOSPC if never."""
-        if self._is_due(size) and not self._room.wait(lambda: self._outlook(content, size)):
+        if self._is_due(size) and not self._space.wait(lambda: self._outlook(content, size)):
             self._growth = STEP  # whoever writes next looks again
             raise os_error(errno.ENOSPC)
 
-    def _outlook(self, content: Content, size: int) -> Outlook:
+    def _outlook(self, content: CachedFile, size: int) -> SpaceOutlook:
         """Make room as far as that goes at once, and begin what will make more."""
         limit = max(self.limit, self._maker.room(content.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
-            return Outlook.ROOM
-        hope = self.relieve()
+            return SpaceOutlook.ROOM
+        hope = self.start_uploads_for_space()
         with self._lock:
-            hope = self._hurry() or hope or any(use.held for use in self._used.values())
-            hope = hope or self._hurry(holes=True)
+            hope = self._upload_full_segments() or hope or any(use.held for use in self._used.values())
+            hope = hope or self._upload_full_segments(holes=True)
         self.fit(size)  # what has ended is no hope any more
         is_over = self._unsaved() + size > limit
         if not is_over and (self._free() >= RESERVE or not hope):
-            return Outlook.ROOM  # where others fill the disk, it says itself when it is full
-        return Outlook.HOPE if hope else Outlook.NONE
+            return SpaceOutlook.ROOM  # where others fill the disk, it says itself when it is full
+        return SpaceOutlook.HOPE if hope else SpaceOutlook.NONE
 
-    def _hurry(self, *, holes: bool = False) -> bool:
+    def _upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload what can be; say whether anything is under way."""
         contents = [use.content for use in self._used.values() if use.content is not None]
-        busy = [content.hurry(holes=holes) for content in contents]
+        busy = [content.upload_full_segments(holes=holes) for content in contents]
         return any(busy)
 
     def _unsaved(self) -> int:
@@ -400,18 +402,18 @@ class ContentCache:
         with self._lock:
             return sum(use.content.unsaved() if use.content else use.bytes for use in self._used.values())
 
-    def _store(self, version: ObjectVersion, content: Content) -> None:
+    def _store(self, version: ObjectVersion, content: CachedFile) -> None:
         with self._lock:
             if self._resting.get(version) is not content:
                 return
             del self._resting[version]
-            kept = content.give_up()
+            kept = content.detach_file()
             if kept is not None:
                 self._versions.put(version, kept)
         if kept is None:
             content.discard()
 
-    def peek(self, file: str) -> Content | None:
+    def peek(self, file: str) -> CachedFile | None:
         """Return the content of a local file in use, for a look only; None when it is suspended or gone."""
         with self._lock:
             use = self._used.get(file)
@@ -437,7 +439,7 @@ class ContentCache:
         return shutil.disk_usage(self._folder.parent).free
 
 
-def _can_be_restored(content: Content) -> bool:
+def _can_be_restored(content: CachedFile) -> bool:
     """Say whether nothing but the local file is worth keeping, and no upload reads it."""
     # In this order: an upload that has ended, and stored anything, has begun.
     uploads = content.uploads

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from swiftfs.concurrency import Executor, thread_id
 from swiftfs.errors import NotFound, SwiftfsError, os_error
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, SavedFile, block_range
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, block_range
 from swiftfs.filecache.eviction import EvictingFile, Snapshot
-from swiftfs.filecache.frozen_copy import Still, refuse_without_room
+from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_room
 from swiftfs.filecache.patch_plan import PIECE, piece_of
-from swiftfs.filecache.sparse_file import Kept, LocalFile, punch_hole
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, punch_hole
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
@@ -30,25 +30,25 @@ OFTEN = 3
 LARGE_PIECES = 4
 """An object of more pieces is changed by a patch, which takes whole pieces."""
 
-Admit = Callable[["Content", int], None]
+WaitForSpace = Callable[["CachedFile", int], None]
 """Returns when there is room for so many bytes more of a content; raises `OSError` when there is none."""
 
 Fill = Callable[[int, int], int]
 """Copies the bytes of a write into a descriptor at a position, and returns how many it copied."""
 
 
-def _admit(_content: "Content", _size: int) -> None:
+def _never_wait(_content: "CachedFile", _size: int) -> None:
     """Let everybody write."""
 
 
-class Content(EvictingFile):
+class CachedFile(EvictingFile):
     """The bytes of one open or cached file.
 
     INVARIANT: the local file is not made shorter while it is used: uploads map it, and a page behind the end
     kills.
     INVARIANT: dirty blocks are present, away, or lie behind the origin's size.
-    While an upload runs, `_dirty` are the blocks that have changed since it began. `admit` is asked before
-    each write, while the lock is not held.
+    While an upload runs, `_dirty` are the blocks that have changed since it began. `wait_for_space` is asked
+    before each write, while the lock is not held.
 
     `_overtaken` counts uploads in a row that were in vain, and `_touched` are the blocks that have changed
     since a copy for the next one was begun, None while none is made.
@@ -56,20 +56,25 @@ class Content(EvictingFile):
 
     _overtaken = 0
     _touched: Blocks | None = None
-    admit: Admit = staticmethod(_admit)
+    wait_for_space: WaitForSpace = staticmethod(_never_wait)
 
     @classmethod
     def restore(
-        cls, store: ObjectStore, pool: Executor, folder: Path, saved: SavedFile, read_ahead: int
-    ) -> "Content":
+        cls, store: ObjectStore, pool: Executor, folder: Path, saved: FileRecord, read_ahead: int
+    ) -> "CachedFile":
         """Return what another process had `saved`; raise `OSError` if its file is not there or too short."""
-        file = LocalFile.open(folder / saved.file)
+        file = SparseFile.open(folder / saved.file)
         rest = file.mark().size - saved.size
         if rest < 0:
             file.close()
             raise os_error(errno.EIO, str(file.path))
         content = cls(
-            store, pool, folder, saved.origin, read_ahead, Kept(file, saved.dirty.copy(), checked=False)
+            store,
+            pool,
+            folder,
+            saved.origin,
+            read_ahead,
+            CachedVersion(file, saved.dirty.copy(), checked=False),
         )
         content._dirty = saved.dirty.copy()
         content._certain = bool(saved.dirty)  # a block that was written in part has bytes of the origin
@@ -78,22 +83,22 @@ class Content(EvictingFile):
         content._is_saved = True
         for placed in saved.evicted:
             content._dirty.add(*placed.blocks)
-            content._away.add(placed, *placed.blocks)
+            content._remote.add(placed, *placed.blocks)
         return content
 
-    def save(self) -> SavedFile:
+    def to_record(self) -> FileRecord:
         """Return what `restore` needs; the local file has all that was written, the disk maybe not yet."""
         with self._changed:
             dirty = self._dirty.copy()
             if self._snapshot is not None:
                 dirty.update(self._snapshot.dirty)
-            dirty.subtract(self._away.blocks)
-            evicted = self._away.placed()
+            dirty.subtract(self._remote.blocks)
+            evicted = self._remote.placed()
             if self.uploads:
-                self.uploads.promise(evicted)
+                self.uploads.protect(evicted)
             self._is_saved = True
             prefix = self.uploads.prefix if self.uploads and self.uploads.has_begun else None
-            return SavedFile(self._file.path.name, self.size, self._origin, dirty, prefix, evicted)
+            return FileRecord(self._file.path.name, self.size, self._origin, dirty, prefix, evicted)
 
     def read(self, offset: int, size: int) -> FileSpan:
         """Return where the bytes from `offset` lie, downloading what is missing.
@@ -118,7 +123,7 @@ class Content(EvictingFile):
         end = offset + size
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
-        self.admit(self, size)
+        self.wait_for_space(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
             copied = self._counted(offset, size, fill(self.descriptor, offset))
@@ -133,7 +138,7 @@ class Content(EvictingFile):
             if self._touched is not None:
                 self._touched.add(*blocks)
             if self._snapshot is not None:
-                self._snapshot.overtaken = True
+                self._snapshot.changed = True
             if self.uploads:
                 self.uploads.written(offset, copied)
         return copied
@@ -151,7 +156,7 @@ class Content(EvictingFile):
                 if self._origin is not None and size < self._origin.size:
                     self._origin = replace(self._origin, size=size)
                 self._present.discard(block_range(0, size)[1], block_range(0, before)[1])
-                self._away.discard(block_range(0, size)[1], block_range(0, before)[1])
+                self._remote.discard(block_range(0, size)[1], block_range(0, before)[1])
                 punch_hole(self.descriptor, size, before - size)
                 self.size = size
             else:
@@ -160,7 +165,7 @@ class Content(EvictingFile):
             if self._touched is not None:
                 self._touched.add(*block_range(min(before, size), max(before, size)))
             if self._snapshot is not None:
-                self._snapshot.overtaken = True
+                self._snapshot.changed = True
                 self._snapshot.least = min(self._snapshot.least, size)
             if self.uploads:
                 self.uploads.truncated(before, size)
@@ -189,12 +194,12 @@ class Content(EvictingFile):
             for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
                 ensure(start, stop)
             with self._changed:
-                touched = self._away.touched(offset, end)
+                touched = self._remote.touched(offset, end)
             for first, last in touched:
                 self.ensure(first * BLOCK, last * BLOCK)
             with self._changed:
                 ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
-                if ready and not self._away.touched(offset, end):
+                if ready and not self._remote.touched(offset, end):
                     yield
                     return
 
@@ -206,7 +211,7 @@ class Content(EvictingFile):
         Of a large object it is their `whole` pieces, which the upload will want; of neighbours one range.
         """
         with self._changed:
-            large = self._origin is not None and self._origin.whole > LARGE_PIECES * PIECE
+            large = self._origin is not None and self._origin.object_size > LARGE_PIECES * PIECE
             needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
         step = PIECE if large and whole else BLOCK
         pieces = sorted({edge - edge % step for edge in needed})
@@ -237,23 +242,23 @@ class Content(EvictingFile):
         with self._changed:
             assert self._snapshot is None
             still = self._end_copy(still) if still is not None else None
-            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size, still=still)
+            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size, frozen=still)
             self._dirty = Blocks()
             self._pinned = True
             if self.uploads:
                 self.uploads.began(self.size, still)
             return self._snapshot
 
-    def _begin_copy(self) -> Still | None:
+    def _begin_copy(self) -> FrozenCopy | None:
         """Copy what the next upload reads, while writers go on; return None where that is not possible."""
         try:
             self.pin()
             with self._changed:
                 wanted, size = self._hot(), self.size
                 self._touched = Blocks()
-            still = Still(self._file.path.parent)
+            still = FrozenCopy(self._file.path.parent)
             if not (is_clone := still.clone(self.descriptor)):
-                self.grew(len(wanted) * BLOCK)
+                self.on_growth(len(wanted) * BLOCK)
                 refuse_without_room(self._file.path.parent, len(wanted) * BLOCK)
             for first, last in wanted.runs(*block_range(0, size)):
                 self.ensure(first * BLOCK, min(last * BLOCK, size))
@@ -266,7 +271,7 @@ class Content(EvictingFile):
             return None
         return still
 
-    def _end_copy(self, still: Still) -> Still | None:
+    def _end_copy(self, still: FrozenCopy) -> FrozenCopy | None:
         """Copy what has changed meanwhile, which no writer can now; None where that fails. Lock held."""
         touched, self._touched = self._touched or Blocks(), None
         wanted = self._hot()
@@ -302,7 +307,7 @@ class Content(EvictingFile):
         if self._origin is None and self.uploads is not None:
             for placed in self.uploads.stored(promised=False):
                 hot.discard(*placed.blocks)
-        hot.subtract(self._away.blocks)
+        hot.subtract(self._remote.blocks)
         return hot
 
     def was_overtaken(self) -> None:
@@ -313,27 +318,27 @@ class Content(EvictingFile):
     def upload_source(self, size: int) -> int:
         """Return the descriptor of the first `size` bytes as the upload stores them."""
         with self._changed:
-            still = self._snapshot.still if self._snapshot is not None else None
+            still = self._snapshot.frozen if self._snapshot is not None else None
             return still.descriptor if still is not None and still.covers(0, size) else self.descriptor
 
     def allocated(self) -> int:
         """Return how many bytes of disk the file takes, with a copy for an upload."""
         with self._changed:
-            still = self._snapshot.still if self._snapshot is not None else None
+            still = self._snapshot.frozen if self._snapshot is not None else None
             return super().allocated() + (still.allocated() if still is not None else 0)
 
     @property
     def overtaken(self) -> bool:
         """Say whether the upload may have sent anything that has changed since it began."""
         with self._changed:
-            return self._snapshot is not None and self._snapshot.overtaken and not self._snapshot.is_still
+            return self._snapshot is not None and self._snapshot.changed and not self._snapshot.is_frozen
 
     @property
     def is_cut(self) -> bool:
         """Say whether the file has been shorter since the upload began: bytes of it are gone."""
         with self._changed:
             taken = self._snapshot
-            return taken is not None and taken.least < taken.size and not taken.is_still
+            return taken is not None and taken.least < taken.size and not taken.is_frozen
 
     def upload_failed(self) -> None:
         """Take note that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
@@ -354,7 +359,7 @@ class Content(EvictingFile):
             if self._snapshot is None:
                 self._dirty = Blocks()
             self._snapshot = None
-            if not taken.overtaken:
+            if not taken.changed:
                 self._overtaken = 0
             kept = min(taken.size, taken.least)
             # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
@@ -362,14 +367,14 @@ class Content(EvictingFile):
             self._present.add(*ours)
             self._verified.add(*ours)
             self._verified.update(taken.dirty)
-            self._present.subtract(self._away.blocks)
-            self._verified.subtract(self._away.blocks)
-            self._away.clear()
-            self._origin = Origin(info.version.name, info.version.etag, kept, taken.size, manifest)
+            self._present.subtract(self._remote.blocks)
+            self._verified.subtract(self._remote.blocks)
+            self._remote.clear()
+            self._origin = BaseVersion(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False
             self._certain = True
-            self._check.begin(done=not taken.overtaken and self._first_missing(0, kept) is None)
-        self.grew(taken.size)  # what can be given back did
+            self._check.begin(done=not taken.changed and self._first_missing(0, kept) is None)
+        self.on_growth(taken.size)  # what can be given back did
 
     def own_all(self) -> None:
         """Download all that is missing and need the origin no more: every byte is as if it were written."""
@@ -384,13 +389,13 @@ class Content(EvictingFile):
             self._origin = None
             self._dirty.add(*block_range(0, self.size))
 
-    def rebase(self, origin: Origin) -> None:
+    def rebase(self, origin: BaseVersion) -> None:
         """Take a newer version as the origin, which differs from the old one in dirty blocks only."""
         with self._changed:
             size = min(origin.size, self._origin.size if self._origin else origin.size)
             self._origin = replace(origin, size=size)
 
-    def _follow_upload(self, origin: Origin) -> bool:
+    def _follow_upload(self, origin: BaseVersion) -> bool:
         """Take for the origin what an upload whose answer was lost has put in its place; say whether one has.
 
         The HEAD comes with the first refusal, be it a reader's: the next attempt may be long in coming.
@@ -405,7 +410,7 @@ class Content(EvictingFile):
             return False
         with self._changed:
             if self._is_from(origin):
-                self.rebase(Origin(origin.name, info.version.etag, info.size, info.size))
+                self.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
         log.info("%s: an upload whose answer was lost was carried out", origin.name)
         return True
 
@@ -450,9 +455,9 @@ class Content(EvictingFile):
         """Close the local file as soon as what is under way has ended, in any thread; wait for nothing."""
         with self._changed:
             self._closed = True
-        self.rest(self.close)
+        self.when_idle(self.close)
 
-    def rest(self, idle: Callable[[], None]) -> None:
+    def when_idle(self, idle: Callable[[], None]) -> None:
         """Drop the downloads and uploads that nobody needs; call `idle` when the others have ended.
 
         That may be in any thread, and is at once when there are none.
@@ -469,7 +474,7 @@ class Content(EvictingFile):
         for upload in self.uploads.cancel_queued() if self.uploads is not None else ():
             upload.stored.add_done_callback(lambda _: self._tell_idle())
 
-    def give_up(self) -> Kept | None:
+    def detach_file(self) -> CachedVersion | None:
         """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
         with self._changed:
             if self._closed or not (self._is_idle() and self._is_clean()):
@@ -480,4 +485,4 @@ class Content(EvictingFile):
             # No upload maps it, since it is idle; what keeps the file tells the version's size by its own.
             os.ftruncate(self.descriptor, self.size)
             manifest = self._origin.manifest if self._origin else None
-            return Kept(self._file, self._present, self._check.done, manifest)
+            return CachedVersion(self._file, self._present, self._check.done, manifest)

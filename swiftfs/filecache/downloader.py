@@ -15,12 +15,12 @@ from pathlib import Path
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Executor, Rank, new_condition
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, block_range
-from swiftfs.filecache.downloads import Fetch, Fetches, GivenUp
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range
+from swiftfs.filecache.downloads import Download, Downloads, GivenUp
 from swiftfs.filecache.read_ahead import ReadAhead, Streams
-from swiftfs.filecache.remote_blocks import Away
-from swiftfs.filecache.sparse_file import Kept, LocalFile, md5_of, punch_hole
-from swiftfs.filecache.verifier import Check, Part, is_md5
+from swiftfs.filecache.remote_blocks import RemoteBlocks
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, md5_of, punch_hole
+from swiftfs.filecache.verifier import ChecksumRange, Verifier, is_md5
 from swiftfs.objects import ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
@@ -45,8 +45,8 @@ class FilledFile:
 
     With `_certain` the origin's ETag has been in an answer of Swift, or nothing else can take its place; else
     only a listing has told it, and one thread may be `_asking`.
-    `grew` is called with the number of bytes that are about to be added, while the lock is not held. `told`
-    is what the last download said of the object.
+    `on_growth` is called with the number of bytes that are about to be added, while the lock is not held.
+    `last_get_info` is what the last download said of the object.
     """
 
     def __init__(
@@ -54,37 +54,37 @@ class FilledFile:
         store: ObjectStore,
         pool: Executor,
         directory: Path,
-        origin: Origin | None,
+        origin: BaseVersion | None,
         read_ahead: int,
-        kept: Kept | None = None,
+        kept: CachedVersion | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
-        self._file = kept.file if kept else LocalFile.create(directory)
+        self._file = kept.file if kept else SparseFile.create(directory)
         self.descriptor = self._file.descriptor
         self._origin = origin
         self._present = kept.present if kept else Blocks()
         self._dirty = Blocks()
         self._verified = kept.present.copy() if kept and kept.checked else Blocks()
-        self._away = Away()
-        self._fetches = Fetches()
+        self._remote = RemoteBlocks()
+        self._fetches = Downloads()
         self._changed = new_condition(Rank.CONTENT)
         self._streams = Streams(read_ahead)
         self._answers: dict[int, tuple[int, int]] = {}
         self._pinned = False
-        self._check = Check(done=kept is not None and kept.checked)
+        self._check = Verifier(done=kept is not None and kept.checked)
         self._certain = kept is not None
         self._asking = False
         self._idle: Callable[[], None] | None = None
         self._closed = False
-        self.grew: Callable[[int], None] = _ignore
-        self.told: ObjectInfo | None = None
+        self.on_growth: Callable[[int], None] = _ignore
+        self.last_get_info: ObjectInfo | None = None
         self.size = 0
         if origin is not None:
             self._grow(origin.size)
 
     @property
-    def origin(self) -> Origin | None:
+    def origin(self) -> BaseVersion | None:
         """Return the version that fills the file, None for a new file."""
         return self._origin
 
@@ -122,7 +122,7 @@ class FilledFile:
         with self._changed:
             self._pinned = True
 
-    def shed(self, size: int, *, held: bool = False) -> int:
+    def evict(self, size: int, *, held: bool = False) -> int:
         """Give about `size` bytes back to the disk, of what can be downloaded again; return how many it were.
 
         What lies furthest behind the last reader goes first. A file that the journal has `held` keeps what
@@ -132,7 +132,7 @@ class FilledFile:
             if self._closed or self._pinned:
                 return 0
             position, last = self._streams.position // BLOCK, block_range(0, self.size)[1]
-            loose = self._loose(held=held)
+            loose = self._evictable(held=held)
             ahead = [block_range(*needed) for needed in self._streams.needed()]
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 loose.discard(*needed)
@@ -149,7 +149,7 @@ class FilledFile:
                 freed += (stop - first) * BLOCK
             return freed
 
-    def _loose(self, *, held: bool) -> Blocks:
+    def _evictable(self, *, held: bool) -> Blocks:
         """Return the blocks that can be downloaded again."""
         return self._present.copy() if self._is_clean() and not held else Blocks()
 
@@ -166,10 +166,10 @@ class FilledFile:
             origin is not None
             and bool(origin.etag)
             and not self._dirty
-            and origin.size == origin.whole == self.size
+            and origin.size == origin.object_size == self.size
         )
 
-    def _claim(self, offset: int, end: int) -> Fetch | None:
+    def _claim(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run, None when all is present; wait for those under way."""
         with self._changed:
             while (run := self._first_missing(offset, end)) is not None:
@@ -181,7 +181,7 @@ class FilledFile:
                 self._wait_for(under_way)
         return None
 
-    def _wait_for(self, under_way: Collection[Fetch]) -> None:
+    def _wait_for(self, under_way: Collection[Download]) -> None:
         """Wait for a change of what is here; raise what any of the downloads has raised."""
         for fetch in under_way:
             fetch.waiters += 1
@@ -200,23 +200,27 @@ class FilledFile:
     def _missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of a range of blocks that are not in the local file, each of one source."""
         runs = self._present.missing(first, min(last, self._filled))
-        if not self._away:
+        if not self._remote:
             return runs
-        others = (other for run in runs for other in self._away.blocks.missing(*run))
-        return merge(others, self._away.runs(first, last))
+        others = (other for run in runs for other in self._remote.blocks.missing(*run))
+        return merge(others, self._remote.runs(first, last))
 
     @property
     def _filled(self) -> int:
         """One past the last block that has bytes of the origin."""
         return block_range(0, self._origin.size)[1] if self._origin else 0
 
-    def _fetch(self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None) -> Fetch:
-        return self._fetches.add(Fetch(first, last, self._away.source(first), queued=queued, ahead=ahead))
+    def _fetch(
+        self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None
+    ) -> Download:
+        return self._fetches.add(
+            Download(first, last, self._remote.source(first), queued=queued, ahead=ahead)
+        )
 
     def ensure_read(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes that are read, and what the reader will want next."""
         with self._changed:
-            if (self._origin is None and not self._away) or self._closed:
+            if (self._origin is None and not self._remote) or self._closed:
                 return
             stream, left = self._streams.join(offset)
             if left:
@@ -232,19 +236,19 @@ class FilledFile:
             with self._changed:
                 self._streams.ended(stream)
 
-    def _run_queued(self, fetch: Fetch) -> None:
+    def _run_queued(self, fetch: Download) -> None:
         with self._changed:
             if not self._fetches.begin(fetch):
                 return
         self._run(fetch)
 
-    def _run(self, fetch: Fetch) -> None:
+    def _run(self, fetch: Download) -> None:
         origin = self._origin
         try:
             if fetch.source is None:
                 self._download(fetch)
             else:
-                self._bring_back(fetch, fetch.source)
+                self._fetch_back(fetch, fetch.source)
         except GivenUp:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
@@ -255,7 +259,9 @@ class FilledFile:
                 self._changed.notify_all()
             self._tell_idle()
 
-    def _failure_of(self, fetch: Fetch, origin: Origin | None, error: BaseException) -> BaseException | None:
+    def _failure_of(
+        self, fetch: Download, origin: BaseVersion | None, error: BaseException
+    ) -> BaseException | None:
         """Return why a download from `origin` failed; None when there is another version to ask for now."""
         if not isinstance(error, PreconditionFailed) or origin is None:
             return error
@@ -268,7 +274,7 @@ class FilledFile:
         # The answer to our upload may have come while the server was asked.
         return None if is_other or not self._is_from(origin) else error
 
-    def _follow_upload(self, _origin: Origin) -> bool:
+    def _follow_upload(self, _origin: BaseVersion) -> bool:
         """Take for the origin what an upload of ours has put in its place; say whether one has."""
         return False
 
@@ -281,11 +287,11 @@ class FilledFile:
         if idle is not None:
             idle()
 
-    def _is_from(self, origin: Origin | None) -> bool:
+    def _is_from(self, origin: BaseVersion | None) -> bool:
         now = self._origin
         return now is None or origin is None or (now.name, now.etag) == (origin.name, origin.etag)
 
-    def _download(self, fetch: Fetch) -> None:
+    def _download(self, fetch: Download) -> None:
         origin = self._origin
         if origin is None or self._closed:
             return
@@ -293,8 +299,8 @@ class FilledFile:
         length = min(fetch.last * BLOCK, origin.size) - offset
         if length <= 0:
             return
-        self.grew(length)
-        whole = offset == 0 and length == origin.whole
+        self.on_growth(length)
+        whole = offset == 0 and length == origin.object_size
         # Bytes of a known version may be answered as they come; a whole object's are verified first.
         as_they_come = bool(origin.etag) and not whole
 
@@ -309,7 +315,7 @@ class FilledFile:
             )
         except NotFound:
             raise PreconditionFailed(f"{origin.name}: the object was deleted while it was read") from None
-        if info.size != origin.whole or (origin.etag and info.version.etag != origin.etag):
+        if info.size != origin.object_size or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
         with self._changed:
             self._present.add(fetch.first, fetch.last)
@@ -323,7 +329,7 @@ class FilledFile:
             if info.dlo_prefix is None:
                 self._begin_checks(fetch.first, fetch.last)
 
-    def _correct(self, origin: Origin) -> bool:
+    def _correct(self, origin: BaseVersion) -> bool:
         """Ask, once, which version there is instead of a refused one; say whether to go on with that."""
         with self._changed:
             self._changed.wait_for(lambda: not self._asking)
@@ -355,9 +361,9 @@ class FilledFile:
             origin = self._origin
             if self._certain or origin is None or origin.etag in ("", etag):
                 return False
-            if is_told or info.size != origin.whole or info.version.name != origin.name:
+            if is_told or info.size != origin.object_size or info.version.name != origin.name:
                 return False
-            self._origin, self.told, self._certain = replace(origin, etag=etag), info, True
+            self._origin, self.last_get_info, self._certain = replace(origin, etag=etag), info, True
         log.info("%s: its Content-Type names another version than it has", origin.name)
         return True
 
@@ -365,20 +371,20 @@ class FilledFile:
         """Take note of what a download told of the object."""
         if self._origin is not None and not self._origin.etag:
             self._origin = replace(self._origin, etag=info.version.etag)
-        self.told = info
+        self.last_get_info = info
 
-    def _bring_back(self, fetch: Fetch, source: Placed) -> None:
+    def _fetch_back(self, fetch: Download, source: StoredSegment) -> None:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
         if self._closed:
             return
         self._get_evicted(source, fetch.first, fetch.last)
         self._verify_evicted(fetch, source)
         with self._changed:
-            for run in list(self._away.blocks.runs(fetch.first, fetch.last)):
+            for run in list(self._remote.blocks.runs(fetch.first, fetch.last)):
                 self._present.add(*run)
-            self._away.discard(fetch.first, fetch.last)
+            self._remote.discard(fetch.first, fetch.last)
 
-    def _get_evicted(self, source: Placed, first: int, last: int, *, again: bool = False) -> None:
+    def _get_evicted(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
         """Fill evicted blocks from their segment, or `again` those too that were brought back before."""
         offset, length = first * BLOCK, (last - first) * BLOCK
         segment = source.segment
@@ -388,17 +394,17 @@ class FilledFile:
             start, stop = offset + behind, offset + behind + len(data)
             with self._changed:
                 blocks = block_range(start, stop)
-                for one, other in [blocks] if again else list(self._away.blocks.runs(*blocks)):
+                for one, other in [blocks] if again else list(self._remote.blocks.runs(*blocks)):
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     os.pwrite(self.descriptor, memoryview(data)[begin - start : end - start], begin)
 
-        self.grew(length)
+        self.on_growth(length)
         try:
             self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
         except NotFound:
             raise PreconditionFailed(f"{segment.name}: the segment was deleted before it was used") from None
 
-    def _verify_evicted(self, fetch: Fetch, source: Placed) -> None:
+    def _verify_evicted(self, fetch: Download, source: StoredSegment) -> None:
         """Verify a segment that a download brings back."""
 
     def _learn_segments(self) -> None:
@@ -420,7 +426,7 @@ class FilledFile:
             return False
         return True
 
-    def _ask_segments(self, origin: Origin) -> None:
+    def _ask_segments(self, origin: BaseVersion) -> None:
         manifest = None
         try:
             manifest = self._store.manifest(origin.name)
@@ -438,7 +444,7 @@ class FilledFile:
 
     def _begin_checks(self, first: int, last: int) -> None:
         """Look at the parts of the object that are whole now that the blocks of this range are here."""
-        origin, told = self._origin, self.told
+        origin, told = self._origin, self.last_get_info
         if origin is None or self._closed or not self._is_clean():
             return
         if told is not None and told.is_slo and origin.manifest is None:
@@ -446,7 +452,7 @@ class FilledFile:
         for part in self._check.due(origin, self._present, first, last):
             part.running = self._look(self._run_check, part, part.changes)
 
-    def _run_check(self, part: Part, changes: int) -> None:
+    def _run_check(self, part: ChecksumRange, changes: int) -> None:
         digest = ""
         try:
             digest = md5_of(self.descriptor, part.start, part.end, lambda: self._closed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
-from swiftfs.filecache.block_map import Blocks, Placed
+from swiftfs.filecache.block_map import Blocks, StoredSegment
 from swiftfs.filecache.read_ahead import ReadAhead
 
 
@@ -10,7 +10,7 @@ class GivenUp(Exception):
     """Nobody wants the bytes of a download any more."""
 
 
-class Fetch:
+class Download:
     """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
 
     A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a stream may be given up
@@ -22,7 +22,7 @@ class Fetch:
         self,
         first: int,
         last: int,
-        source: Placed | None,
+        source: StoredSegment | None,
         *,
         queued: bool,
         ahead: ReadAhead | None,
@@ -44,23 +44,23 @@ class Fetch:
             raise GivenUp
 
 
-class Fetches:
+class Downloads:
     """A content's downloads, guarded by the content's lock."""
 
     def __init__(self) -> None:
-        self._under_way: list[Fetch] = []
+        self._under_way: list[Download] = []
 
-    def add(self, fetch: Fetch) -> Fetch:
+    def add(self, fetch: Download) -> Download:
         """Take note of a new download and return it."""
         self._under_way.append(fetch)
         return fetch
 
-    def begin(self, fetch: Fetch) -> bool:
+    def begin(self, fetch: Download) -> bool:
         """Take note that a queued download begins; say whether it is still wanted."""
         fetch.queued = False
         return fetch in self._under_way
 
-    def end(self, fetch: Fetch) -> None:
+    def end(self, fetch: Download) -> None:
         """Take note that a download has ended."""
         self._under_way.remove(fetch)
 
@@ -85,7 +85,7 @@ class Fetches:
             taken.add(fetch.first, fetch.last)
         return taken.missing(first, last)
 
-    def touching(self, first: int, last: int) -> list[Fetch]:
+    def touching(self, first: int, last: int) -> list[Download]:
         """Return those that bring a block of the range."""
         return [
             fetch

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from swiftfs.filecache.base_verifier import VerifiedFile
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, Placed, block_range
-from swiftfs.filecache.frozen_copy import Still
-from swiftfs.filecache.segment_uploader import SegmentUpload
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range
+from swiftfs.filecache.frozen_copy import FrozenCopy
+from swiftfs.filecache.segment_uploader import SegmentUploader
 
 
 @dataclass(slots=True)
@@ -14,20 +14,20 @@ class Snapshot:
     """What an upload stores: the bytes as they were when it began.
 
     `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
-    `overtaken` says that the file has changed since; a `still` holds bytes that were about to.
+    `changed` says that the file has changed since; a `frozen` holds bytes that were about to.
     """
 
-    origin: Origin | None
+    origin: BaseVersion | None
     size: int
     dirty: Blocks
     least: int
-    overtaken: bool = False
-    still: Still | None = None
+    changed: bool = False
+    frozen: FrozenCopy | None = None
 
     @property
-    def is_still(self) -> bool:
+    def is_frozen(self) -> bool:
         """True when no later change can reach any of the bytes."""
-        return self.still is not None and self.still.covers(0, self.size)
+        return self.frozen is not None and self.frozen.covers(0, self.size)
 
 
 class EvictingFile(VerifiedFile):
@@ -40,7 +40,7 @@ class EvictingFile(VerifiedFile):
     `uploads` are the file's segments, and are told of every change while the lock is held.
     """
 
-    uploads: SegmentUpload | None = None
+    uploads: SegmentUploader | None = None
     _snapshot: Snapshot | None = None
     _is_saved = False
 
@@ -61,10 +61,10 @@ class EvictingFile(VerifiedFile):
             position = placed.end
         yield position, size
 
-    def evicted(self) -> tuple[Placed, ...]:
+    def evicted(self) -> tuple[StoredSegment, ...]:
         """Return the segments that hold what is not in Swift's object and not in the local file any more."""
         with self._changed:
-            return self._away.placed()
+            return self._remote.placed()
 
     def unsaved(self) -> int:
         """Return how many bytes of disk hold what Swift's object does not have."""
@@ -74,10 +74,10 @@ class EvictingFile(VerifiedFile):
             blocks = self._dirty.copy()
             if self._snapshot is not None:
                 blocks.update(self._snapshot.dirty)
-            blocks.subtract(self._away.blocks)
+            blocks.subtract(self._remote.blocks)
             return min(len(blocks) * BLOCK, self._file.allocated())
 
-    def hurry(self, *, holes: bool = False) -> bool:
+    def upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload the segments that are full of new bytes; say whether any upload is under way.
 
         With `holes` the segments count too that nobody has written whole, as far as they need no old bytes.
@@ -101,35 +101,37 @@ class EvictingFile(VerifiedFile):
 
     def _is_full(self, start: int, end: int) -> bool:
         first, last = block_range(start, end)
-        return self._dirty.covers(first, last) and not self._away.blocks.touches(first, last)
+        return self._dirty.covers(first, last) and not self._remote.blocks.touches(first, last)
 
     def _is_new(self, start: int, end: int) -> bool:
         first, last = block_range(start, end)
         return (
             self._dirty.touches(first, last)
             and self._dirty.covers(first, min(last, self._filled))
-            and not self._away.blocks.touches(first, last)
+            and not self._remote.blocks.touches(first, last)
         )
 
-    def _loose(self, *, held: bool) -> Blocks:
+    def _evictable(self, *, held: bool) -> Blocks:
         """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
-        loose = super()._loose(held=held)
+        loose = super()._evictable(held=held)
         for upload in self.uploads.under_way() if self.uploads is not None and loose else ():
             loose.discard(*block_range(upload.start, upload.end))
         if self._is_clean() or self.uploads is None or (self._is_saved and not held):
             return loose
-        for placed in self._spare(held=held):
-            for run in self._away.blocks.missing(*placed.blocks):
+        for placed in self._evictable_segments(held=held):
+            for run in self._remote.blocks.missing(*placed.blocks):
                 loose.add(*run)
         return loose
 
-    def _spare(self, *, held: bool, within: tuple[int, int] | None = None) -> Iterator[Placed]:
+    def _evictable_segments(
+        self, *, held: bool, within: tuple[int, int] | None = None
+    ) -> Iterator[StoredSegment]:
         """Yield the segments that hold what the file has there now, all of it our own, and not all evicted.
 
         With bytes to look `within` only those that hold any of them.
         """
         assert self.uploads is not None
-        for placed in self.uploads.stored(promised=held, within=within, beside=self._away.whole):
+        for placed in self.uploads.stored(promised=held, within=within, beside=self._remote.whole):
             first, last = block_range(placed.start, placed.end)
             if placed.end <= self.size and self._dirty.covers(first, min(last, self._filled)):
                 yield placed
@@ -137,7 +139,7 @@ class EvictingFile(VerifiedFile):
     def _given_back(self, first: int, last: int) -> None:
         if self._is_clean():
             return
-        for placed in self._spare(held=False, within=(first * BLOCK, last * BLOCK)):
+        for placed in self._evictable_segments(held=False, within=(first * BLOCK, last * BLOCK)):
             begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
             if begin < end:
-                self._away.add(placed, begin, end)
+                self._remote.add(placed, begin, end)

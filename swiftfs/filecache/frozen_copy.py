@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BLOCK, Blocks
-from swiftfs.filecache.sparse_file import LocalFile, punch_hole
+from swiftfs.filecache.sparse_file import SparseFile, punch_hole
 
 _FICLONE = 0x40049409
 """The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""
@@ -20,14 +20,14 @@ RESERVE = 32 * 1024 * 1024
 _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class Still:
+class FrozenCopy:
     """A file without a name that holds `blocks` of another one; they are not changed once it is used.
 
     The descriptor is closed when nobody has the object any more: uploads that have not begun map it later.
     """
 
     def __init__(self, folder: Path) -> None:
-        file = LocalFile.create(folder)
+        file = SparseFile.create(folder)
         file.path.unlink()
         self.descriptor = file.descriptor
         self.blocks = Blocks()

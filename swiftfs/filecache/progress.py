@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swiftfs.filecache.block_map import BLOCK, block_range
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectName
 
 UnderWay = Callable[[str], int]
@@ -20,7 +20,7 @@ class CacheUse:
     limit: int
 
 
-def sent_bytes(name: ObjectName, content: Content, under_way: UnderWay) -> int:
+def sent_bytes(name: ObjectName, content: CachedFile, under_way: UnderWay) -> int:
     """Return how many bytes of a file on its way to `name` need not be sent any more.
 
     They are on the network, in segments of the file's own, or in the old object where a large one is changed.

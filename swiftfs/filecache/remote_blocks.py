@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, Placed
+from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment
 from swiftfs.filecache.patch_plan import Gap, Part, cut_gaps, span
 from swiftfs.filecache.spans import Spans
 
 
-class Away:
+class RemoteBlocks:
     """The evicted blocks of one content, guarded by its lock, and the segments that hold them.
 
     INVARIANT: a segment with an evicted block holds what the file has there now: whoever changes a byte of
@@ -18,9 +18,9 @@ class Away:
     def __init__(self) -> None:
         self.blocks = Blocks()
         self.whole: set[int] = set()
-        self._placed: Spans[Placed] = Spans()
+        self._placed: Spans[StoredSegment] = Spans()
 
-    def add(self, placed: Placed, first: int, last: int) -> None:
+    def add(self, placed: StoredSegment, first: int, last: int) -> None:
         """Take note that blocks of a segment are not in the local file any more."""
         self._placed.put(placed)
         self.blocks.add(first, last)
@@ -43,11 +43,11 @@ class Away:
         self.whole.clear()
         self._placed.clear()
 
-    def placed(self) -> tuple[Placed, ...]:
+    def placed(self) -> tuple[StoredSegment, ...]:
         """Return the segments that hold evicted blocks, in their order."""
         return tuple(sorted(self._placed.values(), key=lambda placed: placed.start))
 
-    def source(self, block: int) -> Placed | None:
+    def source(self, block: int) -> StoredSegment | None:
         """Return the segment that holds an evicted block, None for any other block."""
         if not self.blocks.touches(block, block + 1):
             return None
@@ -68,7 +68,7 @@ class Away:
         return bool(self._placed)
 
 
-def with_placed(parts: Sequence[Part], placed: Sequence[Placed], largest: int) -> list[Part]:
+def with_placed(parts: Sequence[Part], placed: Sequence[StoredSegment], largest: int) -> list[Part]:
     """Return the parts of a file with what is stored already in place of gaps, of `largest` bytes at most."""
     if not placed:
         return list(parts)
@@ -83,7 +83,7 @@ def with_placed(parts: Sequence[Part], placed: Sequence[Placed], largest: int) -
     return [*found, *_fill(covered, position, placed, largest)]
 
 
-def _fill(start: int, end: int, placed: Sequence[Placed], largest: int) -> Iterator[Part]:
+def _fill(start: int, end: int, placed: Sequence[StoredSegment], largest: int) -> Iterator[Part]:
     for one in placed:
         if start <= one.start and one.end <= end:
             yield from cut_gaps(start, one.start, largest)

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SegmentContainer:
     """A container, and how the names of the segments in it begin."""
 
     container: str
@@ -60,7 +60,7 @@ class Place:
         """Return the segment `key` in this place."""
         return ObjectName(self.container, self.prefix + key)
 
-    def instead(self, other: "Place", name: ObjectName) -> ObjectName:
+    def instead(self, other: "SegmentContainer", name: ObjectName) -> ObjectName:
         """Return the name here of what would be `name` in the other place."""
         return self.name(name.key.removeprefix(other.prefix))
 
@@ -72,20 +72,23 @@ class Place:
         return f"{self.container}/{self.prefix}".rstrip("/")
 
 
-def place_beside(container: str) -> Place:
+def place_beside(container: str) -> SegmentContainer:
     """Return the container beside `container`."""
-    return Place(container + SEGMENTS_SUFFIX)
+    return SegmentContainer(container + SEGMENTS_SUFFIX)
 
 
-def place_inside(container: str) -> Place:
+def place_inside(container: str) -> SegmentContainer:
     """Return the hidden folder in `container` itself."""
-    return Place(container, SEGMENTS_FOLDER + "/")
+    return SegmentContainer(container, SEGMENTS_FOLDER + "/")
 
 
-def places_of(container: str, choice: str = AUTO) -> tuple[Place, ...]:
-    """Return where segments of objects in `container` may lie; `choice` is as in `SegmentPlaces`."""
-    given = () if choice in (AUTO, SAME) else (Place(choice, f"{container}/"),)
-    rclone = Place(container, RCLONE_FOLDER + "/")
+def places_of(container: str, choice: str = AUTO) -> tuple[SegmentContainer, ...]:
+    """Return where segments of objects in `container` may lie.
+
+    `choice` is as in `SegmentContainerChooser`.
+    """
+    given = () if choice in (AUTO, SAME) else (SegmentContainer(choice, f"{container}/"),)
+    rclone = SegmentContainer(container, RCLONE_FOLDER + "/")
     return (place_beside(container), place_inside(container), rclone, *given)
 
 
@@ -104,7 +107,7 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
     return False
 
 
-class SegmentPlaces:
+class SegmentContainerChooser:
     """The place of each container's segments. Containers are made once, and one that is known is not.
 
     `choice` is `same`, a container's name, or `auto`: beside, and inside where that is refused. Whoever needs
@@ -115,9 +118,9 @@ class SegmentPlaces:
         self._store = store
         self._choice = choice
         self._lock = new_lock(Rank.PLACES)
-        self._decided: dict[str, Future[Place]] = {}
+        self._decided: dict[str, Future[SegmentContainer]] = {}
 
-    def of(self, container: str) -> Place:
+    def of(self, container: str) -> SegmentContainer:
         """Return the place for segments of files in `container`; it is there, as far as is known.
 
         Raise `StoreError` when the server neither makes it nor refuses to.
@@ -125,7 +128,7 @@ class SegmentPlaces:
         with self._lock:
             decision = self._decided.get(container)
             if decision is None:
-                mine: Future[Place] = new_future()
+                mine: Future[SegmentContainer] = new_future()
                 self._decided[container] = mine
         if decision is not None:
             return decision.result()
@@ -139,7 +142,7 @@ class SegmentPlaces:
             raise
         return mine.result()
 
-    def likely(self, container: str) -> Place:
+    def likely(self, container: str) -> SegmentContainer:
         """Return the place unless the server will refuse it; nothing is asked."""
         return self._wanted(container)
 
@@ -152,7 +155,7 @@ class SegmentPlaces:
         with self._lock:
             for place in places:
                 if container not in self._decided and any(place.holds(segment.name) for segment in known):
-                    decided: Future[Place] = new_future()
+                    decided: Future[SegmentContainer] = new_future()
                     self._decided[container] = decided
                     decided.set_result(place)
 
@@ -161,12 +164,16 @@ class SegmentPlaces:
         with self._lock:
             self._decided.pop(container, None)
 
-    def _wanted(self, container: str) -> Place:
+    def _wanted(self, container: str) -> SegmentContainer:
         if self._choice == SAME:
             return place_inside(container)
-        return place_beside(container) if self._choice == AUTO else Place(self._choice, container + "/")
+        return (
+            place_beside(container)
+            if self._choice == AUTO
+            else SegmentContainer(self._choice, container + "/")
+        )
 
-    def _decide(self, container: str) -> Place:
+    def _decide(self, container: str) -> SegmentContainer:
         wanted = self._wanted(container)
         if wanted.container == container:
             return wanted
@@ -180,7 +187,7 @@ class SegmentPlaces:
             return place_inside(container)
         return wanted
 
-    def _is_there(self, place: Place) -> bool:
+    def _is_there(self, place: SegmentContainer) -> bool:
         try:
             self._store.container_usage(place.container)
         except (NotFound, AccessDenied):

@@ -20,7 +20,7 @@ SEGMENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SegmentLayout:
     """Where a file's segments begin and end; it depends on nothing but the first segment's size in bytes."""
 
     segment_size: int

@@ -5,32 +5,32 @@ from dataclasses import dataclass, field
 
 from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import ChangedDuringUpload
-from swiftfs.filecache.block_map import Placed
-from swiftfs.filecache.frozen_copy import Still
+from swiftfs.filecache.block_map import StoredSegment
+from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.objects import ObjectName, Segment
 
 
 @dataclass(slots=True)
-class Upload:
+class SegmentPut:
     """The bytes from `start` to `end` on their way to a segment.
 
-    `stale` says that they changed after this began; `torn`, that they changed after the content's upload
-    began and before this ended; `later`, that they were written after the content's upload began. `shared`
-    is the segment when others may have the same one. It reads a `still`, where there is one, which does not
-    change.
+    `superseded` says that they changed after this began; `inconsistent`, that they changed after the
+    content's upload began and before this ended; `later`, that they were written after the content's upload
+    began. `zero_segment` is the segment when others may have the same one. It reads a `frozen`, where there
+    is one, which does not change.
     """
 
     start: int
     end: int
     later: bool = False
-    stale: bool = False
-    torn: bool = False
-    shared: ObjectName | None = None
-    still: Still | None = None
+    superseded: bool = False
+    inconsistent: bool = False
+    zero_segment: ObjectName | None = None
+    frozen: FrozenCopy | None = None
     stored: Future[Segment] = field(init=False)
 
     @classmethod
-    def of(cls, placed: Placed) -> "Upload":
+    def of(cls, placed: StoredSegment) -> "SegmentPut":
         """Return the upload that has stored a segment."""
         upload = cls(placed.start, placed.end)
         upload.stored = new_future()
@@ -43,18 +43,18 @@ class Upload:
         Raise `ChangedDuringUpload` if it may be of another moment.
         """
         segment = self.stored.result()
-        if self.torn:
+        if self.inconsistent:
             raise ChangedDuringUpload(f"{segment.name}: its bytes changed while they were uploaded")
         return segment
 
     def is_good(self, end: int) -> bool:
         """Say whether this brings the bytes to `end` as they are now."""
-        if self.stale or self.end != end or self.stored.cancelled():
+        if self.superseded or self.end != end or self.stored.cancelled():
             return False
         return not self.stored.done() or self.stored.exception() is None
 
 
-def is_all_named(uploads: Iterable[Upload], named: set[ObjectName]) -> bool:
+def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
     """Say whether every upload has ended, in a segment that a manifest names."""
     return all(
         upload.stored.done()
@@ -71,7 +71,7 @@ def place_of(key: str, size: int) -> tuple[int, int]:
     return (int(digits), int(digits) + size) if digits.isascii() and digits.isdigit() else (-1, -1)
 
 
-def stored_names(uploads: Iterable[Upload]) -> list[ObjectName]:
+def stored_names(uploads: Iterable[SegmentPut]) -> list[ObjectName]:
     """Return the segments of uploads, which ended or are waited for; what has not begun is cancelled."""
     stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
     return [future.result().name for future in stored if future.exception() is None]

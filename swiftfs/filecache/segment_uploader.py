@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
 from swiftfs.errors import ChangedDuringUpload, NotFound, StoreError
-from swiftfs.filecache.block_map import Blocks, Placed, block_range
-from swiftfs.filecache.frozen_copy import Still
-from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentPlaces
-from swiftfs.filecache.segment_layout import Layout
-from swiftfs.filecache.segment_put import Upload, is_all_named, place_of, stored_names
+from swiftfs.filecache.block_map import Blocks, StoredSegment, block_range
+from swiftfs.filecache.frozen_copy import FrozenCopy
+from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainerChooser
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_put import SegmentPut, is_all_named, place_of, stored_names
 from swiftfs.filecache.spans import Spans
 from swiftfs.filecache.sparse_file import is_hole, map_zeros
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
@@ -58,7 +58,7 @@ def journal_of(prefix: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class UnreferencedPrefix:
     """A prefix below which segments lie that no manifest names, and the keys of those that one does name.
 
     With None there is nothing but what is named. `file` is the local file whose segments they are. A manifest
@@ -84,7 +84,7 @@ def _tell_nobody() -> None:
     """Nobody waits for room."""
 
 
-class SegmentUpload:
+class SegmentUploader:
     """The segments of one file, uploaded in parallel and in any order, all below `prefix`.
 
     A segment that is written to after its upload began is uploaded again: no manifest names a torn one. All
@@ -92,15 +92,16 @@ class SegmentUpload:
     that is uploaded after that counts only if its bytes stay until its end.
 
     `_uploads` is by each one's first byte, `_under_way` all that may not have ended: they read the local file
-    by the number of its descriptor. `_garbage` are replaced uploads, `_copies` segments the server made or
+    by the number of its descriptor. `_superseded` are replaced uploads, `_copies` segments the server made or
     may have made, `_found` those that an earlier process left; `_named` are the segments of the manifest that
-    stands. `_promised` are those that the content's last `save` names, `_kept` those that any
+    stands. `_protected` are those that the content's last `save` names, `_kept` those that any
     did: they are not deleted, for what was saved may be needed once more. `stored_one` is called when a
     segment is stored. `_asked` are the ETags of manifests that may stand or come to stand: their PUT was not
     answered; `_landed` are those of them that have been seen to stand. `_changes` are the blocks of the
     content's upload, `_size` bytes long, that changed since it began. The lock guards every field; no upload
-    is waited for with it. `_begun` is called before a request stores the first segment that no manifest
-    names, which waits for it. One `is_inherited` while nobody has looked for what an earlier process left.
+    is waited for with it. `_on_first_put` is called before a request stores the first segment that no
+    manifest names, which waits for it. One `is_inherited` while nobody has looked for what an earlier process
+    left.
 
     A segment that a sequential writer has left `rests` for so many seconds before it goes up: `_resting` are
     those, with the time when they were left. Holes of one length are one object, which a manifest names as
@@ -110,13 +111,13 @@ class SegmentUpload:
     def __init__(
         self,
         store: ObjectStore,
-        places: SegmentPlaces,
+        places: SegmentContainerChooser,
         pool: Executor,
         descriptor: int,
         name: ObjectName,
-        layout: Layout,
+        layout: SegmentLayout,
         prefix: ObjectName | None = None,
-        begun: Callable[[Standing], None] | None = None,
+        begun: Callable[[UnreferencedPrefix], None] | None = None,
         rests: float = 0.0,
         file: str = "",
         journal: str = "",
@@ -134,22 +135,22 @@ class SegmentUpload:
         self._since = 0.0
         self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
         self._is_placed = prefix is not None
-        self._begun = begun
+        self._on_first_put = begun
         self._has_begun = self.is_inherited = prefix is not None
         self._begin_lock = new_lock(Rank.SEGMENTS_BEGIN)
         self._lock = new_lock(Rank.SEGMENTS)
-        self._uploads: Spans[Upload] = Spans()
-        self._under_way: list[Upload] = []
-        self._garbage: list[Upload] = []
+        self._uploads: Spans[SegmentPut] = Spans()
+        self._under_way: list[SegmentPut] = []
+        self._superseded: list[SegmentPut] = []
         self._copies: list[ObjectName] = []
         self._found: dict[tuple[int, int], list[Segment]] = {}
         self._named: set[ObjectName] = set()
-        self._promised: frozenset[ObjectName] = frozenset()
+        self._protected: frozenset[ObjectName] = frozenset()
         self._kept: set[ObjectName] = set()
         self.stored_one: Callable[[], None] = _tell_nobody
         self._changes = Blocks()
         self._size = 0
-        self._still: Still | None = None
+        self._still: FrozenCopy | None = None
         self._contiguous = 0
         self._next = 0
         self._rests = rests
@@ -162,7 +163,7 @@ class SegmentUpload:
         return self._has_begun
 
     @contextmanager
-    def standing(self) -> Iterator[Standing | None]:
+    def unreferenced(self) -> Iterator[UnreferencedPrefix | None]:
         """Yield what lies below the prefix now, None if nothing was told since the last time.
 
         No upload begins while the context lasts.
@@ -171,13 +172,13 @@ class SegmentUpload:
             if not self._has_begun:
                 yield None
                 return
-            left = self._garbage or self._copies or self._asked
+            left = self._superseded or self._copies or self._asked
             stored = is_all_named(self._uploads.values(), self._named) and not left
             self._has_begun = not stored
-            yield Standing(self.prefix, None) if stored else self._state()
+            yield UnreferencedPrefix(self.prefix, None) if stored else self._state()
 
-    def _state(self) -> Standing:
-        return Standing(
+    def _state(self) -> UnreferencedPrefix:
+        return UnreferencedPrefix(
             self.prefix,
             frozenset(name.key for name in self._named),
             self._file,
@@ -187,7 +188,7 @@ class SegmentUpload:
             frozenset(self._landed),
         )
 
-    def state(self) -> Standing:
+    def state(self) -> UnreferencedPrefix:
         """Return what may lie below the prefix, and which manifests may name it."""
         with self._lock:
             return self._state()
@@ -205,8 +206,8 @@ class SegmentUpload:
                 self._asked.add(manifest.etag)
                 self._since = unix_time()
                 state = self._state()
-            if self._begun is not None:
-                self._begun(state)
+            if self._on_first_put is not None:
+                self._on_first_put(state)
         return is_new
 
     def refused(self, manifest: Manifest) -> None:
@@ -236,9 +237,9 @@ class SegmentUpload:
                 if is_new:
                     self._landed.add(etag)
                 state, is_ours = self._state(), etag in self._landed
-            if is_new and self._begun is not None:
+            if is_new and self._on_first_put is not None:
                 with suppress(OSError):  # else what only it names goes some minutes later
-                    self._begun(state)
+                    self._on_first_put(state)
         return is_ours
 
     @property
@@ -247,7 +248,7 @@ class SegmentUpload:
         with self._lock:
             return bool(self._asked)
 
-    def began(self, size: int, still: Still | None = None) -> None:
+    def began(self, size: int, still: FrozenCopy | None = None) -> None:
         """Take note that an upload of the content's first `size` bytes begins: of their state now.
 
         `still` has those of them that are about to change.
@@ -269,7 +270,7 @@ class SegmentUpload:
         end = offset + length
         with self._lock:
             for upload in self._uploads.touching(offset, end):
-                upload.stale = True
+                upload.superseded = True
             if offset < self._size:
                 self._changes.add(*block_range(offset, min(end, self._size)))
 
@@ -310,18 +311,18 @@ class SegmentUpload:
         with self._lock:
             return any(not upload.stored.done() for upload in self._under_way)
 
-    def under_way(self) -> list[Upload]:
+    def under_way(self) -> list[SegmentPut]:
         """Return the uploads that have not ended, replaced ones too."""
         with self._lock:
             return [upload for upload in self._under_way if not upload.stored.done()]
 
-    def cancel_queued(self) -> list[Upload]:
+    def cancel_queued(self) -> list[SegmentPut]:
         """Cancel the uploads that have not begun; return those that go on. Nobody may wait for any."""
         return [upload for upload in self.under_way() if not upload.stored.cancel()]
 
     def stored(
         self, *, promised: bool, within: tuple[int, int] | None = None, beside: Collection[int] = ()
-    ) -> list[Placed]:
+    ) -> list[StoredSegment]:
         """Return the stored segments that hold what the file has there now, or only the `promised` of them.
 
         `finish` will take them as they are. With bytes to look `within` only those that hold any of them, and
@@ -330,27 +331,27 @@ class SegmentUpload:
         with self._lock:
             uploads = self._uploads.touching(*within) if within else self._uploads.values()
             found = [
-                Placed(one.start, one.stored.result())
+                StoredSegment(one.start, one.stored.result())
                 for one in uploads
                 if one.start not in beside
                 and one.stored.done()
                 and one.is_good(one.end)
                 and self._layout.is_segment(one.start, one.end)
             ]
-            return [one for one in found if not promised or one.segment.name in self._promised]
+            return [one for one in found if not promised or one.segment.name in self._protected]
 
-    def promise(self, evicted: Iterable[Placed]) -> None:
+    def protect(self, evicted: Iterable[StoredSegment]) -> None:
         """Take note that the content was saved, and needs these segments."""
         with self._lock:
-            self._promised = frozenset(one.segment.name for one in evicted)
-            self._kept |= self._promised
+            self._protected = frozenset(one.segment.name for one in evicted)
+            self._kept |= self._protected
 
-    def restore(self, evicted: Iterable[Placed]) -> None:
+    def restore(self, evicted: Iterable[StoredSegment]) -> None:
         """Take over the stored segments of a content that another process saved."""
         with self._lock:
             for one in evicted:
-                self._uploads.put(Upload.of(one))
-        self.promise(evicted)
+                self._uploads.put(SegmentPut.of(one))
+        self.protect(evicted)
 
     def finish(self, size: int) -> Manifest:
         """Upload what is missing of the file's first `size` bytes and return its manifest.
@@ -364,15 +365,17 @@ class SegmentUpload:
                 start, end = self._layout.bounds(index)
                 uploads.append(upload := self._get(start, min(end, size)))
                 if upload.stored.done():
-                    upload.torn = False  # its bytes are those of this moment, as all the others' will be
+                    upload.inconsistent = (
+                        False  # its bytes are those of this moment, as all the others' will be
+                    )
         return Manifest(tuple([upload.result() for upload in uploads]))
 
-    def upload(self, start: int, end: int) -> Upload:
+    def upload(self, start: int, end: int) -> SegmentPut:
         """Begin to upload the bytes from `start` to `end` as a segment of their own, unless that was done."""
         with self._lock:
             return self._get(start, end)
 
-    def recall(self, state: Standing) -> None:
+    def recall(self, state: UnreferencedPrefix) -> None:
         """Take over what an earlier process recorded of its upload."""
         with self._lock:
             self._objects |= state.objects
@@ -380,7 +383,7 @@ class SegmentUpload:
             self._landed |= state.landed
             self._since = max(self._since, state.since)
 
-    def found(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
+    def adopt_leftovers(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
         """Take over what an earlier process left: the objects that Swift lists below the prefix.
 
         One serves in place of an upload of its bytes while its MD5 is that of the local ones. `named` are the
@@ -410,7 +413,7 @@ class SegmentUpload:
             self._copies.append(target)
         return copied
 
-    def settle(self, manifest: Manifest | None) -> list[ObjectName]:
+    def commit_manifest(self, manifest: Manifest | None) -> list[ObjectName]:
         """Take note that `manifest` stands, None for a file stored whole; return segments to delete.
 
         Those are the uploads of this file that neither it nor an earlier manifest names.
@@ -426,9 +429,9 @@ class SegmentUpload:
             gone = [upload for upload in self._uploads.values() if id(upload) in unnamed]
             for upload in gone:
                 self._uploads.pop(upload.start)
-            self._garbage.extend(gone)
-            garbage, before = self._take_garbage(), self._named
-            before |= {upload.shared for upload in self._uploads.values() if upload.shared}
+            self._superseded.extend(gone)
+            garbage, before = self._take_superseded(), self._named
+            before |= {upload.zero_segment for upload in self._uploads.values() if upload.zero_segment}
             self._named = named
         unused = [name for name in garbage() if name not in before and name not in named]
         with self._lock:
@@ -438,20 +441,20 @@ class SegmentUpload:
     def abandon(self) -> list[ObjectName]:
         """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
         with self._lock:
-            self._garbage.extend(self._uploads.values())
+            self._superseded.extend(self._uploads.values())
             self._uploads.clear()
             self._zeros = {}
-            garbage, named = self._take_garbage(), self._named
+            garbage, named = self._take_superseded(), self._named
         return [name for name in garbage() if name not in named]
 
-    def _take_garbage(self) -> Callable[[], list[ObjectName]]:
+    def _take_superseded(self) -> Callable[[], list[ObjectName]]:
         """Empty what is not needed any more; return what tells the names, once uploads have ended."""
-        uploads, others = self._garbage, self._copies
+        uploads, others = self._superseded, self._copies
         others.extend(segment.name for segments in self._found.values() for segment in segments)
-        self._garbage, self._copies, self._found = [], [], {}
+        self._superseded, self._copies, self._found = [], [], {}
         return lambda: [*stored_names(uploads), *others]
 
-    def _get(self, start: int, end: int, *, later: bool = False) -> Upload:
+    def _get(self, start: int, end: int, *, later: bool = False) -> SegmentPut:
         still = self._still
         if later or (still is not None and not still.covers(start, end)):
             still = None
@@ -462,10 +465,10 @@ class SegmentUpload:
             before.later = before.later and later
             return before
         if before is not None:
-            self._garbage.append(before)
-        upload = Upload(start, end, later, still=still)
+            self._superseded.append(before)
+        upload = SegmentPut(start, end, later, frozen=still)
         self._uploads.put(upload)
-        upload.stale = still is not None and self._changes.touches(*block_range(start, end))
+        upload.superseded = still is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
         self._under_way = [one for one in self._under_way if not one.stored.done()]
         self._under_way.append(upload)
@@ -476,24 +479,24 @@ class SegmentUpload:
         if not stored.cancelled() and stored.exception() is None:
             self.stored_one()
 
-    def _run(self, upload: Upload) -> Segment:
-        if self._is_torn(upload):  # it could not be used
+    def _run(self, upload: SegmentPut) -> Segment:
+        if self._is_inconsistent(upload):  # it could not be used
             raise ChangedDuringUpload(f"{self.prefix}: bytes changed before they were uploaded")
-        source = upload.still.descriptor if upload.still is not None else self._descriptor
+        source = upload.frozen.descriptor if upload.frozen is not None else self._descriptor
         try:
             segment = self._find(upload, source) or self._put_zeros(upload, source)
             segment = segment or self._put(map_bytes(source, upload.start, upload.end), upload.start)
-            upload.torn = self._is_torn(upload)
+            upload.inconsistent = self._is_inconsistent(upload)
         finally:
-            upload.still = None  # its disk is given back when all have ended
+            upload.frozen = None  # its disk is given back when all have ended
         return segment
 
-    def _is_torn(self, upload: Upload) -> bool:
+    def _is_inconsistent(self, upload: SegmentPut) -> bool:
         with self._lock:
-            moves = not upload.later and upload.still is None
+            moves = not upload.later and upload.frozen is None
             return moves and self._changes.touches(*block_range(upload.start, upload.end))
 
-    def _find(self, upload: Upload, source: int) -> Segment | None:
+    def _find(self, upload: SegmentPut, source: int) -> Segment | None:
         """Return what was found of the same bytes."""
         place = (upload.start, upload.end)
         with self._lock:
@@ -508,7 +511,7 @@ class SegmentUpload:
                     return segment
         return None
 
-    def _put_zeros(self, upload: Upload, source: int) -> Segment | None:
+    def _put_zeros(self, upload: SegmentPut, source: int) -> Segment | None:
         """Return the segment for a hole, None where there is none."""
         if not is_hole(source, upload.start, upload.end):
             return None
@@ -524,10 +527,10 @@ class SegmentUpload:
             with self._lock:
                 # One that was dropped meanwhile may be deleted with the upload that made it.
                 if self._zeros.get(length) is shared:
-                    upload.shared = segment.name
+                    upload.zero_segment = segment.name
                     return segment
 
-    def _put_first_zeros(self, upload: Upload, zeros: Future[Segment]) -> Segment:
+    def _put_first_zeros(self, upload: SegmentPut, zeros: Future[Segment]) -> Segment:
         """Store the segment for a hole, for all who wait for `zeros`.
 
         It is not read from the local file: a writer may have filled this hole by now, but not the others.
@@ -542,7 +545,7 @@ class SegmentUpload:
             zeros.set_exception(error)
             raise
         with self._lock:
-            upload.shared = segment.name  # before anybody else has it, lest it be deleted as theirs
+            upload.zero_segment = segment.name  # before anybody else has it, lest it be deleted as theirs
         zeros.set_result(segment)
         return segment
 
@@ -576,6 +579,6 @@ class SegmentUpload:
             if not self._is_placed:
                 self.prefix = place.instead(self._places.likely(self._container), self.prefix)
                 self._is_placed = True
-            if not self._has_begun and self._begun is not None:
-                self._begun(self.state())
+            if not self._has_begun and self._on_first_put is not None:
+                self._on_first_put(self.state())
             self._has_begun = True

@@ -13,7 +13,7 @@ PAUSE = 1.0
 """Seconds after which uploads that failed are begun again."""
 
 
-class Outlook(enum.Enum):
+class SpaceOutlook(enum.Enum):
     """What a writer can expect: there is room, there will be, or nothing will make any."""
 
     ROOM = enum.auto()
@@ -21,7 +21,7 @@ class Outlook(enum.Enum):
     NONE = enum.auto()
 
 
-class Room:
+class SpaceWaiter:
     """Tells writers who wait of progress. Its lock comes after every other."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Room:
             self._progress += 1
             self._changed.notify_all()
 
-    def wait(self, look: Callable[[], Outlook]) -> bool:
+    def wait(self, look: Callable[[], SpaceOutlook]) -> bool:
         """Call `look` after each progress until it sees room; return False when there will be none."""
         seen, deadline = -1, 0.0
         while True:
@@ -42,8 +42,8 @@ class Room:
             before = self._progress
             if before != seen:
                 seen, deadline = before, monotonic() + PATIENCE
-            if (outlook := look()) is not Outlook.HOPE:
-                return outlook is Outlook.ROOM
+            if (outlook := look()) is not SpaceOutlook.HOPE:
+                return outlook is SpaceOutlook.ROOM
             rest = deadline - monotonic()
             if rest <= 0:
                 return False

@@ -38,7 +38,7 @@ class Mark(NamedTuple):
     ctime: int
 
 
-class LocalFile:
+class SparseFile:
     """An open file and its path. The descriptor is good until `close` or `remove`."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
@@ -46,7 +46,7 @@ class LocalFile:
         self.path = path
 
     @classmethod
-    def create(cls, folder: Path) -> "LocalFile":
+    def create(cls, folder: Path) -> "SparseFile":
         """Make an empty file with a new name, and the folder when it is not there."""
         try:
             descriptor, name = tempfile.mkstemp(dir=folder, prefix=_IN_USE)
@@ -56,7 +56,7 @@ class LocalFile:
         return cls(descriptor, Path(name))
 
     @classmethod
-    def open(cls, path: Path) -> "LocalFile":
+    def open(cls, path: Path) -> "SparseFile":
         """Open the file at `path`; raise `OSError` if it cannot be."""
         return cls(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), path)
 
@@ -91,13 +91,13 @@ class LocalFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedVersion:
     """A file that holds the `present` blocks of a version; `checked` says that their MD5 was right.
 
     `manifest` is the version's own where it is an SLO and that is known.
     """
 
-    file: LocalFile
+    file: SparseFile
     present: Blocks
     checked: bool
     manifest: Manifest | None = None

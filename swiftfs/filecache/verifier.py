@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, Origin, block_range
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
 from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def is_md5(etag: str) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class ChecksumRange:
     """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
 
     `right` says that the bytes here are, `changes` counts what makes an earlier look at them worthless. After
@@ -58,7 +58,7 @@ class Part:
         return not (self.right or self.running or self.failure)
 
 
-class Check:
+class Verifier:
     """What is known of the bytes of one version, guarded by the content's lock. `done`: that all are right.
 
     `running` counts what is under way: looks at bytes, and the question which segments there are. That is
@@ -73,9 +73,9 @@ class Check:
         """Begin anew, with the bytes of another version, or with our own."""
         self.done = done
         self.asked = False
-        self._parts: list[Part] = []
+        self._parts: list[ChecksumRange] = []
 
-    def due(self, origin: Origin, present: Blocks, first: int, last: int) -> Iterator[Part]:
+    def due(self, origin: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
         """Yield the parts to look at now that the blocks from `first` to `last` are here."""
         if self.done:
             return
@@ -106,7 +106,7 @@ class Check:
         """Say whether any part is wrong for good."""
         return any(part.failure for part in self._parts)
 
-    def learn(self, part: Part, changes: int, digest: str) -> bool:
+    def learn(self, part: ChecksumRange, changes: int, digest: str) -> bool:
         """Take note of the MD5 that a part had after so many `changes`; say whether it is wrong."""
         self.running -= 1
         part.running = False
@@ -125,19 +125,19 @@ class Check:
             log.error("%s, twice", said)
         return True
 
-    def _touching(self, first: int, last: int) -> Iterator[Part]:
+    def _touching(self, first: int, last: int) -> Iterator[ChecksumRange]:
         # In the order of the file, and none overlaps another.
         index = bisect_right(self._parts, first * BLOCK, key=lambda part: part.end)
         return takewhile(lambda part: part.start < last * BLOCK, islice(self._parts, index, None))
 
 
-def _parts_of(origin: Origin) -> Iterator[Part]:
+def _parts_of(origin: BaseVersion) -> Iterator[ChecksumRange]:
     if origin.manifest is None:
         if _MD5.fullmatch(origin.etag):
-            yield Part(origin.name, origin.etag, 0, origin.size)
+            yield ChecksumRange(origin.name, origin.etag, 0, origin.size)
         return
     start = 0
     for segment in origin.manifest.segments:
         if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
-            yield Part(segment.name, segment.etag, start, start + segment.size)
+            yield ChecksumRange(segment.name, segment.etag, start, start + segment.size)
         start += segment.span

@@ -9,8 +9,8 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from swiftfs.filecache.sparse_file import Kept, LocalFile, synchronize
-from swiftfs.filecache.version_index import Index, Row
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, synchronize
+from swiftfs.filecache.version_index import Row, VersionIndex
 from swiftfs.objects import ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _EVICTED_AT_ONCE = 64
 
 
-class KeptVersions:
+class VersionCache:
     """The files of versions in `folder`, and the index that says what each holds. Not locked.
 
     Nothing here raises for what the disk does: what cannot be kept is not.
@@ -26,7 +26,7 @@ class KeptVersions:
 
     def __init__(self, folder: Path, index: Path) -> None:
         self._folder = folder
-        self._index = Index(index)
+        self._index = VersionIndex(index)
         self._preferred: frozenset[str] = frozenset()
 
     @property
@@ -37,7 +37,7 @@ class KeptVersions:
     def __contains__(self, version: ObjectVersion) -> bool:
         return self._index.has(_name(version))
 
-    def put(self, version: ObjectVersion, kept: Kept) -> None:
+    def put(self, version: ObjectVersion, kept: CachedVersion) -> None:
         """Keep a file, which is closed then; one that cannot be kept is removed."""
         name, file = _name(version), kept.file
         try:
@@ -52,14 +52,14 @@ class KeptVersions:
         else:
             _remove(file)
 
-    def take(self, version: ObjectVersion) -> Kept | None:
+    def take(self, version: ObjectVersion) -> CachedVersion | None:
         """Return the file of a version, which is not kept any more; None without one, or a changed one."""
         name = _name(version)
         row = self._index.pop(name)
         if row is None:
             return None
         try:
-            file = LocalFile.open(self._folder / name)
+            file = SparseFile.open(self._folder / name)
         except OSError:
             return None
         if file.mark() == row.mark:
@@ -68,7 +68,7 @@ class KeptVersions:
             except OSError as error:
                 log.info("%s: %s", file.path, error)
             else:
-                return Kept(file, row.present, row.checked, row.manifest)
+                return CachedVersion(file, row.present, row.checked, row.manifest)
         _remove(file)
         return None
 
@@ -129,7 +129,7 @@ def _name(version: ObjectVersion) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _remove(file: LocalFile) -> None:
+def _remove(file: SparseFile) -> None:
     try:
         file.remove()
     except OSError as error:

@@ -62,7 +62,7 @@ class Row:
     manifest: Manifest | None = None
 
 
-class Index:
+class VersionIndex:
     """The kept files by name, in the order of their last use; `bytes` is the disk they take. Not locked.
 
     Nothing here raises for what the disk does: a row that cannot be written is not kept.

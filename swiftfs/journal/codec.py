@@ -11,7 +11,7 @@ from cattrs.errors import CattrsError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from swiftfs.filecache.block_map import Blocks, Origin
+from swiftfs.filecache.block_map import BaseVersion, Blocks
 from swiftfs.journal.operations import (
     KINDS,
     Delete,
@@ -29,7 +29,7 @@ from swiftfs.store.protocol import Headers
 _KEYS: Mapping[type, Mapping[str, str]] = {
     Headers: {"preserved_headers": "kept"},
     Description: {"preserved_headers": "kept"},
-    Origin: {"whole": "whole"},
+    BaseVersion: {"object_size": "whole"},
     PutFile: {"fresh": "fresh", "inherit": "inherit", "garbage": "garbage"},
     PutSmall: {"fresh": "fresh"},
     PutMarker: {"fresh": "fresh"},

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from pathlib import PurePosixPath
 
 from swiftfs.errors import NotFound, Unavailable
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.operations import PutFile
@@ -42,7 +42,7 @@ class Conflicts:
         self._removal = removal
         self._keep = keep
 
-    def settle(self, intent: PutFile, content: Content, *, again: bool) -> PutFile:
+    def settle(self, intent: PutFile, content: CachedFile, *, again: bool) -> PutFile:
         """Save the object of another client that `intent` would overwrite; return what is to be done then."""
         if not self._keep or (not intent.fresh and intent.replaces_etag is None and not again):
             return intent
@@ -65,7 +65,7 @@ class Conflicts:
             intent, replaces_large=info.is_slo, garbage=tuple(sorted({*intent.garbage, *segments}))
         )
 
-    def note_sent(self, intent: PutFile, content: Content) -> PutFile:
+    def note_sent(self, intent: PutFile, content: CachedFile) -> PutFile:
         """Return the intent with the ETag of the version that is about to be sent, if anybody will ask."""
         if not self._keep:
             return intent
@@ -94,7 +94,7 @@ class Conflicts:
             return False
 
 
-def _is_ours(info: ObjectInfo, content: Content) -> bool:
+def _is_ours(info: ObjectInfo, content: CachedFile) -> bool:
     """Return whether an earlier attempt stored the object: a process that died recorded no more of it."""
     origin = content.origin
     if info.is_slo:

@@ -19,7 +19,7 @@ from typing import Any
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.errors import ConfigurationError, os_error
-from swiftfs.filecache.segment_uploader import Standing
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import Intent
@@ -105,7 +105,7 @@ class Log:
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / "journal.reserve"
         self._late_drops: set[int] = set()
-        self._late_standings: list[Standing] = []
+        self._late_standings: list[UnreferencedPrefix] = []
         self._commits = self._synced = 0
         self.lost: list[str] = []
         self._database = self._open()
@@ -130,7 +130,7 @@ class Log:
             self._write(put, drop, None)
 
     def finish(
-        self, drop: Iterable[int], put: Iterable[Record] = (), standing: Standing | None = None
+        self, drop: Iterable[int], put: Iterable[Record] = (), standing: UnreferencedPrefix | None = None
     ) -> None:
         """Delete the records of what is done, and write others; `standing` is what now lies below a prefix.
 
@@ -146,16 +146,16 @@ class Log:
                 if standing is not None:
                     self._late_standings.append(standing)
 
-    def begin_upload(self, standing: Standing) -> None:
+    def begin_upload(self, standing: UnreferencedPrefix) -> None:
         """Take note that segments may lie below a prefix that no manifest names."""
         with self._lock:
             self._write((), (), standing)
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Take note that below `prefix` nothing is left but what a manifest names."""
-        self.finish((), (), Standing(prefix, None))
+        self.finish((), (), UnreferencedPrefix(prefix, None))
 
-    def uploads(self) -> list[Standing]:
+    def uploads(self) -> list[UnreferencedPrefix]:
         """Return the prefixes below which segments may lie that no manifest names."""
         with self._lock:
             rows = self._database.execute("SELECT container, prefix, named FROM uploads").fetchall()
@@ -313,7 +313,7 @@ class Log:
             with self._database:
                 self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def _write(self, put: Iterable[Record], drop: Iterable[int], standing: Standing | None) -> None:
+    def _write(self, put: Iterable[Record], drop: Iterable[int], standing: UnreferencedPrefix | None) -> None:
         rows = [
             (record.seq, record.path, encode(record.intent), record.errno, record.reason) for record in put
         ]
@@ -370,7 +370,7 @@ class Log:
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
-def _upload_changes(standings: Iterable[Standing]) -> list[Statement]:
+def _upload_changes(standings: Iterable[UnreferencedPrefix]) -> list[Statement]:
     """Return what brings the tables of uploads up to date; of two about one prefix the last counts."""
     uploads = {one.prefix: one for one in standings}
     if not uploads:
@@ -391,15 +391,15 @@ def _upload_changes(standings: Iterable[Standing]) -> list[Statement]:
     ]
 
 
-def _write_facts(standing: Standing) -> str:
+def _write_facts(standing: UnreferencedPrefix) -> str:
     objects = [[name.container, name.key] for name in sorted(standing.objects)]
     facts = {"file": standing.file, "objects": objects, "since": standing.since}
     return json.dumps({**facts, "asked": sorted(standing.asked), "landed": sorted(standing.landed)})
 
 
-def _read_standing(prefix: ObjectName, named: str, text: str) -> Standing:
+def _read_standing(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
     facts = json.loads(text)
-    return Standing(
+    return UnreferencedPrefix(
         prefix,
         frozenset(json.loads(named)),
         facts.get("file", ""),

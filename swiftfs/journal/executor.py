@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
-from swiftfs.filecache.block_map import Origin
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_uploader import SegmentUpload
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import Doom, Storing
 from swiftfs.journal.object_moves import Moving, Note, Remnant
@@ -56,7 +56,7 @@ class Execution:
         """End the threads."""
         self._pool.shutdown()
 
-    def prepare(self, intent: PutFile, content: Content) -> PutFile:
+    def prepare(self, intent: PutFile, content: CachedFile) -> PutFile:
         """Return the intent with what the next process must know of a PUT that this one does not survive.
 
         Where the file is stored as one object it needs nothing from Swift then: when that object stands, the
@@ -66,15 +66,15 @@ class Execution:
             return intent
         return self._conflicts.note_sent(self._localize(intent, content), content)
 
-    def _localize(self, intent: PutFile, content: Content) -> PutFile:
+    def _localize(self, intent: PutFile, content: CachedFile) -> PutFile:
         if intent.file.is_whole:
             return intent
         if content.uploads is not None and content.uploads.is_in_doubt:
             self._find_own_manifest(intent, content, content.uploads)  # the version may be gone already
         content.own_all()
-        return replace(intent, file=content.save())
+        return replace(intent, file=content.to_record())
 
-    def put_file(self, intent: PutFile, content: Content, doom: Doom, *, again: bool) -> ObjectInfo:
+    def put_file(self, intent: PutFile, content: CachedFile, doom: Doom, *, again: bool) -> ObjectInfo:
         """Store a file; `again` says that it may have been stored already. Errors as in `run`.
 
         `doom` is told of objects that are to be deleted then, before that is so.
@@ -87,15 +87,17 @@ class Execution:
             intent = self._with_headers(intent, content)
         return self._storing.run(self._conflicts.settle(intent, content, again=again), content, doom)
 
-    def _take_up(self, intent: PutFile, content: Content, uploads: SegmentUpload) -> None:
+    def _take_up(self, intent: PutFile, content: CachedFile, uploads: SegmentUploader) -> None:
         """Find the segments that another process left; its manifest may stand already."""
         named = self._find_own_manifest(intent, content, uploads)
         prefix, left = uploads.prefix, self.removal.leftovers()
         rows = self.removal.rows_below(prefix.container, prefix.key)
-        uploads.found((row for row in rows if ObjectName(prefix.container, row.key) not in left), named)
+        uploads.adopt_leftovers(
+            (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
+        )
 
     def _find_own_manifest(
-        self, intent: PutFile, content: Content, uploads: SegmentUpload
+        self, intent: PutFile, content: CachedFile, uploads: SegmentUploader
     ) -> Collection[ObjectName]:
         """Return the segments of the manifest that stands, which is the origin if an attempt of ours made it.
 
@@ -110,10 +112,10 @@ class Execution:
         if uploads.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
-            content.rebase(Origin(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
+            content.rebase(BaseVersion(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
         return named
 
-    def _with_headers(self, intent: PutFile, content: Content) -> PutFile:
+    def _with_headers(self, intent: PutFile, content: CachedFile) -> PutFile:
         """Return the intent with the headers that another client gave the object, if it is still there.
 
         The answer tells its version too, of which a listing may have told wrongly.

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from swiftfs.errors import BadRequest, ChangedDuringUpload, Corrupt, PreconditionFailed, StoreError, TooLarge
-from swiftfs.filecache.block_map import Origin
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.eviction import Snapshot
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
 from swiftfs.filecache.remote_blocks import with_placed
-from swiftfs.filecache.segment_put import Upload
-from swiftfs.filecache.segment_uploader import SegmentUpload, map_bytes
+from swiftfs.filecache.segment_put import SegmentPut
+from swiftfs.filecache.segment_uploader import SegmentUploader, map_bytes
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import Removal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
@@ -34,7 +34,7 @@ class Storing:
         self._segment_size = segment_size
         self._removal = removal
 
-    def run(self, intent: PutFile, content: Content, doom: Doom) -> ObjectInfo:
+    def run(self, intent: PutFile, content: CachedFile, doom: Doom) -> ObjectInfo:
         """Store the file as it is now; the old state stands until the last request, its segments go after it.
 
         Before that request `doom` is told of them.
@@ -60,7 +60,7 @@ class Storing:
         finally:
             content.upload_failed()
 
-    def _put(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
+    def _put(self, intent: PutFile, content: CachedFile, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
         replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
         content.ensure_kept(0, snapshot.size)
         body = map_bytes(content.upload_source(snapshot.size), 0, snapshot.size)
@@ -71,11 +71,17 @@ class Storing:
         _refuse_cut(intent, content)
         content.adopt(info)
         in_doubt = content.uploads.answered(None) if content.uploads else False
-        unused = {*replaced, *intent.garbage, *(content.uploads.settle(None) if content.uploads else ())}
+        unused = {
+            *replaced,
+            *intent.garbage,
+            *(content.uploads.commit_manifest(None) if content.uploads else ()),
+        }
         self._removal.replace(intent.name, unused, in_doubt=in_doubt)
         return info
 
-    def _put_segments(self, intent: PutFile, content: Content, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
+    def _put_segments(
+        self, intent: PutFile, content: CachedFile, snapshot: Snapshot, doom: Doom
+    ) -> ObjectInfo:
         assert content.uploads is not None
         before = snapshot.origin.etag if snapshot.origin else ""
         if (patched := self._patch(intent, content, content.uploads, snapshot)) is not None:
@@ -91,7 +97,7 @@ class Storing:
     def _commit(
         self,
         intent: PutFile,
-        content: Content,
+        content: CachedFile,
         manifest: Manifest,
         old: set[ObjectName],
         before: str,
@@ -108,13 +114,13 @@ class Storing:
         in_doubt = content.uploads.answered(manifest)
         self._removal.replace(
             intent.name,
-            {*old, *intent.garbage, *content.uploads.settle(manifest)} - named,
+            {*old, *intent.garbage, *content.uploads.commit_manifest(manifest)} - named,
             in_doubt=in_doubt,
         )
         return info
 
     def _put_manifest(
-        self, intent: PutFile, uploads: SegmentUpload, manifest: Manifest, before: str
+        self, intent: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str
     ) -> ObjectInfo:
         """Store the manifest, after a record of it: the answer may be lost."""
         self._removal.owners.stores(intent.name, before, manifest, uploads.prefix)
@@ -130,7 +136,7 @@ class Storing:
         return info
 
     def _patch(
-        self, intent: PutFile, content: Content, uploads: SegmentUpload, snapshot: Snapshot
+        self, intent: PutFile, content: CachedFile, uploads: SegmentUploader, snapshot: Snapshot
     ) -> tuple[Manifest, set[ObjectName]] | None:
         """Upload what changed; return the manifest around it, and the old segments.
 
@@ -154,18 +160,18 @@ class Storing:
         old = self._removal.own_segments(intent.name, origin.etag, old - {origin.name})
         return Manifest(tuple(self._uploaded(content, uploads, parts))), old
 
-    def _old_segments(self, origin: Origin, large: bool | None) -> Sequence[Segment] | None:
+    def _old_segments(self, origin: BaseVersion, large: bool | None) -> Sequence[Segment] | None:
         """Return what the origin consists of: its segments, or itself as if it were one."""
         if origin.manifest is not None:
             return origin.manifest.segments
         if large is None:
             large = self._store.head(origin.name).is_slo
         if not large:
-            return (Segment(origin.name, origin.etag, origin.whole),)
+            return (Segment(origin.name, origin.etag, origin.object_size),)
         manifest = self._removal.manifest_of(origin.name, large)
         return manifest.segments if manifest and manifest.etag == origin.etag else None
 
-    def _copy_whole(self, uploads: SegmentUpload, origin: Origin, parts: list[Part]) -> bool:
+    def _copy_whole(self, uploads: SegmentUploader, origin: BaseVersion, parts: list[Part]) -> bool:
         """Copy an object that is no SLO to a segment, for a manifest cannot name the object it replaces.
 
         Return False when the object is too large for that.
@@ -181,15 +187,17 @@ class Storing:
                 parts[index] = replace(part, name=copied.name, etag=copied.etag)
         return True
 
-    def _is_dlo(self, origin: Origin) -> bool:
+    def _is_dlo(self, origin: BaseVersion) -> bool:
         """Say whether the version is a DLO's, whose ETag is made of its segments', not of the bytes."""
         info = self._store.head(origin.name)
         return info.dlo_prefix is not None and info.version.etag == origin.etag
 
-    def _uploaded(self, content: Content, uploads: SegmentUpload, parts: Sequence[Part]) -> list[Segment]:
+    def _uploaded(
+        self, content: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
+    ) -> list[Segment]:
         """Return the parts with each gap uploaded, but for what was evicted: that is in Swift already."""
         parts = with_placed(parts, content.evicted(), self._segment_size)
-        gaps: dict[int, Upload] = {}
+        gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Gap):
                 content.ensure_kept(part.start, part.end)
@@ -199,7 +207,7 @@ class Storing:
         ]
 
 
-def _refuse_cut(intent: PutFile, content: Content) -> None:
+def _refuse_cut(intent: PutFile, content: CachedFile) -> None:
     """Raise `ChangedDuringUpload` when what was uploaded holds zeros where the file was cut."""
     if content.is_cut:
         raise ChangedDuringUpload(f"{intent.name}: the file was truncated while it was uploaded")

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from swiftfs.concurrency import Rank, monotonic, new_condition, new_event, new_thread
 from swiftfs.errors import StoreError, SwiftfsError
-from swiftfs.filecache.cache import ContentCache
-from swiftfs.filecache.cached_file import Content
-from swiftfs.filecache.segment_uploader import SegmentUpload, Standing
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
 from swiftfs.journal.database import Log, Record
 from swiftfs.journal.executor import Execution
 from swiftfs.journal.late_requests import LateAnswers, LateCounts, Watch
@@ -68,7 +68,7 @@ class Journal:
     def __init__(
         self,
         execution: Execution,
-        contents: ContentCache,
+        contents: FileCache,
         log_: Log,
         *,
         seconds: float,
@@ -90,7 +90,7 @@ class Journal:
         self._is_flushing = False
         self._syncing = new_thread(self._sync, "journal sync")
         contents.abandoned = self._abandon
-        contents.relieve = self.relieve
+        contents.start_uploads_for_space = self.relieve
 
     def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
         """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
@@ -126,12 +126,12 @@ class Journal:
         self._dispatch.soon(lambda: self._clean_up(left))
         self._syncing.start()
 
-    def _clean_up(self, left: Iterable[Standing]) -> None:
+    def _clean_up(self, left: Iterable[UnreferencedPrefix]) -> None:
         """Delete segments that a process left which died before their file was closed."""
         for standing in left:
             self._discard_below(standing)
 
-    def _discard_below(self, standing: Standing) -> None:
+    def _discard_below(self, standing: UnreferencedPrefix) -> None:
         try:
             self._execution.removal.discard_below(standing)
         except StoreError as error:
@@ -325,12 +325,12 @@ class Journal:
             self._changed.notify_all()
             return self._dispatch.is_busy()
 
-    def share(self, name: ObjectName) -> Content | None:
+    def share(self, name: ObjectName) -> CachedFile | None:
         """Return the content of what waits to be stored as `name`, for the caller to leave, or None."""
         with self._changed:
             for task in reversed(self._queue.chain(name)):
                 if isinstance(task.intent, PutFile):
-                    return self._contents.share(task.intent.file)
+                    return self._contents.acquire_pending(task.intent.file)
         return None
 
     def body(self, name: ObjectName) -> bytes | None:
@@ -539,17 +539,17 @@ class Journal:
 
     def _hold(self, intent: Intent) -> None:
         if (file := _file_of(intent)) is not None:
-            self._contents.hold(file)
+            self._contents.pin(file)
 
     def _unhold(self, intent: Intent) -> None:
         if (file := _file_of(intent)) is not None:
-            self._contents.unhold(file)
+            self._contents.unpin(file)
 
-    def _abandon(self, uploads: SegmentUpload) -> None:
+    def _abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in another thread."""
         self._dispatch.soon(lambda: self._delete_segments(uploads))
 
-    def _delete_segments(self, uploads: SegmentUpload) -> None:
+    def _delete_segments(self, uploads: SegmentUploader) -> None:
         """Delete what the file has uploaded; where a manifest may name it, that is looked at first."""
         names = uploads.abandon()
         if uploads.is_inherited or uploads.is_in_doubt:
@@ -571,7 +571,7 @@ class Journal:
                     self._dispatch.soon(self._execution.removal.look_again)
 
 
-def _with_prefix(intent: Intent, uploads: Mapping[str, Standing]) -> Intent:
+def _with_prefix(intent: Intent, uploads: Mapping[str, UnreferencedPrefix]) -> Intent:
     """Return the intent with the prefix of its file's segments, which began to be stored after its record."""
     if not isinstance(intent, PutFile) or intent.file.prefix is not None:
         return intent

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024
@@ -25,7 +25,7 @@ class LateCopies:
     def __contains__(self, version: ObjectVersion) -> bool:
         return self._path(version).exists()
 
-    def put(self, version: ObjectVersion, content: Content) -> None:
+    def put(self, version: ObjectVersion, content: CachedFile) -> None:
         """Copy the bytes of a content; a writer may change them meanwhile, so a reader checks the MD5."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if self._bytes() + content.size > MOST_BYTES:

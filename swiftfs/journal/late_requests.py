@@ -16,9 +16,9 @@ from functools import partial
 from swiftfs.attributes import Stored, decode_type, is_directory_type
 from swiftfs.concurrency import Rank, new_event, new_lock, new_thread, unix_time
 from swiftfs.errors import NotFound, StoreError
-from swiftfs.filecache.block_map import Origin
-from swiftfs.filecache.cache import ContentCache
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
 from swiftfs.journal.database import Log
@@ -86,7 +86,7 @@ class LateAnswers:
     def __init__(
         self,
         watch: Watch,
-        contents: ContentCache,
+        contents: FileCache,
         log_: Log,
         submit: Submit,
         is_idle: Callable[[ObjectName], bool],
@@ -214,7 +214,7 @@ class LateAnswers:
         stands = f"the version {info.version.etag}" if info is not None else "nothing"
         if path is None and last.kind == "delete":
             return self._delete_segment(found)
-        content: Content | None = None
+        content: CachedFile | None = None
         try:
             intent: Intent | None = None
             if path is None:
@@ -235,7 +235,7 @@ class LateAnswers:
             return True
         finally:
             if content is not None:
-                self._contents.leave(content)
+                self._contents.release(content)
         self._put_right += 1
         log.warning(
             "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
@@ -275,11 +275,11 @@ class LateAnswers:
             return lambda _outcome: None
         return self._make_done(path, intent)
 
-    def _bytes_of(self, name: ObjectName, last: Effect) -> Content | None:
+    def _bytes_of(self, name: ObjectName, last: Effect) -> CachedFile | None:
         """Return a new content with a version's bytes, for the caller to leave; None when they are gone."""
         if last.manifest is not None:  # its segments are in Swift
             size = last.manifest.size
-            return self._contents.new(name, Origin(name, last.etag, size, size, last.manifest))
+            return self._contents.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
         if last.body is not None:
             return self._filled(name, last, lambda position: (last.body or b"")[position:])
         version = ObjectVersion(name, last.etag)
@@ -297,9 +297,9 @@ class LateAnswers:
                 name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
             )
         finally:
-            self._contents.leave(kept)
+            self._contents.release(kept)
 
-    def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> Content | None:
+    def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> CachedFile | None:
         content = self._contents.new(name, None)
         try:
             position = 0
@@ -307,11 +307,11 @@ class LateAnswers:
                 position += content.write(position, len(data), partial(_write, data))
             is_right = md5_of(content.descriptor, 0, content.size, bool) == last.etag
         except BaseException:
-            self._contents.leave(content)
+            self._contents.release(content)
             raise
         if is_right:
             return content
-        self._contents.leave(content)
+        self._contents.release(content)
         return None
 
     def save(self) -> None:
@@ -341,7 +341,7 @@ class LateAnswers:
         except OSError as error:
             log.info("%s is not kept: %s", version.name, error)
         finally:
-            self._contents.leave(content)
+            self._contents.release(content)
 
     def _pin(self) -> None:
         self._contents.prefer(
@@ -447,7 +447,7 @@ def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> In
     return PutSmall(name, last.body or b"", description, large, etag)
 
 
-def _file_again(name: ObjectName, content: Content, headers: Headers, info: ObjectInfo | None) -> Intent:
+def _file_again(name: ObjectName, content: CachedFile, headers: Headers, info: ObjectInfo | None) -> Intent:
     large = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutFile(name, content.save(), _description(headers), large, etag)
+    return PutFile(name, content.to_record(), _description(headers), large, etag)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from swiftfs.attributes import decode_type, encode_type
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import Unavailable
-from swiftfs.filecache.segment_container import SegmentPlaces
-from swiftfs.filecache.segment_uploader import Standing, segment_prefix
+from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix, segment_prefix
 from swiftfs.journal.database import Log
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -19,7 +19,7 @@ PARALLEL = 16
 class ManifestCopier:
     """Copies SLOs on the server; `log_` knows of the new segments until a manifest names them."""
 
-    def __init__(self, store: ObjectStore, places: SegmentPlaces, log_: Log) -> None:
+    def __init__(self, store: ObjectStore, places: SegmentContainerChooser, log_: Log) -> None:
         self._store = store
         self._places = places
         self._log = log_
@@ -35,7 +35,7 @@ class ManifestCopier:
             raise Unavailable(f"{source}: another client changed it while it was copied")
         key = segment_prefix(target, self._log.id)
         prefix = self._places.of(target.container).name(key)
-        self._log.begin_upload(Standing(prefix, frozenset(), objects=frozenset({target})))
+        self._log.begin_upload(UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target})))
         copied = self._copy_segments(manifest, prefix)
         self._store.put_manifest(target, copied, _headers(info, copied))
         self._log.end_upload(prefix)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from swiftfs.attributes import Stored, encode_marker, encode_type, format_time
-from swiftfs.filecache.block_map import SavedFile
+from swiftfs.filecache.block_map import FileRecord
 from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectName
 from swiftfs.store.protocol import Headers
 
@@ -44,7 +44,7 @@ class PutFile:
     """
 
     name: ObjectName
-    file: SavedFile
+    file: FileRecord
     description: Description
     replaces_large: bool | None = False
     replaces_etag: str | None = None

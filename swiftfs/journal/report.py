@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from swiftfs.concurrency import monotonic
-from swiftfs.filecache.cache import ContentCache
+from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.progress import UnderWay, sent_bytes
 from swiftfs.journal.operations import KINDS, PutFile
 from swiftfs.journal.refusals import Refusals
@@ -106,7 +106,7 @@ def describe(task: Task, sent: int = 0, state: str = "") -> Waiting:
     return Waiting(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
-def progress(contents: ContentCache, under_way: UnderWay) -> Callable[[Task], int]:
+def progress(contents: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
     """Return what tells how many bytes of a task's file need not be sent any more."""
 
     def sent(task: Task) -> int:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
-from swiftfs.filecache.cache import ContentCache
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.database import Log
 from swiftfs.journal.executor import Execution
 from swiftfs.journal.late_requests import LateAnswers
@@ -56,7 +56,7 @@ class Dispatch:
         queue: Queue,
         changed: Condition,
         log_: Log,
-        contents: ContentCache,
+        contents: FileCache,
         execution: Execution,
         parallel: int,
         late: LateAnswers | None = None,
@@ -250,7 +250,7 @@ class Dispatch:
     def _put_file(self, task: Task, intent: PutFile) -> None:
         # The content stays with this thread until the log knows what it is now.
         try:
-            content = self._contents.share(intent.file)
+            content = self._contents.acquire_pending(intent.file)
         except OSError as error:
             self._fail(task, error)
             return
@@ -264,15 +264,15 @@ class Dispatch:
         else:
             self._succeed(task, info, content)
         finally:
-            self._contents.leave(content)
+            self._contents.release(content)
 
-    def _prepare(self, task: Task, intent: PutFile, content: Content) -> PutFile:
+    def _prepare(self, task: Task, intent: PutFile, content: CachedFile) -> PutFile:
         prepared = self._execution.prepare(intent, content)
         if prepared is not intent:
             with self._changed:
                 task.intent = prepared
                 if task.newer is not None:
-                    newer = replace(task.newer.intent, file=content.save())
+                    newer = replace(task.newer.intent, file=content.to_record())
                     task.newer = replace(task.newer, intent=newer)
                 self._log.commit([task.record()])
         return prepared
@@ -312,7 +312,7 @@ class Dispatch:
                 self._queue.add(left)
                 task.left.append(names_of(left.intent)[0])
 
-    def _succeed(self, task: Task, info: ObjectInfo | None, content: Content | None = None) -> None:
+    def _succeed(self, task: Task, info: ObjectInfo | None, content: CachedFile | None = None) -> None:
         if self._late is not None:
             self._late.save()  # what a lost request may undo is on the disk before anybody is told "stored"
         tell(task, info)  # before it ends, so that whoever waits for it sees what it did
@@ -327,7 +327,7 @@ class Dispatch:
                 self._go_on(task, info, content)
                 self._finish([], [task, *followers], content)
 
-    def _go_on(self, task: Task, info: ObjectInfo, content: Content) -> None:
+    def _go_on(self, task: Task, info: ObjectInfo, content: CachedFile) -> None:
         """Let a task store the newer hand-in of its file next, over the version `info`. Lock held."""
         assert task.newer is not None
         assert isinstance(task.intent, PutFile)
@@ -341,7 +341,7 @@ class Dispatch:
             sent=(),
         )
         task.take_newer()
-        task.intent = replace(task.intent, file=content.save())
+        task.intent = replace(task.intent, file=content.to_record())
         task.stored, task.running, task.tried, task.told = task.begun, False, False, False
         if task.asked is not None and task.asked_for <= task.stored:
             task.asked = None
@@ -369,7 +369,7 @@ class Dispatch:
                 other.intent = replace(other.intent, description=description, large=info.is_slo)
         return followers
 
-    def _end(self, task: Task, changed: Iterable[Task] = (), content: Content | None = None) -> None:
+    def _end(self, task: Task, changed: Iterable[Task] = (), content: CachedFile | None = None) -> None:
         """Take a task out for good; what is held for it is let go. Lock held."""
         changed = list(changed)
         if task.overrides is not None and task.error is None:
@@ -381,13 +381,13 @@ class Dispatch:
         self._queue.remove(task)
         task.ended, task.running = True, False
         if isinstance(task.intent, PutFile):
-            self._contents.unhold(task.intent.file.file)
+            self._contents.unpin(task.intent.file.file)
 
-    def _finish(self, drop: Iterable[int], changed: Iterable[Task], content: Content | None) -> None:
+    def _finish(self, drop: Iterable[int], changed: Iterable[Task], content: CachedFile | None) -> None:
         """Write down what is done and what has changed by that, in one step. Lock held."""
         records = [other.record() for other in changed]
         if content is not None and content.uploads is not None:
-            with content.uploads.standing() as standing:
+            with content.uploads.unreferenced() as standing:
                 self._log.finish(drop, records, standing)
         else:
             self._log.finish(drop, records)

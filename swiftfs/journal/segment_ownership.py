@@ -36,7 +36,9 @@ class Claim:
 
 
 class Ownership:
-    """Says which segments go with an object; `choice` is where the mount puts them, see `SegmentPlaces`.
+    """Says which segments go with an object.
+
+    `choice` is where the mount puts them, see `SegmentContainerChooser`.
 
     The lock guards the claims and the shared prefixes; it comes before the log's.
     """

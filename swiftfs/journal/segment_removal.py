@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
-from swiftfs.filecache.segment_uploader import Standing
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.journal.database import Log
 from swiftfs.journal.segment_ownership import Ownership
 from swiftfs.objects import Manifest, ObjectName, Row
@@ -117,7 +117,7 @@ class Removal:
         else:
             self.discard(name, segments)
 
-    def discard_below(self, standing: Standing) -> None:
+    def discard_below(self, standing: UnreferencedPrefix) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
 
         Those that a manifest may come to name whose PUT was sent a short time ago are looked at later.

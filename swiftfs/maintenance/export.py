@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
 from swiftfs.errors import ConfigurationError, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, Blocks, SavedFile, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import PutFile, PutMarker, PutSmall
@@ -136,7 +136,7 @@ class Rescue:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name in taken or not path.is_file() or path.is_symlink():
                 continue
-            saved = SavedFile(path.name, path.stat().st_size, None, Blocks(), None)
+            saved = FileRecord(path.name, path.stat().st_size, None, Blocks(), None)
             try:
                 target = self._new(f"/{LOST}/{path.name}")
                 self._accept(_Copy(target, self._copy(saved, target)))
@@ -199,14 +199,14 @@ class Rescue:
             line = f"{path}: it is copied as {target}"
         return _Copy(target, copied, line)
 
-    def _open(self, saved: SavedFile) -> BinaryIO:
+    def _open(self, saved: FileRecord) -> BinaryIO:
         """Open a local file, where it is now."""
         for folder in self._folders:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return os.fdopen(os.open(folder / saved.file, _READING), "rb")
         raise NotCopied(f"its local file {saved.file} is not there any more")
 
-    def _copy(self, saved: SavedFile, target: Path) -> int:
+    def _copy(self, saved: FileRecord, target: Path) -> int:
         """Copy what a local file has; return how many bytes that are."""
         copied = 0
         try:
@@ -297,7 +297,7 @@ def _mark(descriptor: int) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _runs(descriptor: int, saved: SavedFile) -> Iterator[tuple[int, int]]:
+def _runs(descriptor: int, saved: FileRecord) -> Iterator[tuple[int, int]]:
     """Yield what of a local file is the file's: of a whole one all that is no hole."""
     if not saved.is_whole:
         here = saved.dirty.copy()
@@ -315,7 +315,7 @@ def _runs(descriptor: int, saved: SavedFile) -> Iterator[tuple[int, int]]:
                 yield start, min(position, saved.size)
 
 
-def _elsewhere(saved: SavedFile) -> str:
+def _elsewhere(saved: FileRecord) -> str:
     """Return where the bytes of a file are that its local file has not."""
     places = []
     if saved.origin is not None:

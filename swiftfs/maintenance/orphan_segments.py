@@ -15,7 +15,13 @@ from itertools import islice
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
-from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SEGMENTS_SUFFIX, Place, places_of
+from swiftfs.filecache.segment_container import (
+    AUTO,
+    SEGMENT_NAME,
+    SEGMENTS_SUFFIX,
+    SegmentContainer,
+    places_of,
+)
 from swiftfs.filecache.segment_uploader import journal_of
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import Source
@@ -143,7 +149,7 @@ class Search:
         self._store = store
         self._source = source
         self.progress = progress
-        self._searched: list[Place] = []
+        self._searched: list[SegmentContainer] = []
         self._pool = new_pool("orphans", PARALLEL)
 
     def close(self) -> None:
@@ -203,16 +209,16 @@ class Search:
             raise ConfigurationError(f"no container {own!r}, and none of its segments either")
         return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
 
-    def _places(self, containers: list[str], elsewhere: str) -> Iterator[Place]:
+    def _places(self, containers: list[str], elsewhere: str) -> Iterator[SegmentContainer]:
         owners = [self._source.container]
         if self._source.is_account:
             owners = [name.removesuffix(SEGMENTS_SUFFIX) for name in containers]
         for owner in dict.fromkeys(owners):
             for place in places_of(owner, elsewhere or AUTO):
                 if place.container in containers:
-                    yield Place(place.container, place.prefix + self._source.prefix)
+                    yield SegmentContainer(place.container, place.prefix + self._source.prefix)
 
-    def _collect(self, place: Place) -> None:
+    def _collect(self, place: SegmentContainer) -> None:
         """Take the segments that lie in a place for suspects."""
         for rows in self._pages(place.container, place.prefix):
             matched = [(SEGMENT_NAME.fullmatch(row.key), row) for row in rows]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from swiftfs.attributes import Stored, guess_type
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
-from swiftfs.filecache.block_map import Origin
+from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.namespace.entry import Entry
@@ -77,7 +77,7 @@ class Files:
         return number
 
     def read(self, number: int, offset: int, size: int) -> FileSpan:
-        """Return where the bytes lie; see `Content.read`."""
+        """Return where the bytes lie; see `CachedFile.read`."""
         node = self.table.handle(number).node
         name = node.name
         try:
@@ -109,10 +109,10 @@ class Files:
         if size > self._rooms.layout.largest_file:
             raise os_error(errno.EFBIG, node.path)
         with node.lock:
-            if size == 0 and self._contents.is_held(node.content):
+            if size == 0 and self._contents.is_pinned(node.content):
                 # What was promised before must outlive a crash before the next flush.
                 before, node.content = node.content, self._contents.new(node.name, None)
-                self._contents.leave(before)
+                self._contents.release(before)
             elif size != node.content.size:
                 node.content.truncate(size)
             self._touch(node)
@@ -195,7 +195,7 @@ class Files:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         number, shared = self.table.open(node, writable=writable, append=bool(flags & os.O_APPEND))
         if shared is not node:
-            self._contents.leave(node.content)
+            self._contents.release(node.content)
         return number
 
     def _stored_node(self, path: str, entry: Entry) -> Node:
@@ -206,9 +206,9 @@ class Files:
                 entry = self._rooms.namespace.lookup(path)
             entry = self._confirmed(path, entry)
             version, size = version_of(entry), entry.attributes.size
-            origin = Origin(version.name, entry.etag, size, size)
+            origin = BaseVersion(version.name, entry.etag, size, size)
             content = self._prefetch.take(version) or self._contents.new(version.name, origin)
-        content.told = None  # what a download of an earlier opening told may have changed
+        content.last_get_info = None  # what a download of an earlier opening told may have changed
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
         node = Node(path, version_of(entry).name, content, entry.attributes, description, entry)
@@ -229,7 +229,7 @@ class Files:
 
     def _learn(self, node: Node) -> None:
         """Let an open file, and whoever looks it up, know the version that its bytes came from in fact."""
-        entry, told, origin = node.entry, node.content.told, node.content.origin
+        entry, told, origin = node.entry, node.content.last_get_info, node.content.origin
         if entry is None or told is None or origin is None or told.version.name != entry.object:
             return
         if told.version.etag == origin.etag and (entry.hinted or entry.etag not in ("", origin.etag)):
@@ -240,8 +240,8 @@ class Files:
         node.dirty, node.failed = True, False
 
     def _hand_in(self, node: Node) -> None:
-        if node.inherit and node.content.told is not None:
-            told, node.inherit = node.content.told, False
+        if node.inherit and node.content.last_get_info is not None:
+            told, node.inherit = node.content.last_get_info, False
             node.description = replace(
                 node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
             )
@@ -251,7 +251,7 @@ class Files:
         description = node.describe()
         intent = PutFile(
             node.name,
-            node.content.save(),
+            node.content.to_record(),
             description,
             replaces_large=before.is_slo if before else False,
             replaces_etag=(before.etag or None) if before else None,
@@ -287,7 +287,7 @@ class Files:
             if not self._journal.seconds:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([node.deletion.name])
-        self._contents.leave(node.content)
+        self._contents.release(node.content)
 
 
 def _etags(entry: Entry) -> set[str]:

@@ -8,7 +8,7 @@ from cachetools import TTLCache
 
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.operations import Delete, Description
 from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry
@@ -39,7 +39,7 @@ class Node:
 
     path: str
     name: ObjectName
-    content: Content
+    content: CachedFile
     stat: Attributes
     description: Description
     entry: Entry | None

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config.options import Options
-from swiftfs.filecache.block_map import Origin
-from swiftfs.filecache.cache import ContentCache
-from swiftfs.filecache.cached_file import Content
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.namespace.entry import Entry
 from swiftfs.namespace.namespace import Namespace
@@ -44,7 +44,7 @@ class Prefetch:
     guards every field; it comes before those of the namespace, of a content and of the cache.
     """
 
-    def __init__(self, namespace: Namespace, cache: ContentCache, table: OpenFiles, options: Options) -> None:
+    def __init__(self, namespace: Namespace, cache: FileCache, table: OpenFiles, options: Options) -> None:
         self._namespace = namespace
         self._cache = cache
         self._table = table
@@ -55,13 +55,13 @@ class Prefetch:
         window = 2 * parallel if options.prefetch else 0
         self._most = READERS * window
         self._readers = Readers(namespace.known_children, window)
-        self._ahead: OrderedDict[ObjectVersion, Content] = OrderedDict()
+        self._ahead: OrderedDict[ObjectVersion, CachedFile] = OrderedDict()
         self._missed: deque[ObjectVersion] = deque(maxlen=_MISSED)
 
-    def take(self, version: ObjectVersion) -> Content | None:
+    def take(self, version: ObjectVersion) -> CachedFile | None:
         """Return the content of `version` and leave it to the caller; with None the caller downloads it."""
         with self._lock:
-            content = self._ahead.pop(version, None) or self._cache.take(version)
+            content = self._ahead.pop(version, None) or self._cache.acquire_version(version)
             if content is None:
                 self._missed.append(version)
             return content
@@ -106,7 +106,7 @@ class Prefetch:
         if version in self._ahead or version in self._missed or version in self._cache:
             return
         with suppress(OSError):  # no room for another file: whoever opens this one will be told
-            content = self._cache.new(version.name, Origin(version.name, version.etag, size, size))
+            content = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))
             content.begin(self._pool)
             self._ahead[version] = content
 

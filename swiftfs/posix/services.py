@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.options import Options
-from swiftfs.filecache.cache import ContentCache
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.journal import Journal
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.namespace import Namespace
@@ -18,9 +18,9 @@ class Rooms:
 
     store: ObjectStore
     namespace: Namespace
-    contents: ContentCache
+    contents: FileCache
     journal: Journal
-    layout: Layout
+    layout: SegmentLayout
     options: Options
     defaults: Defaults
     cache: Path

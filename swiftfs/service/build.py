@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.config.options import Options
-from swiftfs.filecache.cache import ContentCache, ContentMaker
-from swiftfs.filecache.segment_layout import Layout
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import Log
 from swiftfs.journal.executor import Execution
@@ -61,9 +61,9 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
-    layout = Layout(options.segment_size)
+    layout = SegmentLayout(options.segment_size)
     settle = 0.0 if options.sync else options.settle
-    maker = ContentMaker(
+    maker = CachedFileFactory(
         store,
         layout,
         journal_log.begin_upload,
@@ -76,7 +76,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     )
     files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
     lost = journal_log.lost_folder if journal_log.lost else None
-    contents = ContentCache(cache, options.cache_size, maker, files, lost)
+    contents = FileCache(cache, options.cache_size, maker, files, lost)
     removal = Removal(store, journal_log, Ownership(journal_log, options.segments))
     copier = ManifestCopier(store, maker.places, journal_log)
     conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
