@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from memory_store import MemoryStore
 
 from swiftfs.errors import StoreError, TimedOut
-from swiftfs.journal.late_requests import LOOKS, LateAnswers
+from swiftfs.journal.late_requests import LOOKS, LateRequests
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Body, Headers
@@ -88,7 +88,7 @@ class LateStore(MemoryStore):
             raise TimedOut(f"{method} {name}: timed out")
 
 
-def late(filesystem: FileSystem) -> LateAnswers:
+def late(filesystem: FileSystem) -> LateRequests:
     """Return what looks again in a mount."""
     found = filesystem.rooms.journal.late
     assert found is not None

@@ -17,11 +17,11 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
-from swiftfs.journal.database import Log
-from swiftfs.journal.file_upload import Storing
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.operations import Description, PutFile
-from swiftfs.journal.segment_ownership import Ownership
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Body, Headers
 
@@ -60,10 +60,10 @@ class Writer:
         self.pool = ThreadPoolExecutor(threads)
         self.doomed: set[ObjectName] = set()
         (folder / "journal").mkdir(exist_ok=True)
-        self.log = Log(folder / "journal", "box")
-        self.removal = Removal(self.store, self.log, Ownership(self.log), lambda: self.now)
+        self.log = JournalDB(folder / "journal", "box")
+        self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
         self.now = time.time()
-        self.storing = Storing(self.store, MIB, self.removal)
+        self.storing = FileUpload(self.store, MIB, self.removal)
         self.places = SegmentContainerChooser(self.store)
         self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()

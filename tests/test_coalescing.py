@@ -8,14 +8,14 @@ from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
     Delete,
-    Describe,
     Description,
-    Intent,
     Move,
+    Operation,
     PutFile,
     PutMarker,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
 )
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
@@ -26,10 +26,10 @@ FILE = FileRecord("open-1", 5, None, Blocks(), None)
 OTHER = FileRecord("open-2", 6, None, Blocks(), None)
 GARBAGE = (ObjectName("box_segments", "x"),)
 
-FRESH = PutFile(NAME, FILE, OLD, fresh=True)
-OVER = PutFile(NAME, FILE, OLD, replaces_large=True, replaces_etag="e", garbage=GARBAGE)
+FRESH = PutFile(NAME, FILE, OLD, creates=True)
+OVER = PutFile(NAME, FILE, OLD, replaces_large=True, replaces_etag="e", superseded_segments=GARBAGE)
 LATER = PutFile(NAME, OTHER, NEW, replaces_large=None)
-LINK = PutSmall(NAME, b"target", NEW)
+LINK = PutSpecial(NAME, b"target", NEW)
 MARKER = PutMarker(NAME, Headers("application/directory"))
 CHANGED = Headers("application/directory", {"mode": "0700"})
 
@@ -37,41 +37,47 @@ CHANGED = Headers("application/directory", {"mode": "0700"})
 @pytest.mark.parametrize(
     ("earlier", "later", "merged"),
     [
-        (FRESH, Delete(NAME, large=False), ()),
-        (OVER, Delete(NAME, large=False), (Delete(NAME, large=True, etag="e"),)),
-        (FRESH, LATER, (PutFile(NAME, OTHER, NEW, fresh=True),)),
+        (FRESH, Delete(NAME, is_slo=False), ()),
+        (OVER, Delete(NAME, is_slo=False), (Delete(NAME, is_slo=True, etag="e"),)),
+        (FRESH, LATER, (PutFile(NAME, OTHER, NEW, creates=True),)),
         (
             OVER,
             LATER,
-            (PutFile(NAME, OTHER, NEW, replaces_large=True, replaces_etag="e", garbage=GARBAGE),),
+            (PutFile(NAME, OTHER, NEW, replaces_large=True, replaces_etag="e", superseded_segments=GARBAGE),),
         ),
-        (FRESH, LINK, (PutSmall(NAME, b"target", NEW, fresh=True),)),
-        (FRESH, Describe(NAME, NEW, large=False), (PutFile(NAME, FILE, NEW, fresh=True),)),
-        (PutFile(NAME, FILE, OLD, inherit=True), Describe(NAME, NEW, None), (PutFile(NAME, FILE, NEW),)),
-        (Delete(NAME, large=True, etag="e"), LINK, (PutSmall(NAME, b"target", NEW, True, "e"),)),
-        (Delete(NAME, large=False), MARKER, None),
-        (Delete(NAME, large=True), Delete(NAME, large=True), None),
-        (MARKER, Delete(NAME, large=False), ()),
-        (PutMarker(NAME, fresh=False), Delete(NAME, large=False), (Delete(NAME, large=False),)),
-        (MARKER, SetHeaders(NAME, CHANGED), (PutMarker(NAME, CHANGED),)),
-        (Describe(NAME, OLD, large=False), Delete(NAME, large=False), (Delete(NAME, large=False),)),
-        (Describe(NAME, OLD, large=False), LATER, (LATER,)),
+        (FRESH, LINK, (PutSpecial(NAME, b"target", NEW, creates=True),)),
+        (FRESH, SetAttributes(NAME, NEW, is_slo=False), (PutFile(NAME, FILE, NEW, creates=True),)),
+        (
+            PutFile(NAME, FILE, OLD, foreign_headers_unknown=True),
+            SetAttributes(NAME, NEW, None),
+            (PutFile(NAME, FILE, NEW),),
+        ),
+        (Delete(NAME, is_slo=True, etag="e"), LINK, (PutSpecial(NAME, b"target", NEW, True, "e"),)),
+        (Delete(NAME, is_slo=False), MARKER, None),
+        (Delete(NAME, is_slo=True), Delete(NAME, is_slo=True), None),
+        (MARKER, Delete(NAME, is_slo=False), ()),
+        (PutMarker(NAME, creates=False), Delete(NAME, is_slo=False), (Delete(NAME, is_slo=False),)),
+        (MARKER, ReplaceHeaders(NAME, CHANGED), (PutMarker(NAME, CHANGED),)),
+        (SetAttributes(NAME, OLD, is_slo=False), Delete(NAME, is_slo=False), (Delete(NAME, is_slo=False),)),
+        (SetAttributes(NAME, OLD, is_slo=False), LATER, (LATER,)),
         (FRESH, Move(NAME, ObjectName("box", "else")), None),
     ],
 )
-def test_coalescing(earlier: Intent, later: Intent, merged: tuple[Intent, ...] | None) -> None:
+def test_coalescing(earlier: Operation, later: Operation, merged: tuple[Operation, ...] | None) -> None:
     assert coalesce(earlier, later) == merged
 
 
 def test_what_was_attempted_may_stand() -> None:
     tried = attempted(FRESH)
-    assert coalesce(tried, Delete(NAME, large=False)) == (Delete(NAME, large=None),)
-    assert attempted(MARKER) == PutMarker(NAME, MARKER.headers, fresh=False)
+    assert coalesce(tried, Delete(NAME, is_slo=False)) == (Delete(NAME, is_slo=None),)
+    assert attempted(MARKER) == PutMarker(NAME, MARKER.headers, creates=False)
     assert attempted(OVER) == OVER
 
 
-@pytest.mark.parametrize("intent", [FRESH, OVER, LINK, MARKER, Describe(NAME, NEW, None), Delete(NAME, None)])
-def test_an_intent_is_read_as_it_was_written(intent: Intent) -> None:
+@pytest.mark.parametrize(
+    "intent", [FRESH, OVER, LINK, MARKER, SetAttributes(NAME, NEW, None), Delete(NAME, None)]
+)
+def test_an_intent_is_read_as_it_was_written(intent: Operation) -> None:
     read = decode(encode(intent))
     assert encode(read) == encode(intent)
     assert type(read) is type(intent)

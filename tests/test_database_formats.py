@@ -17,7 +17,7 @@ from mounts import Mount
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.version_index import VersionIndex
-from swiftfs.journal.database import SCHEMA, Log
+from swiftfs.journal.database import SCHEMA, JournalDB
 from swiftfs.maintenance.journaled_uploads import journaled
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.sqlite import OtherFormat, Schema, open_database
@@ -348,6 +348,6 @@ def test_a_mount_refuses_a_journal_of_a_newer_release_in_one_line(
 
 def test_a_log_says_what_it_lost(cache: Path) -> None:
     garbage(cache / "journal.sqlite")
-    log = Log(cache, "box of memory")
+    log = JournalDB(cache, "box of memory")
     assert len(log.lost) == 1
     log.close()

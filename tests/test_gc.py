@@ -24,7 +24,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
-from swiftfs.journal.database import SCHEMA, Log, Record
+from swiftfs.journal.database import SCHEMA, JournalDB, Record
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import Search
@@ -416,11 +416,11 @@ def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
     name = ObjectName("a", "film")
     placed = StoredSegment(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
     saved = FileRecord("local", MIB, None, Blocks(), prefix, (placed,))
-    with closing(Log(tmp_path, "me")) as log:
+    with closing(JournalDB(tmp_path, "me")) as log:
         log.commit([Record(1, "/film", PutFile(name, saved, Description("a/b", Stored())))])
         said = journaled(tmp_path)
         assert said == Journaled(frozenset({log.id}), frozenset({prefix, placed.segment.name}))
-    with closing(Log(tmp_path, "me")) as log:
+    with closing(JournalDB(tmp_path, "me")) as log:
         assert journaled(tmp_path).ids == {log.id}
 
 

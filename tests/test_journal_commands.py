@@ -18,7 +18,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import Unavailable
-from swiftfs.journal.report import MOST_BYTES, Report, Waiting
+from swiftfs.journal.report import MOST_BYTES, PendingChange, QueueReport
 from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = pytest.mark.mount_options("settle=1000")
@@ -155,26 +155,26 @@ def test_flush_does_not_wait_for_a_server_that_is_away(store: MemoryStore, tmp_p
     assert len(store.list_page("box").rows) == 200
 
 
-def report(filesystem: FileSystem) -> Report:
-    return Report.from_json(filesystem.getxattr("/", "swift.status").decode())
+def report(filesystem: FileSystem) -> QueueReport:
+    return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
 
 
 def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
     with bench(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/a", b"first")
         task = filesystem._journal._queue.tasks()[0]
-        task.asked = 0
+        task.flush_mark = 0
         write(filesystem, "/a", b"second")
         wait_until(lambda: not report(filesystem).unflushed)
         assert not filesystem.waiting()
 
 
 def test_a_report_fits_into_an_attribute() -> None:
-    change = Waiting("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
-    found = Report(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500)
+    change = PendingChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
+    found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500)
     text = found.to_json()
     assert len(text.encode()) <= MOST_BYTES
-    back = Report.from_json(text)
+    back = QueueReport.from_json(text)
     assert len(back.changes) > 10
     assert back.left_out == 5000 - len(back.changes)
     assert back.changes[0] == change

@@ -13,9 +13,9 @@ from scenes import wait_until
 
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
-from swiftfs.journal.database import Log, Record
+from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete
-from swiftfs.journal.scheduler import Dispatch
+from swiftfs.journal.scheduler import Scheduler
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -48,13 +48,13 @@ def test_a_damaged_log_is_set_aside(store: MemoryStore, tmp_path: Path, damage: 
 
 
 def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path) -> None:
-    log = Log(tmp_path, "me")
+    log = JournalDB(tmp_path, "me")
     name = ObjectName("box", "file")
-    log.commit([Record(1, "/file", Delete(name, large=False)), Record(2, "/x", Delete(name, large=None))])
+    log.commit([Record(1, "/file", Delete(name, is_slo=False)), Record(2, "/x", Delete(name, is_slo=None))])
     log._database.execute("UPDATE intents SET intent = '{}' WHERE seq = 1")
     log._database.commit()
     log.close()
-    log = Log(tmp_path, "me")
+    log = JournalDB(tmp_path, "me")
     assert [record.seq for record in log.records()] == [2]
     assert len(log.lost) == 1
     assert (tmp_path / "lost" / "intent-1.json").read_text() == "{}"
@@ -97,12 +97,12 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.create_container("box_segments")
-    log = Log(tmp_path, "box of memory")
+    log = JournalDB(tmp_path, "box of memory")
     log.begin_upload(UnreferencedPrefix(ObjectName("box_segments", "left/swiftfs-0/"), frozenset()))
     log.close()
     foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
     jobs: list[Callable[[], None]] = []
-    monkeypatch.setattr(Dispatch, "soon", lambda _, job: jobs.append(job))
+    monkeypatch.setattr(Scheduler, "soon", lambda _, job: jobs.append(job))
     with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
         filesystem.rooms.contents._maker._rests = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)

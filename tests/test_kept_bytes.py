@@ -23,11 +23,11 @@ from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.journal.database import Log
-from swiftfs.journal.file_upload import Storing
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.operations import Description, PutFile
-from swiftfs.journal.segment_ownership import Ownership
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Sink
 
@@ -147,8 +147,8 @@ def store_it(house: House, content: CachedFile) -> None:
     content.uploads._layout = SegmentLayout(SEGMENT) if content.uploads else SegmentLayout(0)  # type: ignore[union-attr]
     large = house.store.head(NAME).is_slo
     intent = PutFile(NAME, content.to_record(), Description("text/plain", Stored()), large)
-    with closing(Log(house.folder, "box")) as log:
-        storing = Storing(house.store, SEGMENT, Removal(house.store, log, Ownership(log)))
+    with closing(JournalDB(house.folder, "box")) as log:
+        storing = FileUpload(house.store, SEGMENT, SegmentRemoval(house.store, log, SegmentOwnership(log)))
         storing.run(intent, content, lambda _: None)
 
 

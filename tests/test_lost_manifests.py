@@ -250,8 +250,10 @@ def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
 
 def _let_threads_work(filesystem: FileSystem) -> None:
     """Return when what was to be done soon is done: jobs are taken in their order."""
-    workers = filesystem._journal._dispatch._workers
-    for job in [workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem._journal._dispatch._parallel)]:
+    workers = filesystem._journal._scheduler._workers
+    for job in [
+        workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem._journal._scheduler._parallel)
+    ]:
         job.result()
 
 

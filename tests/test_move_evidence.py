@@ -16,11 +16,11 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
-from swiftfs.journal.database import Log
-from swiftfs.journal.object_moves import Moving, Unmoved
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.object_moves import ObjectMoves, Unmoved
 from swiftfs.journal.operations import MovedObject, MoveFolder
-from swiftfs.journal.segment_ownership import Ownership
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Page
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")
@@ -49,10 +49,10 @@ def store() -> LaggingStore:
 
 
 @pytest.fixture
-def moving(store: LaggingStore, tmp_path: Path) -> Iterator[Moving]:
+def moving(store: LaggingStore, tmp_path: Path) -> Iterator[ObjectMoves]:
     """What moves folders; no listing counts as of this moment."""
-    with closing(Log(tmp_path, "me")) as log, ThreadPoolExecutor(4) as pool:
-        yield Moving(store, pool, Removal(store, log, Ownership(log)), moment=0)
+    with closing(JournalDB(tmp_path, "me")) as log, ThreadPoolExecutor(4) as pool:
+        yield ObjectMoves(store, pool, SegmentRemoval(store, log, SegmentOwnership(log)), moment=0)
 
 
 def _ignore(_intent: MoveFolder) -> None:
@@ -73,7 +73,9 @@ def after(store: MemoryStore, method: str, subject: str, act: Callable[[], objec
     store.hook = hook
 
 
-def test_what_another_client_writes_into_a_moving_folder_stays(store: LaggingStore, moving: Moving) -> None:
+def test_what_another_client_writes_into_a_moving_folder_stays(
+    store: LaggingStore, moving: ObjectMoves
+) -> None:
     for key in ("old/a", "old/b"):
         foreign(store, key, b"first")
     copied: list[str] = []
@@ -97,7 +99,7 @@ def test_what_another_client_writes_into_a_moving_folder_stays(store: LaggingSto
 
 
 def test_what_changed_between_the_listing_and_its_copy_is_asked_about(
-    store: LaggingStore, moving: Moving
+    store: LaggingStore, moving: ObjectMoves
 ) -> None:
     foreign(store, "old/a", b"first")
     after(store, "copy", "box/old/a", lambda: foreign(store, "old/a", b"second"))
@@ -107,7 +109,9 @@ def test_what_changed_between_the_listing_and_its_copy_is_asked_about(
     assert ("head", "box/old/a") in store.requests
 
 
-def test_the_record_names_all_that_moves_before_the_first_copy(store: LaggingStore, moving: Moving) -> None:
+def test_the_record_names_all_that_moves_before_the_first_copy(
+    store: LaggingStore, moving: ObjectMoves
+) -> None:
     foreign(store, "old/a", b"first")
     noted: list[MoveFolder] = []
 
@@ -196,7 +200,7 @@ def test_a_target_that_another_client_made_a_file_is_no_folder(store: LaggingSto
 
 @pytest.mark.parametrize("error", [AccessDenied, Unavailable])
 def test_a_failed_move_deletes_only_its_own_copies(
-    store: LaggingStore, moving: Moving, error: type[Exception]
+    store: LaggingStore, moving: ObjectMoves, error: type[Exception]
 ) -> None:
     for key in "abc":
         foreign(store, f"old/{key}", key.encode())

@@ -18,9 +18,9 @@ from test_moves import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.journal.database import Log, Record
+from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.report import Report
+from swiftfs.journal.report import QueueReport
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -45,7 +45,7 @@ def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = Fal
 
 def leave(folder: Path, intent: Move | MoveFolder) -> None:
     """Leave a move in the journal, as a process does that dies."""
-    log = Log(folder, "box of memory")
+    log = JournalDB(folder, "box of memory")
     log.commit([Record(1, "/d", intent)])
     log.close()
 
@@ -62,7 +62,7 @@ def status(mounted: Mount) -> str:
 
 
 def records(folder: Path) -> list[Record]:
-    log = Log(folder, "box of memory")
+    log = JournalDB(folder, "box of memory")
     found = log.records()
     log.close()
     return found
@@ -115,7 +115,7 @@ def test_a_large_file_that_had_moved_takes_its_segments_along(
     etag = store.head(source).version.etag
     intent: Move | MoveFolder = interrupted(store, recorded=True)
     if not folder:
-        intent = Move(source, ObjectName("box", new), etag=etag, replaces_etag="", large=True)
+        intent = Move(source, ObjectName("box", new), etag=etag, replaces_etag="", is_slo=True)
     copy(store, "d/big", new)
     if gone:
         delete(store, "d/big")
@@ -151,7 +151,7 @@ def test_what_is_newer_at_the_source_stays(
 
 
 def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
-    report = Report.from_json(filesystem.getxattr("/", "swift.status").decode())
+    report = QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
     return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]
 
 
@@ -263,8 +263,8 @@ def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore
     intent = interrupted(store)
     copy(store, "d/a", "e/a")
     leave(tmp_path, intent)
-    log = Log(tmp_path, "box of memory")
-    log.commit([Record(2, "/other", Delete(ObjectName("box", "other"), large=False))])
+    log = JournalDB(tmp_path, "box of memory")
+    log.commit([Record(2, "/other", Delete(ObjectName("box", "other"), is_slo=False))])
     log.close()
     store.hook = _refuse_deletions
     with bench(store, tmp_path, "settle=0.1") as filesystem:

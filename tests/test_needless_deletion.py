@@ -230,7 +230,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
         assert gate.reached.wait(20)
         write(filesystem, "/second", b"2")
         with journal._changed:
-            journal._dispatch._away = True  # one request at a time
+            journal._scheduler._away = True  # one request at a time
             task = journal._queue.tail(name)
         waiter, wrong = in_thread(journal.flush, [name])
         wait_until(lambda: task is not None and bool(task.urgent))
@@ -302,7 +302,9 @@ def test_a_queue_that_fails_leaves_nothing_running(
         with monkeypatch.context() as patch:
             patch.setattr(queue, "remove", refuse)
             with pytest.raises(SwiftfsError, match="unforeseen"):
-                journal.flush([task.intent.name for task in queue.tasks() if isinstance(task.intent, Delete)])
+                journal.flush(
+                    [task.operation.name for task in queue.tasks() if isinstance(task.operation, Delete)]
+                )
             wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
             assert not broken.running
         filesystem.retry()

@@ -17,7 +17,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
-from swiftfs.journal.report import MOST_BYTES, Report, Waiting
+from swiftfs.journal.report import MOST_BYTES, PendingChange, QueueReport
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -38,11 +38,11 @@ def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
     store.hook = hook
 
 
-def report(filesystem: FileSystem) -> Report:
-    return Report.from_json(filesystem.getxattr("/", "swift.status").decode())
+def report(filesystem: FileSystem) -> QueueReport:
+    return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
 
 
-def flush(filesystem: FileSystem) -> Report:
+def flush(filesystem: FileSystem) -> QueueReport:
     filesystem.setxattr("/", "swift.flush", b"1", 0)
     wait_until(lambda: not report(filesystem).flushing)
     return report(filesystem)
@@ -217,11 +217,11 @@ def test_a_folder_that_exists_already_is_no_complaint(store: MemoryStore, tmp_pa
 
 
 def test_a_report_of_many_refusals_fits_into_an_attribute() -> None:
-    change = Waiting("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
-    found = Report(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
+    change = PendingChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
+    found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
     text = found.to_json()
     assert len(text.encode()) <= MOST_BYTES
-    back = Report.from_json(text)
+    back = QueueReport.from_json(text)
     assert back.refused == 700
     assert min(len(back.refusals), len(back.changes)) > 5
 

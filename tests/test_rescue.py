@@ -15,8 +15,8 @@ from scenes import wait_until
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, StoredSegment
-from swiftfs.journal.database import Log, Record
-from swiftfs.journal.operations import Delete, Description, Intent, PutFile, PutMarker, PutSmall
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.operations import Delete, Description, Operation, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.maintenance.export import LOST, PARTIAL, Rescue, damaged_journals, find_cache
 from swiftfs.objects import ObjectName, Segment
@@ -42,7 +42,7 @@ class Cache:
         self.target = folder / "out"
         self.lines: list[str] = []
         (self.folder / "content").mkdir(parents=True)
-        self.intents: list[tuple[str, Intent]] = []
+        self.intents: list[tuple[str, Operation]] = []
 
     def add(self, path: str, data: bytes, local: str, **saved: Any) -> None:
         """Let a file be in the journal, and `data` be what its local file has."""
@@ -52,13 +52,13 @@ class Cache:
         )
         self.note(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
 
-    def note(self, path: str, intent: Intent) -> None:
+    def note(self, path: str, intent: Operation) -> None:
         """Let an intent be in the journal."""
         self.intents.append((path, intent))
 
     def close(self) -> None:
         """Write the journal."""
-        log = Log(self.folder, OWNER)
+        log = JournalDB(self.folder, OWNER)
         log.commit(Record(seq, *one) for seq, one in enumerate(self.intents, 1))
         log.close()
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_stored_while_it_is_copied(cache: Cache) -> None:
     cache.close()
     before = salvage(cache.journal)
     (cache.folder / "content" / "open-1").unlink()
-    log = Log(cache.folder, OWNER)
+    log = JournalDB(cache.folder, OWNER)
     log.commit(drop=[1])
     log.close()
     rescue = Rescue(cache.folder, cache.target, cache.lines.append)
@@ -160,7 +160,7 @@ def test_no_copy_is_kept_of_what_lost_its_bytes_because_it_was_stored(cache: Cac
     later = Cache(cache.folder.parent / "later")
     later.add("/changed", b"newer", "open-4")
     shutil.copyfile(later.folder / "content" / "open-4", cache.folder / "content" / "open-4")
-    log = Log(cache.folder, OWNER)
+    log = JournalDB(cache.folder, OWNER)
     log.commit([Record(4, *later.intents[0])], drop=[1, 2])
     log.close()
     rescue = Rescue(cache.folder, cache.target, cache.lines.append)
@@ -199,15 +199,17 @@ def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     link = Description("inode/symlink", Stored(stat.S_IFLNK | 0o777))
-    cache.note("/a", PutSmall(ObjectName("box", "a"), str(outside).encode(), link))
+    cache.note("/a", PutSpecial(ObjectName("box", "a"), str(outside).encode(), link))
     cache.add("/a/b", b"behind a link", "open-1")
     cache.add("/../../outside/up", b"up", "open-2")
     cache.add("//x/./y", b"odd", "open-3")
     cache.add("/c", b"a file", "open-4")
     cache.add("/c/d", b"in a file", "open-5")
     cache.note("/" + "n" * 300, PutMarker(ObjectName("box", "n" * 300)))
-    cache.note("/fifo", PutSmall(ObjectName("box", "fifo"), b"", Description("inode/fifo", Stored(0o10600))))
-    cache.note("/c", Delete(ObjectName("box", "c"), large=False))
+    cache.note(
+        "/fifo", PutSpecial(ObjectName("box", "fifo"), b"", Description("inode/fifo", Stored(0o10600)))
+    )
+    cache.note("/c", Delete(ObjectName("box", "c"), is_slo=False))
     cache.close()
     rescue = cache.export()
     assert list(outside.iterdir()) == []
@@ -221,9 +223,9 @@ def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
 
 def test_a_journal_that_others_write_to_is_copied_whole(cache: Cache, tmp_path: Path) -> None:
     cache.close()
-    log = Log(cache.folder, OWNER)
+    log = JournalDB(cache.folder, OWNER)
     for seq in range(1, 50):
-        log.commit([Record(seq, f"/{seq}", Delete(ObjectName("box", str(seq)), large=None))])
+        log.commit([Record(seq, f"/{seq}", Delete(ObjectName("box", str(seq)), is_slo=None))])
         folder = tmp_path / f"copy{seq}"
         folder.mkdir()
         copy_journal(cache.journal, folder)
@@ -301,7 +303,7 @@ def test_recover_brings_back_what_a_damaged_journal_held(
 def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
     cache.add("/f", b"data", "open-1")
     cache.close()
-    log = Log(cache.folder, OWNER)
+    log = JournalDB(cache.folder, OWNER)
     log._database.execute("UPDATE intents SET checksum = 0")
     log._database.commit()
     log.close()
@@ -320,7 +322,7 @@ def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
 def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.add("/f", b"data", "open-1")
     cache.close()
-    log = Log(cache.folder, OWNER)
+    log = JournalDB(cache.folder, OWNER)
     log._database.execute("UPDATE facts SET value = '0' WHERE name = 'synced'")
     log._database.commit()
     log._synced = log._commits

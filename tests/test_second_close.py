@@ -22,7 +22,7 @@ from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
-from swiftfs.journal.database import Log, Record
+from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
@@ -367,7 +367,7 @@ def test_the_newest_of_two_records_counts() -> None:
     records, replaced = one_a_file([older, other, newest])
     assert [record.seq for record in records] == [4, 5]
     assert [record.seq for record in replaced] == [3]
-    merged = records[1].intent
+    merged = records[1].operation
     assert isinstance(merged, PutFile)
     assert merged.file.size == 4 * BLOCK
     assert list(merged.file.dirty.runs(0, 9)) == [(0, 3)]
@@ -379,8 +379,8 @@ def test_blocks_of_an_older_version_are_no_changes_of_the_newer() -> None:
     older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1), BaseVersion(name, "1", 5 * BLOCK, 5 * BLOCK)))
     newest = Record(5, "/file", saved(5 * BLOCK, dirty(2), BaseVersion(name, "2", 5 * BLOCK, 5 * BLOCK)))
     (record,), _ = one_a_file([older, newest])
-    assert isinstance(record.intent, PutFile)
-    assert list(record.intent.file.dirty.runs(0, 9)) == [(2, 3)]
+    assert isinstance(record.operation, PutFile)
+    assert list(record.operation.file.dirty.runs(0, 9)) == [(2, 3)]
 
 
 @pytest.mark.parametrize("change", ["append", "append much", "grow", "cut and grow"])
@@ -394,9 +394,9 @@ def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, c
         CHANGES[change](file, 2)
         CHANGES[change](file, 3)
         Gate(store, AccessDenied("no")).open.set()
-    log = Log(tmp_path, "box of memory")
+    log = JournalDB(tmp_path, "box of memory")
     (newest,) = log.records()
-    log.commit([older, Record(newest.seq + 1, newest.path, newest.intent)])
+    log.commit([older, Record(newest.seq + 1, newest.path, newest.operation)])
     log.close()
     store.hook = None
     with bench(store, tmp_path, SOON) as filesystem:

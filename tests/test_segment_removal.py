@@ -11,9 +11,9 @@ from memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
-from swiftfs.journal.database import Log
-from swiftfs.journal.segment_ownership import Ownership
-from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, Removal
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
@@ -30,11 +30,11 @@ class Cleaner:
     def __init__(self, folder: Path) -> None:
         self.now = time.time()
         self.store = MemoryStore("box", "box_segments", "other")
-        self.log = Log(folder, "me")
+        self.log = JournalDB(folder, "me")
         self.removal = self.restarted()
 
-    def restarted(self) -> Removal:
-        return Removal(self.store, self.log, Ownership(self.log), lambda: self.now)
+    def restarted(self) -> SegmentRemoval:
+        return SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
 
     def segment(self, key: str) -> ObjectName:
         name = ObjectName("box_segments", key)
@@ -146,10 +146,10 @@ def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) ->
         12.5,
     )
     for _ in range(2):
-        with closing(Log(tmp_path, "me")) as log:
+        with closing(JournalDB(tmp_path, "me")) as log:
             log.begin_upload(state)
             assert log.uploads() == [state]
-    with closing(Log(tmp_path, "me")) as log:
+    with closing(JournalDB(tmp_path, "me")) as log:
         assert log.uploads() == [state]
         log.end_upload(state.prefix)
         assert log.uploads() == []
@@ -157,7 +157,7 @@ def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) ->
 
 def leave(cleaner: Cleaner, name: ObjectName) -> None:
     """Delete an object as a user does: what goes with it goes, what others may name is left for later."""
-    cleaner.removal.discard(name, cleaner.removal.segments_of(name, large=True))
+    cleaner.removal.discard(name, cleaner.removal.segments_of(name, is_slo=True))
     cleaner.store.delete(name)
     cleaner.removal.owners.gone(name)
 
@@ -227,7 +227,7 @@ def test_an_object_that_shares_and_stays_keeps_its_segments(cleaner: Cleaner, fa
     manifest = cleaner.manifest("file", used)
     cleaner.removal.share(NAME, copy)
     if fails:
-        assert cleaner.removal.segments_of(NAME, large=True) == set()
+        assert cleaner.removal.segments_of(NAME, is_slo=True) == set()
     else:
         assert cleaner.removal.own_segments(NAME, manifest.etag, [used]) == set()
     pass_time(cleaner)
@@ -239,7 +239,7 @@ def test_segments_go_though_the_process_died_before_their_deletion(cleaner: Clea
     """When the object is gone nothing else says whose they were."""
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
-    assert cleaner.removal.segments_of(NAME, large=True) == {used}
+    assert cleaner.removal.segments_of(NAME, is_slo=True) == {used}
     if deleted:
         cleaner.store.delete(NAME)
     cleaner.removal = cleaner.restarted()
@@ -271,9 +271,9 @@ def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> Non
     for user in users:
         cleaner.removal.share(NAME, user)
     cleaner.removal.owners.unshare(users[0])
-    assert cleaner.removal.segments_of(NAME, large=True) == set()
+    assert cleaner.removal.segments_of(NAME, is_slo=True) == set()
     cleaner.removal.owners.unshare(users[1])
-    assert cleaner.removal.segments_of(NAME, large=True) == {used}
+    assert cleaner.removal.segments_of(NAME, is_slo=True) == {used}
 
 
 def test_a_prefix_of_which_only_a_part_of_the_key_is_left(cleaner: Cleaner) -> None:

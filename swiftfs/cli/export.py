@@ -55,7 +55,7 @@ def run_recover(origin: Path, target: Path | None) -> None:
     for one in salvages:
         _show(one, lambda _: None)
         rescue.take(one)
-    held = (found.intent for one in salvages for found in one.found)
+    held = (found.operation for one in salvages for found in one.found)
     rescue.take_lost(lost, [intent.file.file for intent in held if isinstance(intent, PutFile)])
     rescue.finish()
     _end(rescue.tally, target, lines)
@@ -69,8 +69,8 @@ def _show(salvaged: Salvage, tell: Callable[[str], None]) -> None:
 
 
 def _line(found: Found) -> str:
-    size = decimal(found.intent.file.size) if isinstance(found.intent, PutFile) else ""
-    kind = operations.KINDS[type(found.intent)]
+    size = decimal(found.operation.file.size) if isinstance(found.operation, PutFile) else ""
+    kind = operations.KINDS[type(found.operation)]
     cells = (found.path, KINDS.get(kind, kind), size, found.doubt)
     return "\t".join(map(printable, cells)).rstrip("\t")
 

@@ -13,7 +13,7 @@ from swiftfs.config.options import show_size
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import printable
 from swiftfs.control.snapshot import Bounds, State
-from swiftfs.journal.report import Report, Waiting
+from swiftfs.journal.report import PendingChange, QueueReport
 
 KINDS = {
     "PutFile": "file",
@@ -38,7 +38,7 @@ def number(count: int, one: str, more: str = "") -> str:
     return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
-def counts(report: Report) -> str:
+def counts(report: QueueReport) -> str:
     """Return in words how much waits."""
     if not report.total:
         return "nothing waits: all that was closed is in Swift"
@@ -92,7 +92,7 @@ def _mount(state: State) -> Iterator[RenderableType]:
     yield _text(counts(report))
 
 
-def _late(report: Report) -> Iterator[RenderableType]:
+def _late(report: QueueReport) -> Iterator[RenderableType]:
     """Tell of requests whose answer was lost, and what they did later."""
     if report.overwritten:
         objects = number(report.overwritten, "object")
@@ -165,7 +165,7 @@ def _requests(state: State) -> Table:
     return table
 
 
-def _uploads(state: State, running: Iterable[Waiting]) -> Table:
+def _uploads(state: State, running: Iterable[PendingChange]) -> Table:
     table = Table.grid(padding=(0, 1))
     rows = [(change.path, change.sent, change.bytes, "") for change in running]
     rows += [(file.path, file.sent, file.bytes, ", being written") for file in state.writing]
@@ -179,7 +179,7 @@ def _uploads(state: State, running: Iterable[Waiting]) -> Table:
     return table
 
 
-def _changes(changes: Iterable[Waiting]) -> Table:
+def _changes(changes: Iterable[PendingChange]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("state", "what", "size", "tries", "path", "reason"):
         table.add_column(

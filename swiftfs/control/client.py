@@ -10,7 +10,7 @@ from swiftfs.concurrency import monotonic, sleep
 from swiftfs.control.detached_mount import mount_entries
 from swiftfs.control.snapshot import State
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.report import Report
+from swiftfs.journal.report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
 
 POLL_SECONDS = 0.1
@@ -44,17 +44,17 @@ def read_state(mountpoint: Path) -> State:
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None
 
 
-def read_report(mountpoint: Path) -> Report:
+def read_report(mountpoint: Path) -> QueueReport:
     """Return what waits in the mount at `mountpoint`; raise `ConfigurationError` when there is none."""
     try:
-        return Report.from_json(os.getxattr(mountpoint, STATUS_ATTRIBUTE).decode())
+        return QueueReport.from_json(os.getxattr(mountpoint, STATUS_ATTRIBUTE).decode())
     except OSError as error:
         raise _explain(mountpoint, error) from None
     except (ValueError, TypeError, KeyError):
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None
 
 
-def flush(mountpoint: Path, progress: Callable[[Report], None]) -> Report:
+def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueReport:
     """Return when Swift has all that was closed before, or has refused it, or is away.
 
     `progress` is called now and then with what waits. The last report is returned: nothing is `unflushed`

@@ -16,7 +16,7 @@ from pathlib import Path
 from swiftfs.concurrency import new_thread
 from swiftfs.control.drain import Drain
 from swiftfs.journal.journal import Journal
-from swiftfs.journal.report import Report
+from swiftfs.journal.report import QueueReport
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class DetachWatch:
         if self._has_ended(GRACE):
             return
         log.info("%s is unmounted, but still mounted elsewhere: what waits is stored now", self._mountpoint)
-        self._journal.hasten()
+        self._journal.flush_all()
         while True:
             report = self._journal.report()
             Drain(report.flushing, _failure(report), held=True).write(self._cache)
@@ -140,12 +140,12 @@ class DetachWatch:
         return bool(select.select([self._ended], [], [], seconds)[0])
 
 
-def _failure(report: Report) -> str:
+def _failure(report: QueueReport) -> str:
     """Return what to say of changes that were to be stored and could not be, empty when all are."""
     return unflushed(report) if report.unflushed and not report.flushing else ""
 
 
-def unflushed(report: Report) -> str:
+def unflushed(report: QueueReport) -> str:
     """Return in words what a flush has left."""
     first = next((change for change in report.changes if change.reason), None)
     why = "the server does not answer" if report.away else "they could not be stored"

@@ -9,7 +9,7 @@ import cattrs
 
 from swiftfs.config.prices import Cost
 from swiftfs.filecache.progress import CacheUse
-from swiftfs.journal.report import Report
+from swiftfs.journal.report import QueueReport
 from swiftfs.store.counters import Count
 
 SCHEMA = 1
@@ -75,7 +75,7 @@ class State:
     requests: Mapping[str, Count]
     cost: Cost | None
     writing: tuple[Writing, ...]
-    report: Report
+    report: QueueReport
 
     def to_json(self) -> str:
         """Return it as JSON; the report's fields are not nested."""
@@ -91,7 +91,7 @@ class State:
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError("no state of a mount that this version knows")
-        names = [field.name for field in fields(Report)]
+        names = [field.name for field in fields(QueueReport)]
         values["report"] = {name: values.pop(name) for name in names if name in values}
         try:
             return cattrs.structure(values, cls)

@@ -15,13 +15,13 @@ from swiftfs.filecache.block_map import BaseVersion, Blocks
 from swiftfs.journal.operations import (
     KINDS,
     Delete,
-    Describe,
     Description,
-    Intent,
     Move,
+    Operation,
     PutFile,
     PutMarker,
-    PutSmall,
+    PutSpecial,
+    SetAttributes,
 )
 from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.protocol import Headers
@@ -30,12 +30,12 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Headers: {"preserved_headers": "kept"},
     Description: {"preserved_headers": "kept"},
     BaseVersion: {"object_size": "whole"},
-    PutFile: {"fresh": "fresh", "inherit": "inherit", "garbage": "garbage"},
-    PutSmall: {"fresh": "fresh"},
-    PutMarker: {"fresh": "fresh"},
-    Describe: {"large": "large"},
-    Delete: {"large": "large"},
-    Move: {"large": "large"},
+    PutFile: {"creates": "fresh", "foreign_headers_unknown": "inherit", "superseded_segments": "garbage"},
+    PutSpecial: {"creates": "fresh"},
+    PutMarker: {"creates": "fresh"},
+    SetAttributes: {"is_slo": "large"},
+    Delete: {"is_slo": "large"},
+    Move: {"is_slo": "large"},
 }
 """What fields are called in journals on disk, whatever a value calls them. INVARIANT: a key stays."""
 
@@ -64,7 +64,7 @@ def _converter() -> Converter:
         converter.register_structure_hook(
             kind, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **named)
         )
-    configure_tagged_union(Intent, converter, tag_generator=lambda kind: KINDS[kind], tag_name="kind")
+    configure_tagged_union(Operation, converter, tag_generator=lambda kind: KINDS[kind], tag_name="kind")
     return converter
 
 
@@ -79,15 +79,15 @@ def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
 _CONVERTER = _converter()
 
 
-def encode(intent: Intent) -> str:
+def encode(intent: Operation) -> str:
     """Return the intent as a line of JSON."""
-    return json.dumps(_CONVERTER.unstructure(intent, Intent), separators=(",", ":"))
+    return json.dumps(_CONVERTER.unstructure(intent, Operation), separators=(",", ":"))
 
 
-def decode(text: str) -> Intent:
+def decode(text: str) -> Operation:
     """Return the intent that `encode` wrote; raise `Unreadable` for anything else."""
     try:
-        intent: Intent = _CONVERTER.structure(json.loads(text), Intent)  # type: ignore[arg-type]
+        intent: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unreadable(f"no intent: {text[:200]!r}") from error
     return intent

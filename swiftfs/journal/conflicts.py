@@ -10,7 +10,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore
@@ -31,7 +31,7 @@ class Conflicts:
         self,
         store: ObjectStore,
         copier: ManifestCopier,
-        removal: Removal,
+        removal: SegmentRemoval,
         ambiguous: AmbiguousRequests,
         *,
         keep: bool,
@@ -44,7 +44,7 @@ class Conflicts:
 
     def settle(self, intent: PutFile, content: CachedFile, *, again: bool) -> PutFile:
         """Save the object of another client that `intent` would overwrite; return what is to be done then."""
-        if not self._keep or (not intent.fresh and intent.replaces_etag is None and not again):
+        if not self._keep or (not intent.creates and intent.replaces_etag is None and not again):
             return intent
         try:
             info = self._store.head(intent.name)
@@ -62,7 +62,9 @@ class Conflicts:
             self._store.copy(intent.name, beside, manifest_only=True)
         log.warning("%s was changed by another client: that version is now %s", intent.name, beside.key)
         return replace(
-            intent, replaces_large=info.is_slo, garbage=tuple(sorted({*intent.garbage, *segments}))
+            intent,
+            replaces_large=info.is_slo,
+            superseded_segments=tuple(sorted({*intent.superseded_segments, *segments})),
         )
 
     def note_sent(self, intent: PutFile, content: CachedFile) -> PutFile:

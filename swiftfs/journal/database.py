@@ -22,7 +22,7 @@ from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.operations import Intent
+from swiftfs.journal.operations import Operation
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
 
@@ -51,8 +51,8 @@ CREATE TABLE ambiguous (
 ) WITHOUT ROWID
 """
 """`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
-`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` are of `Ownership`.
-`ambiguous` are requests whose answer was lost, by the object's name."""
+`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` are of
+`SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
 
 SCHEMA = Schema(
     0x73776A6C,
@@ -87,12 +87,12 @@ class Record:
 
     seq: int
     path: str
-    intent: Intent
+    operation: Operation
     errno: int | None = None
     reason: str = ""
 
 
-class Log:
+class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
     Raise `ConfigurationError` when the folder holds intents of another source, or a journal that cannot be
@@ -315,7 +315,7 @@ class Log:
 
     def _write(self, put: Iterable[Record], drop: Iterable[int], standing: UnreferencedPrefix | None) -> None:
         rows = [
-            (record.seq, record.path, encode(record.intent), record.errno, record.reason) for record in put
+            (record.seq, record.path, encode(record.operation), record.errno, record.reason) for record in put
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._commit(

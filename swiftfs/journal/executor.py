@@ -13,24 +13,24 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.conflicts import Conflicts
-from swiftfs.journal.file_upload import Doom, Storing
-from swiftfs.journal.object_moves import Moving, Note, Remnant
+from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
+from swiftfs.journal.object_moves import Note, ObjectMoves, Remnant
 from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
     DeleteContainer,
-    Describe,
     DescribeContainer,
     Description,
-    Intent,
     Move,
     MoveFolder,
+    Operation,
     PutFile,
     PutMarker,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
 )
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
@@ -40,17 +40,19 @@ PARALLEL = 16
 """Copies, deletions and markers under way at once."""
 
 
-class Execution:
+class Executor:
     """Carries out intents against a store; files above `segment_size` bytes are stored as SLOs."""
 
-    def __init__(self, store: ObjectStore, segment_size: int, conflicts: Conflicts, removal: Removal) -> None:
+    def __init__(
+        self, store: ObjectStore, segment_size: int, conflicts: Conflicts, removal: SegmentRemoval
+    ) -> None:
         self.removal = removal
         self._store = store
         self._segment_size = segment_size
         self._conflicts = conflicts
         self._pool = new_pool("journal", PARALLEL)
-        self._storing = Storing(store, segment_size, removal)
-        self._moving = Moving(store, self._pool, removal)
+        self._file_upload = FileUpload(store, segment_size, removal)
+        self._object_moves = ObjectMoves(store, self._pool, removal)
 
     def close(self) -> None:
         """End the threads."""
@@ -74,18 +76,22 @@ class Execution:
         content.own_all()
         return replace(intent, file=content.to_record())
 
-    def put_file(self, intent: PutFile, content: CachedFile, doom: Doom, *, again: bool) -> ObjectInfo:
+    def put_file(
+        self, intent: PutFile, content: CachedFile, record_superseded: RecordSuperseded, *, again: bool
+    ) -> ObjectInfo:
         """Store a file; `again` says that it may have been stored already. Errors as in `run`.
 
-        `doom` is told of objects that are to be deleted then, before that is so.
+        `record_superseded` is told of objects that are to be deleted then, before that is so.
         """
         if content.uploads is not None and content.uploads.is_inherited:
             self._take_up(intent, content, content.uploads)
         elif content.uploads is not None and content.origin is not None and again:
             self._find_own_manifest(intent, content, content.uploads)
-        if intent.inherit:
+        if intent.foreign_headers_unknown:
             intent = self._with_headers(intent, content)
-        return self._storing.run(self._conflicts.settle(intent, content, again=again), content, doom)
+        return self._file_upload.run(
+            self._conflicts.settle(intent, content, again=again), content, record_superseded
+        )
 
     def _take_up(self, intent: PutFile, content: CachedFile, uploads: SegmentUploader) -> None:
         """Find the segments that another process left; its manifest may stand already."""
@@ -104,7 +110,7 @@ class Execution:
         The answer to that attempt was lost: what it has replaced cannot be read any more. A manifest that
         only cuts the old one names no segment of ours, but it is known by its ETag.
         """
-        manifest = self.removal.manifest_of(intent.name, large=intent.replaces_large)
+        manifest = self.removal.manifest_of(intent.name, is_slo=intent.replaces_large)
         if manifest is None:
             return set()
         named = {segment.name for segment in manifest.segments}
@@ -130,23 +136,23 @@ class Execution:
         description = replace(intent.description, metadata=info.metadata, preserved_headers=kept)
         return replace(intent, description=description, replaces_large=info.is_slo)
 
-    def run(self, intent: Intent) -> ObjectInfo | None:
+    def run(self, intent: Operation) -> ObjectInfo | None:
         """Carry out one intent; return what Swift said of an object that was stored.
 
         Raise what the store raises, while the old state stands, unless the method below says otherwise.
         """
         match intent:
-            case PutSmall():
-                replaced = self.removal.segments_of(intent.name, large=intent.replaces_large)
+            case PutSpecial():
+                replaced = self.removal.segments_of(intent.name, is_slo=intent.replaces_large)
                 info = self._store.put(intent.name, intent.body, intent.description.headers())
                 self.removal.owners.gone(intent.name)
                 self.removal.discard(intent.name, replaced)
                 return info
             case PutMarker():
                 return self._store.put(intent.name, b"", intent.headers, if_absent=True)
-            case Describe():
+            case SetAttributes():
                 self._store.post(intent.name, self._described(intent).headers())
-            case SetHeaders():
+            case ReplaceHeaders():
                 self._store.post(intent.name, intent.headers)
             case Delete():
                 for error in self.delete_together([intent]).values():
@@ -160,12 +166,12 @@ class Execution:
                 self._store.delete_container(intent.container)
         return None
 
-    def _described(self, intent: Describe) -> Description:
+    def _described(self, intent: SetAttributes) -> Description:
         """Return the description, which of an SLO names its ETag: a listing alone tells it then.
 
         It is that of this moment: a wrong one would stay, whatever other clients do to the object.
         """
-        if intent.large is False:
+        if intent.is_slo is False:
             return intent.description
         info = self._store.head(intent.name)
         stored = replace(intent.description.stored, slo=info.version.etag if info.is_slo else None)
@@ -177,14 +183,14 @@ class Execution:
         Raise what the store raises, of a folder `Unmoved`: then the old state stands.
         """
         if isinstance(intent, Move):
-            return self._moving.move(intent)
-        return self._moving.move_folder(intent, note)
+            return self._object_moves.move(intent)
+        return self._object_moves.move_folder(intent, note)
 
     def resume(self, intent: Move | MoveFolder) -> list[Remnant]:
         """Go on with a move that a process left when it died; return what it could not delete."""
         if isinstance(intent, Move):
-            return self._moving.resume_move(intent)
-        return self._moving.resume_folder(intent)
+            return self._object_moves.resume_move(intent)
+        return self._object_moves.resume_folder(intent)
 
     def delete_together(self, intents: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
@@ -217,7 +223,7 @@ class Execution:
         wanted = []
         for intent in intents:
             try:
-                if not intent.moved or self._moving.is_unchanged(intent):
+                if not intent.moved or self._object_moves.is_unchanged(intent):
                     wanted.append(intent)
             except StoreError as error:
                 failures[intent.name] = error
@@ -225,6 +231,6 @@ class Execution:
 
     def _find_segments(self, intent: Delete) -> set[ObjectName] | StoreError:
         try:
-            return self.removal.segments_of(intent.name, large=intent.large)
+            return self.removal.segments_of(intent.name, is_slo=intent.is_slo)
         except StoreError as error:
             return error

@@ -16,28 +16,28 @@ from swiftfs.filecache.remote_blocks import with_placed
 from swiftfs.filecache.segment_put import SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader, map_bytes
 from swiftfs.journal.operations import PutFile
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-Doom = Callable[[set[ObjectName]], None]
+RecordSuperseded = Callable[[set[ObjectName]], None]
 """Remembers, lest the process dies, which objects are to be deleted when the next request has stored."""
 
 
-class Storing:
+class FileUpload:
     """Stores files; those above `segment_size` bytes become SLOs."""
 
-    def __init__(self, store: ObjectStore, segment_size: int, removal: Removal) -> None:
+    def __init__(self, store: ObjectStore, segment_size: int, removal: SegmentRemoval) -> None:
         self._store = store
         self._segment_size = segment_size
         self._removal = removal
 
-    def run(self, intent: PutFile, content: CachedFile, doom: Doom) -> ObjectInfo:
+    def run(self, intent: PutFile, content: CachedFile, record_superseded: RecordSuperseded) -> ObjectInfo:
         """Store the file as it is now; the old state stands until the last request, its segments go after it.
 
-        Before that request `doom` is told of them.
+        Before that request `record_superseded` is told of them.
 
         Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so one that succeeds has
         stored the bytes of one moment in between; one that is refused because they changed is
@@ -47,8 +47,8 @@ class Storing:
         snapshot = content.begin_upload()
         try:
             if snapshot.size <= self._segment_size:
-                return self._put(intent, content, snapshot, doom)
-            return self._put_segments(intent, content, snapshot, doom)
+                return self._put(intent, content, snapshot, record_superseded)
+            return self._put_segments(intent, content, snapshot, record_superseded)
         except ChangedDuringUpload:
             content.was_overtaken()
             raise
@@ -60,12 +60,14 @@ class Storing:
         finally:
             content.upload_failed()
 
-    def _put(self, intent: PutFile, content: CachedFile, snapshot: Snapshot, doom: Doom) -> ObjectInfo:
-        replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
+    def _put(
+        self, intent: PutFile, content: CachedFile, snapshot: Snapshot, record_superseded: RecordSuperseded
+    ) -> ObjectInfo:
+        replaced = self._removal.segments_of(intent.name, is_slo=intent.replaces_large)
         content.ensure_kept(0, snapshot.size)
         body = map_bytes(content.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
-            doom(replaced)
+            record_superseded(replaced)
         info = self._store.put(intent.name, body, intent.description.headers())
         self._removal.owners.gone(intent.name)
         _refuse_cut(intent, content)
@@ -73,26 +75,26 @@ class Storing:
         in_doubt = content.uploads.answered(None) if content.uploads else False
         unused = {
             *replaced,
-            *intent.garbage,
+            *intent.superseded_segments,
             *(content.uploads.commit_manifest(None) if content.uploads else ()),
         }
         self._removal.replace(intent.name, unused, in_doubt=in_doubt)
         return info
 
     def _put_segments(
-        self, intent: PutFile, content: CachedFile, snapshot: Snapshot, doom: Doom
+        self, intent: PutFile, content: CachedFile, snapshot: Snapshot, record_superseded: RecordSuperseded
     ) -> ObjectInfo:
         assert content.uploads is not None
         before = snapshot.origin.etag if snapshot.origin else ""
         if (patched := self._patch(intent, content, content.uploads, snapshot)) is not None:
             try:
-                return self._commit(intent, content, *patched, before, doom)
+                return self._commit(intent, content, *patched, before, record_superseded)
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", intent.name, error)
-        replaced = self._removal.segments_of(intent.name, large=intent.replaces_large)
+        replaced = self._removal.segments_of(intent.name, is_slo=intent.replaces_large)
         content.keep_rest(snapshot.size)
         manifest = content.uploads.finish(snapshot.size)
-        return self._commit(intent, content, manifest, replaced, before, doom)
+        return self._commit(intent, content, manifest, replaced, before, record_superseded)
 
     def _commit(
         self,
@@ -101,20 +103,20 @@ class Storing:
         manifest: Manifest,
         old: set[ObjectName],
         before: str,
-        doom: Doom,
+        record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
         """Store the manifest in place of the version `before`; delete what only the `old` object named."""
         assert content.uploads is not None
         _refuse_cut(intent, content)
         named = {segment.name for segment in manifest.segments}
-        if unused := {*old, *intent.garbage} - named:
-            doom(unused)
+        if unused := {*old, *intent.superseded_segments} - named:
+            record_superseded(unused)
         info = self._put_manifest(intent, content.uploads, manifest, before)
         content.adopt(info, manifest)
         in_doubt = content.uploads.answered(manifest)
         self._removal.replace(
             intent.name,
-            {*old, *intent.garbage, *content.uploads.commit_manifest(manifest)} - named,
+            {*old, *intent.superseded_segments, *content.uploads.commit_manifest(manifest)} - named,
             in_doubt=in_doubt,
         )
         return info

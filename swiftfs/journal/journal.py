@@ -14,26 +14,26 @@ from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
-from swiftfs.journal.database import Log, Record
-from swiftfs.journal.executor import Execution
-from swiftfs.journal.late_requests import LateAnswers, LateCounts, Watch
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.executor import Executor
+from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import attempted, coalesce, merge_hand_in, one_a_file
 from swiftfs.journal.object_moves import Remnant
 from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
-    Describe,
-    Intent,
     Move,
     MoveFolder,
+    Operation,
     PutFile,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
     names_of,
 )
-from swiftfs.journal.report import Report, Waiting, describe, report
-from swiftfs.journal.scheduler import Dispatch, remnant_tasks, tell
-from swiftfs.journal.tasks import Done, Failure, HandIn, Queue, Task
+from swiftfs.journal.report import PendingChange, QueueReport, describe, report
+from swiftfs.journal.scheduler import Scheduler, remnant_tasks, tell
+from swiftfs.journal.tasks import Done, Failure, HandIn, Task, TaskQueue
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -67,32 +67,34 @@ class Journal:
 
     def __init__(
         self,
-        execution: Execution,
+        execution: Executor,
         contents: FileCache,
-        log_: Log,
+        log_: JournalDB,
         *,
         seconds: float,
         parallel: int,
         watch: Watch | None = None,
     ) -> None:
-        self._execution = execution
+        self._executor = execution
         self._contents = contents
         self._log = log_
         self.seconds = seconds
-        self._queue = Queue()
+        self._queue = TaskQueue()
         self._changed = new_condition(Rank.JOURNAL)
-        self._late = LateAnswers(watch, contents, log_, self._put_right, self.is_idle) if watch else None
-        self._dispatch = Dispatch(self._queue, self._changed, log_, contents, execution, parallel, self._late)
+        self._late = LateRequests(watch, contents, log_, self._put_right, self.is_idle) if watch else None
+        self._scheduler = Scheduler(
+            self._queue, self._changed, log_, contents, execution, parallel, self._late
+        )
         if not seconds:
-            self._dispatch.parked_level = logging.DEBUG
+            self._scheduler.parked_level = logging.DEBUG
         self.sent: Callable[[Task], int] = lambda _: 0
         self._closing = new_event()
         self._is_flushing = False
         self._syncing = new_thread(self._sync, "journal sync")
         contents.abandoned = self._abandon
-        contents.start_uploads_for_space = self.relieve
+        contents.start_uploads_for_space = self.start_uploads_for_space
 
-    def recover(self, records: Iterable[Record], make_done: Callable[[str, Intent], Done]) -> None:
+    def recover(self, records: Iterable[Record], make_done: Callable[[str, Operation], Done]) -> None:
         """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
         now = monotonic()
         records, replaced = one_a_file(records)
@@ -102,28 +104,28 @@ class Journal:
         by_file = {standing.file: standing for standing in standings if standing.file}
         self._queue.skip(max((record.seq for record in records), default=0))
         for record in records:
-            intent = _with_prefix(attempted(record.intent), by_file)
+            intent = _with_prefix(attempted(record.operation), by_file)
             if isinstance(intent, Move | MoveFolder):
                 self._resume(record, intent, make_done)
                 continue
             done = make_done(record.path, intent)
-            task = Task(record.seq, record.path, intent, done, now, now + RECOVERY_SECONDS, tried=True)
+            task = Task(record.seq, record.path, intent, done, now, now + RECOVERY_SECONDS, ambiguous=True)
             with self._changed:
-                self._hold(intent)
+                self._pin(intent)
                 self._queue.add(task)
         if len(self._queue):
             log.info("%d changes of an earlier mount are stored now", len(self._queue))
-        files = [task.intent.file for task in self._queue.tasks() if isinstance(task.intent, PutFile)]
+        files = [task.operation.file for task in self._queue.tasks() if isinstance(task.operation, PutFile)]
         wanted = {file.prefix for file in files}
         # Looked up before anybody can write: later there are the segments of files that are open now.
         left = [standing for standing in standings if standing.prefix not in wanted]
         self._contents.recall(standing for standing in standings if standing.prefix in wanted)
         if self._late is not None:
             self._late.begin(
-                make_done, [name for task in self._queue.tasks() for name in names_of(task.intent)]
+                make_done, [name for task in self._queue.tasks() for name in names_of(task.operation)]
             )
-        self._dispatch.start()
-        self._dispatch.soon(lambda: self._clean_up(left))
+        self._scheduler.start()
+        self._scheduler.soon(lambda: self._clean_up(left))
         self._syncing.start()
 
     def _clean_up(self, left: Iterable[UnreferencedPrefix]) -> None:
@@ -133,13 +135,13 @@ class Journal:
 
     def _discard_below(self, standing: UnreferencedPrefix) -> None:
         try:
-            self._execution.removal.discard_below(standing)
+            self._executor.removal.discard_below(standing)
         except StoreError as error:
             log.info("segments below %s stay for now: %s", standing.prefix, error)
         else:
             self._log.end_upload(standing.prefix)
 
-    def add(self, path: str, intent: Intent, done: Done = _ignore, *, at_least: float = 0.0) -> bool:
+    def submit(self, path: str, intent: Operation, done: Done = _ignore, *, at_least: float = 0.0) -> bool:
         """Take an intent about `path`, to be executed after `at_least` so many seconds.
 
         Return False when nothing is left to do: `done` will not be called. Raise `OSError` when the disk does
@@ -150,7 +152,7 @@ class Journal:
                 self._keep_newer(holder, path, intent, done, at_least)
                 return True
             tail = self._queue.tail(names_of(intent)[0])
-            merged = None if tail is None or tail.running else coalesce(tail.intent, intent)
+            merged = None if tail is None or tail.running else coalesce(tail.operation, intent)
             if tail is not None and merged is not None and not merged:
                 self._drop(tail)
                 return False
@@ -160,7 +162,7 @@ class Journal:
                     self._queue.next_seq(), path, intent, done, now, now + max(self.seconds, at_least)
                 )
                 self._log.commit([task.record()])
-                self._hold(intent)
+                self._pin(intent)
                 self._queue.add(task)
                 self._changed.notify_all()
             else:
@@ -179,18 +181,18 @@ class Journal:
             return seq
 
     def let_go(self, held: int, path: str, deletion: Delete, done: Done) -> None:
-        """Take a deletion that was held; errors as in `add`, and then it is recorded no more.
+        """Take a deletion that was held; errors as in `submit`, and then it is recorded no more.
 
         INVARIANT: nothing that uses the name again is recorded before the record of the held one is gone.
         """
         with self._changed:
             try:
-                self.add(path, deletion, done)
+                self.submit(path, deletion, done)
             finally:
                 self._log.finish([held])
 
     @property
-    def late(self) -> LateAnswers | None:
+    def late(self) -> LateRequests | None:
         """What looks again for requests that were carried out late, None where nothing is watched."""
         return self._late
 
@@ -199,11 +201,11 @@ class Journal:
         with self._changed:
             return not self._queue.chain(name)
 
-    def _put_right(self, path: str, intent: Intent, done: Done, holds: Callable[[], bool]) -> bool:
+    def _put_right(self, path: str, intent: Operation, done: Done, holds: Callable[[], bool]) -> bool:
         with self._changed:
             if not all(map(self.is_idle, names_of(intent))) or not holds():
                 return False
-            return self.add(path, intent, done)
+            return self.submit(path, intent, done)
 
     def rename(
         self,
@@ -214,7 +216,7 @@ class Journal:
         *,
         replaces_large: bool | None,
         replaces_etag: str | None,
-        fresh: bool,
+        creates: bool,
     ) -> bool:
         """Let what was to be stored as `source` be stored as `target`, which is `path`; say if it can be.
 
@@ -224,22 +226,22 @@ class Journal:
         """
         with self._changed:
             chain = self._queue.chain(source)
-            if len(chain) != 1 or chain[0].running or chain[0].tried:
+            if len(chain) != 1 or chain[0].running or chain[0].ambiguous:
                 return False
             (task,) = chain
-            if not isinstance(task.intent, PutFile | PutSmall):
+            if not isinstance(task.operation, PutFile | PutSpecial):
                 return False
-            moved = task.intent.renamed(
-                target, replaces_large=replaces_large, replaces_etag=replaces_etag, fresh=fresh
+            moved = task.operation.renamed(
+                target, replaces_large=replaces_large, replaces_etag=replaces_etag, creates=creates
             )
             if moved is None:
                 return False
             tail = self._queue.tail(target)
-            merged = coalesce(tail.intent, moved) if tail is not None and not tail.running else None
+            merged = coalesce(tail.operation, moved) if tail is not None and not tail.running else None
             self._replace(task, tail if merged else None, (merged or (moved,))[0], path, note)
             return True
 
-    def execute(self, path: str, intent: Move | MoveFolder) -> list[ObjectName]:
+    def run_move(self, path: str, intent: Move | MoveFolder) -> list[ObjectName]:
         """Execute a move, after all that waits for its names; raise why it was not made.
 
         When the process dies the next one finishes it. Return what stays at the old place until Swift deletes
@@ -248,13 +250,15 @@ class Journal:
         with self._changed:
             tasks = [task for name in names_of(intent) for task in self._queue.chain(name)]
             deletion = self._needless(intent)
-            self._dispatch.attempt([task for task in tasks if task is not deletion])
+            self._scheduler.attempt([task for task in tasks if task is not deletion])
             if deletion is not self._needless(intent):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
             task = Task(self._queue.next_seq(), path, intent, _ignore, now, now)
-            if deletion is not None and isinstance(deletion.intent, Delete) and isinstance(intent, Move):
-                task.intent = replace(intent, replaces_large=deletion.intent.large, replaces_etag=ANY_VERSION)
+            if deletion is not None and isinstance(deletion.operation, Delete) and isinstance(intent, Move):
+                task.operation = replace(
+                    intent, replaces_large=deletion.operation.is_slo, replaces_etag=ANY_VERSION
+                )
                 self._log.commit([task.record()], [deletion.seq])
                 self._queue.remove(deletion)
                 task.overrides = deletion
@@ -262,10 +266,10 @@ class Journal:
                 self._log.commit([task.record()])
             self._queue.add(task)
             try:
-                self._dispatch.attempt([task])
+                self._scheduler.attempt([task])
             except (SwiftfsError, OSError) as error:
                 # It may still wait for what failed: a move that was refused must not be made later.
-                self._dispatch.cancel(task, error)
+                self._scheduler.cancel(task, error)
                 raise
             return task.left
 
@@ -273,19 +277,19 @@ class Journal:
         """Let `done` be told how the deletion of what a move left behind goes."""
         with self._changed:
             task = self._queue.tail(name)
-            if task is not None and isinstance(task.intent, Delete) and task.intent.moved:
+            if task is not None and isinstance(task.operation, Delete) and task.operation.moved:
                 task.done = done
                 return
         done(None)
 
-    def run(self, intent: Intent) -> None:
+    def run_unjournaled(self, intent: Operation) -> None:
         """Execute an intent that needs no journal, because nothing of it can be half done; raise why not."""
-        self._execution.run(intent)
+        self._executor.run(intent)
 
     def flush(self, names: Collection[ObjectName]) -> None:
         """Execute what waits for `names` now; raise why it failed, though it stays."""
         with self._changed:
-            self._dispatch.attempt([task for name in names for task in self._queue.chain(name)])
+            self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
         """Give up the last intent about `name`, which failed: whoever asked for it was told `error`."""
@@ -299,94 +303,96 @@ class Journal:
     def flush_below(self, folder: Folder) -> None:
         """Execute now what waits below `folder`; errors as in `flush`."""
         with self._changed:
-            self._dispatch.attempt(self._queue.below(folder))
+            self._scheduler.attempt(self._queue.below(folder))
 
-    def hasten(self) -> None:
+    def flush_all(self) -> None:
         """Begin to execute all that waits, what is parked too; `report` tells how that goes."""
         with self._changed:
-            self._dispatch.refusals.forget_shown()
+            self._scheduler.refusals.forget_shown()
             self._is_flushing = True
-            self._dispatch.hasten(self._queue.tasks())
+            self._scheduler.flush_all(self._queue.tasks())
 
     def retry(self) -> None:
         """Execute what was parked or failed, in a moment."""
         with self._changed:
             for task in self._queue.tasks():
                 if task.error is not None:
-                    self._queue.urge(task)
+                    self._queue.run_now(task)
             self._changed.notify_all()
 
-    def relieve(self) -> bool:
+    def start_uploads_for_space(self) -> bool:
         """Begin to store files, for the disk is full of them; say whether anything is under way."""
         with self._changed:
             for task in self._queue.tasks():
-                if isinstance(task.intent, PutFile) and not task.attempts and task.due:
+                if isinstance(task.operation, PutFile) and not task.attempts and task.due:
                     self._queue.schedule(task, 0.0)
             self._changed.notify_all()
-            return self._dispatch.is_busy()
+            return self._scheduler.is_busy()
 
-    def share(self, name: ObjectName) -> CachedFile | None:
+    def acquire_pending(self, name: ObjectName) -> CachedFile | None:
         """Return the content of what waits to be stored as `name`, for the caller to leave, or None."""
         with self._changed:
             for task in reversed(self._queue.chain(name)):
-                if isinstance(task.intent, PutFile):
-                    return self._contents.acquire_pending(task.intent.file)
+                if isinstance(task.operation, PutFile):
+                    return self._contents.acquire_pending(task.operation.file)
         return None
 
     def body(self, name: ObjectName) -> bytes | None:
         """Return the body of a small object that waits to be stored as `name`, or None."""
         with self._changed:
             tail = self._queue.tail(name)
-            return tail.intent.body if tail is not None and isinstance(tail.intent, PutSmall) else None
+            return (
+                tail.operation.body if tail is not None and isinstance(tail.operation, PutSpecial) else None
+            )
 
     def failure(self, name: ObjectName) -> Failure | None:
         """Return why what is parked for `name` could not be stored, once for each time that it failed."""
         with self._changed:
             for task in self._queue.chain(name):
-                if task.parked and task.error is not None and not task.told:
-                    task.told = True
+                if task.blocked and task.error is not None and not task.reported:
+                    task.reported = True
                     return task.error
         return None
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[PendingChange]:
         """Return what is not executed yet."""
         with self._changed:
             return [describe(task) for task in self._queue.tasks()]
 
-    def report(self) -> Report:
+    def report(self) -> QueueReport:
         """Return how much is not executed yet, and the first of it."""
         late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
-            refusals = self._dispatch.refusals
-            found = report(self._queue.tasks(), refusals, away=self._dispatch.is_away, sent=self.sent)
+            refusals = self._scheduler.refusals
+            found = report(self._queue.tasks(), refusals, away=self._scheduler.is_away, sent=self.sent)
             if self._is_flushing and not found.flushing:
                 refusals.show()
                 self._is_flushing = False
         return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
 
-    def refused(self) -> list[Waiting]:
+    def refused(self) -> list[PendingChange]:
         """Return the changes that Swift refused for good, and that nobody was told about yet."""
         with self._changed:
-            untold = [one for one in self._dispatch.refusals.kept() if not one.shown]
+            untold = [one for one in self._scheduler.refusals.kept() if not one.shown]
             return [describe(one.task, state="refused") for one in untold]
 
     def raise_refusal(self, name: ObjectName) -> None:
         """Raise why a change of `name` was given up, once."""
         with self._changed:
-            error = self._dispatch.refusals.take(name)
+            error = self._scheduler.refusals.take(name)
         if error is not None:
             raise error
 
     def raise_refusal_below(self, folder: Folder) -> None:
         """Raise why a change below `folder` was given up, once."""
         with self._changed:
-            error = self._dispatch.refusals.take_below(folder)
+            error = self._scheduler.refusals.take_below(folder)
         if error is not None:
             raise error
 
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
-    ) -> list[Waiting]:
+    ) -> list[PendingChange]:
         """Execute what waits, for so long at most, and end the threads; return what the next mount has to do.
 
         `progress` is called with the number of intents that still wait, and `give_up` when there is no more
@@ -398,14 +404,14 @@ class Journal:
         with self._changed:
             self.seconds = 0.0
             for task in self._queue.tasks():
-                self._queue.urge(task)
+                self._queue.run_now(task)
             self._changed.notify_all()
         while (left := self._wait_for_fewer(deadline)) and monotonic() < deadline:
             progress(left)
         if left:
             give_up()
-        self._dispatch.stop()
-        self._execution.close()
+        self._scheduler.stop()
+        self._executor.close()
         self._closing.set()
         if self._syncing.ident is not None:
             self._syncing.join()
@@ -422,13 +428,13 @@ class Journal:
             return sum(not task.is_stuck for task in self._queue.tasks())
 
     def _resume(
-        self, record: Record, intent: Move | MoveFolder, make_done: Callable[[str, Intent], Done]
+        self, record: Record, intent: Move | MoveFolder, make_done: Callable[[str, Operation], Done]
     ) -> None:
         """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
         again: list[Record] = []
         remnants: list[Remnant] = []
         try:
-            remnants = self._execution.resume(intent)
+            remnants = self._executor.resume(intent)
         except StoreError as error:
             remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
@@ -439,21 +445,21 @@ class Journal:
                 now = monotonic()
                 task = Task(record.seq, record.path, intent, _ignore, now, now, attempts=1, error=error)
                 with self._changed:
-                    self._dispatch.refusals.keep(task, error)
+                    self._scheduler.refusals.keep(task, error)
         else:
             log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
         tasks = remnant_tasks(self._queue, record.path, intent, remnants)
         self._log.finish([record.seq], [*again, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
-                task.done = make_done(task.path, task.intent)
+                task.done = make_done(task.path, task.operation)
                 self._queue.add(task)
 
     def _drop(self, task: Task) -> None:
         self._log.commit(drop=[task.seq])
         self._queue.remove(task)
         task.ended = True
-        self._unhold(task.intent)
+        self._unpin(task.operation)
         self._changed.notify_all()
 
     def _holder_of(self, intent: PutFile) -> Task | None:
@@ -462,7 +468,7 @@ class Journal:
         INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
         """
         chain = self._queue.chain(intent.name)
-        holder = next((task for task in chain if _file_of(task.intent) == intent.file.file), None)
+        holder = next((task for task in chain if _file_of(task.operation) == intent.file.file), None)
         return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
 
     def _keep_newer(self, holder: Task, path: str, intent: PutFile, done: Done, at_least: float) -> None:
@@ -474,9 +480,9 @@ class Journal:
         due = now + max(self.seconds, at_least)
         chain = self._queue.chain(intent.name)
         behind = chain[chain.index(holder) + 1 :]
-        assert isinstance(holder.intent, PutFile)
-        assert all(isinstance(task.intent, Describe | SetHeaders) for task in behind)
-        merged = merge_hand_in(holder.intent, intent)
+        assert isinstance(holder.operation, PutFile)
+        assert all(isinstance(task.operation, SetAttributes | ReplaceHeaders) for task in behind)
+        merged = merge_hand_in(holder.operation, intent)
         self._log.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
         for task in behind:
             self._queue.remove(task)
@@ -487,16 +493,16 @@ class Journal:
         else:
             self._change(holder, path, merged, done, due)
 
-    def _change(self, task: Task, path: str, intent: Intent, done: Done, due: float) -> None:
+    def _change(self, task: Task, path: str, intent: Operation, done: Done, due: float) -> None:
         self._log.commit([Record(task.seq, path, intent)])
-        if _file_of(intent) != _file_of(task.intent):
-            self._hold(intent)
-            self._unhold(task.intent)
-        task.path, task.intent, task.done = path, intent, done
-        task.parked, task.error = False, None
+        if _file_of(intent) != _file_of(task.operation):
+            self._pin(intent)
+            self._unpin(task.operation)
+        task.path, task.operation, task.done = path, intent, done
+        task.blocked, task.error = False, None
         task.handed += 1
-        is_awaited = task.urgent or task.asked is not None
-        latest = 0.0 if is_awaited else task.born + LONGEST_SETTLING * self.seconds
+        is_awaited = task.urgent or task.flush_mark is not None
+        latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self.seconds
         self._queue.schedule(task, min(due, latest))
         self._changed.notify_all()
 
@@ -504,25 +510,25 @@ class Journal:
         self,
         task: Task,
         overtaken: Task | None,
-        intent: Intent,
+        intent: Operation,
         path: str,
         note: Callable[[], tuple[Done, Done]],
     ) -> None:
         """Let `intent` take the place of both tasks, behind all others; `note` is as in `rename`."""
-        assert isinstance(task.intent, PutFile | PutSmall)
-        source, was_there = task.intent, not task.intent.fresh
+        assert isinstance(task.operation, PutFile | PutSpecial)
+        source, was_there = task.operation, not task.operation.creates
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
         deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
-        leaves = Task(self._queue.next_seq(), task.path, deletion, _ignore, task.born, task.due)
+        leaves = Task(self._queue.next_seq(), task.path, deletion, _ignore, task.created, task.due)
         records = [Record(seq, path, intent), *([leaves.record()] if was_there else [])]
         self._log.commit(records, [one.seq for one in gone])
         for one in gone:
             self._queue.remove(one)
         if overtaken:
             overtaken.ended = True
-            self._unhold(overtaken.intent)
+            self._unpin(overtaken.operation)
         task.done, leaves.done = note()
-        task.seq, task.path, task.intent = seq, path, intent
+        task.seq, task.path, task.operation = seq, path, intent
         if isinstance(intent, PutFile):
             self._contents.detach(intent.file.file)
         self._queue.add(task)
@@ -535,19 +541,19 @@ class Journal:
     def _needless(self, intent: Move | MoveFolder) -> Task | None:
         """Return the deletion of a move's target that waits: the move overwrites what it would delete."""
         tail = self._queue.tail(intent.target) if isinstance(intent, Move) else None
-        return tail if tail and not tail.running and isinstance(tail.intent, Delete) else None
+        return tail if tail and not tail.running and isinstance(tail.operation, Delete) else None
 
-    def _hold(self, intent: Intent) -> None:
+    def _pin(self, intent: Operation) -> None:
         if (file := _file_of(intent)) is not None:
             self._contents.pin(file)
 
-    def _unhold(self, intent: Intent) -> None:
+    def _unpin(self, intent: Operation) -> None:
         if (file := _file_of(intent)) is not None:
             self._contents.unpin(file)
 
     def _abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in another thread."""
-        self._dispatch.soon(lambda: self._delete_segments(uploads))
+        self._scheduler.soon(lambda: self._delete_segments(uploads))
 
     def _delete_segments(self, uploads: SegmentUploader) -> None:
         """Delete what the file has uploaded; where a manifest may name it, that is looked at first."""
@@ -555,8 +561,8 @@ class Journal:
         if uploads.is_inherited or uploads.is_in_doubt:
             self._discard_below(uploads.state())
             return
-        failures = self._execution.removal.delete_all(names)
-        self._execution.removal.log_unused(failures)
+        failures = self._executor.removal.delete_all(names)
+        self._executor.removal.log_unused(failures)
         if not failures:  # else the next mount finds them by their prefix
             self._log.end_upload(uploads.prefix)
 
@@ -566,12 +572,12 @@ class Journal:
                 self._log.sync()
             except OSError as error:
                 log.warning("what was closed may not survive a power cut: %s", error)
-            if self._execution.removal.is_due():
+            if self._executor.removal.is_due():
                 with suppress(RuntimeError):  # the threads have ended: the next mount looks
-                    self._dispatch.soon(self._execution.removal.look_again)
+                    self._scheduler.soon(self._executor.removal.look_again)
 
 
-def _with_prefix(intent: Intent, uploads: Mapping[str, UnreferencedPrefix]) -> Intent:
+def _with_prefix(intent: Operation, uploads: Mapping[str, UnreferencedPrefix]) -> Operation:
     """Return the intent with the prefix of its file's segments, which began to be stored after its record."""
     if not isinstance(intent, PutFile) or intent.file.prefix is not None:
         return intent
@@ -579,6 +585,6 @@ def _with_prefix(intent: Intent, uploads: Mapping[str, UnreferencedPrefix]) -> I
     return intent if standing is None else replace(intent, file=replace(intent.file, prefix=standing.prefix))
 
 
-def _file_of(intent: Intent) -> str | None:
+def _file_of(intent: Operation) -> str | None:
     """Return the local file that an intent needs."""
     return intent.file.file if isinstance(intent, PutFile) else None

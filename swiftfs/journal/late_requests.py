@@ -21,17 +21,17 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
-from swiftfs.journal.database import Log
+from swiftfs.journal.database import JournalDB
 from swiftfs.journal.late_copies import LateCopies
 from swiftfs.journal.operations import (
     Delete,
-    Describe,
     Description,
-    Intent,
+    Operation,
     PutFile,
     PutMarker,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
 )
 from swiftfs.journal.tasks import Done
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
@@ -51,10 +51,10 @@ AGAIN_SECONDS = 30.0
 
 COPY_BYTES = 1024 * 1024
 
-MakeDone = Callable[[str, Intent], Done]
+MakeDone = Callable[[str, Operation], Done]
 """Shows a change in the mount, and returns what is told how it went."""
 
-Submit = Callable[[str, Intent, Done, Callable[[], bool]], bool]
+Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
 """Queues a change of a name of which nothing else waits, if the condition holds; returns whether it did."""
 
 
@@ -76,7 +76,7 @@ class LateCounts:
     overwritten: int = 0
 
 
-class LateAnswers:
+class LateRequests:
     """Watches the objects whose lost requests would undo what was stored since.
 
     What it needs is in `log_` too, so that the next mount goes on. The bytes of the versions that it may have
@@ -87,7 +87,7 @@ class LateAnswers:
         self,
         watch: Watch,
         contents: FileCache,
-        log_: Log,
+        log_: JournalDB,
         submit: Submit,
         is_idle: Callable[[ObjectName], bool],
     ) -> None:
@@ -216,7 +216,7 @@ class LateAnswers:
             return self._delete_segment(found)
         content: CachedFile | None = None
         try:
-            intent: Intent | None = None
+            intent: Operation | None = None
             if path is None:
                 pass
             elif headers_only and info is not None:
@@ -269,9 +269,9 @@ class LateAnswers:
         now = self._ambiguous.get(found.name)
         return now is not None and now.last is found.last
 
-    def _done(self, path: str, intent: Intent) -> Done:
+    def _done(self, path: str, intent: Operation) -> Done:
         """Return what is told how it went; where another kind of object stands, listings tell in a moment."""
-        if self._make_done is None or (isinstance(intent, PutSmall) and _is_folder(intent.description)):
+        if self._make_done is None or (isinstance(intent, PutSpecial) and _is_folder(intent.description)):
             return lambda _outcome: None
         return self._make_done(path, intent)
 
@@ -421,22 +421,22 @@ def _description(headers: Headers) -> Description:
     return Description(media_type, replace(stored, slo=None), metadata, headers.preserved_headers)
 
 
-def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Intent | None:
+def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Operation | None:
     if last.headers is None:
         return None
     if is_directory_type(last.headers.content_type) or info.dlo_prefix is not None:
-        return SetHeaders(name, last.headers)
-    return Describe(name, _description(last.headers), large=info.is_slo)
+        return ReplaceHeaders(name, last.headers)
+    return SetAttributes(name, _description(last.headers), is_slo=info.is_slo)
 
 
-def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Intent | None:
+def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Operation | None:
     """Return what makes a name be gone, a folder or a special file again."""
     if last.kind == "delete":
         return Delete(name, info.is_slo, info.version.etag) if info is not None else None
     assert last.headers is not None
     if _is_marker(last):
         if info is None:
-            return PutMarker(name, last.headers, fresh=False)
+            return PutMarker(name, last.headers, creates=False)
         description = Description(
             last.headers.content_type, Stored(), last.headers.metadata, last.headers.preserved_headers
         )
@@ -444,10 +444,12 @@ def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> In
         description = _description(last.headers)
     large = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutSmall(name, last.body or b"", description, large, etag)
+    return PutSpecial(name, last.body or b"", description, large, etag)
 
 
-def _file_again(name: ObjectName, content: CachedFile, headers: Headers, info: ObjectInfo | None) -> Intent:
+def _file_again(
+    name: ObjectName, content: CachedFile, headers: Headers, info: ObjectInfo | None
+) -> Operation:
     large = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
     return PutFile(name, content.to_record(), _description(headers), large, etag)

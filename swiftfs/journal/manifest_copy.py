@@ -8,7 +8,7 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix, segment_prefix
-from swiftfs.journal.database import Log
+from swiftfs.journal.database import JournalDB
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore
 
@@ -19,7 +19,7 @@ PARALLEL = 16
 class ManifestCopier:
     """Copies SLOs on the server; `log_` knows of the new segments until a manifest names them."""
 
-    def __init__(self, store: ObjectStore, places: SegmentContainerChooser, log_: Log) -> None:
+    def __init__(self, store: ObjectStore, places: SegmentContainerChooser, log_: JournalDB) -> None:
         self._store = store
         self._places = places
         self._log = log_

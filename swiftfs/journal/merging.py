@@ -6,46 +6,46 @@ from dataclasses import replace
 from swiftfs.journal.database import Record
 from swiftfs.journal.operations import (
     Delete,
-    Describe,
-    Intent,
+    Operation,
     PutFile,
     PutMarker,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
 )
 
 
-def coalesce(earlier: Intent, later: Intent) -> tuple[Intent, ...] | None:
+def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:
     """Return what stands for both intents, nothing or one; None when both must be executed in their order.
 
     `earlier` waits for its execution and is the last of its name, which `later` has too.
     """
-    merged: Intent | None
+    merged: Operation | None
     match earlier, later:
         case PutMarker(), Delete():
-            merged = None if earlier.fresh else later
-        case (PutFile() | PutSmall(), Delete()):
+            merged = None if earlier.creates else later
+        case (PutFile() | PutSpecial(), Delete()):
             merged = None
-            if not earlier.fresh:
+            if not earlier.creates:
                 merged = Delete(earlier.name, earlier.replaces_large, earlier.replaces_etag)
-        case (PutFile() | PutSmall(), PutFile() | PutSmall()):
+        case (PutFile() | PutSpecial(), PutFile() | PutSpecial()):
             merged = replace(
                 later,
                 replaces_large=earlier.replaces_large,
                 replaces_etag=earlier.replaces_etag,
-                fresh=earlier.fresh,
+                creates=earlier.creates,
             )
             if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
-                merged = replace(merged, garbage=earlier.garbage, sent=earlier.sent)
-        case PutFile(), Describe():
-            merged = replace(earlier, description=later.description, inherit=False)
-        case PutSmall(), Describe():
+                merged = replace(merged, superseded_segments=earlier.superseded_segments, sent=earlier.sent)
+        case PutFile(), SetAttributes():
+            merged = replace(earlier, description=later.description, foreign_headers_unknown=False)
+        case PutSpecial(), SetAttributes():
             merged = replace(earlier, description=later.description)
-        case (PutMarker(), SetHeaders()):
+        case (PutMarker(), ReplaceHeaders()):
             merged = replace(earlier, headers=later.headers)
-        case (Delete(), PutFile() | PutSmall()):
-            merged = replace(later, replaces_large=earlier.large, replaces_etag=earlier.etag, fresh=False)
-        case (Describe() | SetHeaders(), Describe() | SetHeaders() | Delete() | PutFile()):
+        case (Delete(), PutFile() | PutSpecial()):
+            merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
+        case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
         case _:
             return None
@@ -70,24 +70,24 @@ def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     found: dict[int, Record] = {}
     for record in records:
         newest = record
-        if isinstance(record.intent, PutFile):
-            older = kept.get(file := record.intent.file.file)
+        if isinstance(record.operation, PutFile):
+            older = kept.get(file := record.operation.file.file)
             if older is not None:
                 replaced.append(found.pop(older.seq))
-                newest = _with_older(record, record.intent, attempted(older.intent))
+                newest = _with_older(record, record.operation, attempted(older.operation))
             kept[file] = newest
         found[newest.seq] = newest
     return list(found.values()), replaced
 
 
-def _with_older(record: Record, intent: PutFile, older: Intent) -> Record:
+def _with_older(record: Record, intent: PutFile, older: Operation) -> Record:
     assert isinstance(older, PutFile)
     intent = replace(intent, file=intent.file.with_blocks_of(older.file))
-    return replace(record, intent=merge_hand_in(older, intent))
+    return replace(record, operation=merge_hand_in(older, intent))
 
 
-def attempted(intent: Intent) -> Intent:
+def attempted(intent: Operation) -> Operation:
     """Return the intent as it is after an attempt: it may stand in Swift, whatever the answer was."""
-    if isinstance(intent, PutFile | PutSmall) and not intent.replaces_large:
-        return replace(intent, fresh=False, replaces_large=None)
-    return replace(intent, fresh=False) if isinstance(intent, PutMarker) else intent
+    if isinstance(intent, PutFile | PutSpecial) and not intent.replaces_large:
+        return replace(intent, creates=False, replaces_large=None)
+    return replace(intent, creates=False) if isinstance(intent, PutMarker) else intent

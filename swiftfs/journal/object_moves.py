@@ -16,7 +16,7 @@ from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.protocol import ObjectStore
@@ -78,7 +78,7 @@ class _Item:
         return self.row is None or self.row.hash != self.copied
 
 
-class Moving:
+class ObjectMoves:
     """Carries out moves; `removal` deletes objects, and knows whose segments are whose.
 
     A listing that is younger than `moment` seconds speaks for the objects it shows.
@@ -88,7 +88,7 @@ class Moving:
         self,
         store: ObjectStore,
         pool: Executor,
-        removal: Removal,
+        removal: SegmentRemoval,
         moment: float = MOMENT,
     ) -> None:
         self._store = store
@@ -98,8 +98,8 @@ class Moving:
 
     def move(self, intent: Move) -> list[Remnant]:
         """Copy, then delete the source if it is still what was copied; return it if that was not possible."""
-        replaced = self._removal.segments_of(intent.target, large=intent.replaces_large)
-        item = _Item(intent.source, intent.target, "", large=intent.large)
+        replaced = self._removal.segments_of(intent.target, is_slo=intent.replaces_large)
+        item = _Item(intent.source, intent.target, "", large=intent.is_slo)
         try:
             item.copied = self._store.copy(intent.source, intent.target, manifest_only=True).etag
         except StoreError:
@@ -431,7 +431,7 @@ def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
 
 
 def _deletion(item: _Item) -> Delete:
-    return Delete(item.source, large=False, etag=item.copied, moved=True)
+    return Delete(item.source, is_slo=False, etag=item.copied, moved=True)
 
 
 def _some(names: Sequence[ObjectName]) -> str:

@@ -37,10 +37,11 @@ class PutFile:
     """Store a file's bytes under `name`: whole, or as an SLO when there are segments of them.
 
     `replaces_large` says whether an SLO is overwritten, whose segments are garbage then, and `replaces_etag`
-    the ETag of the object; None is unknown. A `fresh` object is the first of its name. With `inherit` the
-    headers that another client gave the object are asked for and kept. `garbage` are segments of what an
-    earlier attempt has replaced, to be deleted when this stands. `sent` are the ETags of versions that
-    earlier attempts may have stored, where anybody needs to know.
+    the ETag of the object; None is unknown. A `creates` object is the first of its name. With
+    `foreign_headers_unknown` the headers that another client gave the object are asked for and kept.
+    `superseded_segments` are segments of what an earlier attempt has replaced, to be deleted when this
+    stands. `sent` are the ETags of versions that earlier attempts may have stored, where anybody needs to
+    know.
     """
 
     name: ObjectName
@@ -48,16 +49,16 @@ class PutFile:
     description: Description
     replaces_large: bool | None = False
     replaces_etag: str | None = None
-    fresh: bool = False
-    inherit: bool = False
-    garbage: tuple[ObjectName, ...] = ()
+    creates: bool = False
+    foreign_headers_unknown: bool = False
+    superseded_segments: tuple[ObjectName, ...] = ()
     sent: tuple[str, ...] = ()
 
     def renamed(
-        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, fresh: bool
+        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
     ) -> "PutFile | None":
         """Return what stores the same under another name, None when the old name's object is needed."""
-        if self.inherit or not self.file.is_whole:
+        if self.foreign_headers_unknown or not self.file.is_whole:
             return None
         return replace(
             self,
@@ -65,12 +66,12 @@ class PutFile:
             file=replace(self.file, origin=None),
             replaces_large=replaces_large,
             replaces_etag=replaces_etag,
-            fresh=fresh,
+            creates=creates,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class PutSmall:
+class PutSpecial:
     """Store a symbolic link or special file: `body` is its target, or empty; the rest is as in `PutFile`."""
 
     name: ObjectName
@@ -78,14 +79,14 @@ class PutSmall:
     description: Description
     replaces_large: bool | None = False
     replaces_etag: str | None = None
-    fresh: bool = False
+    creates: bool = False
 
     def renamed(
-        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, fresh: bool
-    ) -> "PutSmall":
+        self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
+    ) -> "PutSpecial":
         """Return what stores the same under another name."""
         return replace(
-            self, name=name, replaces_large=replaces_large, replaces_etag=replaces_etag, fresh=fresh
+            self, name=name, replaces_large=replaces_large, replaces_etag=replaces_etag, creates=creates
         )
 
 
@@ -95,20 +96,20 @@ class PutMarker:
 
     name: ObjectName
     headers: Headers = field(default_factory=lambda: Headers(DIRECTORY_TYPE))
-    fresh: bool = True
+    creates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Describe:
-    """Replace the description of a file's object; `large` says whether it is an SLO, None is unknown."""
+class SetAttributes:
+    """Replace the description of a file's object; `is_slo` says whether it is an SLO, None is unknown."""
 
     name: ObjectName
     description: Description
-    large: bool | None
+    is_slo: bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class SetHeaders:
+class ReplaceHeaders:
     """Replace the headers of an object that is no file of ours: a folder's marker, or a DLO."""
 
     name: ObjectName
@@ -124,7 +125,7 @@ class Delete:
     """
 
     name: ObjectName
-    large: bool | None
+    is_slo: bool | None
     etag: str | None = None
     moved: bool = False
 
@@ -139,7 +140,7 @@ class Move:
 
     `etag` is the source's and `replaces_etag` the target's, empty for none there; None is unknown, and
     `ANY_VERSION` stands for whatever is there, for its deletion was due. `served`
-    says that a mount has served files since the move was interrupted. `large` says whether the object is an
+    says that a mount has served files since the move was interrupted. `is_slo` says whether the object is an
     SLO, None is unknown.
     """
 
@@ -149,7 +150,7 @@ class Move:
     etag: str | None = None
     replaces_etag: str | None = None
     served: bool = False
-    large: bool | None = None
+    is_slo: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,12 @@ class DeleteContainer:
     container: str
 
 
-Intent = (
+Operation = (
     PutFile
-    | PutSmall
+    | PutSpecial
     | PutMarker
-    | Describe
-    | SetHeaders
+    | SetAttributes
+    | ReplaceHeaders
     | Delete
     | Move
     | MoveFolder
@@ -224,10 +225,10 @@ Intent = (
 
 KINDS: Mapping[type, str] = {
     PutFile: "PutFile",
-    PutSmall: "PutSmall",
+    PutSpecial: "PutSmall",
     PutMarker: "PutMarker",
-    Describe: "Describe",
-    SetHeaders: "SetHeaders",
+    SetAttributes: "Describe",
+    ReplaceHeaders: "SetHeaders",
     Delete: "Delete",
     Move: "Move",
     MoveFolder: "MoveFolder",
@@ -238,7 +239,7 @@ KINDS: Mapping[type, str] = {
 """What each kind is called in journals on disk and in a status, whatever its class is called."""
 
 
-def names_of(intent: Intent) -> tuple[ObjectName, ...]:
+def names_of(intent: Operation) -> tuple[ObjectName, ...]:
     """Return the objects that an intent is about, of a whole folder its markers; none for containers."""
     match intent:
         case Move():

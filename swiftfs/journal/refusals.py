@@ -22,7 +22,7 @@ class Refusal:
 
     def is_about(self, name: ObjectName) -> bool:
         """Return whether the change was about the object `name`."""
-        return name in names_of(self.task.intent)
+        return name in names_of(self.task.operation)
 
 
 class Refusals:
@@ -37,7 +37,7 @@ class Refusals:
 
     def add(self, task: Task, error: Failure) -> None:
         """Record that a task was given up; who asked for a move or a folder is told by the call itself."""
-        if not isinstance(task.intent, Move | MoveFolder | PutMarker):
+        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             self.keep(task, error)
 
     def keep(self, task: Task, error: Failure) -> None:
@@ -58,8 +58,8 @@ class Refusals:
     def mended(self, task: Task) -> None:
         """Forget the refusals of earlier changes of the same kind, for this task did what they were to do."""
         if self._kept:
-            names, kind = names_of(task.intent), type(task.intent)
-            self._keep(lambda one: type(one.task.intent) is not kind or not any(map(one.is_about, names)))
+            names, kind = names_of(task.operation), type(task.operation)
+            self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
 
     def take(self, name: ObjectName) -> Failure | None:
         """Return why the oldest refused change of `name` was given up, and forget it."""
@@ -69,7 +69,7 @@ class Refusals:
         """Return why the oldest refused change below `folder` was given up, and forget all of them there."""
 
         def is_below(one: Refusal) -> bool:
-            names = names_of(one.task.intent)
+            names = names_of(one.task.operation)
             return any(Folder(name.container, name.key).is_below(folder) for name in names)
 
         error = first = self._take(is_below)
@@ -90,7 +90,7 @@ class Refusals:
     def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
         for index, one in enumerate(self._kept):
             # A move that is kept was an earlier mount's: who syncs a file or folder now has not asked for it.
-            if fits(one) and not isinstance(one.task.intent, Move | MoveFolder):
+            if fits(one) and not isinstance(one.task.operation, Move | MoveFolder):
                 return self._kept.pop(index).error
         return None
 
@@ -100,5 +100,5 @@ class Refusals:
 
 def complaint(task: Task, error: Failure) -> str:
     """Return the log line of a change that was given up."""
-    done = "deleted" if isinstance(task.intent, Delete) else "changed"
+    done = "deleted" if isinstance(task.operation, Delete) else "changed"
     return f"{task.path}: could not be {done}: {error}"

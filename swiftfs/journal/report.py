@@ -25,7 +25,7 @@ _ORDER = ("parked", "running", "waiting")
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingChange:
     """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure.
 
     `bytes` is the size of the file that is to be stored; while it runs, `sent` is what needs not be sent of
@@ -42,7 +42,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class QueueReport:
     """How many changes Swift has not got yet, by state, and the bytes of their files.
 
     The first of them was handed in `oldest` seconds ago, to this mount or when it began.
@@ -65,11 +65,11 @@ class Report:
     away: bool
     flushing: int
     unflushed: int
-    changes: tuple[Waiting, ...] = ()
+    changes: tuple[PendingChange, ...] = ()
     left_out: int = 0
     oldest: float = 0.0
     refused: int = 0
-    refusals: tuple[Waiting, ...] = ()
+    refusals: tuple[PendingChange, ...] = ()
     watched: int = 0
     put_right: int = 0
     overwritten: int = 0
@@ -88,45 +88,45 @@ class Report:
         return json.dumps({**asdict(self), "changes": shown, "refusals": refusals, "left_out": left_out})
 
     @classmethod
-    def from_json(cls, text: str) -> "Report":
+    def from_json(cls, text: str) -> "QueueReport":
         """Return what `to_json` wrote; raise `ValueError` or `TypeError` for anything else."""
         values = json.loads(text)
         for name in ("changes", "refusals"):
-            values[name] = tuple(Waiting(**change) for change in values.get(name, ()))
+            values[name] = tuple(PendingChange(**change) for change in values.get(name, ()))
         return cls(**values)
 
 
-def describe(task: Task, sent: int = 0, state: str = "") -> Waiting:
+def describe(task: Task, sent: int = 0, state: str = "") -> PendingChange:
     """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more.
 
     Without a `state` it is the task's own.
     """
     reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
-    kind = KINDS[type(task.intent)]
-    return Waiting(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
+    kind = KINDS[type(task.operation)]
+    return PendingChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
 def progress(contents: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
     """Return what tells how many bytes of a task's file need not be sent any more."""
 
     def sent(task: Task) -> int:
-        if not isinstance(task.intent, PutFile):
+        if not isinstance(task.operation, PutFile):
             return 0
-        content = contents.peek(task.intent.file.file)
-        return sent_bytes(task.intent.name, content, under_way) if content is not None else 0
+        content = contents.peek(task.operation.file.file)
+        return sent_bytes(task.operation.name, content, under_way) if content is not None else 0
 
     return sent
 
 
 def report(
     tasks: Iterable[Task], refusals: Refusals, *, away: bool, sent: Callable[[Task], int] = lambda _: 0
-) -> Report:
+) -> QueueReport:
     """Return a report about tasks; the journal's lock is held. `sent` is asked of those that run."""
     tasks = list(tasks)
     states = [_state(task) for task in tasks]
-    asked = [task for task in tasks if task.asked is not None]
+    asked = [task for task in tasks if task.flush_mark is not None]
     first = heapq.nsmallest(MOST_CHANGES, tasks, key=_urgency)
-    return Report(
+    return QueueReport(
         states.count("waiting"),
         states.count("running"),
         states.count("parked"),
@@ -136,13 +136,13 @@ def report(
         len(asked),
         tuple(describe(task, sent(task) if task.running else 0) for task in first),
         len(tasks) - len(first),
-        max(0.0, monotonic() - min((task.born for task in tasks), default=math.inf)),
+        max(0.0, monotonic() - min((task.created for task in tasks), default=math.inf)),
         len(refusals),
         tuple(describe(one.task, state="refused") for one in refusals.kept()[:MOST_CHANGES]),
     )
 
 
-def _fitting(changes: Iterable[Waiting], room: int) -> list[dict[str, object]]:
+def _fitting(changes: Iterable[PendingChange], room: int) -> list[dict[str, object]]:
     """Return the first of the changes that take at most `room` bytes of JSON."""
     shown: list[dict[str, object]] = []
     for change in changes:
@@ -154,7 +154,7 @@ def _fitting(changes: Iterable[Waiting], room: int) -> list[dict[str, object]]:
 
 
 def _state(task: Task) -> str:
-    return "running" if task.running else "parked" if task.parked else "waiting"
+    return "running" if task.running else "parked" if task.blocked else "waiting"
 
 
 def _size(task: Task) -> int:
@@ -168,6 +168,6 @@ def _urgency(task: Task) -> tuple[bool, int, int]:
 
 def _is_tried(task: Task) -> bool:
     """Say whether a task, or one that it waits for, has failed since a flush was asked for."""
-    if task.asked is not None and task.attempts > task.asked and not task.running:
+    if task.flush_mark is not None and task.attempts > task.flush_mark and not task.running:
         return True
     return any(map(_is_tried, task.blockers))

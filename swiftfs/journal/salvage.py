@@ -16,7 +16,7 @@ from typing import Any
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.database import SCHEMA
-from swiftfs.journal.operations import Intent, PutFile
+from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
@@ -38,7 +38,7 @@ class Found:
     """An intent about `path`, and the `doubt` that it is as it was written, if there is one."""
 
     path: str
-    intent: Intent
+    operation: Operation
     doubt: str = ""
 
 
@@ -63,7 +63,7 @@ def salvage(journal: Path) -> Salvage:
         damage = _read_rows(copy, journal, salvaged)
         if damage:
             salvaged.problems.append(f"{journal} is damaged ({damage})")
-            known = {one.intent.file.file for one in salvaged.found if isinstance(one.intent, PutFile)}
+            known = {one.operation.file.file for one in salvaged.found if isinstance(one.operation, PutFile)}
             for name, intent in _carve(copy).items():
                 if name not in known:
                     doubt = "found in what is left of the journal"

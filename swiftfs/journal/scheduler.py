@@ -9,24 +9,24 @@ from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.database import Log
-from swiftfs.journal.executor import Execution
-from swiftfs.journal.late_requests import LateAnswers
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.executor import Executor
+from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.object_moves import Remnant
 from swiftfs.journal.operations import (
     Delete,
-    Describe,
     Move,
     MoveFolder,
     PutFile,
     PutMarker,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
     names_of,
 )
 from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.journal.tasks import Failure, Queue, Task
+from swiftfs.journal.tasks import Failure, Task, TaskQueue
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import path_below
 
@@ -44,7 +44,7 @@ class Unforeseen(SwiftfsError):
     """A fault of this program ended an attempt: what was to be done waits, and says so."""
 
 
-class Dispatch:
+class Scheduler:
     """Executes the tasks of a queue, at most `parallel` at once, and one while the server is away.
 
     `changed` is the journal's lock, which guards the queue and every field, and tells of every change.
@@ -53,20 +53,20 @@ class Dispatch:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: TaskQueue,
         changed: Condition,
-        log_: Log,
+        log_: JournalDB,
         contents: FileCache,
-        execution: Execution,
+        execution: Executor,
         parallel: int,
-        late: LateAnswers | None = None,
+        late: LateRequests | None = None,
     ) -> None:
         self._late = late
         self._queue = queue
         self._changed = changed
         self._log = log_
         self._contents = contents
-        self._execution = execution
+        self._executor = execution
         self._parallel = parallel
         self._workers = new_pool("intent", parallel)
         self._thread = new_thread(self._run, "dispatch")
@@ -102,12 +102,12 @@ class Dispatch:
         """Say whether the server gave no answer last. Lock held."""
         return self._away
 
-    def hasten(self, tasks: Iterable[Task]) -> None:
+    def flush_all(self, tasks: Iterable[Task]) -> None:
         """Begin to execute tasks that are not being executed; a report tells how that goes. Lock held."""
         self._away = False  # that was long ago: only what the server answers from now on counts
         for task in tasks:
-            task.asked, task.asked_for = task.attempts, task.handed
-            self._queue.urge(task)
+            task.flush_mark, task.asked_for = task.attempts, task.handed
+            self._queue.run_now(task)
         self._changed.notify_all()
 
     def attempt(self, tasks: Collection[Task]) -> None:
@@ -121,7 +121,7 @@ class Dispatch:
         hand_ins = {task: task.handed for task in wanted}
         for task in wanted:
             task.urgent = task.handed
-            self._queue.urge(task)
+            self._queue.run_now(task)
         self._changed.notify_all()
 
         def is_done(task: Task) -> bool:
@@ -187,7 +187,7 @@ class Dispatch:
                     now = monotonic()
                     if (task := self._queue.pop_due(now)) is not None:
                         batch = [task]
-                        if isinstance(task.intent, Delete):
+                        if isinstance(task.operation, Delete):
                             batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
                         for one in batch:
                             one.begin()
@@ -200,10 +200,10 @@ class Dispatch:
     def _attempt(self, batch: list[Task]) -> None:
         """Execute a batch. Whatever happens, each of its tasks has ended or waits when this returns."""
         try:
-            if isinstance(batch[0].intent, Delete):
+            if isinstance(batch[0].operation, Delete):
                 self._delete(batch)
-            elif isinstance(batch[0].intent, PutFile):
-                self._put_file(batch[0], batch[0].intent)
+            elif isinstance(batch[0].operation, PutFile):
+                self._put_file(batch[0], batch[0].operation)
             else:
                 self._run_one(batch[0])
         except Exception as error:  # noqa: BLE001  it is logged
@@ -229,15 +229,15 @@ class Dispatch:
         """Park a task in memory alone, and a move ends: what else there is to do has failed. Lock held."""
         task.take_newer()
         task.running, task.attempts, task.error = False, task.attempts + 1, failure
-        if task in self._queue and not isinstance(task.intent, Move | MoveFolder):
-            task.parked, task.urgent = True, 0
+        if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
+            task.blocked, task.urgent = True, 0
         else:
             task.ended = True
             self._queue.remove(task)
 
     def _delete(self, batch: list[Task]) -> None:
-        deletions = [task.intent for task in batch if isinstance(task.intent, Delete)]
-        failures = self._execution.delete_together(deletions)
+        deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
+        failures = self._executor.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
             try:
                 if (error := failures.get(deletion.name)) is not None:
@@ -256,8 +256,8 @@ class Dispatch:
             return
         try:
             intent = self._prepare(task, intent, content)
-            info = self._execution.put_file(
-                intent, content, lambda names: self._note_garbage(task, names), again=task.tried
+            info = self._executor.put_file(
+                intent, content, lambda names: self._record_superseded(task, names), again=task.ambiguous
             )
         except (SwiftfsError, OSError) as error:
             self._fail(task, error)
@@ -267,30 +267,30 @@ class Dispatch:
             self._contents.release(content)
 
     def _prepare(self, task: Task, intent: PutFile, content: CachedFile) -> PutFile:
-        prepared = self._execution.prepare(intent, content)
+        prepared = self._executor.prepare(intent, content)
         if prepared is not intent:
             with self._changed:
-                task.intent = prepared
+                task.operation = prepared
                 if task.newer is not None:
-                    newer = replace(task.newer.intent, file=content.to_record())
-                    task.newer = replace(task.newer, intent=newer)
+                    newer = replace(task.newer.operation, file=content.to_record())
+                    task.newer = replace(task.newer, operation=newer)
                 self._log.commit([task.record()])
         return prepared
 
-    def _note_garbage(self, task: Task, names: Collection[ObjectName]) -> None:
+    def _record_superseded(self, task: Task, names: Collection[ObjectName]) -> None:
         with self._changed:
-            assert isinstance(task.intent, PutFile)
-            garbage = tuple(sorted({*task.intent.garbage, *names}))
-            task.intent = replace(task.intent, garbage=garbage)
+            assert isinstance(task.operation, PutFile)
+            garbage = tuple(sorted({*task.operation.superseded_segments, *names}))
+            task.operation = replace(task.operation, superseded_segments=garbage)
             self._log.commit([task.record()])
 
     def _run_one(self, task: Task) -> None:
         try:
             info = None
-            if isinstance(task.intent, Move | MoveFolder):
-                self._move(task, task.intent)
+            if isinstance(task.operation, Move | MoveFolder):
+                self._move(task, task.operation)
             else:
-                info = self._execution.run(task.intent)
+                info = self._executor.run(task.operation)
         except (SwiftfsError, OSError) as error:
             self._fail(task, error)
         else:
@@ -301,16 +301,16 @@ class Dispatch:
 
         def note(whole: MoveFolder) -> None:
             with self._changed:
-                task.intent = whole
+                task.operation = whole
                 self._log.commit([task.record()])
 
-        remnants = self._execution.move(intent, note)
+        remnants = self._executor.move(intent, note)
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, intent, remnants)
             self._log.finish([], [left.record() for left in tasks])
             for left in tasks:
                 self._queue.add(left)
-                task.left.append(names_of(left.intent)[0])
+                task.left.append(names_of(left.operation)[0])
 
     def _succeed(self, task: Task, info: ObjectInfo | None, content: CachedFile | None = None) -> None:
         if self._late is not None:
@@ -330,24 +330,24 @@ class Dispatch:
     def _go_on(self, task: Task, info: ObjectInfo, content: CachedFile) -> None:
         """Let a task store the newer hand-in of its file next, over the version `info`. Lock held."""
         assert task.newer is not None
-        assert isinstance(task.intent, PutFile)
-        task.born, due = task.newer.born, task.newer.due
-        task.intent = replace(
-            task.intent,
+        assert isinstance(task.operation, PutFile)
+        task.created, due = task.newer.created, task.newer.due
+        task.operation = replace(
+            task.operation,
             replaces_large=info.is_slo,
             replaces_etag=info.version.etag,
-            fresh=False,
-            garbage=(),
+            creates=False,
+            superseded_segments=(),
             sent=(),
         )
         task.take_newer()
-        task.intent = replace(task.intent, file=content.to_record())
-        task.stored, task.running, task.tried, task.told = task.begun, False, False, False
-        if task.asked is not None and task.asked_for <= task.stored:
-            task.asked = None
+        task.operation = replace(task.operation, file=content.to_record())
+        task.stored, task.running, task.ambiguous, task.reported = task.begun, False, False, False
+        if task.flush_mark is not None and task.asked_for <= task.stored:
+            task.flush_mark = None
         if task.urgent <= task.stored:
             task.urgent = 0
-        self._queue.schedule(task, 0.0 if task.urgent or task.asked is not None else due)
+        self._queue.schedule(task, 0.0 if task.urgent or task.flush_mark is not None else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
         """Let the intents behind this one about the same object know what it is now; return them."""
@@ -356,17 +356,17 @@ class Dispatch:
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
         slo = info.version.etag if info.is_slo else None
         for other in followers:
-            if isinstance(other.intent, PutFile):
-                other.intent = replace(
-                    other.intent,
+            if isinstance(other.operation, PutFile):
+                other.operation = replace(
+                    other.operation,
                     replaces_large=info.is_slo,
                     replaces_etag=info.version.etag,
-                    fresh=False,
+                    creates=False,
                 )
-            elif isinstance(other.intent, Describe):
-                stored = replace(other.intent.description.stored, slo=slo)
-                description = replace(other.intent.description, stored=stored)
-                other.intent = replace(other.intent, description=description, large=info.is_slo)
+            elif isinstance(other.operation, SetAttributes):
+                stored = replace(other.operation.description.stored, slo=slo)
+                description = replace(other.operation.description, stored=stored)
+                other.operation = replace(other.operation, description=description, is_slo=info.is_slo)
         return followers
 
     def _end(self, task: Task, changed: Iterable[Task] = (), content: CachedFile | None = None) -> None:
@@ -380,8 +380,8 @@ class Dispatch:
         self._finish([task.seq], changed, content)
         self._queue.remove(task)
         task.ended, task.running = True, False
-        if isinstance(task.intent, PutFile):
-            self._contents.unpin(task.intent.file.file)
+        if isinstance(task.operation, PutFile):
+            self._contents.unpin(task.operation.file.file)
 
     def _finish(self, drop: Iterable[int], changed: Iterable[Task], content: CachedFile | None) -> None:
         """Write down what is done and what has changed by that, in one step. Lock held."""
@@ -398,8 +398,8 @@ class Dispatch:
             self._give_up(task, error)
             return
         with self._changed:
-            task.running, task.tried = False, True
-            task.intent = attempted(task.intent)
+            task.running, task.ambiguous = False, True
+            task.operation = attempted(task.operation)
             task.take_newer()
             self._note_outage(error)
             if self._hand_over(task):
@@ -409,7 +409,7 @@ class Dispatch:
                 self._queue.schedule(task, monotonic() + pause)
                 return
             task.attempts += 1
-            task.error, task.parked, task.urgent, task.told = error, not again, 0, False
+            task.error, task.blocked, task.urgent, task.reported = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, monotonic() + pause)
@@ -420,7 +420,7 @@ class Dispatch:
 
     def _give_up(self, task: Task, error: Failure) -> None:
         """End a task that Swift refuses for good; what was there before is there again."""
-        if not isinstance(task.intent, Move | MoveFolder | PutMarker):
+        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             # Where everybody waits for the change, whoever asked for it gets the error.
             level = self.parked_level if task.urgent else logging.WARNING
             log.log(level, "%s", complaint(task, error))
@@ -435,12 +435,12 @@ class Dispatch:
 
         What the file was meanwhile nobody needs. Lock held.
         """
-        followers = [other for other in self._queue.chain(names_of(task.intent)[0]) if other is not task]
-        merged = coalesce(task.intent, followers[0].intent) if _replaced_by(followers) else None
+        followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
+        merged = coalesce(task.operation, followers[0].operation) if _replaced_by(followers) else None
         if not merged:
             return False
         newer = followers[0]
-        newer.intent, newer.tried = merged[0], True
+        newer.operation, newer.ambiguous = merged[0], True
         task.successor = newer
         self._end(task, [newer])
         if task.urgent:
@@ -455,15 +455,15 @@ class Dispatch:
 
 
 def remnant_tasks(
-    queue: Queue, path: str, intent: Move | MoveFolder, remnants: Collection[Remnant]
+    queue: TaskQueue, path: str, intent: Move | MoveFolder, remnants: Collection[Remnant]
 ) -> list[Task]:
     """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
     tasks = []
     now = monotonic()
     for deletion, error in remnants:
         own = _path_of(deletion.name, path, intent)
-        task = Task(queue.next_seq(), own, deletion, lambda _: None, now, now + FIRST_PAUSE, tried=True)
-        task.attempts, task.error, task.parked = 1, error, not error.retryable
+        task = Task(queue.next_seq(), own, deletion, lambda _: None, now, now + FIRST_PAUSE, ambiguous=True)
+        task.attempts, task.error, task.blocked = 1, error, not error.retryable
         log.warning("%s was moved, and stays here until Swift deletes it: %s", own, error)
         tasks.append(task)
     return tasks
@@ -480,20 +480,20 @@ def _path_of(name: ObjectName, path: str, intent: Move | MoveFolder) -> str:
 
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
     """Say whether a failed intent is given up: whoever asked for it is told, and nothing is lost."""
-    if isinstance(task.intent, Move | MoveFolder):
+    if isinstance(task.operation, Move | MoveFolder):
         return True
-    if isinstance(task.intent, Delete) and task.intent.moved:
+    if isinstance(task.operation, Delete) and task.operation.moved:
         return False  # the move is done, and what it left behind stays told until it is gone
-    if isinstance(task.intent, PutMarker):
+    if isinstance(task.operation, PutMarker):
         return isinstance(error, AlreadyExists)
     if isinstance(error, Unforeseen):
         return False
-    return not again and isinstance(task.intent, Delete | Describe | SetHeaders)
+    return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
 
 
 def _replaced_by(followers: list[Task]) -> bool:
     """Return whether what comes next about an object makes a new state of its file needless."""
-    return bool(followers) and isinstance(followers[0].intent, Delete | PutFile | PutSmall)
+    return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
 
 
 def tell(task: Task, outcome: ObjectInfo | Failure | None) -> None:

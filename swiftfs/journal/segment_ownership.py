@@ -15,7 +15,7 @@ from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, places_of
-from swiftfs.journal.database import Log, Statement
+from swiftfs.journal.database import JournalDB, Statement
 from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Claim:
         return is_segment_of(segment, self.owner, choice)
 
 
-class Ownership:
+class SegmentOwnership:
     """Says which segments go with an object.
 
     `choice` is where the mount puts them, see `SegmentContainerChooser`.
@@ -43,7 +43,7 @@ class Ownership:
     The lock guards the claims and the shared prefixes; it comes before the log's.
     """
 
-    def __init__(self, log_: Log, choice: str = AUTO) -> None:
+    def __init__(self, log_: JournalDB, choice: str = AUTO) -> None:
         self._log = log_
         self._choice = choice
         self._lock = new_lock(Rank.OWNERSHIP)

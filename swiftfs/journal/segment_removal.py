@@ -13,8 +13,8 @@ from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
-from swiftfs.journal.database import Log
-from swiftfs.journal.segment_ownership import Ownership
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName, Row
 from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.store.protocol import ObjectStore
@@ -28,14 +28,18 @@ RETRY_SECONDS = 60.0
 """Pause before leftovers are looked at again that Swift said nothing of."""
 
 
-class Removal:
+class SegmentRemoval:
     """Deletes segments of objects that `owners` says are theirs; `clock` tells Unix seconds.
 
     The lock guards `_due`, when leftovers can be looked at next, None while there are none.
     """
 
     def __init__(
-        self, store: ObjectStore, log_: Log, owners: Ownership, clock: Callable[[], float] = unix_time
+        self,
+        store: ObjectStore,
+        log_: JournalDB,
+        owners: SegmentOwnership,
+        clock: Callable[[], float] = unix_time,
     ) -> None:
         self.owners = owners
         self._store = store
@@ -45,22 +49,22 @@ class Removal:
         oldest = min((since for _, since in self.leftovers().values()), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
-    def manifest_of(self, name: ObjectName, large: bool | None) -> Manifest | None:
+    def manifest_of(self, name: ObjectName, is_slo: bool | None) -> Manifest | None:
         """Return an SLO's manifest; None when another client has put something else there, or nothing."""
         try:
-            if large is None and not self._store.head(name).is_slo:
+            if is_slo is None and not self._store.head(name).is_slo:
                 return None
             return self._store.manifest(name)
         except (NotFound, BadRequest):
             return None
 
-    def segments_of(self, name: ObjectName, *, large: bool | None) -> set[ObjectName]:
+    def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
         """Return the segments that go with the SLO that `name` is now; none when it is not one.
 
         They are among the leftovers until `settle` is told what became of them: this process may die when the
         object is gone and they are not, and nothing else says whose they were.
         """
-        manifest = None if large is False else self.manifest_of(name, large)
+        manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
             return set()
         own = self.own_segments(name, manifest.etag, (segment.name for segment in manifest.segments))

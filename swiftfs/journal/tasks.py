@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import merge_hand_in
-from swiftfs.journal.operations import Delete, Intent, Move, PutFile, PutMarker, names_of
+from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, parent_markers
 
@@ -20,37 +20,37 @@ Done = Callable[[ObjectInfo | Failure | None], None]
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """An intent about `path` that is not executed yet; `due` and `born` are monotonic seconds.
+    """An intent about `path` that is not executed yet; `due` and `created` are monotonic seconds.
 
-    A file that is handed in again while its upload runs stays one task: `newer` replaces `intent` when that
-    upload ends. `handed` counts the hand-ins, `begun` is the last one that the latest attempt includes, and
-    `stored` the last one that Swift has.
+    A file that is handed in again while its upload runs stays one task: `newer` replaces `operation` when
+    that upload ends. `handed` counts the hand-ins, `begun` is the last one that the latest attempt includes,
+    and `stored` the last one that Swift has.
 
-    `error` is why the last of its `attempts` failed; a `parked` one is not tried again by itself; `told`
+    `error` is why the last of its `attempts` failed; a `blocked` one is not tried again by itself; `reported`
     says that somebody knows why; `urgent` is the last hand-in that somebody waits for, 0 for none. One that
-    was `tried`, maybe by an earlier process, may stand in Swift. `blockers` must end before it runs; it is
-    among the `dependents` of each. What it was to do may have become its `successor`'s. `asked` are the
-    attempts there had been when a flush was asked for, None when none was, and `asked_for` the hand-in.
-    A move that makes the deletion of its target needless `overrides` it; a move that fails puts it back. One
+    was `ambiguous`, maybe by an earlier process, may stand in Swift. `blockers` must end before it runs; it
+    is among the `dependents` of each. What it was to do may have become its `successor`'s. `flush_mark` are
+    the attempts there had been when a flush was asked for, None when none was, and `asked_for` the hand-in. A
+    move that makes the deletion of its target needless `overrides` it; a move that fails puts it back. One
     that succeeds has `left` objects behind that it could not delete.
     """
 
     seq: int
     path: str
-    intent: Intent
+    operation: Operation
     done: Done
-    born: float
+    created: float
     due: float
     running: bool = False
-    parked: bool = False
-    told: bool = False
+    blocked: bool = False
+    reported: bool = False
     urgent: int = 0
-    tried: bool = False
+    ambiguous: bool = False
     ended: bool = False
     successor: "Task | None" = None
     attempts: int = 0
     error: Failure | None = None
-    asked: int | None = None
+    flush_mark: int | None = None
     asked_for: int = 0
     newer: "HandIn | None" = None
     handed: int = 1
@@ -64,18 +64,18 @@ class Task:
     @property
     def is_stuck(self) -> bool:
         """True when it is parked, or waits for one that is."""
-        return self.parked or any(blocker.is_stuck for blocker in self.blockers)
+        return self.blocked or any(blocker.is_stuck for blocker in self.blockers)
 
     def last(self) -> "Task":
         """Return the task that does what this one was to do."""
         return self if self.successor is None else self.successor.last()
 
     @property
-    def newest(self) -> Intent:
+    def newest(self) -> Operation:
         """What Swift must have when the task ends: the newest hand-in, which is what the log keeps."""
-        if self.newer is None or not isinstance(self.intent, PutFile):
-            return self.intent
-        return merge_hand_in(self.intent, self.newer.intent)
+        if self.newer is None or not isinstance(self.operation, PutFile):
+            return self.operation
+        return merge_hand_in(self.operation, self.newer.operation)
 
     def begin(self) -> None:
         """Take note that an attempt begins."""
@@ -89,7 +89,7 @@ class Task:
     def take_newer(self) -> None:
         """Let the newer hand-in, if there is one, be what is to be done."""
         if self.newer is not None:
-            self.intent, self.path, self.done = self.newest, self.newer.path, self.newer.done
+            self.operation, self.path, self.done = self.newest, self.newer.path, self.newer.done
             self.newer = None
 
     def has(self, hand_in: int) -> bool:
@@ -99,7 +99,7 @@ class Task:
     def record(self) -> Record:
         """Return the task as the log keeps it."""
         path = self.newer.path if self.newer else self.path
-        if self.parked and self.error is not None:
+        if self.blocked and self.error is not None:
             return Record(self.seq, path, self.newest, self.error.errno, str(self.error))
         return Record(self.seq, path, self.newest)
 
@@ -108,17 +108,17 @@ class Task:
 class HandIn:
     """A newer state of a file whose upload runs: what is to be stored then, from `due` on, and who is told.
 
-    `born` is when it came; both are monotonic seconds.
+    `created` is when it came; both are monotonic seconds.
     """
 
     path: str
-    intent: PutFile
+    operation: PutFile
     done: Done
-    born: float
+    created: float
     due: float
 
 
-class Queue:
+class TaskQueue:
     """The tasks in the order of their coming. Not locked.
 
     INVARIANT: what was removed cannot be picked: a due entry counts only for a task that is in the queue.
@@ -159,15 +159,15 @@ class Queue:
         self._tasks[task.seq] = task
         if after is not None:
             _block(task, after)
-        for name in names_of(task.intent):
+        for name in names_of(task.operation):
             chain = self._chains.setdefault(name, [])
             if chain:
                 _block(task, chain[-1])
             chain.append(task)
-        if isinstance(task.intent, Delete | Move):
-            for name in parents_of(task.intent):
+        if isinstance(task.operation, Delete | Move):
+            for name in parents_of(task.operation):
                 chain = self._chains.get(name, [])
-                if chain and isinstance(chain[-1].intent, PutMarker):
+                if chain and isinstance(chain[-1].operation, PutMarker):
                     _block(task, chain[-1])
         self.schedule(task, task.due)
 
@@ -176,7 +176,7 @@ class Queue:
         if task not in self:
             return
         del self._tasks[task.seq]
-        for name in names_of(task.intent):
+        for name in names_of(task.operation):
             chain = self._chains[name]
             chain.remove(task)
             if not chain:
@@ -194,7 +194,7 @@ class Queue:
     def put_before(self, task: Task, other: Task) -> None:
         """Put a removed task before `other`, which has its names too, and before what waits for that."""
         self._tasks[task.seq] = task
-        for name in names_of(task.intent):
+        for name in names_of(task.operation):
             chain = self._chains[name]
             chain.insert(chain.index(other), task)
         for dependent in other.dependents:
@@ -208,10 +208,10 @@ class Queue:
         task.due = due
         heapq.heappush(self._due, (due, next(self._ties), task))
 
-    def urge(self, task: Task) -> None:
+    def run_now(self, task: Task) -> None:
         """Let a task run as soon as it can, be it parked; one that runs goes on."""
         if not task.running:
-            task.parked = False
+            task.blocked = False
             self.schedule(task, 0.0)
 
     def chain(self, name: ObjectName) -> list[Task]:
@@ -250,15 +250,17 @@ class Queue:
     def waiting_deletes(self, most: int) -> list[Task]:
         """Return deletions that could run, due or not: one request serves many."""
         free = (
-            task for task in self._tasks.values() if isinstance(task.intent, Delete) and self._can_run(task)
+            task
+            for task in self._tasks.values()
+            if isinstance(task.operation, Delete) and self._can_run(task)
         )
         return list(itertools.islice(free, most))
 
     def _can_run(self, task: Task) -> bool:
-        return task in self and not (task.ended or task.running or task.parked or task.blockers)
+        return task in self and not (task.ended or task.running or task.blocked or task.blockers)
 
 
-def parents_of(intent: Intent) -> Iterable[ObjectName]:
+def parents_of(intent: Operation) -> Iterable[ObjectName]:
     """Return the names of the markers of the folders that hold what the intent is about."""
     return [marker for name in names_of(intent) for marker in parent_markers(name)]
 

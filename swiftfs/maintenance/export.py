@@ -18,7 +18,7 @@ from swiftfs.errors import ConfigurationError, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.operations import PutFile, PutMarker, PutSmall
+from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.paths import escape
 
@@ -91,7 +91,7 @@ class Rescue:
         self._folders = (cache / "content", cache / "lost")
         self._target = target
         self._tell = tell
-        self._links: list[tuple[str, PutSmall]] = []
+        self._links: list[tuple[str, PutSpecial]] = []
         self.tally = Tally()
         try:
             target.mkdir(mode=0o700, exist_ok=True)
@@ -121,7 +121,7 @@ class Rescue:
             copies, reasons = self._copy_files(pending)
             now = _last_of_each(again().found) if again else pending
             for key, copy in copies.items():
-                if key in now and encode(now[key].intent) == encode(pending[key].intent):
+                if key in now and encode(now[key].operation) == encode(pending[key].operation):
                     self._accept(copy)
                 else:
                     copy.path.unlink()
@@ -163,19 +163,19 @@ class Rescue:
             self._tell(copy.line)
 
     def _take_small(self, found: Found) -> None:
-        if isinstance(found.intent, PutMarker):
+        if isinstance(found.operation, PutMarker):
             with suppress(NotCopied):
                 self._new(f"{found.path.rstrip('/')}/x")
-        elif isinstance(found.intent, PutSmall):
-            self._links.append((found.path, found.intent))
+        elif isinstance(found.operation, PutSpecial):
+            self._links.append((found.path, found.operation))
 
     def _copy_files(self, pending: dict[str, Found]) -> tuple[dict[str, "_Copy"], dict[str, str]]:
         """Copy files; return the copies, and why others could not be made."""
         copies, reasons = {}, {}
         for key, found in pending.items():
-            if isinstance(found.intent, PutFile):
+            if isinstance(found.operation, PutFile):
                 try:
-                    copies[key] = self._copy_file(found, found.intent)
+                    copies[key] = self._copy_file(found, found.operation)
                 except NotCopied as error:
                     reasons[key] = str(error)
         return copies, reasons
@@ -267,8 +267,8 @@ def _last_of_each(found: Iterable[Found]) -> dict[str, Found]:
     """Return what holds data: the last change of each path, and every doubtful one, by some key."""
     last: dict[str, Found] = {}
     for one in found:
-        if isinstance(one.intent, PutFile | PutSmall | PutMarker):
-            file = one.intent.file.file if one.doubt and isinstance(one.intent, PutFile) else ""
+        if isinstance(one.operation, PutFile | PutSpecial | PutMarker):
+            file = one.operation.file.file if one.doubt and isinstance(one.operation, PutFile) else ""
             last[f"{one.path}\0{file}"] = one
     return last
 
@@ -332,7 +332,7 @@ def _describe(path: Path, stored: Stored) -> None:
         os.utime(path, ns=(stored.mtime_ns, stored.mtime_ns))
 
 
-def _make_small(path: Path, intent: PutSmall) -> None:
+def _make_small(path: Path, intent: PutSpecial) -> None:
     stored = intent.description.stored
     if stat.S_ISLNK(stored.mode or 0):
         path.symlink_to(intent.body.decode())

@@ -22,11 +22,11 @@ from swiftfs.attributes import (
 )
 from swiftfs.errors import AccessDenied, NotFound, os_error
 from swiftfs.journal.operations import (
-    Describe,
     DescribeContainer,
     Description,
     PutMarker,
-    SetHeaders,
+    ReplaceHeaders,
+    SetAttributes,
     marker_headers,
 )
 from swiftfs.namespace.entry import Entry
@@ -67,7 +67,7 @@ class Metadata:
             CACHE_ATTRIBUTE: rooms.cache.absolute,
             STATUS_ATTRIBUTE: lambda: journal.report().to_json(),
         }
-        self._orders = {FLUSH_ATTRIBUTE: journal.hasten, RETRY_ATTRIBUTE: journal.retry}
+        self._orders = {FLUSH_ATTRIBUTE: journal.flush_all, RETRY_ATTRIBUTE: journal.retry}
 
     def change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes of its present ones."""
@@ -222,18 +222,18 @@ class Metadata:
         if "X-Object-Manifest" in headers.preserved_headers:
             # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
             sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
-            self._promises.make(path, SetHeaders(entry.object, sent), entry)
+            self._promises.make(path, ReplaceHeaders(entry.object, sent), entry)
         else:
             slo = entry.etag if entry.is_slo else None
             device = stat.device or None
             stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
             description = Description(entry.media_type, stored, headers.metadata, headers.preserved_headers)
-            self._promises.make(path, Describe(entry.object, description, entry.is_slo), entry)
+            self._promises.make(path, SetAttributes(entry.object, description, entry.is_slo), entry)
 
     def _describe_container(self, container: str, entry: Entry) -> None:
         metadata = encode_marker(entry.attributes)
         try:
-            self._rooms.journal.run(DescribeContainer(container, metadata))
+            self._rooms.journal.run_unjournaled(DescribeContainer(container, metadata))
         except AccessDenied:
             log.info("the root's attributes live as long as the mount: no right to change %s", container)
 
@@ -249,15 +249,15 @@ class Metadata:
         sent = marker_headers(
             entry.attributes, headers.metadata, headers.preserved_headers, typed=defaults.typed_markers
         )
-        intent: SetHeaders | PutMarker
+        intent: ReplaceHeaders | PutMarker
         if entry.object is not None and not entry.missing:
-            intent = SetHeaders(entry.object, sent)
+            intent = ReplaceHeaders(entry.object, sent)
         else:
             name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
             self._files.settle_hidden(name)
             intent, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
         if path == "/":
-            self._rooms.journal.add(path, intent)
+            self._rooms.journal.submit(path, intent)
             self._record(path, entry)
         else:
             self._promises.make(path, intent, entry)

@@ -96,7 +96,7 @@ class Folders:
         permissions = stat.S_IFDIR | stat.S_IMODE(mode)
         attributes = Attributes(permissions, 0, unix_time_ns(), caller.uid, caller.gid, folder_inode(folder))
         if not folder.prefix:
-            self._journal.run(CreateContainer(folder.container))
+            self._journal.run_unjournaled(CreateContainer(folder.container))
             self._namespace.record(path, Entry(split(path)[1], None, attributes))
             return
         self._source.object(path)  # the marker's key must not be too long
@@ -113,7 +113,7 @@ class Folders:
         folder = self._source.folder(path)
         if not folder.prefix:
             self._journal.flush_below(folder)
-            self._journal.run(DeleteContainer(folder.container))
+            self._journal.run_unjournaled(DeleteContainer(folder.container))
             self._namespace.record(path, None)
         else:
             self.keep_parent(path)
@@ -158,12 +158,12 @@ class Folders:
             together=self._namespace.are_alone(old, new),
         )
         try:
-            left = self._journal.execute(old, intent)
+            left = self._journal.run_move(old, intent)
         except Unmoved as error:
             self._namespace.invalidate(new)
             for deletion in error.left:
                 rest = deletion.name.key.removeprefix(destination.prefix)
-                self._journal.add(path_below(new, rest) if rest else new, deletion)
+                self._journal.submit(path_below(new, rest) if rest else new, deletion)
             raise
         self._record_moved(old, new, moving, renamed if moves_marker else None)
         for name in left:
@@ -201,7 +201,7 @@ class Folders:
     def _delete_markers(self, path: str, markers: set[ObjectName]) -> None:
         self._namespace.record(path, None)
         for marker in markers:
-            self._promises.make(path, Delete(marker, large=False), None)
+            self._promises.make(path, Delete(marker, is_slo=False), None)
 
     def _refuse_unless_empty(self, path: str) -> None:
         if not self._namespace.is_empty(path) or self._files.table.unstored_in(path):

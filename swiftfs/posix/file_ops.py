@@ -200,7 +200,7 @@ class Files:
 
     def _stored_node(self, path: str, entry: Entry) -> Node:
         assert entry.object is not None
-        content = self._journal.share(entry.object)
+        content = self._journal.acquire_pending(entry.object)
         if content is None:
             if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
                 entry = self._rooms.namespace.lookup(path)
@@ -255,8 +255,8 @@ class Files:
             description,
             replaces_large=before.is_slo if before else False,
             replaces_etag=(before.etag or None) if before else None,
-            fresh=before is None,
-            inherit=node.inherit,
+            creates=before is None,
+            foreign_headers_unknown=node.inherit,
         )
         entry = file_promise(
             node.path,
@@ -269,7 +269,7 @@ class Files:
         done, change = self._promises.note(node.path, entry)
         before, node.entry = node.entry, entry
         try:
-            self._journal.add(node.path, intent, done)
+            self._journal.submit(node.path, intent, done)
         except OSError:
             node.entry = before
             self._rooms.namespace.rollback(node.path, change)

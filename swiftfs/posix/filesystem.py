@@ -17,8 +17,8 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import SwiftfsError, os_error
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.database import Record
-from swiftfs.journal.operations import Description, PutSmall
-from swiftfs.journal.report import Waiting
+from swiftfs.journal.operations import Description, PutSpecial
+from swiftfs.journal.report import PendingChange
 from swiftfs.namespace.entry import inode_of
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
@@ -321,7 +321,7 @@ class FileSystem:
         """Return size and free space as the quotas tell them."""
         return self._usage.of(path)
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[PendingChange]:
         """Return the changes that Swift has not got yet."""
         return self._journal.waiting()
 
@@ -414,4 +414,4 @@ class FileSystem:
         stored = Stored(mode, unix_time_ns(), caller.uid, caller.gid, target, device=device)
         description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
         entry = file_promise(path, name, len(body), description, self._rooms.defaults)
-        self._promises.make(path, PutSmall(name, body, description, fresh=True), entry)
+        self._promises.make(path, PutSpecial(name, body, description, creates=True), entry)

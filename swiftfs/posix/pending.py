@@ -8,13 +8,13 @@ from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import (
     Delete,
-    Describe,
     Description,
-    Intent,
+    Operation,
     PutFile,
     PutMarker,
-    PutSmall,
-    SetHeaders,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure
@@ -44,7 +44,7 @@ class Promises:
         self._table = table
         self._recalling = 0.0
 
-    def make(self, path: str, intent: Intent, entry: Entry | None, *, later: bool = False) -> None:
+    def make(self, path: str, intent: Operation, entry: Entry | None, *, later: bool = False) -> None:
         """Let `path` be `entry` from now on, or nothing, which `intent` makes true in Swift.
 
         Where nothing settles it is executed before this returns, unless it may come `later` because another
@@ -60,7 +60,7 @@ class Promises:
             settled(outcome)
 
         try:
-            waits = self._journal.add(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
+            waits = self._journal.submit(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
         except OSError:
             self._namespace.rollback(path, change)
             raise
@@ -84,19 +84,19 @@ class Promises:
         change = self._namespace.record(path, entry, pending=True)
         return partial(self._settled, path, change), change
 
-    def recovered(self, path: str, intent: Intent) -> Done:
+    def recovered(self, path: str, intent: Operation) -> Done:
         """Let `path` be again what an earlier process promised; return what is told how it went.
 
         Of many files whose description waits, some show the old one until Swift has the new one.
         """
         entry = promised_entry(path, intent, self._rooms.defaults)
-        if isinstance(intent, Describe | SetHeaders):
+        if isinstance(intent, SetAttributes | ReplaceHeaders):
             entry = self._described(path, intent)
         if entry is None and not isinstance(intent, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
         return self.note(path, entry)[0]
 
-    def _described(self, path: str, intent: Describe | SetHeaders) -> Entry | None:
+    def _described(self, path: str, intent: SetAttributes | ReplaceHeaders) -> Entry | None:
         """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
         if self._recalling >= RECALL_SECONDS:
             return None
@@ -107,7 +107,7 @@ class Promises:
             return None
         finally:
             self._recalling += monotonic() - began
-        if isinstance(intent, SetHeaders):
+        if isinstance(intent, ReplaceHeaders):
             stored, headers = decode_metadata(intent.headers.metadata), intent.headers
         else:
             sent = intent.description.headers()
@@ -164,13 +164,13 @@ def file_promise(
     )
 
 
-def promised_entry(path: str, intent: Intent, defaults: Defaults) -> Entry | None:
+def promised_entry(path: str, intent: Operation, defaults: Defaults) -> Entry | None:
     """Return what `path` is when `intent` is executed, None when it does not say."""
     match intent:
         case PutFile():
-            size, inherit = intent.file.size, intent.inherit
+            size, inherit = intent.file.size, intent.foreign_headers_unknown
             return file_promise(path, intent.name, size, intent.description, defaults, inherit=inherit)
-        case PutSmall():
+        case PutSpecial():
             return file_promise(path, intent.name, len(intent.body), intent.description, defaults)
         case PutMarker():
             folder = Folder(intent.name.container, intent.name.key.removesuffix("/") + "/")

@@ -72,10 +72,10 @@ class Moves:
             replaces_large=target.is_slo if target else False,
             etag=entry.etag or None,
             replaces_etag=(target.etag or None) if target else "",
-            large=entry.is_slo,
+            is_slo=entry.is_slo,
         )
         try:
-            left = self._journal.execute(old, intent)
+            left = self._journal.run_move(old, intent)
         except NotFound:
             self._namespace.invalidate(old)
             raise
@@ -101,7 +101,7 @@ class Moves:
             lambda: (self._promises.note(new, moved)[0], self._promises.note(old, None)[0]),
             replaces_large=target.is_slo if target else False,
             replaces_etag=(target.etag or None) if target else None,
-            fresh=target is None,
+            creates=target is None,
         ):
             return False
         if not self._journal.seconds:

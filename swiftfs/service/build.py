@@ -8,15 +8,15 @@ from swiftfs.config.options import Options
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.conflicts import Conflicts
-from swiftfs.journal.database import Log
-from swiftfs.journal.executor import Execution
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.executor import Executor
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
 from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.report import progress
-from swiftfs.journal.segment_ownership import Ownership
-from swiftfs.journal.segment_removal import Removal
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
@@ -55,7 +55,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     )
     store = stores.foreground
     # First of all: a journal of another format ends the mount, and then no other file was touched.
-    journal_log = Log(cache, f"{request.source} of {stores.label}")
+    journal_log = JournalDB(cache, f"{request.source} of {stores.label}")
     records = journal_log.records()
     details = HeadFetcher(store, HeadCache(cache / "heads.sqlite"))
     namespace = Namespace(
@@ -74,13 +74,15 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         rests=settle,
         journal=journal_log.id,
     )
-    files = {one.intent.file.file: one.intent.name for one in records if isinstance(one.intent, PutFile)}
+    files = {
+        one.operation.file.file: one.operation.name for one in records if isinstance(one.operation, PutFile)
+    }
     lost = journal_log.lost_folder if journal_log.lost else None
     contents = FileCache(cache, options.cache_size, maker, files, lost)
-    removal = Removal(store, journal_log, Ownership(journal_log, options.segments))
+    removal = SegmentRemoval(store, journal_log, SegmentOwnership(journal_log, options.segments))
     copier = ManifestCopier(store, maker.places, journal_log)
     conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
-    execution = Execution(store, options.segment_size, conflicts, removal)
+    execution = Executor(store, options.segment_size, conflicts, removal)
     journal = Journal(
         execution,
         contents,
