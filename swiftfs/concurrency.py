@@ -26,7 +26,7 @@ class Rank(enum.IntEnum):
     """What each lock guards, in the order in which a thread may take them. See docs/concurrency.md."""
 
     FILE = enum.auto()
-    """One open file (`Node`): keeps writers apart from what hands the file to the journal."""
+    """One open file (`OpenFile`): keeps writers apart from what hands the file to the journal."""
     BARRIER = enum.auto()
     """Which folders are moving, and which changes are being made."""
     OPEN_FILES = enum.auto()

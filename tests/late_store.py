@@ -90,7 +90,7 @@ class LateStore(MemoryStore):
 
 def late(filesystem: FileSystem) -> LateRequests:
     """Return what looks again in a mount."""
-    found = filesystem.rooms.journal.late
+    found = filesystem.services.journal.late
     assert found is not None
     return found
 

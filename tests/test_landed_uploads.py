@@ -225,7 +225,7 @@ def test_a_file_renamed_before_it_was_stored(
         filesystem.rename("/temporary", "/file")
         file = Edited(filesystem, bytearray(data))
         CHANGES[change](file, 1)
-        filesystem.rooms.journal.flush_all()
+        filesystem.services.journal.flush_all()
     with bench(store, tmp_path / "image", OPTIONS) as filesystem:
         assert read(filesystem, "/file") == file.model
         file = Edited(filesystem, file.model)

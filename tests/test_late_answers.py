@@ -78,7 +78,7 @@ def test_an_older_put_that_lands_over_a_newer_one(
     assert len(told(caplog, logging.WARNING)) == 1
     assert "/file: a request whose answer was lost was carried out late" in told(caplog, logging.WARNING)[0]
     assert late(filesystem).counts().put_right == 1
-    report = filesystem.rooms.journal.report()
+    report = filesystem.services.journal.report()
     assert (report.watched, report.put_right, report.overwritten) == (1, 1, 0)
     look(filesystem, LOOKS[1] + 5)
     assert late(filesystem).counts().put_right == 1
@@ -513,14 +513,14 @@ def test_the_newer_version_is_evicted_last(
     monkeypatch.setattr(late_copies, "MOST_BYTES", 0)
     newer = os.urandom(500_000)
     with bench(store, tmp_path, "settle=0.01") as filesystem:
-        filesystem.rooms.contents.limit = 2 * MIB
+        filesystem.services.contents.limit = 2 * MIB
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, newer)
         for number in range(10):
             store_file(filesystem, os.urandom(400_000), f"/{number}")
-            filesystem.rooms.contents.fit()
-        assert filesystem.rooms.contents.disk_use()[0] <= 2 * MIB
+            filesystem.services.contents.fit()
+        assert filesystem.services.contents.disk_use()[0] <= 2 * MIB
         store.land()
         look(filesystem)
         settle(filesystem)
@@ -535,7 +535,7 @@ def test_bytes_that_are_gone_are_told(
         store_file(filesystem, b"old")
         store_file(filesystem, bytes(100_000))
         newer = store.head(FILE).version.etag
-        filesystem.rooms.contents.fit(2**60)
+        filesystem.services.contents.fit(2**60)
         shutil.rmtree(tmp_path / "late")
         store.land()
         old = store.head(FILE).version.etag

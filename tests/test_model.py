@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(path, copy)
         self.real._journal.close(0.0, lambda _: None, lambda: None)
-        self.real._rooms.contents.close()
+        self.real._services.contents.close()
         self.real._namespace.close()
         shutil.rmtree(self.cache)
         self.cache = left

@@ -21,7 +21,7 @@ from swiftfs.errors import AccessDenied
 from swiftfs.journal.object_moves import Unmoved
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.rename_barrier import Barrier
+from swiftfs.posix.rename_barrier import RenameBarrier
 
 SHORT = 0.3
 """So long a test looks whether something goes on that should wait."""
@@ -234,7 +234,7 @@ def test_a_rename_waits_for_a_change_that_has_begun(
 
 
 def test_folders_that_overlap_move_one_after_the_other(pool: ThreadPoolExecutor) -> None:
-    barrier = Barrier()
+    barrier = RenameBarrier()
     entered, go_on = threading.Event(), threading.Event()
 
     def move(old: str, new: str) -> None:

@@ -68,7 +68,7 @@ def in_thread(step: object, *arguments: object) -> tuple[threading.Thread, list[
 
 def fall_due(filesystem: FileSystem) -> None:
     """Let every settling delay be over."""
-    journal = filesystem.rooms.journal
+    journal = filesystem.services.journal
     with journal._changed:
         for task in journal._queue.tasks():
             journal._queue.schedule(task, 0.0)
@@ -82,7 +82,7 @@ def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
     foreign(store, "a", b"new")
     foreign(store, "b", b"old")
     filesystem.unlink("/b")
-    journal = filesystem.rooms.journal
+    journal = filesystem.services.journal
     with journal._changed:
         deletion = journal._queue.tasks()[0]
     gate = Gate(store, step, "/a")
@@ -224,7 +224,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
     with bench(store, tmp_path, NEVER) as filesystem:
         gate = Gate(store, "put", "/first")
         write(filesystem, "/first", b"1")
-        journal = filesystem.rooms.journal
+        journal = filesystem.services.journal
         name = filesystem._source.object("/second")
         blocked, _ = in_thread(journal.flush, [filesystem._source.object("/first")])
         assert gate.reached.wait(20)
@@ -253,7 +253,7 @@ def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_pa
         def broken(_outcome: object) -> None:
             raise KeyError("unforeseen")
 
-        journal = filesystem.rooms.journal
+        journal = filesystem.services.journal
         with journal._changed:
             tasks = journal._queue.tasks()
             tasks[0].done = broken
@@ -290,7 +290,7 @@ def test_a_queue_that_fails_leaves_nothing_running(
     with bench(store, tmp_path, NEVER) as filesystem:
         for number in range(3):
             filesystem.unlink(f"/file{number}")
-        journal = filesystem.rooms.journal
+        journal = filesystem.services.journal
         queue, remove = journal._queue, journal._queue.remove
         broken = queue.tasks()[victim]
 
@@ -318,7 +318,7 @@ def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
     with bench(store, tmp_path, NEVER) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"data")
-        journal = filesystem.rooms.journal
+        journal = filesystem.services.journal
         with monkeypatch.context() as patch:
 
             def fail(*_: object) -> None:

@@ -340,7 +340,7 @@ def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: Me
     gate.open.set()
     settled(filesystem)
     stored = store.head(ObjectName("box", "file"))
-    assert filesystem.rooms.namespace.lookup("/file").etag == stored.version.etag
+    assert filesystem.services.namespace.lookup("/file").etag == stored.version.etag
     foreign(store, "file", b"of another client")
     filesystem.refresh()
     wait_until(lambda: filesystem.getattr("/file").size == 17)
@@ -388,7 +388,7 @@ def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, c
     with suppress(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/file", b"first" * 5000)
         file = Edited(filesystem, bytearray(b"first" * 5000))
-        journal = filesystem.rooms.journal
+        journal = filesystem.services.journal
         with journal._changed:
             older = journal._queue.tasks()[0].record()
         CHANGES[change](file, 2)

@@ -182,8 +182,8 @@ def test_a_refusal_names_the_file(
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         filesystem.release(handle)
-        wait_until(lambda: bool(filesystem.rooms.journal.refused()))
-        assert [one.path for one in filesystem.rooms.journal.refused()] == ["/dir/file"]
+        wait_until(lambda: bool(filesystem.services.journal.refused()))
+        assert [one.path for one in filesystem.services.journal.refused()] == ["/dir/file"]
         assert "/dir/file: could not be deleted: no" in caplog.text
         assert ".fuse_hidden" not in caplog.text
         assert names(filesystem, "/dir") == ["file", "other"]

@@ -24,7 +24,7 @@ class Vitals:
         self, filesystem: FileSystem, stores: Stores, source: Source, mountpoint: Path, prices: Prices | None
     ) -> None:
         self._filesystem = filesystem
-        self._rooms = filesystem.rooms
+        self._services = filesystem.services
         self._stores = stores
         self._source = source
         self._mountpoint = mountpoint
@@ -33,7 +33,7 @@ class Vitals:
 
     def state(self) -> State:
         """Return the state of this moment."""
-        rooms, counts = self._rooms, self._stores.counters.snapshot()
+        rooms, counts = self._services, self._stores.counters.snapshot()
         limits = self._stores.known_limits()
         used, dirty = rooms.contents.disk_use()
         return State(
@@ -57,10 +57,10 @@ class Vitals:
         )
 
     def _bounds(self, limits: Limits | None) -> Bounds:
-        options = self._rooms.options
+        options = self._services.options
         bounds = (
             options.segment_size,
-            self._rooms.layout.largest_file,
+            self._services.layout.largest_file,
             options.connections,
             options.uploads,
         )
@@ -69,7 +69,7 @@ class Vitals:
         return Bounds(*bounds, limits.object_bytes, limits.listing, limits.slo_segments, limits.bulk_delete)
 
     def _writing(self) -> tuple[Writing, ...]:
-        nodes = [node for node in self._filesystem.written() if not node.hidden]
+        nodes = [node for node in self._filesystem.written() if not node.unlinked]
         nodes.sort(key=lambda node: node.content.size, reverse=True)
         under_way = self._stores.counters.under_way
         return tuple(

@@ -32,10 +32,10 @@ from swiftfs.journal.operations import (
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo
 from swiftfs.paths import Source, plain_marker, slash_marker
-from swiftfs.posix.file_ops import Files
-from swiftfs.posix.open_files import Node
-from swiftfs.posix.pending import Promises
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.pending import PendingChanges
+from swiftfs.posix.services import Services
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ OWN_METADATA_BYTES = 100
 Update = Callable[[Attributes], Attributes]
 
 
-class Metadata:
+class AttributeOps:
     """What `chmod`, `chown`, `utimens` and `setxattr` do."""
 
-    def __init__(self, rooms: Rooms, source: Source, files: Files, promises: Promises) -> None:
-        self._rooms = rooms
-        self._promises = promises
+    def __init__(self, rooms: Services, source: Source, files: FileOps, promises: PendingChanges) -> None:
+        self._services = rooms
+        self._pending = promises
         self._source = source
         self._files = files
         journal = rooms.journal
@@ -73,12 +73,12 @@ class Metadata:
         """Give `path` the attributes that `update` makes of its present ones."""
         node = self._files.table.at(path)
         if node is None:
-            self._post(path, self._rooms.namespace.lookup(path), update, None)
+            self._post(path, self._services.namespace.lookup(path), update, None)
             return
         with node.lock:
-            if not node.dirty and not node.hidden and node.entry is not None:
+            if not node.dirty and not node.unlinked and node.entry is not None:
                 node.entry = self._post(path, node.entry, update, None)
-            node.stat = update(node.stat)
+            node.attributes = update(node.attributes)
 
     def get_xattr(self, path: str, name: str) -> bytes:
         """Return an xattr's value; raise `OSError` ENODATA where there is none."""
@@ -89,7 +89,7 @@ class Metadata:
             self._orders[name]()
             return b""
         if name in _TOLD:
-            return str(_TOLD[name](self._rooms.store, self._stored(path))).encode()
+            return str(_TOLD[name](self._services.store, self._stored(path))).encode()
         header = xattr_to_header(name)
         value = self._metadata(path).get(header) if header else None
         if value is None:
@@ -115,7 +115,7 @@ class Metadata:
         header = xattr_to_header(name)
         if header is None:
             raise os_error(errno.EOPNOTSUPP, path)
-        limits = self._rooms.store.limits()
+        limits = self._services.store.limits()
         text = encode_xattr(value)
         if len(header) > limits.metadata_name_bytes or len(text) > limits.metadata_value_bytes:
             raise os_error(errno.E2BIG, path)
@@ -140,52 +140,52 @@ class Metadata:
 
     def _refresh(self, path: str) -> None:
         if path == "/":
-            self._rooms.namespace.invalidate_all()
+            self._services.namespace.invalidate_all()
         else:
-            self._rooms.namespace.invalidate(path)
+            self._services.namespace.invalidate(path)
 
     def _stored(self, path: str) -> ObjectInfo:
         """Return what Swift has at `path` at this moment; raise `OSError` ENODATA where it has no object."""
         node = self._files.table.at(path)
-        entry = node.entry if node is not None else self._rooms.namespace.lookup(path, complete=False)
-        if entry is None or entry.object is None or (node is not None and node.hidden):
+        entry = node.entry if node is not None else self._services.namespace.lookup(path, complete=False)
+        if entry is None or entry.object is None or (node is not None and node.unlinked):
             raise os_error(errno.ENODATA, path)
-        self._rooms.journal.flush([entry.object])
+        self._services.journal.flush([entry.object])
         try:
-            return self._rooms.store.head(entry.object)
+            return self._services.store.head(entry.object)
         except NotFound:
             raise os_error(errno.ENODATA, path) from None
 
     def _metadata(self, path: str) -> Mapping[str, str]:
         node = self._files.table.at(path)
-        if node is not None and (node.dirty or node.hidden):
+        if node is not None and (node.dirty or node.unlinked):
             self._learn(node)
             return node.description.metadata
         entry = node.entry if node is not None else None
-        return self._headers(entry or self._rooms.namespace.lookup(path)).metadata
+        return self._headers(entry or self._services.namespace.lookup(path)).metadata
 
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
         node = self._files.table.at(path)
         if node is None:
-            self._post(path, self._rooms.namespace.lookup(path), _unchanged, metadata)
+            self._post(path, self._services.namespace.lookup(path), _unchanged, metadata)
             return
         with node.lock:
             kept = node.description.preserved_headers
-            if not node.dirty and not node.hidden and node.entry is not None:
+            if not node.dirty and not node.unlinked and node.entry is not None:
                 node.entry = self._post(path, node.entry, _unchanged, metadata)
                 kept = self._headers(node.entry).preserved_headers
             node.description = replace(node.description, metadata=metadata, preserved_headers=kept)
-            node.inherit = False
+            node.foreign_headers_unknown = False
 
-    def _learn(self, node: Node) -> None:
+    def _learn(self, node: OpenFile) -> None:
         """Ask for the headers that another client gave an open file's object, before they are changed."""
-        if node.inherit:
+        if node.foreign_headers_unknown:
             with suppress(NotFound):
-                told = self._rooms.store.head(node.name)
+                told = self._services.store.head(node.name)
                 node.description = replace(
                     node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
                 )
-            node.inherit = False
+            node.foreign_headers_unknown = False
 
     def _headers(self, entry: Entry) -> Headers:
         """Return all headers of the entry's object, asking for them where they are not known."""
@@ -194,7 +194,7 @@ class Metadata:
         if entry.object is None or (entry.missing and entry.is_directory):
             return Headers(DIRECTORY_TYPE)
         try:
-            info = self._rooms.store.head(entry.object)
+            info = self._services.store.head(entry.object)
         except NotFound:
             if entry.last_modified:
                 raise
@@ -206,7 +206,7 @@ class Metadata:
         attributes = update(entry.attributes)
         if attributes == entry.attributes and metadata is None:
             return entry
-        entry = self._rooms.namespace.verify(path, entry, ask=True)
+        entry = self._services.namespace.verify(path, entry, ask=True)
         headers = self._headers(entry)
         if metadata is not None:
             headers = replace(headers, metadata=metadata)
@@ -222,18 +222,18 @@ class Metadata:
         if "X-Object-Manifest" in headers.preserved_headers:
             # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
             sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
-            self._promises.make(path, ReplaceHeaders(entry.object, sent), entry)
+            self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
         else:
             slo = entry.etag if entry.is_slo else None
             device = stat.device or None
             stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
             description = Description(entry.media_type, stored, headers.metadata, headers.preserved_headers)
-            self._promises.make(path, SetAttributes(entry.object, description, entry.is_slo), entry)
+            self._pending.submit(path, SetAttributes(entry.object, description, entry.is_slo), entry)
 
     def _describe_container(self, container: str, entry: Entry) -> None:
         metadata = encode_marker(entry.attributes)
         try:
-            self._rooms.journal.run_unjournaled(DescribeContainer(container, metadata))
+            self._services.journal.run_unjournaled(DescribeContainer(container, metadata))
         except AccessDenied:
             log.info("the root's attributes live as long as the mount: no right to change %s", container)
 
@@ -245,7 +245,7 @@ class Metadata:
             # In an account the containers' attributes live as long as the mount.
             self._record(path, entry)
             return entry
-        defaults = self._rooms.defaults
+        defaults = self._services.defaults
         sent = marker_headers(
             entry.attributes, headers.metadata, headers.preserved_headers, typed=defaults.typed_markers
         )
@@ -257,17 +257,17 @@ class Metadata:
             self._files.settle_hidden(name)
             intent, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
         if path == "/":
-            self._rooms.journal.submit(path, intent)
+            self._services.journal.submit(path, intent)
             self._record(path, entry)
         else:
-            self._promises.make(path, intent, entry)
+            self._pending.submit(path, intent, entry)
         return entry
 
     def _record(self, path: str, entry: Entry) -> None:
         if path == "/":
-            self._rooms.namespace.record_root(entry)
+            self._services.namespace.record_root(entry)
         else:
-            self._rooms.namespace.record(path, entry)
+            self._services.namespace.record(path, entry)
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:

@@ -31,21 +31,21 @@ from swiftfs.paths import (
     slash_marker,
     split,
 )
-from swiftfs.posix.file_ops import Files
-from swiftfs.posix.pending import Promises
+from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.prefetch import version_of
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.services import Services
 
 
-class Folders:
+class DirectoryOps:
     """What `mkdir`, `rmdir`, `readdir` and `rename` do to folders."""
 
     def __init__(
-        self, rooms: Rooms, source: Source, files: Files, promises: Promises, inodes: Inodes
+        self, rooms: Services, source: Source, files: FileOps, promises: PendingChanges, inodes: Inodes
     ) -> None:
-        self._promises = promises
+        self._pending = promises
         self._inodes = inodes
-        self._rooms = rooms
+        self._services = rooms
         self._namespace = rooms.namespace
         self._journal = rooms.journal
         self._source = source
@@ -73,7 +73,7 @@ class Folders:
         except NotFound as error:
             raise os_error(errno.ESTALE, path) from error
         for node in self._files.table.unstored_in(path):
-            yield split(node.path)[1], self._inodes.of_open(node.path, node.attributes)
+            yield split(node.path)[1], self._inodes.of_open(node.path, node.current_attributes)
 
     def flush(self, number: int) -> None:
         """Have an open folder stored, with all that was closed below it."""
@@ -101,7 +101,7 @@ class Folders:
             return
         self._source.object(path)  # the marker's key must not be too long
         entry, marker = self._marked(path, folder, attributes)
-        self._promises.make(path, marker, entry)
+        self._pending.submit(path, marker, entry)
         self._namespace.note_new_folder(path, entry)
 
     def remove(self, path: str) -> None:
@@ -168,7 +168,7 @@ class Folders:
         self._record_moved(old, new, moving, renamed if moves_marker else None)
         for name in left:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
-            self._journal.watch(name, self._promises.note(path, None)[0])
+            self._journal.watch(name, self._pending.record(path, None)[0])
 
     def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
         """Return the objects below a folder that we have stored, and a listing may not show yet."""
@@ -188,20 +188,20 @@ class Folders:
         entry, marker = self._marked(parent, folder, attributes)
         if marker.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`
-        self._promises.make(parent, marker, entry, later=True)
+        self._pending.submit(parent, marker, entry, later=True)
 
     def _marked(self, path: str, folder: Folder, attributes: Attributes) -> tuple[Entry, PutMarker]:
         """Return the entry of a folder that gets a marker, and what makes it."""
-        plain = None if self._rooms.defaults.slash_markers else plain_marker(folder)
+        plain = None if self._services.defaults.slash_markers else plain_marker(folder)
         name = plain or slash_marker(folder)
         self._files.settle_hidden(name)
-        headers = marker_headers(attributes, typed=self._rooms.defaults.typed_markers)
+        headers = marker_headers(attributes, typed=self._services.defaults.typed_markers)
         return Entry(split(path)[1], name, attributes, headers=headers), PutMarker(name, headers)
 
     def _delete_markers(self, path: str, markers: set[ObjectName]) -> None:
         self._namespace.record(path, None)
         for marker in markers:
-            self._promises.make(path, Delete(marker, is_slo=False), None)
+            self._pending.submit(path, Delete(marker, is_slo=False), None)
 
     def _refuse_unless_empty(self, path: str) -> None:
         if not self._namespace.is_empty(path) or self._files.table.unstored_in(path):
@@ -219,9 +219,9 @@ class Folders:
         self._namespace.record(new, entry)
         for node in self._files.table.below(old):
             with node.lock:
-                if node.entry is not None and not node.hidden:
+                if node.entry is not None and not node.unlinked:
                     key = destination.prefix + node.name.key.removeprefix(source.prefix)
-                    node.follow(
+                    node.rename_object(
                         moved_entry(node.entry, node.entry.name, ObjectName(destination.container, key))
                     )
         self._files.table.move(old, new)
@@ -233,4 +233,4 @@ class Folders:
                 self._move_cached(join(path, entry.name), source, destination)
             elif entry.object is not None:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
-                self._rooms.contents.moved(version_of(entry), ObjectName(destination.container, key))
+                self._services.contents.moved(version_of(entry), ObjectName(destination.container, key))

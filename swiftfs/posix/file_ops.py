@@ -14,21 +14,21 @@ from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, FileSpan, ObjectName
-from swiftfs.posix.open_files import Node, OpenFiles
-from swiftfs.posix.pending import Promises, file_promise
+from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.pending import PendingChanges, file_change
 from swiftfs.posix.prefetch import Prefetch, version_of
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.services import Services
 from swiftfs.store.protocol import Headers
 
 log = logging.getLogger(__name__)
 
 
-class Files:
+class FileOps:
     """Opens, reads and writes files."""
 
-    def __init__(self, rooms: Rooms, promises: Promises, table: OpenFiles) -> None:
-        self._rooms = rooms
-        self._promises = promises
+    def __init__(self, rooms: Services, promises: PendingChanges, table: OpenFiles) -> None:
+        self._services = rooms
+        self._pending = promises
         self._journal = rooms.journal
         self.table = table
         self._contents = rooms.contents
@@ -38,7 +38,7 @@ class Files:
         """Open a new, empty file; the journal gets it when it is flushed."""
         content = self._contents.new(name, None)
         description = Description(guess_type(name.key), Stored())
-        node = Node(path, name, content, attributes, description, None, dirty=True)
+        node = OpenFile(path, name, content, attributes, description, None, dirty=True)
         return self._open(node, flags)
 
     def open(self, path: str, entry: Entry, flags: int) -> int:
@@ -48,7 +48,7 @@ class Files:
             self._prefetch.opened(path)
         return self.reopen(node, flags)
 
-    def current(self, path: str, *, ask: bool = True) -> Node | None:
+    def current(self, path: str, *, ask: bool = True) -> OpenFile | None:
         """Return the open file at `path`; None if there is none, or another client has replaced it.
 
         The handles that are open keep the old version. A file with changes of our own is current: the last
@@ -56,10 +56,10 @@ class Files:
         """
         node = self.table.at(path)
         before = node.entry if node is not None else None
-        if node is None or before is None or node.dirty or node.hidden or not _etags(before):
+        if node is None or before is None or node.dirty or node.unlinked or not _etags(before):
             return node
         try:
-            found = self._rooms.namespace.find(path) if ask else self._rooms.namespace.known(path)
+            found = self._services.namespace.find(path) if ask else self._services.namespace.known(path)
         except SwiftfsError as error:
             log.info("%s: whether it was replaced is not known: %s", path, error)
             return node
@@ -69,7 +69,7 @@ class Files:
         self.table.replace(node)
         return None
 
-    def reopen(self, node: Node, flags: int) -> int:
+    def reopen(self, node: OpenFile, flags: int) -> int:
         """Open another handle on a node, or the first one."""
         number = self._open(node, flags)
         if flags & os.O_TRUNC:
@@ -89,24 +89,24 @@ class Files:
             if isinstance(error, PreconditionFailed):
                 if node.entry is not None and node.content.is_untouched():
                     # It may be gone, or never have been there.
-                    self._rooms.namespace.check(node.path, node.entry)
-                self._rooms.namespace.invalidate(node.path)
+                    self._services.namespace.check(node.path, node.entry)
+                self._services.namespace.invalidate(node.path)
             raise
 
     def write(self, number: int, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`, with O_APPEND to the end; return how many it copied."""
         handle = self.table.handle(number)
         node = handle.node
-        if offset + size > self._rooms.layout.largest_file:
+        if offset + size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, node.path)
         with node.lock:
             copied = node.content.write(node.content.size if handle.append else offset, size, fill)
             self._touch(node)
         return copied
 
-    def truncate(self, node: Node, size: int) -> None:
+    def truncate(self, node: OpenFile, size: int) -> None:
         """Make the file `size` bytes long."""
-        if size > self._rooms.layout.largest_file:
+        if size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, node.path)
         with node.lock:
             if size == 0 and self._contents.is_pinned(node.content):
@@ -117,7 +117,7 @@ class Files:
                 node.content.truncate(size)
             self._touch(node)
 
-    def flush(self, node: Node, *, durable: bool = False) -> None:
+    def flush(self, node: OpenFile, *, durable: bool = False) -> None:
         """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.
 
         A `durable` one is in Swift when this returns. So is every one where nothing settles: what cannot be
@@ -127,16 +127,16 @@ class Files:
         with self.table.barrier.passing(lambda: (node.path,)):
             self._flush(node, durable=durable)
 
-    def _flush(self, node: Node, *, durable: bool) -> None:
+    def _flush(self, node: OpenFile, *, durable: bool) -> None:
         with node.lock:
-            if node.hidden:
+            if node.unlinked:
                 return
             before, handed_in = node.entry, node.dirty
             try:
                 if handed_in:
                     self._hand_in(node)
                 if not self._journal.seconds:
-                    self._promises.see_to(node.name)
+                    self._pending.flush_or_withdraw(node.name)
             except (SwiftfsError, OSError):
                 if handed_in:
                     node.entry, node.dirty, node.failed = before, True, True
@@ -159,13 +159,13 @@ class Files:
         else:
             self._release(number, node)
 
-    def _release(self, number: int, node: Node) -> None:
+    def _release(self, number: int, node: OpenFile) -> None:
         if node.users == 1 and node.dirty and not node.failed:
             self.drain(node)
         if self.table.release(number) is not None:
             self._dispose(node)
 
-    def drain(self, node: Node) -> bool:
+    def drain(self, node: OpenFile) -> bool:
         """Hand in the changes of a file that was never closed; say whether that succeeded."""
         try:
             self.flush(node)
@@ -179,11 +179,11 @@ class Files:
 
         The unlinked file that is still read has its bytes brought in before they are deleted.
         """
-        for node in self.table.hidden(name):
+        for node in self.table.unlinked(name):
             node.content.ensure_all()
             deletion, settled, node.deletion, node.settled = node.deletion, node.settled, None, None
             if deletion is not None and settled is not None:
-                self._journal.let_go(node.held, node.unlinked, deletion, settled)
+                self._journal.let_go(node.held, node.unlinked_path, deletion, settled)
 
     def close(self) -> None:
         """Close every file, and end the threads."""
@@ -191,19 +191,19 @@ class Files:
             self._dispose(node)
         self._prefetch.close()
 
-    def _open(self, node: Node, flags: int) -> int:
+    def _open(self, node: OpenFile, flags: int) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         number, shared = self.table.open(node, writable=writable, append=bool(flags & os.O_APPEND))
         if shared is not node:
             self._contents.release(node.content)
         return number
 
-    def _stored_node(self, path: str, entry: Entry) -> Node:
+    def _stored_node(self, path: str, entry: Entry) -> OpenFile:
         assert entry.object is not None
         content = self._journal.acquire_pending(entry.object)
         if content is None:
             if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
-                entry = self._rooms.namespace.lookup(path)
+                entry = self._services.namespace.lookup(path)
             entry = self._confirmed(path, entry)
             version, size = version_of(entry), entry.attributes.size
             origin = BaseVersion(version.name, entry.etag, size, size)
@@ -211,8 +211,8 @@ class Files:
         content.last_get_info = None  # what a download of an earlier opening told may have changed
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
-        node = Node(path, version_of(entry).name, content, entry.attributes, description, entry)
-        node.inherit = entry.headers is None
+        node = OpenFile(path, version_of(entry).name, content, entry.attributes, description, entry)
+        node.foreign_headers_unknown = entry.headers is None
         return node
 
     def _confirmed(self, path: str, entry: Entry) -> Entry:
@@ -221,27 +221,27 @@ class Files:
         Where nothing is kept, the download finds out. While Swift is away what is kept serves.
         """
         try:
-            return self._rooms.namespace.verify(path, entry, ask=version_of(entry) in self._contents)
+            return self._services.namespace.verify(path, entry, ask=version_of(entry) in self._contents)
         except StoreError as error:
             if not error.retryable:
                 raise
             return entry
 
-    def _learn(self, node: Node) -> None:
+    def _learn(self, node: OpenFile) -> None:
         """Let an open file, and whoever looks it up, know the version that its bytes came from in fact."""
         entry, told, origin = node.entry, node.content.last_get_info, node.content.origin
         if entry is None or told is None or origin is None or told.version.name != entry.object:
             return
         if told.version.etag == origin.etag and (entry.hinted or entry.etag not in ("", origin.etag)):
-            node.entry = self._rooms.namespace.learn(node.path, entry, told)
+            node.entry = self._services.namespace.learn(node.path, entry, told)
 
-    def _touch(self, node: Node) -> None:
-        node.stat = replace(node.stat, mtime_ns=unix_time_ns())
+    def _touch(self, node: OpenFile) -> None:
+        node.attributes = replace(node.attributes, mtime_ns=unix_time_ns())
         node.dirty, node.failed = True, False
 
-    def _hand_in(self, node: Node) -> None:
-        if node.inherit and node.content.last_get_info is not None:
-            told, node.inherit = node.content.last_get_info, False
+    def _hand_in(self, node: OpenFile) -> None:
+        if node.foreign_headers_unknown and node.content.last_get_info is not None:
+            told, node.foreign_headers_unknown = node.content.last_get_info, False
             node.description = replace(
                 node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
             )
@@ -256,34 +256,34 @@ class Files:
             replaces_large=before.is_slo if before else False,
             replaces_etag=(before.etag or None) if before else None,
             creates=before is None,
-            foreign_headers_unknown=node.inherit,
+            foreign_headers_unknown=node.foreign_headers_unknown,
         )
-        entry = file_promise(
+        entry = file_change(
             node.path,
             node.name,
             node.content.size,
             description,
-            self._rooms.defaults,
-            inherit=node.inherit,
+            self._services.defaults,
+            foreign_headers_unknown=node.foreign_headers_unknown,
         )
-        done, change = self._promises.note(node.path, entry)
+        done, change = self._pending.record(node.path, entry)
         before, node.entry = node.entry, entry
         try:
             self._journal.submit(node.path, intent, done)
         except OSError:
             node.entry = before
-            self._rooms.namespace.rollback(node.path, change)
+            self._services.namespace.rollback(node.path, change)
             raise
         node.dirty = False
 
-    def _dispose(self, node: Node) -> None:
-        if not node.hidden:
+    def _dispose(self, node: OpenFile) -> None:
+        if not node.unlinked:
             self._learn(node)
-        if node.dirty and not node.hidden:
+        if node.dirty and not node.unlinked:
             log.warning("%s: its last changes are dropped", node.path)
-            self._rooms.namespace.discard_change(node.path)
+            self._services.namespace.discard_change(node.path)
         if node.deletion is not None and node.settled is not None:
-            self._journal.let_go(node.held, node.unlinked, node.deletion, node.settled)
+            self._journal.let_go(node.held, node.unlinked_path, node.deletion, node.settled)
             if not self._journal.seconds:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([node.deletion.name])

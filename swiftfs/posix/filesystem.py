@@ -23,13 +23,13 @@ from swiftfs.namespace.entry import inode_of
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan, FilesystemUsage, ObjectName
 from swiftfs.paths import Source, escape, join, split, unescape
-from swiftfs.posix.attribute_ops import Metadata
-from swiftfs.posix.directory_ops import Folders
-from swiftfs.posix.file_ops import Files
-from swiftfs.posix.open_files import Node, OpenFiles
-from swiftfs.posix.pending import Promises, file_promise
-from swiftfs.posix.rename_ops import Moves, deletion_of
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.attribute_ops import AttributeOps
+from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.pending import PendingChanges, file_change
+from swiftfs.posix.rename_ops import RenameOps, deletion_of
+from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
 
 HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
@@ -39,29 +39,29 @@ HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 class FileSystem:
     """One mounted source; `records` are what an earlier process promised."""
 
-    def __init__(self, rooms: Rooms, source: Source, records: Iterable[Record] = ()) -> None:
-        self._rooms = rooms
+    def __init__(self, rooms: Services, source: Source, records: Iterable[Record] = ()) -> None:
+        self._services = rooms
         self._records = records
         self._source = source
         self._namespace = rooms.namespace
         self._journal = rooms.journal
         self._inodes = Inodes(source)
         table = OpenFiles()
-        self._promises = Promises(rooms, table)
-        self._files = Files(rooms, self._promises, table)
-        self._folders = Folders(rooms, source, self._files, self._promises, self._inodes)
-        self._moves = Moves(rooms, self._files, self._folders, self._promises)
-        self._metadata = Metadata(rooms, source, self._files, self._promises)
+        self._pending = PendingChanges(rooms, table)
+        self._file_ops = FileOps(rooms, self._pending, table)
+        self._directory_ops = DirectoryOps(rooms, source, self._file_ops, self._pending, self._inodes)
+        self._rename_ops = RenameOps(rooms, self._file_ops, self._directory_ops, self._pending)
+        self._attribute_ops = AttributeOps(rooms, source, self._file_ops, self._pending)
         self._usage = UsageReport(rooms.store, source)
 
     @property
-    def rooms(self) -> Rooms:
+    def services(self) -> Services:
         """What it is made of, for who watches it."""
-        return self._rooms
+        return self._services
 
-    def written(self) -> list[Node]:
+    def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal has not got."""
-        return [node for node in self._files.table.all() if node.dirty]
+        return [node for node in self._file_ops.table.all() if node.dirty]
 
     def begin(self) -> None:
         """Ask Swift for the root, and go on with what an earlier process left.
@@ -69,7 +69,7 @@ class FileSystem:
         Raise `NotFound` when the container does not exist.
         """
         self._namespace.load_root()
-        self._journal.recover(self._records, self._promises.recovered)
+        self._journal.recover(self._records, self._pending.recovered)
 
     def refresh(self) -> None:
         """Ask Swift again for all that is remembered of its listings."""
@@ -77,15 +77,15 @@ class FileSystem:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
-        node = self._files.current(path, ask=False)
+        node = self._file_ops.current(path, ask=False)
         if node is not None:
-            return self._inodes.of_open(path, node.attributes)
+            return self._inodes.of_open(path, node.current_attributes)
         return self._inodes.of(path, self._namespace.lookup(path).attributes)
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it has a path still."""
-        node = self._files.table.handle(handle).node
-        return self._inodes.of_open(node.path, node.attributes)
+        node = self._file_ops.table.handle(handle).node
+        return self._inodes.of_open(node.path, node.current_attributes)
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link."""
@@ -101,34 +101,34 @@ class FileSystem:
         def sink(offset: int, data: bytes) -> None:
             body[offset : offset + len(data)] = data
 
-        self._rooms.store.get(entry.object, sink, etag=entry.etag)
+        self._services.store.get(entry.object, sink, etag=entry.etag)
         return body.decode()
 
     def opendir(self, path: str) -> int:
         """Open a folder for `readdir`."""
-        return self._folders.open(path)
+        return self._directory_ops.open(path)
 
     def readdir(self, handle: int) -> Iterator[tuple[str, Attributes]]:
         """Yield the names in an open folder, with attributes as far as its listing knows them."""
-        return self._folders.read(handle)
+        return self._directory_ops.read(handle)
 
     def fsyncdir(self, handle: int) -> None:
         """Return when Swift has the folder and all that was closed below it, or raise why it has not."""
-        self._folders.flush(handle)
+        self._directory_ops.flush(handle)
 
     def releasedir(self, handle: int) -> None:
         """Close a folder."""
-        self._folders.release(handle)
+        self._directory_ops.release(handle)
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         """Make a folder, or at the top of an account a container."""
         with self._changing(path):
-            self._folders.make(path, mode, caller)
+            self._directory_ops.make(path, mode, caller)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder or container."""
         with self._changing(path):
-            self._folders.remove(path)
+            self._directory_ops.remove(path)
         self._inodes.forget(path, is_folder=True)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
@@ -160,37 +160,37 @@ class FileSystem:
         entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
-        if self._files.table.at(path) is not None:
+        if self._file_ops.table.at(path) is not None:
             self._hide(path, f"{path}.fuse_hidden")
         elif entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
         else:
-            self._folders.keep_parent(path)
-            self._promises.make(path, deletion_of(entry), None)
+            self._directory_ops.keep_parent(path)
+            self._pending.submit(path, deletion_of(entry), None)
             self._inodes.forget(path)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder over whatever POSIX lets it replace."""
         if old == new:
             return
-        moving = self._namespace.find(old) if self._files.table.at(old) is None else None
+        moving = self._namespace.find(old) if self._file_ops.table.at(old) is None else None
         if moving is not None and moving.is_directory:
-            with self._files.table.barrier.closed(old, new):
-                self._folders.rename(old, new, moving, self._namespace.find(new))
+            with self._file_ops.table.barrier.closed(old, new):
+                self._directory_ops.rename(old, new, moving, self._namespace.find(new))
                 self._inodes.move_folder(old, new)
         else:
             with self._changing(old, new):
                 self._rename_file(old, new)
 
     def _rename_file(self, old: str, new: str) -> None:
-        node = self._files.table.at(old)
+        node = self._file_ops.table.at(old)
         # A program that writes a file of such a name does so under a temporary name that holds the name.
         if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
             if node is not None:
                 self._hide(old, new)
                 return
             # libfuse counts a handle as open until after its release: then nobody will unlink `new`.
-            if self._files.table.was_just_released(old):
+            if self._file_ops.table.was_just_released(old):
                 self._unlink(old)
                 return
         moving, target = self._namespace.find(old), self._namespace.find(new)
@@ -198,9 +198,9 @@ class FileSystem:
             raise os_error(errno.EISDIR, new)
         if node is not None:
             with node.lock:
-                self._moves.rename_open(node, new, self._new_name(new), target)
+                self._rename_ops.rename_open(node, new, self._new_name(new), target)
         elif moving is not None:
-            self._moves.move(old, new, self._new_name(new), moving, target)
+            self._rename_ops.move(old, new, self._new_name(new), moving, target)
         else:
             raise os_error(errno.ENOENT, old)
         self._inodes.move(old, new)
@@ -227,21 +227,21 @@ class FileSystem:
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return the value of a `user.*` attribute; raise `OSError` ENODATA when there is none."""
-        return self._metadata.get_xattr(path, name)
+        return self._attribute_ops.get_xattr(path, name)
 
     def listxattr(self, path: str) -> list[str]:
         """Return the names of the `user.*` attributes."""
-        return self._metadata.list_xattrs(path)
+        return self._attribute_ops.list_xattrs(path)
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         """Set a `user.*` attribute; `flags` as in setxattr(2)."""
         with self._changing(path):
-            self._metadata.set_xattr(path, name, value, flags)
+            self._attribute_ops.set_xattr(path, name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
         """Remove a `user.*` attribute; raise `OSError` ENODATA when there is none."""
         with self._changing(path):
-            self._metadata.remove_xattr(path, name)
+            self._attribute_ops.remove_xattr(path, name)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
@@ -251,33 +251,33 @@ class FileSystem:
     def _create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         name = self._new_name(path)
         existing = self._namespace.find(path)
-        if self._files.current(path) is not None or existing is not None:
+        if self._file_ops.current(path) is not None or existing is not None:
             if flags & os.O_EXCL:
                 raise os_error(errno.EEXIST, path)
             return self.open(path, flags)
         permissions = stat.S_IMODE(mode) | stat.S_IFREG
         attributes = Attributes(permissions, 0, unix_time_ns(), caller.uid, caller.gid, inode_of(name))
-        return self._files.create(path, name, attributes, flags)
+        return self._file_ops.create(path, name, attributes, flags)
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file, emptied with O_TRUNC."""
-        node = self._files.current(path)
+        node = self._file_ops.current(path)
         if node is not None:
-            return self._files.reopen(node, flags)
+            return self._file_ops.reopen(node, flags)
         entry = self._namespace.lookup(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
-        return self._files.open(path, entry, flags)
+        return self._file_ops.open(path, entry, flags)
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
         """Return where the bytes lie in a local file; fewer come only where the file ends."""
-        return self._files.read(handle, offset, size)
+        return self._file_ops.read(handle, offset, size)
 
     def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
         """Let `fill(descriptor, position)` copy the bytes; return how many it copied."""
-        return self._files.write(handle, offset, size, fill)
+        return self._file_ops.write(handle, offset, size, fill)
 
     def truncate(self, path: str, size: int) -> None:
         """Make a file `size` bytes long; a file nobody has open is stored before this returns."""
@@ -291,30 +291,30 @@ class FileSystem:
 
     def truncate_handle(self, handle: int, size: int) -> None:
         """Make an open file `size` bytes long."""
-        self._files.truncate(self._files.table.handle(handle).node, size)
+        self._file_ops.truncate(self._file_ops.table.handle(handle).node, size)
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Extend the file to `offset + length` bytes; only mode 0 is known."""
         if mode:
             raise os_error(errno.EOPNOTSUPP)
-        node = self._files.table.handle(handle).node
-        self._files.truncate(node, max(node.content.size, offset + length))
+        node = self._file_ops.table.handle(handle).node
+        self._file_ops.truncate(node, max(node.content.size, offset + length))
 
     def flush(self, handle: int) -> None:
         """Hand in what was written through any handle of the file; part of close()."""
-        opened = self._files.table.handle(handle)
+        opened = self._file_ops.table.handle(handle)
         if opened.writable:
-            self._files.flush(opened.node)
+            self._file_ops.flush(opened.node)
 
     def fsync(self, handle: int, data_only: bool) -> None:
         """Return when the file's bytes are in Swift, or raise why they are not."""
-        self._files.flush(self._files.table.handle(handle).node, durable=True)
+        self._file_ops.flush(self._file_ops.table.handle(handle).node, durable=True)
 
     def release(self, handle: int) -> None:
         """End a handle."""
-        node = self._files.table.handle(handle).node
-        self._files.release(handle)
-        if node.hidden and not node.users:
+        node = self._file_ops.table.handle(handle).node
+        self._file_ops.release(handle)
+        if node.unlinked and not node.users:
             self._inodes.forget(node.path)
 
     def statfs(self, path: str) -> FilesystemUsage:
@@ -336,10 +336,10 @@ class FileSystem:
         `drain` stays on the disk for the next mount; raise `SwiftfsError` that says so, and which changes
         Swift refused without anybody being told.
         """
-        lost = [node.path for node in self._files.table.all() if not self._files.drain(node)]
-        self._files.close()
-        left = self._journal.close(self._rooms.options.drain, progress, self._rooms.store.close)
-        self._rooms.contents.close()
+        lost = [node.path for node in self._file_ops.table.all() if not self._file_ops.drain(node)]
+        self._file_ops.close()
+        left = self._journal.close(self._services.options.drain, progress, self._services.store.close)
+        self._services.contents.close()
         self._namespace.close()
         refused = self._journal.refused()
         problems = []
@@ -348,7 +348,7 @@ class FileSystem:
         if left:
             first = left[0]
             problems.append(
-                f"{len(left)} changes stay in {self._rooms.cache}, and the next mount goes on with them; "
+                f"{len(left)} changes stay in {self._services.cache}, and the next mount goes on with them; "
                 f"the first is {first.path}: {first.reason or 'there was no time'}"
             )
         if refused:
@@ -361,7 +361,7 @@ class FileSystem:
 
     def _hide(self, path: str, hidden: str) -> None:
         """Take the name from an open file, which keeps its number until its last handle goes."""
-        self._moves.hide(path, hidden)
+        self._rename_ops.hide(path, hidden)
         self._inodes.move(path, hidden)
 
     @contextmanager
@@ -370,7 +370,7 @@ class FileSystem:
 
         Raise `OSError` ENOENT when the folder of one has moved away meanwhile.
         """
-        with self._files.table.barrier.passing(lambda: paths) as waited:
+        with self._file_ops.table.barrier.passing(lambda: paths) as waited:
             if waited:
                 for path in paths:
                     self._namespace.lookup(split(path)[0], complete=False)
@@ -378,7 +378,7 @@ class FileSystem:
 
     def _change(self, path: str, update: Callable[[Attributes], Attributes]) -> None:
         with self._changing(path):
-            self._metadata.change(path, update)
+            self._attribute_ops.change(path, update)
 
     def _new_name(self, path: str) -> ObjectName:
         """Return the object for a new file; the second name `a%file` exists only beside a folder `a`."""
@@ -408,10 +408,10 @@ class FileSystem:
         self, path: str, body: bytes, mode: int, caller: Caller, target: str | None, device: int | None
     ) -> None:
         name = self._new_name(path)
-        if self._files.table.at(path) is not None or self._namespace.find(path) is not None:
+        if self._file_ops.table.at(path) is not None or self._namespace.find(path) is not None:
             raise os_error(errno.EEXIST, path)
-        self._files.settle_hidden(name)
+        self._file_ops.settle_hidden(name)
         stored = Stored(mode, unix_time_ns(), caller.uid, caller.gid, target, device=device)
         description = Description(SPECIAL_TYPES[stat.S_IFMT(mode)], stored)
-        entry = file_promise(path, name, len(body), description, self._rooms.defaults)
-        self._promises.make(path, PutSpecial(name, body, description, creates=True), entry)
+        entry = file_change(path, name, len(body), description, self._services.defaults)
+        self._pending.submit(path, PutSpecial(name, body, description, creates=True), entry)

@@ -14,7 +14,7 @@ from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.paths import is_below, split
-from swiftfs.posix.rename_barrier import Barrier
+from swiftfs.posix.rename_barrier import RenameBarrier
 
 UNCACHED_SECONDS = 5.0
 """How long libfuse may go by times and sizes that are not true any more, and longer."""
@@ -25,42 +25,42 @@ RELEASED_FILES = 1000
 
 
 @dataclass(slots=True)
-class Node:
+class OpenFile:
     """A file that is open: what it is now, which may be ahead of the journal.
 
     `entry` is what the namespace has of it, None for a new file before its first flush. `dirty` says that
-    bytes or attributes are not in the journal yet, `failed` that close() or fsync() has told why. A `hidden`
-    node was `unlinked` from that path, or renamed over: it lives until its last handle goes, and then its
-    `deletion`, which the journal has as `held`, is executed and `settled` is told how that went. `replaces`
-    is the entry that a new file takes the place of. With `inherit` the object has headers of another client
-    that nobody has asked for.
-    The lock keeps writers apart from what hands the file to the journal.
+    bytes or attributes are not in the journal yet, `failed` that close() or fsync() has told why. A
+    `unlinked` node was `unlinked_path` from that path, or renamed over: it lives until its last handle goes,
+    and then its `deletion`, which the journal has as `held`, is executed and `settled` is told how that went.
+    `replaces` is the entry that a new file takes the place of. With `foreign_headers_unknown` the object has
+    headers of another client that nobody has asked for. The lock keeps writers apart from what hands the file
+    to the journal.
     """
 
     path: str
     name: ObjectName
     content: CachedFile
-    stat: Attributes
+    attributes: Attributes
     description: Description
     entry: Entry | None
     dirty: bool = False
     failed: bool = False
-    hidden: bool = False
-    unlinked: str = ""
+    unlinked: bool = False
+    unlinked_path: str = ""
     deletion: Delete | None = None
     settled: Done | None = None
     held: int = 0
     replaces: Entry | None = None
-    inherit: bool = False
+    foreign_headers_unknown: bool = False
     users: int = 0
     lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
 
     @property
-    def attributes(self) -> Attributes:
+    def current_attributes(self) -> Attributes:
         """The attributes with the size as it is at this moment."""
-        return replace(self.stat, size=self.content.size)
+        return replace(self.attributes, size=self.content.size)
 
-    def follow(self, entry: Entry) -> None:
+    def rename_object(self, entry: Entry) -> None:
         """Take the name that the object was moved to."""
         assert entry.object is not None
         self.entry, self.name = entry, entry.object
@@ -73,7 +73,7 @@ class Node:
         mount shows and takes the encoded bytes. But a DLO's manifest header would have its segments served
         instead of the bytes.
         """
-        stat = self.stat
+        stat = self.attributes
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
         kept = {
             name: value
@@ -87,7 +87,7 @@ class Node:
 class Handle:
     """One open(): its node, and whether it may write."""
 
-    node: Node
+    node: OpenFile
     writable: bool
     append: bool
 
@@ -103,16 +103,16 @@ class OpenFiles:
     """
 
     def __init__(self) -> None:
-        self.barrier = Barrier()
+        self.barrier = RenameBarrier()
         self._lock = new_lock(Rank.OPEN_FILES)
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
-        self._nodes: dict[str, Node] = {}
-        self._replaced: list[Node] = []
+        self._nodes: dict[str, OpenFile] = {}
+        self._replaced: list[OpenFile] = []
         self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
 
-    def at(self, path: str) -> Node | None:
+    def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
         return self._nodes.get(path)
 
@@ -120,7 +120,7 @@ class OpenFiles:
         """Return what a handle's number stands for."""
         return self._handles[number]
 
-    def open(self, node: Node, *, writable: bool, append: bool = False) -> tuple[int, Node]:
+    def open(self, node: OpenFile, *, writable: bool, append: bool = False) -> tuple[int, OpenFile]:
         """Add a handle on `node`, or on the node that is open at its path already; return both."""
         with self._lock:
             shared = self._nodes.setdefault(node.path, node)
@@ -129,20 +129,20 @@ class OpenFiles:
             self._handles[number] = Handle(shared, writable, append)
             return number, shared
 
-    def replace(self, node: Node) -> None:
+    def replace(self, node: OpenFile) -> None:
         """Let `node` be found by its handles only: its path is another version's from now on."""
         with self._lock:
             if self._nodes.get(node.path) is node:
                 del self._nodes[node.path]
                 self._replaced.append(node)
 
-    def _is_mixed(self, node: Node) -> bool:
+    def _is_mixed(self, node: OpenFile) -> bool:
         """Say whether the kernel may hold pages of another version under the path of a node.
 
         libfuse's auto_cache lets it drop them at an open, when time or size are not those of the open before.
         But libfuse looks only once in a while.
         """
-        mark, now = (node.stat.mtime_ns, node.content.size), monotonic()
+        mark, now = (node.attributes.mtime_ns, node.content.size), monotonic()
         before, opened = self._mixed.get(node.path, (mark, now))
         if any(one.path == node.path for one in self._replaced):
             self._mixed[node.path] = mark, now
@@ -152,7 +152,7 @@ class OpenFiles:
             self._mixed[node.path] = mark, now
         return node.path in self._mixed
 
-    def release(self, number: int) -> Node | None:
+    def release(self, number: int) -> OpenFile | None:
         """Remove a handle; return its node when that was the last one."""
         with self._lock:
             node = self._handles.pop(number).node
@@ -192,22 +192,22 @@ class OpenFiles:
                 if node.entry is promised:
                     node.entry = entry
 
-    def below(self, folder: str) -> list[Node]:
+    def below(self, folder: str) -> list[OpenFile]:
         """Return the nodes in a folder and in all folders below it."""
         with self._lock:
             nodes = [*self._nodes.values(), *self._replaced]
             return [node for node in nodes if is_below(node.path, folder)]
 
-    def unstored_in(self, folder: str) -> list[Node]:
+    def unstored_in(self, folder: str) -> list[OpenFile]:
         """Return the nodes of a folder that no listing shows, because nobody has flushed them yet."""
         nodes = self.below(folder)
-        return [n for n in nodes if n.entry is None and not n.hidden and split(n.path)[0] == folder]
+        return [n for n in nodes if n.entry is None and not n.unlinked and split(n.path)[0] == folder]
 
-    def hidden(self, name: ObjectName) -> list[Node]:
+    def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked nodes whose last close would delete the object `name`."""
         return [node for node in self.all() if node.deletion is not None and node.deletion.name == name]
 
-    def all(self) -> list[Node]:
+    def all(self) -> list[OpenFile]:
         """Return every open node."""
         with self._lock:
             return [*self._nodes.values(), *self._replaced]

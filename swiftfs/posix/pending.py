@@ -23,7 +23,7 @@ from swiftfs.namespace.overlay import LocalChange
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.services import Services
 from swiftfs.store.protocol import Headers
 
 SUPERSEDE_SECONDS = 0.5
@@ -34,24 +34,24 @@ RECALL_SECONDS = 1.0
 """How long the start of a mount asks Swift what described files are: each folder of them costs a listing."""
 
 
-class Promises:
+class PendingChanges:
     """Hands changes to the journal, and tells the namespace what became of them."""
 
-    def __init__(self, rooms: Rooms, table: OpenFiles) -> None:
-        self._rooms = rooms
+    def __init__(self, rooms: Services, table: OpenFiles) -> None:
+        self._services = rooms
         self._namespace = rooms.namespace
         self._journal = rooms.journal
         self._table = table
         self._recalling = 0.0
 
-    def make(self, path: str, intent: Operation, entry: Entry | None, *, later: bool = False) -> None:
+    def submit(self, path: str, intent: Operation, entry: Entry | None, *, later: bool = False) -> None:
         """Let `path` be `entry` from now on, or nothing, which `intent` makes true in Swift.
 
         Where nothing settles it is executed before this returns, unless it may come `later` because another
         change is about to make it needless; a failure is raised then, and later it is logged: what was there
         is there again. Raise `OSError` when the disk does not take the change.
         """
-        settled, change = self.note(path, entry)
+        settled, change = self.record(path, entry)
         failures: list[Failure] = []
 
         def done(outcome: ObjectInfo | Failure | None) -> None:
@@ -67,11 +67,11 @@ class Promises:
         if not waits:
             self._namespace.confirm(path, change)
         elif not self._journal.seconds and not later:
-            self.see_to(names_of(intent)[0])
+            self.flush_or_withdraw(names_of(intent)[0])
             if failures:  # another thread was faster, and nothing was left to see to
                 raise failures[0]
 
-    def see_to(self, name: ObjectName) -> None:
+    def flush_or_withdraw(self, name: ObjectName) -> None:
         """Have the change of `name` executed; when that fails it is given up, and the failure is raised."""
         try:
             self._journal.flush([name])
@@ -79,7 +79,7 @@ class Promises:
             self._journal.withdraw(name, error)
             raise
 
-    def note(self, path: str, entry: Entry | None) -> tuple[Done, LocalChange]:
+    def record(self, path: str, entry: Entry | None) -> tuple[Done, LocalChange]:
         """Let `path` be `entry` from now on; return what must be told how that went, and the change."""
         change = self._namespace.record(path, entry, pending=True)
         return partial(self._settled, path, change), change
@@ -89,12 +89,12 @@ class Promises:
 
         Of many files whose description waits, some show the old one until Swift has the new one.
         """
-        entry = promised_entry(path, intent, self._rooms.defaults)
+        entry = pending_entry(path, intent, self._services.defaults)
         if isinstance(intent, SetAttributes | ReplaceHeaders):
             entry = self._described(path, intent)
         if entry is None and not isinstance(intent, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.note(path, entry)[0]
+        return self.record(path, entry)[0]
 
     def _described(self, path: str, intent: SetAttributes | ReplaceHeaders) -> Entry | None:
         """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
@@ -113,7 +113,7 @@ class Promises:
             sent = intent.description.headers()
             stored = intent.description.stored
             headers = Headers(intent.description.media_type, sent.metadata, sent.preserved_headers)
-        attributes = self._rooms.defaults.apply(entry.attributes, stored)
+        attributes = self._services.defaults.apply(entry.attributes, stored)
         return replace(entry, attributes=attributes, headers=headers)
 
     def _settled(self, path: str, change: LocalChange, outcome: ObjectInfo | Failure | None) -> None:
@@ -134,14 +134,14 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, headers=headers)
 
 
-def file_promise(
+def file_change(
     path: str,
     name: ObjectName,
     size: int,
     description: Description,
     defaults: Defaults,
     *,
-    inherit: bool = False,
+    foreign_headers_unknown: bool = False,
 ) -> Entry:
     """Return the entry of a file of `size` bytes that Swift has not got yet; `inherit` as in `PutFile`."""
     media_type, stored = description.media_type, description.stored
@@ -150,7 +150,7 @@ def file_promise(
     attributes = defaults.apply(defaults.file(size, 0, inode_of(name)), stored)
     headers = (
         None
-        if inherit
+        if foreign_headers_unknown
         else Headers(description.media_type, description.sent_metadata(), description.preserved_headers)
     )
     return Entry(
@@ -164,14 +164,16 @@ def file_promise(
     )
 
 
-def promised_entry(path: str, intent: Operation, defaults: Defaults) -> Entry | None:
+def pending_entry(path: str, intent: Operation, defaults: Defaults) -> Entry | None:
     """Return what `path` is when `intent` is executed, None when it does not say."""
     match intent:
         case PutFile():
             size, inherit = intent.file.size, intent.foreign_headers_unknown
-            return file_promise(path, intent.name, size, intent.description, defaults, inherit=inherit)
+            return file_change(
+                path, intent.name, size, intent.description, defaults, foreign_headers_unknown=inherit
+            )
         case PutSpecial():
-            return file_promise(path, intent.name, len(intent.body), intent.description, defaults)
+            return file_change(path, intent.name, len(intent.body), intent.description, defaults)
         case PutMarker():
             folder = Folder(intent.name.container, intent.name.key.removesuffix("/") + "/")
             attributes = defaults.apply(

@@ -7,7 +7,7 @@ from swiftfs.concurrency import Rank, new_condition, thread_id
 from swiftfs.paths import is_below
 
 
-class Barrier:
+class RenameBarrier:
     """Keeps changes and the renames of folders above them apart; readers never wait.
 
     A change passes with the paths that it is about; while it goes on no folder above them begins to move.

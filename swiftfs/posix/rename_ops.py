@@ -5,24 +5,26 @@ from swiftfs.journal.operations import Delete, Move
 from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import split
-from swiftfs.posix.directory_ops import Folders
-from swiftfs.posix.file_ops import Files
-from swiftfs.posix.open_files import Node
-from swiftfs.posix.pending import Promises
+from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.file_ops import FileOps
+from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.prefetch import version_of
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.services import Services
 
 
-class Moves:
+class RenameOps:
     """What `rename` does to files: a new name in the journal where Swift has them not, else a COPY."""
 
-    def __init__(self, rooms: Rooms, files: Files, folders: Folders, promises: Promises) -> None:
+    def __init__(
+        self, rooms: Services, files: FileOps, folders: DirectoryOps, promises: PendingChanges
+    ) -> None:
         self._namespace = rooms.namespace
         self._journal = rooms.journal
         self._contents = rooms.contents
         self._files = files
         self._folders = folders
-        self._promises = promises
+        self._pending = promises
 
     def hide(self, path: str, hidden: str) -> None:
         """Take the name from an open file; it lives on without one, and its object is deleted."""
@@ -31,20 +33,20 @@ class Moves:
         assert node is not None
         with node.lock:
             self._folders.keep_parent(path)
-            node.hidden, node.unlinked = True, path
+            node.unlinked, node.unlinked_path = True, path
             self._files.table.move(path, hidden)
             if entry is None or entry.object is None:
                 return
             node.content.pin()
             if node.content.is_complete():
-                self._promises.make(path, deletion_of(entry), None, later=True)
+                self._pending.submit(path, deletion_of(entry), None, later=True)
             else:
                 deletion = deletion_of(entry)
                 node.held = self._journal.hold(path, deletion)
                 node.deletion = deletion
-                node.settled = self._promises.note(path, None)[0]
+                node.settled = self._pending.record(path, None)[0]
 
-    def rename_open(self, node: Node, new: str, name: ObjectName, target: Entry | None) -> None:
+    def rename_open(self, node: OpenFile, new: str, name: ObjectName, target: Entry | None) -> None:
         """Rename an open file to `new`, which is the object `name`, over `target`; its lock is held."""
         old = node.path
         if node.entry is None:  # only this process knows of it: the flush will give it the new name
@@ -52,7 +54,7 @@ class Moves:
             node.replaces = target
         else:
             self._files.flush(node)
-            node.follow(self.move(old, new, name, node.entry, target))
+            node.rename_object(self.move(old, new, name, node.entry, target))
         self._files.table.move(old, new)
 
     def move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
@@ -83,7 +85,7 @@ class Moves:
         # What waited for the old name is executed: Swift has said what it made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
-            self._journal.watch(entry.object, self._promises.note(old, None)[0])
+            self._journal.watch(entry.object, self._pending.record(old, None)[0])
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -98,7 +100,7 @@ class Moves:
             source,
             moved.object,
             new,
-            lambda: (self._promises.note(new, moved)[0], self._promises.note(old, None)[0]),
+            lambda: (self._pending.record(new, moved)[0], self._pending.record(old, None)[0]),
             replaces_large=target.is_slo if target else False,
             replaces_etag=(target.etag or None) if target else None,
             creates=target is None,

@@ -13,7 +13,7 @@ from swiftfs.store.protocol import ObjectStore
 
 
 @dataclass(slots=True)
-class Rooms:
+class Services:
     """What everything of floor 3 shares; `mount` builds it. `layout` says how large a file may be."""
 
     store: ObjectStore

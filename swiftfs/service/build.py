@@ -23,7 +23,7 @@ from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.posix.services import Rooms
+from swiftfs.posix.services import Services
 from swiftfs.store import Stores
 
 PER_UPLOAD = 4
@@ -92,5 +92,5 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         watch=Watch(stores.ambiguous, store, request.source),
     )
     journal.sent = progress(contents, stores.counters.under_way)
-    rooms = Rooms(store, namespace, contents, journal, layout, options, defaults, cache)
+    rooms = Services(store, namespace, contents, journal, layout, options, defaults, cache)
     return FileSystem(rooms, request.source, records)

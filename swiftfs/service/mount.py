@@ -78,7 +78,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             filesystem = build(stores, request, cache)
         vitals = Vitals(filesystem, stores, request.source, request.mountpoint, watching.prices)
         Drain(0).write(cache)  # in place of what an earlier process told last
-        detached = DetachWatch(request.mountpoint, filesystem.rooms.journal, cache)
+        detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
             with _collecting_later():
                 _begin(filesystem, request, stores)
