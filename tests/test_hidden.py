@@ -17,7 +17,7 @@ from test_logs import record
 from test_permissions import NOBODY, as_root, reachable
 
 from swiftfs.attributes import PID_ATTRIBUTE
-from swiftfs.control.control_dir import PRIVATE, ROOT, HiddenFolder, beside
+from swiftfs.control.control_dir import PRIVATE, ROOT, ControlDir, with_control_dir
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.fuse.operations import FileSystem
 from swiftfs.objects import DIRECT_HANDLES, Caller, FilesystemUsage
@@ -204,14 +204,14 @@ def test_the_other_names_are_unique(name: str) -> None:
 
 
 def test_every_call_of_a_file_system_is_routed() -> None:
-    hidden = HiddenFolder({}, lambda: Caller(os.getuid(), 0), lambda _: FilesystemUsage(0, 0, 0, 0))
+    hidden = ControlDir({}, lambda: Caller(os.getuid(), 0), lambda _: FilesystemUsage(0, 0, 0, 0))
     called: list[tuple[str, object]] = []
 
     class Plain:
         def __getattr__(self, name: str) -> Callable[..., object]:
             return lambda *words: called.append((name, words[0]))
 
-    both = beside(Plain(), hidden)  # type: ignore[arg-type]
+    both = with_control_dir(Plain(), hidden)  # type: ignore[arg-type]
     names = [name for name in vars(FileSystem) if not name.startswith("_")]
     assert len(names) > 25
     handles = {"getattr_handle", "readdir", "fsyncdir", "releasedir", "truncate_handle", "read", "write"}
@@ -229,7 +229,7 @@ def test_every_call_of_a_file_system_is_routed() -> None:
 
 
 def test_only_its_own_paths_are_hidden() -> None:
-    hidden = HiddenFolder(
+    hidden = ControlDir(
         {"log": lambda: b"x"}, lambda: Caller(os.getuid(), 0), lambda _: FilesystemUsage(0, 0, 0, 0)
     )
     assert hidden.getattr(ROOT).is_directory

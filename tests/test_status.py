@@ -24,7 +24,7 @@ from swiftfs import __version__
 from swiftfs.cli.status_view import KINDS, MOST_ROWS, view
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
-from swiftfs.control.snapshot import SCHEMA, Bounds, Server, State, Writing
+from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import operations
@@ -35,7 +35,7 @@ MIB = 1024 * 1024
 
 NOTHING_WAITS = QueueReport(0, 0, 0, 0, False, 0, 0)
 
-STATE = State(
+STATE = MountStatus(
     SCHEMA,
     "1.2",
     "photos",
@@ -56,7 +56,7 @@ STATE = State(
 )
 
 
-def shown(state: State, width: int = 100) -> str:
+def shown(state: MountStatus, width: int = 100) -> str:
     """Return what people see of a state."""
     console = Console(width=width)
     with console.capture() as capture:
@@ -150,7 +150,7 @@ def test_a_state_survives_json() -> None:
         writing=(Writing("/a", 1, 0),),
         set_aside=("lost",),
     )
-    assert State.from_json(state.to_json()) == state
+    assert MountStatus.from_json(state.to_json()) == state
     values = json.loads(state.to_json())
     assert (values["parked"], values["cost"]["total"]) == (1, 3.0)
 
@@ -160,7 +160,7 @@ def test_a_state_survives_json() -> None:
 )
 def test_what_is_no_state_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  what it says is for nobody
-        State.from_json(text)
+        MountStatus.from_json(text)
 
 
 def test_bytes_under_way_are_counted_by_object_and_by_prefix() -> None:

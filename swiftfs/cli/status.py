@@ -12,13 +12,13 @@ from rich.live import Live
 from swiftfs.cli.status_view import view
 from swiftfs.concurrency import sleep
 from swiftfs.control.client import NotYours, mountpoints, printable, read_state
-from swiftfs.control.snapshot import State
+from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
 
 WATCH_SECONDS = 1.0
 """Between two looks of `--watch`."""
 
-Show = Callable[[list[State]], None]
+Show = Callable[[list[MountStatus]], None]
 
 
 def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
@@ -38,7 +38,7 @@ def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
             states, _ = _look(asked)
 
 
-def _look(asked: Path | None) -> tuple[list[State], list[str]]:
+def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
     """Return the state of the mount asked for, or of all that answer, and why others do not.
 
     Raise `ConfigurationError` when none does.
@@ -71,10 +71,10 @@ def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
             yield lambda states: live.update(view(states), refresh=True)
 
 
-def _print(states: list[State]) -> None:
+def _print(states: list[MountStatus]) -> None:
     Console().print(view(states))
 
 
-def _print_json(states: list[State], *, alone: bool, indent: int | None) -> None:
+def _print_json(states: list[MountStatus], *, alone: bool, indent: int | None) -> None:
     values = [json.loads(state.to_json()) for state in states]
     click.echo(json.dumps(values[0] if alone else values, indent=indent))

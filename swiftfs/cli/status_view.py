@@ -12,7 +12,7 @@ from rich.text import Text
 from swiftfs.config.options import show_size
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import printable
-from swiftfs.control.snapshot import Bounds, State
+from swiftfs.control.snapshot import Bounds, MountStatus
 from swiftfs.journal.report import PendingChange, QueueReport
 
 KINDS = {
@@ -52,12 +52,12 @@ def counts(report: QueueReport) -> str:
     return f"{told}; {decimal(report.bytes)} of files" if report.bytes else told
 
 
-def view(states: Iterable[State]) -> RenderableType:
+def view(states: Iterable[MountStatus]) -> RenderableType:
     """Return what is shown of mounts, one below the other."""
     return Group(*(Group(*_mount(state)) for state in states))
 
 
-def _mount(state: State) -> Iterator[RenderableType]:
+def _mount(state: MountStatus) -> Iterator[RenderableType]:
     yield _text(f"{state.source} on {state.mountpoint}", "bold")
     yield Padding(_facts(state), (0, 0, 0, 2))
     if state.requests:
@@ -104,7 +104,7 @@ def _late(report: QueueReport) -> Iterator[RenderableType]:
         yield _text(f"{watched} looked at again, because an older request may still come late")
 
 
-def _facts(state: State) -> Table:
+def _facts(state: MountStatus) -> Table:
     count = sum(one.requests for one in state.requests.values())
     failed = sum(one.failures for one in state.requests.values())
     sent = sum(one.bytes_sent for one in state.requests.values())
@@ -148,7 +148,7 @@ def _limits(limits: Bounds) -> str:
     return f"{own}; the server's: {decimal(limits.object_size)} an object, {listing}{bulk}"
 
 
-def _requests(state: State) -> Table:
+def _requests(state: MountStatus) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("requests")
     for heading in ("number", "failed", "sent", "received", "seconds"):
@@ -165,7 +165,7 @@ def _requests(state: State) -> Table:
     return table
 
 
-def _uploads(state: State, running: Iterable[PendingChange]) -> Table:
+def _uploads(state: MountStatus, running: Iterable[PendingChange]) -> Table:
     table = Table.grid(padding=(0, 1))
     rows = [(change.path, change.sent, change.bytes, "") for change in running]
     rows += [(file.path, file.sent, file.bytes, ", being written") for file in state.writing]

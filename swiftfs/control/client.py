@@ -8,7 +8,7 @@ from pathlib import Path
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
 from swiftfs.concurrency import monotonic, sleep
 from swiftfs.control.detached_mount import mount_entries
-from swiftfs.control.snapshot import State
+from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
@@ -31,10 +31,10 @@ def mountpoints() -> list[Path]:
     return [entry.mountpoint for entry in mount_entries(MOUNTS)]
 
 
-def read_state(mountpoint: Path) -> State:
+def read_state(mountpoint: Path) -> MountStatus:
     """Return the state of the mount at `mountpoint`; errors as in `read_report`."""
     try:
-        return State.from_json((mountpoint / HIDDEN_FOLDER / "status.json").read_text())
+        return MountStatus.from_json((mountpoint / HIDDEN_FOLDER / "status.json").read_text())
     except FileNotFoundError:
         read_report(mountpoint)  # says what is there instead
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None

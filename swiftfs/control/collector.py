@@ -6,7 +6,7 @@ from pathlib import Path
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
 from swiftfs.config.prices import Prices
-from swiftfs.control.snapshot import SCHEMA, Bounds, Server, State, Writing
+from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.filecache.progress import CacheUse, sent_bytes
 from swiftfs.objects import Limits
 from swiftfs.paths import Source
@@ -17,7 +17,7 @@ MOST_WRITING = 100
 """So many open files are told of, the largest ones."""
 
 
-class Vitals:
+class StatusCollector:
     """Tells the state of a mount. Its methods may be called from any thread, until the process ends."""
 
     def __init__(
@@ -31,12 +31,12 @@ class Vitals:
         self._prices = prices
         self._since = unix_time()
 
-    def state(self) -> State:
+    def state(self) -> MountStatus:
         """Return the state of this moment."""
         rooms, counts = self._services, self._stores.counters.snapshot()
         limits = self._stores.known_limits()
         used, dirty = rooms.contents.disk_use()
-        return State(
+        return MountStatus(
             schema=SCHEMA,
             version=__version__,
             source=str(self._source),

@@ -27,7 +27,7 @@ _CONTAINER = "\0"
 """No container has this name, so no object has the inodes of these files."""
 
 
-class HiddenFolder:
+class ControlDir:
     """The folder as a file system of its own; `files` render the whole text of each.
 
     A handle keeps the text that the file had at its open. The size that stat(2) told may be that of another
@@ -128,10 +128,10 @@ class HiddenFolder:
         return Attributes(mode, size, mtime_ns, self._owner.uid, self._owner.gid, inode)
 
 
-class _Beside:
+class ControlDirFS:
     """A file system with the folder in its root: each call goes to the one that its path or handle names."""
 
-    def __init__(self, filesystem: FileSystem, hidden: HiddenFolder) -> None:
+    def __init__(self, filesystem: FileSystem, hidden: ControlDir) -> None:
         self._filesystem = filesystem
         self._hidden = hidden
         self._roots: set[int] = set()
@@ -186,9 +186,9 @@ class _Beside:
         self._filesystem.setxattr(without_hidden(path), name, value, flags)
 
 
-def beside(filesystem: FileSystem, hidden: HiddenFolder) -> FileSystem:
+def with_control_dir(filesystem: FileSystem, hidden: ControlDir) -> FileSystem:
     """Return `filesystem` with `hidden` in its root, whose own objects of that name get another one."""
-    return cast(FileSystem, _Beside(filesystem, hidden))
+    return cast(FileSystem, ControlDirFS(filesystem, hidden))
 
 
 _BY_HANDLE = frozenset(

@@ -17,7 +17,7 @@ from prometheus_client.exposition import write_to_textfile
 from prometheus_client.registry import Collector
 
 from swiftfs.concurrency import Thread, new_event, new_thread
-from swiftfs.control.snapshot import State
+from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ CLIENT_SECONDS = 10.0
 STOP_SECONDS = 0.1
 """How soon the server notices that it is to end."""
 
-Watch = Callable[[], State]
+Watch = Callable[[], MountStatus]
 
 
 class StateCollector(Collector):
@@ -64,7 +64,7 @@ class StateCollector(Collector):
         yield cache
 
 
-def _requests(state: State) -> Iterator[Metric]:
+def _requests(state: MountStatus) -> Iterator[Metric]:
     families = (
         ("swiftfs_requests", "Requests to Swift.", "requests"),
         ("swiftfs_request_failures", "Requests without an answer, or with one outside 2xx.", "failures"),
@@ -85,7 +85,7 @@ def _requests(state: State) -> Iterator[Metric]:
         yield cost
 
 
-def _changes(state: State) -> Iterator[Metric]:
+def _changes(state: MountStatus) -> Iterator[Metric]:
     report = state.report
     changes = GaugeMetricFamily("swiftfs_changes", "Changes that Swift has not got.", labels=["state"])
     for kind in ("waiting", "running", "parked"):

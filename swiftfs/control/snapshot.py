@@ -51,7 +51,7 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class MountStatus:
     """A mount at the moment `now`, mounted at `since`, both in seconds of the epoch.
 
     `report` is what waits, `writing` the files that are open with changes, `requests` what was asked of Swift
@@ -86,7 +86,7 @@ class State:
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "State":
+    def from_json(cls, text: str) -> "MountStatus":
         """Return what `to_json` wrote; raise `ValueError` for anything else."""
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from swiftfs.config.options import Options
 from swiftfs.config.prices import Prices
-from swiftfs.control.collector import Vitals
+from swiftfs.control.collector import StatusCollector
 from swiftfs.service.logging import Recent
 
 
-class Watching:
+class Monitoring:
     """Ready before the mount is: raises `ConfigurationError` for metrics or prices that cannot be had."""
 
     def __init__(self, options: Options) -> None:
@@ -23,12 +23,12 @@ class Watching:
         self._recent = Recent()
         logging.getLogger().addHandler(self._recent)
 
-    def begin(self, vitals: Vitals) -> None:
+    def begin(self, vitals: StatusCollector) -> None:
         """Let metrics be asked for, or write them; after a fork, if there is one."""
         if self._exporter is not None:
             self._exporter.start(vitals.state)
 
-    def files(self, vitals: Vitals) -> Mapping[str, Callable[[], bytes]]:
+    def files(self, vitals: StatusCollector) -> Mapping[str, Callable[[], bytes]]:
         """Return what renders each file of the hidden folder."""
         return {
             "status.json": lambda: vitals.state().to_json().encode(),
@@ -43,7 +43,7 @@ class Watching:
         logging.getLogger().removeHandler(self._recent)
 
 
-def _metrics(vitals: Vitals) -> bytes:
+def _metrics(vitals: StatusCollector) -> bytes:
     from swiftfs.control.metrics import text_of  # noqa: PLC0415  its library takes time to load
 
     return text_of(vitals.state)

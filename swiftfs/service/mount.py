@@ -14,7 +14,7 @@ from pathlib import Path
 from swiftfs.concurrency import Event, monotonic, new_event, new_thread
 from swiftfs.config.cache_dir import locked, own_folder
 from swiftfs.config.options import Options
-from swiftfs.control.collector import Vitals
+from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
 from swiftfs.control.unmount import detach, died
@@ -23,7 +23,7 @@ from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.service.monitoring import Watching
+from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.signals import HangupWatch, block_hangup
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
@@ -64,7 +64,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
         block_hangup()
-        watching = Watching(request.options)
+        watching = Monitoring(request.options)
         stack.callback(watching.close)
         policy = request.options.storage_policy
         stores = connect(environment, cloud=request.cloud, storage_policy=policy)
@@ -76,7 +76,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         cache = stack.enter_context(locked(_cache_folder(request, stores.label)))
         with _collecting_later():
             filesystem = build(stores, request, cache)
-        vitals = Vitals(filesystem, stores, request.source, request.mountpoint, watching.prices)
+        vitals = StatusCollector(filesystem, stores, request.source, request.mountpoint, watching.prices)
         Drain(0).write(cache)  # in place of what an earlier process told last
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
@@ -164,7 +164,7 @@ def _mount(
 ) -> None:
     # libfuse is loaded on import, and only a mount needs it.
     try:
-        from swiftfs.control.control_dir import HiddenFolder, beside  # noqa: PLC0415
+        from swiftfs.control.control_dir import ControlDir, with_control_dir  # noqa: PLC0415
         from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
         from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
     except OSError as error:
@@ -188,7 +188,7 @@ def _mount(
 
     try:
         FUSE(
-            Operations(beside(filesystem, HiddenFolder(files, caller, filesystem.statfs))),
+            Operations(with_control_dir(filesystem, ControlDir(files, caller, filesystem.statfs))),
             request.mountpoint,
             source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,
