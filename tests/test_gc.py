@@ -276,7 +276,7 @@ def search_of(store: MemoryStore) -> Iterator[Search]:
 def run_search(search: Search) -> list[ObjectName]:
     now = time.time_ns() + 10**12
     search.run(elsewhere="", limit_ns=now, journaled=(), now_ns=now)
-    return [upload.prefix for upload in search.suspects.uploads()]
+    return [upload.prefix for upload in search.candidates.uploads()]
 
 
 def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
@@ -320,7 +320,7 @@ def test_of_an_upload_with_a_young_segment_nothing_is_old() -> None:
     store.put(ObjectName("a", "o"), b"", TEXT)
     with search_of(store) as search:
         search.run(elsewhere="", limit_ns=between + 1000, journaled=(), now_ns=between)
-        assert not search.suspects
+        assert not search.candidates
 
 
 def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> N
     with search_of(store) as search:
         now = time.time_ns() + 10**12
         search.run(elsewhere="", limit_ns=now, journaled=prefixes, now_ns=now)
-        assert not search.suspects
+        assert not search.candidates
 
 
 def test_a_journal_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, 
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Description, Operation, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
-from swiftfs.maintenance.export import LOST, PARTIAL, Rescue, damaged_journals, find_cache
+from swiftfs.maintenance.export import LOST, PARTIAL, Export, damaged_journals, find_cache
 from swiftfs.objects import ObjectName, Segment
 
 OWNER = "box of memory"
@@ -66,8 +66,8 @@ class Cache:
     def journal(self) -> Path:
         return self.folder / "journal.sqlite"
 
-    def export(self) -> Rescue:
-        rescue = Rescue(self.folder, self.target, self.lines.append)
+    def export(self) -> Export:
+        rescue = Export(self.folder, self.target, self.lines.append)
         rescue.export(self.journal)
         rescue.finish()
         return rescue
@@ -143,7 +143,7 @@ def test_a_file_that_is_stored_while_it_is_copied(cache: Cache) -> None:
     log = JournalDB(cache.folder, OWNER)
     log.commit(drop=[1])
     log.close()
-    rescue = Rescue(cache.folder, cache.target, cache.lines.append)
+    rescue = Export(cache.folder, cache.target, cache.lines.append)
     rescue.take(before, lambda: salvage(cache.journal))
     assert cache.lines == []
     assert list(cache.target.iterdir()) == []
@@ -163,7 +163,7 @@ def test_no_copy_is_kept_of_what_lost_its_bytes_because_it_was_stored(cache: Cac
     log = JournalDB(cache.folder, OWNER)
     log.commit([Record(4, *later.intents[0])], drop=[1, 2])
     log.close()
-    rescue = Rescue(cache.folder, cache.target, cache.lines.append)
+    rescue = Export(cache.folder, cache.target, cache.lines.append)
     rescue.take(before, lambda: salvage(cache.journal))
     rescue.finish()
     assert cache.lines == []
@@ -347,7 +347,7 @@ def test_a_target_that_cannot_be(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for target in (tmp_path / "file", tmp_path / "no" / "where"):
         with pytest.raises(ConfigurationError):
-            Rescue(cache.folder, target, cache.lines.append)
+            Export(cache.folder, target, cache.lines.append)
     assert find_cache(cache.folder) == cache.folder
 
 
@@ -359,7 +359,7 @@ def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> No
         for number in range(300):
             write(filesystem, f"/{number}", str(number).encode() * 5000)
             if number % 20 == 19:
-                rescue = Rescue(tmp_path / "cache", tmp_path / f"out{number}", lines.append)
+                rescue = Export(tmp_path / "cache", tmp_path / f"out{number}", lines.append)
                 rescue.export(tmp_path / "cache" / "journal.sqlite")
                 for copy in (tmp_path / f"out{number}").iterdir():
                     assert copy.read_bytes() == copy.name.encode() * 5000

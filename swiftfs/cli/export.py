@@ -12,7 +12,7 @@ from swiftfs.control.client import printable
 from swiftfs.journal import operations
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
-from swiftfs.maintenance.export import JOURNAL, Rescue, Tally, damaged_journals, find_cache, read_intents
+from swiftfs.maintenance.export import JOURNAL, Export, Tally, damaged_journals, find_cache, read_intents
 
 
 class _Lines:
@@ -30,7 +30,7 @@ def run_export(origin: Path, target: Path) -> None:
     """Copy what waits out of a mount or a cache folder; end with exit code 1 when not all could be copied."""
     cache = find_cache(origin)
     lines = _Lines()
-    rescue = Rescue(cache, target, lines)
+    rescue = Export(cache, target, lines)
     rescue.export(cache / JOURNAL)
     rescue.finish()
     _end(rescue.tally, target, lines)
@@ -51,7 +51,7 @@ def run_recover(origin: Path, target: Path | None) -> None:
         files = len(list(lost.iterdir())) if lost.is_dir() else 0
         click.echo(f"{files} files in {lost}; name a folder, and all of this is copied there")
         return
-    rescue = Rescue(cache, target, lines)
+    rescue = Export(cache, target, lines)
     for one in salvages:
         _show(one, lambda _: None)
         rescue.take(one)

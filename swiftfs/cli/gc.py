@@ -16,7 +16,7 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.config.options import Options
 from swiftfs.errors import AccessDenied
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
-from swiftfs.maintenance.orphan_segments import Looked, Search, Upload, explain_refusal
+from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
 from swiftfs.paths import Source
 from swiftfs.store import Stores
 
@@ -33,9 +33,9 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
         try:
             _find(search, options, age, unfinished=unfinished)
             _report(search, stores)
-            if delete and search.suspects:
+            if delete and search.candidates:
                 _delete(search, options)
-            elif search.suspects:
+            elif search.candidates:
                 click.echo("nothing was deleted: repeat it with --delete")
         finally:
             search.close()
@@ -68,7 +68,7 @@ def _journaled(options: Options) -> Journaled:
 
 def _report(search: Search, stores: Stores) -> None:
     uploads = segments = size = 0
-    for upload in search.suspects.uploads():
+    for upload in search.candidates.uploads():
         click.echo(_line(upload))
         uploads, segments, size = uploads + 1, segments + upload.segments, size + upload.size
     click.echo(f"{uploads} uploads, {segments} segments, {decimal(size)} that no manifest names")
@@ -83,22 +83,22 @@ def _report(search: Search, stores: Stores) -> None:
     click.echo(f"looked at {_looked(search.looked)}; {requests} requests")
 
 
-def _looked(looked: Looked) -> str:
+def _looked(looked: ScanProgress) -> str:
     text = f"{looked.containers} containers, {looked.objects} objects, {looked.manifests} manifests"
     if looked.unknown:
         text += f"; left {looked.unknown} objects among the segments alone whose names say nothing"
     return text
 
 
-def _line(upload: Upload) -> str:
+def _line(upload: OrphanUpload) -> str:
     newest = datetime.fromtimestamp(upload.newest_ns / 10**9, timezone.utc)
     return f"{upload.prefix}\t{upload.segments} segments\t{decimal(upload.size)}\t{newest:%Y-%m-%d %H:%M}"
 
 
 def _delete(search: Search, options: Options) -> None:
     for prefix in _journaled(options).prefixes:  # what a mount has begun to upload meanwhile
-        search.suspects.clear_below(prefix)
-    count = len(search.suspects)
+        search.candidates.clear_below(prefix)
+    count = len(search.candidates)
     with Console(stderr=True).status(f"deleting {count} segments"):
         failures = search.delete()
     for name, error in failures.items():

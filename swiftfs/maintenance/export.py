@@ -78,7 +78,7 @@ def damaged_journals(cache: Path) -> list[Path]:
     return [*aside, *([own] if own.exists() and not is_sound(own) else [])]
 
 
-class Rescue:
+class Export:
     """Copies out of the cache folder `cache` to `target`, a folder that is empty or does not exist.
 
     `tell` is called with a line for each thing that could not be copied as it should be. What `target` cannot

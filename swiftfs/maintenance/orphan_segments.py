@@ -40,7 +40,7 @@ DRIFT_NS = 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class OrphanUpload:
     """Orphans of one upload: what their names begin with, how many, their bytes, the newest in ns."""
 
     prefix: ObjectName
@@ -50,7 +50,7 @@ class Upload:
 
 
 @dataclass(slots=True)
-class Looked:
+class ScanProgress:
     """What has been looked at so far; `unknown` are objects beside the segments that look like none."""
 
     containers: int = 0
@@ -60,7 +60,7 @@ class Looked:
     suspects: int = 0
 
 
-class Suspects:
+class OrphanCandidates:
     """Segments that nothing was found to name yet, in a private database on disk: there may be millions."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Suspects:
     def __len__(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM suspects").fetchone()[0])
 
-    def set_unfinished_aside(self, journals: Collection[str]) -> list[Upload]:
+    def set_unfinished_aside(self, journals: Collection[str]) -> list[OrphanUpload]:
         """Drop uploads of mounts none of whose `journals` is at hand, and return them.
 
         Such a journal may speak of them: then they hold bytes of files that are not stored yet.
@@ -120,14 +120,14 @@ class Suspects:
             self.clear_below(upload.prefix)
         return aside
 
-    def uploads(self) -> Iterator[Upload]:
+    def uploads(self) -> Iterator[OrphanUpload]:
         """Yield what is left, an upload at a time."""
         rows = self._database.execute(
             "SELECT container, upload, count(*), sum(size), max(modified) FROM suspects"
             " GROUP BY container, upload ORDER BY container, upload"
         )
         for container, upload, count, size, newest in rows:
-            yield Upload(ObjectName(container, f"{upload}/"), count, size, newest)
+            yield OrphanUpload(ObjectName(container, f"{upload}/"), count, size, newest)
 
     def names(self) -> Iterator[ObjectName]:
         """Yield the names of what is left."""
@@ -142,10 +142,10 @@ class Suspects:
 class Search:
     """Looks for orphans of the files in `source`; `progress` is told now and then what was looked at."""
 
-    def __init__(self, store: ObjectStore, source: Source, progress: Callable[[Looked], None]) -> None:
-        self.looked = Looked()
-        self.suspects = Suspects()
-        self.unfinished: list[Upload] = []
+    def __init__(self, store: ObjectStore, source: Source, progress: Callable[[ScanProgress], None]) -> None:
+        self.looked = ScanProgress()
+        self.candidates = OrphanCandidates()
+        self.unfinished: list[OrphanUpload] = []
         self._store = store
         self._source = source
         self.progress = progress
@@ -155,7 +155,7 @@ class Search:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
-        self.suspects.close()
+        self.candidates.close()
 
     def run(
         self,
@@ -166,7 +166,7 @@ class Search:
         now_ns: int,
         journals: Collection[str] | None = None,
     ) -> None:
-        """Find the orphans that are older than `limit_ns`; they are in `suspects` then.
+        """Find the orphans that are older than `limit_ns`; they are in `candidates` then.
 
         `elsewhere` is a container that was given for segments, or empty; `journaled` are names that a journal
         speaks of. What a mount has uploaded whose journal is not among `journals`, by their ids, is
@@ -177,21 +177,21 @@ class Search:
         self._searched = list(self._places(containers, elsewhere))
         for place in self._searched:
             self._collect(place)
-        self.suspects.clear_younger(limit_ns)
+        self.candidates.clear_younger(limit_ns)
         for prefix in journaled:
-            self.suspects.clear_below(prefix)
+            self.candidates.clear_below(prefix)
         for container in containers:
             self._look_at(container, 0)
         # What was renamed meanwhile may have gone from a part not seen yet to one already seen.
         for container in containers:
             self._look_at(container, now_ns - DRIFT_NS)
         if journals is not None:
-            self.unfinished = self.suspects.set_unfinished_aside(journals)
+            self.unfinished = self.candidates.set_unfinished_aside(journals)
 
     def delete(self) -> dict[ObjectName, Exception]:
         """Delete the orphans; return what could not be."""
         failures: dict[ObjectName, Exception] = {}
-        names = self.suspects.names()
+        names = self.candidates.names()
         while chunk := list(islice(names, DELETED_AT_ONCE)):
             failures |= self._store.delete_many(chunk)
         return failures
@@ -222,17 +222,17 @@ class Search:
         """Take the segments that lie in a place for suspects."""
         for rows in self._pages(place.container, place.prefix):
             matched = [(SEGMENT_NAME.fullmatch(row.key), row) for row in rows]
-            self.suspects.add(place.container, [(match[1], row) for match, row in matched if match])
+            self.candidates.add(place.container, [(match[1], row) for match, row in matched if match])
             self.looked.unknown += sum(match is None for match, _ in matched)
             self._tell()
 
     def _look_at(self, container: str, since_ns: int) -> None:
         """Drop the suspects that manifests in `container` name, as far as they changed since `since_ns`."""
-        if not self.suspects:
+        if not self.candidates:
             return
         self.looked.containers += not since_ns
         for rows in self._pages(container, ""):
-            if not self.suspects:
+            if not self.candidates:
                 return
             self.looked.objects += 0 if since_ns else len(rows)
             asked = [
@@ -244,9 +244,9 @@ class Search:
             ]
             for named, prefix in self._pool.map(lambda one: self._named_by(*one), asked):
                 self.looked.manifests += bool(named or prefix)
-                self.suspects.clear(named)
+                self.candidates.clear(named)
                 if prefix is not None:
-                    self.suspects.clear_below(prefix)
+                    self.candidates.clear_below(prefix)
             self._tell()
 
     def _pages(self, container: str, prefix: str) -> Iterator[tuple[Row, ...]]:
@@ -280,7 +280,7 @@ class Search:
         return [segment.name for segment in self._store.manifest(name).segments]
 
     def _tell(self) -> None:
-        self.looked.suspects = len(self.suspects)
+        self.looked.suspects = len(self.candidates)
         self.progress(self.looked)
 
 
