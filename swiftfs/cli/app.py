@@ -14,7 +14,7 @@ from swiftfs.errors import SwiftfsError
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class _OneLine(click.ClickException):
+class OneLineError(click.ClickException):
     """A failure told in one line, exit code 1."""
 
     def show(self, file: object = None) -> None:  # noqa: ARG002  click's signature
@@ -26,7 +26,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SwiftfsError as error:
-            raise _OneLine(str(error)) from error
+            raise OneLineError(str(error)) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from swiftfs.cli.status_view import counts, number
+from swiftfs.cli.status_view import counts, pluralize
 from swiftfs.control.client import flush, printable, read_state, retry
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.report import PendingChange
@@ -20,7 +20,7 @@ def run_flush(mountpoint: Path) -> None:
     for change in report.refusals:
         click.echo(f"swiftfs: {printable(change.path)}: {_given_up(change)}", err=True)
     if report.refused > len(report.refusals):
-        more = number(report.refused - len(report.refusals), "more change")
+        more = pluralize(report.refused - len(report.refusals), "more change")
         click.echo(f"swiftfs: {more}: refused and given up", err=True)
     if not report.unflushed and not report.refused:
         _tell_read_only(mountpoint)
@@ -30,7 +30,7 @@ def run_flush(mountpoint: Path) -> None:
         click.echo(f"swiftfs: {printable(change.path)}: {printable(change.reason)}", err=True)
     if report.unflushed > len(failed):
         why = "the server does not answer" if report.away else "they wait for these"
-        more = number(report.unflushed - len(failed), "more change")
+        more = pluralize(report.unflushed - len(failed), "more change")
         click.echo(f"swiftfs: {more}: {why}", err=True)
     sys.exit(1)
 

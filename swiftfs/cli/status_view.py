@@ -33,7 +33,7 @@ MOST_ROWS = 20
 BAR_COLUMNS = 30
 
 
-def number(count: int, one: str, more: str = "") -> str:
+def pluralize(count: int, one: str, more: str = "") -> str:
     """Return a count with its noun: `1 change`, `2,000 changes`."""
     return f"{count:,} {one if count == 1 else more or one + 's'}"
 
@@ -44,7 +44,7 @@ def counts(report: QueueReport) -> str:
         return "nothing waits: all that was closed is in Swift"
     by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
     states = [(state, count) for state, count in by_state if count]
-    changes = number(report.total, "change")
+    changes = pluralize(report.total, "change")
     if len(states) == 1:
         told = f"{changes} {states[0][0]}"
     else:
@@ -84,7 +84,7 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
     if report.refusals:
         first = report.refusals[0]
         yield _text(
-            f"{number(report.refused, 'change')} refused and given up since the last flush; the first is "
+            f"{pluralize(report.refused, 'change')} refused and given up since the last flush; the first is "
             f"{first.path}: {first.reason}",
             "bold",
         )
@@ -95,12 +95,12 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
 def _late(report: QueueReport) -> Iterator[RenderableType]:
     """Tell of requests whose answer was lost, and what they did later."""
     if report.overwritten:
-        objects = number(report.overwritten, "object")
+        objects = pluralize(report.overwritten, "object")
         yield _text(f"{objects} overwritten late by an older request: the log names what stands", "bold")
     if report.put_right:
-        yield _text(f"{number(report.put_right, 'object')} stored again after an older request came late")
+        yield _text(f"{pluralize(report.put_right, 'object')} stored again after an older request came late")
     if report.watched:
-        watched = number(report.watched, "object")
+        watched = pluralize(report.watched, "object")
         yield _text(f"{watched} looked at again, because an older request may still come late")
 
 
@@ -110,7 +110,8 @@ def _facts(state: MountStatus) -> Table:
     sent = sum(one.bytes_sent for one in state.requests.values())
     received = sum(one.bytes_received for one in state.requests.values())
     asked = (
-        f"{number(count, 'request')}, {failed:,} failed; {decimal(sent)} sent, {decimal(received)} received"
+        f"{pluralize(count, 'request')}, {failed:,} failed; "
+        f"{decimal(sent)} sent, {decimal(received)} received"
     )
     cost = f"; {_money(state.cost)}" if state.cost else ""
     only = ", read-only" if state.read_only else ""
@@ -139,7 +140,7 @@ def _money(cost: Cost) -> str:
 def _limits(limits: Bounds) -> str:
     own = (
         f"files up to {decimal(limits.largest_file)} in segments of {show_size(limits.segment_size)};"
-        f" {number(limits.uploads, 'upload')} and {number(limits.connections, 'download')} at once"
+        f" {pluralize(limits.uploads, 'upload')} and {pluralize(limits.connections, 'download')} at once"
     )
     if limits.listing is None or limits.object_size is None:
         return own
@@ -202,7 +203,7 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
-        return f"{number(days, 'day')} {hours} h"
+        return f"{pluralize(days, 'day')} {hours} h"
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min" if minutes else f"{rest} s"

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from swiftfs.cli.status_view import number
+from swiftfs.cli.status_view import pluralize
 from swiftfs.control.client import printable
 from swiftfs.control.unmount import unmount
 
@@ -16,7 +16,7 @@ def run(mountpoint: Path) -> None:
     with console.status(f"unmounting {mountpoint}") as status:
 
         def progress(waiting: int) -> None:
-            status.update(f"{mountpoint}: {number(waiting, 'change')} still to store")
+            status.update(f"{mountpoint}: {pluralize(waiting, 'change')} still to store")
 
         held = unmount(mountpoint.absolute(), progress)
     if held:
