@@ -360,8 +360,9 @@ def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[F
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, large: bool) -> None:
-    """What it replaces still stands, for its deletion was needless."""
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, large: bool, equal: bool) -> None:
+    """What it replaces still stands, for its deletion was needless; it may hold the same bytes."""
     store, size = MemoryStore("box"), 3_000_000 if large else 3
     (cache := tmp_path / "cache").mkdir()
     options = f"{NEVER},segment_size=1M,drain=1"
@@ -386,4 +387,5 @@ def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, larg
     with bench(store, tmp_path / "image", options) as filesystem:
         assert names(filesystem, "/") == ["b"]
         assert read(filesystem, "/b") == b"a" * size
+        assert filesystem.getattr("/b").mode & 0o777 == 0o644
     assert keys(store) == ["b"]

@@ -121,11 +121,13 @@ class ObjectMoves:
             return []
         etag = source.version.etag
         if intent.etag in (None, etag):
-            if target is not None and target.version.etag == etag:
+            is_replaced = target is None or intent.replaces_etag in (target.version.etag, ANY_VERSION)
+            is_copy = target is not None and target.version.etag == etag
+            if is_copy and target is not None and is_replaced:  # both may hold the same bytes
+                is_copy = _attributes(source) == _attributes(target)
+            if is_copy:
                 return self._delete_unchanged([_Item(intent.source, intent.target, etag, copied=etag)])
-            replaces = "" if target is None else target.version.etag
-            expected = intent.replaces_etag in (replaces, ANY_VERSION)
-            if not intent.served and (target is None or expected):
+            if is_replaced and not intent.served:
                 return self.move(intent)
         raise StoreError("one of both names is newer, or unknown: both stay as they are")
 
@@ -428,6 +430,11 @@ def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
 def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
     """Say whether an object is the version with the ETag that its copy has; a DLO's manifest is empty."""
     return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
+
+
+def _attributes(info: ObjectInfo) -> tuple[object, ...]:
+    """Return what a copy has of its source besides the bytes."""
+    return info.content_type, info.metadata, info.preserved_headers
 
 
 def _deletion(item: _Item) -> Delete:
