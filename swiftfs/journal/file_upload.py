@@ -70,7 +70,7 @@ class FileUpload:
             record_superseded(replaced)
         info = self._store.put(intent.name, body, intent.description.headers())
         self._removal.owners.gone(intent.name)
-        _refuse_cut(intent, content)
+        _refuse_cut(intent, content, info.version.etag)
         content.adopt(info)
         in_doubt = content.uploads.answered(None) if content.uploads else False
         unused = {
@@ -209,7 +209,7 @@ class FileUpload:
         ]
 
 
-def _refuse_cut(intent: PutFile, content: CachedFile) -> None:
-    """Raise `ChangedDuringUpload` when what was uploaded holds zeros where the file was cut."""
+def _refuse_cut(intent: PutFile, content: CachedFile, etag: str = "") -> None:
+    """Raise `ChangedDuringUpload` when what was uploaded, as `etag`, holds zeros where the file was cut."""
     if content.is_cut:
-        raise ChangedDuringUpload(f"{intent.name}: the file was truncated while it was uploaded")
+        raise ChangedDuringUpload(f"{intent.name}: the file was truncated while it was uploaded", etag)

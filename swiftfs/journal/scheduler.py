@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
+from cachetools import LRUCache
+
 from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
 from swiftfs.filecache.cache import FileCache
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 """Deletions sent together: a server answers a bulk-delete of so many within its clients' patience."""
+
+STORED = 10_000
+"""Objects of which the ETag that was stored last is remembered."""
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -75,6 +80,7 @@ class Scheduler:
         self._under_way = 0
         self._away = False
         self._stopping = False
+        self._stored: LRUCache[ObjectName, str] = LRUCache(STORED)
 
     def start(self) -> None:
         """Begin."""
@@ -255,7 +261,7 @@ class Scheduler:
             self._fail(task, error)
             return
         try:
-            intent = self._prepare(task, intent, content)
+            intent = self._prepare(task, self._with_last_stored(intent), content)
             info = self._executor.put_file(
                 intent, content, lambda names: self._record_superseded(task, names), again=task.ambiguous
             )
@@ -265,6 +271,17 @@ class Scheduler:
             self._succeed(task, info, content)
         finally:
             self._contents.release(content)
+
+    def _with_last_stored(self, operation: PutFile) -> PutFile:
+        """Return the operation so that it knows the version that this mount stored last under its name.
+
+        Its close may have come between the answer to that upload and the moment when files know of it.
+        """
+        with self._changed:
+            etag = self._stored.get(operation.name)
+        if etag is None or etag in (operation.replaces_etag, *operation.sent):
+            return operation
+        return replace(operation, sent=(*operation.sent, etag))
 
     def _prepare(self, task: Task, intent: PutFile, content: CachedFile) -> PutFile:
         prepared = self._executor.prepare(intent, content)
@@ -320,6 +337,8 @@ class Scheduler:
             self._away = False
             task.error = None
             self.refusals.mended(task)
+            if info is not None:
+                self._stored[info.version.name] = info.version.etag
             followers = self._tell_followers(task, info)
             if task.newer is None or info is None or content is None or _replaced_by(followers):
                 self._end(task, followers, content)
@@ -405,6 +424,8 @@ class Scheduler:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
+                if error.etag:
+                    self._stored[names_of(task.operation)[0]] = error.etag
                 pause = 0.0 if task.urgent else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return
