@@ -25,6 +25,8 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -471,3 +473,35 @@ def test_a_second_close_outlives_an_outage_and_a_kill(
     assert path.read_bytes() == data
     mounted.remount()
     assert connection.get_object(container, "file")[1] == data
+
+
+@pytest.mark.parametrize("size", [30_000, LARGE])
+@pytest.mark.parametrize("change", [0, 14_517, 20_000])
+def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, change: int
+) -> None:
+    """The older record does not know what the local file holds since, and must not be taken for the truth."""
+    begin, changes = Scheduler._put_file, [change, change + 200_000]
+    expected = bytearray(os.urandom(size))
+
+    def put_file(self: Scheduler, task: Task, operation: PutFile) -> None:
+        if armed.is_set() and changes:
+            offset = changes.pop(0)
+            handle = filesystem.open("/file", os.O_RDWR)
+            put(filesystem, handle, offset, b"changed")
+            filesystem.flush(handle)
+            filesystem.release(handle)
+            expected.extend(bytes(max(0, offset - len(expected))))
+            expected[offset : offset + 7] = b"changed"
+        begin(self, task, operation)
+
+    monkeypatch.setattr(Scheduler, "_put_file", put_file)
+    armed = threading.Event()
+    with bench(store, tmp_path, SOON) as filesystem:
+        write(filesystem, "/file", bytes(expected) + b"cut off" * 10_000)
+        wait_until(lambda: not filesystem.waiting())
+        armed.set()
+        filesystem.truncate("/file", size)
+        wait_until(lambda: not changes and not filesystem.waiting())
+        assert read(filesystem, "/file") == expected
+    assert body(store, "file") == expected

@@ -333,8 +333,8 @@ class Journal:
         """Return the content of what waits to be stored as `name`, for the caller to leave, or None."""
         with self._changed:
             for task in reversed(self._queue.chain(name)):
-                if isinstance(task.operation, PutFile):
-                    return self._contents.acquire_pending(task.operation.file)
+                if isinstance(newest := task.newest, PutFile):
+                    return self._contents.acquire_pending(newest.file)
         return None
 
     def body(self, name: ObjectName) -> bytes | None:

@@ -254,9 +254,13 @@ class Scheduler:
                 self._abort([task], error)
 
     def _put_file(self, task: Task, intent: PutFile) -> None:
-        # The content stays with this thread until the log knows what it is now.
+        # The content stays with this thread until the log knows what it is now. The file may have been handed
+        # in again since this attempt was chosen, and let go: only the newest record says what it holds.
         try:
-            content = self._contents.acquire_pending(intent.file)
+            with self._changed:
+                newest = task.newest
+                assert isinstance(newest, PutFile)
+                content = self._contents.acquire_pending(newest.file)
         except OSError as error:
             self._fail(task, error)
             return
