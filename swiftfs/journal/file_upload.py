@@ -7,7 +7,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from swiftfs.errors import BadRequest, ChangedDuringUpload, Corrupt, PreconditionFailed, StoreError, TooLarge
+from swiftfs.errors import (
+    BadRequest,
+    ChangedDuringUpload,
+    Corrupt,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    TooLarge,
+)
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.eviction import Snapshot
@@ -17,7 +25,7 @@ from swiftfs.filecache.segment_put import SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader, map_bytes
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
-from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -159,8 +167,36 @@ class FileUpload:
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
+        if origin.manifest is not None and not self._stands(origin):
+            log.info("%s was moved, deleted or replaced: its segments are copied", origin.name)
+            if not self._copy_segments(uploads, parts):
+                return None
+            old = {origin.name}
         old = self._removal.own_segments(intent.name, origin.etag, old - {origin.name})
         return Manifest(tuple(self._uploaded(content, uploads, parts))), old
+
+    def _stands(self, origin: BaseVersion) -> bool:
+        """Return whether Swift still has the version, of which only this mount's memory tells."""
+        try:
+            return self._store.head(origin.name).version.etag == origin.etag
+        except NotFound:
+            return False
+
+    def _copy_segments(self, uploads: SegmentUploader, parts: list[Part]) -> bool:
+        """Copy the segments of a version that stands no more, for another object may have them now.
+
+        Return False when one is too large for that.
+        """
+        copies: dict[ObjectName, ObjectVersion] = {}
+        for index, part in enumerate(parts):
+            if isinstance(part, Segment):
+                try:
+                    copied = copies.get(part.name) or uploads.copy(part.name)
+                except TooLarge:
+                    return False
+                copies[part.name] = copied
+                parts[index] = replace(part, name=copied.name, etag=copied.etag)
+        return True
 
     def _old_segments(self, origin: BaseVersion, large: bool | None) -> Sequence[Segment] | None:
         """Return what the origin consists of: its segments, or itself as if it were one."""
