@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
-from swiftfs.concurrency import Executor, thread_id
+from swiftfs.concurrency import Executor, monotonic, thread_id
 from swiftfs.errors import NotFound, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, block_range
 from swiftfs.filecache.eviction import EvictingFile, Snapshot
@@ -120,7 +121,7 @@ class CachedFile(EvictingFile):
         A block that the write covers in part is downloaded first, and so is an evicted segment that it
         touches. Raise `OSError` ENOSPC when there is no room for it.
         """
-        end = offset + size
+        began, end = monotonic(), offset + size
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
         self.wait_for_space(self, size)
@@ -130,6 +131,7 @@ class CachedFile(EvictingFile):
             if not copied:
                 return 0
             blocks = block_range(offset, offset + copied)
+            self._changes_since(began)
             self._present.add(*blocks)
             self._dirty.add(*blocks)
             self._check.begin(done=False)
@@ -145,11 +147,12 @@ class CachedFile(EvictingFile):
 
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long; what is new reads as zeros."""
-        edge = min(size, self.size)
+        began, edge = monotonic(), min(size, self.size)
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         # Of a shorter file no block changes: what is left of the last one is verified when it is stored.
         with self._holding(partly, size - 1, size if size < self.size else 0, changing=size > self.size):
             before = self.size
+            self._changes_since(began)
             self._check.begin(done=False)
             self._is_saved = False
             if size < before:
@@ -169,6 +172,11 @@ class CachedFile(EvictingFile):
                 self._snapshot.least = min(self._snapshot.least, size)
             if self.uploads:
                 self.uploads.truncated(before, size)
+
+    def _changes_since(self, began: float) -> None:
+        """Forget when the base version was seen, unless the change that then began has asked for it."""
+        if self._base_seen < began:
+            self._base_seen = -inf
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
         """Return how much of a write counts: a full disk may cut it inside a block that is not present."""

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from heapq import merge
 from itertools import chain
+from math import inf
 from pathlib import Path
 
 from swiftfs.attributes import decode_type
-from swiftfs.concurrency import Executor, Rank, new_condition
+from swiftfs.concurrency import Executor, Rank, monotonic, new_condition
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range
 from swiftfs.filecache.downloads import Download, Downloads, GivenUp
@@ -79,6 +80,7 @@ class FilledFile:
         self._closed = False
         self.on_growth: Callable[[int], None] = _ignore
         self.last_get_info: ObjectInfo | None = None
+        self._base_seen = -inf
         self.size = 0
         if origin is not None:
             self._grow(origin.size)
@@ -371,7 +373,12 @@ class FilledFile:
         """Take note of what a download told of the object."""
         if self._origin is not None and not self._origin.etag:
             self._origin = replace(self._origin, etag=info.version.etag)
-        self.last_get_info = info
+        self.last_get_info, self._base_seen = info, monotonic()
+
+    def was_base_seen(self, seconds: float) -> bool:
+        """Return whether Swift has shown the base version since the last change, and within these seconds."""
+        with self._changed:
+            return monotonic() - self._base_seen < seconds
 
     def _fetch_back(self, fetch: Download, source: StoredSegment) -> None:
         """Download evicted blocks from their segment; what is not evicted any more stays as it is."""

@@ -30,6 +30,9 @@ from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
+SEEN = 5.0
+"""Seconds for which an answer may speak for the version that it was of."""
+
 RecordSuperseded = Callable[[set[ObjectName]], None]
 """Remembers, lest the process dies, which objects are to be deleted when the next request has stored."""
 
@@ -167,7 +170,7 @@ class FileUpload:
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
-        if origin.manifest is not None and not self._stands(origin):
+        if origin.manifest is not None and not content.was_base_seen(SEEN) and not self._stands(origin):
             log.info("%s was moved, deleted or replaced: its segments are copied", origin.name)
             if not self._copy_segments(uploads, parts):
                 return None
@@ -185,14 +188,14 @@ class FileUpload:
     def _copy_segments(self, uploads: SegmentUploader, parts: list[Part]) -> bool:
         """Copy the segments of a version that stands no more, for another object may have them now.
 
-        Return False when one is too large for that.
+        Return False when one is gone, or too large for that.
         """
         copies: dict[ObjectName, ObjectVersion] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Segment):
                 try:
                     copied = copies.get(part.name) or uploads.copy(part.name)
-                except TooLarge:
+                except (NotFound, TooLarge):
                     return False
                 copies[part.name] = copied
                 parts[index] = replace(part, name=copied.name, etag=copied.etag)
