@@ -376,6 +376,27 @@ def test_a_late_deletion_of_a_move_s_source(store: LateStore, filesystem: FileSy
     assert (body(store, "file"), body(store, "there")) == (b"new", b"moved")
 
 
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+def test_a_late_copy_whose_source_is_another_file_by_then(
+    store: LateStore, filesystem: FileSystem, size: int
+) -> None:
+    """A log that is rotated: the first COPY of it is carried out when its name has a new one already."""
+    old = os.urandom(size)
+    store_file(filesystem, old, "/log")
+    read(filesystem, "/log")
+    store.lose("copy", "log.1")
+    filesystem.rename("/log", "/log.1")
+    assert late(filesystem).counts().watched == 0
+    store_file(filesystem, b"the new log", "/log")
+    assert late(filesystem).counts().watched == 1
+    store.land()
+    assert body(store, "log.1") == b"the new log"
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "log.1") == old
+    assert body(store, "log") == b"the new log"
+
+
 def test_a_late_copy_over_what_was_stored_since(store: LateStore, filesystem: FileSystem) -> None:
     store_file(filesystem, b"moved")
     store.lose("copy", "there")

@@ -75,6 +75,10 @@ class Ambiguity:
         """Return whether a lost request would undo what was done since."""
         return self.last is not None and any(one.can_undo(self.last) for one in self.lost)
 
+    def has_copied(self, source: ObjectName) -> bool:
+        """Return whether a lost request was a copy of `source` of which it is known what it would store."""
+        return any(one.source == source and one.kind != "copy" for one in self.lost)
+
 
 class AmbiguousRequests:
     """What is recorded, by name. Methods may be called from any thread; the lock is held across nothing."""
@@ -108,18 +112,29 @@ class AmbiguousRequests:
 
     def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
         """Record that a request was carried out, if one about `name` was lost before."""
-        if name not in self._found:
+        copied = [found for found in self.all() if found.has_copied(name)] if self._found else []
+        if name not in self._found and not copied:
             return
         made = effect()
         with self._changed:
+            if made.kind in ("put", "copy"):
+                self._forget_copies(name, copied)
             if (before := self._found.get(name)) is None:
                 return
             if made.kind == "post":
                 made = replace(before.last or Effect("put"), headers=made.headers)
             lost = before.lost or (made,)
-            if made.source is not None:  # the same copy was sent before, so it would store the same
+            if made.source is not None:  # the same copy was sent before, so it would store the same for now
                 lost = tuple(made if one.source == made.source else one for one in lost)
             self._put(replace(before, lost=lost, last=made))
+
+    def _forget_copies(self, source: ObjectName, copied: Iterable[Ambiguity]) -> None:
+        """Record that nobody knows what lost copies of this object would store from now on. Lock held."""
+        unknown = Effect("copy", source=source)
+        for found in copied:
+            if self._found.get(found.name) is found:
+                lost = tuple(unknown if one.source == source else one for one in found.lost)
+                self._put(replace(found, lost=lost))
 
     def get(self, name: ObjectName) -> Ambiguity | None:
         """Return what is recorded of a name."""
