@@ -3,7 +3,8 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ from swiftclient import Connection
 from swiftfs.control.client import read_report
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.object_moves import ObjectMoves
+from swiftfs.journal.operations import Move
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -300,3 +306,21 @@ def mounted_again(mount: Mount) -> None:
     wanted, mount.exit_code = mount.exit_code, 1
     mount.remount(empty_cache=False)
     mount.exit_code = 1 if wanted is None else wanted
+
+
+def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) -> None:
+    """The next mount gave the rename up, for it could not be finished; then the server made the copy."""
+    store = RefusingStore("box", "box_segments")
+    segment = ObjectName("box_segments", "source/swiftfs-0123456789abcdef0123456789abcdef/0-0")
+    put_large(store, "source", segment)
+    foreign(store, "target", b"newer")
+    source, target = ObjectName("box", "source"), ObjectName("box", "target")
+    with closing(JournalDB(tmp_path, "box")) as database:
+        removal = SegmentRemoval(store, database, SegmentOwnership(database))
+        with ThreadPoolExecutor() as pool:
+            moves = ObjectMoves(store, pool, removal)
+            with pytest.raises(StoreError, match="both stay"):
+                moves.resume_move(Move(source, target, replaces_etag="other"))
+        store.copy(source, target, manifest_only=True)
+        removal.discard(source, removal.segments_of(source, is_slo=True))
+    assert keys(store, "box_segments") == [segment.key]

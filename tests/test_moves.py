@@ -69,7 +69,8 @@ def test_all_kinds_of_things_move(
     segments = keys(connection, f"{container}_segments")
     swift.reset_requests()
     old.rename(new)
-    assert methods(swift.requests())["GET"] <= 1
+    # The listing is asked for again when the copies took longer than it may speak for them.
+    assert methods(swift.requests())["GET"] <= 2
     assert not old.exists()
     for _ in range(2):
         assert run("ls", "-lR", "--time-style=+%s.%N", cwd=new) == shown

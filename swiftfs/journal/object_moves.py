@@ -129,6 +129,7 @@ class ObjectMoves:
                 return self._delete_unchanged([_Item(intent.source, intent.target, etag, copied=etag)])
             if is_replaced and not intent.served:
                 return self.move(intent)
+        self._removal.share(intent.source, intent.target)  # the copy may still be made
         raise StoreError("one of both names is newer, or unknown: both stay as they are")
 
     def move_folder(self, intent: MoveFolder, note: Note) -> list[Remnant]:
@@ -161,16 +162,16 @@ class ObjectMoves:
         targets = {row.key: row for row in self._removal.rows_below(intent.target_container, intent.target)}
         recorded = {one.key: one for one in intent.objects or ()}
         items = [*self._markers_left(intent), *self._unlisted_left(intent, sources)]
-        kept = []
+        kept: list[_Item] = []
         for item in _items_of(intent, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
             if intent.objects is not None and (was is None or not _is_version(item, was)):
-                kept.append(item.source)
+                kept.append(item)
             elif there is not None and item.row is not None and there.hash == item.row.hash:
                 item.copied = item.etag
                 items.append(item)
             elif there is not None or intent.served:
-                kept.append(item.source)
+                kept.append(item)
             else:
                 items.append(item)
         for key in recorded.keys() - sources.keys():
@@ -182,12 +183,14 @@ class ObjectMoves:
             if intent.objects is not None:  # only then it is certain that the copies are this move's
                 error.left += self._undo(found)
             raise
+        for item in kept:
+            self._share_copy(item)
         if kept:
             log.warning(
                 "moving %s to %s was interrupted, and at the old place %s stays, for one of both is newer",
                 intent.source,
                 intent.target,
-                _some(kept),
+                _some([item.source for item in kept]),
             )
         return self._delete_unchanged(copied, found)
 

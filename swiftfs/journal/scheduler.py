@@ -1,5 +1,6 @@
 """Who executes the intents, and when: threads that take what is due, and try again what failed."""
 
+import errno
 import logging
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -416,7 +417,7 @@ class Scheduler:
             self._log.finish(drop, records)
 
     def _fail(self, task: Task, error: Failure) -> None:
-        again = getattr(error, "retryable", False)
+        again = _may_pass(error)
         if _is_final(task, error, again=again):
             self._give_up(task, error)
             return
@@ -514,6 +515,13 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
     if isinstance(error, Unforeseen):
         return False
     return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
+
+
+def _may_pass(error: Failure) -> bool:
+    """Return whether the same may succeed later: so Swift says, or the disk of the cache folder is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "retryable", False)
 
 
 def _replaced_by(followers: list[Task]) -> bool:
