@@ -48,6 +48,14 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {docs.ROOT / page for page in PAGES} - seen == set()
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/concurrency.md"])
+def test_the_modules_that_a_page_names_exist(page: str) -> None:
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", (docs.ROOT / page).read_text())
+    assert named
+    roots = (docs.ROOT / "swiftfs", docs.ROOT)
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
 def test_the_files_table_names_what_a_mount_leaves(mounted: Mount) -> None:
     (mounted.path / "file").write_text("x")
     swiftfs("flush", str(mounted.path))
