@@ -48,12 +48,16 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {docs.ROOT / page for page in PAGES} - seen == set()
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/concurrency.md"])
-def test_the_modules_that_a_page_names_exist(page: str) -> None:
-    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", (docs.ROOT / page).read_text())
-    assert named
-    roots = (docs.ROOT / "swiftfs", docs.ROOT)
-    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_modules_and_tests_that_a_page_names_exist(page: Path) -> None:
+    text = (docs.ROOT / page).read_text()
+    named = {
+        *re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text),
+        *(f"{name}.py" for name in re.findall(r"`(test_[a-z_]+)`", text)),
+    }
+    folders = ("swiftfs", "tests", "tools", "benchmarks")
+    files = [path.as_posix() for folder in folders for path in (docs.ROOT / folder).rglob("*.py")]
+    assert {name for name in named if not any(file.endswith(f"/{name}") for file in files)} == set()
 
 
 def test_the_files_table_names_what_a_mount_leaves(mounted: Mount) -> None:
