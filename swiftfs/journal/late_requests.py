@@ -33,7 +33,7 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
-from swiftfs.journal.tasks import Done
+from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Source
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
@@ -50,9 +50,6 @@ AGAIN_SECONDS = 30.0
 """Until the next look at an object that is about to change, or whose server did not answer."""
 
 COPY_BYTES = 1024 * 1024
-
-MakeDone = Callable[[str, Operation], Done]
-"""Shows a change in the mount, and returns what is told how it went."""
 
 Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
 """Queues a change of a name of which nothing else waits, if the condition holds; returns whether it did."""
@@ -272,7 +269,7 @@ class LateRequests:
     def _done(self, path: str, intent: Operation) -> Done:
         """Return what is told how it went; where another kind of object stands, listings tell in a moment."""
         if self._make_done is None or (isinstance(intent, PutSpecial) and _is_folder(intent.description)):
-            return lambda _outcome: None
+            return nobody_waits
         return self._make_done(path, intent)
 
     def _bytes_of(self, name: ObjectName, last: Effect) -> CachedFile | None:

@@ -1,79 +1,51 @@
-"""Who executes the intents, and when: threads that take what is due, and try again what failed."""
+"""Who executes the tasks, and when: a thread takes what is due, workers carry it out."""
 
-import logging
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from dataclasses import replace
 
 from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
-from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
+from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
-from swiftfs.journal.late_requests import LateRequests
-from swiftfs.journal.merging import attempted, coalesce
-from swiftfs.journal.object_moves import Remnant
-from swiftfs.journal.operations import (
-    Delete,
-    Move,
-    MoveFolder,
-    PutFile,
-    PutMarker,
-    PutSpecial,
-    ReplaceHeaders,
-    SetAttributes,
-    names_of,
-)
-from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.journal.tasks import Failure, Task, TaskQueue
-from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.paths import path_below
-
-log = logging.getLogger(__name__)
+from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
+from swiftfs.journal.outcomes import Outcomes
+from swiftfs.journal.remnants import remnant_tasks
+from swiftfs.journal.tasks import Task, TaskQueue
+from swiftfs.objects import ObjectName
 
 BATCH = 1000
 """Deletions sent together: a server answers a bulk-delete of so many within its clients' patience."""
-
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-"""Seconds between two attempts of an intent, doubled each time, after the store's own patience has ended."""
-
-
-class Unforeseen(SwiftfsError):
-    """A fault of this program ended an attempt: what was to be done waits, and says so."""
 
 
 class Scheduler:
     """Executes the tasks of a queue, at most `parallel` at once, and one while the server is away.
 
     `changed` is the journal's lock, which guards the queue and every field, and tells of every change.
-    `parked_level` is that of the log's lines about what is parked; where everybody waits they are told.
+    `outcomes` ends the attempts.
     """
 
     def __init__(
         self,
         queue: TaskQueue,
         changed: Condition,
-        log_: JournalDB,
-        contents: FileCache,
-        execution: Executor,
+        db: JournalDB,
+        cache: FileCache,
+        executor: Executor,
+        outcomes: Outcomes,
         parallel: int,
-        late: LateRequests | None = None,
     ) -> None:
-        self._late = late
         self._queue = queue
         self._changed = changed
-        self._log = log_
-        self._contents = contents
-        self._executor = execution
+        self._db = db
+        self._cache = cache
+        self._executor = executor
+        self._outcomes = outcomes
         self._parallel = parallel
-        self._workers = new_pool("intent", parallel)
-        self._thread = new_thread(self._run, "dispatch")
-        self.parked_level = logging.WARNING
-        self.refusals = Refusals()
+        self._workers = new_pool("operation", parallel)
+        self._thread = new_thread(self._run, "scheduler")
         self._under_way = 0
-        self._away = False
         self._stopping = False
 
     def start(self) -> None:
@@ -95,16 +67,11 @@ class Scheduler:
 
     def is_busy(self) -> bool:
         """Say whether the server takes what is under way, or is about to get something. Lock held."""
-        return not self._away and (self._under_way > 0 or self._queue.next_due() is not None)
-
-    @property
-    def is_away(self) -> bool:
-        """Say whether the server gave no answer last. Lock held."""
-        return self._away
+        return not self._outcomes.is_away and (self._under_way > 0 or self._queue.next_due() is not None)
 
     def flush_all(self, tasks: Iterable[Task]) -> None:
         """Begin to execute tasks that are not being executed; a report tells how that goes. Lock held."""
-        self._away = False  # that was long ago: only what the server answers from now on counts
+        self._outcomes.is_away = False  # that was long ago: only what the server answers from now on counts
         for task in tasks:
             task.flush_mark, task.asked_for = task.attempts, task.handed
             self._queue.run_now(task)
@@ -152,17 +119,10 @@ class Scheduler:
             last = task.last()
             told = last.ended or not is_done(task) if task in asked else not last.ended
             if last.error is not None and told:
-                self.refusals.told(last)
+                self._outcomes.refusals.told(last)
                 raise last.error
         if not all(map(is_done, tasks)):
             raise SwiftfsError("the mount ends")
-
-    def cancel(self, task: Task, error: Failure) -> None:
-        """Take back a task that does not run yet: whoever asked for it was told `error`. Lock held."""
-        if not (task.ended or task.running):
-            task.error = error
-            self._end(task)
-            self._changed.notify_all()
 
     def _with_blockers(self, tasks: Iterable[Task]) -> list[Task]:
         found: dict[Task, None] = {}
@@ -183,7 +143,7 @@ class Scheduler:
         with self._changed:
             while not self._stopping:
                 due = None
-                if self._under_way < (1 if self._away else self._parallel):
+                if self._under_way < (1 if self._outcomes.is_away else self._parallel):
                     now = monotonic()
                     if (task := self._queue.pop_due(now)) is not None:
                         batch = [task]
@@ -207,33 +167,11 @@ class Scheduler:
             else:
                 self._run_one(batch[0])
         except Exception as error:  # noqa: BLE001  it is logged
-            self._abort(batch, error)
+            self._outcomes.abort(batch, error)
         finally:
             with self._changed:
                 self._under_way -= 1
                 self._changed.notify_all()
-
-    def _abort(self, tasks: Iterable[Task], error: Exception) -> None:
-        """End the attempt of those tasks that still run after an unforeseen failure, each for itself."""
-        for task in [task for task in tasks if task.running]:
-            log.error("%s: an unforeseen failure", task.path, exc_info=error)
-            failure = Unforeseen(f"an unforeseen {error!r}")
-            try:
-                self._fail(task, failure)
-            except Exception:
-                log.exception("%s: an unforeseen failure", task.path)
-                with self._changed:
-                    self._let_go(task, failure)
-
-    def _let_go(self, task: Task, failure: Failure) -> None:
-        """Park a task in memory alone, and a move ends: what else there is to do has failed. Lock held."""
-        task.take_newer()
-        task.running, task.attempts, task.error = False, task.attempts + 1, failure
-        if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
-            task.blocked, task.urgent = True, 0
-        else:
-            task.ended = True
-            self._queue.remove(task)
 
     def _delete(self, batch: list[Task]) -> None:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
@@ -241,18 +179,18 @@ class Scheduler:
         for task, deletion in zip(batch, deletions, strict=True):
             try:
                 if (error := failures.get(deletion.name)) is not None:
-                    self._fail(task, error)
+                    self._outcomes.fail(task, error)
                 else:
-                    self._succeed(task, None)
+                    self._outcomes.succeed(task, None)
             except Exception as error:  # noqa: BLE001  it is logged
-                self._abort([task], error)
+                self._outcomes.abort([task], error)
 
     def _put_file(self, task: Task, intent: PutFile) -> None:
         # The content stays with this thread until the log knows what it is now.
         try:
-            content = self._contents.acquire_pending(intent.file)
+            content = self._cache.acquire_pending(intent.file)
         except OSError as error:
-            self._fail(task, error)
+            self._outcomes.fail(task, error)
             return
         try:
             intent = self._prepare(task, intent, content)
@@ -260,11 +198,11 @@ class Scheduler:
                 intent, content, lambda names: self._record_superseded(task, names), again=task.ambiguous
             )
         except (SwiftfsError, OSError) as error:
-            self._fail(task, error)
+            self._outcomes.fail(task, error)
         else:
-            self._succeed(task, info, content)
+            self._outcomes.succeed(task, info, content)
         finally:
-            self._contents.release(content)
+            self._cache.release(content)
 
     def _prepare(self, task: Task, intent: PutFile, content: CachedFile) -> PutFile:
         prepared = self._executor.prepare(intent, content)
@@ -274,7 +212,7 @@ class Scheduler:
                 if task.newer is not None:
                     newer = replace(task.newer.operation, file=content.to_record())
                     task.newer = replace(task.newer, operation=newer)
-                self._log.commit([task.record()])
+                self._db.commit([task.record()])
         return prepared
 
     def _record_superseded(self, task: Task, names: Collection[ObjectName]) -> None:
@@ -282,7 +220,7 @@ class Scheduler:
             assert isinstance(task.operation, PutFile)
             garbage = tuple(sorted({*task.operation.superseded_segments, *names}))
             task.operation = replace(task.operation, superseded_segments=garbage)
-            self._log.commit([task.record()])
+            self._db.commit([task.record()])
 
     def _run_one(self, task: Task) -> None:
         try:
@@ -292,9 +230,9 @@ class Scheduler:
             else:
                 info = self._executor.run(task.operation)
         except (SwiftfsError, OSError) as error:
-            self._fail(task, error)
+            self._outcomes.fail(task, error)
         else:
-            self._succeed(task, info)
+            self._outcomes.succeed(task, info)
 
     def _move(self, task: Task, intent: Move | MoveFolder) -> None:
         """Carry out a move; what it cannot delete the log has as deletions before the move ends."""
@@ -302,203 +240,12 @@ class Scheduler:
         def note(whole: MoveFolder) -> None:
             with self._changed:
                 task.operation = whole
-                self._log.commit([task.record()])
+                self._db.commit([task.record()])
 
         remnants = self._executor.move(intent, note)
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, intent, remnants)
-            self._log.finish([], [left.record() for left in tasks])
+            self._db.finish([], [left.record() for left in tasks])
             for left in tasks:
                 self._queue.add(left)
                 task.left.append(names_of(left.operation)[0])
-
-    def _succeed(self, task: Task, info: ObjectInfo | None, content: CachedFile | None = None) -> None:
-        if self._late is not None:
-            self._late.save()  # what a lost request may undo is on the disk before anybody is told "stored"
-        tell(task, info)  # before it ends, so that whoever waits for it sees what it did
-        with self._changed:
-            self._away = False
-            task.error = None
-            self.refusals.mended(task)
-            followers = self._tell_followers(task, info)
-            if task.newer is None or info is None or content is None or _replaced_by(followers):
-                self._end(task, followers, content)
-            else:
-                self._go_on(task, info, content)
-                self._finish([], [task, *followers], content)
-
-    def _go_on(self, task: Task, info: ObjectInfo, content: CachedFile) -> None:
-        """Let a task store the newer hand-in of its file next, over the version `info`. Lock held."""
-        assert task.newer is not None
-        assert isinstance(task.operation, PutFile)
-        task.created, due = task.newer.created, task.newer.due
-        task.operation = replace(
-            task.operation,
-            replaces_large=info.is_slo,
-            replaces_etag=info.version.etag,
-            creates=False,
-            superseded_segments=(),
-            sent=(),
-        )
-        task.take_newer()
-        task.operation = replace(task.operation, file=content.to_record())
-        task.stored, task.running, task.ambiguous, task.reported = task.begun, False, False, False
-        if task.flush_mark is not None and task.asked_for <= task.stored:
-            task.flush_mark = None
-        if task.urgent <= task.stored:
-            task.urgent = 0
-        self._queue.schedule(task, 0.0 if task.urgent or task.flush_mark is not None else due)
-
-    def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
-        """Let the intents behind this one about the same object know what it is now; return them."""
-        if info is None:
-            return []
-        followers = [other for other in self._queue.chain(info.version.name) if other is not task]
-        slo = info.version.etag if info.is_slo else None
-        for other in followers:
-            if isinstance(other.operation, PutFile):
-                other.operation = replace(
-                    other.operation,
-                    replaces_large=info.is_slo,
-                    replaces_etag=info.version.etag,
-                    creates=False,
-                )
-            elif isinstance(other.operation, SetAttributes):
-                stored = replace(other.operation.description.stored, slo=slo)
-                description = replace(other.operation.description, stored=stored)
-                other.operation = replace(other.operation, description=description, is_slo=info.is_slo)
-        return followers
-
-    def _end(self, task: Task, changed: Iterable[Task] = (), content: CachedFile | None = None) -> None:
-        """Take a task out for good; what is held for it is let go. Lock held."""
-        changed = list(changed)
-        if task.overrides is not None and task.error is None:
-            task.overrides.ended = True
-        elif task.overrides is not None:
-            self._queue.put_before(task.overrides, task)
-            changed.append(task.overrides)
-        self._finish([task.seq], changed, content)
-        self._queue.remove(task)
-        task.ended, task.running = True, False
-        if isinstance(task.operation, PutFile):
-            self._contents.unpin(task.operation.file.file)
-
-    def _finish(self, drop: Iterable[int], changed: Iterable[Task], content: CachedFile | None) -> None:
-        """Write down what is done and what has changed by that, in one step. Lock held."""
-        records = [other.record() for other in changed]
-        if content is not None and content.uploads is not None:
-            with content.uploads.unreferenced() as standing:
-                self._log.finish(drop, records, standing)
-        else:
-            self._log.finish(drop, records)
-
-    def _fail(self, task: Task, error: Failure) -> None:
-        again = getattr(error, "retryable", False)
-        if _is_final(task, error, again=again):
-            self._give_up(task, error)
-            return
-        with self._changed:
-            task.running, task.ambiguous = False, True
-            task.operation = attempted(task.operation)
-            task.take_newer()
-            self._note_outage(error)
-            if self._hand_over(task):
-                return
-            if isinstance(error, ChangedDuringUpload):
-                pause = 0.0 if task.urgent else FIRST_PAUSE
-                self._queue.schedule(task, monotonic() + pause)
-                return
-            task.attempts += 1
-            task.error, task.blocked, task.urgent, task.reported = error, not again, 0, False
-            if again:
-                pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
-                self._queue.schedule(task, monotonic() + pause)
-            else:
-                log.log(self.parked_level, "%s waits until it can be stored: %s", task.path, error)
-                with suppress(OSError):
-                    self._log.commit([task.record()])
-
-    def _give_up(self, task: Task, error: Failure) -> None:
-        """End a task that Swift refuses for good; what was there before is there again."""
-        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
-            # Where everybody waits for the change, whoever asked for it gets the error.
-            level = self.parked_level if task.urgent else logging.WARNING
-            log.log(level, "%s", complaint(task, error))
-        tell(task, error)
-        with self._changed:
-            task.error = error
-            self.refusals.add(task, error)
-            self._end(task)
-
-    def _hand_over(self, task: Task) -> bool:
-        """Let what replaces a file that could not be stored do that too; return whether anything does.
-
-        What the file was meanwhile nobody needs. Lock held.
-        """
-        followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
-        merged = coalesce(task.operation, followers[0].operation) if _replaced_by(followers) else None
-        if not merged:
-            return False
-        newer = followers[0]
-        newer.operation, newer.ambiguous = merged[0], True
-        task.successor = newer
-        self._end(task, [newer])
-        if task.urgent:
-            newer.urgent = newer.handed
-            self._queue.schedule(newer, 0.0)
-        return True
-
-    def _note_outage(self, error: Failure) -> None:
-        if isinstance(error, Unavailable) and not self._away:
-            self._away = True
-            log.info("changes wait for the server: %s", error)
-
-
-def remnant_tasks(
-    queue: TaskQueue, path: str, intent: Move | MoveFolder, remnants: Collection[Remnant]
-) -> list[Task]:
-    """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
-    tasks = []
-    now = monotonic()
-    for deletion, error in remnants:
-        own = _path_of(deletion.name, path, intent)
-        task = Task(queue.next_seq(), own, deletion, lambda _: None, now, now + FIRST_PAUSE, ambiguous=True)
-        task.attempts, task.error, task.blocked = 1, error, not error.retryable
-        log.warning("%s was moved, and stays here until Swift deletes it: %s", own, error)
-        tasks.append(task)
-    return tasks
-
-
-def _path_of(name: ObjectName, path: str, intent: Move | MoveFolder) -> str:
-    """Return the path of an object that moves with `path`; the key stands for it at the target."""
-    if name == intent.source or (isinstance(intent, MoveFolder) and name in dict(intent.markers)):
-        return path
-    if isinstance(intent, MoveFolder) and f"{name}".startswith(f"{intent.container}/{intent.source}"):
-        return path_below(path, name.key.removeprefix(intent.source))
-    return f"/{name.key}"
-
-
-def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
-    """Say whether a failed intent is given up: whoever asked for it is told, and nothing is lost."""
-    if isinstance(task.operation, Move | MoveFolder):
-        return True
-    if isinstance(task.operation, Delete) and task.operation.moved:
-        return False  # the move is done, and what it left behind stays told until it is gone
-    if isinstance(task.operation, PutMarker):
-        return isinstance(error, AlreadyExists)
-    if isinstance(error, Unforeseen):
-        return False
-    return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
-
-
-def _replaced_by(followers: list[Task]) -> bool:
-    """Return whether what comes next about an object makes a new state of its file needless."""
-    return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
-
-
-def tell(task: Task, outcome: ObjectInfo | Failure | None) -> None:
-    """Tell whoever asked for a task what became of it; that this fails does not change what it did."""
-    try:
-        task.done(outcome)
-    except Exception:
-        log.exception("%s: an unforeseen failure of whoever is told", task.path)

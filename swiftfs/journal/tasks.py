@@ -2,8 +2,10 @@
 
 import heapq
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
@@ -12,10 +14,27 @@ from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMark
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, parent_markers
 
+log = logging.getLogger(__name__)
+
 Failure = SwiftfsError | OSError
 
 Done = Callable[[ObjectInfo | Failure | None], None]
-"""Is told that an intent was executed, with what Swift said of a stored object, or why it never will be."""
+"""Receives what becomes of an operation: None or what Swift said of the object when it is
+executed, the error when it never will be."""
+
+MakeDone = Callable[[str, Operation], Done]
+"""Shows in the mount what an operation does to a path; returns what is told how the operation went."""
+
+
+def nobody_waits(_outcome: object) -> None:
+    """Do nothing: a `Done` for what nobody waits for."""
+
+
+class Mode(Enum):
+    """Whether a call that changes something waits until Swift has the change."""
+
+    WRITE_BACK = "write-back"
+    SYNC = "sync"
 
 
 @dataclass(slots=True, eq=False)
@@ -96,8 +115,15 @@ class Task:
         """Return whether Swift has a hand-in, or nobody needs it any more."""
         return self.ended or self.stored >= hand_in
 
+    def notify(self, outcome: ObjectInfo | Failure | None) -> None:
+        """Tell whoever waits what became of the task; that this fails does not change what the task did."""
+        try:
+            self.done(outcome)
+        except Exception:
+            log.exception("%s: an unforeseen failure of whoever is told", self.path)
+
     def record(self) -> Record:
-        """Return the task as the log keeps it."""
+        """Return the task as the database keeps it."""
         path = self.newer.path if self.newer else self.path
         if self.blocked and self.error is not None:
             return Record(self.seq, path, self.newest, self.error.errno, str(self.error))
