@@ -233,7 +233,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
             journal._outcomes.is_away = True  # one request at a time
             task = journal._queue.tail(name)
         waiter, wrong = in_thread(journal.flush, [name])
-        wait_until(lambda: task is not None and bool(task.urgent))
+        wait_until(lambda: task is not None and bool(task.awaited_hand_in))
         filesystem.unlink("/second")
         waiter.join(10)
         assert not waiter.is_alive()

@@ -1,4 +1,4 @@
-"""Intents as text, for the log, and back."""
+"""Operations as text, for the database, and back."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
 
 
 class Unreadable(ValueError):
-    """A text is no intent."""
+    """A text is no operation."""
 
 
 def _converter() -> Converter:
@@ -79,18 +79,18 @@ def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
 _CONVERTER = _converter()
 
 
-def encode(intent: Operation) -> str:
-    """Return the intent as a line of JSON."""
-    return json.dumps(_CONVERTER.unstructure(intent, Operation), separators=(",", ":"))
+def encode(operation: Operation) -> str:
+    """Return the operation as a line of JSON."""
+    return json.dumps(_CONVERTER.unstructure(operation, Operation), separators=(",", ":"))
 
 
 def decode(text: str) -> Operation:
-    """Return the intent that `encode` wrote; raise `Unreadable` for anything else."""
+    """Return the operation that `encode` wrote; raise `Unreadable` for anything else."""
     try:
-        intent: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
+        operation: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"no intent: {text[:200]!r}") from error
-    return intent
+        raise Unreadable(f"no operation: {text[:200]!r}") from error
+    return operation
 
 
 def encode_ambiguity(found: Ambiguity) -> str:

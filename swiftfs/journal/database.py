@@ -1,4 +1,4 @@
-"""The log: the intents that are not executed yet, in SQLite beside the local files that they name.
+"""The log: the operations that are not executed yet, in SQLite beside the local files that they name.
 
 A commit survives the death of the process at once and a power cut after the next `sync`. What a damaged log
 held is set aside for `swiftfs recover` and never deleted.
@@ -83,7 +83,7 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An intent that waits, about `path` in the mount; parked when it has an `errno`, for a `reason`."""
+    """An operation that waits, about `path` in the mount; parked when it has an `errno`, for a `reason`."""
 
     seq: int
     path: str
@@ -95,7 +95,7 @@ class Record:
 class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
-    Raise `ConfigurationError` when the folder holds intents of another source, or a journal that cannot be
+    Raise `ConfigurationError` when the folder holds operations of another source, or a journal that cannot be
     opened or has another format. The lock guards the database; it comes after every other one.
     """
 
@@ -105,13 +105,13 @@ class JournalDB:
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / "journal.reserve"
         self._late_drops: set[int] = set()
-        self._late_standings: list[UnreferencedPrefix] = []
+        self._late_prefixes: list[UnreferencedPrefix] = []
         self._commits = self._synced = 0
         self.lost: list[str] = []
         self._database = self._open()
-        self._take_reserve()
+        self._fill_reserve()
         try:
-            self._claim(identity)
+            self._check_identity(identity)
             self.id = self._own_id()
         except BaseException:
             self._database.close()
@@ -130,26 +130,26 @@ class JournalDB:
             self._write(put, drop, None)
 
     def finish(
-        self, drop: Iterable[int], put: Iterable[Record] = (), standing: UnreferencedPrefix | None = None
+        self, drop: Iterable[int], put: Iterable[Record] = (), unreferenced: UnreferencedPrefix | None = None
     ) -> None:
-        """Delete the records of what is done, and write others; `standing` is what now lies below a prefix.
+        """Delete the records of what is done, and write others and an `unreferenced` prefix.
 
         Where the disk does not take that it comes with the next commit: what is done once more changes
         nothing.
         """
         with self._lock:
             try:
-                self._write(put, drop, standing)
+                self._write(put, drop, unreferenced)
             except OSError as error:
                 log.warning("%s", error)
                 self._late_drops.update(drop)
-                if standing is not None:
-                    self._late_standings.append(standing)
+                if unreferenced is not None:
+                    self._late_prefixes.append(unreferenced)
 
-    def begin_upload(self, standing: UnreferencedPrefix) -> None:
+    def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Take note that segments may lie below a prefix that no manifest names."""
         with self._lock:
-            self._write((), (), standing)
+            self._write((), (), unreferenced)
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Take note that below `prefix` nothing is left but what a manifest names."""
@@ -162,7 +162,7 @@ class JournalDB:
             facts = self._database.execute("SELECT * FROM upload_facts").fetchall()
         known = {(container, prefix): text for container, prefix, text in facts}
         return [
-            _read_standing(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
+            _read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
             for container, prefix, named in rows
         ]
 
@@ -201,7 +201,7 @@ class JournalDB:
             commits = self._commits
         if commits == self._synced:
             return
-        self._take_reserve()
+        self._fill_reserve()
         synchronize(self._folder)
         self._synced = commits
         recent = self._path.with_name(self._path.name + "-wal")
@@ -258,7 +258,7 @@ class JournalDB:
                 self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))
         return aside
 
-    def _claim(self, identity: str) -> None:
+    def _check_identity(self, identity: str) -> None:
         with self._lock:
             known = self._fact("identity")
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
@@ -313,7 +313,9 @@ class JournalDB:
             with self._database:
                 self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def _write(self, put: Iterable[Record], drop: Iterable[int], standing: UnreferencedPrefix | None) -> None:
+    def _write(
+        self, put: Iterable[Record], drop: Iterable[int], unreferenced: UnreferencedPrefix | None
+    ) -> None:
         rows = [
             (record.seq, record.path, encode(record.operation), record.errno, record.reason) for record in put
         ]
@@ -321,10 +323,10 @@ class JournalDB:
         self._commit(
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._late_drops}]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
-            *_upload_changes((*self._late_standings, *([standing] if standing else []))),
+            *_upload_changes((*self._late_prefixes, *([unreferenced] if unreferenced else []))),
         )
         self._late_drops.clear()
-        self._late_standings.clear()
+        self._late_prefixes.clear()
 
     def _checkpoint(self) -> None:
         try:
@@ -340,7 +342,7 @@ class JournalDB:
         try:
             self._execute(statements)
         except sqlite3.Error as error:
-            if "full" not in str(error) or not self._give_reserve():
+            if "full" not in str(error) or not self._release_reserve():
                 raise self._os_error(error) from error
             try:
                 self._execute(statements)
@@ -355,7 +357,7 @@ class JournalDB:
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
 
-    def _give_reserve(self) -> bool:
+    def _release_reserve(self) -> bool:
         """Give the log the disk that is kept for it; say whether there was any."""
         try:
             self._reserve.unlink()
@@ -363,16 +365,16 @@ class JournalDB:
             return False
         return True
 
-    def _take_reserve(self) -> None:
+    def _fill_reserve(self) -> None:
         """Keep some disk for the log, so that what a full disk has taken of a file can be closed."""
         if not self._reserve.exists():
             with suppress(OSError):
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
-def _upload_changes(standings: Iterable[UnreferencedPrefix]) -> list[Statement]:
+def _upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
     """Return what brings the tables of uploads up to date; of two about one prefix the last counts."""
-    uploads = {one.prefix: one for one in standings}
+    uploads = {one.prefix: one for one in prefixes}
     if not uploads:
         return []
     names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
@@ -391,13 +393,13 @@ def _upload_changes(standings: Iterable[UnreferencedPrefix]) -> list[Statement]:
     ]
 
 
-def _write_facts(standing: UnreferencedPrefix) -> str:
-    objects = [[name.container, name.key] for name in sorted(standing.objects)]
-    facts = {"file": standing.file, "objects": objects, "since": standing.since}
-    return json.dumps({**facts, "asked": sorted(standing.asked), "landed": sorted(standing.landed)})
+def _write_facts(unreferenced: UnreferencedPrefix) -> str:
+    objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
+    facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
+    return json.dumps({**facts, "asked": sorted(unreferenced.asked), "landed": sorted(unreferenced.landed)})
 
 
-def _read_standing(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
+def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
     facts = json.loads(text)
     return UnreferencedPrefix(
         prefix,

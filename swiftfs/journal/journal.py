@@ -1,6 +1,6 @@
 """The journal: where the floors above hand in their changes, and what sees to it that Swift gets them.
 
-An intent is on the disk when `add` returns, and is executed after a settling delay, in which it may become
+An operation is on the disk when `add` returns, and is executed after a settling delay, in which it may become
 one with others. Whoever wants it in Swift now asks for a `flush`.
 """
 
@@ -151,11 +151,11 @@ class Journal:
         with self._changed:
             return not self._queue.chain(name)
 
-    def _put_right(self, path: str, intent: Operation, done: Done, holds: Callable[[], bool]) -> bool:
+    def _put_right(self, path: str, operation: Operation, done: Done, holds: Callable[[], bool]) -> bool:
         with self._changed:
-            if not all(map(self.is_idle, names_of(intent))) or not holds():
+            if not all(map(self.is_idle, names_of(operation))) or not holds():
                 return False
-            return self.submit(path, intent, done)
+            return self.submit(path, operation, done)
 
     def rename(
         self,
@@ -193,23 +193,27 @@ class Journal:
             self._changed.notify_all()
             return True
 
-    def run_move(self, path: str, intent: Move | MoveFolder) -> list[ObjectName]:
+    def run_move(self, path: str, operation: Move | MoveFolder) -> list[ObjectName]:
         """Execute a move, after all that waits for its names; raise why it was not made.
 
         When the process dies the next one finishes it. Return what stays at the old place until Swift deletes
         it, which is tried again.
         """
         with self._changed:
-            tasks = [task for name in names_of(intent) for task in self._queue.chain(name)]
-            deletion = self._needless(intent)
+            tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
+            deletion = self._superseded_deletion(operation)
             self._scheduler.attempt([task for task in tasks if task is not deletion])
-            if deletion is not self._needless(intent):
+            if deletion is not self._superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
-            task = Task(self._queue.next_seq(), path, intent, nobody_waits, now, now)
-            if deletion is not None and isinstance(deletion.operation, Delete) and isinstance(intent, Move):
+            task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, now)
+            if (
+                deletion is not None
+                and isinstance(deletion.operation, Delete)
+                and isinstance(operation, Move)
+            ):
                 task.operation = replace(
-                    intent, replaces_large=deletion.operation.is_slo, replaces_etag=ANY_VERSION
+                    operation, replaces_large=deletion.operation.is_slo, replaces_etag=ANY_VERSION
                 )
                 self._writer.override(task, deletion)
             else:
@@ -232,9 +236,9 @@ class Journal:
                 return
         done(None)
 
-    def run_unjournaled(self, intent: Operation) -> None:
-        """Execute an intent that needs no journal, because nothing of it can be half done; raise why not."""
-        self._executor.run(intent)
+    def run_unjournaled(self, operation: Operation) -> None:
+        """Execute an operation of one request, which needs no journal; raise why that failed."""
+        self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
         """Execute what waits for `names` now; raise why it failed, though it stays."""
@@ -242,7 +246,7 @@ class Journal:
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
-        """Give up the last intent about `name`, which failed: whoever asked for it was told `error`."""
+        """Give up the last operation about `name`, which failed: whoever asked for it was told `error`."""
         with self._changed:
             task = self._queue.tail(name)
             if task is None or task.running:
@@ -281,7 +285,7 @@ class Journal:
             return self._scheduler.is_busy()
 
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
-        """Return the content of what waits to be stored as `name`, for the caller to leave, or None."""
+        """Return the file that waits to be stored as `name`, for the caller to release, or None."""
         with self._changed:
             for task in reversed(self._queue.chain(name)):
                 if isinstance(task.operation, PutFile):
@@ -324,8 +328,8 @@ class Journal:
     def refused(self) -> list[PendingChange]:
         """Return the changes that Swift refused for good, and that nobody was told about yet."""
         with self._changed:
-            untold = [one for one in self._outcomes.refusals.kept() if not one.shown]
-            return [describe(one.task, state="refused") for one in untold]
+            unreported = [one for one in self._outcomes.refusals.kept() if not one.shown]
+            return [describe(one.task, state="refused") for one in unreported]
 
     def raise_refusal(self, name: ObjectName) -> None:
         """Raise why a change of `name` was given up, once."""
@@ -346,8 +350,8 @@ class Journal:
     ) -> list[PendingChange]:
         """Execute what waits, for so long at most, and end the threads; return what the next mount has to do.
 
-        `progress` is called with the number of intents that still wait, and `give_up` when there is no more
-        time: it ends the store's patience.
+        `progress` is called with the number of operations that still wait, and `give_up` when the time is up:
+        it ends the store's retries.
         """
         deadline = monotonic() + seconds
         if self._late is not None:
@@ -370,13 +374,13 @@ class Journal:
         return self.waiting()
 
     def _wait_for_fewer(self, deadline: float) -> int:
-        """Return how many intents may still be executed, 0 as soon as that is so, else in a moment."""
+        """Return how many operations may still be executed, 0 as soon as that is so, else in a moment."""
         seconds = max(0.0, min(PROGRESS_SECONDS, deadline - monotonic()))
         with self._changed:
             self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
             return sum(not task.is_stuck for task in self._queue.tasks())
 
-    def _needless(self, intent: Move | MoveFolder) -> Task | None:
+    def _superseded_deletion(self, operation: Move | MoveFolder) -> Task | None:
         """Return the deletion of a move's target that waits: the move overwrites what it would delete."""
-        tail = self._queue.tail(intent.target) if isinstance(intent, Move) else None
+        tail = self._queue.tail(operation.target) if isinstance(operation, Move) else None
         return tail if tail and not tail.running and isinstance(tail.operation, Delete) else None

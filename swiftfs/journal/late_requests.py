@@ -76,23 +76,23 @@ class LateCounts:
 class LateRequests:
     """Watches the objects whose lost requests would undo what was stored since.
 
-    What it needs is in `log_` too, so that the next mount goes on. The bytes of the versions that it may have
+    What it needs is in `db` too, so that the next mount goes on. The bytes of the versions that it may have
     to store again stay in the cache while others can go instead.
     """
 
     def __init__(
         self,
         watch: Watch,
-        contents: FileCache,
-        log_: JournalDB,
+        cache: FileCache,
+        db: JournalDB,
         submit: Submit,
         is_idle: Callable[[ObjectName], bool],
     ) -> None:
         self._ambiguous = watch.ambiguous
         self._store = watch.store
         self._source = watch.source
-        self._contents = contents
-        self._log = log_
+        self._cache = cache
+        self._db = db
         self._submit = submit
         self._is_idle = is_idle
         self._make_done: MakeDone | None = None
@@ -102,7 +102,7 @@ class LateRequests:
         self._saving = new_lock(Rank.LATE_ANSWERS)
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
-        self._copies = LateCopies(log_.late_folder)
+        self._copies = LateCopies(db.late_folder)
 
     def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
         """Go on with what an earlier mount watched, and start looking.
@@ -160,7 +160,7 @@ class LateRequests:
     def _settle(self, found: Ambiguity) -> bool:
         """Look at an object, and put right what is wrong; return False when that must wait."""
         name = found.name
-        if not self._is_idle(name) or self._contents.is_changing(name):
+        if not self._is_idle(name) or self._cache.is_changing(name):
             return False  # what stands is about to be replaced
         try:
             info = self._head(name)
@@ -211,28 +211,30 @@ class LateRequests:
         stands = f"the version {info.version.etag}" if info is not None else "nothing"
         if path is None and last.kind == "delete":
             return self._delete_segment(found)
-        content: CachedFile | None = None
+        cached_file: CachedFile | None = None
         try:
-            intent: Operation | None = None
+            operation: Operation | None = None
             if path is None:
                 pass
             elif headers_only and info is not None:
-                intent = _headers_again(found.name, last, info)
+                operation = _headers_again(found.name, last, info)
             elif last.kind == "delete" or _is_marker(last) or _is_special(last):
-                intent = _object_again(found.name, last, info)
-            elif last.etag and last.headers is not None and (content := self._bytes_of(found.name, last)):
-                intent = _file_again(found.name, content, last.headers, info)
-            if intent is None or path is None:
+                operation = _object_again(found.name, last, info)
+            elif last.etag and last.headers is not None and (cached_file := self._bytes_of(found.name, last)):
+                operation = _file_again(found.name, cached_file, last.headers, info)
+            if operation is None or path is None:
                 self._give_up(found, stands, "its bytes are not in the cache any more")
                 return True
-            if not self._submit(path, intent, self._done(path, intent), lambda: self._is_current(found)):
+            if not self._submit(
+                path, operation, self._done(path, operation), lambda: self._is_current(found)
+            ):
                 return False
         except OSError as error:
             self._give_up(found, stands, str(error))
             return True
         finally:
-            if content is not None:
-                self._contents.release(content)
+            if cached_file is not None:
+                self._cache.release(cached_file)
         self._put_right += 1
         log.warning(
             "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
@@ -266,25 +268,29 @@ class LateRequests:
         now = self._ambiguous.get(found.name)
         return now is not None and now.last is found.last
 
-    def _done(self, path: str, intent: Operation) -> Done:
+    def _done(self, path: str, operation: Operation) -> Done:
         """Return what is told how it went; where another kind of object stands, listings tell in a moment."""
-        if self._make_done is None or (isinstance(intent, PutSpecial) and _is_folder(intent.description)):
+        if self._make_done is None or (
+            isinstance(operation, PutSpecial) and _is_folder(operation.description)
+        ):
             return nobody_waits
-        return self._make_done(path, intent)
+        return self._make_done(path, operation)
 
     def _bytes_of(self, name: ObjectName, last: Effect) -> CachedFile | None:
-        """Return a new content with a version's bytes, for the caller to leave; None when they are gone."""
+        """Return a new file with a version's bytes, for the caller to release; None when they are gone."""
         if last.manifest is not None:  # its segments are in Swift
             size = last.manifest.size
-            return self._contents.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
+            return self._cache.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
         if last.body is not None:
             return self._filled(name, last, lambda position: (last.body or b"")[position:])
         version = ObjectVersion(name, last.etag)
         if (read := self._copies.reader(version)) is not None:
             with read as file:
-                if content := self._filled(name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)):
-                    return content
-        kept = self._contents.find(version)
+                if cached_file := self._filled(
+                    name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)
+                ):
+                    return cached_file
+        kept = self._cache.find(version)
         if kept is None:
             return None
         try:
@@ -294,21 +300,21 @@ class LateRequests:
                 name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
             )
         finally:
-            self._contents.release(kept)
+            self._cache.release(kept)
 
     def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> CachedFile | None:
-        content = self._contents.new(name, None)
+        cached_file = self._cache.new(name, None)
         try:
             position = 0
             while data := read(position)[:COPY_BYTES]:
-                position += content.write(position, len(data), partial(_write, data))
-            is_right = md5_of(content.descriptor, 0, content.size, bool) == last.etag
+                position += cached_file.write(position, len(data), partial(_write, data))
+            is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
         except BaseException:
-            self._contents.release(content)
+            self._cache.release(cached_file)
             raise
         if is_right:
-            return content
-        self._contents.release(content)
+            return cached_file
+        self._cache.release(cached_file)
         return None
 
     def save(self) -> None:
@@ -319,7 +325,7 @@ class LateRequests:
                 return
             texts = {name: None if one is None else encode_ambiguity(one) for name, one in unsaved.items()}
             try:
-                self._log.keep_ambiguous(texts)
+                self._db.keep_ambiguous(texts)
             except OSError as error:
                 log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
             self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
@@ -330,18 +336,18 @@ class LateRequests:
 
     def _copy(self, version: ObjectVersion) -> None:
         """Copy a version's bytes: until its last close a kill -9 takes them, and afterwards a full cache."""
-        if version in self._copies or (content := self._contents.find(version)) is None:
+        if version in self._copies or (cached_file := self._cache.find(version)) is None:
             return
         try:
-            if content.is_complete():
-                self._copies.put(version, content)
+            if cached_file.is_complete():
+                self._copies.put(version, cached_file)
         except OSError as error:
             log.info("%s is not kept: %s", version.name, error)
         finally:
-            self._contents.release(content)
+            self._cache.release(cached_file)
 
     def _pin(self) -> None:
-        self._contents.prefer(
+        self._cache.prefer(
             ObjectVersion(found.name, found.last.etag)
             for found in self._ambiguous.all()
             if found.is_dangerous and found.last is not None and found.last.etag
@@ -349,7 +355,7 @@ class LateRequests:
 
     def _recorded(self) -> list[Ambiguity]:
         found = []
-        for text in self._log.ambiguous():
+        for text in self._db.ambiguous():
             try:
                 found.append(decode_ambiguity(text))
             except Unreadable as error:
@@ -439,14 +445,14 @@ def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Op
         )
     else:
         description = _description(last.headers)
-    large = info.is_slo if info is not None else False
+    is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutSpecial(name, last.body or b"", description, large, etag)
+    return PutSpecial(name, last.body or b"", description, is_slo, etag)
 
 
 def _file_again(
-    name: ObjectName, content: CachedFile, headers: Headers, info: ObjectInfo | None
+    name: ObjectName, cached_file: CachedFile, headers: Headers, info: ObjectInfo | None
 ) -> Operation:
-    large = info.is_slo if info is not None else False
+    is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutFile(name, content.to_record(), _description(headers), large, etag)
+    return PutFile(name, cached_file.to_record(), _description(headers), is_slo, etag)

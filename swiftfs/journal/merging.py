@@ -1,4 +1,4 @@
-"""Which intents about one name become one: what nobody would see is not sent."""
+"""Which operations about one name become one: what nobody would see is not sent."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from swiftfs.journal.operations import (
 
 
 def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:
-    """Return what stands for both intents, nothing or one; None when both must be executed in their order.
+    """Return what stands for both operations, nothing or one; None when both must be executed in their order.
 
     `earlier` waits for its execution and is the last of its name, which `later` has too.
     """
@@ -80,14 +80,14 @@ def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return list(found.values()), replaced
 
 
-def _with_older(record: Record, intent: PutFile, older: Operation) -> Record:
+def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
     assert isinstance(older, PutFile)
-    intent = replace(intent, file=intent.file.with_blocks_of(older.file))
-    return replace(record, operation=merge_hand_in(older, intent))
+    operation = replace(operation, file=operation.file.with_blocks_of(older.file))
+    return replace(record, operation=merge_hand_in(older, operation))
 
 
-def attempted(intent: Operation) -> Operation:
-    """Return the intent as it is after an attempt: it may stand in Swift, whatever the answer was."""
-    if isinstance(intent, PutFile | PutSpecial) and not intent.replaces_large:
-        return replace(intent, creates=False, replaces_large=None)
-    return replace(intent, creates=False) if isinstance(intent, PutMarker) else intent
+def attempted(operation: Operation) -> Operation:
+    """Return the operation as it is after an attempt: it may stand in Swift, whatever the answer was."""
+    if isinstance(operation, PutFile | PutSpecial) and not operation.replaces_large:
+        return replace(operation, creates=False, replaces_large=None)
+    return replace(operation, creates=False) if isinstance(operation, PutMarker) else operation

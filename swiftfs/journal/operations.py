@@ -1,4 +1,4 @@
-"""Intents: the changes that can be made to Swift, as values that say all there is to do."""
+"""Operations: the changes that can be made to Swift, as values that say all there is to do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -239,16 +239,16 @@ KINDS: Mapping[type, str] = {
 """What each kind is called in journals on disk and in a status, whatever its class is called."""
 
 
-def names_of(intent: Operation) -> tuple[ObjectName, ...]:
-    """Return the objects that an intent is about, of a whole folder its markers; none for containers."""
-    match intent:
+def names_of(operation: Operation) -> tuple[ObjectName, ...]:
+    """Return the objects that an operation is about, of a whole folder its markers; none for containers."""
+    match operation:
         case Move():
-            return (intent.source, intent.target)
+            return (operation.source, operation.target)
         case MoveFolder():
-            return tuple(name for pair in intent.markers for name in pair)
+            return tuple(name for pair in operation.markers for name in pair)
         case CreateContainer() | DescribeContainer() | DeleteContainer():
             return ()
-    return (intent.name,)
+    return (operation.name,)
 
 
 def marker_headers(

@@ -72,7 +72,7 @@ class Outcomes:
         with self._changed:
             self.is_away = False
             task.error = None
-            self.refusals.mended(task)
+            self.refusals.forget_earlier(task)
             followers = self._tell_followers(task, info)
             if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
                 self._writer.end(task, followers, cached_file)
@@ -94,11 +94,11 @@ class Outcomes:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
-                pause = 0.0 if task.urgent else FIRST_PAUSE
+                pause = 0.0 if task.awaited_hand_in else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return
             task.attempts += 1
-            task.error, task.blocked, task.urgent, task.reported = error, not again, 0, False
+            task.error, task.blocked, task.awaited_hand_in, task.reported = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, monotonic() + pause)
@@ -131,7 +131,7 @@ class Outcomes:
         task.take_newer()
         task.running, task.attempts, task.error = False, task.attempts + 1, failure
         if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
-            task.blocked, task.urgent = True, 0
+            task.blocked, task.awaited_hand_in = True, 0
         else:
             task.ended = True
             self._queue.remove(task)
@@ -151,12 +151,13 @@ class Outcomes:
         )
         task.take_newer()
         task.operation = replace(task.operation, file=cached_file.to_record())
-        task.stored, task.running, task.ambiguous, task.reported = task.begun, False, False, False
-        if task.flush_mark is not None and task.asked_for <= task.stored:
+        task.stored_hand_in = task.sent_hand_in
+        task.running = task.ambiguous = task.reported = False
+        if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
             task.flush_mark = None
-        if task.urgent <= task.stored:
-            task.urgent = 0
-        self._queue.schedule(task, 0.0 if task.urgent or task.flush_mark is not None else due)
+        if task.awaited_hand_in <= task.stored_hand_in:
+            task.awaited_hand_in = 0
+        self._queue.schedule(task, 0.0 if task.awaited_hand_in or task.flush_mark is not None else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
         """Record in what comes next about the same object what that is now; return these tasks."""
@@ -182,7 +183,7 @@ class Outcomes:
         """End a task that Swift refuses for good; what was there before is there again."""
         if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             # Where everybody waits for the change, whoever asked for it gets the error.
-            level = self._level if task.urgent else logging.WARNING
+            level = self._level if task.awaited_hand_in else logging.WARNING
             log.log(level, "%s", complaint(task, error))
         task.notify(error)
         with self._changed:
@@ -203,8 +204,8 @@ class Outcomes:
         newer.operation, newer.ambiguous = merged[0], True
         task.successor = newer
         self._writer.end(task, [newer])
-        if task.urgent:
-            newer.urgent = newer.handed
+        if task.awaited_hand_in:
+            newer.awaited_hand_in = newer.hand_ins
             self._queue.schedule(newer, 0.0)
         return True
 

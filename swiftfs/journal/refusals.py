@@ -55,7 +55,7 @@ class Refusals:
         """Forget a task's refusal: whoever waited for the task gets the error."""
         self._keep(lambda one: one.task is not task)
 
-    def mended(self, task: Task) -> None:
+    def forget_earlier(self, task: Task) -> None:
         """Forget the refusals of earlier changes of the same kind, for this task did what they were to do."""
         if self._kept:
             names, kind = names_of(task.operation), type(task.operation)

@@ -26,7 +26,7 @@ _ORDER = ("parked", "running", "waiting")
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
-    """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure.
+    """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
 
     `bytes` is the size of the file that is to be stored; while it runs, `sent` is what needs not be sent of
     it any more.
@@ -106,14 +106,14 @@ def describe(task: Task, sent: int = 0, state: str = "") -> PendingChange:
     return PendingChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
-def progress(contents: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
+def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
     """Return what tells how many bytes of a task's file need not be sent any more."""
 
     def sent(task: Task) -> int:
         if not isinstance(task.operation, PutFile):
             return 0
-        content = contents.peek(task.operation.file.file)
-        return sent_bytes(task.operation.name, content, under_way) if content is not None else 0
+        cached_file = cache.peek(task.operation.file.file)
+        return sent_bytes(task.operation.name, cached_file, under_way) if cached_file is not None else 0
 
     return sent
 
@@ -158,8 +158,8 @@ def _state(task: Task) -> str:
 
 
 def _size(task: Task) -> int:
-    intent = task.newest
-    return intent.file.size if isinstance(intent, PutFile) else 0
+    operation = task.newest
+    return operation.file.size if isinstance(operation, PutFile) else 0
 
 
 def _urgency(task: Task) -> tuple[bool, int, int]:

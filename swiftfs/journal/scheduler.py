@@ -73,7 +73,7 @@ class Scheduler:
         """Begin to execute tasks that are not being executed; a report tells how that goes. Lock held."""
         self._outcomes.is_away = False  # that was long ago: only what the server answers from now on counts
         for task in tasks:
-            task.flush_mark, task.asked_for = task.attempts, task.handed
+            task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
             self._queue.run_now(task)
         self._changed.notify_all()
 
@@ -85,15 +85,15 @@ class Scheduler:
         """
         wanted, asked = self._with_blockers(tasks), set(tasks)
         before = {task: task.attempts for task in wanted}
-        hand_ins = {task: task.handed for task in wanted}
+        hand_ins = {task: task.hand_ins for task in wanted}
         for task in wanted:
-            task.urgent = task.handed
+            task.awaited_hand_in = task.hand_ins
             self._queue.run_now(task)
         self._changed.notify_all()
 
         def is_done(task: Task) -> bool:
             last = task.last()
-            return last.has(hand_ins.setdefault(last, last.handed))
+            return last.is_stored(hand_ins.setdefault(last, last.hand_ins))
 
         def has_failed(task: Task) -> bool:
             last = task.last()
@@ -185,32 +185,35 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001  it is logged
                 self._outcomes.abort([task], error)
 
-    def _put_file(self, task: Task, intent: PutFile) -> None:
-        # The content stays with this thread until the log knows what it is now.
+    def _put_file(self, task: Task, operation: PutFile) -> None:
+        # The file stays with this thread until the database has what the file is now.
         try:
-            content = self._cache.acquire_pending(intent.file)
+            cached_file = self._cache.acquire_pending(operation.file)
         except OSError as error:
             self._outcomes.fail(task, error)
             return
         try:
-            intent = self._prepare(task, intent, content)
+            operation = self._prepare(task, operation, cached_file)
             info = self._executor.put_file(
-                intent, content, lambda names: self._record_superseded(task, names), again=task.ambiguous
+                operation,
+                cached_file,
+                lambda names: self._record_superseded(task, names),
+                ambiguous=task.ambiguous,
             )
         except (SwiftfsError, OSError) as error:
             self._outcomes.fail(task, error)
         else:
-            self._outcomes.succeed(task, info, content)
+            self._outcomes.succeed(task, info, cached_file)
         finally:
-            self._cache.release(content)
+            self._cache.release(cached_file)
 
-    def _prepare(self, task: Task, intent: PutFile, content: CachedFile) -> PutFile:
-        prepared = self._executor.prepare(intent, content)
-        if prepared is not intent:
+    def _prepare(self, task: Task, operation: PutFile, cached_file: CachedFile) -> PutFile:
+        prepared = self._executor.prepare(operation, cached_file)
+        if prepared is not operation:
             with self._changed:
                 task.operation = prepared
                 if task.newer is not None:
-                    newer = replace(task.newer.operation, file=content.to_record())
+                    newer = replace(task.newer.operation, file=cached_file.to_record())
                     task.newer = replace(task.newer, operation=newer)
                 self._db.commit([task.record()])
         return prepared
@@ -218,8 +221,8 @@ class Scheduler:
     def _record_superseded(self, task: Task, names: Collection[ObjectName]) -> None:
         with self._changed:
             assert isinstance(task.operation, PutFile)
-            garbage = tuple(sorted({*task.operation.superseded_segments, *names}))
-            task.operation = replace(task.operation, superseded_segments=garbage)
+            superseded = tuple(sorted({*task.operation.superseded_segments, *names}))
+            task.operation = replace(task.operation, superseded_segments=superseded)
             self._db.commit([task.record()])
 
     def _run_one(self, task: Task) -> None:
@@ -234,17 +237,17 @@ class Scheduler:
         else:
             self._outcomes.succeed(task, info)
 
-    def _move(self, task: Task, intent: Move | MoveFolder) -> None:
+    def _move(self, task: Task, operation: Move | MoveFolder) -> None:
         """Carry out a move; what it cannot delete the log has as deletions before the move ends."""
 
-        def note(whole: MoveFolder) -> None:
+        def record_objects(whole: MoveFolder) -> None:
             with self._changed:
                 task.operation = whole
                 self._db.commit([task.record()])
 
-        remnants = self._executor.move(intent, note)
+        remnants = self._executor.move(operation, record_objects)
         with self._changed:
-            tasks = remnant_tasks(self._queue, task.path, intent, remnants)
+            tasks = remnant_tasks(self._queue, task.path, operation, remnants)
             self._db.finish([], [left.record() for left in tasks])
             for left in tasks:
                 self._queue.add(left)

@@ -43,16 +43,16 @@ class SegmentOwnership:
     The lock guards the claims and the shared prefixes; it comes before the log's.
     """
 
-    def __init__(self, log_: JournalDB, choice: str = AUTO) -> None:
-        self._log = log_
+    def __init__(self, db: JournalDB, choice: str = AUTO) -> None:
+        self._db = db
         self._choice = choice
         self._lock = new_lock(Rank.OWNERSHIP)
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
         self._shared: dict[tuple[ObjectName, ObjectName], float] = {}
-        for container, key, etag, *owner, is_prefix in log_.rows("claims"):
+        for container, key, etag, *owner, is_prefix in db.rows("claims"):
             claims = self._claims.setdefault(ObjectName(container, key), {}).setdefault(etag, set())
             claims.add(Claim(ObjectName(*owner), bool(is_prefix)))
-        for container, prefix, *user, since in log_.rows("shared"):
+        for container, prefix, *user, since in db.rows("shared"):
             self._shared[ObjectName(container, prefix), ObjectName(*user)] = since
 
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -82,7 +82,7 @@ class SegmentOwnership:
                 found[one] = users
         return found
 
-    def stores(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
+    def record_manifest(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
         """Record what `name` owns of the segments of a manifest that is about to be stored.
 
         `before` is the ETag of the object that it replaces, and `prefix` that of the file's own uploads.
@@ -100,7 +100,7 @@ class SegmentOwnership:
             if claims:
                 self._add(name, manifest.etag, claims)
 
-    def stands(self, name: ObjectName, etag: str) -> None:
+    def record_version(self, name: ObjectName, etag: str) -> None:
         """Record that the object has this ETag now, empty when it is gone: claims for others are void."""
         with self._lock:
             known = self._claims.get(name)
@@ -118,12 +118,12 @@ class SegmentOwnership:
                 )
             )
 
-    def gone(self, name: ObjectName) -> None:
+    def forget(self, name: ObjectName) -> None:
         """Record that the object is there no more, or is no SLO any more."""
-        self.stands(name, "")
+        self.record_version(name, "")
         self.unshare(name)
 
-    def moved(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+    def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
         """Record that the object with this ETag is at `target` now, and not at `source` any more.
 
         `etag` is that of the answer to the COPY of the manifest. What the object owned it owns still.
@@ -133,8 +133,8 @@ class SegmentOwnership:
         with self._lock:
             claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
             self._add(target, etag, claims)
-        self.stands(target, etag)
-        self.stands(source, "")
+        self.record_version(target, etag)
+        self.record_version(source, "")
 
     def share(self, owner: ObjectName, user: ObjectName, since: float) -> None:
         """Record that `user` may name segments of `owner` since this moment (Unix seconds)."""
@@ -190,7 +190,7 @@ class SegmentOwnership:
 
     def _change(self, *statements: Statement) -> None:
         try:
-            self._log.change(*statements)
+            self._db.change(*statements)
         except OSError as error:  # what is not remembered is spared, and left to `gc`
             log.warning("%s", error)
 

@@ -37,13 +37,13 @@ class SegmentRemoval:
     def __init__(
         self,
         store: ObjectStore,
-        log_: JournalDB,
+        db: JournalDB,
         owners: SegmentOwnership,
         clock: Callable[[], float] = unix_time,
     ) -> None:
         self.owners = owners
         self._store = store
-        self._log = log_
+        self._db = db
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
         oldest = min((since for _, since in self.leftovers().values()), default=None)
@@ -61,8 +61,8 @@ class SegmentRemoval:
     def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
         """Return the segments that go with the SLO that `name` is now; none when it is not one.
 
-        They are among the leftovers until `settle` is told what became of them: this process may die when the
-        object is gone and they are not, and nothing else says whose they were.
+        They are among the leftovers until `record_deleted`: this process may die when the object is gone and
+        they are not, and nothing else says whose they were.
         """
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
@@ -71,7 +71,7 @@ class SegmentRemoval:
         others = self.owners.moved_from({name}) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
-        self._leave(own, {name}, self._clock())
+        self._keep_leftovers(own, {name}, self._clock())
         return own
 
     def own_segments(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -80,7 +80,7 @@ class SegmentRemoval:
         Those that another object may name too are looked at later, when it is known.
         """
         own = self.owners.owned(name, etag, segments)
-        return own - self._leave_shared(own, {name})
+        return own - self._keep_shared(own, {name})
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
@@ -97,9 +97,9 @@ class SegmentRemoval:
 
     def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Delete segments that the object which is or was `name` does not name any more."""
-        self.settle(name, segments, self.delete_all(segments))
+        self.record_deleted(name, segments, self.delete_all(segments))
 
-    def settle(
+    def record_deleted(
         self, name: ObjectName, segments: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]
     ) -> None:
         """Record that `name` has lost its `segments`, and which of their deletions failed.
@@ -107,37 +107,37 @@ class SegmentRemoval:
         Those that may pass are tried again soon, the others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
-        self._leave(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
-        self._forget(set(segments) - passing)
+        self._keep_leftovers(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
+        self._drop_leftovers(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
-    def replace(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
+    def discard_replaced(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
         """Delete segments that the object which stands as `name` since this moment does not name.
 
         With `in_doubt` another manifest may come to stand that names some: they are looked at later.
         """
         if in_doubt and segments:
-            self._leave(segments, (name,), self._clock())
+            self._keep_leftovers(segments, (name,), self._clock())
         else:
             self.discard(name, segments)
 
-    def discard_below(self, standing: UnreferencedPrefix) -> None:
+    def discard_below(self, unreferenced: UnreferencedPrefix) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
 
         Those that a manifest may come to name whose PUT was sent a short time ago are looked at later.
         """
-        prefix, known = standing.prefix, standing.named or ()
+        prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
             rows = [row.key for row in self.rows_below(prefix.container, prefix.key) if row.key not in known]
         except NotFound:
             return  # so is the container
         names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
-        objects = standing.objects or _objects_of(prefix)
+        objects = unreferenced.objects or _objects_of(prefix)
         if not names or not objects:
             return
-        names -= self._leave_shared(names, objects)
-        if standing.is_in_doubt and self._is_recent(standing.since):
-            self._leave(names, objects, standing.since)
+        names -= self._keep_shared(names, objects)
+        if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
+            self._keep_leftovers(names, objects, unreferenced.since)
         else:
             for error in self.delete_all(tuple(names - self._in_use(names, objects))).values():
                 raise error
@@ -154,7 +154,7 @@ class SegmentRemoval:
             self._due = None
         for name, (objects, since) in self.leftovers().items():
             if self._is_recent(since):
-                self._look_at(since + LATE_SECONDS)
+                self._schedule_look(since + LATE_SECONDS)
             else:
                 groups.setdefault(objects, set()).add(name)
         for objects, names in groups.items():
@@ -162,13 +162,13 @@ class SegmentRemoval:
                 failures = self.delete_all(tuple(names - self._in_use(names, objects)))
             except StoreError as error:
                 failures = dict.fromkeys(names, error)
-            self.settle(objects[0], names, failures)
+            self.record_deleted(objects[0], names, failures)
 
-    def moved(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
+    def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may stand."""
         if stays:
             self.share(source, source)
-        self.owners.moved(source, target, etag)
+        self.owners.record_move(source, target, etag)
 
     def share(self, owner: ObjectName, user: ObjectName) -> None:
         """Record that `user` may name the segments of `owner` from now on: it is asked before they go."""
@@ -221,10 +221,10 @@ class SegmentRemoval:
         """Return the segments that are looked at later, each with who may name it and since when."""
         return {
             ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
-            for container, key, objects, since in self._log.rows("leftovers")
+            for container, key, objects, since in self._db.rows("leftovers")
         }
 
-    def _leave_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
+    def _keep_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
         """Leave the segments for later that others may name besides `objects`; return them.
 
         Until then `objects` have been deleted or stored, or this is tried again and begins anew.
@@ -233,30 +233,32 @@ class SegmentRemoval:
         for name, users in self.owners.users(names).items():
             groups.setdefault(users, set()).add(name)
         for users, group in groups.items():
-            self._leave(group, users.union(objects), self._clock())
+            self._keep_leftovers(group, users.union(objects), self._clock())
         return set().union(*groups.values())
 
-    def _leave(self, names: Collection[ObjectName], objects: Collection[ObjectName], since: float) -> None:
+    def _keep_leftovers(
+        self, names: Collection[ObjectName], objects: Collection[ObjectName], since: float
+    ) -> None:
         if not names:
             return
         text = json.dumps([[name.container, name.key] for name in sorted(objects)])
         rows: list[tuple[object, ...]] = [(name.container, name.key, text, since) for name in names]
         try:
-            self._log.change(("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows))
+            self._db.change(("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows))
         except OSError as error:
             log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
-        self._look_at(since + LATE_SECONDS)
+        self._schedule_look(since + LATE_SECONDS)
 
-    def _look_at(self, due: float) -> None:
+    def _schedule_look(self, due: float) -> None:
         with self._lock:
             self._due = due if self._due is None else min(self._due, due)
 
-    def _forget(self, names: Iterable[ObjectName]) -> None:
+    def _drop_leftovers(self, names: Iterable[ObjectName]) -> None:
         rows: list[tuple[object, ...]] = [(name.container, name.key) for name in names]
         if not rows:
             return
         try:
-            self._log.change(("DELETE FROM leftovers WHERE container = ? AND key = ?", rows))
+            self._db.change(("DELETE FROM leftovers WHERE container = ? AND key = ?", rows))
         except OSError as error:
             log.warning("%s", error)
 

@@ -65,8 +65,8 @@ class TaskWriter:
             self._unpin(task.operation)
         task.path, task.operation, task.done = path, operation, done
         task.blocked, task.error = False, None
-        task.handed += 1
-        is_awaited = task.urgent or task.flush_mark is not None
+        task.hand_ins += 1
+        is_awaited = task.awaited_hand_in or task.flush_mark is not None
         latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self._settle_seconds
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
 
@@ -102,7 +102,7 @@ class TaskWriter:
             self._queue.remove(task)
             task.ended, task.successor = True, holder
         if holder.running:
-            holder.keep(HandIn(path, operation, done, now, now + self._delay(at_least)))
+            holder.keep_newer(HandIn(path, operation, done, now, now + self._delay(at_least)))
         else:
             self.change(holder, path, merged, done, at_least)
 

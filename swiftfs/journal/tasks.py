@@ -1,4 +1,4 @@
-"""The intents that wait, in memory: which may run now, and which must wait for others."""
+"""The operations that wait, in memory: which may run now, and which must wait for others."""
 
 import heapq
 import itertools
@@ -39,19 +39,24 @@ class Mode(Enum):
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """An intent about `path` that is not executed yet; `due` and `created` are monotonic seconds.
+    """An operation about `path` that is not executed yet; `due` and `created` are monotonic seconds.
+
+    A task waits for its `blockers`, and its `dependents` wait for it.
+
+    - `error` is why the last of its `attempts` failed. A `blocked` task is not tried again by itself.
+      `reported` says that some call has raised the error.
+    - An `ambiguous` task was sent before, maybe by an earlier process: Swift may have executed it.
+    - What an ended task was to do may be its `successor`'s to do.
+    - `flush_mark` is the number of attempts when a flush was asked for, None when none was.
 
     A file that is handed in again while its upload runs stays one task: `newer` replaces `operation` when
-    that upload ends. `handed` counts the hand-ins, `begun` is the last one that the latest attempt includes,
-    and `stored` the last one that Swift has.
+    that upload ends. `hand_ins` counts the hand-ins. Four fields name one of them, by its number or 0:
+    `sent_hand_in` is the last that the latest attempt includes, `stored_hand_in` the last that Swift has,
+    `awaited_hand_in` the last that some thread waits for, and `flush_hand_in` the last when a flush was asked
+    for.
 
-    `error` is why the last of its `attempts` failed; a `blocked` one is not tried again by itself; `reported`
-    says that somebody knows why; `urgent` is the last hand-in that somebody waits for, 0 for none. One that
-    was `ambiguous`, maybe by an earlier process, may stand in Swift. `blockers` must end before it runs; it
-    is among the `dependents` of each. What it was to do may have become its `successor`'s. `flush_mark` are
-    the attempts there had been when a flush was asked for, None when none was, and `asked_for` the hand-in. A
-    move that makes the deletion of its target needless `overrides` it; a move that fails puts it back. One
-    that succeeds has `left` objects behind that it could not delete.
+    A move takes the place of the deletion of its target, which it `overrides`; when it fails the deletion is
+    put back. When it succeeds it may have `left` objects behind that it could not delete.
     """
 
     seq: int
@@ -63,18 +68,18 @@ class Task:
     running: bool = False
     blocked: bool = False
     reported: bool = False
-    urgent: int = 0
+    awaited_hand_in: int = 0
     ambiguous: bool = False
     ended: bool = False
     successor: "Task | None" = None
     attempts: int = 0
     error: Failure | None = None
     flush_mark: int | None = None
-    asked_for: int = 0
+    flush_hand_in: int = 0
     newer: "HandIn | None" = None
-    handed: int = 1
-    begun: int = 0
-    stored: int = 0
+    hand_ins: int = 1
+    sent_hand_in: int = 0
+    stored_hand_in: int = 0
     overrides: "Task | None" = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
@@ -97,13 +102,13 @@ class Task:
         return merge_hand_in(self.operation, self.newer.operation)
 
     def begin(self) -> None:
-        """Take note that an attempt begins."""
-        self.running, self.begun = True, self.handed
+        """Record that an attempt begins."""
+        self.running, self.sent_hand_in = True, self.hand_ins
 
-    def keep(self, newer: "HandIn") -> None:
+    def keep_newer(self, newer: "HandIn") -> None:
         """Keep a newer hand-in of the file that is being uploaded until that ends."""
         self.newer = newer
-        self.handed += 1
+        self.hand_ins += 1
 
     def take_newer(self) -> None:
         """Let the newer hand-in, if there is one, be what is to be done."""
@@ -111,9 +116,9 @@ class Task:
             self.operation, self.path, self.done = self.newest, self.newer.path, self.newer.done
             self.newer = None
 
-    def has(self, hand_in: int) -> bool:
+    def is_stored(self, hand_in: int) -> bool:
         """Return whether Swift has a hand-in, or nobody needs it any more."""
-        return self.ended or self.stored >= hand_in
+        return self.ended or self.stored_hand_in >= hand_in
 
     def notify(self, outcome: ObjectInfo | Failure | None) -> None:
         """Tell whoever waits what became of the task; that this fails does not change what the task did."""
@@ -286,9 +291,9 @@ class TaskQueue:
         return task in self and not (task.ended or task.running or task.blocked or task.blockers)
 
 
-def parents_of(intent: Operation) -> Iterable[ObjectName]:
-    """Return the names of the markers of the folders that hold what the intent is about."""
-    return [marker for name in names_of(intent) for marker in parent_markers(name)]
+def parents_of(operation: Operation) -> Iterable[ObjectName]:
+    """Return the names of the markers of the folders that hold what the operation is about."""
+    return [marker for name in names_of(operation) for marker in parent_markers(name)]
 
 
 def _block(task: Task, blocker: Task) -> None:
