@@ -51,7 +51,7 @@ class Refusals:
         """Return the refusals in their order, at most `MOST_KEPT`."""
         return list(self._kept)
 
-    def told(self, task: Task) -> None:
+    def forget(self, task: Task) -> None:
         """Forget a task's refusal: whoever waited for the task gets the error."""
         self._keep(lambda one: one.task is not task)
 

@@ -66,7 +66,7 @@ class Scheduler:
         self._workers.submit(job)
 
     def is_busy(self) -> bool:
-        """Say whether the server takes what is under way, or is about to get something. Lock held."""
+        """Return whether the server is reachable and work is running or due. Lock held."""
         return not self._outcomes.is_away and (self._under_way > 0 or self._queue.next_due() is not None)
 
     def flush_all(self, tasks: Iterable[Task]) -> None:
@@ -83,56 +83,18 @@ class Scheduler:
         Of a file that is handed in again meanwhile, what was handed in before this is enough. Raise why the
         first one failed, though it is tried again later.
         """
-        wanted, asked = self._with_blockers(tasks), set(tasks)
-        before = {task: task.attempts for task in wanted}
-        hand_ins = {task: task.hand_ins for task in wanted}
-        for task in wanted:
+        flush = _Flush(tasks)
+        for task in flush.wanted:
             task.awaited_hand_in = task.hand_ins
             self._queue.run_now(task)
         self._changed.notify_all()
-
-        def is_done(task: Task) -> bool:
-            last = task.last()
-            return last.is_stored(hand_ins.setdefault(last, last.hand_ins))
-
-        def has_failed(task: Task) -> bool:
-            last = task.last()
-            if last.ended:
-                return False
-            if last.attempts > before.setdefault(last, last.attempts) and not last.running:
-                return True
-            return any(map(has_failed, last.blockers))
-
-        def is_settled(task: Task) -> bool:
-            return is_done(task) or has_failed(task)
-
-        left = list(tasks)
-
-        def all_are_settled() -> bool:
-            """Look at one task after the other until it is settled: this is asked after every change."""
-            while left and is_settled(left[-1]):
-                left.pop()
-            return not left and all(map(is_settled, tasks))
-
-        self._changed.wait_for(lambda: self._stopping or all_are_settled())
-        for task in wanted:
-            last = task.last()
-            told = last.ended or not is_done(task) if task in asked else not last.ended
-            if last.error is not None and told:
-                self._outcomes.refusals.told(last)
-                raise last.error
-        if not all(map(is_done, tasks)):
+        self._changed.wait_for(lambda: self._stopping or flush.is_settled())
+        if (failed := flush.failed()) is not None:
+            self._outcomes.refusals.forget(failed)
+            assert failed.error is not None
+            raise failed.error
+        if not flush.is_done():
             raise SwiftfsError("the mount ends")
-
-    def _with_blockers(self, tasks: Iterable[Task]) -> list[Task]:
-        found: dict[Task, None] = {}
-        pending = list(tasks)
-        while pending:
-            task = pending.pop()
-            if task not in found and not task.ended:
-                found[task] = None
-                pending.extend(task.blockers)
-        return list(found)
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -252,3 +214,69 @@ class Scheduler:
             for left in tasks:
                 self._queue.add(left)
                 task.left.append(names_of(left.operation)[0])
+
+
+class _Flush:
+    """The `tasks` that a thread waits for, and with their blockers all that is `wanted`.
+
+    It compares them with what they were when the thread began to wait. A task may hand over what it was to do
+    to another one meanwhile: that counts in its place. The journal's lock is held for every call.
+    """
+
+    def __init__(self, tasks: Collection[Task]) -> None:
+        self.wanted = _with_blockers(tasks)
+        self._tasks = tasks
+        self._attempts = {task: task.attempts for task in self.wanted}
+        self._hand_ins = {task: task.hand_ins for task in self.wanted}
+        self._left = list(tasks)
+
+    def is_settled(self) -> bool:
+        """Return whether each task is done or has failed.
+
+        This is called after every change of any task, so it looks at one task until that is settled.
+        """
+        while self._left and self._is_settled(self._left[-1]):
+            self._left.pop()
+        return not self._left and all(map(self._is_settled, self._tasks))
+
+    def is_done(self) -> bool:
+        """Return whether Swift has what each task was to do when the wait began."""
+        return all(map(self._is_done, self._tasks))
+
+    def failed(self) -> Task | None:
+        """Return the first wanted task that failed, None when none did."""
+        tasks = set(self._tasks)
+        for task in self.wanted:
+            last = task.last()
+            # A blocker that ended is in nobody's way any more, whatever became of it.
+            counts = last.ended or not self._is_done(task) if task in tasks else not last.ended
+            if last.error is not None and counts:
+                return last
+        return None
+
+    def _is_settled(self, task: Task) -> bool:
+        return self._is_done(task) or self._has_failed(task)
+
+    def _is_done(self, task: Task) -> bool:
+        last = task.last()
+        return last.is_stored(self._hand_ins.setdefault(last, last.hand_ins))
+
+    def _has_failed(self, task: Task) -> bool:
+        last = task.last()
+        if last.ended:
+            return False
+        if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
+            return True
+        return any(map(self._has_failed, last.blockers))
+
+
+def _with_blockers(tasks: Iterable[Task]) -> list[Task]:
+    """Return the tasks that have not ended, and all that they wait for."""
+    found: dict[Task, None] = {}
+    pending = list(tasks)
+    while pending:
+        task = pending.pop()
+        if task not in found and not task.ended:
+            found[task] = None
+            pending.extend(task.blockers)
+    return list(found)
