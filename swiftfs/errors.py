@@ -17,10 +17,17 @@ class ConfigurationError(SwiftfsError):
 
 
 class ChangedDuringUpload(SwiftfsError):
-    """Bytes changed while they were uploaded; another attempt stores them as they are then."""
+    """Bytes changed while they were uploaded; another attempt stores them as they are then.
+
+    `etag` is that of a version which this attempt has stored nevertheless, empty for none.
+    """
 
     errno = errno.EAGAIN
     retryable = True
+
+    def __init__(self, message: str, etag: str = "") -> None:
+        super().__init__(message)
+        self.etag = etag
 
 
 class StoreError(SwiftfsError):

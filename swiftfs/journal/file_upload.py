@@ -78,7 +78,7 @@ class FileUpload:
             record_superseded(replaced)
         info = self._store.put(operation.name, body, operation.description.headers())
         self._removal.owners.forget(operation.name)
-        _refuse_truncated(operation, cached_file)
+        _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
         in_doubt = cached_file.uploads.answered(None) if cached_file.uploads else False
         unused = {
@@ -223,7 +223,7 @@ class FileUpload:
         ]
 
 
-def _refuse_truncated(operation: PutFile, cached_file: CachedFile) -> None:
-    """Raise `ChangedDuringUpload` when what was uploaded holds zeros where the file was cut."""
+def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:
+    """Raise `ChangedDuringUpload` when what was uploaded, as `etag`, holds zeros where the file was cut."""
     if cached_file.is_cut:
-        raise ChangedDuringUpload(f"{operation.name}: the file was truncated while it was uploaded")
+        raise ChangedDuringUpload(f"{operation.name}: the file was truncated while it was uploaded", etag)

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
+from cachetools import LRUCache
+
 from swiftfs.concurrency import Condition, monotonic
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
 from swiftfs.filecache.cached_file import CachedFile
@@ -25,13 +27,16 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.refusals import Refusals, complaint
 from swiftfs.journal.task_writer import TaskWriter
 from swiftfs.journal.tasks import Failure, Mode, Task, TaskQueue
-from swiftfs.objects import ObjectInfo
+from swiftfs.objects import ObjectInfo, ObjectName
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts of a task, doubled each time, after the store's own retries have ended."""
+
+MOST_STORED = 10_000
+"""Objects of which the ETag that was stored last is remembered."""
 
 
 class Unforeseen(SwiftfsError):
@@ -63,6 +68,7 @@ class Outcomes:
         self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
         self.refusals = Refusals()
         self.is_away = False
+        self._stored: LRUCache[ObjectName, str] = LRUCache(MOST_STORED)
 
     def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
         """End an attempt that succeeded; `info` is what Swift said of an object that was stored."""
@@ -73,6 +79,8 @@ class Outcomes:
             self.is_away = False
             task.error = None
             self.refusals.forget_earlier(task)
+            if info is not None:
+                self._stored[info.version.name] = info.version.etag
             followers = self._tell_followers(task, info)
             if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
                 self._writer.end(task, followers, cached_file)
@@ -94,6 +102,8 @@ class Outcomes:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
+                if error.etag:
+                    self._stored[names_of(task.operation)[0]] = error.etag
                 pause = 0.0 if task.awaited_hand_in else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return
@@ -106,6 +116,17 @@ class Outcomes:
                 log.log(self._level, "%s waits until it can be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._db.commit([task.record()])
+
+    def with_last_stored(self, operation: PutFile) -> PutFile:
+        """Return the operation so that it knows the version that this mount stored last under its name.
+
+        Its close may have come between the answer to that upload and the moment when files know of it.
+        """
+        with self._changed:
+            etag = self._stored.get(operation.name)
+        if etag is None or etag in (operation.replaces_etag, *operation.sent):
+            return operation
+        return replace(operation, sent=(*operation.sent, etag))
 
     def abort(self, tasks: Iterable[Task], error: Exception) -> None:
         """End the attempt of those tasks that still run after an unforeseen failure, each for itself."""

@@ -155,6 +155,7 @@ class Scheduler:
             self._outcomes.fail(task, error)
             return
         try:
+            operation = self._outcomes.with_last_stored(operation)
             operation = self._prepare(task, operation, cached_file)
             info = self._executor.put_file(
                 operation,
