@@ -37,15 +37,15 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Delete: {"is_slo": "large"},
     Move: {"is_slo": "large"},
 }
-"""What fields are called in journals on disk, whatever a value calls them. INVARIANT: a key stays."""
+"""Keys on disk of fields that have another name in the code. INVARIANT: a key never changes."""
 
 
 class Unreadable(ValueError):
-    """A text is no operation."""
+    """A text is not a record that we wrote."""
 
 
 def _converter() -> Converter:
-    # Nobody reads where in a record the fault is: without that a mount with many changes starts sooner.
+    # Without details of where in a record a fault is, a mount with many changes starts sooner.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
     converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
     converter.register_structure_hook(
@@ -94,7 +94,7 @@ def decode(text: str) -> Operation:
 
 
 def encode_ambiguity(found: Ambiguity) -> str:
-    """Return what is recorded of lost requests as one line of JSON."""
+    """Return the record of lost requests as one line of JSON."""
     return json.dumps(_CONVERTER.unstructure(found, Ambiguity), separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""Two clients changed one object: whose change is kept, and where the other's goes."""
+"""Conflicts: another client changed an object that this mount is about to overwrite."""
 
 import logging
 from dataclasses import replace
@@ -18,13 +18,13 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 MOST_SENT = 20
-"""Versions recorded of what a file's attempts have sent; of more the latest."""
+"""ETags recorded of the versions that attempts to store a file have sent; the latest are kept."""
 
 
 class Conflicts:
-    """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more.
+    """Lets the last writer win. With `keep` the version to be overwritten is copied first, for one more HEAD.
 
-    `ambiguous` records which versions requests of our own may have made whose answer was lost.
+    `ambiguous` knows the versions that our own requests may have stored although their answer was lost.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conflicts:
         )
 
     def record_sent(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
-        """Return the operation with the ETag of the version that is about to be sent, if anybody will ask."""
+        """Return the operation with the ETag of the version to be sent; unchanged without `keep`."""
         if not self._keep:
             return operation
         etag = md5_of(cached_file.descriptor, 0, cached_file.size, bool)
@@ -82,10 +82,10 @@ class Conflicts:
         )
 
     def _copy_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
-        """Copy an SLO with its segments; return those that its own name has no use for then.
+        """Copy an SLO with its segments; return the old segments, which its own name will not need any more.
 
-        With the manifest alone both would name the same segments, and whoever changes or deletes one object,
-        with whatever client, would destroy the other.
+        A copy of the manifest alone would name the same segments: any client that changes or deletes one
+        object would destroy the other.
         """
         name, etag = info.version.name, info.version.etag
         if self._has_version(beside, etag):  # an attempt before this one has copied it
@@ -104,7 +104,7 @@ class Conflicts:
 
 
 def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:
-    """Return whether an earlier attempt stored the object: a process that died recorded no more of it."""
+    """Return whether an earlier attempt stored the object, maybe by a process that died before it knew."""
     origin = cached_file.origin
     if info.is_slo:
         return origin is not None and origin.etag == info.version.etag
@@ -114,7 +114,7 @@ def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:
 
 
 def _name_beside(name: ObjectName, info: ObjectInfo) -> ObjectName:
-    """Return a clear name beside an object's, the same for the same version."""
+    """Return the name for a copy of a version, in the same folder; each version has one such name."""
     path = PurePosixPath(name.key)
     moment = datetime.fromtimestamp(info.last_modified_ns / 1e9, tz=timezone.utc)
     suffix = f" (conflict {moment:%Y-%m-%d %H.%M.%S} {info.version.etag[:8]})"

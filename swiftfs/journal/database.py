@@ -1,7 +1,7 @@
-"""The log: the operations that are not executed yet, in SQLite beside the local files that they name.
+"""The journal's database: the operations that are not executed yet, in SQLite beside their local files.
 
-A commit survives the death of the process at once and a power cut after the next `sync`. What a damaged log
-held is set aside for `swiftfs recover` and never deleted.
+A commit survives the death of the process at once, and a power cut after the next `sync`. A damaged database
+is set aside for `swiftfs recover` and never deleted.
 """
 
 import errno
@@ -29,7 +29,7 @@ from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
 log = logging.getLogger(__name__)
 
 Statement = tuple[str, list[tuple[object, ...]]]
-"""SQL, and the rows that it is carried out for."""
+"""SQL, and the rows of parameters to run it with."""
 
 _FORMAT_2 = """
 CREATE TABLE upload_facts (
@@ -75,15 +75,15 @@ certain. `uploads` are prefixes under which segments may lie that no manifest na
 A released format never changes: new tables and columns come as a migration."""
 
 RESERVE = 1024 * 1024
-"""Bytes of disk kept for the log: thousands of records."""
+"""Bytes of disk kept for the database: enough for thousands of records."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""How large SQLite's own log may grow before its pages move to their places, for which commits wait."""
+"""How large the WAL may grow before a checkpoint, for which commits wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An operation that waits, about `path` in the mount; parked when it has an `errno`, for a `reason`."""
+    """An operation that waits, about `path` in the mount; with an `errno` it is parked, for a `reason`."""
 
     seq: int
     path: str
@@ -134,8 +134,8 @@ class JournalDB:
     ) -> None:
         """Delete the records of what is done, and write others and an `unreferenced` prefix.
 
-        Where the disk does not take that it comes with the next commit: what is done once more changes
-        nothing.
+        When the disk refuses, the deletions are repeated with the next commit. To execute an operation twice
+        does no harm.
         """
         with self._lock:
             try:
@@ -147,12 +147,12 @@ class JournalDB:
                     self._late_prefixes.append(unreferenced)
 
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
-        """Take note that segments may lie below a prefix that no manifest names."""
+        """Record that segments may lie below a prefix that no manifest names."""
         with self._lock:
             self._write((), (), unreferenced)
 
     def end_upload(self, prefix: ObjectName) -> None:
-        """Take note that below `prefix` nothing is left but what a manifest names."""
+        """Record that a manifest names all that is left below `prefix`."""
         self.finish((), (), UnreferencedPrefix(prefix, None))
 
     def uploads(self) -> list[UnreferencedPrefix]:
@@ -177,12 +177,12 @@ class JournalDB:
             self._commit(*statements)
 
     def ambiguous(self) -> list[str]:
-        """Return what is recorded of requests whose answer was lost."""
+        """Return the records of requests whose answer was lost."""
         with self._lock:
             return [text for (text,) in self._database.execute("SELECT record FROM ambiguous").fetchall()]
 
     def keep_ambiguous(self, records: Mapping[ObjectName, str | None]) -> None:
-        """Record lost requests by the object's name, None for those that do not matter any more."""
+        """Record lost requests by the object's name; None deletes a record."""
         with self._lock:
             self._commit(
                 (
@@ -196,7 +196,7 @@ class JournalDB:
             )
 
     def sync(self) -> None:
-        """Return when all that was committed before, and the files it names, survive a power cut."""
+        """Write all that was committed, and the files it names, to the disk: it survives a power cut then."""
         with self._lock:
             commits = self._commits
         if commits == self._synced:
@@ -209,11 +209,11 @@ class JournalDB:
             self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]))
             if recent.stat().st_size > CHECKPOINT_BYTES:
                 self._checkpoint()
-        with recent.open("rb") as file:  # a power cut must not take the fact and leave what it vouches for
+        with recent.open("rb") as file:  # else a power cut may take the fact
             os.fdatasync(file.fileno())
 
     def close(self) -> None:
-        """Close the database; what it says is on the disk."""
+        """Sync and close the database."""
         with suppress(OSError):
             self.sync()
         with self._lock:
@@ -223,7 +223,7 @@ class JournalDB:
         try:
             self._check_empty()
             return _open_file(self._path)
-        except (sqlite3.OperationalError, OSError) as error:  # not damaged, but out of reach
+        except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
             raise ConfigurationError(f"the journal {self._path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
@@ -233,14 +233,14 @@ class JournalDB:
             return _open_file(self._path)
 
     def _check_empty(self) -> None:
-        """Raise `sqlite3.DatabaseError` for a journal that lost its bytes: one that is new has no files."""
+        """Raise `sqlite3.DatabaseError` for an empty database beside local files: it has lost its bytes."""
         with suppress(FileNotFoundError):
             if not self._path.stat().st_size and any((self._folder / "content").iterdir()):
                 raise sqlite3.DatabaseError("it is empty")
 
     @property
     def lost_folder(self) -> Path:
-        """The folder for what cannot be read, and for the local files that it may have named."""
+        """The folder for records that cannot be read, and for the local files that they may name."""
         return self._folder / "lost"
 
     @property
@@ -358,7 +358,7 @@ class JournalDB:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
 
     def _release_reserve(self) -> bool:
-        """Give the log the disk that is kept for it; say whether there was any."""
+        """Free the disk that is kept for the database; return whether there was any."""
         try:
             self._reserve.unlink()
         except FileNotFoundError:
@@ -366,14 +366,14 @@ class JournalDB:
         return True
 
     def _fill_reserve(self) -> None:
-        """Keep some disk for the log, so that what a full disk has taken of a file can be closed."""
+        """Keep some disk for the database, so that files can be closed while the disk is full."""
         if not self._reserve.exists():
             with suppress(OSError):
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
 def _upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
-    """Return what brings the tables of uploads up to date; of two about one prefix the last counts."""
+    """Return statements that update the tables of uploads; of two about one prefix the last counts."""
     uploads = {one.prefix: one for one in prefixes}
     if not uploads:
         return []
@@ -414,7 +414,7 @@ def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> Unreference
 
 def _open_file(path: Path) -> sqlite3.Connection:
     database = open_database(path, SCHEMA)
-    database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
+    database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
     try:
         problem = database.execute("PRAGMA quick_check").fetchone()[0]
         if problem != "ok":

@@ -1,4 +1,4 @@
-"""How each operation is carried out: the requests, and their order.
+"""The requests of each operation, and their order.
 
 INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
 """
@@ -59,10 +59,10 @@ class Executor:
         self._pool.shutdown()
 
     def prepare(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
-        """Return the operation with what the next process must know of a PUT that this one does not survive.
+        """Return the operation as the next process must know it if this one dies during the PUT.
 
-        Where the file is stored as one object it needs nothing from Swift then: when that object stands, the
-        version that the file was changed from is gone.
+        A file that is stored as one object is made complete first: once the object stands, the version that
+        the file was changed from is gone.
         """
         if cached_file.size > self._segment_size:
             return operation
@@ -74,7 +74,7 @@ class Executor:
         if cached_file.uploads is not None and cached_file.uploads.is_in_doubt:
             self._find_own_manifest(
                 operation, cached_file, cached_file.uploads
-            )  # the version may be gone already
+            )  # the base version may be gone already
         cached_file.own_all()
         return replace(operation, file=cached_file.to_record())
 
@@ -103,7 +103,7 @@ class Executor:
         )
 
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader) -> None:
-        """Find the segments that another process left; its manifest may stand already."""
+        """Adopt the segments that another process left; its manifest may stand already."""
         named = self._find_own_manifest(operation, cached_file, uploads)
         prefix, left = uploads.prefix, self.removal.leftovers()
         rows = self.removal.rows_below(prefix.container, prefix.key)
@@ -114,10 +114,10 @@ class Executor:
     def _find_own_manifest(
         self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader
     ) -> Collection[ObjectName]:
-        """Return the segments of the manifest that stands, which is the origin if an attempt of ours made it.
+        """Return the segments of the manifest that stands; it becomes the base version if it is ours.
 
-        The answer to that attempt was lost: what it has replaced cannot be read any more. A manifest that
-        only cuts the old one names no segment of ours, but it is known by its ETag.
+        The answer to our attempt was lost then, and what it replaced cannot be read any more. A manifest that
+        only truncates the old one names no segment of ours; its ETag tells that it is ours.
         """
         manifest = self.removal.manifest_of(operation.name, is_slo=operation.replaces_large)
         if manifest is None:
@@ -135,14 +135,14 @@ class Executor:
     def _with_headers(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation with the headers that another client gave the object, if it is still there.
 
-        The answer tells its version too, of which a listing may have told wrongly.
+        The answer also has the version, for which a listing may have had an old one.
         """
         try:
             info = self._store.head(operation.name)
         except NotFound:
             return replace(operation, replaces_large=False)
         cached_file.correct(info)
-        # A DLO's own header would have its segments served instead of the bytes.
+        # With a DLO's own header Swift would serve its segments instead of the bytes.
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
         description = replace(operation.description, metadata=info.metadata, preserved_headers=kept)
         return replace(operation, description=description, replaces_large=info.is_slo)
@@ -178,9 +178,9 @@ class Executor:
         return None
 
     def _described(self, operation: SetAttributes) -> Description:
-        """Return the description, which of an SLO names its ETag: a listing alone tells it then.
+        """Return the description, for an SLO with its ETag: a listing shows that then, and not its own hash.
 
-        It is that of this moment: a wrong one would stay, whatever other clients do to the object.
+        The ETag is asked for now: a POST with a wrong one would hide what other clients have stored.
         """
         if operation.is_slo is False:
             return operation.description
@@ -199,7 +199,7 @@ class Executor:
         return self._object_moves.move_folder(operation, record_objects)
 
     def resume(self, operation: Move | MoveFolder) -> list[Remnant]:
-        """Go on with a move that a process left when it died; return what it could not delete."""
+        """Finish a move that an earlier process began; return what it could not delete."""
         if isinstance(operation, Move):
             return self._object_moves.resume_move(operation)
         return self._object_moves.resume_folder(operation)
@@ -233,7 +233,7 @@ class Executor:
     def _without_changed(
         self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
     ) -> list[Delete]:
-        """Return what is to be deleted: what a move left behind is not, if it has changed since."""
+        """Return the deletions to execute: none of what a move left behind and that has changed since."""
         wanted = []
         for operation in operations:
             try:

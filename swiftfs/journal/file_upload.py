@@ -1,4 +1,4 @@
-"""How a file's bytes come to Swift: whole, as segments, or as a patch of the large object that is there.
+"""Uploads of files: whole, as segments, or as a patch of the large object that is there.
 
 INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
 """
@@ -23,7 +23,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 RecordSuperseded = Callable[[set[ObjectName]], None]
-"""Remembers, lest the process dies, which objects are to be deleted when the next request has stored."""
+"""Records on disk which objects are to be deleted once the next request has succeeded."""
 
 
 class FileUpload:
@@ -37,14 +37,14 @@ class FileUpload:
     def run(
         self, operation: PutFile, cached_file: CachedFile, record_superseded: RecordSuperseded
     ) -> ObjectInfo:
-        """Store the file as it is now; the old state stands until the last request, its segments go after it.
+        """Store the file as it is now. The old state stands until the last request; then its segments go.
 
-        Before that request `record_superseded` is told of them.
+        `record_superseded` records those segments before that request.
 
-        Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so one that succeeds has
-        stored the bytes of one moment in between; one that is refused because they changed is
-        `ChangedDuringUpload`, and so is a manifest whose segments would be of several moments. The next
-        attempt takes the rest, and after some in vain a copy of one moment.
+        Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so a PUT that succeeds has
+        stored the bytes of one moment. Raise `ChangedDuringUpload` when a PUT is refused because the bytes
+        changed, or when the segments are of several moments. The next attempt uploads the rest; after some
+        such attempts it uploads a copy of one moment.
         """
         snapshot = cached_file.begin_upload()
         try:
@@ -117,7 +117,7 @@ class FileUpload:
         before: str,
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        """Store the manifest in place of the version `before`; delete what only the `old` object named."""
+        """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
         assert cached_file.uploads is not None
         _refuse_truncated(operation, cached_file)
         named = {segment.name for segment in manifest.segments}
@@ -136,7 +136,7 @@ class FileUpload:
     def _put_manifest(
         self, operation: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str
     ) -> ObjectInfo:
-        """Store the manifest, after a record of it: the answer may be lost."""
+        """Record the manifest, then store it: the answer may be lost."""
         self._removal.owners.record_manifest(operation.name, before, manifest, uploads.prefix)
         is_new = uploads.asks(operation.name, manifest)
         described = replace(
@@ -154,9 +154,9 @@ class FileUpload:
     def _patch(
         self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader, snapshot: Snapshot
     ) -> tuple[Manifest, set[ObjectName]] | None:
-        """Upload what changed; return the manifest around it, and the old segments.
+        """Upload what changed; return a manifest of that and of old segments, and the old segments.
 
-        None where little of the old object stays, or when it is no longer the version that was changed.
+        Return None where little of the old object stays, or when it is another version now.
         """
         origin = snapshot.origin
         if origin is None or not origin.etag or origin.size < PIECE:
@@ -177,7 +177,7 @@ class FileUpload:
         return Manifest(tuple(self._upload_gaps(cached_file, uploads, parts))), old
 
     def _old_segments(self, origin: BaseVersion, is_slo: bool | None) -> Sequence[Segment] | None:
-        """Return what the origin consists of: its segments, or itself as if it were one."""
+        """Return the segments of the base version; of a plain object, the object as one segment."""
         if origin.manifest is not None:
             return origin.manifest.segments
         if is_slo is None:
@@ -188,7 +188,7 @@ class FileUpload:
         return manifest.segments if manifest and manifest.etag == origin.etag else None
 
     def _copy_whole(self, uploads: SegmentUploader, origin: BaseVersion, parts: list[Part]) -> bool:
-        """Copy an object that is no SLO to a segment, for a manifest cannot name the object it replaces.
+        """Copy a plain object to a segment, for a manifest cannot name the object that it replaces.
 
         Return False when the object is too large for that.
         """
@@ -204,14 +204,14 @@ class FileUpload:
         return True
 
     def _is_dlo(self, origin: BaseVersion) -> bool:
-        """Say whether the version is a DLO's, whose ETag is made of its segments', not of the bytes."""
+        """Return whether the version is a DLO's: its ETag is made of its segments', not of the bytes."""
         info = self._store.head(origin.name)
         return info.dlo_prefix is not None and info.version.etag == origin.etag
 
     def _upload_gaps(
         self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
     ) -> list[Segment]:
-        """Return the parts with each gap uploaded, but for what was evicted: that is in Swift already."""
+        """Return the parts as segments: each gap is uploaded, except what was evicted, which Swift has."""
         parts = with_placed(parts, cached_file.evicted(), self._segment_size)
         gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):

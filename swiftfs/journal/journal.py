@@ -1,4 +1,4 @@
-"""The journal: where the floors above hand in their changes, and what sees to it that Swift gets them.
+"""The journal: takes changes from the floors above, records them, and sends them to Swift.
 
 An operation is on the disk when `add` returns, and is executed after a settling delay, in which it may become
 one with others. Whoever wants it in Swift now asks for a `flush`.
@@ -77,7 +77,7 @@ class Journal:
         cache.start_uploads_for_space = self.start_uploads_for_space
 
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
-        """Take up what an earlier process left, and begin; a move that it had begun is finished first."""
+        """Take up what an earlier process left, then start. A move that it had begun is finished first."""
         recovery = Recovery(
             self._queue,
             self._changed,
@@ -131,7 +131,7 @@ class Journal:
             return seq
 
     def let_go(self, held: int, path: str, deletion: Delete, done: Done) -> None:
-        """Take a deletion that was held; errors as in `submit`, and then it is recorded no more.
+        """Submit a deletion that was held; errors as in `submit`, which leave no record of it.
 
         INVARIANT: nothing that uses the name again is recorded before the record of the held one is gone.
         """
@@ -143,7 +143,7 @@ class Journal:
 
     @property
     def late(self) -> LateRequests | None:
-        """What looks again for requests that were carried out late, None where nothing is watched."""
+        """The watcher of late requests, None where nothing is watched."""
         return self._late
 
     def is_idle(self, name: ObjectName) -> bool:
@@ -168,7 +168,7 @@ class Journal:
         replaces_etag: str | None,
         creates: bool,
     ) -> bool:
-        """Let what was to be stored as `source` be stored as `target`, which is `path`; return if it can be.
+        """Store what waits for `source` as `target`, which is `path`; return False if that is impossible.
 
         Then `record` is called with the lock held. What waited for `target` is not stored any more; the other
         arguments say what Swift has there now, as in `PutFile`.
@@ -194,10 +194,10 @@ class Journal:
             return True
 
     def run_move(self, path: str, operation: Move | MoveFolder) -> list[ObjectName]:
-        """Execute a move, after all that waits for its names; raise why it was not made.
+        """Execute a move, after all that waits for its names; raise why it failed.
 
-        When the process dies the next one finishes it. Return what stays at the old place until Swift deletes
-        it, which is tried again.
+        If the process dies the next one finishes it. Return the objects at the old place that could not be
+        deleted; their deletion is tried again.
         """
         with self._changed:
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
@@ -228,7 +228,7 @@ class Journal:
             return task.left
 
     def watch(self, name: ObjectName, done: Done) -> None:
-        """Let `done` be told how the deletion of what a move left behind goes."""
+        """Call `done` when the object that a move left at `name` is deleted, or never will be."""
         with self._changed:
             task = self._queue.tail(name)
             if task is not None and isinstance(task.operation, Delete) and task.operation.moved:
@@ -241,12 +241,12 @@ class Journal:
         self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
-        """Execute what waits for `names` now; raise why it failed, though it stays."""
+        """Execute what waits for `names` now; raise why it failed. What failed still waits."""
         with self._changed:
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
-        """Give up the last operation about `name`, which failed: whoever asked for it was told `error`."""
+        """Drop the last operation about `name`, which failed: its caller has got `error`."""
         with self._changed:
             task = self._queue.tail(name)
             if task is None or task.running:
@@ -261,14 +261,14 @@ class Journal:
             self._scheduler.attempt(self._queue.below(folder))
 
     def flush_all(self) -> None:
-        """Begin to execute all that waits, what is parked too; `report` tells how that goes."""
+        """Begin to execute all that waits or is parked; `report` shows the progress."""
         with self._changed:
             self._outcomes.refusals.forget_shown()
             self._is_flushing = True
             self._scheduler.flush_all(self._queue.tasks())
 
     def retry(self) -> None:
-        """Execute what was parked or failed, in a moment."""
+        """Begin to execute what is parked or has failed."""
         with self._changed:
             for task in self._queue.tasks():
                 if task.error is not None:
@@ -276,7 +276,7 @@ class Journal:
             self._changed.notify_all()
 
     def start_uploads_for_space(self) -> bool:
-        """Begin to store files, for the disk is full of them; say whether anything is under way."""
+        """Begin to store files, for the disk is full of them; return whether anything is under way."""
         with self._changed:
             for task in self._queue.tasks():
                 if isinstance(task.operation, PutFile) and not task.attempts and task.due:
@@ -301,7 +301,7 @@ class Journal:
             )
 
     def failure(self, name: ObjectName) -> Failure | None:
-        """Return why what is parked for `name` could not be stored, once for each time that it failed."""
+        """Return why an operation about `name` is parked, once for each failure; None afterwards."""
         with self._changed:
             for task in self._queue.chain(name):
                 if task.blocked and task.error is not None and not task.reported:
@@ -315,7 +315,7 @@ class Journal:
             return [describe(task) for task in self._queue.tasks()]
 
     def report(self) -> QueueReport:
-        """Return how much is not executed yet, and the first of it."""
+        """Return counts of what is not executed yet, and the first operations."""
         late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
             refusals = self._outcomes.refusals
@@ -326,7 +326,7 @@ class Journal:
         return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
 
     def refused(self) -> list[PendingChange]:
-        """Return the changes that Swift refused for good, and that nobody was told about yet."""
+        """Return the changes that Swift refused for good and that were not reported yet."""
         with self._changed:
             unreported = [one for one in self._outcomes.refusals.kept() if not one.shown]
             return [describe(one.task, state="refused") for one in unreported]
@@ -348,7 +348,7 @@ class Journal:
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
     ) -> list[PendingChange]:
-        """Execute what waits, for so long at most, and end the threads; return what the next mount has to do.
+        """Execute what waits, for `seconds` at most, and end the threads; return what is left to do.
 
         `progress` is called with the number of operations that still wait, and `give_up` when the time is up:
         it ends the store's retries.
@@ -374,13 +374,13 @@ class Journal:
         return self.waiting()
 
     def _wait_for_fewer(self, deadline: float) -> int:
-        """Return how many operations may still be executed, 0 as soon as that is so, else in a moment."""
+        """Return how many tasks can still be executed: 0 as soon as there are none, else after a moment."""
         seconds = max(0.0, min(PROGRESS_SECONDS, deadline - monotonic()))
         with self._changed:
             self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
             return sum(not task.is_stuck for task in self._queue.tasks())
 
     def _superseded_deletion(self, operation: Move | MoveFolder) -> Task | None:
-        """Return the deletion of a move's target that waits: the move overwrites what it would delete."""
+        """Return the deletion of a move's target that waits; the move makes it superfluous."""
         tail = self._queue.tail(operation.target) if isinstance(operation, Move) else None
         return tail if tail and not tail.running and isinstance(tail.operation, Delete) else None

@@ -11,7 +11,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024
-"""Of all copies together; what does not fit is in the cache of versions only, where it is evicted last."""
+"""Of all copies together. What does not fit is only in the version cache, where it is evicted last."""
 
 PIECE = 1024 * 1024
 

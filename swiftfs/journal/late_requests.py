@@ -1,9 +1,9 @@
-"""Looks again, minutes after a request was lost, for what it did late, and puts that right.
+"""Late requests: looks, minutes after an answer was lost, for what the request did late, and undoes that.
 
-A request that timed out may still wait in front of the server, be it a load balancer's buffer or a queue of
-connections, and be carried out over what was stored since. That cannot be prevented: Swift orders requests by
-the time at which they reach it. Nothing is asked unless a request was lost and another change of the same
-object was stored after it.
+A request that timed out may still wait in front of the server, in a load balancer's buffer or in a queue of
+connections, and overwrite later what was stored since. That cannot be prevented: Swift orders requests by the
+time at which they reach it. Nothing is asked unless a request was lost and another change of the same object
+was stored after it.
 """
 
 import logging
@@ -52,12 +52,12 @@ AGAIN_SECONDS = 30.0
 COPY_BYTES = 1024 * 1024
 
 Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
-"""Queues a change of a name of which nothing else waits, if the condition holds; returns whether it did."""
+"""Submits a change if nothing else waits for its name and the condition holds; returns whether it did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Whose requests are watched: those that `store` records in `ambiguous`, about objects of `source`."""
+    """What is watched: the requests that `store` records in `ambiguous`, about objects of `source`."""
 
     ambiguous: AmbiguousRequests
     store: ObjectStore
@@ -76,8 +76,8 @@ class LateCounts:
 class LateRequests:
     """Watches the objects whose lost requests would undo what was stored since.
 
-    What it needs is in `db` too, so that the next mount goes on. The bytes of the versions that it may have
-    to store again stay in the cache while others can go instead.
+    Its records are in `db` too, so that the next mount goes on. The cache keeps the bytes of versions that
+    may have to be stored again as long as others can go instead.
     """
 
     def __init__(
@@ -105,9 +105,9 @@ class LateRequests:
         self._copies = LateCopies(db.late_folder)
 
     def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
-        """Go on with what an earlier mount watched, and start looking.
+        """Go on with what an earlier mount watched, and start.
 
-        It may have sent what is to be done to the `recovered` objects.
+        That mount may have sent the operations about the `recovered` objects already.
         """
         self._make_done = make_done
         self._ambiguous.load(self._recorded())
@@ -117,17 +117,17 @@ class LateRequests:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; one that waits for its answer is not waited for."""
+        """Stop looking; do not wait for a request under way."""
         self._stopping.set()
         self._ambiguous.wake()
 
     def counts(self) -> LateCounts:
-        """Return what a status tells."""
+        """Return the counts for a status."""
         watched = sum(found.is_dangerous for found in self._ambiguous.all())
         return LateCounts(watched, self._put_right, self._overwritten)
 
     def look(self, now: float) -> None:
-        """Look at every object whose time has come at `now`, in seconds of the epoch."""
+        """Look at every object that is due at `now` (Unix seconds)."""
         for found in self._ambiguous.all():
             if self._stopping.is_set():
                 return
@@ -158,7 +158,7 @@ class LateRequests:
         return max(next((at for at in times if at > looked), looked), self._postponed.get(found.name, 0.0))
 
     def _settle(self, found: Ambiguity) -> bool:
-        """Look at an object, and put right what is wrong; return False when that must wait."""
+        """Look at an object and repair it if needed; return False when that must wait."""
         name = found.name
         if not self._is_idle(name) or self._cache.is_changing(name):
             return False  # what stands is about to be replaced
@@ -205,7 +205,7 @@ class LateRequests:
         return source is not None and source.version.etag == info.version.etag
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
-        """Queue what makes the object what it was; return False when something newer waits for the name."""
+        """Submit what restores the object; return False when something newer waits for the name."""
         last, path = found.last, self._source.path(found.name)
         assert last is not None
         stands = f"the version {info.version.etag}" if info is not None else "nothing"
@@ -269,7 +269,7 @@ class LateRequests:
         return now is not None and now.last is found.last
 
     def _done(self, path: str, operation: Operation) -> Done:
-        """Return what is told how it went; where another kind of object stands, listings tell in a moment."""
+        """Return the `Done` of a repair; where another kind of object stands, listings show it soon."""
         if self._make_done is None or (
             isinstance(operation, PutSpecial) and _is_folder(operation.description)
         ):
@@ -318,7 +318,7 @@ class LateRequests:
         return None
 
     def save(self) -> None:
-        """Write down what was recorded since the last time; without a fault that is nothing."""
+        """Write what was recorded since the last time to disk; nothing, unless a request was lost."""
         with self._saving:
             unsaved = self._ambiguous.take_unsaved()
             if not unsaved:
@@ -335,7 +335,7 @@ class LateRequests:
         self._pin()
 
     def _copy(self, version: ObjectVersion) -> None:
-        """Copy a version's bytes: until its last close a kill -9 takes them, and afterwards a full cache."""
+        """Copy a version's bytes: a kill -9 may lose them until the last close, a full cache afterwards."""
         if version in self._copies or (cached_file := self._cache.find(version)) is None:
             return
         try:
@@ -433,7 +433,7 @@ def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Operatio
 
 
 def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Operation | None:
-    """Return what makes a name be gone, a folder or a special file again."""
+    """Return what deletes the object again, or makes it a folder or special file again."""
     if last.kind == "delete":
         return Delete(name, info.is_slo, info.version.etag) if info is not None else None
     assert last.headers is not None

@@ -1,4 +1,4 @@
-"""Copying a large object with all its segments: the copy is whole, whatever becomes of the original."""
+"""Copies of large objects with all their segments, which need nothing of the original any more."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +17,7 @@ PARALLEL = 16
 
 
 class ManifestCopier:
-    """Copies SLOs on the server; `db` knows of the new segments until a manifest names them."""
+    """Copies SLOs on the server; `db` has the new segments until a manifest names them."""
 
     def __init__(self, store: ObjectStore, places: SegmentContainerChooser, db: JournalDB) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Which operations about one name become one: what nobody would see is not sent."""
+"""Merging of operations about one name: states that no other client needs to see are not sent."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from swiftfs.journal.operations import (
 
 
 def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:
-    """Return what stands for both operations, nothing or one; None when both must be executed in their order.
+    """Return what replaces both operations, nothing or one; None when both must be executed in order.
 
     `earlier` waits for its execution and is the last of its name, which `later` has too.
     """
@@ -61,9 +61,9 @@ def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:
 
 
 def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """Return what stands for records in their order, with one of each local file, and those it replaces.
+    """Return the records in order with one for each local file, and the records that were replaced.
 
-    The newest hand-in of a file counts. What an older record says that the local file holds, it holds still.
+    The newest hand-in of a file counts. The blocks of an older record are in the local file too.
     """
     kept: dict[str, Record] = {}
     replaced: list[Record] = []
@@ -87,7 +87,7 @@ def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
 
 
 def attempted(operation: Operation) -> Operation:
-    """Return the operation as it is after an attempt: it may stand in Swift, whatever the answer was."""
+    """Return the operation as it is after an attempt: Swift may have executed it, whatever it answered."""
     if isinstance(operation, PutFile | PutSpecial) and not operation.replaces_large:
         return replace(operation, creates=False, replaces_large=None)
     return replace(operation, creates=False) if isinstance(operation, PutMarker) else operation

@@ -24,14 +24,14 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 MOMENT = 1.0
-"""Seconds for which the listing that the copies were made from may still speak for the sources, if no copy
-took unusually long: to ask again costs about as long, and a request."""
+"""Seconds for which the listing that the copies were made from counts for the sources, if no copy took
+unusually long: another listing takes about as long, and costs a request."""
 
 MOST_HEADS = 8
-"""Rows at the target that are looked at, for they may be of what is gone."""
+"""Rows at the target that a HEAD checks: listings may still show objects that are gone."""
 
 NAMED = 5
-"""Names in a line of the log."""
+"""Names in one log line."""
 
 EMPTY = md5(usedforsecurity=False).hexdigest()
 """The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
@@ -40,7 +40,7 @@ Remnant = tuple[Delete, StoreError]
 """What could not be deleted after it was copied, and why."""
 
 RecordObjects = Callable[[MoveFolder], None]
-"""Keeps the operation with all that it moves, before anything is copied."""
+"""Records the operation with all objects that it moves, before anything is copied."""
 
 
 class Unmoved(StoreError):
@@ -54,10 +54,10 @@ class Unmoved(StoreError):
 
 @dataclass(slots=True)
 class _Item:
-    """An object on its way; `etag` is what it should have, `row` what listed it.
+    """An object that moves; `etag` is what it should have, `row` its row in the listing.
 
-    `copied` is the ETag of its copy, None while there is none; `error` is why. The copy took `seconds`.
-    `is_slo` is False for what is known to be no SLO.
+    `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
+    `seconds`. `is_slo` is False for what is known to be no SLO.
     """
 
     source: ObjectName
@@ -72,7 +72,7 @@ class _Item:
 
     @property
     def may_share(self) -> bool:
-        """True when it and its copy may name the same segments; a listing shows another hash of an SLO."""
+        """Whether it and its copy may name the same segments: a listing shows another hash for an SLO."""
         if not self.copied or self.copied == EMPTY or self.is_slo is False:
             return False
         return self.row is None or self.row.hash != self.copied
@@ -81,7 +81,7 @@ class _Item:
 class ObjectMoves:
     """Carries out moves; `removal` deletes objects, and knows whose segments are whose.
 
-    A listing that is younger than `moment` seconds speaks for the objects it shows.
+    A listing younger than `moment` seconds counts for the objects that it shows.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class ObjectMoves:
             self._removal.record_move(source, _target_of(operation, was.key), _etag_of(there))
 
     def is_unchanged(self, deletion: Delete) -> bool:
-        """Say whether what a move has left behind is still the version that was copied; errors of a HEAD."""
+        """Return whether what a move left behind is still the version that was copied; errors of a HEAD."""
         info = self._head(deletion.name)
         if info is None or _is_copied(info, deletion.etag):
             return info is not None
@@ -227,7 +227,7 @@ class ObjectMoves:
     def _refuse(self, operation: MoveFolder, rows: Iterable[Row]) -> None:
         """Raise `Unmoved` when the rows show a file in the place of the target, or something in it.
 
-        They may be late: the first of them are looked at.
+        A listing may be late: HEADs check the first rows.
         """
         markers = {target.key for _, target in operation.markers}
         files = (row for row in rows if row.key in markers and not is_marker(row))
@@ -239,7 +239,7 @@ class ObjectMoves:
                 raise Unmoved(os_error(number, operation.target))
 
     def _items(self, operation: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
-        """Return what is to be moved, markers first: what the listing shows, and what we have just stored."""
+        """Return what moves, markers first: what the listing shows, and what this mount has just stored."""
         markers = [_Item(source, target, EMPTY, marker=True) for source, target in operation.markers]
         items = {item.source.key: item for item in _items_of(operation, rows)}
         for own in operation.recent:
@@ -251,7 +251,7 @@ class ObjectMoves:
         return [*markers, *items.values()]
 
     def _markers_left(self, operation: MoveFolder) -> Iterable[_Item]:
-        """Yield the markers that stand at the old place still, as copied where the new place has one."""
+        """Yield the markers that still stand at the old place, as copied where the new place has one."""
         for source, target in operation.markers:
             if (info := self._head(source)) is None or info.version.etag != EMPTY:
                 continue
@@ -260,7 +260,7 @@ class ObjectMoves:
                 yield _Item(source, target, EMPTY, marker=True, copied=EMPTY if stands else None)
 
     def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[_Item]:
-        """Yield what had just been stored when the move began, where still no listing shows it."""
+        """Yield what had just been stored when the move began and no listing shows yet."""
         for one in operation.objects or ():
             if one.modified or one.key in listed or operation.served:
                 continue
@@ -289,7 +289,7 @@ class ObjectMoves:
         return [item for item in items if item.copied is not None]
 
     def _copy_one(self, item: _Item, failed: Event) -> None:
-        """Copy an object, unless another has `failed`: in an outage each would take its whole patience."""
+        """Copy an object, unless a copy has `failed`: in an outage each would be retried to the end."""
         if failed.is_set():
             return
         began = monotonic()
@@ -303,9 +303,9 @@ class ObjectMoves:
         item.seconds = monotonic() - began
 
     def _undo(self, items: Iterable[_Item]) -> tuple[Delete, ...]:
-        """Delete the copies again that are still what we copied; return those that could not be.
+        """Delete the copies that are still what we copied; return those that could not be deleted.
 
-        The answer to some copies was lost. What stands there now may be another client's: each is looked at.
+        The answer to some copies was lost, and what stands there may be another client's: a HEAD checks each.
         """
         made = [item for item in items if item.copied is not None or item.error is not None]
         copies = [
@@ -320,9 +320,9 @@ class ObjectMoves:
         return left
 
     def _share_copy(self, item: _Item) -> None:
-        """Spare the segments for a copy that should not be: it stands, or will when the server gets to it.
+        """Keep the segments for a copy that failed or was undone: it may stand, now or later.
 
-        The last answer does not tell: an attempt before it may have been lost.
+        The last answer does not prove that there is none: the answer to an attempt before may have been lost.
         """
         stored = decode_type(item.row.content_type)[1] if item.row is not None else None
         is_small = stored is not None and stored.mode is not None and stored.slo is None
@@ -330,15 +330,15 @@ class ObjectMoves:
             self._removal.share(item.source, item.target)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
-        """Say whether the listing of the sources is young enough to delete them by it."""
+        """Return whether the listing of the sources is young enough to delete them by it."""
         seconds = sorted(item.seconds for item in copied)
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
-        """Delete sources that are what was copied: those that are `sure`, and others if a HEAD says so.
+        """Delete sources that are still what was copied: the `sure` ones, and others if a HEAD confirms it.
 
-        What is not deleted may stand: then it shares the segments with its copy, whoever is right about it.
+        What is not deleted may stand; then it and its copy share the segments.
         """
         remnants: list[Remnant] = []
         names = [item.source for item in sure]
@@ -399,26 +399,26 @@ def _target_of(operation: MoveFolder, key: str) -> ObjectName:
 
 
 def _etag_of(row: Row) -> str:
-    """Return the ETag of a row's object; that of a foreign SLO no row tells, and what is here is not it."""
+    """Return the ETag of a row's object; for an SLO of another client it is wrong, for no row has that."""
     return decode_type(row.content_type)[1].slo or row.hash
 
 
 def _version(item: _Item) -> tuple[str, str]:
-    """Return a version's hash and time for the record; of what we have just stored only the ETag counts."""
+    """Return a version's hash and time for the record; the ETag and no time for what we have just stored."""
     if item.row is None or item.etag != _etag_of(item.row):
         return item.etag, ""
     return item.row.hash, item.row.last_modified
 
 
 def _is_version(item: _Item, was: MovedObject) -> bool:
-    """Say whether an object is still what the record names."""
+    """Return whether an object is still the version of the record."""
     if item.row is None or not was.modified:
         return item.etag == was.hash
     return (item.row.hash, item.row.last_modified) == (was.hash, was.modified)
 
 
 def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
-    """Say whether the copy is of the version that was listed, and that is listed still.
+    """Return whether the copy is of the version that was listed, and that is still listed.
 
     No listing of a folder shows its own marker, which holds no bytes.
     """
@@ -433,7 +433,7 @@ def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
 
 
 def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
-    """Say whether an object is the version with the ETag that its copy has; a DLO's manifest is empty."""
+    """Return whether an object is the version that was copied; the copy of a DLO's manifest is empty."""
     return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
 
 

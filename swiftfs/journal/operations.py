@@ -1,4 +1,4 @@
-"""Operations: the changes that can be made to Swift, as values that say all there is to do."""
+"""Operations: changes of Swift, as values that contain all that is needed to make them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ class Description:
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def headers(self) -> Headers:
-        """Return them as Swift takes them."""
+        """Return the headers to send."""
         return Headers(
             encode_type(self.media_type, self.stored), self.sent_metadata(), self.preserved_headers
         )
@@ -36,12 +36,13 @@ class Description:
 class PutFile:
     """Store a file's bytes under `name`: whole, or as an SLO when there are segments of them.
 
-    `replaces_large` says whether an SLO is overwritten, whose segments are garbage then, and `replaces_etag`
-    the ETag of the object; None is unknown. A `creates` object is the first of its name. With
-    `foreign_headers_unknown` the headers that another client gave the object are asked for and kept.
-    `superseded_segments` are segments of what an earlier attempt has replaced, to be deleted when this
-    stands. `sent` are the ETags of versions that earlier attempts may have stored, where anybody needs to
-    know.
+    - `replaces_large`: whether an SLO is overwritten, whose segments are deleted then; None is unknown.
+    - `replaces_etag`: the ETag of the object that is overwritten; None is unknown.
+    - `creates`: whether Swift had no object of this name.
+    - `foreign_headers_unknown`: whether to ask for the headers that another client gave the object, to keep
+      them.
+    - `superseded_segments`: segments of what an earlier attempt replaced, to be deleted when this stands.
+    - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
     """
 
     name: ObjectName
@@ -101,7 +102,7 @@ class PutMarker:
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """Replace the description of a file's object; `is_slo` says whether it is an SLO, None is unknown."""
+    """Replace the description of a file's object, which may be an SLO; `is_slo` None is unknown."""
 
     name: ObjectName
     description: Description
@@ -110,7 +111,7 @@ class SetAttributes:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceHeaders:
-    """Replace the headers of an object that is no file of ours: a folder's marker, or a DLO."""
+    """Replace all headers of an object: of a folder's marker, or of a DLO."""
 
     name: ObjectName
     headers: Headers
@@ -131,7 +132,7 @@ class Delete:
 
 
 ANY_VERSION = "*"
-"""In place of an ETag: every version of the object."""
+"""Stands for every version of an object, in place of an ETag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +237,11 @@ KINDS: Mapping[type, str] = {
     DescribeContainer: "DescribeContainer",
     DeleteContainer: "DeleteContainer",
 }
-"""What each kind is called in journals on disk and in a status, whatever its class is called."""
+"""Names of the kinds in journals on disk and in a status. INVARIANT: a name never changes."""
 
 
 def names_of(operation: Operation) -> tuple[ObjectName, ...]:
-    """Return the objects that an operation is about, of a whole folder its markers; none for containers."""
+    """Return the objects that an operation is about: for a folder its markers, for a container none."""
     match operation:
         case Move():
             return (operation.source, operation.target)

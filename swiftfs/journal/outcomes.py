@@ -1,4 +1,4 @@
-"""What becomes of a task when an attempt has ended: done, tried again, blocked or given up."""
+"""Outcomes of attempts: a task is done, tried again, blocked or given up."""
 
 import logging
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ MOST_STORED = 10_000
 
 
 class Unforeseen(SwiftfsError):
-    """A fault of this program ended an attempt: what was to be done waits, and says so."""
+    """A fault of this program ended an attempt; the task is blocked, and shows this as its error."""
 
 
 class Outcomes:
@@ -64,7 +64,7 @@ class Outcomes:
         self._writer = writer
         self._db = db
         self._late = late
-        # In sync mode whoever asked for a change waits for it and is told: the log needs not say it too.
+        # In sync mode the caller waits and gets the error: the log need not repeat it.
         self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
         self.refusals = Refusals()
         self.is_away = False
@@ -73,7 +73,7 @@ class Outcomes:
     def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
         """End an attempt that succeeded; `info` is what Swift said of an object that was stored."""
         if self._late is not None:
-            self._late.save()  # what a lost request may undo is on the disk before anybody is told "stored"
+            self._late.save()  # recorded before anybody learns "stored"
         task.notify(info)  # before it ends, so that whoever waits for it sees what it did
         with self._changed:
             self.is_away = False
@@ -129,7 +129,7 @@ class Outcomes:
         return replace(operation, sent=(*operation.sent, etag))
 
     def abort(self, tasks: Iterable[Task], error: Exception) -> None:
-        """End the attempt of those tasks that still run after an unforeseen failure, each for itself."""
+        """End the attempt of each task that still runs after an unforeseen failure."""
         for task in [task for task in tasks if task.running]:
             log.error("%s: an unforeseen failure", task.path, exc_info=error)
             failure = Unforeseen(f"an unforeseen {error!r}")
@@ -141,7 +141,7 @@ class Outcomes:
                     self._block_in_memory(task, failure)
 
     def cancel(self, task: Task, error: Failure) -> None:
-        """Take back a task that does not run yet: whoever asked for it was told `error`. Lock held."""
+        """Drop a task that does not run: its caller gets `error`. Lock held."""
         if not (task.ended or task.running):
             task.error = error
             self._writer.end(task)
@@ -158,7 +158,7 @@ class Outcomes:
             self._queue.remove(task)
 
     def _go_on(self, task: Task, info: ObjectInfo, cached_file: CachedFile) -> None:
-        """Let a task store the newer hand-in of its file next, over the version `info`. Lock held."""
+        """Make the newer hand-in of its file what a task stores next, over the version `info`. Lock held."""
         assert task.newer is not None
         assert isinstance(task.operation, PutFile)
         task.created, due = task.newer.created, task.newer.due
@@ -181,7 +181,7 @@ class Outcomes:
         self._queue.schedule(task, 0.0 if task.awaited_hand_in or task.flush_mark is not None else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
-        """Record in what comes next about the same object what that is now; return these tasks."""
+        """Put what the object is now into the tasks that come next about it; return these tasks."""
         if info is None:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
@@ -201,9 +201,9 @@ class Outcomes:
         return followers
 
     def _give_up(self, task: Task, error: Failure) -> None:
-        """End a task that Swift refuses for good; what was there before is there again."""
+        """End a task that Swift refuses for good; the mount shows the state before it again."""
         if not isinstance(task.operation, Move | MoveFolder | PutMarker):
-            # Where everybody waits for the change, whoever asked for it gets the error.
+            # In sync mode a caller that waits gets the error.
             level = self._level if task.awaited_hand_in else logging.WARNING
             log.log(level, "%s", complaint(task, error))
         task.notify(error)
@@ -213,9 +213,9 @@ class Outcomes:
             self._writer.end(task)
 
     def _hand_over(self, task: Task) -> bool:
-        """Let what replaces a file that could not be stored do that too; return whether anything does.
+        """Merge a file that could not be stored into the next task, if that replaces it; return if so.
 
-        What the file was meanwhile nobody needs. Lock held.
+        Nobody needs the state in between. Lock held.
         """
         followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
         merged = coalesce(task.operation, followers[0].operation) if _replaced_by(followers) else None

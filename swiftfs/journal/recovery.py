@@ -1,4 +1,4 @@
-"""What an earlier process left in the journal: its moves are finished, its other operations become tasks."""
+"""Recovery of what an earlier process left: its moves are finished, other operations become tasks."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from swiftfs.journal.tasks import MakeDone, Task, TaskQueue, nobody_waits
 log = logging.getLogger(__name__)
 
 RECOVERY_SECONDS = 1.0
-"""Until what an earlier mount left is stored: thousands of uploads would slow down the start of this one."""
+"""Seconds before the first upload: thousands of them would slow down the start of the mount."""
 
 
 class Recovery:

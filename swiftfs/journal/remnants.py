@@ -1,4 +1,4 @@
-"""What a move could not delete at the old place, as tasks that delete it later."""
+"""Objects at the old place that a move could not delete, as tasks that delete them later."""
 
 import logging
 from collections.abc import Collection

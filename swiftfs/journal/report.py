@@ -1,4 +1,4 @@
-"""What waits, as values: for whoever asks how far the mount is."""
+"""Reports of what waits: the values that a status shows, and their JSON."""
 
 import heapq
 import json
@@ -14,10 +14,10 @@ from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.tasks import Task
 
 MOST_BYTES = 60_000
-"""Of a report in JSON: the value of an xattr has at most 64 KiB (xattr(7))."""
+"""Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
 MOST_CHANGES = 500
-"""So many changes without long names fit."""
+"""Changes in a report: so many fit, unless names are long."""
 
 REASON_CHARACTERS = 300
 
@@ -76,7 +76,7 @@ class QueueReport:
 
     @property
     def total(self) -> int:
-        """How many changes Swift has not got yet."""
+        """The number of changes that Swift has not got yet."""
         return self.waiting + self.running + self.parked
 
     def to_json(self) -> str:
@@ -167,7 +167,7 @@ def _urgency(task: Task) -> tuple[bool, int, int]:
 
 
 def _is_tried(task: Task) -> bool:
-    """Say whether a task, or one that it waits for, has failed since a flush was asked for."""
+    """Return whether a task, or one that it waits for, has failed since a flush was asked for."""
     if task.flush_mark is not None and task.attempts > task.flush_mark and not task.running:
         return True
     return any(map(_is_tried, task.blockers))

@@ -1,4 +1,4 @@
-"""Reading a journal without its mount: beside one that has it open, after one that died, or a damaged one.
+"""Reading of a journal without its mount: one that a mount has open, one of a dead mount, or a damaged one.
 
 Only copies are opened, so nothing in the cache folder changes.
 """
@@ -20,13 +20,13 @@ from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
-"""A copy made while a mount moves pages from SQLite's own log to their places is made again."""
+"""Attempts to copy the database: a copy made during a checkpoint is made again."""
 
 LONGEST_HOLE = 100_000
-"""So many rows are asked for one by one between those that can be read from both ends."""
+"""Rows asked for one by one between those that can be read from both ends."""
 
 LONGEST_TEXT = 64 * 1024
-"""In bytes, of an operation that is looked for where SQLite finds nothing any more."""
+"""Bytes of the longest operation that is searched for in a damaged database."""
 
 _SELECT = "SELECT seq, path, intent, errno, reason, written, checksum FROM intents"
 
@@ -72,7 +72,7 @@ def salvage(journal: Path) -> Salvage:
 
 
 def is_sound(journal: Path) -> bool:
-    """Say whether a journal can be opened and all of it be read; one of another format is not damaged."""
+    """Return whether a journal can be opened and all of it read; one of another format is not damaged."""
     with tempfile.TemporaryDirectory() as folder:
         return not _read_rows(copy_journal(journal, Path(folder)), journal, Salvage())
 
@@ -88,7 +88,7 @@ def copy_journal(journal: Path, folder: Path) -> Path:
             for suffix in ("", "-wal"):
                 with suppress(FileNotFoundError):
                     shutil.copyfile(f"{journal}{suffix}", folder / f"{journal.name}{suffix}")
-            # Its pages change only when SQLite's own log moves there, which is then cut.
+            # Its pages change only during a checkpoint, which truncates the WAL then.
             if _mark(journal) == before:
                 return folder / journal.name
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Who executes the tasks, and when: a thread takes what is due, workers carry it out."""
+"""The scheduler: one thread takes the tasks that are due, workers execute them."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from swiftfs.journal.tasks import Task, TaskQueue
 from swiftfs.objects import ObjectName
 
 BATCH = 1000
-"""Deletions sent together: a server answers a bulk-delete of so many within its clients' patience."""
+"""Deletions sent together: a server answers a bulk-delete of so many before its clients time out."""
 
 
 class Scheduler:
@@ -49,11 +49,11 @@ class Scheduler:
         self._stopping = False
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing any more, and return when what is under way has ended."""
+        """Begin no more tasks, and return when what is under way has ended."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -62,7 +62,7 @@ class Scheduler:
         self._workers.shutdown()
 
     def soon(self, job: Callable[[], None]) -> None:
-        """Run a job that nobody waits for."""
+        """Run a job in a worker; nobody waits for it."""
         self._workers.submit(job)
 
     def is_busy(self) -> bool:
@@ -70,8 +70,8 @@ class Scheduler:
         return not self._outcomes.is_away and (self._under_way > 0 or self._queue.next_due() is not None)
 
     def flush_all(self, tasks: Iterable[Task]) -> None:
-        """Begin to execute tasks that are not being executed; a report tells how that goes. Lock held."""
-        self._outcomes.is_away = False  # that was long ago: only what the server answers from now on counts
+        """Begin to execute tasks that do not run; a report shows the progress. Lock held."""
+        self._outcomes.is_away = False  # only what the server answers from now on counts
         for task in tasks:
             task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
             self._queue.run_now(task)
@@ -101,7 +101,7 @@ class Scheduler:
             self._workers.submit(self._attempt, batch)
 
     def _next_batch(self) -> list[Task]:
-        """Wait for what may run and return it; deletions go together, for one request serves them."""
+        """Wait for a task that may run; return it, a deletion with others, for one request serves all."""
         with self._changed:
             while not self._stopping:
                 due = None
@@ -120,7 +120,7 @@ class Scheduler:
         return []
 
     def _attempt(self, batch: list[Task]) -> None:
-        """Execute a batch. Whatever happens, each of its tasks has ended or waits when this returns."""
+        """Execute a batch. Whatever happens, none of its tasks runs when this returns."""
         try:
             if isinstance(batch[0].operation, Delete):
                 self._delete(batch)
@@ -201,7 +201,7 @@ class Scheduler:
             self._outcomes.succeed(task, info)
 
     def _move(self, task: Task, operation: Move | MoveFolder) -> None:
-        """Carry out a move; what it cannot delete the log has as deletions before the move ends."""
+        """Carry out a move; what it cannot delete is recorded as deletions before the move ends."""
 
         def record_objects(whole: MoveFolder) -> None:
             with self._changed:

@@ -1,11 +1,12 @@
-"""Whose segments are whose, where their names do not say it, or say something else.
+"""Ownership of segments: which of them go with an object when it is deleted or overwritten.
 
 A segment's name says for which object it was uploaded. An object that was moved keeps its segments, and a
-file that is renamed before it is stored has segments of its old name: the journal's database remembers both,
-as claims. A claim holds for one ETag of the object, so that nobody who overwrites it inherits the segments.
+file that is renamed before it is stored has segments of its old name: the journal's database has claims for
+these.
+A claim counts for one ETag of the object, so that a version of another client has none.
 
-A move that failed, or left its source behind, may leave two objects that name the same segments: such a share
-says which other object must be asked before segments are deleted.
+A move that failed, or left its source behind, may leave two objects that name the same segments. The database
+has this as a share: it names the other object, whose manifest is asked for before the segments are deleted.
 """
 
 import logging
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Segments that an object owns: those below the prefix `owner`, or those uploaded for that object."""
+    """Segments that an object owns: those below the prefix `owner`, or those uploaded for object `owner`."""
 
     owner: ObjectName
     is_prefix: bool
@@ -36,9 +37,7 @@ class Claim:
 
 
 class SegmentOwnership:
-    """Says which segments go with an object.
-
-    `choice` is where the mount puts them, see `SegmentContainerChooser`.
+    """The claims and shares of one mount; `choice` is where it puts segments (`SegmentContainerChooser`).
 
     The lock guards the claims and the shared prefixes; it comes before the log's.
     """
@@ -101,7 +100,7 @@ class SegmentOwnership:
                 self._add(name, manifest.etag, claims)
 
     def record_version(self, name: ObjectName, etag: str) -> None:
-        """Record that the object has this ETag now, empty when it is gone: claims for others are void."""
+        """Delete the claims for other ETags than that which the object has now; empty when it is gone."""
         with self._lock:
             known = self._claims.get(name)
             if not known or known.keys() == {etag}:
@@ -119,14 +118,14 @@ class SegmentOwnership:
             )
 
     def forget(self, name: ObjectName) -> None:
-        """Record that the object is there no more, or is no SLO any more."""
+        """Delete claims and shares of an object that is gone, or is no SLO any more."""
         self.record_version(name, "")
         self.unshare(name)
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
-        """Record that the object with this ETag is at `target` now, and not at `source` any more.
+        """Give `target` the claims of `source`, and what was uploaded for `source`.
 
-        `etag` is that of the answer to the COPY of the manifest. What the object owned it owns still.
+        `etag` is that of the answer to the COPY of the manifest.
         """
         if not etag:
             return
@@ -153,7 +152,7 @@ class SegmentOwnership:
             )
 
     def unshare(self, user: ObjectName, until: float = inf) -> None:
-        """Record that `user` names no segment of another object, whatever was thought up to this moment."""
+        """Delete the shares of `user` recorded `until` then (Unix seconds): it names only its own."""
         with self._lock:
             gone = [one for one, since in self._shared.items() if one[1] == user and since <= until]
             if not gone:
@@ -191,12 +190,12 @@ class SegmentOwnership:
     def _change(self, *statements: Statement) -> None:
         try:
             self._db.change(*statements)
-        except OSError as error:  # what is not remembered is spared, and left to `gc`
+        except OSError as error:  # without a claim a segment is not deleted, and left to `gc`
             log.warning("%s", error)
 
 
 def _upload_of(segment: ObjectName) -> ObjectName | None:
-    """Return the prefix of the upload that a segment's name tells, None for another object's name."""
+    """Return the upload prefix in a segment's name, None for a name of another kind."""
     match = SEGMENT_NAME.fullmatch(segment.key)
     return ObjectName(segment.container, f"{match[1]}/") if match else None
 

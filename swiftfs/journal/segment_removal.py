@@ -1,8 +1,8 @@
-"""What deletes segments: all of them go through here, and none that a manifest which stands names.
+"""Removal of segments: every deletion of a segment goes through here.
 
-Which manifest stands is known from the answer to our own PUT. Where that was lost, Swift is asked. What
-cannot be decided yet, as the lost PUT may still be carried out, waits among the leftovers, which the
-journal keeps.
+INVARIANT: no segment is deleted that a standing manifest names. The answer to our own PUT says which manifest
+stands; when it was lost, Swift is asked. As long as the lost PUT may still be carried out, nobody knows: then
+the segments are leftovers, which the journal's database has.
 """
 
 import json
@@ -22,14 +22,14 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 LATE_SECONDS = 600.0
-"""How long after a PUT whose answer was lost we expect that the server may still carry it out."""
+"""How long a PUT whose answer was lost may still be carried out."""
 
 RETRY_SECONDS = 60.0
-"""Pause before leftovers are looked at again that Swift said nothing of."""
+"""Pause before the next attempt to delete leftovers, when Swift did not answer."""
 
 
 class SegmentRemoval:
-    """Deletes segments of objects that `owners` says are theirs; `clock` tells Unix seconds.
+    """Deletes segments of objects, by what `owners` knows; `clock` returns Unix seconds.
 
     The lock guards `_due`, when leftovers can be looked at next, None while there are none.
     """
@@ -50,7 +50,7 @@ class SegmentRemoval:
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
     def manifest_of(self, name: ObjectName, is_slo: bool | None) -> Manifest | None:
-        """Return an SLO's manifest; None when another client has put something else there, or nothing."""
+        """Return an SLO's manifest; None when something else stands there, or nothing."""
         try:
             if is_slo is None and not self._store.head(name).is_slo:
                 return None
@@ -83,7 +83,7 @@ class SegmentRemoval:
         return own - self._keep_shared(own, {name})
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
+        """Delete objects without regard to segments, many in a request; return what failed, and why."""
         try:
             if len(names) > 1:
                 return self._store.delete_many(names)
@@ -104,7 +104,7 @@ class SegmentRemoval:
     ) -> None:
         """Record that `name` has lost its `segments`, and which of their deletions failed.
 
-        Those that may pass are tried again soon, the others are logged.
+        Deletions whose error is retryable are tried again soon, the others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
         self._keep_leftovers(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
@@ -124,7 +124,7 @@ class SegmentRemoval:
     def discard_below(self, unreferenced: UnreferencedPrefix) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
 
-        Those that a manifest may come to name whose PUT was sent a short time ago are looked at later.
+        Those that a manifest may still come to name, whose PUT was sent a short time ago, become leftovers.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
@@ -143,12 +143,12 @@ class SegmentRemoval:
                 raise error
 
     def is_due(self) -> bool:
-        """Return whether there are leftovers to be looked at now."""
+        """Return whether there are leftovers to look at now."""
         with self._lock:
             return self._due is not None and self._clock() >= self._due
 
     def look_again(self) -> None:
-        """Delete the leftovers that no manifest has come to name in time."""
+        """Delete the leftovers whose time is over and that no manifest names."""
         groups: dict[tuple[ObjectName, ...], set[ObjectName]] = {}
         with self._lock:
             self._due = None
@@ -171,11 +171,11 @@ class SegmentRemoval:
         self.owners.record_move(source, target, etag)
 
     def share(self, owner: ObjectName, user: ObjectName) -> None:
-        """Record that `user` may name the segments of `owner` from now on: it is asked before they go."""
+        """Record that `user` may name the segments of `owner` from now on, so that it is asked first."""
         self.owners.share(owner, user, self._clock())
 
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
-        """Tell of segments that could not be deleted."""
+        """Log segments that could not be deleted."""
         for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
 
@@ -190,7 +190,7 @@ class SegmentRemoval:
             marker = page.marker
 
     def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
-        """Return those segments that a manifest names which stands now; raise `StoreError` in doubt."""
+        """Return those segments that a standing manifest names; raise `StoreError` in doubt."""
         users = {user for users in self.owners.users(names).values() for user in users}
         used: set[ObjectName] = set()
         for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users})}):
@@ -204,7 +204,7 @@ class SegmentRemoval:
         return {segment for name in names for segment in self._named_by(name)}
 
     def _named_by(self, name: ObjectName) -> set[ObjectName]:
-        """Return the segments that an object names; raise `StoreError` unless Swift says it for certain."""
+        """Return the segments that an object names; raise `StoreError` unless Swift says so for certain."""
         try:
             return {segment.name for segment in self._store.manifest(name).segments}
         except NotFound:
@@ -218,16 +218,16 @@ class SegmentRemoval:
         return abs(self._clock() - since) < LATE_SECONDS
 
     def leftovers(self) -> dict[ObjectName, tuple[tuple[ObjectName, ...], float]]:
-        """Return the segments that are looked at later, each with who may name it and since when."""
+        """Return the leftovers, each with the objects that may name it, and since when (Unix seconds)."""
         return {
             ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
             for container, key, objects, since in self._db.rows("leftovers")
         }
 
     def _keep_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
-        """Leave the segments for later that others may name besides `objects`; return them.
+        """Make leftovers of the segments that others may name besides `objects`; return them.
 
-        Until then `objects` have been deleted or stored, or this is tried again and begins anew.
+        Until they are due `objects` have been deleted or stored, or the attempt is repeated.
         """
         groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
         for name, users in self.owners.users(names).items():
@@ -264,7 +264,7 @@ class SegmentRemoval:
 
 
 def _objects_of(prefix: ObjectName) -> set[ObjectName]:
-    """Return the objects for which a prefix may have been made of which release 0.1 recorded no more."""
+    """Return the objects for which a prefix of release 0.1 may have been made, which recorded no objects."""
     key = prefix.key.rstrip("/").rpartition("/")[0]
     found: set[ObjectName] = set()
     if len(key.encode()) >= LONGEST_KEY - 4:

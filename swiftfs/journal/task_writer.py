@@ -1,4 +1,4 @@
-"""Changes of waiting tasks: in the database, in the queue and in the cache, in this order.
+"""Changes of waiting tasks: first in the database, then in the queue and in the cache.
 
 INVARIANT: the database is written first. When the disk refuses that, nothing has changed. A local file is
 pinned in the cache as long as a task in the queue names it.
@@ -42,7 +42,7 @@ class TaskWriter:
         self._settle_seconds = settle_seconds
 
     def stop_settling(self) -> None:
-        """Let every change be due at once from now on."""
+        """Make every change due at once from now on."""
         self._settle_seconds = 0.0
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
@@ -58,7 +58,7 @@ class TaskWriter:
         self._queue.add(task)
 
     def change(self, task: Task, path: str, operation: Operation, done: Done, at_least: float) -> None:
-        """Let a task that does not run do `operation` instead; a failed one is tried again."""
+        """Make `operation` what a task does that does not run; if it failed, it is tried again."""
         self._db.commit([Record(task.seq, path, operation)])
         if file_of(operation) != file_of(task.operation):
             self._pin(operation)
@@ -71,7 +71,7 @@ class TaskWriter:
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
 
     def drop(self, task: Task) -> None:
-        """End a task that needs not be done any more."""
+        """End a task that nobody needs any more."""
         self._db.commit(drop=[task.seq])
         self._queue.remove(task)
         task.ended = True
@@ -87,9 +87,9 @@ class TaskWriter:
         return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
 
     def keep_newer(self, holder: Task, path: str, operation: PutFile, done: Done, at_least: float) -> None:
-        """Let `holder` store `operation` too; if it runs, after its upload has ended.
+        """Merge `operation` into `holder`, or keep it there until the upload has ended if that runs.
 
-        What waits behind it only sets attributes of the object, as the operation itself does.
+        What waits behind the holder only sets attributes, and so does the operation: it replaces them.
         """
         now = monotonic()
         chain = self._queue.chain(operation.name)
@@ -114,7 +114,7 @@ class TaskWriter:
         path: str,
         record: RecordRename,
     ) -> None:
-        """Let `operation` take the place of `task` and `overtaken`, behind all others.
+        """Make `operation` what `task` does, in place of `overtaken`, behind all others.
 
         What Swift has at the old name is deleted after it. `record` is called once the database has it.
         """
@@ -148,7 +148,7 @@ class TaskWriter:
         self._queue.add(task)
 
     def end(self, task: Task, changed: Iterable[Task] = (), cached_file: CachedFile | None = None) -> None:
-        """Take a task out for good, and write what has `changed` by that; `cached_file` as in `finish`."""
+        """End a task, and write what has `changed` by that; `cached_file` as in `finish`."""
         changed = list(changed)
         if task.overrides is not None and task.error is None:
             task.overrides.ended = True

@@ -1,4 +1,4 @@
-"""The operations that wait, in memory: which may run now, and which must wait for others."""
+"""The queue, in memory: which operations may run now, and which must wait for others."""
 
 import heapq
 import itertools
@@ -87,7 +87,7 @@ class Task:
 
     @property
     def is_stuck(self) -> bool:
-        """True when it is parked, or waits for one that is."""
+        """Whether it is blocked, or waits for a task that is."""
         return self.blocked or any(blocker.is_stuck for blocker in self.blockers)
 
     def last(self) -> "Task":
@@ -96,7 +96,7 @@ class Task:
 
     @property
     def newest(self) -> Operation:
-        """What Swift must have when the task ends: the newest hand-in, which is what the log keeps."""
+        """What Swift must have when the task ends: the newest hand-in, which is what the database has."""
         if self.newer is None or not isinstance(self.operation, PutFile):
             return self.operation
         return merge_hand_in(self.operation, self.newer.operation)
@@ -111,7 +111,7 @@ class Task:
         self.hand_ins += 1
 
     def take_newer(self) -> None:
-        """Let the newer hand-in, if there is one, be what is to be done."""
+        """Make the newer hand-in, if there is one, what the task does."""
         if self.newer is not None:
             self.operation, self.path, self.done = self.newest, self.newer.path, self.newer.done
             self.newer = None
@@ -121,7 +121,7 @@ class Task:
         return self.ended or self.stored_hand_in >= hand_in
 
     def notify(self, outcome: ObjectInfo | Failure | None) -> None:
-        """Tell whoever waits what became of the task; that this fails does not change what the task did."""
+        """Call `done`; log what it raises, which does not change what the task did."""
         try:
             self.done(outcome)
         except Exception:
@@ -181,7 +181,7 @@ class TaskQueue:
         return self._last
 
     def skip(self, seq: int) -> None:
-        """Let new tasks have greater numbers than that."""
+        """Give new tasks greater numbers than that."""
         self._last = max(self._last, seq)
 
     def add(self, task: Task, after: Task | None = None) -> None:
@@ -203,7 +203,7 @@ class TaskQueue:
         self.schedule(task, task.due)
 
     def remove(self, task: Task) -> None:
-        """Take a task out, if it is in; what waited for it may run."""
+        """Take a task out, if it is in the queue; what waited for it may run."""
         if task not in self:
             return
         del self._tasks[task.seq]
@@ -235,12 +235,12 @@ class TaskQueue:
         self.schedule(task, task.due)
 
     def schedule(self, task: Task, due: float) -> None:
-        """Let a task run at `due` (monotonic seconds) or later."""
+        """Make a task due at `due` (monotonic seconds)."""
         task.due = due
         heapq.heappush(self._due, (due, next(self._ties), task))
 
     def run_now(self, task: Task) -> None:
-        """Let a task run as soon as it can, be it parked; one that runs goes on."""
+        """Make a task due now, even if it is blocked; one that runs goes on."""
         if not task.running:
             task.blocked = False
             self.schedule(task, 0.0)
@@ -263,7 +263,7 @@ class TaskQueue:
         ]
 
     def next_due(self) -> float | None:
-        """Return when a task can run, in monotonic seconds, None when nothing but other tasks can tell."""
+        """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
         while self._due:
             due, _, task = self._due[0]
             if due == task.due and self._can_run(task):

@@ -1,4 +1,4 @@
-"""What the journal does beside its tasks: it syncs its database, and deletes segments that nobody needs."""
+"""Background work of the journal: it syncs the database, and deletes segments that nobody needs."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ class Upkeep:
         self._thread = new_thread(self._sync, "journal sync")
 
     def start(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
-        """Begin, with the segments of files that an earlier process left open."""
+        """Start the thread, and delete the segments of files that an earlier process had open."""
         self._soon(lambda: self._discard_all(abandoned))
         self._thread.start()
 
