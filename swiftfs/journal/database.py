@@ -171,10 +171,10 @@ class JournalDB:
         with self._lock:
             return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
-    def change(self, *statements: Statement) -> None:
-        """Change such tables in one step; raise `OSError` when the disk does not take it."""
+    def change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
+        """Run a statement about such a table with each of `rows`; raise `OSError` when the disk refuses."""
         with self._lock:
-            self._commit(*statements)
+            self._commit((sql, rows))
 
     def ambiguous(self) -> list[str]:
         """Return the records of requests whose answer was lost."""

@@ -16,7 +16,7 @@ from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, places_of
-from swiftfs.journal.database import JournalDB, Statement
+from swiftfs.journal.database import JournalDB
 from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
@@ -111,10 +111,8 @@ class SegmentOwnership:
             if not known:
                 del self._claims[name]
             self._change(
-                (
-                    "DELETE FROM claims WHERE container = ? AND key = ? AND etag = ?",
-                    [(name.container, name.key, one) for one in gone],
-                )
+                "DELETE FROM claims WHERE container = ? AND key = ? AND etag = ?",
+                [(name.container, name.key, one) for one in gone],
             )
 
     def forget(self, name: ObjectName) -> None:
@@ -145,10 +143,8 @@ class SegmentOwnership:
                 prefixes |= {place.name(f"{name.key}/") for place in places}
             self._shared |= dict.fromkeys(((prefix, user) for prefix in prefixes), since)
             self._change(
-                (
-                    "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
-                    [(one.container, one.key, user.container, user.key, since) for one in prefixes],
-                ),
+                "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
+                [(one.container, one.key, user.container, user.key, since) for one in prefixes],
             )
 
     def unshare(self, user: ObjectName, until: float = inf) -> None:
@@ -160,10 +156,8 @@ class SegmentOwnership:
             for one in gone:
                 del self._shared[one]
             self._change(
-                (
-                    "DELETE FROM shared WHERE user_container = ? AND user_key = ? AND since <= ?",
-                    [(user.container, user.key, until)],
-                )
+                "DELETE FROM shared WHERE user_container = ? AND user_key = ? AND since <= ?",
+                [(user.container, user.key, until)],
             )
 
     def moved_from(self, objects: Collection[ObjectName]) -> set[ObjectName]:
@@ -178,18 +172,16 @@ class SegmentOwnership:
     def _add(self, name: ObjectName, etag: str, claims: set[Claim]) -> None:
         self._claims.setdefault(name, {}).setdefault(etag, set()).update(claims)
         self._change(
-            (
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
-                    for one in claims
-                ],
-            ),
+            "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
+                for one in claims
+            ],
         )
 
-    def _change(self, *statements: Statement) -> None:
+    def _change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
         try:
-            self._db.change(*statements)
+            self._db.change(sql, rows)
         except OSError as error:  # without a claim a segment is not deleted, and left to `gc`
             log.warning("%s", error)
 

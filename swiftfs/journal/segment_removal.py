@@ -244,7 +244,7 @@ class SegmentRemoval:
         text = json.dumps([[name.container, name.key] for name in sorted(objects)])
         rows: list[tuple[object, ...]] = [(name.container, name.key, text, since) for name in names]
         try:
-            self._db.change(("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows))
+            self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows)
         except OSError as error:
             log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
         self._schedule_look(since + LATE_SECONDS)
@@ -258,7 +258,7 @@ class SegmentRemoval:
         if not rows:
             return
         try:
-            self._db.change(("DELETE FROM leftovers WHERE container = ? AND key = ?", rows))
+            self._db.change("DELETE FROM leftovers WHERE container = ? AND key = ?", rows)
         except OSError as error:
             log.warning("%s", error)
 
