@@ -104,8 +104,8 @@ class JournalDB:
         self._path = folder / "journal.sqlite"
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / "journal.reserve"
-        self._late_drops: set[int] = set()
-        self._late_prefixes: list[UnreferencedPrefix] = []
+        self._pending_drops: set[int] = set()
+        self._pending_prefixes: list[UnreferencedPrefix] = []
         self._commits = self._synced = 0
         self.lost: list[str] = []
         self._database = self._open()
@@ -142,9 +142,9 @@ class JournalDB:
                 self._write(put, drop, unreferenced)
             except OSError as error:
                 log.warning("%s", error)
-                self._late_drops.update(drop)
+                self._pending_drops.update(drop)
                 if unreferenced is not None:
-                    self._late_prefixes.append(unreferenced)
+                    self._pending_prefixes.append(unreferenced)
 
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record that segments may lie below a prefix that no manifest names."""
@@ -321,12 +321,12 @@ class JournalDB:
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._commit(
-            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._late_drops}]),
+            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._pending_drops}]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
-            *_upload_changes((*self._late_prefixes, *([unreferenced] if unreferenced else []))),
+            *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
         )
-        self._late_drops.clear()
-        self._late_prefixes.clear()
+        self._pending_drops.clear()
+        self._pending_prefixes.clear()
 
     def _checkpoint(self) -> None:
         try:

@@ -119,10 +119,11 @@ class ReplaceHeaders:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a file's object or a folder's marker, then the segments of an SLO; None is unknown.
+    """Delete a file's object or a folder's marker, then the segments of an SLO; `is_slo` None is unknown.
 
-    `etag` is what the object had when it was deleted, as far as is known. A `moved` one was copied elsewhere
-    and could not be deleted then: it goes only while it is that version, and its segments are the copy's.
+    `etag` is that of the object when its name was deleted in the mount, None is unknown. A `moved` object was
+    copied elsewhere and could not be deleted then: it is deleted only while it is that version, without its
+    segments, which the copy needs.
     """
 
     name: ObjectName
@@ -139,10 +140,11 @@ ANY_VERSION = "*"
 class Move:
     """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
 
-    `etag` is the source's and `replaces_etag` the target's, empty for none there; None is unknown, and
-    `ANY_VERSION` stands for whatever is there, for its deletion was due. `served`
-    says that a mount has served files since the move was interrupted. `is_slo` says whether the object is an
-    SLO, None is unknown.
+    - `etag`: that of the source; None is unknown.
+    - `replaces_etag`: that of the target, empty for no object there; None is unknown, and `ANY_VERSION` means
+      whatever is there, because its deletion was due.
+    - `served`: whether a mount has served files since the move was interrupted.
+    - `is_slo`: whether the object is an SLO; None is unknown.
     """
 
     source: ObjectName
@@ -170,10 +172,12 @@ class MovedObject:
 class MoveFolder:
     """Move every object below the prefix `source` to `target`, and each of `markers` to its new name.
 
-    `recent` are objects that we have stored a moment ago: a listing may not show them yet, or an older
-    version. `objects` are all that move, known when the copies begin. `empty` says that the target was just
-    seen to be so, and `together` that one folder holds both places and, as far as is known, nothing else: one
-    listing tells of both. `served` as in `Move`.
+    - `recent`: objects that this mount has just stored: a listing may not show them yet, or an older version.
+    - `objects`: all objects that move; None until the copies begin.
+    - `empty`: whether the target was just seen to be empty.
+    - `together`: whether one folder holds both places and, as far as is known, nothing else, so that one
+      listing shows both.
+    - `served`: as in `Move`.
     """
 
     container: str

@@ -28,8 +28,8 @@ _ORDER = ("parked", "running", "waiting")
 class PendingChange:
     """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
 
-    `bytes` is the size of the file that is to be stored; while it runs, `sent` is what needs not be sent of
-    it any more.
+    `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
+    need not be sent any more.
     """
 
     path: str
@@ -45,17 +45,14 @@ class PendingChange:
 class QueueReport:
     """How many changes Swift has not got yet, by state, and the bytes of their files.
 
-    The first of them was handed in `oldest` seconds ago, to this mount or when it began.
-
-    `away` says that the server gave no answer last. Of the changes that a flush was asked for `flushing` have
-    not been tried since, and `unflushed` are not in Swift. `changes` are the first of them all, those that
-    failed before the others; `left_out` are not among them.
-
-    Swift `refused` so many changes for good, of which nobody was told yet, and they were given up: `refusals`
-    are the first of them.
-
-    So many objects are `watched` because a request whose answer was lost would undo what was stored since;
-    since the mount began `put_right` were stored again, and `overwritten` could not be.
+    - `oldest`: seconds since the first of them was handed in, or since the mount began.
+    - `away`: the server did not answer the last request.
+    - `unflushed`: changes that a flush was asked for and that are not in Swift; `flushing` of them were not
+      tried since.
+    - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
+    - `refused`: changes that Swift refused for good and that were not reported yet; `refusals` are the first.
+    - `watched`: objects for which a request whose answer was lost could undo what was stored since.
+    - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
     """
 
     waiting: int
