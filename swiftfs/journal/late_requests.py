@@ -9,7 +9,8 @@ was stored after it.
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,6 +51,8 @@ AGAIN_SECONDS = 30.0
 """Until the next look at an object that is about to change, or whose server did not answer."""
 
 COPY_BYTES = 1024 * 1024
+
+_BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
 Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
 """Submits a change if nothing else waits for its name and the condition holds; returns whether it did."""
@@ -209,32 +212,23 @@ class LateRequests:
         last, path = found.last, self._source.path(found.name)
         assert last is not None
         stands = f"the version {info.version.etag}" if info is not None else "nothing"
-        if path is None and last.kind == "delete":
-            return self._delete_segment(found)
-        cached_file: CachedFile | None = None
+        if path is None:  # a segment, or an object that the mount does not show
+            if last.kind == "delete":
+                self._delete_segment(found)
+            else:
+                self._give_up(found, stands, _BYTES_ARE_GONE)
+            return True
         try:
-            operation: Operation | None = None
-            if path is None:
-                pass
-            elif headers_only and info is not None:
-                operation = _headers_again(found.name, last, info)
-            elif last.kind == "delete" or _is_marker(last) or _is_special(last):
-                operation = _object_again(found.name, last, info)
-            elif last.etag and last.headers is not None and (cached_file := self._bytes_of(found.name, last)):
-                operation = _file_again(found.name, cached_file, last.headers, info)
-            if operation is None or path is None:
-                self._give_up(found, stands, "its bytes are not in the cache any more")
-                return True
-            if not self._submit(
-                path, operation, self._done(path, operation), lambda: self._is_current(found)
-            ):
-                return False
+            with self._restoring(found.name, last, info, headers_only=headers_only) as operation:
+                if operation is None:
+                    self._give_up(found, stands, _BYTES_ARE_GONE)
+                    return True
+                done = self._done(path, operation)
+                if not self._submit(path, operation, done, lambda: self._is_current(found)):
+                    return False
         except OSError as error:
             self._give_up(found, stands, str(error))
             return True
-        finally:
-            if cached_file is not None:
-                self._cache.release(cached_file)
         self._put_right += 1
         log.warning(
             "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
@@ -243,6 +237,23 @@ class LateRequests:
             stands,
         )
         return True
+
+    @contextmanager
+    def _restoring(
+        self, name: ObjectName, last: Effect, info: ObjectInfo | None, *, headers_only: bool
+    ) -> Iterator[Operation | None]:
+        """Yield what restores an object, None when its bytes are gone; hold its file meanwhile."""
+        if headers_only and info is not None:
+            yield _headers_again(name, last, info)
+        elif last.kind == "delete" or _is_marker(last) or _is_special(last):
+            yield _object_again(name, last, info)
+        elif last.etag and last.headers is not None and (cached_file := self._bytes_of(name, last)):
+            try:
+                yield _file_again(name, cached_file, last.headers, info)
+            finally:
+                self._cache.release(cached_file)
+        else:
+            yield None
 
     def _give_up(self, found: Ambiguity, stands: str, why: str) -> None:
         self._overwritten += 1
@@ -257,12 +268,11 @@ class LateRequests:
         )
         self._ambiguous.forget(found)
 
-    def _delete_segment(self, found: Ambiguity) -> bool:
+    def _delete_segment(self, found: Ambiguity) -> None:
         try:
             self._store.delete(found.name)
         except StoreError as error:
             log.info("%s stays in Swift unused: %s", found.name, error)
-        return True
 
     def _is_current(self, found: Ambiguity) -> bool:
         now = self._ambiguous.get(found.name)
