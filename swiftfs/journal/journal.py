@@ -357,7 +357,7 @@ class Journal:
         if self._late is not None:
             self._late.stop()
         with self._changed:
-            self._writer.stop_settling()
+            self._writer.begin_closing()
             for task in self._queue.tasks():
                 self._queue.run_now(task)
             self._changed.notify_all()

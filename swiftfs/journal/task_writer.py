@@ -40,10 +40,11 @@ class TaskWriter:
         self._db = db
         self._cache = cache
         self._settle_seconds = settle_seconds
+        self._closing = False
 
-    def stop_settling(self) -> None:
-        """Make every change due at once from now on."""
-        self._settle_seconds = 0.0
+    def begin_closing(self) -> None:
+        """Make every change due at once from now on: the mount ends."""
+        self._closing = True
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
@@ -67,7 +68,7 @@ class TaskWriter:
         task.blocked, task.error = False, None
         task.hand_ins += 1
         is_awaited = task.awaited_hand_in or task.flush_mark is not None
-        latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self._settle_seconds
+        latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self._settling()
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
 
     def drop(self, task: Task) -> None:
@@ -173,7 +174,10 @@ class TaskWriter:
             self._db.finish(drop, records)
 
     def _delay(self, at_least: float) -> float:
-        return max(self._settle_seconds, at_least)
+        return max(self._settling(), at_least)
+
+    def _settling(self) -> float:
+        return 0.0 if self._closing else self._settle_seconds
 
     def _pin(self, operation: Operation) -> None:
         if (file := file_of(operation)) is not None:
