@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 Failure = SwiftfsError | OSError
 
 Done = Callable[[ObjectInfo | Failure | None], None]
-"""Receives what becomes of an operation: None or what Swift said of the object when it is
-executed, the error when it never will be."""
+"""Receives the outcome of an operation: what Swift said of a stored object, None for one of another kind, or
+the error of an operation that will never be executed."""
 
 MakeDone = Callable[[str, Operation], Done]
 """Shows in the mount what an operation does to a path; returns what is told how the operation went."""
@@ -125,7 +125,7 @@ class Task:
         try:
             self.done(outcome)
         except Exception:
-            log.exception("%s: an unforeseen failure of whoever is told", self.path)
+            log.exception("%s: an unforeseen failure in the callback of a change", self.path)
 
     def record(self) -> Record:
         """Return the task as the database keeps it."""
@@ -137,9 +137,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class HandIn:
-    """A newer state of a file whose upload runs: what is to be stored then, from `due` on, and who is told.
+    """A newer state of a file whose upload runs: `operation` is stored next, at `due` or later.
 
-    `created` is when it came; both are monotonic seconds.
+    `created` is when it was handed in; both are monotonic seconds.
     """
 
     path: str
