@@ -10,14 +10,14 @@ from typing import Any
 
 from swiftfs import concurrency, store
 from swiftfs.cli import app
-from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.outcomes import Outcomes
 from swiftfs.service import mount
 
 
 def main(silence: float, deadline: float, arguments: list[str]) -> None:
     """Run the command."""
     policy = store.RetryPolicy(deadline=deadline, first_pause=0.1, longest_pause=0.3)
-    patched: Any = (store, mount, Scheduler)
+    patched: Any = (store, mount, Outcomes)
     patched[0].SwiftStore = partial(store.SwiftStore, longest_silence=silence)
     patched[1].connect = partial(store.connect, foreground=policy)
     patched[2]._note_outage = lambda *_: None

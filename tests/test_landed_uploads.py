@@ -27,7 +27,7 @@ from test_segments_mounted import append, cut, patch
 from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
-from swiftfs.journal import journal, scheduler
+from swiftfs.journal import outcomes, recovery
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
@@ -85,9 +85,9 @@ def store() -> LandingStore:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be tried again before the test asks for it: readers come first."""
-    monkeypatch.setattr(journal, "RECOVERY_SECONDS", 1000.0)
-    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(scheduler, "LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(outcomes, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(outcomes, "LONGEST_PAUSE", 1000.0)
 
 
 @contextmanager

@@ -230,10 +230,10 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
         assert gate.reached.wait(20)
         write(filesystem, "/second", b"2")
         with journal._changed:
-            journal._scheduler._away = True  # one request at a time
+            journal._outcomes.is_away = True  # one request at a time
             task = journal._queue.tail(name)
         waiter, wrong = in_thread(journal.flush, [name])
-        wait_until(lambda: task is not None and bool(task.urgent))
+        wait_until(lambda: task is not None and bool(task.awaited_hand_in))
         filesystem.unlink("/second")
         waiter.join(10)
         assert not waiter.is_alive()
@@ -324,7 +324,7 @@ def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
             def fail(*_: object) -> None:
                 raise RuntimeError("the log")
 
-            patch.setattr(journal._log, "finish", fail)
+            patch.setattr(journal._db, "finish", fail)
             with pytest.raises(SwiftfsError, match="unforeseen"):
                 filesystem.fsync(handle, False)
         assert [one.state for one in filesystem.waiting()] == ["parked"]

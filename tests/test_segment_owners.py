@@ -346,7 +346,7 @@ def test_claims_do_not_pile_up(tmp_path: Path) -> None:
             write(filesystem, "/big", os.urandom(2 * MIB))
             filesystem.rename("/big", "/moved")
             change(filesystem, "/moved", 0, b"patched" * 1000)
-        assert len(filesystem._journal._log.rows("claims")) <= 4
+        assert len(filesystem._journal._db.rows("claims")) <= 4
         filesystem.unlink("/moved")
-        assert filesystem._journal._log.rows("claims") == []
+        assert filesystem._journal._db.rows("claims") == []
     assert segments(store) == set()

@@ -75,8 +75,10 @@ def test_an_object_that_was_moved_afterwards(cleaner: Cleaner) -> None:
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.segment(PREFIX + "2-b")
     manifest = cleaner.manifest("moved", used)
-    cleaner.removal.owners.moved(NAME, ObjectName("box", "between"), manifest.etag)
-    cleaner.removal.owners.moved(ObjectName("box", "between"), ObjectName("box", "moved"), manifest.etag)
+    cleaner.removal.owners.record_move(NAME, ObjectName("box", "between"), manifest.etag)
+    cleaner.removal.owners.record_move(
+        ObjectName("box", "between"), ObjectName("box", "moved"), manifest.etag
+    )
     cleaner.restarted().discard_below(below(cleaner, objects=frozenset({NAME})))
     assert segments(cleaner.store) == {used.key}
 
@@ -120,7 +122,7 @@ def test_what_a_late_manifest_may_name_is_looked_at_later(
 
 def test_leftovers_wait_while_the_server_is_away(cleaner: Cleaner) -> None:
     name = cleaner.segment(PREFIX + "1-a")
-    cleaner.removal.replace(NAME, {name}, in_doubt=True)
+    cleaner.removal.discard_replaced(NAME, {name}, in_doubt=True)
     cleaner.now += LATE_SECONDS
 
     def refuse(_method: str, _subject: str) -> None:
@@ -159,7 +161,7 @@ def leave(cleaner: Cleaner, name: ObjectName) -> None:
     """Delete an object as a user does: what goes with it goes, what others may name is left for later."""
     cleaner.removal.discard(name, cleaner.removal.segments_of(name, is_slo=True))
     cleaner.store.delete(name)
-    cleaner.removal.owners.gone(name)
+    cleaner.removal.owners.forget(name)
 
 
 def pass_time(cleaner: Cleaner) -> None:
@@ -177,7 +179,7 @@ def test_what_a_leftover_names_too_goes_with_the_last_of_both(
     moved, used = ObjectName("box", "moved"), cleaner.segment(PREFIX + "1-a")
     manifest = cleaner.manifest("file", used)
     cleaner.manifest("moved", used)
-    cleaner.removal.moved(NAME, moved, manifest.etag, stays=True)
+    cleaner.removal.record_move(NAME, moved, manifest.etag, stays=True)
     if restarts:
         cleaner.removal = cleaner.restarted()
     cleaner.removal.discard_below(below(cleaner, objects=frozenset({ObjectName("box", "gone")})))

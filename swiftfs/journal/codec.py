@@ -1,4 +1,4 @@
-"""Intents as text, for the log, and back."""
+"""Operations as text, for the database, and back."""
 
 import base64
 import json
@@ -37,15 +37,15 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Delete: {"is_slo": "large"},
     Move: {"is_slo": "large"},
 }
-"""What fields are called in journals on disk, whatever a value calls them. INVARIANT: a key stays."""
+"""Keys on disk of fields that have another name in the code. INVARIANT: a key never changes."""
 
 
 class Unreadable(ValueError):
-    """A text is no intent."""
+    """A text is not a record that we wrote."""
 
 
 def _converter() -> Converter:
-    # Nobody reads where in a record the fault is: without that a mount with many changes starts sooner.
+    # Without details of where in a record a fault is, a mount with many changes starts sooner.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
     converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
     converter.register_structure_hook(
@@ -79,22 +79,22 @@ def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
 _CONVERTER = _converter()
 
 
-def encode(intent: Operation) -> str:
-    """Return the intent as a line of JSON."""
-    return json.dumps(_CONVERTER.unstructure(intent, Operation), separators=(",", ":"))
+def encode(operation: Operation) -> str:
+    """Return the operation as a line of JSON."""
+    return json.dumps(_CONVERTER.unstructure(operation, Operation), separators=(",", ":"))
 
 
 def decode(text: str) -> Operation:
-    """Return the intent that `encode` wrote; raise `Unreadable` for anything else."""
+    """Return the operation that `encode` wrote; raise `Unreadable` for anything else."""
     try:
-        intent: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
+        operation: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"no intent: {text[:200]!r}") from error
-    return intent
+        raise Unreadable(f"no operation: {text[:200]!r}") from error
+    return operation
 
 
 def encode_ambiguity(found: Ambiguity) -> str:
-    """Return what is recorded of lost requests as one line of JSON."""
+    """Return the record of lost requests as one line of JSON."""
     return json.dumps(_CONVERTER.unstructure(found, Ambiguity), separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""Two clients changed one object: whose change is kept, and where the other's goes."""
+"""Conflicts: another client changed an object that this mount is about to overwrite."""
 
 import logging
 from dataclasses import replace
@@ -18,13 +18,13 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 MOST_SENT = 20
-"""Versions recorded of what a file's attempts have sent; of more the latest."""
+"""ETags recorded of the versions that attempts to store a file have sent; the latest are kept."""
 
 
 class Conflicts:
-    """The last writer wins; with `keep` what would be lost is first copied beside, for one HEAD more.
+    """Lets the last writer win. With `keep` the version to be overwritten is copied first, for one more HEAD.
 
-    `ambiguous` records which versions requests of our own may have made whose answer was lost.
+    `ambiguous` knows the versions that our own requests may have stored although their answer was lost.
     """
 
     def __init__(
@@ -42,43 +42,50 @@ class Conflicts:
         self._removal = removal
         self._keep = keep
 
-    def settle(self, intent: PutFile, content: CachedFile, *, again: bool) -> PutFile:
-        """Save the object of another client that `intent` would overwrite; return what is to be done then."""
-        if not self._keep or (not intent.creates and intent.replaces_etag is None and not again):
-            return intent
+    def resolve(self, operation: PutFile, cached_file: CachedFile, *, ambiguous: bool) -> PutFile:
+        """Copy the object of another client that `operation` would overwrite; return what is to be done then.
+
+        An `ambiguous` operation may have been executed: what stands may be its own object.
+        """
+        if not self._keep or (not operation.creates and operation.replaces_etag is None and not ambiguous):
+            return operation
         try:
-            info = self._store.head(intent.name)
+            info = self._store.head(operation.name)
         except NotFound:
-            return intent
-        if info.version.etag in (intent.replaces_etag, *intent.sent):
-            return intent
+            return operation
+        if info.version.etag in (operation.replaces_etag, *operation.sent):
+            return operation
         if self._ambiguous.may_have_stored(info.version):
-            return intent
-        if again and _is_ours(info, content):
-            return intent
-        beside = _beside(intent.name, info)
-        segments = self._keep_large(info, beside) if info.is_slo else set()
+            return operation
+        if ambiguous and _is_ours(info, cached_file):
+            return operation
+        beside = _name_beside(operation.name, info)
+        segments = self._copy_large(info, beside) if info.is_slo else set()
         if not info.is_slo:
-            self._store.copy(intent.name, beside, manifest_only=True)
-        log.warning("%s was changed by another client: that version is now %s", intent.name, beside.key)
+            self._store.copy(operation.name, beside, manifest_only=True)
+        log.warning("%s was changed by another client: that version is now %s", operation.name, beside.key)
         return replace(
-            intent,
+            operation,
             replaces_large=info.is_slo,
-            superseded_segments=tuple(sorted({*intent.superseded_segments, *segments})),
+            superseded_segments=tuple(sorted({*operation.superseded_segments, *segments})),
         )
 
-    def note_sent(self, intent: PutFile, content: CachedFile) -> PutFile:
-        """Return the intent with the ETag of the version that is about to be sent, if anybody will ask."""
+    def record_sent(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
+        """Return the operation with the ETag of the version to be sent; unchanged without `keep`."""
         if not self._keep:
-            return intent
-        etag = md5_of(content.descriptor, 0, content.size, bool)
-        return intent if etag in intent.sent else replace(intent, sent=(*intent.sent, etag)[-MOST_SENT:])
+            return operation
+        etag = md5_of(cached_file.descriptor, 0, cached_file.size, bool)
+        return (
+            operation
+            if etag in operation.sent
+            else replace(operation, sent=(*operation.sent, etag)[-MOST_SENT:])
+        )
 
-    def _keep_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
-        """Copy an SLO with its segments; return those that its own name has no use for then.
+    def _copy_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
+        """Copy an SLO with its segments; return the old segments, which its own name will not need any more.
 
-        With the manifest alone both would name the same segments, and whoever changes or deletes one object,
-        with whatever client, would destroy the other.
+        A copy of the manifest alone would name the same segments: any client that changes or deletes one
+        object would destroy the other.
         """
         name, etag = info.version.name, info.version.etag
         if self._has_version(beside, etag):  # an attempt before this one has copied it
@@ -96,18 +103,18 @@ class Conflicts:
             return False
 
 
-def _is_ours(info: ObjectInfo, content: CachedFile) -> bool:
-    """Return whether an earlier attempt stored the object: a process that died recorded no more of it."""
-    origin = content.origin
+def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:
+    """Return whether an earlier attempt stored the object, maybe by a process that died before it knew."""
+    origin = cached_file.origin
     if info.is_slo:
         return origin is not None and origin.etag == info.version.etag
-    return info.size == content.size and info.version.etag == md5_of(
-        content.descriptor, 0, content.size, bool
+    return info.size == cached_file.size and info.version.etag == md5_of(
+        cached_file.descriptor, 0, cached_file.size, bool
     )
 
 
-def _beside(name: ObjectName, info: ObjectInfo) -> ObjectName:
-    """Return a clear name beside an object's, the same for the same version."""
+def _name_beside(name: ObjectName, info: ObjectInfo) -> ObjectName:
+    """Return the name for a copy of a version, in the same folder; each version has one such name."""
     path = PurePosixPath(name.key)
     moment = datetime.fromtimestamp(info.last_modified_ns / 1e9, tz=timezone.utc)
     suffix = f" (conflict {moment:%Y-%m-%d %H.%M.%S} {info.version.etag[:8]})"

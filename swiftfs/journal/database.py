@@ -1,7 +1,7 @@
-"""The log: the intents that are not executed yet, in SQLite beside the local files that they name.
+"""The journal's database: the operations that are not executed yet, in SQLite beside their local files.
 
-A commit survives the death of the process at once and a power cut after the next `sync`. What a damaged log
-held is set aside for `swiftfs recover` and never deleted.
+A commit survives the death of the process at once, and a power cut after the next `sync`. A damaged database
+is set aside for `swiftfs recover` and never deleted.
 """
 
 import errno
@@ -29,7 +29,7 @@ from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
 log = logging.getLogger(__name__)
 
 Statement = tuple[str, list[tuple[object, ...]]]
-"""SQL, and the rows that it is carried out for."""
+"""SQL, and the rows of parameters to run it with."""
 
 _FORMAT_2 = """
 CREATE TABLE upload_facts (
@@ -75,15 +75,15 @@ certain. `uploads` are prefixes under which segments may lie that no manifest na
 A released format never changes: new tables and columns come as a migration."""
 
 RESERVE = 1024 * 1024
-"""Bytes of disk kept for the log: thousands of records."""
+"""Bytes of disk kept for the database: enough for thousands of records."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""How large SQLite's own log may grow before its pages move to their places, for which commits wait."""
+"""How large the WAL may grow before a checkpoint, for which commits wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An intent that waits, about `path` in the mount; parked when it has an `errno`, for a `reason`."""
+    """An operation that waits, about `path` in the mount; with an `errno` it is parked, for a `reason`."""
 
     seq: int
     path: str
@@ -95,7 +95,7 @@ class Record:
 class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
-    Raise `ConfigurationError` when the folder holds intents of another source, or a journal that cannot be
+    Raise `ConfigurationError` when the folder holds operations of another source, or a journal that cannot be
     opened or has another format. The lock guards the database; it comes after every other one.
     """
 
@@ -104,14 +104,14 @@ class JournalDB:
         self._path = folder / "journal.sqlite"
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / "journal.reserve"
-        self._late_drops: set[int] = set()
-        self._late_standings: list[UnreferencedPrefix] = []
+        self._pending_drops: set[int] = set()
+        self._pending_prefixes: list[UnreferencedPrefix] = []
         self._commits = self._synced = 0
         self.lost: list[str] = []
         self._database = self._open()
-        self._take_reserve()
+        self._fill_reserve()
         try:
-            self._claim(identity)
+            self._check_identity(identity)
             self.id = self._own_id()
         except BaseException:
             self._database.close()
@@ -130,29 +130,29 @@ class JournalDB:
             self._write(put, drop, None)
 
     def finish(
-        self, drop: Iterable[int], put: Iterable[Record] = (), standing: UnreferencedPrefix | None = None
+        self, drop: Iterable[int], put: Iterable[Record] = (), unreferenced: UnreferencedPrefix | None = None
     ) -> None:
-        """Delete the records of what is done, and write others; `standing` is what now lies below a prefix.
+        """Delete the records of what is done, and write others and an `unreferenced` prefix.
 
-        Where the disk does not take that it comes with the next commit: what is done once more changes
-        nothing.
+        When the disk refuses, the deletions are repeated with the next commit. To execute an operation twice
+        does no harm.
         """
         with self._lock:
             try:
-                self._write(put, drop, standing)
+                self._write(put, drop, unreferenced)
             except OSError as error:
                 log.warning("%s", error)
-                self._late_drops.update(drop)
-                if standing is not None:
-                    self._late_standings.append(standing)
+                self._pending_drops.update(drop)
+                if unreferenced is not None:
+                    self._pending_prefixes.append(unreferenced)
 
-    def begin_upload(self, standing: UnreferencedPrefix) -> None:
-        """Take note that segments may lie below a prefix that no manifest names."""
+    def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
+        """Record that segments may lie below a prefix that no manifest names."""
         with self._lock:
-            self._write((), (), standing)
+            self._write((), (), unreferenced)
 
     def end_upload(self, prefix: ObjectName) -> None:
-        """Take note that below `prefix` nothing is left but what a manifest names."""
+        """Record that a manifest names all that is left below `prefix`."""
         self.finish((), (), UnreferencedPrefix(prefix, None))
 
     def uploads(self) -> list[UnreferencedPrefix]:
@@ -162,7 +162,7 @@ class JournalDB:
             facts = self._database.execute("SELECT * FROM upload_facts").fetchall()
         known = {(container, prefix): text for container, prefix, text in facts}
         return [
-            _read_standing(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
+            _read_unreferenced(ObjectName(container, prefix), named, known.get((container, prefix), "{}"))
             for container, prefix, named in rows
         ]
 
@@ -171,18 +171,18 @@ class JournalDB:
         with self._lock:
             return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
-    def change(self, *statements: Statement) -> None:
-        """Change such tables in one step; raise `OSError` when the disk does not take it."""
+    def change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
+        """Run a statement about such a table with each of `rows`; raise `OSError` when the disk refuses."""
         with self._lock:
-            self._commit(*statements)
+            self._commit((sql, rows))
 
     def ambiguous(self) -> list[str]:
-        """Return what is recorded of requests whose answer was lost."""
+        """Return the records of requests whose answer was lost."""
         with self._lock:
             return [text for (text,) in self._database.execute("SELECT record FROM ambiguous").fetchall()]
 
     def keep_ambiguous(self, records: Mapping[ObjectName, str | None]) -> None:
-        """Record lost requests by the object's name, None for those that do not matter any more."""
+        """Record lost requests by the object's name; None deletes a record."""
         with self._lock:
             self._commit(
                 (
@@ -196,12 +196,12 @@ class JournalDB:
             )
 
     def sync(self) -> None:
-        """Return when all that was committed before, and the files it names, survive a power cut."""
+        """Write all that was committed, and the files it names, to the disk: it survives a power cut then."""
         with self._lock:
             commits = self._commits
         if commits == self._synced:
             return
-        self._take_reserve()
+        self._fill_reserve()
         synchronize(self._folder)
         self._synced = commits
         recent = self._path.with_name(self._path.name + "-wal")
@@ -209,11 +209,11 @@ class JournalDB:
             self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]))
             if recent.stat().st_size > CHECKPOINT_BYTES:
                 self._checkpoint()
-        with recent.open("rb") as file:  # a power cut must not take the fact and leave what it vouches for
+        with recent.open("rb") as file:  # else a power cut may take the fact
             os.fdatasync(file.fileno())
 
     def close(self) -> None:
-        """Close the database; what it says is on the disk."""
+        """Sync and close the database."""
         with suppress(OSError):
             self.sync()
         with self._lock:
@@ -223,7 +223,7 @@ class JournalDB:
         try:
             self._check_empty()
             return _open_file(self._path)
-        except (sqlite3.OperationalError, OSError) as error:  # not damaged, but out of reach
+        except (sqlite3.OperationalError, OSError) as error:  # that is no sign of damage
             raise ConfigurationError(f"the journal {self._path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
@@ -233,14 +233,14 @@ class JournalDB:
             return _open_file(self._path)
 
     def _check_empty(self) -> None:
-        """Raise `sqlite3.DatabaseError` for a journal that lost its bytes: one that is new has no files."""
+        """Raise `sqlite3.DatabaseError` for an empty database beside local files: it has lost its bytes."""
         with suppress(FileNotFoundError):
             if not self._path.stat().st_size and any((self._folder / "content").iterdir()):
                 raise sqlite3.DatabaseError("it is empty")
 
     @property
     def lost_folder(self) -> Path:
-        """The folder for what cannot be read, and for the local files that it may have named."""
+        """The folder for records that cannot be read, and for the local files that they may name."""
         return self._folder / "lost"
 
     @property
@@ -258,7 +258,7 @@ class JournalDB:
                 self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))
         return aside
 
-    def _claim(self, identity: str) -> None:
+    def _check_identity(self, identity: str) -> None:
         with self._lock:
             known = self._fact("identity")
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
@@ -313,18 +313,20 @@ class JournalDB:
             with self._database:
                 self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def _write(self, put: Iterable[Record], drop: Iterable[int], standing: UnreferencedPrefix | None) -> None:
+    def _write(
+        self, put: Iterable[Record], drop: Iterable[int], unreferenced: UnreferencedPrefix | None
+    ) -> None:
         rows = [
             (record.seq, record.path, encode(record.operation), record.errno, record.reason) for record in put
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._commit(
-            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._late_drops}]),
+            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._pending_drops}]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
-            *_upload_changes((*self._late_standings, *([standing] if standing else []))),
+            *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
         )
-        self._late_drops.clear()
-        self._late_standings.clear()
+        self._pending_drops.clear()
+        self._pending_prefixes.clear()
 
     def _checkpoint(self) -> None:
         try:
@@ -340,7 +342,7 @@ class JournalDB:
         try:
             self._execute(statements)
         except sqlite3.Error as error:
-            if "full" not in str(error) or not self._give_reserve():
+            if "full" not in str(error) or not self._release_reserve():
                 raise self._os_error(error) from error
             try:
                 self._execute(statements)
@@ -355,24 +357,24 @@ class JournalDB:
     def _os_error(self, error: sqlite3.Error) -> OSError:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
 
-    def _give_reserve(self) -> bool:
-        """Give the log the disk that is kept for it; say whether there was any."""
+    def _release_reserve(self) -> bool:
+        """Free the disk that is kept for the database; return whether there was any."""
         try:
             self._reserve.unlink()
         except FileNotFoundError:
             return False
         return True
 
-    def _take_reserve(self) -> None:
-        """Keep some disk for the log, so that what a full disk has taken of a file can be closed."""
+    def _fill_reserve(self) -> None:
+        """Keep some disk for the database, so that files can be closed while the disk is full."""
         if not self._reserve.exists():
             with suppress(OSError):
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
-def _upload_changes(standings: Iterable[UnreferencedPrefix]) -> list[Statement]:
-    """Return what brings the tables of uploads up to date; of two about one prefix the last counts."""
-    uploads = {one.prefix: one for one in standings}
+def _upload_changes(prefixes: Iterable[UnreferencedPrefix]) -> list[Statement]:
+    """Return statements that update the tables of uploads; of two about one prefix the last counts."""
+    uploads = {one.prefix: one for one in prefixes}
     if not uploads:
         return []
     names: list[tuple[object, ...]] = [(prefix.container, prefix.key) for prefix in uploads]
@@ -391,13 +393,13 @@ def _upload_changes(standings: Iterable[UnreferencedPrefix]) -> list[Statement]:
     ]
 
 
-def _write_facts(standing: UnreferencedPrefix) -> str:
-    objects = [[name.container, name.key] for name in sorted(standing.objects)]
-    facts = {"file": standing.file, "objects": objects, "since": standing.since}
-    return json.dumps({**facts, "asked": sorted(standing.asked), "landed": sorted(standing.landed)})
+def _write_facts(unreferenced: UnreferencedPrefix) -> str:
+    objects = [[name.container, name.key] for name in sorted(unreferenced.objects)]
+    facts = {"file": unreferenced.file, "objects": objects, "since": unreferenced.since}
+    return json.dumps({**facts, "asked": sorted(unreferenced.asked), "landed": sorted(unreferenced.landed)})
 
 
-def _read_standing(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
+def _read_unreferenced(prefix: ObjectName, named: str, text: str) -> UnreferencedPrefix:
     facts = json.loads(text)
     return UnreferencedPrefix(
         prefix,
@@ -412,7 +414,7 @@ def _read_standing(prefix: ObjectName, named: str, text: str) -> UnreferencedPre
 
 def _open_file(path: Path) -> sqlite3.Connection:
     database = open_database(path, SCHEMA)
-    database.execute("PRAGMA wal_autocheckpoint = 0")  # in the background, by `sync`
+    database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
     try:
         problem = database.execute("PRAGMA quick_check").fetchone()[0]
         if problem != "ok":

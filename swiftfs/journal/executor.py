@@ -1,4 +1,4 @@
-"""How each intent is carried out: the requests, and their order.
+"""The requests of each operation, and their order.
 
 INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
 """
@@ -14,7 +14,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.object_moves import Note, ObjectMoves, Remnant
+from swiftfs.journal.object_moves import ObjectMoves, RecordObjects, Remnant
 from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
@@ -41,7 +41,7 @@ PARALLEL = 16
 
 
 class Executor:
-    """Carries out intents against a store; files above `segment_size` bytes are stored as SLOs."""
+    """Carries out operations against a store; files above `segment_size` bytes are stored as SLOs."""
 
     def __init__(
         self, store: ObjectStore, segment_size: int, conflicts: Conflicts, removal: SegmentRemoval
@@ -58,44 +58,53 @@ class Executor:
         """End the threads."""
         self._pool.shutdown()
 
-    def prepare(self, intent: PutFile, content: CachedFile) -> PutFile:
-        """Return the intent with what the next process must know of a PUT that this one does not survive.
+    def prepare(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
+        """Return the operation as the next process must know it if this one dies during the PUT.
 
-        Where the file is stored as one object it needs nothing from Swift then: when that object stands, the
-        version that the file was changed from is gone.
+        A file that is stored as one object is made complete first: once the object stands, the version that
+        the file was changed from is gone.
         """
-        if content.size > self._segment_size:
-            return intent
-        return self._conflicts.note_sent(self._localize(intent, content), content)
+        if cached_file.size > self._segment_size:
+            return operation
+        return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
 
-    def _localize(self, intent: PutFile, content: CachedFile) -> PutFile:
-        if intent.file.is_whole:
-            return intent
-        if content.uploads is not None and content.uploads.is_in_doubt:
-            self._find_own_manifest(intent, content, content.uploads)  # the version may be gone already
-        content.own_all()
-        return replace(intent, file=content.to_record())
+    def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
+        if operation.file.is_whole:
+            return operation
+        if cached_file.uploads is not None and cached_file.uploads.is_in_doubt:
+            self._find_own_manifest(
+                operation, cached_file, cached_file.uploads
+            )  # the base version may be gone already
+        cached_file.own_all()
+        return replace(operation, file=cached_file.to_record())
 
     def put_file(
-        self, intent: PutFile, content: CachedFile, record_superseded: RecordSuperseded, *, again: bool
+        self,
+        operation: PutFile,
+        cached_file: CachedFile,
+        record_superseded: RecordSuperseded,
+        *,
+        ambiguous: bool,
     ) -> ObjectInfo:
-        """Store a file; `again` says that it may have been stored already. Errors as in `run`.
+        """Store a file; an `ambiguous` one may have been stored already. Errors as in `run`.
 
         `record_superseded` is told of objects that are to be deleted then, before that is so.
         """
-        if content.uploads is not None and content.uploads.is_inherited:
-            self._take_up(intent, content, content.uploads)
-        elif content.uploads is not None and content.origin is not None and again:
-            self._find_own_manifest(intent, content, content.uploads)
-        if intent.foreign_headers_unknown:
-            intent = self._with_headers(intent, content)
+        if cached_file.uploads is not None and cached_file.uploads.is_inherited:
+            self._adopt_leftovers(operation, cached_file, cached_file.uploads)
+        elif cached_file.uploads is not None and cached_file.origin is not None and ambiguous:
+            self._find_own_manifest(operation, cached_file, cached_file.uploads)
+        if operation.foreign_headers_unknown:
+            operation = self._with_headers(operation, cached_file)
         return self._file_upload.run(
-            self._conflicts.settle(intent, content, again=again), content, record_superseded
+            self._conflicts.resolve(operation, cached_file, ambiguous=ambiguous),
+            cached_file,
+            record_superseded,
         )
 
-    def _take_up(self, intent: PutFile, content: CachedFile, uploads: SegmentUploader) -> None:
-        """Find the segments that another process left; its manifest may stand already."""
-        named = self._find_own_manifest(intent, content, uploads)
+    def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader) -> None:
+        """Adopt the segments that another process left; its manifest may stand already."""
+        named = self._find_own_manifest(operation, cached_file, uploads)
         prefix, left = uploads.prefix, self.removal.leftovers()
         rows = self.removal.rows_below(prefix.container, prefix.key)
         uploads.adopt_leftovers(
@@ -103,14 +112,14 @@ class Executor:
         )
 
     def _find_own_manifest(
-        self, intent: PutFile, content: CachedFile, uploads: SegmentUploader
+        self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader
     ) -> Collection[ObjectName]:
-        """Return the segments of the manifest that stands, which is the origin if an attempt of ours made it.
+        """Return the segments of the manifest that stands; it becomes the base version if it is ours.
 
-        The answer to that attempt was lost: what it has replaced cannot be read any more. A manifest that
-        only cuts the old one names no segment of ours, but it is known by its ETag.
+        The answer to our attempt was lost then, and what it replaced cannot be read any more. A manifest that
+        only truncates the old one names no segment of ours; its ETag tells that it is ours.
         """
-        manifest = self.removal.manifest_of(intent.name, is_slo=intent.replaces_large)
+        manifest = self.removal.manifest_of(operation.name, is_slo=operation.replaces_large)
         if manifest is None:
             return set()
         named = {segment.name for segment in manifest.segments}
@@ -118,90 +127,95 @@ class Executor:
         if uploads.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
-            content.rebase(BaseVersion(intent.name, manifest.etag, manifest.size, manifest.size, manifest))
+            cached_file.rebase(
+                BaseVersion(operation.name, manifest.etag, manifest.size, manifest.size, manifest)
+            )
         return named
 
-    def _with_headers(self, intent: PutFile, content: CachedFile) -> PutFile:
-        """Return the intent with the headers that another client gave the object, if it is still there.
+    def _with_headers(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
+        """Return the operation with the headers that another client gave the object, if it is still there.
 
-        The answer tells its version too, of which a listing may have told wrongly.
+        The answer also has the version, for which a listing may have had an old one.
         """
         try:
-            info = self._store.head(intent.name)
+            info = self._store.head(operation.name)
         except NotFound:
-            return replace(intent, replaces_large=False)
-        content.correct(info)
-        # A DLO's own header would have its segments served instead of the bytes.
+            return replace(operation, replaces_large=False)
+        cached_file.correct(info)
+        # With a DLO's own header Swift would serve its segments instead of the bytes.
         kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
-        description = replace(intent.description, metadata=info.metadata, preserved_headers=kept)
-        return replace(intent, description=description, replaces_large=info.is_slo)
+        description = replace(operation.description, metadata=info.metadata, preserved_headers=kept)
+        return replace(operation, description=description, replaces_large=info.is_slo)
 
-    def run(self, intent: Operation) -> ObjectInfo | None:
-        """Carry out one intent; return what Swift said of an object that was stored.
+    def run(self, operation: Operation) -> ObjectInfo | None:
+        """Carry out one operation; return what Swift said of an object that was stored.
 
         Raise what the store raises, while the old state stands, unless the method below says otherwise.
         """
-        match intent:
+        match operation:
             case PutSpecial():
-                replaced = self.removal.segments_of(intent.name, is_slo=intent.replaces_large)
-                info = self._store.put(intent.name, intent.body, intent.description.headers())
-                self.removal.owners.gone(intent.name)
-                self.removal.discard(intent.name, replaced)
+                replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
+                info = self._store.put(operation.name, operation.body, operation.description.headers())
+                self.removal.owners.forget(operation.name)
+                self.removal.discard(operation.name, replaced)
                 return info
             case PutMarker():
-                return self._store.put(intent.name, b"", intent.headers, if_absent=True)
+                return self._store.put(operation.name, b"", operation.headers, if_absent=True)
             case SetAttributes():
-                self._store.post(intent.name, self._described(intent).headers())
+                self._store.post(operation.name, self._described(operation).headers())
             case ReplaceHeaders():
-                self._store.post(intent.name, intent.headers)
+                self._store.post(operation.name, operation.headers)
             case Delete():
-                for error in self.delete_together([intent]).values():
+                for error in self.delete_together([operation]).values():
                     raise error
             case CreateContainer():
-                if not self._store.create_container(intent.container):
-                    raise AlreadyExists(f"container {intent.container} exists")
+                if not self._store.create_container(operation.container):
+                    raise AlreadyExists(f"container {operation.container} exists")
             case DescribeContainer():
-                self._store.post_container(intent.container, intent.metadata)
+                self._store.post_container(operation.container, operation.metadata)
             case DeleteContainer():
-                self._store.delete_container(intent.container)
+                self._store.delete_container(operation.container)
         return None
 
-    def _described(self, intent: SetAttributes) -> Description:
-        """Return the description, which of an SLO names its ETag: a listing alone tells it then.
+    def _described(self, operation: SetAttributes) -> Description:
+        """Return the description, for an SLO with its ETag: a listing shows that then, and not its own hash.
 
-        It is that of this moment: a wrong one would stay, whatever other clients do to the object.
+        The ETag is asked for now: a POST with a wrong one would hide what other clients have stored.
         """
-        if intent.is_slo is False:
-            return intent.description
-        info = self._store.head(intent.name)
-        stored = replace(intent.description.stored, slo=info.version.etag if info.is_slo else None)
-        return replace(intent.description, stored=stored)
+        if operation.is_slo is False:
+            return operation.description
+        info = self._store.head(operation.name)
+        stored = replace(operation.description.stored, slo=info.version.etag if info.is_slo else None)
+        return replace(operation.description, stored=stored)
 
-    def move(self, intent: Move | MoveFolder, note: Note) -> list[Remnant]:
-        """Carry out a move, of which `note` keeps what it is about to do; return what it could not delete.
+    def move(self, operation: Move | MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
+        """Carry out a move; return what it could not delete.
 
-        Raise what the store raises, of a folder `Unmoved`: then the old state stands.
+        `record_objects` is told all that a folder's move will copy, before the first copy. Raise what the
+        store raises, of a folder `Unmoved`: then the old state stands.
         """
-        if isinstance(intent, Move):
-            return self._object_moves.move(intent)
-        return self._object_moves.move_folder(intent, note)
+        if isinstance(operation, Move):
+            return self._object_moves.move(operation)
+        return self._object_moves.move_folder(operation, record_objects)
 
-    def resume(self, intent: Move | MoveFolder) -> list[Remnant]:
-        """Go on with a move that a process left when it died; return what it could not delete."""
-        if isinstance(intent, Move):
-            return self._object_moves.resume_move(intent)
-        return self._object_moves.resume_folder(intent)
+    def resume(self, operation: Move | MoveFolder) -> list[Remnant]:
+        """Finish a move that an earlier process began; return what it could not delete."""
+        if isinstance(operation, Move):
+            return self._object_moves.resume_move(operation)
+        return self._object_moves.resume_folder(operation)
 
-    def delete_together(self, intents: Sequence[Delete]) -> dict[ObjectName, StoreError]:
+    def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
         failures: dict[ObjectName, StoreError] = {}
         found: dict[ObjectName, set[ObjectName]] = {}
-        intents = self._without_changed(intents, failures)
-        for intent, segments in zip(intents, self._pool.map(self._find_segments, intents), strict=True):
+        operations = self._without_changed(operations, failures)
+        for operation, segments in zip(
+            operations, self._pool.map(self._find_segments, operations), strict=True
+        ):
             if isinstance(segments, StoreError):
-                failures[intent.name] = segments
+                failures[operation.name] = segments
             else:
-                found[intent.name] = segments
+                found[operation.name] = segments
         all_segments = set().union(*found.values())
         if self._store.limits().bulk_delete:  # it goes through its names in order
             failed = self.removal.delete_all([*found, *all_segments])
@@ -212,25 +226,25 @@ class Executor:
             lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
             if name in failed:
                 continue
-            self.removal.settle(name, segments, lost)
-            self.removal.owners.gone(name)
+            self.removal.record_deleted(name, segments, lost)
+            self.removal.owners.forget(name)
         return failures | failed
 
     def _without_changed(
-        self, intents: Sequence[Delete], failures: dict[ObjectName, StoreError]
+        self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
     ) -> list[Delete]:
-        """Return what is to be deleted: what a move left behind is not, if it has changed since."""
+        """Return the deletions to execute: none of what a move left behind and that has changed since."""
         wanted = []
-        for intent in intents:
+        for operation in operations:
             try:
-                if not intent.moved or self._object_moves.is_unchanged(intent):
-                    wanted.append(intent)
+                if not operation.moved or self._object_moves.is_unchanged(operation):
+                    wanted.append(operation)
             except StoreError as error:
-                failures[intent.name] = error
+                failures[operation.name] = error
         return wanted
 
-    def _find_segments(self, intent: Delete) -> set[ObjectName] | StoreError:
+    def _find_segments(self, operation: Delete) -> set[ObjectName] | StoreError:
         try:
-            return self.removal.segments_of(intent.name, is_slo=intent.is_slo)
+            return self.removal.segments_of(operation.name, is_slo=operation.is_slo)
         except StoreError as error:
             return error

@@ -1,4 +1,4 @@
-"""How a file's bytes come to Swift: whole, as segments, or as a patch of the large object that is there.
+"""Uploads of files: whole, as segments, or as a patch of the large object that is there.
 
 INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
 """
@@ -34,7 +34,7 @@ SEEN = 5.0
 """Seconds for which an answer may speak for the version that it was of."""
 
 RecordSuperseded = Callable[[set[ObjectName]], None]
-"""Remembers, lest the process dies, which objects are to be deleted when the next request has stored."""
+"""Records on disk which objects are to be deleted once the next request has succeeded."""
 
 
 class FileUpload:
@@ -45,138 +45,152 @@ class FileUpload:
         self._segment_size = segment_size
         self._removal = removal
 
-    def run(self, intent: PutFile, content: CachedFile, record_superseded: RecordSuperseded) -> ObjectInfo:
-        """Store the file as it is now; the old state stands until the last request, its segments go after it.
+    def run(
+        self, operation: PutFile, cached_file: CachedFile, record_superseded: RecordSuperseded
+    ) -> ObjectInfo:
+        """Store the file as it is now. The old state stands until the last request; then its segments go.
 
-        Before that request `record_superseded` is told of them.
+        `record_superseded` records those segments before that request.
 
-        Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so one that succeeds has
-        stored the bytes of one moment in between; one that is refused because they changed is
-        `ChangedDuringUpload`, and so is a manifest whose segments would be of several moments. The next
-        attempt takes the rest, and after some in vain a copy of one moment.
+        Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so a PUT that succeeds has
+        stored the bytes of one moment. Raise `ChangedDuringUpload` when a PUT is refused because the bytes
+        changed, or when the segments are of several moments. The next attempt uploads the rest; after some
+        such attempts it uploads a copy of one moment.
         """
-        snapshot = content.begin_upload()
+        snapshot = cached_file.begin_upload()
         try:
             if snapshot.size <= self._segment_size:
-                return self._put(intent, content, snapshot, record_superseded)
-            return self._put_segments(intent, content, snapshot, record_superseded)
+                return self._put(operation, cached_file, snapshot, record_superseded)
+            return self._put_segments(operation, cached_file, snapshot, record_superseded)
         except ChangedDuringUpload:
-            content.was_overtaken()
+            cached_file.was_overtaken()
             raise
         except Corrupt as error:
-            if content.overtaken:
-                content.was_overtaken()
-                raise ChangedDuringUpload(f"{intent.name}: the file changed while it was uploaded") from error
+            if cached_file.overtaken:
+                cached_file.was_overtaken()
+                raise ChangedDuringUpload(
+                    f"{operation.name}: the file changed while it was uploaded"
+                ) from error
             raise
         finally:
-            content.upload_failed()
+            cached_file.upload_failed()
 
     def _put(
-        self, intent: PutFile, content: CachedFile, snapshot: Snapshot, record_superseded: RecordSuperseded
+        self,
+        operation: PutFile,
+        cached_file: CachedFile,
+        snapshot: Snapshot,
+        record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        replaced = self._removal.segments_of(intent.name, is_slo=intent.replaces_large)
-        content.ensure_kept(0, snapshot.size)
-        body = map_bytes(content.upload_source(snapshot.size), 0, snapshot.size)
+        replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
+        cached_file.ensure_kept(0, snapshot.size)
+        body = map_bytes(cached_file.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
             record_superseded(replaced)
-        info = self._store.put(intent.name, body, intent.description.headers())
-        self._removal.owners.gone(intent.name)
-        _refuse_cut(intent, content, info.version.etag)
-        content.adopt(info)
-        in_doubt = content.uploads.answered(None) if content.uploads else False
+        info = self._store.put(operation.name, body, operation.description.headers())
+        self._removal.owners.forget(operation.name)
+        _refuse_truncated(operation, cached_file, info.version.etag)
+        cached_file.adopt(info)
+        in_doubt = cached_file.uploads.answered(None) if cached_file.uploads else False
         unused = {
             *replaced,
-            *intent.superseded_segments,
-            *(content.uploads.commit_manifest(None) if content.uploads else ()),
+            *operation.superseded_segments,
+            *(cached_file.uploads.commit_manifest(None) if cached_file.uploads else ()),
         }
-        self._removal.replace(intent.name, unused, in_doubt=in_doubt)
+        self._removal.discard_replaced(operation.name, unused, in_doubt=in_doubt)
         return info
 
     def _put_segments(
-        self, intent: PutFile, content: CachedFile, snapshot: Snapshot, record_superseded: RecordSuperseded
+        self,
+        operation: PutFile,
+        cached_file: CachedFile,
+        snapshot: Snapshot,
+        record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        assert content.uploads is not None
+        assert cached_file.uploads is not None
         before = snapshot.origin.etag if snapshot.origin else ""
-        if (patched := self._patch(intent, content, content.uploads, snapshot)) is not None:
+        if (patched := self._patch(operation, cached_file, cached_file.uploads, snapshot)) is not None:
             try:
-                return self._commit(intent, content, *patched, before, record_superseded)
+                return self._commit(operation, cached_file, *patched, before, record_superseded)
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
-                log.info("%s is uploaded whole: %s", intent.name, error)
-        replaced = self._removal.segments_of(intent.name, is_slo=intent.replaces_large)
-        content.keep_rest(snapshot.size)
-        manifest = content.uploads.finish(snapshot.size)
-        return self._commit(intent, content, manifest, replaced, before, record_superseded)
+                log.info("%s is uploaded whole: %s", operation.name, error)
+        replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
+        cached_file.keep_rest(snapshot.size)
+        manifest = cached_file.uploads.finish(snapshot.size)
+        return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
 
     def _commit(
         self,
-        intent: PutFile,
-        content: CachedFile,
+        operation: PutFile,
+        cached_file: CachedFile,
         manifest: Manifest,
         old: set[ObjectName],
         before: str,
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        """Store the manifest in place of the version `before`; delete what only the `old` object named."""
-        assert content.uploads is not None
-        _refuse_cut(intent, content)
+        """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
+        assert cached_file.uploads is not None
+        _refuse_truncated(operation, cached_file)
         named = {segment.name for segment in manifest.segments}
-        if unused := {*old, *intent.superseded_segments} - named:
+        if unused := {*old, *operation.superseded_segments} - named:
             record_superseded(unused)
-        info = self._put_manifest(intent, content.uploads, manifest, before)
-        content.adopt(info, manifest)
-        in_doubt = content.uploads.answered(manifest)
-        self._removal.replace(
-            intent.name,
-            {*old, *intent.superseded_segments, *content.uploads.commit_manifest(manifest)} - named,
+        info = self._put_manifest(operation, cached_file.uploads, manifest, before)
+        cached_file.adopt(info, manifest)
+        in_doubt = cached_file.uploads.answered(manifest)
+        self._removal.discard_replaced(
+            operation.name,
+            {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)} - named,
             in_doubt=in_doubt,
         )
         return info
 
     def _put_manifest(
-        self, intent: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str
+        self, operation: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str
     ) -> ObjectInfo:
-        """Store the manifest, after a record of it: the answer may be lost."""
-        self._removal.owners.stores(intent.name, before, manifest, uploads.prefix)
-        is_new = uploads.asks(intent.name, manifest)
-        described = replace(intent.description, stored=replace(intent.description.stored, slo=manifest.etag))
+        """Record the manifest, then store it: the answer may be lost."""
+        self._removal.owners.record_manifest(operation.name, before, manifest, uploads.prefix)
+        is_new = uploads.asks(operation.name, manifest)
+        described = replace(
+            operation.description, stored=replace(operation.description.stored, slo=manifest.etag)
+        )
         try:
-            info = self._store.put_manifest(intent.name, manifest, described.headers())
+            info = self._store.put_manifest(operation.name, manifest, described.headers())
         except StoreError as error:
             if is_new and not error.retryable:
                 uploads.refused(manifest)
             raise
-        self._removal.owners.stands(intent.name, manifest.etag)
+        self._removal.owners.record_version(operation.name, manifest.etag)
         return info
 
     def _patch(
-        self, intent: PutFile, content: CachedFile, uploads: SegmentUploader, snapshot: Snapshot
+        self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader, snapshot: Snapshot
     ) -> tuple[Manifest, set[ObjectName]] | None:
-        """Upload what changed; return the manifest around it, and the old segments.
+        """Upload what changed; return a manifest of that and of old segments, and the old segments.
 
-        None where little of the old object stays, or when it is no longer the version that was changed.
+        Return None where little of the old object stays, or when it is another version now.
         """
         origin = snapshot.origin
         if origin is None or not origin.etag or origin.size < PIECE:
             return None
-        known = self._old_segments(origin, intent.replaces_large)
+        known = self._old_segments(origin, operation.replaces_large)
         if known is None:
             return None
         uploads.found_beside(known)
         limit = self._store.limits().slo_segments
-        parts = plan(known, origin.size, snapshot.size, content.changes(), self._segment_size)
+        parts = plan(known, origin.size, snapshot.size, cached_file.changes(), self._segment_size)
         parts = compact(parts, limit, self._segment_size * 4)
         if len(parts) > limit or sum(span(part) for part in parts if isinstance(part, Segment)) < PIECE:
             return None
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
-        if origin.manifest is not None and not content.was_base_seen(SEEN) and not self._stands(origin):
+        if origin.manifest is not None and not cached_file.was_base_seen(SEEN) and not self._stands(origin):
             log.info("%s was moved, deleted or replaced: its segments are copied", origin.name)
             if not self._copy_segments(uploads, parts):
                 return None
             old = {origin.name}
-        old = self._removal.own_segments(intent.name, origin.etag, old - {origin.name})
-        return Manifest(tuple(self._uploaded(content, uploads, parts))), old
+        old = self._removal.own_segments(operation.name, origin.etag, old - {origin.name})
+        return Manifest(tuple(self._upload_gaps(cached_file, uploads, parts))), old
 
     def _stands(self, origin: BaseVersion) -> bool:
         """Return whether Swift still has the version, of which only this mount's memory tells."""
@@ -201,19 +215,19 @@ class FileUpload:
                 parts[index] = replace(part, name=copied.name, etag=copied.etag)
         return True
 
-    def _old_segments(self, origin: BaseVersion, large: bool | None) -> Sequence[Segment] | None:
-        """Return what the origin consists of: its segments, or itself as if it were one."""
+    def _old_segments(self, origin: BaseVersion, is_slo: bool | None) -> Sequence[Segment] | None:
+        """Return the segments of the base version; of a plain object, the object as one segment."""
         if origin.manifest is not None:
             return origin.manifest.segments
-        if large is None:
-            large = self._store.head(origin.name).is_slo
-        if not large:
+        if is_slo is None:
+            is_slo = self._store.head(origin.name).is_slo
+        if not is_slo:
             return (Segment(origin.name, origin.etag, origin.object_size),)
-        manifest = self._removal.manifest_of(origin.name, large)
+        manifest = self._removal.manifest_of(origin.name, is_slo)
         return manifest.segments if manifest and manifest.etag == origin.etag else None
 
     def _copy_whole(self, uploads: SegmentUploader, origin: BaseVersion, parts: list[Part]) -> bool:
-        """Copy an object that is no SLO to a segment, for a manifest cannot name the object it replaces.
+        """Copy a plain object to a segment, for a manifest cannot name the object that it replaces.
 
         Return False when the object is too large for that.
         """
@@ -229,26 +243,26 @@ class FileUpload:
         return True
 
     def _is_dlo(self, origin: BaseVersion) -> bool:
-        """Say whether the version is a DLO's, whose ETag is made of its segments', not of the bytes."""
+        """Return whether the version is a DLO's: its ETag is made of its segments', not of the bytes."""
         info = self._store.head(origin.name)
         return info.dlo_prefix is not None and info.version.etag == origin.etag
 
-    def _uploaded(
-        self, content: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
+    def _upload_gaps(
+        self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
     ) -> list[Segment]:
-        """Return the parts with each gap uploaded, but for what was evicted: that is in Swift already."""
-        parts = with_placed(parts, content.evicted(), self._segment_size)
+        """Return the parts as segments: each gap is uploaded, except what was evicted, which Swift has."""
+        parts = with_placed(parts, cached_file.evicted(), self._segment_size)
         gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Gap):
-                content.ensure_kept(part.start, part.end)
+                cached_file.ensure_kept(part.start, part.end)
                 gaps[index] = uploads.upload(part.start, part.end)
         return [
             part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)
         ]
 
 
-def _refuse_cut(intent: PutFile, content: CachedFile, etag: str = "") -> None:
+def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:
     """Raise `ChangedDuringUpload` when what was uploaded, as `etag`, holds zeros where the file was cut."""
-    if content.is_cut:
-        raise ChangedDuringUpload(f"{intent.name}: the file was truncated while it was uploaded", etag)
+    if cached_file.is_cut:
+        raise ChangedDuringUpload(f"{operation.name}: the file was truncated while it was uploaded", etag)

@@ -11,7 +11,7 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024
-"""Of all copies together; what does not fit is in the cache of versions only, where it is evicted last."""
+"""Of all copies together. What does not fit is only in the version cache, where it is evicted last."""
 
 PIECE = 1024 * 1024
 
@@ -25,16 +25,16 @@ class LateCopies:
     def __contains__(self, version: ObjectVersion) -> bool:
         return self._path(version).exists()
 
-    def put(self, version: ObjectVersion, content: CachedFile) -> None:
-        """Copy the bytes of a content; a writer may change them meanwhile, so a reader checks the MD5."""
+    def put(self, version: ObjectVersion, cached_file: CachedFile) -> None:
+        """Copy the bytes of a file; a writer may change them meanwhile, so a reader checks the MD5."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        if self._bytes() + content.size > MOST_BYTES:
+        if self._bytes() + cached_file.size > MOST_BYTES:
             return
         path = self._path(version)
         unfinished = path.with_suffix(".new")
         with unfinished.open("wb") as file:
             position = 0
-            while data := os.pread(content.descriptor, min(PIECE, content.size - position), position):
+            while data := os.pread(cached_file.descriptor, min(PIECE, cached_file.size - position), position):
                 position += file.write(data)
         unfinished.rename(path)
 

@@ -1,15 +1,16 @@
-"""Looks again, minutes after a request was lost, for what it did late, and puts that right.
+"""Late requests: looks, minutes after an answer was lost, for what the request did late, and undoes that.
 
-A request that timed out may still wait in front of the server, be it a load balancer's buffer or a queue of
-connections, and be carried out over what was stored since. That cannot be prevented: Swift orders requests by
-the time at which they reach it. Nothing is asked unless a request was lost and another change of the same
-object was stored after it.
+A request that timed out may still wait in front of the server, in a load balancer's buffer or in a queue of
+connections, and overwrite later what was stored since. That cannot be prevented: Swift orders requests by the
+time at which they reach it. Nothing is asked unless a request was lost and another change of the same object
+was stored after it.
 """
 
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,7 +34,7 @@ from swiftfs.journal.operations import (
     ReplaceHeaders,
     SetAttributes,
 )
-from swiftfs.journal.tasks import Done
+from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Source
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
@@ -51,16 +52,15 @@ AGAIN_SECONDS = 30.0
 
 COPY_BYTES = 1024 * 1024
 
-MakeDone = Callable[[str, Operation], Done]
-"""Shows a change in the mount, and returns what is told how it went."""
+_BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
 Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
-"""Queues a change of a name of which nothing else waits, if the condition holds; returns whether it did."""
+"""Submits a change if nothing else waits for its name and the condition holds; returns whether it did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Whose requests are watched: those that `store` records in `ambiguous`, about objects of `source`."""
+    """What is watched: the requests that `store` records in `ambiguous`, about objects of `source`."""
 
     ambiguous: AmbiguousRequests
     store: ObjectStore
@@ -79,23 +79,23 @@ class LateCounts:
 class LateRequests:
     """Watches the objects whose lost requests would undo what was stored since.
 
-    What it needs is in `log_` too, so that the next mount goes on. The bytes of the versions that it may have
-    to store again stay in the cache while others can go instead.
+    Its records are in `db` too, so that the next mount goes on. The cache keeps the bytes of versions that
+    may have to be stored again as long as others can go instead.
     """
 
     def __init__(
         self,
         watch: Watch,
-        contents: FileCache,
-        log_: JournalDB,
+        cache: FileCache,
+        db: JournalDB,
         submit: Submit,
         is_idle: Callable[[ObjectName], bool],
     ) -> None:
         self._ambiguous = watch.ambiguous
         self._store = watch.store
         self._source = watch.source
-        self._contents = contents
-        self._log = log_
+        self._cache = cache
+        self._db = db
         self._submit = submit
         self._is_idle = is_idle
         self._make_done: MakeDone | None = None
@@ -105,12 +105,12 @@ class LateRequests:
         self._saving = new_lock(Rank.LATE_ANSWERS)
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
-        self._copies = LateCopies(log_.late_folder)
+        self._copies = LateCopies(db.late_folder)
 
     def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
-        """Go on with what an earlier mount watched, and start looking.
+        """Go on with what an earlier mount watched, and start.
 
-        It may have sent what is to be done to the `recovered` objects.
+        That mount may have sent the operations about the `recovered` objects already.
         """
         self._make_done = make_done
         self._ambiguous.load(self._recorded())
@@ -120,17 +120,17 @@ class LateRequests:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; one that waits for its answer is not waited for."""
+        """Stop looking; do not wait for a request under way."""
         self._stopping.set()
         self._ambiguous.wake()
 
     def counts(self) -> LateCounts:
-        """Return what a status tells."""
+        """Return the counts for a status."""
         watched = sum(found.is_dangerous for found in self._ambiguous.all())
         return LateCounts(watched, self._put_right, self._overwritten)
 
     def look(self, now: float) -> None:
-        """Look at every object whose time has come at `now`, in seconds of the epoch."""
+        """Look at every object that is due at `now` (Unix seconds)."""
         for found in self._ambiguous.all():
             if self._stopping.is_set():
                 return
@@ -161,9 +161,9 @@ class LateRequests:
         return max(next((at for at in times if at > looked), looked), self._postponed.get(found.name, 0.0))
 
     def _settle(self, found: Ambiguity) -> bool:
-        """Look at an object, and put right what is wrong; return False when that must wait."""
+        """Look at an object and repair it if needed; return False when that must wait."""
         name = found.name
-        if not self._is_idle(name) or self._contents.is_changing(name):
+        if not self._is_idle(name) or self._cache.is_changing(name):
             return False  # what stands is about to be replaced
         try:
             info = self._head(name)
@@ -208,34 +208,27 @@ class LateRequests:
         return source is not None and source.version.etag == info.version.etag
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
-        """Queue what makes the object what it was; return False when something newer waits for the name."""
+        """Submit what restores the object; return False when something newer waits for the name."""
         last, path = found.last, self._source.path(found.name)
         assert last is not None
         stands = f"the version {info.version.etag}" if info is not None else "nothing"
-        if path is None and last.kind == "delete":
-            return self._delete_segment(found)
-        content: CachedFile | None = None
+        if path is None:  # a segment, or an object that the mount does not show
+            if last.kind == "delete":
+                self._delete_segment(found)
+            else:
+                self._give_up(found, stands, _BYTES_ARE_GONE)
+            return True
         try:
-            intent: Operation | None = None
-            if path is None:
-                pass
-            elif headers_only and info is not None:
-                intent = _headers_again(found.name, last, info)
-            elif last.kind == "delete" or _is_marker(last) or _is_special(last):
-                intent = _object_again(found.name, last, info)
-            elif last.etag and last.headers is not None and (content := self._bytes_of(found.name, last)):
-                intent = _file_again(found.name, content, last.headers, info)
-            if intent is None or path is None:
-                self._give_up(found, stands, "its bytes are not in the cache any more")
-                return True
-            if not self._submit(path, intent, self._done(path, intent), lambda: self._is_current(found)):
-                return False
+            with self._restoring(found.name, last, info, headers_only=headers_only) as operation:
+                if operation is None:
+                    self._give_up(found, stands, _BYTES_ARE_GONE)
+                    return True
+                done = self._done(path, operation)
+                if not self._submit(path, operation, done, lambda: self._is_current(found)):
+                    return False
         except OSError as error:
             self._give_up(found, stands, str(error))
             return True
-        finally:
-            if content is not None:
-                self._contents.release(content)
         self._put_right += 1
         log.warning(
             "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
@@ -244,6 +237,23 @@ class LateRequests:
             stands,
         )
         return True
+
+    @contextmanager
+    def _restoring(
+        self, name: ObjectName, last: Effect, info: ObjectInfo | None, *, headers_only: bool
+    ) -> Iterator[Operation | None]:
+        """Yield what restores an object, None when its bytes are gone; hold its file meanwhile."""
+        if headers_only and info is not None:
+            yield _headers_again(name, last, info)
+        elif last.kind == "delete" or _is_marker(last) or _is_special(last):
+            yield _object_again(name, last, info)
+        elif last.etag and last.headers is not None and (cached_file := self._bytes_of(name, last)):
+            try:
+                yield _file_again(name, cached_file, last.headers, info)
+            finally:
+                self._cache.release(cached_file)
+        else:
+            yield None
 
     def _give_up(self, found: Ambiguity, stands: str, why: str) -> None:
         self._overwritten += 1
@@ -258,36 +268,39 @@ class LateRequests:
         )
         self._ambiguous.forget(found)
 
-    def _delete_segment(self, found: Ambiguity) -> bool:
+    def _delete_segment(self, found: Ambiguity) -> None:
         try:
             self._store.delete(found.name)
         except StoreError as error:
             log.info("%s stays in Swift unused: %s", found.name, error)
-        return True
 
     def _is_current(self, found: Ambiguity) -> bool:
         now = self._ambiguous.get(found.name)
         return now is not None and now.last is found.last
 
-    def _done(self, path: str, intent: Operation) -> Done:
-        """Return what is told how it went; where another kind of object stands, listings tell in a moment."""
-        if self._make_done is None or (isinstance(intent, PutSpecial) and _is_folder(intent.description)):
-            return lambda _outcome: None
-        return self._make_done(path, intent)
+    def _done(self, path: str, operation: Operation) -> Done:
+        """Return the `Done` of a repair; where another kind of object stands, listings show it soon."""
+        if self._make_done is None or (
+            isinstance(operation, PutSpecial) and _is_folder(operation.description)
+        ):
+            return nobody_waits
+        return self._make_done(path, operation)
 
     def _bytes_of(self, name: ObjectName, last: Effect) -> CachedFile | None:
-        """Return a new content with a version's bytes, for the caller to leave; None when they are gone."""
+        """Return a new file with a version's bytes, for the caller to release; None when they are gone."""
         if last.manifest is not None:  # its segments are in Swift
             size = last.manifest.size
-            return self._contents.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
+            return self._cache.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
         if last.body is not None:
             return self._filled(name, last, lambda position: (last.body or b"")[position:])
         version = ObjectVersion(name, last.etag)
         if (read := self._copies.reader(version)) is not None:
             with read as file:
-                if content := self._filled(name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)):
-                    return content
-        kept = self._contents.find(version)
+                if cached_file := self._filled(
+                    name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)
+                ):
+                    return cached_file
+        kept = self._cache.find(version)
         if kept is None:
             return None
         try:
@@ -297,32 +310,32 @@ class LateRequests:
                 name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
             )
         finally:
-            self._contents.release(kept)
+            self._cache.release(kept)
 
     def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> CachedFile | None:
-        content = self._contents.new(name, None)
+        cached_file = self._cache.new(name, None)
         try:
             position = 0
             while data := read(position)[:COPY_BYTES]:
-                position += content.write(position, len(data), partial(_write, data))
-            is_right = md5_of(content.descriptor, 0, content.size, bool) == last.etag
+                position += cached_file.write(position, len(data), partial(_write, data))
+            is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
         except BaseException:
-            self._contents.release(content)
+            self._cache.release(cached_file)
             raise
         if is_right:
-            return content
-        self._contents.release(content)
+            return cached_file
+        self._cache.release(cached_file)
         return None
 
     def save(self) -> None:
-        """Write down what was recorded since the last time; without a fault that is nothing."""
+        """Write what was recorded since the last time to disk; nothing, unless a request was lost."""
         with self._saving:
             unsaved = self._ambiguous.take_unsaved()
             if not unsaved:
                 return
             texts = {name: None if one is None else encode_ambiguity(one) for name, one in unsaved.items()}
             try:
-                self._log.keep_ambiguous(texts)
+                self._db.keep_ambiguous(texts)
             except OSError as error:
                 log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
             self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
@@ -332,19 +345,19 @@ class LateRequests:
         self._pin()
 
     def _copy(self, version: ObjectVersion) -> None:
-        """Copy a version's bytes: until its last close a kill -9 takes them, and afterwards a full cache."""
-        if version in self._copies or (content := self._contents.find(version)) is None:
+        """Copy a version's bytes: a kill -9 may lose them until the last close, a full cache afterwards."""
+        if version in self._copies or (cached_file := self._cache.find(version)) is None:
             return
         try:
-            if content.is_complete():
-                self._copies.put(version, content)
+            if cached_file.is_complete():
+                self._copies.put(version, cached_file)
         except OSError as error:
             log.info("%s is not kept: %s", version.name, error)
         finally:
-            self._contents.release(content)
+            self._cache.release(cached_file)
 
     def _pin(self) -> None:
-        self._contents.prefer(
+        self._cache.prefer(
             ObjectVersion(found.name, found.last.etag)
             for found in self._ambiguous.all()
             if found.is_dangerous and found.last is not None and found.last.etag
@@ -352,7 +365,7 @@ class LateRequests:
 
     def _recorded(self) -> list[Ambiguity]:
         found = []
-        for text in self._log.ambiguous():
+        for text in self._db.ambiguous():
             try:
                 found.append(decode_ambiguity(text))
             except Unreadable as error:
@@ -430,7 +443,7 @@ def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Operatio
 
 
 def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Operation | None:
-    """Return what makes a name be gone, a folder or a special file again."""
+    """Return what deletes the object again, or makes it a folder or special file again."""
     if last.kind == "delete":
         return Delete(name, info.is_slo, info.version.etag) if info is not None else None
     assert last.headers is not None
@@ -442,14 +455,14 @@ def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Op
         )
     else:
         description = _description(last.headers)
-    large = info.is_slo if info is not None else False
+    is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutSpecial(name, last.body or b"", description, large, etag)
+    return PutSpecial(name, last.body or b"", description, is_slo, etag)
 
 
 def _file_again(
-    name: ObjectName, content: CachedFile, headers: Headers, info: ObjectInfo | None
+    name: ObjectName, cached_file: CachedFile, headers: Headers, info: ObjectInfo | None
 ) -> Operation:
-    large = info.is_slo if info is not None else False
+    is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutFile(name, content.to_record(), _description(headers), large, etag)
+    return PutFile(name, cached_file.to_record(), _description(headers), is_slo, etag)

@@ -1,4 +1,4 @@
-"""Copying a large object with all its segments: the copy is whole, whatever becomes of the original."""
+"""Copies of large objects with all their segments, which need nothing of the original any more."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,12 +17,12 @@ PARALLEL = 16
 
 
 class ManifestCopier:
-    """Copies SLOs on the server; `log_` knows of the new segments until a manifest names them."""
+    """Copies SLOs on the server; `db` has the new segments until a manifest names them."""
 
-    def __init__(self, store: ObjectStore, places: SegmentContainerChooser, log_: JournalDB) -> None:
+    def __init__(self, store: ObjectStore, places: SegmentContainerChooser, db: JournalDB) -> None:
         self._store = store
         self._places = places
-        self._log = log_
+        self._db = db
 
     def copy(self, info: ObjectInfo, target: ObjectName) -> Manifest:
         """Copy the version `info` of an SLO to `target`, segments and headers; return its own manifest.
@@ -33,12 +33,12 @@ class ManifestCopier:
         manifest = self._store.manifest(source)
         if manifest.etag != info.version.etag:
             raise Unavailable(f"{source}: another client changed it while it was copied")
-        key = segment_prefix(target, self._log.id)
+        key = segment_prefix(target, self._db.id)
         prefix = self._places.of(target.container).name(key)
-        self._log.begin_upload(UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target})))
+        self._db.begin_upload(UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target})))
         copied = self._copy_segments(manifest, prefix)
         self._store.put_manifest(target, copied, _headers(info, copied))
-        self._log.end_upload(prefix)
+        self._db.end_upload(prefix)
         return manifest
 
     def _copy_segments(self, manifest: Manifest, prefix: ObjectName) -> Manifest:

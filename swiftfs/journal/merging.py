@@ -1,4 +1,4 @@
-"""Which intents about one name become one: what nobody would see is not sent."""
+"""Merging of operations about one name: states that no other client needs to see are not sent."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from swiftfs.journal.operations import (
 
 
 def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:
-    """Return what stands for both intents, nothing or one; None when both must be executed in their order.
+    """Return what replaces both operations, nothing or one; None when both must be executed in order.
 
     `earlier` waits for its execution and is the last of its name, which `later` has too.
     """
@@ -61,9 +61,9 @@ def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:
 
 
 def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """Return what stands for records in their order, with one of each local file, and those it replaces.
+    """Return the records in order with one for each local file, and the records that were replaced.
 
-    The newest hand-in of a file counts. What an older record says that the local file holds, it holds still.
+    The newest hand-in of a file counts. The blocks of an older record are in the local file too.
     """
     kept: dict[str, Record] = {}
     replaced: list[Record] = []
@@ -80,14 +80,14 @@ def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return list(found.values()), replaced
 
 
-def _with_older(record: Record, intent: PutFile, older: Operation) -> Record:
+def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
     assert isinstance(older, PutFile)
-    intent = replace(intent, file=intent.file.with_blocks_of(older.file))
-    return replace(record, operation=merge_hand_in(older, intent))
+    operation = replace(operation, file=operation.file.with_blocks_of(older.file))
+    return replace(record, operation=merge_hand_in(older, operation))
 
 
-def attempted(intent: Operation) -> Operation:
-    """Return the intent as it is after an attempt: it may stand in Swift, whatever the answer was."""
-    if isinstance(intent, PutFile | PutSpecial) and not intent.replaces_large:
-        return replace(intent, creates=False, replaces_large=None)
-    return replace(intent, creates=False) if isinstance(intent, PutMarker) else intent
+def attempted(operation: Operation) -> Operation:
+    """Return the operation as it is after an attempt: Swift may have executed it, whatever it answered."""
+    if isinstance(operation, PutFile | PutSpecial) and not operation.replaces_large:
+        return replace(operation, creates=False, replaces_large=None)
+    return replace(operation, creates=False) if isinstance(operation, PutMarker) else operation

@@ -1,4 +1,4 @@
-"""Intents: the changes that can be made to Swift, as values that say all there is to do."""
+"""Operations: changes of Swift, as values that contain all that is needed to make them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ class Description:
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def headers(self) -> Headers:
-        """Return them as Swift takes them."""
+        """Return the headers to send."""
         return Headers(
             encode_type(self.media_type, self.stored), self.sent_metadata(), self.preserved_headers
         )
@@ -36,12 +36,13 @@ class Description:
 class PutFile:
     """Store a file's bytes under `name`: whole, or as an SLO when there are segments of them.
 
-    `replaces_large` says whether an SLO is overwritten, whose segments are garbage then, and `replaces_etag`
-    the ETag of the object; None is unknown. A `creates` object is the first of its name. With
-    `foreign_headers_unknown` the headers that another client gave the object are asked for and kept.
-    `superseded_segments` are segments of what an earlier attempt has replaced, to be deleted when this
-    stands. `sent` are the ETags of versions that earlier attempts may have stored, where anybody needs to
-    know.
+    - `replaces_large`: whether an SLO is overwritten, whose segments are deleted then; None is unknown.
+    - `replaces_etag`: the ETag of the object that is overwritten; None is unknown.
+    - `creates`: whether Swift had no object of this name.
+    - `foreign_headers_unknown`: whether to ask for the headers that another client gave the object, to keep
+      them.
+    - `superseded_segments`: segments of what an earlier attempt replaced, to be deleted when this stands.
+    - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
     """
 
     name: ObjectName
@@ -101,7 +102,7 @@ class PutMarker:
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """Replace the description of a file's object; `is_slo` says whether it is an SLO, None is unknown."""
+    """Replace the description of a file's object, which may be an SLO; `is_slo` None is unknown."""
 
     name: ObjectName
     description: Description
@@ -110,7 +111,7 @@ class SetAttributes:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceHeaders:
-    """Replace the headers of an object that is no file of ours: a folder's marker, or a DLO."""
+    """Replace all headers of an object: of a folder's marker, or of a DLO."""
 
     name: ObjectName
     headers: Headers
@@ -118,10 +119,11 @@ class ReplaceHeaders:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a file's object or a folder's marker, then the segments of an SLO; None is unknown.
+    """Delete a file's object or a folder's marker, then the segments of an SLO; `is_slo` None is unknown.
 
-    `etag` is what the object had when it was deleted, as far as is known. A `moved` one was copied elsewhere
-    and could not be deleted then: it goes only while it is that version, and its segments are the copy's.
+    `etag` is that of the object when its name was deleted in the mount, None is unknown. A `moved` object was
+    copied elsewhere and could not be deleted then: it is deleted only while it is that version, without its
+    segments, which the copy needs.
     """
 
     name: ObjectName
@@ -131,17 +133,18 @@ class Delete:
 
 
 ANY_VERSION = "*"
-"""In place of an ETag: every version of the object."""
+"""Stands for every version of an object, in place of an ETag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
 
-    `etag` is the source's and `replaces_etag` the target's, empty for none there; None is unknown, and
-    `ANY_VERSION` stands for whatever is there, for its deletion was due. `served`
-    says that a mount has served files since the move was interrupted. `is_slo` says whether the object is an
-    SLO, None is unknown.
+    - `etag`: that of the source; None is unknown.
+    - `replaces_etag`: that of the target, empty for no object there; None is unknown, and `ANY_VERSION` means
+      whatever is there, because its deletion was due.
+    - `served`: whether a mount has served files since the move was interrupted.
+    - `is_slo`: whether the object is an SLO; None is unknown.
     """
 
     source: ObjectName
@@ -169,10 +172,12 @@ class MovedObject:
 class MoveFolder:
     """Move every object below the prefix `source` to `target`, and each of `markers` to its new name.
 
-    `recent` are objects that we have stored a moment ago: a listing may not show them yet, or an older
-    version. `objects` are all that move, known when the copies begin. `empty` says that the target was just
-    seen to be so, and `together` that one folder holds both places and, as far as is known, nothing else: one
-    listing tells of both. `served` as in `Move`.
+    - `recent`: objects that this mount has just stored: a listing may not show them yet, or an older version.
+    - `objects`: all objects that move; None until the copies begin.
+    - `empty`: whether the target was just seen to be empty.
+    - `together`: whether one folder holds both places and, as far as is known, nothing else, so that one
+      listing shows both.
+    - `served`: as in `Move`.
     """
 
     container: str
@@ -236,19 +241,19 @@ KINDS: Mapping[type, str] = {
     DescribeContainer: "DescribeContainer",
     DeleteContainer: "DeleteContainer",
 }
-"""What each kind is called in journals on disk and in a status, whatever its class is called."""
+"""Names of the kinds in journals on disk and in a status. INVARIANT: a name never changes."""
 
 
-def names_of(intent: Operation) -> tuple[ObjectName, ...]:
-    """Return the objects that an intent is about, of a whole folder its markers; none for containers."""
-    match intent:
+def names_of(operation: Operation) -> tuple[ObjectName, ...]:
+    """Return the objects that an operation is about: for a folder its markers, for a container none."""
+    match operation:
         case Move():
-            return (intent.source, intent.target)
+            return (operation.source, operation.target)
         case MoveFolder():
-            return tuple(name for pair in intent.markers for name in pair)
+            return tuple(name for pair in operation.markers for name in pair)
         case CreateContainer() | DescribeContainer() | DeleteContainer():
             return ()
-    return (intent.name,)
+    return (operation.name,)
 
 
 def marker_headers(

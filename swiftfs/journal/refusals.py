@@ -1,4 +1,4 @@
-"""Changes that Swift refused for good, until somebody is told: no command may say "done" for them."""
+"""Changes that Swift refused for good, until they are reported: no command may say "done" for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
 MOST_KEPT = 10_000
-"""Refusals kept with their reasons; of more there is only the number."""
+"""Refusals kept with their reasons; the rest are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The task that was given up, and why. `shown` says that the report of a flush has named it."""
+    """A task that was given up, and why; `shown` when the report of a flush has named it."""
 
     task: Task
     error: Failure
@@ -26,7 +26,7 @@ class Refusal:
 
 
 class Refusals:
-    """The changes that were given up and that nobody was told about yet. The journal's lock guards it."""
+    """The changes that were given up and not reported yet. The journal's lock guards it."""
 
     def __init__(self) -> None:
         self._kept: list[Refusal] = []
@@ -36,12 +36,12 @@ class Refusals:
         return len(self._kept) + self._more
 
     def add(self, task: Task, error: Failure) -> None:
-        """Record that a task was given up; who asked for a move or a folder is told by the call itself."""
+        """Record that a task was given up; not of a move or a new folder, whose call raises the error."""
         if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             self.keep(task, error)
 
     def keep(self, task: Task, error: Failure) -> None:
-        """Record that a task was given up of which no call can tell, such as an earlier mount's move."""
+        """Record that a task was given up whose error no call can raise, such as an earlier mount's move."""
         if len(self._kept) < MOST_KEPT:
             self._kept.append(Refusal(task, error))
         else:
@@ -51,12 +51,12 @@ class Refusals:
         """Return the refusals in their order, at most `MOST_KEPT`."""
         return list(self._kept)
 
-    def told(self, task: Task) -> None:
-        """Forget a task's refusal: whoever waited for the task gets the error."""
+    def forget(self, task: Task) -> None:
+        """Forget a task's refusal: the call that waited for the task raises the error."""
         self._keep(lambda one: one.task is not task)
 
-    def mended(self, task: Task) -> None:
-        """Forget the refusals of earlier changes of the same kind, for this task did what they were to do."""
+    def forget_earlier(self, task: Task) -> None:
+        """Forget refusals of earlier changes of the same kind: this task did what they should have done."""
         if self._kept:
             names, kind = names_of(task.operation), type(task.operation)
             self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))
@@ -78,18 +78,18 @@ class Refusals:
         return error
 
     def show(self) -> None:
-        """Take note that a flush has ended whose report names them; they stay until the next one begins."""
+        """Record that the report of a flush has named the refusals; they stay until the next flush begins."""
         self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
 
     def forget_shown(self) -> None:
-        """Forget what the report of an earlier flush has named."""
+        """Forget the refusals that the report of an earlier flush has named."""
         if any(one.shown for one in self._kept):
             self._more = 0
             self._keep(lambda one: not one.shown)
 
     def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
         for index, one in enumerate(self._kept):
-            # A move that is kept was an earlier mount's: who syncs a file or folder now has not asked for it.
+            # A move here is an earlier mount's: a caller of fsync(2) in this mount has not asked for it.
             if fits(one) and not isinstance(one.task.operation, Move | MoveFolder):
                 return self._kept.pop(index).error
         return None

@@ -1,4 +1,4 @@
-"""What waits, as values: for whoever asks how far the mount is."""
+"""Reports of what waits: the values that a status shows, and their JSON."""
 
 import heapq
 import json
@@ -14,10 +14,10 @@ from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.tasks import Task
 
 MOST_BYTES = 60_000
-"""Of a report in JSON: the value of an xattr has at most 64 KiB (xattr(7))."""
+"""Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
 MOST_CHANGES = 500
-"""So many changes without long names fit."""
+"""Changes in a report: so many fit, unless names are long."""
 
 REASON_CHARACTERS = 300
 
@@ -26,10 +26,10 @@ _ORDER = ("parked", "running", "waiting")
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
-    """What a status shows of an intent: `state` is waiting, running or parked; `reason` its last failure.
+    """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
 
-    `bytes` is the size of the file that is to be stored; while it runs, `sent` is what needs not be sent of
-    it any more.
+    `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
+    need not be sent any more.
     """
 
     path: str
@@ -45,17 +45,14 @@ class PendingChange:
 class QueueReport:
     """How many changes Swift has not got yet, by state, and the bytes of their files.
 
-    The first of them was handed in `oldest` seconds ago, to this mount or when it began.
-
-    `away` says that the server gave no answer last. Of the changes that a flush was asked for `flushing` have
-    not been tried since, and `unflushed` are not in Swift. `changes` are the first of them all, those that
-    failed before the others; `left_out` are not among them.
-
-    Swift `refused` so many changes for good, of which nobody was told yet, and they were given up: `refusals`
-    are the first of them.
-
-    So many objects are `watched` because a request whose answer was lost would undo what was stored since;
-    since the mount began `put_right` were stored again, and `overwritten` could not be.
+    - `oldest`: seconds since the first of them was handed in, or since the mount began.
+    - `away`: the server did not answer the last request.
+    - `unflushed`: changes that a flush was asked for and that are not in Swift; `flushing` of them were not
+      tried since.
+    - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
+    - `refused`: changes that Swift refused for good and that were not reported yet; `refusals` are the first.
+    - `watched`: objects for which a request whose answer was lost could undo what was stored since.
+    - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
     """
 
     waiting: int
@@ -76,7 +73,7 @@ class QueueReport:
 
     @property
     def total(self) -> int:
-        """How many changes Swift has not got yet."""
+        """The number of changes that Swift has not got yet."""
         return self.waiting + self.running + self.parked
 
     def to_json(self) -> str:
@@ -106,14 +103,14 @@ def describe(task: Task, sent: int = 0, state: str = "") -> PendingChange:
     return PendingChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
-def progress(contents: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
+def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
     """Return what tells how many bytes of a task's file need not be sent any more."""
 
     def sent(task: Task) -> int:
         if not isinstance(task.operation, PutFile):
             return 0
-        content = contents.peek(task.operation.file.file)
-        return sent_bytes(task.operation.name, content, under_way) if content is not None else 0
+        cached_file = cache.peek(task.operation.file.file)
+        return sent_bytes(task.operation.name, cached_file, under_way) if cached_file is not None else 0
 
     return sent
 
@@ -158,8 +155,8 @@ def _state(task: Task) -> str:
 
 
 def _size(task: Task) -> int:
-    intent = task.newest
-    return intent.file.size if isinstance(intent, PutFile) else 0
+    operation = task.newest
+    return operation.file.size if isinstance(operation, PutFile) else 0
 
 
 def _urgency(task: Task) -> tuple[bool, int, int]:
@@ -167,7 +164,7 @@ def _urgency(task: Task) -> tuple[bool, int, int]:
 
 
 def _is_tried(task: Task) -> bool:
-    """Say whether a task, or one that it waits for, has failed since a flush was asked for."""
+    """Return whether a task, or one that it waits for, has failed since a flush was asked for."""
     if task.flush_mark is not None and task.attempts > task.flush_mark and not task.running:
         return True
     return any(map(_is_tried, task.blockers))

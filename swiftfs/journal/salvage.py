@@ -1,4 +1,4 @@
-"""Reading a journal without its mount: beside one that has it open, after one that died, or a damaged one.
+"""Reading of a journal without its mount: one that a mount has open, one of a dead mount, or a damaged one.
 
 Only copies are opened, so nothing in the cache folder changes.
 """
@@ -20,13 +20,13 @@ from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.sqlite import OtherFormat, boot_id, is_empty, migrate, row_checksum
 
 ATTEMPTS = 10
-"""A copy made while a mount moves pages from SQLite's own log to their places is made again."""
+"""Attempts to copy the database: a copy made during a checkpoint is made again."""
 
 LONGEST_HOLE = 100_000
-"""So many rows are asked for one by one between those that can be read from both ends."""
+"""Rows asked for one by one between those that can be read from both ends."""
 
 LONGEST_TEXT = 64 * 1024
-"""In bytes, of an intent that is looked for where SQLite finds nothing any more."""
+"""Bytes of the longest operation that is searched for in a damaged database."""
 
 _SELECT = "SELECT seq, path, intent, errno, reason, written, checksum FROM intents"
 
@@ -35,7 +35,7 @@ _INTENT = re.compile(rb'\{"name":\{"container":')
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An intent about `path`, and the `doubt` that it is as it was written, if there is one."""
+    """An operation about `path`, and the `doubt` that it is as it was written, if there is one."""
 
     path: str
     operation: Operation
@@ -64,15 +64,15 @@ def salvage(journal: Path) -> Salvage:
         if damage:
             salvaged.problems.append(f"{journal} is damaged ({damage})")
             known = {one.operation.file.file for one in salvaged.found if isinstance(one.operation, PutFile)}
-            for name, intent in _carve(copy).items():
+            for name, operation in _carve(copy).items():
                 if name not in known:
                     doubt = "found in what is left of the journal"
-                    salvaged.found.append(Found(path_of(intent), intent, doubt))
+                    salvaged.found.append(Found(path_of(operation), operation, doubt))
     return salvaged
 
 
 def is_sound(journal: Path) -> bool:
-    """Say whether a journal can be opened and all of it be read; one of another format is not damaged."""
+    """Return whether a journal can be opened and all of it read; one of another format is not damaged."""
     with tempfile.TemporaryDirectory() as folder:
         return not _read_rows(copy_journal(journal, Path(folder)), journal, Salvage())
 
@@ -88,7 +88,7 @@ def copy_journal(journal: Path, folder: Path) -> Path:
             for suffix in ("", "-wal"):
                 with suppress(FileNotFoundError):
                     shutil.copyfile(f"{journal}{suffix}", folder / f"{journal.name}{suffix}")
-            # Its pages change only when SQLite's own log moves there, which is then cut.
+            # Its pages change only during a checkpoint, which truncates the WAL then.
             if _mark(journal) == before:
                 return folder / journal.name
     except OSError as error:
@@ -96,9 +96,9 @@ def copy_journal(journal: Path, folder: Path) -> Path:
     raise ConfigurationError(f"the journal {journal} changes all the time: try again")
 
 
-def path_of(intent: PutFile) -> str:
+def path_of(operation: PutFile) -> str:
     """Return a path for a file whose journal no longer says where in the mount it was."""
-    return f"/{intent.name.key}"
+    return f"/{operation.name.key}"
 
 
 def _mark(journal: Path) -> tuple[int, int, int]:
@@ -154,7 +154,7 @@ def _trusted(database: sqlite3.Connection) -> int | None:
 
 
 def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
-    """Return the rows of intents in their order, and what kept the others from being read."""
+    """Return the rows of operations in their order, and what kept the others from being read."""
     first, damage = _read_until_damage(database, f"{_SELECT} ORDER BY seq")
     if not damage:
         return first, ""
@@ -181,7 +181,7 @@ def _read_until_damage(database: sqlite3.Connection, query: str) -> tuple[list[A
 def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
     try:
         seq, path, text, number, reason, written, checksum = row
-        intent = decode(text)
+        operation = decode(text)
     except (Unreadable, TypeError, ValueError) as error:
         salvaged.problems.append(f"{row[1]}: the change cannot be read ({error})")
         return
@@ -190,7 +190,7 @@ def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
         doubt = "its checksum is wrong"
     elif trusted is not None and written > trusted:
         doubt = "the machine stopped before it was on the disk"
-    salvaged.found.append(Found(path, intent, doubt))
+    salvaged.found.append(Found(path, operation, doubt))
 
 
 def _carve(copy: Path) -> dict[str, PutFile]:
@@ -205,7 +205,7 @@ def _carve(copy: Path) -> dict[str, PutFile]:
         for match in _INTENT.finditer(data):
             text = data[match.start() : match.start() + LONGEST_TEXT].decode("ascii", "replace")
             with suppress(ValueError):
-                intent = decode(text[: decoder.raw_decode(text)[1]])
-                if isinstance(intent, PutFile):
-                    found[intent.file.file] = intent
+                operation = decode(text[: decoder.raw_decode(text)[1]])
+                if isinstance(operation, PutFile):
+                    found[operation.file.file] = operation
     return found

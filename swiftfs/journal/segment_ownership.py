@@ -1,11 +1,12 @@
-"""Whose segments are whose, where their names do not say it, or say something else.
+"""Ownership of segments: which of them go with an object when it is deleted or overwritten.
 
 A segment's name says for which object it was uploaded. An object that was moved keeps its segments, and a
-file that is renamed before it is stored has segments of its old name: the journal's database remembers both,
-as claims. A claim holds for one ETag of the object, so that nobody who overwrites it inherits the segments.
+file that is renamed before it is stored has segments of its old name: the journal's database has claims for
+these.
+A claim counts for one ETag of the object, so that a version of another client has none.
 
-A move that failed, or left its source behind, may leave two objects that name the same segments: such a share
-says which other object must be asked before segments are deleted.
+A move that failed, or left its source behind, may leave two objects that name the same segments. The database
+has this as a share: it names the other object, whose manifest is asked for before the segments are deleted.
 """
 
 import logging
@@ -15,7 +16,7 @@ from math import inf
 
 from swiftfs.concurrency import Rank, new_lock
 from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, is_segment_of, places_of
-from swiftfs.journal.database import JournalDB, Statement
+from swiftfs.journal.database import JournalDB
 from swiftfs.objects import Manifest, ObjectName
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Segments that an object owns: those below the prefix `owner`, or those uploaded for that object."""
+    """Segments that an object owns: those below the prefix `owner`, or those uploaded for object `owner`."""
 
     owner: ObjectName
     is_prefix: bool
@@ -36,23 +37,21 @@ class Claim:
 
 
 class SegmentOwnership:
-    """Says which segments go with an object.
-
-    `choice` is where the mount puts them, see `SegmentContainerChooser`.
+    """The claims and shares of one mount; `choice` is where it puts segments (`SegmentContainerChooser`).
 
     The lock guards the claims and the shared prefixes; it comes before the log's.
     """
 
-    def __init__(self, log_: JournalDB, choice: str = AUTO) -> None:
-        self._log = log_
+    def __init__(self, db: JournalDB, choice: str = AUTO) -> None:
+        self._db = db
         self._choice = choice
         self._lock = new_lock(Rank.OWNERSHIP)
         self._claims: dict[ObjectName, dict[str, set[Claim]]] = {}
         self._shared: dict[tuple[ObjectName, ObjectName], float] = {}
-        for container, key, etag, *owner, is_prefix in log_.rows("claims"):
+        for container, key, etag, *owner, is_prefix in db.rows("claims"):
             claims = self._claims.setdefault(ObjectName(container, key), {}).setdefault(etag, set())
             claims.add(Claim(ObjectName(*owner), bool(is_prefix)))
-        for container, prefix, *user, since in log_.rows("shared"):
+        for container, prefix, *user, since in db.rows("shared"):
             self._shared[ObjectName(container, prefix), ObjectName(*user)] = since
 
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -82,7 +81,7 @@ class SegmentOwnership:
                 found[one] = users
         return found
 
-    def stores(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
+    def record_manifest(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
         """Record what `name` owns of the segments of a manifest that is about to be stored.
 
         `before` is the ETag of the object that it replaces, and `prefix` that of the file's own uploads.
@@ -100,8 +99,8 @@ class SegmentOwnership:
             if claims:
                 self._add(name, manifest.etag, claims)
 
-    def stands(self, name: ObjectName, etag: str) -> None:
-        """Record that the object has this ETag now, empty when it is gone: claims for others are void."""
+    def record_version(self, name: ObjectName, etag: str) -> None:
+        """Delete the claims for other ETags than that which the object has now; empty when it is gone."""
         with self._lock:
             known = self._claims.get(name)
             if not known or known.keys() == {etag}:
@@ -112,29 +111,27 @@ class SegmentOwnership:
             if not known:
                 del self._claims[name]
             self._change(
-                (
-                    "DELETE FROM claims WHERE container = ? AND key = ? AND etag = ?",
-                    [(name.container, name.key, one) for one in gone],
-                )
+                "DELETE FROM claims WHERE container = ? AND key = ? AND etag = ?",
+                [(name.container, name.key, one) for one in gone],
             )
 
-    def gone(self, name: ObjectName) -> None:
-        """Record that the object is there no more, or is no SLO any more."""
-        self.stands(name, "")
+    def forget(self, name: ObjectName) -> None:
+        """Delete claims and shares of an object that is gone, or is no SLO any more."""
+        self.record_version(name, "")
         self.unshare(name)
 
-    def moved(self, source: ObjectName, target: ObjectName, etag: str) -> None:
-        """Record that the object with this ETag is at `target` now, and not at `source` any more.
+    def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
+        """Give `target` the claims of `source`, and what was uploaded for `source`.
 
-        `etag` is that of the answer to the COPY of the manifest. What the object owned it owns still.
+        `etag` is that of the answer to the COPY of the manifest.
         """
         if not etag:
             return
         with self._lock:
             claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
             self._add(target, etag, claims)
-        self.stands(target, etag)
-        self.stands(source, "")
+        self.record_version(target, etag)
+        self.record_version(source, "")
 
     def share(self, owner: ObjectName, user: ObjectName, since: float) -> None:
         """Record that `user` may name segments of `owner` since this moment (Unix seconds)."""
@@ -146,14 +143,12 @@ class SegmentOwnership:
                 prefixes |= {place.name(f"{name.key}/") for place in places}
             self._shared |= dict.fromkeys(((prefix, user) for prefix in prefixes), since)
             self._change(
-                (
-                    "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
-                    [(one.container, one.key, user.container, user.key, since) for one in prefixes],
-                ),
+                "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
+                [(one.container, one.key, user.container, user.key, since) for one in prefixes],
             )
 
     def unshare(self, user: ObjectName, until: float = inf) -> None:
-        """Record that `user` names no segment of another object, whatever was thought up to this moment."""
+        """Delete the shares of `user` recorded `until` then (Unix seconds): it names only its own."""
         with self._lock:
             gone = [one for one, since in self._shared.items() if one[1] == user and since <= until]
             if not gone:
@@ -161,10 +156,8 @@ class SegmentOwnership:
             for one in gone:
                 del self._shared[one]
             self._change(
-                (
-                    "DELETE FROM shared WHERE user_container = ? AND user_key = ? AND since <= ?",
-                    [(user.container, user.key, until)],
-                )
+                "DELETE FROM shared WHERE user_container = ? AND user_key = ? AND since <= ?",
+                [(user.container, user.key, until)],
             )
 
     def moved_from(self, objects: Collection[ObjectName]) -> set[ObjectName]:
@@ -179,24 +172,22 @@ class SegmentOwnership:
     def _add(self, name: ObjectName, etag: str, claims: set[Claim]) -> None:
         self._claims.setdefault(name, {}).setdefault(etag, set()).update(claims)
         self._change(
-            (
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
-                    for one in claims
-                ],
-            ),
+            "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (name.container, name.key, etag, one.owner.container, one.owner.key, int(one.is_prefix))
+                for one in claims
+            ],
         )
 
-    def _change(self, *statements: Statement) -> None:
+    def _change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
         try:
-            self._log.change(*statements)
-        except OSError as error:  # what is not remembered is spared, and left to `gc`
+            self._db.change(sql, rows)
+        except OSError as error:  # without a claim a segment is not deleted, and left to `gc`
             log.warning("%s", error)
 
 
 def _upload_of(segment: ObjectName) -> ObjectName | None:
-    """Return the prefix of the upload that a segment's name tells, None for another object's name."""
+    """Return the upload prefix in a segment's name, None for a name of another kind."""
     match = SEGMENT_NAME.fullmatch(segment.key)
     return ObjectName(segment.container, f"{match[1]}/") if match else None
 

@@ -1,8 +1,8 @@
-"""What deletes segments: all of them go through here, and none that a manifest which stands names.
+"""Removal of segments: every deletion of a segment goes through here.
 
-Which manifest stands is known from the answer to our own PUT. Where that was lost, Swift is asked. What
-cannot be decided yet, as the lost PUT may still be carried out, waits among the leftovers, which the
-journal keeps.
+INVARIANT: no segment is deleted that a standing manifest names. The answer to our own PUT says which manifest
+stands; when it was lost, Swift is asked. As long as the lost PUT may still be carried out, nobody knows: then
+the segments are leftovers, which the journal's database has.
 """
 
 import json
@@ -22,14 +22,14 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 LATE_SECONDS = 600.0
-"""How long after a PUT whose answer was lost we expect that the server may still carry it out."""
+"""How long a PUT whose answer was lost may still be carried out."""
 
 RETRY_SECONDS = 60.0
-"""Pause before leftovers are looked at again that Swift said nothing of."""
+"""Pause before the next attempt to delete leftovers, when Swift did not answer."""
 
 
 class SegmentRemoval:
-    """Deletes segments of objects that `owners` says are theirs; `clock` tells Unix seconds.
+    """Deletes segments of objects, by what `owners` knows; `clock` returns Unix seconds.
 
     The lock guards `_due`, when leftovers can be looked at next, None while there are none.
     """
@@ -37,20 +37,20 @@ class SegmentRemoval:
     def __init__(
         self,
         store: ObjectStore,
-        log_: JournalDB,
+        db: JournalDB,
         owners: SegmentOwnership,
         clock: Callable[[], float] = unix_time,
     ) -> None:
         self.owners = owners
         self._store = store
-        self._log = log_
+        self._db = db
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
         oldest = min((since for _, since in self.leftovers().values()), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
     def manifest_of(self, name: ObjectName, is_slo: bool | None) -> Manifest | None:
-        """Return an SLO's manifest; None when another client has put something else there, or nothing."""
+        """Return an SLO's manifest; None when something else stands there, or nothing."""
         try:
             if is_slo is None and not self._store.head(name).is_slo:
                 return None
@@ -61,8 +61,8 @@ class SegmentRemoval:
     def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
         """Return the segments that go with the SLO that `name` is now; none when it is not one.
 
-        They are among the leftovers until `settle` is told what became of them: this process may die when the
-        object is gone and they are not, and nothing else says whose they were.
+        They are among the leftovers until `record_deleted`: this process may die when the object is gone and
+        they are not, and nothing else says whose they were.
         """
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
@@ -71,7 +71,7 @@ class SegmentRemoval:
         others = self.owners.moved_from({name}) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
-        self._leave(own, {name}, self._clock())
+        self._keep_leftovers(own, {name}, self._clock())
         return own
 
     def own_segments(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
@@ -80,10 +80,10 @@ class SegmentRemoval:
         Those that another object may name too are looked at later, when it is known.
         """
         own = self.owners.owned(name, etag, segments)
-        return own - self._leave_shared(own, {name})
+        return own - self._keep_shared(own, {name})
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete objects that are no SLOs, many in a request; return those that failed, and why."""
+        """Delete objects without regard to segments, many in a request; return what failed, and why."""
         try:
             if len(names) > 1:
                 return self._store.delete_many(names)
@@ -97,64 +97,64 @@ class SegmentRemoval:
 
     def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Delete segments that the object which is or was `name` does not name any more."""
-        self.settle(name, segments, self.delete_all(segments))
+        self.record_deleted(name, segments, self.delete_all(segments))
 
-    def settle(
+    def record_deleted(
         self, name: ObjectName, segments: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]
     ) -> None:
         """Record that `name` has lost its `segments`, and which of their deletions failed.
 
-        Those that may pass are tried again soon, the others are logged.
+        Deletions whose error is retryable are tried again soon, the others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
-        self._leave(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
-        self._forget(set(segments) - passing)
+        self._keep_leftovers(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
+        self._drop_leftovers(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
-    def replace(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
+    def discard_replaced(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
         """Delete segments that the object which stands as `name` since this moment does not name.
 
         With `in_doubt` another manifest may come to stand that names some: they are looked at later.
         """
         if in_doubt and segments:
-            self._leave(segments, (name,), self._clock())
+            self._keep_leftovers(segments, (name,), self._clock())
         else:
             self.discard(name, segments)
 
-    def discard_below(self, standing: UnreferencedPrefix) -> None:
+    def discard_below(self, unreferenced: UnreferencedPrefix) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
 
-        Those that a manifest may come to name whose PUT was sent a short time ago are looked at later.
+        Those that a manifest may still come to name, whose PUT was sent a short time ago, become leftovers.
         """
-        prefix, known = standing.prefix, standing.named or ()
+        prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
             rows = [row.key for row in self.rows_below(prefix.container, prefix.key) if row.key not in known]
         except NotFound:
             return  # so is the container
         names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
-        objects = standing.objects or _objects_of(prefix)
+        objects = unreferenced.objects or _objects_of(prefix)
         if not names or not objects:
             return
-        names -= self._leave_shared(names, objects)
-        if standing.is_in_doubt and self._is_recent(standing.since):
-            self._leave(names, objects, standing.since)
+        names -= self._keep_shared(names, objects)
+        if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
+            self._keep_leftovers(names, objects, unreferenced.since)
         else:
             for error in self.delete_all(tuple(names - self._in_use(names, objects))).values():
                 raise error
 
     def is_due(self) -> bool:
-        """Return whether there are leftovers to be looked at now."""
+        """Return whether there are leftovers to look at now."""
         with self._lock:
             return self._due is not None and self._clock() >= self._due
 
     def look_again(self) -> None:
-        """Delete the leftovers that no manifest has come to name in time."""
+        """Delete the leftovers whose time is over and that no manifest names."""
         groups: dict[tuple[ObjectName, ...], set[ObjectName]] = {}
         with self._lock:
             self._due = None
         for name, (objects, since) in self.leftovers().items():
             if self._is_recent(since):
-                self._look_at(since + LATE_SECONDS)
+                self._schedule_look(since + LATE_SECONDS)
             else:
                 groups.setdefault(objects, set()).add(name)
         for objects, names in groups.items():
@@ -162,20 +162,20 @@ class SegmentRemoval:
                 failures = self.delete_all(tuple(names - self._in_use(names, objects)))
             except StoreError as error:
                 failures = dict.fromkeys(names, error)
-            self.settle(objects[0], names, failures)
+            self.record_deleted(objects[0], names, failures)
 
-    def moved(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
+    def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may stand."""
         if stays:
             self.share(source, source)
-        self.owners.moved(source, target, etag)
+        self.owners.record_move(source, target, etag)
 
     def share(self, owner: ObjectName, user: ObjectName) -> None:
-        """Record that `user` may name the segments of `owner` from now on: it is asked before they go."""
+        """Record that `user` may name the segments of `owner` from now on, so that it is asked first."""
         self.owners.share(owner, user, self._clock())
 
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
-        """Tell of segments that could not be deleted."""
+        """Log segments that could not be deleted."""
         for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
 
@@ -190,7 +190,7 @@ class SegmentRemoval:
             marker = page.marker
 
     def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
-        """Return those segments that a manifest names which stands now; raise `StoreError` in doubt."""
+        """Return those segments that a standing manifest names; raise `StoreError` in doubt."""
         users = {user for users in self.owners.users(names).values() for user in users}
         used: set[ObjectName] = set()
         for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users})}):
@@ -204,7 +204,7 @@ class SegmentRemoval:
         return {segment for name in names for segment in self._named_by(name)}
 
     def _named_by(self, name: ObjectName) -> set[ObjectName]:
-        """Return the segments that an object names; raise `StoreError` unless Swift says it for certain."""
+        """Return the segments that an object names; raise `StoreError` unless Swift says so for certain."""
         try:
             return {segment.name for segment in self._store.manifest(name).segments}
         except NotFound:
@@ -218,51 +218,53 @@ class SegmentRemoval:
         return abs(self._clock() - since) < LATE_SECONDS
 
     def leftovers(self) -> dict[ObjectName, tuple[tuple[ObjectName, ...], float]]:
-        """Return the segments that are looked at later, each with who may name it and since when."""
+        """Return the leftovers, each with the objects that may name it, and since when (Unix seconds)."""
         return {
             ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
-            for container, key, objects, since in self._log.rows("leftovers")
+            for container, key, objects, since in self._db.rows("leftovers")
         }
 
-    def _leave_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
-        """Leave the segments for later that others may name besides `objects`; return them.
+    def _keep_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
+        """Make leftovers of the segments that others may name besides `objects`; return them.
 
-        Until then `objects` have been deleted or stored, or this is tried again and begins anew.
+        Until they are due `objects` have been deleted or stored, or the attempt is repeated.
         """
         groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
         for name, users in self.owners.users(names).items():
             groups.setdefault(users, set()).add(name)
         for users, group in groups.items():
-            self._leave(group, users.union(objects), self._clock())
+            self._keep_leftovers(group, users.union(objects), self._clock())
         return set().union(*groups.values())
 
-    def _leave(self, names: Collection[ObjectName], objects: Collection[ObjectName], since: float) -> None:
+    def _keep_leftovers(
+        self, names: Collection[ObjectName], objects: Collection[ObjectName], since: float
+    ) -> None:
         if not names:
             return
         text = json.dumps([[name.container, name.key] for name in sorted(objects)])
         rows: list[tuple[object, ...]] = [(name.container, name.key, text, since) for name in names]
         try:
-            self._log.change(("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows))
+            self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows)
         except OSError as error:
             log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
-        self._look_at(since + LATE_SECONDS)
+        self._schedule_look(since + LATE_SECONDS)
 
-    def _look_at(self, due: float) -> None:
+    def _schedule_look(self, due: float) -> None:
         with self._lock:
             self._due = due if self._due is None else min(self._due, due)
 
-    def _forget(self, names: Iterable[ObjectName]) -> None:
+    def _drop_leftovers(self, names: Iterable[ObjectName]) -> None:
         rows: list[tuple[object, ...]] = [(name.container, name.key) for name in names]
         if not rows:
             return
         try:
-            self._log.change(("DELETE FROM leftovers WHERE container = ? AND key = ?", rows))
+            self._db.change("DELETE FROM leftovers WHERE container = ? AND key = ?", rows)
         except OSError as error:
             log.warning("%s", error)
 
 
 def _objects_of(prefix: ObjectName) -> set[ObjectName]:
-    """Return the objects for which a prefix may have been made of which release 0.1 recorded no more."""
+    """Return the objects for which a prefix of release 0.1 may have been made, which recorded no objects."""
     key = prefix.key.rstrip("/").rpartition("/")[0]
     found: set[ObjectName] = set()
     if len(key.encode()) >= LONGEST_KEY - 4:

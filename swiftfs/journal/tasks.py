@@ -1,9 +1,11 @@
-"""The intents that wait, in memory: which may run now, and which must wait for others."""
+"""The queue, in memory: which operations may run now, and which must wait for others."""
 
 import heapq
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
@@ -12,27 +14,49 @@ from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMark
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, parent_markers
 
+log = logging.getLogger(__name__)
+
 Failure = SwiftfsError | OSError
 
 Done = Callable[[ObjectInfo | Failure | None], None]
-"""Is told that an intent was executed, with what Swift said of a stored object, or why it never will be."""
+"""Receives the outcome of an operation: what Swift said of a stored object, None for one of another kind, or
+the error of an operation that will never be executed."""
+
+MakeDone = Callable[[str, Operation], Done]
+"""Shows in the mount what an operation does to a path; returns what is told how the operation went."""
+
+
+def nobody_waits(_outcome: object) -> None:
+    """Do nothing: a `Done` for what nobody waits for."""
+
+
+class Mode(Enum):
+    """Whether a call that changes something waits until Swift has the change."""
+
+    WRITE_BACK = "write-back"
+    SYNC = "sync"
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """An intent about `path` that is not executed yet; `due` and `created` are monotonic seconds.
+    """An operation about `path` that is not executed yet; `due` and `created` are monotonic seconds.
+
+    A task waits for its `blockers`, and its `dependents` wait for it.
+
+    - `error` is why the last of its `attempts` failed. A `blocked` task is not tried again by itself.
+      `reported` says that some call has raised the error.
+    - An `ambiguous` task was sent before, maybe by an earlier process: Swift may have executed it.
+    - What an ended task was to do may be its `successor`'s to do.
+    - `flush_mark` is the number of attempts when a flush was asked for, None when none was.
 
     A file that is handed in again while its upload runs stays one task: `newer` replaces `operation` when
-    that upload ends. `handed` counts the hand-ins, `begun` is the last one that the latest attempt includes,
-    and `stored` the last one that Swift has.
+    that upload ends. `hand_ins` counts the hand-ins. Four fields name one of them, by its number or 0:
+    `sent_hand_in` is the last that the latest attempt includes, `stored_hand_in` the last that Swift has,
+    `awaited_hand_in` the last that some thread waits for, and `flush_hand_in` the last when a flush was asked
+    for.
 
-    `error` is why the last of its `attempts` failed; a `blocked` one is not tried again by itself; `reported`
-    says that somebody knows why; `urgent` is the last hand-in that somebody waits for, 0 for none. One that
-    was `ambiguous`, maybe by an earlier process, may stand in Swift. `blockers` must end before it runs; it
-    is among the `dependents` of each. What it was to do may have become its `successor`'s. `flush_mark` are
-    the attempts there had been when a flush was asked for, None when none was, and `asked_for` the hand-in. A
-    move that makes the deletion of its target needless `overrides` it; a move that fails puts it back. One
-    that succeeds has `left` objects behind that it could not delete.
+    A move takes the place of the deletion of its target, which it `overrides`; when it fails the deletion is
+    put back. When it succeeds it may have `left` objects behind that it could not delete.
     """
 
     seq: int
@@ -44,18 +68,18 @@ class Task:
     running: bool = False
     blocked: bool = False
     reported: bool = False
-    urgent: int = 0
+    awaited_hand_in: int = 0
     ambiguous: bool = False
     ended: bool = False
     successor: "Task | None" = None
     attempts: int = 0
     error: Failure | None = None
     flush_mark: int | None = None
-    asked_for: int = 0
+    flush_hand_in: int = 0
     newer: "HandIn | None" = None
-    handed: int = 1
-    begun: int = 0
-    stored: int = 0
+    hand_ins: int = 1
+    sent_hand_in: int = 0
+    stored_hand_in: int = 0
     overrides: "Task | None" = None
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
@@ -63,7 +87,7 @@ class Task:
 
     @property
     def is_stuck(self) -> bool:
-        """True when it is parked, or waits for one that is."""
+        """Whether it is blocked, or waits for a task that is."""
         return self.blocked or any(blocker.is_stuck for blocker in self.blockers)
 
     def last(self) -> "Task":
@@ -72,32 +96,39 @@ class Task:
 
     @property
     def newest(self) -> Operation:
-        """What Swift must have when the task ends: the newest hand-in, which is what the log keeps."""
+        """What Swift must have when the task ends: the newest hand-in, which is what the database has."""
         if self.newer is None or not isinstance(self.operation, PutFile):
             return self.operation
         return merge_hand_in(self.operation, self.newer.operation)
 
     def begin(self) -> None:
-        """Take note that an attempt begins."""
-        self.running, self.begun = True, self.handed
+        """Record that an attempt begins."""
+        self.running, self.sent_hand_in = True, self.hand_ins
 
-    def keep(self, newer: "HandIn") -> None:
+    def keep_newer(self, newer: "HandIn") -> None:
         """Keep a newer hand-in of the file that is being uploaded until that ends."""
         self.newer = newer
-        self.handed += 1
+        self.hand_ins += 1
 
     def take_newer(self) -> None:
-        """Let the newer hand-in, if there is one, be what is to be done."""
+        """Make the newer hand-in, if there is one, what the task does."""
         if self.newer is not None:
             self.operation, self.path, self.done = self.newest, self.newer.path, self.newer.done
             self.newer = None
 
-    def has(self, hand_in: int) -> bool:
+    def is_stored(self, hand_in: int) -> bool:
         """Return whether Swift has a hand-in, or nobody needs it any more."""
-        return self.ended or self.stored >= hand_in
+        return self.ended or self.stored_hand_in >= hand_in
+
+    def notify(self, outcome: ObjectInfo | Failure | None) -> None:
+        """Call `done`; log what it raises, which does not change what the task did."""
+        try:
+            self.done(outcome)
+        except Exception:
+            log.exception("%s: an unforeseen failure in the callback of a change", self.path)
 
     def record(self) -> Record:
-        """Return the task as the log keeps it."""
+        """Return the task as the database keeps it."""
         path = self.newer.path if self.newer else self.path
         if self.blocked and self.error is not None:
             return Record(self.seq, path, self.newest, self.error.errno, str(self.error))
@@ -106,9 +137,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class HandIn:
-    """A newer state of a file whose upload runs: what is to be stored then, from `due` on, and who is told.
+    """A newer state of a file whose upload runs: `operation` is stored next, at `due` or later.
 
-    `created` is when it came; both are monotonic seconds.
+    `created` is when it was handed in; both are monotonic seconds.
     """
 
     path: str
@@ -150,7 +181,7 @@ class TaskQueue:
         return self._last
 
     def skip(self, seq: int) -> None:
-        """Let new tasks have greater numbers than that."""
+        """Give new tasks greater numbers than that."""
         self._last = max(self._last, seq)
 
     def add(self, task: Task, after: Task | None = None) -> None:
@@ -172,7 +203,7 @@ class TaskQueue:
         self.schedule(task, task.due)
 
     def remove(self, task: Task) -> None:
-        """Take a task out, if it is in; what waited for it may run."""
+        """Take a task out, if it is in the queue; what waited for it may run."""
         if task not in self:
             return
         del self._tasks[task.seq]
@@ -204,12 +235,12 @@ class TaskQueue:
         self.schedule(task, task.due)
 
     def schedule(self, task: Task, due: float) -> None:
-        """Let a task run at `due` (monotonic seconds) or later."""
+        """Make a task due at `due` (monotonic seconds)."""
         task.due = due
         heapq.heappush(self._due, (due, next(self._ties), task))
 
     def run_now(self, task: Task) -> None:
-        """Let a task run as soon as it can, be it parked; one that runs goes on."""
+        """Make a task due now, even if it is blocked; one that runs goes on."""
         if not task.running:
             task.blocked = False
             self.schedule(task, 0.0)
@@ -232,7 +263,7 @@ class TaskQueue:
         ]
 
     def next_due(self) -> float | None:
-        """Return when a task can run, in monotonic seconds, None when nothing but other tasks can tell."""
+        """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
         while self._due:
             due, _, task = self._due[0]
             if due == task.due and self._can_run(task):
@@ -260,9 +291,9 @@ class TaskQueue:
         return task in self and not (task.ended or task.running or task.blocked or task.blockers)
 
 
-def parents_of(intent: Operation) -> Iterable[ObjectName]:
-    """Return the names of the markers of the folders that hold what the intent is about."""
-    return [marker for name in names_of(intent) for marker in parent_markers(name)]
+def parents_of(operation: Operation) -> Iterable[ObjectName]:
+    """Return the names of the markers of the folders that hold what the operation is about."""
+    return [marker for name in names_of(operation) for marker in parent_markers(name)]
 
 
 def _block(task: Task, blocker: Task) -> None:

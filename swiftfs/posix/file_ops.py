@@ -12,6 +12,7 @@ from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsErro
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.tasks import Mode
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import Attributes, FileSpan, ObjectName
 from swiftfs.posix.open_files import OpenFile, OpenFiles
@@ -135,13 +136,13 @@ class FileOps:
             try:
                 if handed_in:
                     self._hand_in(node)
-                if not self._journal.seconds:
+                if self._journal.mode is Mode.SYNC:
                     self._pending.flush_or_withdraw(node.name)
             except (SwiftfsError, OSError):
                 if handed_in:
                     node.entry, node.dirty, node.failed = before, True, True
                 raise
-        if durable and self._journal.seconds:
+        if durable and self._journal.mode is Mode.WRITE_BACK:
             self._journal.flush([node.name])
             self._journal.raise_refusal(node.name)
         elif (error := self._journal.failure(node.name)) is not None:
@@ -284,7 +285,7 @@ class FileOps:
             self._services.namespace.discard_change(node.path)
         if node.deletion is not None and node.settled is not None:
             self._journal.let_go(node.held, node.unlinked_path, node.deletion, node.settled)
-            if not self._journal.seconds:
+            if self._journal.mode is Mode.SYNC:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([node.deletion.name])
         self._contents.release(node.content)

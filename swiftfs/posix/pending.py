@@ -17,7 +17,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.tasks import Done, Failure
+from swiftfs.journal.tasks import Done, Failure, Mode
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
 from swiftfs.namespace.overlay import LocalChange
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -66,7 +66,7 @@ class PendingChanges:
             raise
         if not waits:
             self._namespace.confirm(path, change)
-        elif not self._journal.seconds and not later:
+        elif self._journal.mode is Mode.SYNC and not later:
             self.flush_or_withdraw(names_of(intent)[0])
             if failures:  # another thread was faster, and nothing was left to see to
                 raise failures[0]

@@ -2,6 +2,7 @@
 
 from swiftfs.errors import NotFound
 from swiftfs.journal.operations import Delete, Move
+from swiftfs.journal.tasks import Mode
 from swiftfs.namespace.entry import Entry, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import split
@@ -106,7 +107,7 @@ class RenameOps:
             creates=target is None,
         ):
             return False
-        if not self._journal.seconds:
+        if self._journal.mode is Mode.SYNC:
             self._journal.flush([source, moved.object])
         return True
 

@@ -17,6 +17,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.report import progress
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.tasks import Mode
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
@@ -87,10 +88,11 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         execution,
         contents,
         journal_log,
-        seconds=settle,
+        mode=Mode.WRITE_BACK if settle else Mode.SYNC,
+        settle_seconds=settle,
         parallel=PER_UPLOAD * options.uploads,
+        sent=progress(contents, stores.counters.under_way),
         watch=Watch(stores.ambiguous, store, request.source),
     )
-    journal.sent = progress(contents, stores.counters.under_way)
     rooms = Services(store, namespace, contents, journal, layout, options, defaults, cache)
     return FileSystem(rooms, request.source, records)

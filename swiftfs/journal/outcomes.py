@@ -1,0 +1,262 @@
+"""Outcomes of attempts: a task is done, tried again, blocked or given up."""
+
+import errno
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from cachetools import LRUCache
+
+from swiftfs.concurrency import Condition, monotonic
+from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.late_requests import LateRequests
+from swiftfs.journal.merging import attempted, coalesce
+from swiftfs.journal.operations import (
+    Delete,
+    Move,
+    MoveFolder,
+    PutFile,
+    PutMarker,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
+    names_of,
+)
+from swiftfs.journal.refusals import Refusals, complaint
+from swiftfs.journal.task_writer import TaskWriter
+from swiftfs.journal.tasks import Failure, Mode, Task, TaskQueue
+from swiftfs.objects import ObjectInfo, ObjectName
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts of a task, doubled each time, after the store's own retries have ended."""
+
+MOST_STORED = 10_000
+"""Objects of which the ETag that was stored last is remembered."""
+
+
+class Unforeseen(SwiftfsError):
+    """A fault of this program ended an attempt; the task is blocked, and shows this as its error."""
+
+
+class Outcomes:
+    """Ends attempts. `changed` is the journal's lock, which is taken here and guards every field.
+
+    `is_away` says that the server gave no answer last. With `late`, what a lost request may undo is saved
+    before anybody is told that an operation is done.
+    """
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        changed: Condition,
+        writer: TaskWriter,
+        db: JournalDB,
+        late: LateRequests | None,
+        mode: Mode,
+    ) -> None:
+        self._queue = queue
+        self._changed = changed
+        self._writer = writer
+        self._db = db
+        self._late = late
+        # In sync mode the caller waits and gets the error: the log need not repeat it.
+        self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
+        self.refusals = Refusals()
+        self.is_away = False
+        self._stored: LRUCache[ObjectName, str] = LRUCache(MOST_STORED)
+
+    def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
+        """End an attempt that succeeded; `info` is what Swift said of an object that was stored."""
+        if self._late is not None:
+            self._late.save()  # recorded before anybody learns "stored"
+        task.notify(info)  # before it ends, so that whoever waits for it sees what it did
+        with self._changed:
+            self.is_away = False
+            task.error = None
+            self.refusals.forget_earlier(task)
+            if info is not None:
+                self._stored[info.version.name] = info.version.etag
+            followers = self._tell_followers(task, info)
+            if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
+                self._writer.end(task, followers, cached_file)
+            else:
+                self._go_on(task, info, cached_file)
+                self._writer.finish([], [task, *followers], cached_file)
+
+    def fail(self, task: Task, error: Failure) -> None:
+        """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error."""
+        again = _may_pass(error)
+        if _is_final(task, error, again=again):
+            self._give_up(task, error)
+            return
+        with self._changed:
+            task.running, task.ambiguous = False, True
+            task.operation = attempted(task.operation)
+            task.take_newer()
+            self._note_outage(error)
+            if self._hand_over(task):
+                return
+            if isinstance(error, ChangedDuringUpload):
+                if error.etag:
+                    self._stored[names_of(task.operation)[0]] = error.etag
+                pause = 0.0 if task.awaited_hand_in else FIRST_PAUSE
+                self._queue.schedule(task, monotonic() + pause)
+                return
+            task.attempts += 1
+            task.error, task.blocked, task.awaited_hand_in, task.reported = error, not again, 0, False
+            if again:
+                pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
+                self._queue.schedule(task, monotonic() + pause)
+            else:
+                log.log(self._level, "%s waits until it can be stored: %s", task.path, error)
+                with suppress(OSError):
+                    self._db.commit([task.record()])
+
+    def with_last_stored(self, operation: PutFile) -> PutFile:
+        """Return the operation so that it knows the version that this mount stored last under its name.
+
+        Its close may have come between the answer to that upload and the moment when files know of it.
+        """
+        with self._changed:
+            etag = self._stored.get(operation.name)
+        if etag is None or etag in (operation.replaces_etag, *operation.sent):
+            return operation
+        return replace(operation, sent=(*operation.sent, etag))
+
+    def abort(self, tasks: Iterable[Task], error: Exception) -> None:
+        """End the attempt of each task that still runs after an unforeseen failure."""
+        for task in [task for task in tasks if task.running]:
+            log.error("%s: an unforeseen failure", task.path, exc_info=error)
+            failure = Unforeseen(f"an unforeseen {error!r}")
+            try:
+                self.fail(task, failure)
+            except Exception:
+                log.exception("%s: an unforeseen failure", task.path)
+                with self._changed:
+                    self._block_in_memory(task, failure)
+
+    def cancel(self, task: Task, error: Failure) -> None:
+        """Drop a task that does not run: its caller gets `error`. Lock held."""
+        if not (task.ended or task.running):
+            task.error = error
+            self._writer.end(task)
+            self._changed.notify_all()
+
+    def _block_in_memory(self, task: Task, failure: Failure) -> None:
+        """Block a task without a record of that, or end a move: all that writes has failed. Lock held."""
+        task.take_newer()
+        task.running, task.attempts, task.error = False, task.attempts + 1, failure
+        if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
+            task.blocked, task.awaited_hand_in = True, 0
+        else:
+            task.ended = True
+            self._queue.remove(task)
+
+    def _go_on(self, task: Task, info: ObjectInfo, cached_file: CachedFile) -> None:
+        """Make the newer hand-in of its file what a task stores next, over the version `info`. Lock held."""
+        assert task.newer is not None
+        assert isinstance(task.operation, PutFile)
+        task.created, due = task.newer.created, task.newer.due
+        task.operation = replace(
+            task.operation,
+            replaces_large=info.is_slo,
+            replaces_etag=info.version.etag,
+            creates=False,
+            superseded_segments=(),
+            sent=(),
+        )
+        task.take_newer()
+        task.operation = replace(task.operation, file=cached_file.to_record())
+        task.stored_hand_in = task.sent_hand_in
+        task.running = task.ambiguous = task.reported = False
+        if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
+            task.flush_mark = None
+        if task.awaited_hand_in <= task.stored_hand_in:
+            task.awaited_hand_in = 0
+        self._queue.schedule(task, 0.0 if task.awaited_hand_in or task.flush_mark is not None else due)
+
+    def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
+        """Put what the object is now into the tasks that come next about it; return these tasks."""
+        if info is None:
+            return []
+        followers = [other for other in self._queue.chain(info.version.name) if other is not task]
+        slo = info.version.etag if info.is_slo else None
+        for other in followers:
+            if isinstance(other.operation, PutFile):
+                other.operation = replace(
+                    other.operation,
+                    replaces_large=info.is_slo,
+                    replaces_etag=info.version.etag,
+                    creates=False,
+                )
+            elif isinstance(other.operation, SetAttributes):
+                stored = replace(other.operation.description.stored, slo=slo)
+                description = replace(other.operation.description, stored=stored)
+                other.operation = replace(other.operation, description=description, is_slo=info.is_slo)
+        return followers
+
+    def _give_up(self, task: Task, error: Failure) -> None:
+        """End a task that Swift refuses for good; the mount shows the state before it again."""
+        if not isinstance(task.operation, Move | MoveFolder | PutMarker):
+            # In sync mode a caller that waits gets the error.
+            level = self._level if task.awaited_hand_in else logging.WARNING
+            log.log(level, "%s", complaint(task, error))
+        task.notify(error)
+        with self._changed:
+            task.error = error
+            self.refusals.add(task, error)
+            self._writer.end(task)
+
+    def _hand_over(self, task: Task) -> bool:
+        """Merge a file that could not be stored into the next task, if that replaces it; return if so.
+
+        Nobody needs the state in between. Lock held.
+        """
+        followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
+        merged = coalesce(task.operation, followers[0].operation) if _replaced_by(followers) else None
+        if not merged:
+            return False
+        newer = followers[0]
+        newer.operation, newer.ambiguous = merged[0], True
+        task.successor = newer
+        self._writer.end(task, [newer])
+        if task.awaited_hand_in:
+            newer.awaited_hand_in = newer.hand_ins
+            self._queue.schedule(newer, 0.0)
+        return True
+
+    def _note_outage(self, error: Failure) -> None:
+        if isinstance(error, Unavailable) and not self.is_away:
+            self.is_away = True
+            log.info("changes wait for the server: %s", error)
+
+
+def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
+    """Return whether a failed task is given up: whoever asked for it is told, and no data is lost."""
+    if isinstance(task.operation, Move | MoveFolder):
+        return True
+    if isinstance(task.operation, Delete) and task.operation.moved:
+        return False  # the move is done; what it left behind is reported until it is gone
+    if isinstance(task.operation, PutMarker):
+        return isinstance(error, AlreadyExists)
+    if isinstance(error, Unforeseen):
+        return False
+    return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
+
+
+def _replaced_by(followers: list[Task]) -> bool:
+    """Return whether what comes next about an object makes a new state of its file needless."""
+    return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
+
+
+def _may_pass(error: Failure) -> bool:
+    """Return whether the same may succeed later: Swift says so, or the disk of the cache folder is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "retryable", False)

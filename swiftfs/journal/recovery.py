@@ -1,0 +1,121 @@
+"""Recovery of what an earlier process left: its moves are finished, other operations become tasks."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from swiftfs.concurrency import Condition, monotonic
+from swiftfs.errors import StoreError
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.executor import Executor
+from swiftfs.journal.merging import attempted, one_a_file
+from swiftfs.journal.object_moves import Remnant
+from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile
+from swiftfs.journal.refusals import Refusals
+from swiftfs.journal.remnants import remnant_tasks
+from swiftfs.journal.task_writer import TaskWriter
+from swiftfs.journal.tasks import MakeDone, Task, TaskQueue, nobody_waits
+
+log = logging.getLogger(__name__)
+
+RECOVERY_SECONDS = 1.0
+"""Seconds before the first upload: thousands of them would slow down the start of the mount."""
+
+
+class Recovery:
+    """Fills the queue, before anything is executed and before the mount serves files.
+
+    `changed` is the journal's lock; it is not held while a move is finished, which takes requests.
+    """
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        changed: Condition,
+        writer: TaskWriter,
+        db: JournalDB,
+        cache: FileCache,
+        executor: Executor,
+        refusals: Refusals,
+        make_done: MakeDone,
+    ) -> None:
+        self._queue = queue
+        self._changed = changed
+        self._writer = writer
+        self._db = db
+        self._cache = cache
+        self._executor = executor
+        self._refusals = refusals
+        self._make_done = make_done
+
+    def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:
+        """Take up the records; return the prefixes of segments that no file of theirs needs.
+
+        They are looked up now, before anybody can write: later there are segments of open files too.
+        """
+        records, replaced = one_a_file(records)
+        if replaced:  # an earlier release wrote two records of a file that was closed twice
+            self._db.finish([record.seq for record in replaced], records)
+        prefixes = self._db.uploads()
+        by_file = {one.file: one for one in prefixes if one.file}
+        self._queue.skip(max((record.seq for record in records), default=0))
+        for record in records:
+            self._take(record, _with_prefix(attempted(record.operation), by_file))
+        if len(self._queue):
+            log.info("%d changes of an earlier mount are stored now", len(self._queue))
+        operations = [task.operation for task in self._queue.tasks()]
+        wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
+        self._cache.recall(one for one in prefixes if one.prefix in wanted)
+        return [one for one in prefixes if one.prefix not in wanted]
+
+    def _take(self, record: Record, operation: Operation) -> None:
+        if isinstance(operation, Move | MoveFolder):
+            self._resume(record, operation)
+            return
+        now = monotonic()
+        done = self._make_done(record.path, operation)
+        task = Task(record.seq, record.path, operation, done, now, now + RECOVERY_SECONDS, ambiguous=True)
+        with self._changed:
+            self._writer.add(task)
+
+    def _resume(self, record: Record, operation: Move | MoveFolder) -> None:
+        """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
+        again: list[Record] = []
+        remnants: list[Remnant] = []
+        source, target = operation.source, operation.target
+        try:
+            remnants = self._executor.resume(operation)
+        except StoreError as error:
+            remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
+            if error.retryable:
+                again = [Record(record.seq, record.path, replace(operation, served=True))]
+                log.warning("moving %s to %s cannot be finished now: %s", source, target, error)
+            else:
+                log.warning("moving %s to %s is given up: %s", source, target, error)
+                self._refuse(record, operation, error)
+        else:
+            log.info("moving %s to %s, which had been interrupted, is done", source, target)
+        tasks = remnant_tasks(self._queue, record.path, operation, remnants)
+        self._db.finish([record.seq], [*again, *(task.record() for task in tasks)])
+        with self._changed:
+            for task in tasks:
+                task.done = self._make_done(task.path, task.operation)
+                self._queue.add(task)
+
+    def _refuse(self, record: Record, operation: Move | MoveFolder, error: StoreError) -> None:
+        now = monotonic()
+        task = Task(record.seq, record.path, operation, nobody_waits, now, now, attempts=1, error=error)
+        with self._changed:
+            self._refusals.keep(task, error)
+
+
+def _with_prefix(operation: Operation, uploads: Mapping[str, UnreferencedPrefix]) -> Operation:
+    """Return the operation with the prefix of its file's segments, which were stored after its record."""
+    if not isinstance(operation, PutFile) or operation.file.prefix is not None:
+        return operation
+    upload = uploads.get(operation.file.file)
+    if upload is None:
+        return operation
+    return replace(operation, file=replace(operation.file, prefix=upload.prefix))

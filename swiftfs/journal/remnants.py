@@ -1,0 +1,40 @@
+"""Objects at the old place that a move could not delete, as tasks that delete them later."""
+
+import logging
+from collections.abc import Collection
+
+from swiftfs.concurrency import monotonic
+from swiftfs.journal.object_moves import Remnant
+from swiftfs.journal.operations import Move, MoveFolder
+from swiftfs.journal.outcomes import FIRST_PAUSE
+from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits
+from swiftfs.objects import ObjectName
+from swiftfs.paths import path_below
+
+log = logging.getLogger(__name__)
+
+
+def remnant_tasks(
+    queue: TaskQueue, path: str, operation: Move | MoveFolder, remnants: Collection[Remnant]
+) -> list[Task]:
+    """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
+    tasks = []
+    now = monotonic()
+    for deletion, error in remnants:
+        own = _path_of(deletion.name, path, operation)
+        task = Task(queue.next_seq(), own, deletion, nobody_waits, now, now + FIRST_PAUSE, ambiguous=True)
+        task.attempts, task.error, task.blocked = 1, error, not error.retryable
+        log.warning("%s was moved, and stays here until Swift deletes it: %s", own, error)
+        tasks.append(task)
+    return tasks
+
+
+def _path_of(name: ObjectName, path: str, operation: Move | MoveFolder) -> str:
+    """Return the path of an object that moves with `path`; of one at the target, its key as a path."""
+    if name == operation.source or (isinstance(operation, MoveFolder) and name in dict(operation.markers)):
+        return path
+    if isinstance(operation, MoveFolder) and f"{name}".startswith(
+        f"{operation.container}/{operation.source}"
+    ):
+        return path_below(path, name.key.removeprefix(operation.source))
+    return f"/{name.key}"

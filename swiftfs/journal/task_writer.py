@@ -1,0 +1,193 @@
+"""Changes of waiting tasks: first in the database, then in the queue and in the cache.
+
+INVARIANT: the database is written first. When the disk refuses that, nothing has changed. A local file is
+pinned in the cache as long as a task in the queue names it.
+"""
+
+from collections.abc import Callable, Iterable
+
+from swiftfs.concurrency import monotonic
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.merging import merge_hand_in
+from swiftfs.journal.operations import (
+    Delete,
+    Operation,
+    PutFile,
+    PutSpecial,
+    ReplaceHeaders,
+    SetAttributes,
+)
+from swiftfs.journal.tasks import Done, HandIn, Task, TaskQueue, nobody_waits
+
+RecordRename = Callable[[], tuple[Done, Done]]
+"""Shows a rename in the mount; returns what is told when the new name is stored, and when nothing is left at
+the old one."""
+
+LONGEST_SETTLING = 15
+"""A task that is changed again and again waits at most so many write delays."""
+
+
+class TaskWriter:
+    """Adds, changes and ends the tasks of `queue`. The journal's lock is held for every call.
+
+    `settle_seconds` is the write delay: how long a change waits for others that it may become one with.
+    """
+
+    def __init__(self, queue: TaskQueue, db: JournalDB, cache: FileCache, settle_seconds: float) -> None:
+        self._queue = queue
+        self._db = db
+        self._cache = cache
+        self._settle_seconds = settle_seconds
+        self._closing = False
+
+    def begin_closing(self) -> None:
+        """Make every change due at once from now on: the mount ends."""
+        self._closing = True
+
+    def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
+        """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
+        now = monotonic()
+        task = Task(self._queue.next_seq(), path, operation, done, now, now + self._delay(at_least))
+        self._db.commit([task.record()])
+        self.add(task)
+
+    def add(self, task: Task) -> None:
+        """Put a task that the database has into the queue."""
+        self._pin(task.operation)
+        self._queue.add(task)
+
+    def change(self, task: Task, path: str, operation: Operation, done: Done, at_least: float) -> None:
+        """Make `operation` what a task does that does not run; if it failed, it is tried again."""
+        self._db.commit([Record(task.seq, path, operation)])
+        if file_of(operation) != file_of(task.operation):
+            self._pin(operation)
+            self._unpin(task.operation)
+        task.path, task.operation, task.done = path, operation, done
+        task.blocked, task.error = False, None
+        task.hand_ins += 1
+        is_awaited = task.awaited_hand_in or task.flush_mark is not None
+        latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self._settling()
+        self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
+
+    def drop(self, task: Task) -> None:
+        """End a task that nobody needs any more."""
+        self._db.commit(drop=[task.seq])
+        self._queue.remove(task)
+        task.ended = True
+        self._unpin(task.operation)
+
+    def holder_of(self, operation: PutFile) -> Task | None:
+        """Return the task that has the operation's local file, unless it waits as the last of its name.
+
+        INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
+        """
+        chain = self._queue.chain(operation.name)
+        holder = next((task for task in chain if file_of(task.operation) == operation.file.file), None)
+        return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
+
+    def keep_newer(self, holder: Task, path: str, operation: PutFile, done: Done, at_least: float) -> None:
+        """Merge `operation` into `holder`, or keep it there until the upload has ended if that runs.
+
+        What waits behind the holder only sets attributes, and so does the operation: it replaces them.
+        """
+        now = monotonic()
+        chain = self._queue.chain(operation.name)
+        behind = chain[chain.index(holder) + 1 :]
+        assert isinstance(holder.operation, PutFile)
+        assert all(isinstance(task.operation, SetAttributes | ReplaceHeaders) for task in behind)
+        merged = merge_hand_in(holder.operation, operation)
+        self._db.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
+        for task in behind:
+            self._queue.remove(task)
+            task.ended, task.successor = True, holder
+        if holder.running:
+            holder.keep_newer(HandIn(path, operation, done, now, now + self._delay(at_least)))
+        else:
+            self.change(holder, path, merged, done, at_least)
+
+    def rename(
+        self,
+        task: Task,
+        overtaken: Task | None,
+        operation: PutFile | PutSpecial,
+        path: str,
+        record: RecordRename,
+    ) -> None:
+        """Make `operation` what `task` does, in place of `overtaken`, behind all others.
+
+        What Swift has at the old name is deleted after it. `record` is called once the database has it.
+        """
+        assert isinstance(task.operation, PutFile | PutSpecial)
+        source, was_there = task.operation, not task.operation.creates
+        seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
+        deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
+        leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, task.due)
+        records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
+        self._db.commit(records, [one.seq for one in gone])
+        for one in gone:
+            self._queue.remove(one)
+        if overtaken:
+            overtaken.ended = True
+            self._unpin(overtaken.operation)
+        task.done, leaves.done = record()
+        task.seq, task.path, task.operation = seq, path, operation
+        if isinstance(operation, PutFile):
+            self._cache.detach(operation.file.file)
+        self._queue.add(task)
+        if was_there:
+            self._queue.add(leaves, after=task)
+        else:
+            leaves.notify(None)
+
+    def override(self, task: Task, deletion: Task) -> None:
+        """Add a move in place of the waiting deletion of its target; when it fails the deletion is back."""
+        self._db.commit([task.record()], [deletion.seq])
+        self._queue.remove(deletion)
+        task.overrides = deletion
+        self._queue.add(task)
+
+    def end(self, task: Task, changed: Iterable[Task] = (), cached_file: CachedFile | None = None) -> None:
+        """End a task, and write what has `changed` by that; `cached_file` as in `finish`."""
+        changed = list(changed)
+        if task.overrides is not None and task.error is None:
+            task.overrides.ended = True
+        elif task.overrides is not None:
+            self._queue.put_before(task.overrides, task)
+            changed.append(task.overrides)
+        self.finish([task.seq], changed, cached_file)
+        self._queue.remove(task)
+        task.ended, task.running = True, False
+        self._unpin(task.operation)
+
+    def finish(self, drop: Iterable[int], changed: Iterable[Task], cached_file: CachedFile | None) -> None:
+        """Write what is done and what has changed by that, in one commit.
+
+        With a `cached_file` that was stored the commit also has which of its segments no manifest names.
+        """
+        records = [other.record() for other in changed]
+        if cached_file is not None and cached_file.uploads is not None:
+            with cached_file.uploads.unreferenced() as unreferenced:
+                self._db.finish(drop, records, unreferenced)
+        else:
+            self._db.finish(drop, records)
+
+    def _delay(self, at_least: float) -> float:
+        return max(self._settling(), at_least)
+
+    def _settling(self) -> float:
+        return 0.0 if self._closing else self._settle_seconds
+
+    def _pin(self, operation: Operation) -> None:
+        if (file := file_of(operation)) is not None:
+            self._cache.pin(file)
+
+    def _unpin(self, operation: Operation) -> None:
+        if (file := file_of(operation)) is not None:
+            self._cache.unpin(file)
+
+
+def file_of(operation: Operation) -> str | None:
+    """Return the local file that an operation needs."""
+    return operation.file.file if isinstance(operation, PutFile) else None

@@ -1,0 +1,81 @@
+"""Background work of the journal: it syncs the database, and deletes segments that nobody needs."""
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from swiftfs.concurrency import new_event, new_thread
+from swiftfs.errors import StoreError
+from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.segment_removal import SegmentRemoval
+
+log = logging.getLogger(__name__)
+
+SYNC_SECONDS = 0.5
+"""Between two times that the database and the local files are brought to the disk: a power cut costs less
+than a second's changes."""
+
+
+class Upkeep:
+    """Owns the thread that syncs the database; `soon` runs a job in a worker of the journal.
+
+    Segments are deleted in the workers, for that takes requests.
+    """
+
+    def __init__(
+        self, db: JournalDB, removal: SegmentRemoval, soon: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._db = db
+        self._removal = removal
+        self._soon = soon
+        self._stopping = new_event()
+        self._thread = new_thread(self._sync, "journal sync")
+
+    def start(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
+        """Start the thread, and delete the segments of files that an earlier process had open."""
+        self._soon(lambda: self._discard_all(abandoned))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the thread has ended."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Delete the segments of a file that will not be stored, in a worker."""
+        self._soon(lambda: self._delete_segments(uploads))
+
+    def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
+        for unreferenced in abandoned:
+            self._discard(unreferenced)
+
+    def _discard(self, unreferenced: UnreferencedPrefix) -> None:
+        try:
+            self._removal.discard_below(unreferenced)
+        except StoreError as error:
+            log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
+        else:
+            self._db.end_upload(unreferenced.prefix)
+
+    def _delete_segments(self, uploads: SegmentUploader) -> None:
+        """Delete what the file has uploaded; ask Swift first where a manifest may name it."""
+        names = uploads.abandon()
+        if uploads.is_inherited or uploads.is_in_doubt:
+            self._discard(uploads.state())
+            return
+        failures = self._removal.delete_all(names)
+        self._removal.log_unused(failures)
+        if not failures:  # else the next mount finds them by their prefix
+            self._db.end_upload(uploads.prefix)
+
+    def _sync(self) -> None:
+        while not self._stopping.wait(SYNC_SECONDS):
+            try:
+                self._db.sync()
+            except OSError as error:
+                log.warning("what was closed may not survive a power cut: %s", error)
+            if self._removal.is_due():
+                with suppress(RuntimeError):  # the workers have ended: the next mount looks
+                    self._soon(self._removal.look_again)
