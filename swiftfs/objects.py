@@ -19,6 +19,12 @@ class ObjectName:
     container: str
     key: str
 
+    @classmethod
+    def parse(cls, text: str) -> "ObjectName":
+        """Read `container/key`, as `str` writes it; the key is empty where there is no slash."""
+        container, _, key = text.partition("/")
+        return cls(container, key)
+
     def __str__(self) -> str:
         return f"{self.container}/{self.key}"
 
@@ -65,7 +71,7 @@ class ObjectInfo:
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
-    where the server did not say.
+    where the server did not say. `dlo_prefix` is what the names of a DLO's segments begin with.
     """
 
     version: ObjectVersion
@@ -75,7 +81,7 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     is_slo: bool = False
-    dlo_prefix: str | None = None
+    dlo_prefix: ObjectName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, M
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class ObjectMoves:
             raise Unmoved(NotFound(f"{intent.container}/{intent.source}: nothing is there any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
-            rows = {row.key: row for row in self._removal.rows_below(intent.container, intent.source)}
+            rows = {row.key: row for row in iter_rows(self._store, intent.container, intent.source)}
         sure = [item for item in copied if _is_unchanged(item, rows)]
         doubtful = [item for item in copied if not _is_unchanged(item, rows)]
         return self._delete_unchanged(doubtful, sure)
@@ -157,8 +158,8 @@ class ObjectMoves:
         Only what is absent at the target and has not changed at the source is copied, and only before a mount
         has served files again: after that nobody knows whether it was deleted at the target on purpose.
         """
-        sources = {row.key: row for row in self._removal.rows_below(intent.container, intent.source)}
-        targets = {row.key: row for row in self._removal.rows_below(intent.target_container, intent.target)}
+        sources = {row.key: row for row in iter_rows(self._store, intent.container, intent.source)}
+        targets = {row.key: row for row in iter_rows(self._store, intent.target_container, intent.target)}
         recorded = {one.key: one for one in intent.objects or ()}
         items = [*self._markers_left(intent), *self._unlisted_left(intent, sources)]
         kept = []
@@ -209,7 +210,7 @@ class ObjectMoves:
         """Return the rows of what moves; raise `Unmoved` when Swift has something at the target now."""
         source = intent.source
         if intent.together:
-            rows = list(self._removal.rows_below(intent.container, source[: source.rfind("/", 0, -1) + 1]))
+            rows = list(iter_rows(self._store, intent.container, source[: source.rfind("/", 0, -1) + 1]))
             self._refuse(intent, rows)
             return [row for row in rows if row.key.startswith(source)]
         if not intent.empty:
@@ -218,7 +219,7 @@ class ObjectMoves:
             self._refuse(intent, page.rows)
             if target in page.subdirs or not page.last:
                 self._refuse(intent, self._store.list_page(container, prefix=target, limit=ASKED).rows)
-        return list(self._removal.rows_below(intent.container, source))
+        return list(iter_rows(self._store, intent.container, source))
 
     def _refuse(self, intent: MoveFolder, rows: Iterable[Row]) -> None:
         """Raise `Unmoved` when the rows show a file in the place of the target, or something in it.

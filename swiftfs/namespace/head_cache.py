@@ -188,14 +188,15 @@ def _encode(info: ObjectInfo) -> str:
             dict(info.metadata),
             dict(info.preserved_headers),
             info.is_slo,
-            info.dlo_prefix,
+            None if info.dlo_prefix is None else str(info.dlo_prefix),
         ],
         separators=(",", ":"),
     )
 
 
 def _decode(state: State, text: str) -> ObjectInfo:
-    etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix = json.loads(text)
+    etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo = json.loads(text)
+    dlo_prefix = None if dlo is None else ObjectName.parse(dlo)
     version = ObjectVersion(ObjectName(state.container, state.key), etag)
     return ObjectInfo(version, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix)
 

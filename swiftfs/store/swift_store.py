@@ -27,6 +27,7 @@ from swiftfs.errors import (
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Counters
+from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
 from swiftfs.store.transport import Reply, Transport
@@ -274,21 +275,10 @@ class SwiftStore:
         )
         answer = self._transport.send(request).headers
         info = from_wire(name, answer, content_length(answer) or 0)
-        return (
-            info
-            if info.size or info.dlo_prefix is None
-            else replace(info, size=self._dlo_size(info.dlo_prefix))
-        )
-
-    def _dlo_size(self, dlo_prefix: str) -> int:
-        """Add up a DLO's segments: HEAD says 0 bytes when they fill more than one page of a listing."""
-        container, _, prefix = dlo_prefix.partition("/")
-        size, page = 0, self.list_page(container, prefix=prefix)
-        while True:
-            size += sum(row.size for row in page.rows)
-            if page.last:
-                return size
-            page = self.list_page(container, prefix=prefix, marker=page.marker)
+        if info.size or info.dlo_prefix is None:
+            return info
+        # HEAD says 0 bytes of a DLO whose segments fill more than one page of a listing.
+        return replace(info, size=sum(row.size for row in iter_dlo_segments(self, info.dlo_prefix)))
 
     def _batch(self) -> int:
         return self._bulk.batch(self.limits().bulk_delete)

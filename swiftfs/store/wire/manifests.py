@@ -40,14 +40,14 @@ def _entry(segment: Segment) -> dict[str, Any]:
 
 
 def _segment(entry: dict[str, Any]) -> Segment:
-    container, slash, key = entry["name"].removeprefix("/").partition("/")
+    name = ObjectName.parse(entry["name"].removeprefix("/"))
     size = entry["bytes"]
-    if not container or not slash or not key or not isinstance(size, int) or size < 0:
+    if not name.container or not name.key or not isinstance(size, int) or size < 0:
         raise ValueError(entry)
     entry["name"].encode()  # a ValueError for what is not UTF-8
     first, length = _span(entry.get("range"), size)
     etag, nested = entry["hash"].strip('"'), entry.get("sub_slo") is True
-    return Segment(ObjectName(container, key), etag, size, first, length, nested)
+    return Segment(name, etag, size, first, length, nested)
 
 
 def _span(text: str | None, size: int) -> tuple[int, int | None]:

@@ -62,7 +62,6 @@ def to_wire(headers: Headers) -> dict[str, str]:
 
 def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> ObjectInfo:
     """Return what an answer's `headers` (lower-case names) say of an object of `size` bytes."""
-    dlo = headers.get("x-object-manifest")
     return ObjectInfo(
         version=ObjectVersion(name, etag_of(headers)),
         size=size,
@@ -71,7 +70,7 @@ def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> Object
         metadata={key[len(META) :]: value for key, value in headers.items() if key.startswith(META)},
         preserved_headers={KEPT[key]: value for key, value in headers.items() if key in KEPT},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
-        dlo_prefix=None if dlo is None else unquote(dlo),
+        dlo_prefix=_dlo_prefix(headers.get("x-object-manifest")),
     )
 
 
@@ -80,7 +79,6 @@ def sent_info(
 ) -> ObjectInfo:
     """Return what an object is after a PUT of `sent` that the server answered with `answer`."""
     kept = {KEPT[key.lower()]: value for key, value in sent.preserved_headers.items()}
-    dlo = kept.get("X-Object-Manifest")
     return ObjectInfo(
         version=ObjectVersion(name, etag_of(answer)),
         size=size,
@@ -89,7 +87,7 @@ def sent_info(
         metadata={key.lower(): value for key, value in sent.metadata.items()},
         preserved_headers=kept,
         is_slo=is_slo,
-        dlo_prefix=None if dlo is None else unquote(dlo),
+        dlo_prefix=_dlo_prefix(kept.get("X-Object-Manifest")),
     )
 
 
@@ -123,6 +121,11 @@ def whole_number(text: str) -> int | None:
         return None
     number = int(text)
     return number if number <= MAX_SIZE else None
+
+
+def _dlo_prefix(value: str | None) -> ObjectName | None:
+    """Read an X-Object-Manifest header: `container/prefix`, percent-encoded (Swift's dlo middleware)."""
+    return None if value is None else ObjectName.parse(unquote(value))
 
 
 def _checked(name: str, value: str) -> str:
