@@ -5,21 +5,18 @@ Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import groupby, islice
-from operator import attrgetter
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import (
     AlreadyExists,
     BadContainer,
     BadRequest,
     BodyChanged,
     Corrupt,
-    NotFound,
     PreconditionFailed,
     StoreError,
     TooLarge,
@@ -27,11 +24,11 @@ from swiftfs.errors import (
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Counters
+from swiftfs.store.deletion import Deletion
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
 from swiftfs.store.transport import Reply, Transport
-from swiftfs.store.wire.bulk_delete import BulkDeletes, BulkRefused, Outcome, fits_in_bulk
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire
@@ -41,12 +38,6 @@ from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_us
 
 PUT_SECONDS = 120.0
 """Longest silence after a body was sent: the server writes it to every replica before it answers."""
-
-PARALLEL_DELETES = 8
-"""DELETEs at a time where the server has no bulk-delete."""
-
-SINGLE_BATCH = 1000
-"""DELETEs that wait for their turn at most."""
 
 UNMATCHED = 1000
 """Versions remembered of which Swift takes the true ETag for another."""
@@ -75,8 +66,11 @@ class SwiftStore:
         self._transport = Transport(account, self.counters, longest_silence)
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
-        self._deleters: Executor | None = None
-        self._bulk = BulkDeletes(lambda request: self._transport.send(request).body)
+        self._deletion = Deletion(
+            lambda request: self._transport.send(request).body,
+            self.delete,
+            lambda: self.limits().bulk_delete,
+        )
         self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(UNMATCHED)
 
     def __repr__(self) -> str:
@@ -100,7 +94,7 @@ class SwiftStore:
 
     def _effective(self, limits: Limits) -> Limits:
         """Return limits without the bulk-delete that the server has refused."""
-        return replace(limits, bulk_delete=0) if self._bulk.refused else limits
+        return replace(limits, bulk_delete=0) if self._deletion.bulk_refused else limits
 
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
@@ -259,14 +253,7 @@ class SwiftStore:
         self._transport.send(Request("delete", "DELETE", name.container, name.key))
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        remaining = iter(dict.fromkeys(names))
-        failures: dict[ObjectName, StoreError] = {}
-        while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
-            failed, outage = self._delete_chunk(chunk)
-            failures |= failed
-            if outage is not None:  # the next request would fail too, and its answer be waited for
-                failures |= dict.fromkeys(remaining, outage)
-        return failures
+        return self._deletion.delete_many(names)
 
     def _head(self, name: ObjectName, etag: str) -> ObjectInfo:
         headers = {"If-Match": f'"{etag}"'} if etag else {}
@@ -280,101 +267,9 @@ class SwiftStore:
         # HEAD says 0 bytes of a DLO whose segments fill more than one page of a listing.
         return replace(info, size=sum(row.size for row in iter_dlo_segments(self, info.dlo_prefix)))
 
-    def _batch(self) -> int:
-        return self._bulk.batch(self.limits().bulk_delete)
-
-    def _delete_chunk(
-        self, chunk: Sequence[ObjectName]
-    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
-        """Delete some names; return what failed, and the error of an outage."""
-        in_bulk = [name for name in chunk if fits_in_bulk(name)] if self._batch() else []
-        if not in_bulk:
-            return self._delete_in_parallel(chunk), None
-        outcome = self._bulk.delete(in_bulk)
-        if outcome.none_found:
-            self._look_at_verdict(outcome, in_bulk[0])
-        if outcome.too_large:
-            return self._delete_halves(chunk)
-        failures = outcome.failures
-        if outcome.refused is not None:
-            return self._delete_in_order(chunk, outcome.refused), None
-        if outcome.outage is None:
-            taken = {*in_bulk} - {*outcome.single}
-            if single := [name for name in chunk if name not in taken]:
-                failures |= self._delete_in_parallel(single)
-        else:
-            failures |= dict.fromkeys(chunk, outcome.outage)
-        return failures, outcome.outage
-
-    def _look_at_verdict(self, outcome: Outcome, first: ObjectName) -> None:
-        """Delete the first of the names of which the server says that there is none: it may do nothing.
-
-        INVARIANT: of a large object and its segments the object is the first. If it may stand, they stay.
-        """
-        try:
-            self.delete(first)
-        except NotFound:
-            return
-        except StoreError as error:
-            if error.retryable:
-                outcome.outage = error
-            else:
-                outcome.refused = BulkRefused(error, remembered=False)
-        else:
-            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} was there, and was not found"))
-
-    def _delete_halves(
-        self, chunk: Sequence[ObjectName]
-    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
-        middle = len(chunk) // 2
-        failures, outage = self._delete_chunk(chunk[:middle])
-        if outage is not None:
-            return failures | dict.fromkeys(chunk[middle:], outage), outage
-        rest, outage = self._delete_chunk(chunk[middle:])
-        return failures | rest, outage
-
-    def _delete_in_order(
-        self, names: Sequence[ObjectName], refusal: BulkRefused
-    ) -> dict[ObjectName, StoreError]:
-        """Delete what a refused bulk-delete was to delete.
-
-        INVARIANT: a large object goes before its segments, which mostly lie in another container: when
-        something is left in one container, what follows in another is not tried.
-        """
-        failures: dict[ObjectName, StoreError] = {}
-        for _, group in groupby(names, attrgetter("container")):
-            some = list(group)
-            if failures:
-                failures |= dict.fromkeys(some, next(iter(failures.values())))
-                continue
-            failures |= self._delete_in_parallel(some)
-            if len(failures) < len(some):
-                self._bulk.remember_refusal(refusal)
-        return failures
-
-    def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
-        with self._lock:
-            if self._deleters is None:
-                self._deleters = new_pool("delete", PARALLEL_DELETES)
-            running = self._deleters.map(self._try_delete, names)
-        results = zip(names, running, strict=True)
-        return {name: error for name, error in results if error is not None}
-
-    def _try_delete(self, name: ObjectName) -> StoreError | None:
-        try:
-            self.delete(name)
-        except NotFound:
-            return None
-        except StoreError as error:
-            return error
-        return None
-
     def close(self) -> None:
         """Close every connection; requests that are under way come to their end first or fail."""
-        with self._lock:
-            deleters, self._deleters = self._deleters, None
-        if deleters is not None:
-            deleters.shutdown()
+        self._deletion.close()
         self._transport.close()
 
 
