@@ -22,20 +22,20 @@ from swiftfs.store.wire.bulk_delete import (
 log = logging.getLogger(__name__)
 
 PARALLEL_DELETES = 8
-"""DELETEs at a time where the server has no bulk-delete."""
+"""Parallel DELETEs where the server has no bulk-delete."""
 
 SINGLE_BATCH = 1000
-"""DELETEs that wait for their turn at most."""
+"""Most DELETEs queued at a time."""
 
 FIRST_BATCH = 1000
-"""Names in a request while nobody knows how long the server takes."""
+"""Names in a bulk-delete until it is known how long the server takes."""
 
 BATCH_SECONDS = 20.0
-"""How long a request should take. Swift deletes two names at once: 10,000 may take it 20 minutes, and when
-the connection breaks nobody knows which of them are gone."""
+"""How long a bulk-delete should take. Swift deletes two names at a time, so 10,000 may take 20 minutes, and
+if the connection breaks it is unknown which of them are gone."""
 
-UNREADABLE = 2
-"""After so many answers in a row without a verdict the server is not asked again."""
+MAX_UNREADABLE = 2
+"""After so many unreadable answers in a row no bulk-delete is sent any more."""
 
 
 class Deletion:
@@ -66,7 +66,7 @@ class Deletion:
         while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
             failed, outage = self._delete_chunk(chunk)
             failures |= failed
-            if outage is not None:  # the next request would fail too, and its answer be waited for
+            if outage is not None:  # the next request would wait as long and fail too
                 failures |= dict.fromkeys(remaining, outage)
         return failures
 
@@ -89,7 +89,7 @@ class Deletion:
             return self._delete_in_parallel(chunk), None
         outcome = self._bulk.delete(in_bulk)
         if outcome.none_found:
-            self._look_at_verdict(outcome, in_bulk[0])
+            self._check_none_found(outcome, in_bulk[0])
         if outcome.too_large:
             return self._delete_halves(chunk)
         failures = outcome.failures
@@ -103,10 +103,10 @@ class Deletion:
             failures |= dict.fromkeys(chunk, outcome.outage)
         return failures, outcome.outage
 
-    def _look_at_verdict(self, outcome: Outcome, first: ObjectName) -> None:
-        """Delete the first of the names of which the server says that there is none: it may do nothing.
+    def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
+        """Check an answer that says no name existed by deleting the first: such a server may do nothing.
 
-        INVARIANT: of a large object and its segments the object is the first. If it may stand, they stay.
+        INVARIANT: a large object comes before its segments. If it may still exist, the segments stay.
         """
         try:
             self._delete(first)
@@ -118,7 +118,7 @@ class Deletion:
             else:
                 outcome.refused = BulkRefused(error, remembered=False)
         else:
-            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} was there, and was not found"))
+            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} existed, and was not found"))
 
     def _delete_halves(
         self, chunk: Sequence[ObjectName]
@@ -133,10 +133,10 @@ class Deletion:
     def _delete_in_order(
         self, names: Sequence[ObjectName], refusal: BulkRefused
     ) -> dict[ObjectName, StoreError]:
-        """Delete what a refused bulk-delete was to delete.
+        """Delete the names of a refused bulk-delete one by one.
 
-        INVARIANT: a large object goes before its segments, which mostly lie in another container: when
-        something is left in one container, what follows in another is not tried.
+        INVARIANT: a large object is deleted before its segments, which mostly are in another container. So
+        after a failure in one container, the containers that follow are left alone.
         """
         failures: dict[ObjectName, StoreError] = {}
         for _, group in groupby(names, attrgetter("container")):
@@ -168,9 +168,9 @@ class Deletion:
 
 
 class BulkDeletes:
-    """Sends bulk-deletes, and learns from the answers how many names the server deletes in `seconds`.
+    """Sends bulk-deletes, and adapts their size to how many names the server deletes in `seconds`.
 
-    The lock guards what was learned; it is not held during a request.
+    The lock guards the size and the refusal; it is not held during a request.
     """
 
     def __init__(self, send: Callable[[Request], bytes], seconds: float = BATCH_SECONDS) -> None:
@@ -181,10 +181,10 @@ class BulkDeletes:
         self._unreadable = 0
         self._refused = False
 
-    def batch(self, most: int) -> int:
-        """Return how many names the next request may have, of `most` by the server's limits; 0 for none."""
+    def batch(self, limit: int) -> int:
+        """Return how many names the next request may have, at most `limit`; 0 for no bulk-delete."""
         with self._lock:
-            return 0 if self._refused else min(self._size, most)
+            return 0 if self._refused else min(self._size, limit)
 
     @property
     def refused(self) -> bool:
@@ -192,7 +192,7 @@ class BulkDeletes:
         return self._refused
 
     def remember_refusal(self, refusal: BulkRefused) -> None:
-        """Send no more bulk-deletes; the caller knows that the server takes single DELETEs."""
+        """Send no more bulk-deletes; the caller has seen that the server takes single DELETEs."""
         with self._lock:
             if self._refused or not refusal.remembered:
                 return
@@ -203,7 +203,7 @@ class BulkDeletes:
         """Delete `names` by one request."""
         try:
             request = bulk_delete_request(names)
-        except BadName:  # of which of them, a single DELETE says
+        except BadName:  # single DELETEs report which name is the bad one
             return Outcome(single=list(names))
         begun = monotonic()
         try:
@@ -231,10 +231,10 @@ class BulkDeletes:
         return Outcome(single=list(names), too_large=True)
 
     def _no_verdict(self, names: Sequence[ObjectName], error: NoVerdict) -> Outcome:
-        """One such answer may have been damaged on its way; single DELETEs are right in any case."""
+        """Fall back to single DELETEs: for these names, as one answer may be an accident, or for good."""
         with self._lock:
             self._unreadable += 1
-            often = self._unreadable >= UNREADABLE
+            often = self._unreadable >= MAX_UNREADABLE
         return Outcome(single=list(names), refused=BulkRefused(error, remembered=often))
 
     def _took(self, count: int, seconds: float, *, answered: bool) -> None:

@@ -1,6 +1,6 @@
-"""The Swift account itself: each method is the request that the API reference names for it.
+"""An object store over HTTP: each method sends the request that Swift's API reference defines for it.
 
-Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store), tried against Swift 2.38.
+Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store), tested against Swift 2.38.
 """
 
 import hashlib
@@ -37,20 +37,20 @@ from swiftfs.store.wire.ranged_get import RangedGet
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
-"""Longest silence after a body was sent: the server writes it to every replica before it answers."""
+"""Longest wait for an answer after a body was sent: the server first writes it to its replicas."""
 
-UNMATCHED = 1000
-"""Versions remembered of which Swift takes the true ETag for another."""
+MAX_UNMATCHED = 1000
+"""How many versions to remember for which `If-Match` fails although the ETag is the object's."""
 
 ROW_BYTES = 8192
 """The longest row of a listing: a name of 1024 bytes is up to six times as long in JSON."""
 
 
 class SwiftStore:
-    """An `ObjectStore` over one account. It repeats nothing but a request refused for its token.
+    """An `ObjectStore` over one account. It repeats only a request whose token was refused.
 
-    Containers that it creates get the storage policy of that name, or the server's default one. No request
-    waits for its answer longer than `longest_silence` seconds.
+    New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
+    its answer longer than `longest_silence` seconds.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class SwiftStore:
             self.delete,
             lambda: self.limits().bulk_delete,
         )
-        self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(UNMATCHED)
+        self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(MAX_UNMATCHED)
 
     def __repr__(self) -> str:
         return f"SwiftStore({self._account.label})"
 
     def limits(self) -> Limits:
-        """As the protocol says; while `/info` does not answer, what is safe with any server."""
+        """Return the server's limits; while `/info` does not answer, those that are safe with any server."""
         if self._limits is None:
             try:
                 reply = self._transport.send(Request("limits", "GET", info=True))
@@ -89,11 +89,11 @@ class SwiftStore:
         return self._effective(self._limits)
 
     def known_limits(self) -> Limits | None:
-        """Return what `/info` has said, None when nobody has asked yet; nothing is asked."""
+        """Return the limits that `/info` has reported, None when it was not requested yet; send nothing."""
         return None if self._limits is None else self._effective(self._limits)
 
     def _effective(self, limits: Limits) -> Limits:
-        """Return limits without the bulk-delete that the server has refused."""
+        """Return `limits`, without bulk-delete if the server has refused it."""
         return replace(limits, bulk_delete=0) if self._deletion.bulk_refused else limits
 
     def list_containers(self, *, marker: str = "") -> Page:
@@ -117,7 +117,7 @@ class SwiftStore:
             meaning={400: BadContainer, 409: AlreadyExists},
         )
         try:
-            with self._transport.open(request) as answer:  # its text says nothing more
+            with self._transport.open(request) as answer:  # its body has no information
                 return answer.status == 201
         except AlreadyExists:  # with another storage policy
             return False
@@ -133,13 +133,13 @@ class SwiftStore:
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
     ) -> Page:
         limits = self.limits()
-        asked = min(limit, limits.listing)
-        query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=asked)
-        most = ANSWER_BYTES + ROW_BYTES * (asked or limits.listing)
-        request = Request("list_page", "GET", container, query=query, max_bytes=most)
+        limit = min(limit, limits.listing)
+        query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        max_bytes = ANSWER_BYTES + ROW_BYTES * (limit or limits.listing)
+        request = Request("list_page", "GET", container, query=query, max_bytes=max_bytes)
         reply = self._transport.send(request)
         return read_page(
-            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=asked, limits=limits
+            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
         )
 
     def head(self, name: ObjectName) -> ObjectInfo:
@@ -155,17 +155,18 @@ class SwiftStore:
             try:
                 return self._receive(RangedGet(name, sink, offset, length, etag))
             except PreconditionFailed:
-                # A plain copy of an SLO keeps what Swift compares `If-Match` with, which is not its ETag.
+                # Swift compares `If-Match` with an ETag in its own metadata (X-Object-Sysmeta). A plain copy
+                # of an SLO inherits that of the SLO, which is not its own ETag.
                 if self.head(name).version.etag != etag:
                     raise
-        found = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
+        info = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
         with self._lock:
             self._unmatched[version] = None
-        return found
+        return info
 
-    def _receive(self, download: RangedGet) -> ObjectInfo:
-        with self._transport.open(download.request) as answer:
-            return download.receive(answer)
+    def _receive(self, get: RangedGet) -> ObjectInfo:
+        with self._transport.open(get.request) as answer:
+            return get.receive(answer)
 
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
         view = memoryview(body).cast("B")
@@ -190,7 +191,7 @@ class SwiftStore:
         try:
             answer = self._transport.send(request).headers
         except StoreError as error:
-            error.etag = etag  # a writer may change a mapped body after it was sent
+            error.etag = etag  # of the bytes that were sent: a writer may have changed a mapped body since
             if isinstance(error, Corrupt) and _md5(view) != etag:
                 raise BodyChanged(str(error)) from error
             raise
@@ -268,7 +269,7 @@ class SwiftStore:
         return replace(info, size=sum(row.size for row in iter_dlo_segments(self, info.dlo_prefix)))
 
     def close(self) -> None:
-        """Close every connection; requests that are under way come to their end first or fail."""
+        """Close every connection; running requests finish first or fail."""
         self._deletion.close()
         self._transport.close()
 
@@ -278,5 +279,5 @@ def _md5(body: memoryview) -> str:
 
 
 def _listing(reply: Reply) -> bytes:
-    """Return a listing's JSON: 204 is an empty one, but an empty body with 200 is none."""
+    """Return a listing's JSON. A 204 is an empty listing; a 200 with an empty body is no listing."""
     return b"[]" if reply.status == 204 else reply.body

@@ -16,11 +16,11 @@ from swiftfs.store.error_map import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
 
 MAX_LINE = 2 * (1024 + 256)
-"""Longer lines are refused: Swift's bulk.py takes twice the longest path, quoted as long as it may be."""
+"""The longest line, in bytes: Swift's bulk.py accepts twice the length of the longest path."""
 
 
 def fits_in_bulk(name: ObjectName) -> bool:
-    """Say whether bulk-delete takes the name; `%` quoting makes three bytes of one."""
+    """Return whether bulk-delete takes the name; percent-encoding makes three bytes of one."""
     return len(quote(f"/{name}", errors="replace")) <= MAX_LINE
 
 
@@ -39,7 +39,7 @@ def bulk_delete_request(names: Sequence[ObjectName]) -> Request:
 
 
 class BulkRefused(StoreError):
-    """The server deleted nothing and will not: single DELETEs may. `remembered` says to ask it no more."""
+    """The server deleted nothing. Single DELETEs may work; if `remembered`, send no bulk-delete again."""
 
     def __init__(self, error: StoreError, *, remembered: bool = True) -> None:
         super().__init__(str(error))
@@ -47,19 +47,19 @@ class BulkRefused(StoreError):
 
 
 class BulkTooLarge(StoreError):
-    """The server deleted nothing: it takes fewer names in a request."""
+    """The server deleted nothing, because it takes fewer names in a request."""
 
 
 class NoVerdict(Corrupt):
-    """The answer came whole and is no verdict."""
+    """The answer is complete, but not a verdict on the names."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the names of a request.
+    """What became of the names in a bulk-delete.
 
-    `single` are those that it did not take and that can be deleted one by one. With `outage` the answer was
-    lost: the next request would fare no better. With `none_found` the server says that none was there.
+    `single` are names that it did not take; they can be deleted one by one. With `outage` the answer was
+    lost, and the next request would fail too. With `none_found` the server reports that no name existed.
     """
 
     failures: dict[ObjectName, StoreError] = field(default_factory=dict)
@@ -71,11 +71,11 @@ class Outcome:
 
 
 def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
-    """Return what failed of `names`, and as `single` those for which the token had expired meanwhile.
+    """Return which of `names` failed, and as `single` those reached after the token had expired.
 
-    A name that was absent did not fail. A server that gave up half-way does not say which names it reached:
-    then each may still exist. Raise `NoVerdict`, or `BulkRefused` and `BulkTooLarge` for one that refuses the
-    whole request.
+    An absent name is no failure. A server that gave up half-way does not report which names it reached, so
+    each name without a status may still exist. Raise `NoVerdict` for an answer that cannot be read,
+    `BulkRefused` or `BulkTooLarge` for one that refuses the whole request.
     """
     verdict = _verdict(body)
     _check_refusal(verdict)
@@ -92,7 +92,7 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
         status = verdict["Response Status"]
         for name in by_path.values():
             if name not in statuses:
-                failures[name] = Unavailable(f"delete_many {name}: given up by the server, {status}")
+                failures[name] = Unavailable(f"delete_many {name}: the server gave up, {status}")
     failures = {name: one for name, one in failures.items() if not isinstance(one, NotFound)}
     none_found = not (verdict["Number Deleted"] or failures or unauthorized)
     return Outcome(failures, unauthorized, none_found=none_found)
@@ -110,7 +110,7 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
     if number == 413:
         raise BulkTooLarge(str(error))
     if not error.retryable:
-        raise BulkRefused(error, remembered=number != 401)  # a token that expired is no reason
+        raise BulkRefused(error, remembered=number != 401)  # an expired token will be renewed
 
 
 def _verdict(body: bytes) -> dict[str, Any]:
