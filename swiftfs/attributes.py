@@ -1,7 +1,7 @@
-"""POSIX attributes on their way to Swift and back: Content-Type parameters, marker headers, xattrs.
+"""Encodes POSIX attributes for Swift: as Content-Type parameters, as metadata of markers, and as xattrs.
 
-A listing returns a Content-Type verbatim, parameters included, and so brings every file's attributes for
-nothing. Other clients ignore the parameters; they read `X-Object-Meta-Mtime`, which is written too.
+A listing returns each Content-Type verbatim with its parameters, and so the attributes of every file without
+more requests. Other clients ignore the parameters; they read `X-Object-Meta-Mtime`, which is written too.
 """
 
 import base64
@@ -35,7 +35,7 @@ SPECIAL_TYPES = {
 """The media types of files that are not regular, as freedesktop.org's shared-mime-info names them."""
 
 MAX_TARGET = 1024
-"""Longer symlink targets stay in the object's body alone; Swift was seen to take 3000 characters."""
+"""Longer symlink targets are in the object's body only; Swift was seen to accept 3000 characters."""
 
 _SECONDS = re.compile(r"(-?)(\d{1,12})(?:\.(\d{1,18}))?")
 _MODE = re.compile(r"0?([0-7]{5,7})")
@@ -47,9 +47,9 @@ _TYPES = MimeTypes()
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Attributes as an object carries them; None where it does not.
+    """The attributes that an object stores; None for those it does not.
 
-    `slo` is the ETag of a large object, without which a listing cannot tell its version.
+    `slo` is the ETag of a large object; without it a listing does not show the object's version.
     """
 
     mode: int | None = None
@@ -65,7 +65,7 @@ NOTHING_STORED = Stored()
 
 
 def format_time(ns: int) -> str:
-    """Write ns since the epoch as `seconds.fraction`, the form rclone and the swift CLI read."""
+    """Return ns since the epoch as `seconds.fraction`, the format that rclone and the swift CLI read."""
     sign, ns = ("-", -ns) if ns < 0 else ("", ns)
     seconds, rest = divmod(ns, NS)
     # `swift upload --changed` compares texts, and writes whole microseconds.
@@ -73,7 +73,7 @@ def format_time(ns: int) -> str:
 
 
 def parse_time(text: str | None) -> int | None:
-    """Read `seconds[.fraction]` as ns since the epoch; None for anything else."""
+    """Return the time `seconds[.fraction]` in ns since the epoch; None for other text."""
     match = _SECONDS.fullmatch(text.strip()) if text else None
     if match is None:
         return None
@@ -82,7 +82,7 @@ def parse_time(text: str | None) -> int | None:
 
 
 def parse_last_modified(text: str) -> int:
-    """Read a listing's `last_modified` (UTC without a zone) as ns since the epoch, 0 when it is none."""
+    """Return a listing's `last_modified` (UTC without a zone) in ns since the epoch; 0 for other text."""
     try:
         moment = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError:
@@ -116,7 +116,7 @@ def encode_type(base: str, stored: Stored) -> str:
 
 
 def decode_type(content_type: str) -> tuple[str, Stored]:
-    """Split a Content-Type into the media type, with the parameters of others, and what it carries for us."""
+    """Split a Content-Type into the media type with foreign parameters, and the attributes in our own."""
     if ";" not in content_type:
         return content_type, NOTHING_STORED
     foreign = []
@@ -150,7 +150,7 @@ _READERS = {
 
 
 def is_directory_type(content_type: str) -> bool:
-    """Say whether an empty object of this type is a directory marker."""
+    """Return whether an empty object of this type is a directory marker."""
     return content_type.partition(";")[0].strip().lower() in DIRECTORY_TYPES
 
 
@@ -158,7 +158,7 @@ _MARKER_FIELDS = ("mtime", "mode", "uid", "gid")
 
 
 def encode_marker(attributes: Attributes) -> dict[str, str]:
-    """Return the metadata that a directory marker carries, its content type being taken."""
+    """Return the attributes as metadata of a directory marker, whose type should have no parameters."""
     return {
         "mtime": format_time(attributes.mtime_ns),
         "mode": f"{attributes.mode:07o}",
@@ -168,7 +168,7 @@ def encode_marker(attributes: Attributes) -> dict[str, str]:
 
 
 def decode_metadata(metadata: Mapping[str, str]) -> Stored:
-    """Return the attributes in an object's metadata; other clients write `mtime` alone."""
+    """Return the attributes in an object's metadata; other clients write only `mtime`."""
     values = {name: metadata.get(name, "") for name in _MARKER_FIELDS}
     mode = _MODE.fullmatch(values["mode"])
     return Stored(
@@ -182,11 +182,11 @@ def decode_metadata(metadata: Mapping[str, str]) -> Stored:
 PID_ATTRIBUTE = "swiftfs.pid"
 CACHE_ATTRIBUTE = "swiftfs.cache"
 STATUS_ATTRIBUTE = "swift.status"
-"""Read-only attributes of the mount's root: its process, its cache folder, and what waits, as JSON."""
+"""Read-only xattrs of the mount's root: its process, its cache folder, and its queue as JSON."""
 
 FLUSH_ATTRIBUTE = "swift.flush"
 RETRY_ATTRIBUTE = "swift.retry"
-"""Setting one of them on the mount's root, to whatever value, begins to store what waits, or what failed."""
+"""Set on the mount's root, to any value, they start uploading what waits, or retry what failed."""
 
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")
@@ -197,7 +197,7 @@ _VERBATIM_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 def xattr_to_header(name: str) -> str | None:
     """Return the metadata name of a `user.*` xattr, or None for another namespace and for our own fields.
 
-    Header names know no case and no underscore (WSGI), so what is not `a-z 0-9 . -` is %-encoded.
+    Header names have neither case nor underscore (WSGI), so all but `a-z 0-9 . -` is %-encoded.
     """
     if not name.startswith(_XATTR_PREFIX) or name == _XATTR_PREFIX:
         return None
@@ -219,7 +219,7 @@ def header_to_xattr(header: str) -> str | None:
 
 
 def encode_xattr(value: bytes) -> str:
-    """Return the header value of an xattr: as it is where it is plain text, else base64 behind `data:`."""
+    """Return the header value of an xattr: plain text as it is, other bytes as base64 after `data:`."""
     text = value.decode("ascii", "replace")
     if _VERBATIM_VALUE.fullmatch(text) and not text.startswith("data:"):
         return text

@@ -34,13 +34,13 @@ class Rank(enum.IntEnum):
     PREFETCH = enum.auto()
     """What is fetched ahead, and for which readers."""
     LATE_ANSWERS = enum.auto()
-    """The order in which what is known of lost requests is saved."""
+    """The order in which the records of lost requests are saved."""
     JOURNAL = enum.auto()
     """The queue of tasks and everything about them."""
     CACHE = enum.auto()
-    """Which local files are in use, held or kept, and the index of the kept ones."""
+    """Which local files are in use, pinned or cached, and the index of the cached ones."""
     CONTENT = enum.auto()
-    """One local file: its blocks, its origin, its downloads, its snapshot."""
+    """One local file: its blocks, its base version, its downloads, its snapshot."""
     SEGMENTS_BEGIN = enum.auto()
     """The record of one file's upload prefix: no segment is PUT while it is written."""
     SEGMENTS = enum.auto()
@@ -48,13 +48,13 @@ class Rank(enum.IntEnum):
     PLACES = enum.auto()
     """Which container takes the segments of another."""
     NAMESPACE = enum.auto()
-    """Cached listings, our changes over them, the listings under way."""
+    """Cached listings, local changes over them, listings that are being fetched."""
     DETAILS = enum.auto()
-    """The HEADs under way."""
+    """HEADs that are being sent."""
     INODES = enum.auto()
-    """The inode numbers that were given."""
+    """The assigned inode numbers."""
     USAGE = enum.auto()
-    """The answers that `statfs` remembers."""
+    """The cached answers of `statfs`."""
     REMOVAL = enum.auto()
     """Segments whose deletion waits for a lost PUT."""
     OWNERSHIP = enum.auto()
@@ -62,11 +62,11 @@ class Rank(enum.IntEnum):
     LOG = enum.auto()
     """The journal's database connection."""
     HEADS = enum.auto()
-    """The database connection of remembered HEADs."""
+    """The database connection of the cached HEADs."""
     RENEWALS = enum.auto()
-    """The logins under way, by the token that was refused."""
+    """Logins in progress, by the token that was refused."""
     STORE = enum.auto()
-    """What is known of the server, and its threads for single deletions."""
+    """What is known of the server, and the threads for single DELETEs."""
     BULK = enum.auto()
     """How many names a bulk-delete carries."""
     CONNECTIONS = enum.auto()
@@ -74,9 +74,9 @@ class Rank(enum.IntEnum):
     AMBIGUOUS = enum.auto()
     """The requests whose answer was lost."""
     COUNTERS = enum.auto()
-    """The requests that were sent, by kind."""
+    """The numbers of requests, by class."""
     ROOM = enum.auto()
-    """The progress that writers without room wait for."""
+    """The progress that writers wait for when the cache is full."""
     DEMO = enum.auto()
     """The process of the demo's Swift."""
     FUSE_THREADS = enum.auto()
@@ -86,10 +86,10 @@ class Rank(enum.IntEnum):
 T = TypeVar("T")
 
 _WITH_FILE = frozenset({Rank.FILE})
-"""What may be held while a thread waits for a request or for other threads."""
+"""The locks that a thread may hold while it waits for a request or for other threads."""
 
 _ALONE = frozenset({Rank.BARRIER})
-"""Conditions to wait for without any lock: the folder's rename needs the locks of the files below it."""
+"""Conditions that may be waited for only without any lock: a folder's rename locks the files below it."""
 
 
 class Lock(Protocol):
@@ -227,7 +227,7 @@ class _Checks:
         held = ", ".join(map(str, self.held))
         said = f"lock order: thread {threading.current_thread().name} holds {held} and {what}"
         self.violations.append(said)
-        sys.stderr.write(said + "\n")  # a thread of a pool may keep its exceptions to itself
+        sys.stderr.write(said + "\n")  # a pool's thread may swallow its exceptions
         raise LockOrderError(said)
 
 
@@ -315,7 +315,7 @@ class _CheckedPool(Executor):
 def _checked(future: Future[Any]) -> Future[Any]:
     """Return a future that asserts, where that is checked, what its waiters hold."""
     if _checks is not None and type(future) is Future:
-        future.__class__ = _CheckedFuture  # the pool makes it, and has no way to be told of another class
+        future.__class__ = _CheckedFuture  # a pool cannot be told which class of future to make
     return future
 
 
@@ -325,20 +325,20 @@ _checks: _Checks | None = None
 
 
 def use(runtime: Runtime) -> Runtime:
-    """Take `runtime` for all that is made from now on, and for the clock; return the one before."""
+    """Use `runtime` for the clock and for all objects made from now on; return the previous one."""
     global _runtime
     before, _runtime = _runtime, runtime
     return before
 
 
 def check() -> None:
-    """Assert ranks from now on, for the locks that are made after this. For tests."""
+    """Assert the ranks of the locks that are made from now on. For tests."""
     global _checks  # noqa: PLW0603
     _checks = _checks or _Checks()
 
 
 def take_violations() -> list[str]:
-    """Return what `check` has found, in any thread, since this was last asked."""
+    """Return the violations in all threads since the last call."""
     if _checks is None:
         return []
     found, _checks.violations = _checks.violations, []
@@ -346,9 +346,9 @@ def take_violations() -> list[str]:
 
 
 def may_block(what: str) -> None:
-    """Assert, if that is checked, that the calling thread holds no lock but a file's.
+    """Assert, after `check`, that the calling thread holds no lock but a file's.
 
-    It is called before every request, and before every other wait that may be long.
+    Call it before every request, and before every other wait that may be long.
     """
     if _checks is not None:
         _checks.may_block(what, _WITH_FILE)
@@ -379,7 +379,7 @@ def new_thread(
 
 
 def new_pool(name: str, size: int) -> Executor:
-    """Return a pool of at most `size` threads with the name; whoever makes it shuts it down."""
+    """Return a pool of at most `size` threads called `name`; the caller shuts it down."""
     raw = _runtime.pool(name, size)
     return raw if _checks is None else _CheckedPool(raw)
 
@@ -406,7 +406,7 @@ def thread_id() -> int:
 
 
 def is_main_thread() -> bool:
-    """Return whether the calling thread is the one that Python began with."""
+    """Return whether the calling thread is Python's main thread."""
     return threading.current_thread() is threading.main_thread()
 
 

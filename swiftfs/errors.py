@@ -1,23 +1,23 @@
-"""Every failure the floors speak of, and the one table that turns a failure into an errno."""
+"""The exceptions of swiftfs, and the errno that a system call returns for each."""
 
 import errno
 import os
 
 
 class SwiftfsError(Exception):
-    """A failure with a meaning; `errno` is what a system call answers for it."""
+    """The base class; `errno` is what a system call returns for the error."""
 
     errno: int = errno.EIO
 
 
 class ConfigurationError(SwiftfsError):
-    """What the user asked for cannot be done as asked; the message says what to do instead."""
+    """A configuration or command that cannot work; the message says what to do instead."""
 
     errno = errno.EINVAL
 
 
 class ChangedDuringUpload(SwiftfsError):
-    """Bytes changed while they were uploaded; another attempt stores them as they are then.
+    """Bytes changed while they were uploaded; another attempt will store the new ones.
 
     `etag` is that of a version which this attempt has stored nevertheless, empty for none.
     """
@@ -31,11 +31,11 @@ class ChangedDuringUpload(SwiftfsError):
 
 
 class StoreError(SwiftfsError):
-    """Swift, or the way to it, answered something else than asked.
+    """A request to Swift failed.
 
-    `retryable` says that the same request may succeed if it is sent again; `retry_after` is the pause in
-    seconds that the server asked for, if it did. A request that `may_land` was sent and not answered: the
-    server may carry it out later, and `etag` is then the object's, where the sender knows it.
+    A `retryable` one may succeed if it is sent again, after `retry_after` seconds if the server named a
+    pause. One that `may_land` was sent and not answered: the server may carry it out later. `etag` is then
+    that of the object it would store, where the sender knows it.
     """
 
     retryable = False
@@ -58,20 +58,20 @@ class NotFound(StoreError):
 
 
 class AccessDenied(StoreError):
-    """403, or a 401 that a fresh token did not cure."""
+    """403, or a 401 in spite of a new token."""
 
     errno = errno.EACCES
 
 
 class Ghost(NotFound):
-    """404 on an object that the container's listing shows all the same; a DELETE makes its row go."""
+    """404 on an object that the container's listing still shows; a DELETE removes its row."""
 
 
 class BadName(StoreError):
-    """412 or 400 on a name: Swift cannot store an object called so.
+    """412 or 400 on a name: Swift cannot store an object with this name.
 
-    Its errno is not EINVAL, of which rename(2) says "into itself" and fsync(2) "not supported": programs
-    take that for no failure.
+    Its errno is not EINVAL, which means "into itself" to rename(2) and "not supported" to fsync(2): programs
+    ignore that.
     """
 
 
@@ -82,11 +82,11 @@ class NameTooLong(BadName):
 
 
 class BadRequest(StoreError):
-    """400: the server does not understand the request; as for the errno, see `BadName`."""
+    """400: the server does not understand the request. For the errno see `BadName`."""
 
 
 class BadContainer(BadRequest):
-    """400 on a container that is to be made: its name or its storage policy. mkdir(2) says so by EINVAL."""
+    """400 on creating a container: its name or storage policy is bad. EINVAL is mkdir(2)'s for that."""
 
     errno = errno.EINVAL
 
@@ -110,7 +110,7 @@ class Conflict(StoreError):
 
 
 class Clash(Conflict):
-    """409 on anything but the deletion of a container: a change of an object has a later timestamp, say."""
+    """409 on anything but the deletion of a container, such as an object with a later timestamp."""
 
     errno = errno.EIO
 
@@ -134,17 +134,17 @@ class NoSpace(StoreError):
 
 
 class BadRange(StoreError):
-    """416: the range begins at or after the object's end; as for the errno, see `BadName`."""
+    """416: the range begins at or after the object's end. For the errno see `BadName`."""
 
 
 class Corrupt(StoreError):
-    """Bytes that do not match their length or checksum; another attempt may bring the right ones."""
+    """Bytes that do not match their length or checksum; another attempt may return the right ones."""
 
     retryable = True
 
 
 class BodyChanged(Corrupt):
-    """The body was written to while it was sent. Only who begins anew, perhaps with a copy, gets further."""
+    """The body was modified while it was sent. The caller must start again, perhaps with a copy."""
 
     retryable = False
 
@@ -163,9 +163,9 @@ class TimedOut(Unavailable):
 
 
 def errno_of(error: BaseException) -> int:
-    """Return the positive errno a system call answers for `error`.
+    """Return the positive errno that a system call returns for `error`.
 
-    An `OSError` without an errno (`requests.ConnectionError` is one) and everything unforeseen is EIO.
+    It is EIO for an `OSError` without an errno (such as `requests.ConnectionError`) and for any other error.
     """
     number = getattr(error, "errno", None)
     if isinstance(error, OSError | SwiftfsError) and isinstance(number, int) and number > 0:
@@ -174,5 +174,5 @@ def errno_of(error: BaseException) -> int:
 
 
 def os_error(number: int, subject: str | None = None) -> OSError:
-    """Build the `OSError` of errno `number` about `subject` with the system's own text."""
+    """Return the `OSError` of errno `number` about `subject`, with the system's message."""
     return OSError(number, os.strerror(number), subject)

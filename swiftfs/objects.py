@@ -1,4 +1,4 @@
-"""The values that travel between the floors. They are frozen, and no floor adds meaning to another's."""
+"""The frozen values that packages pass to each other."""
 
 import hashlib
 import stat
@@ -9,7 +9,7 @@ from types import MappingProxyType
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 DIRECTORY_TYPE = "application/directory"
-"""The Content-Type of a directory marker, exactly so: rclone takes a marker with a parameter for a file."""
+"""The Content-Type of a directory marker, without parameters: rclone takes a marker with one for a file."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -19,15 +19,21 @@ class ObjectName:
     container: str
     key: str
 
+    @classmethod
+    def parse(cls, text: str) -> "ObjectName":
+        """Read `container/key`, as `str` writes it; the key is empty where there is no slash."""
+        container, _, key = text.partition("/")
+        return cls(container, key)
+
     def __str__(self) -> str:
         return f"{self.container}/{self.key}"
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
-    """One state of an object. Bytes in a cache belong to a version, never to a name.
+    """One version of an object. Cached bytes belong to a version, never to a name.
 
-    `etag` is the object's ETag without quotes; for an SLO that is not the `hash` of its listing row.
+    `etag` is the object's ETag without quotes; for an SLO it is not the `hash` of its listing row.
     """
 
     name: ObjectName
@@ -47,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One answer to a listing request; `last` says that no further page follows.
+    """One page of a listing; `last` if no other page follows.
 
     `subdirs` are prefixes and end with the delimiter. `marker` continues the listing.
     """
@@ -60,12 +66,12 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What HEAD, GET and PUT say of an object.
+    """What the answer to a HEAD, GET or PUT says about an object.
 
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
-    where the server did not say.
+    where it is unknown. `dlo_prefix` is what the names of a DLO's segments begin with.
     """
 
     version: ObjectVersion
@@ -75,14 +81,14 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     is_slo: bool = False
-    dlo_prefix: str | None = None
+    dlo_prefix: ObjectName | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of an SLO: an object of its own, or the bytes `first` to `first + length` of one.
+    """A segment of an SLO: a whole object, or `length` bytes of one from `first` on.
 
-    A `nested` one is an SLO itself: its `etag` is no MD5 of its bytes.
+    A `nested` one is an SLO itself: its `etag` is not the MD5 of its bytes.
     """
 
     name: ObjectName
@@ -94,7 +100,7 @@ class Segment:
 
     @property
     def span(self) -> int:
-        """The bytes that this part adds to the file."""
+        """How many bytes it adds to the object."""
         return self.size if self.length is None else self.length
 
 
@@ -106,29 +112,25 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """The size in bytes of the object they make."""
+        """The size of the object in bytes."""
         return sum(segment.span for segment in self.segments)
 
     @property
     def etag(self) -> str:
-        """The ETag that Swift gives the object: md5 of the etags, each with its range where it has one.
+        """The ETag that Swift gives the object: the MD5 of the segments' ETags, with their ranges if any.
 
         Source: the chapter "Retrieving a Large Object" in swift/common/middleware/slo.py.
         """
         digest = hashlib.md5(usedforsecurity=False)
         for part in self.segments:
-            ranged = part.length is not None
-            digest.update(
-                f"{part.etag}:{part.first}-{part.first + part.span - 1};".encode()
-                if ranged
-                else part.etag.encode()
-            )
+            ranged = f":{part.first}-{part.first + part.span - 1};" if part.length is not None else ""
+            digest.update(f"{part.etag}{ranged}".encode())
         return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container or account holds; quotas are None where none is set. Sizes are in bytes.
+    """The usage of a container or account; quotas are None where none is set. Sizes are in bytes.
 
     `metadata` holds a container's `X-Container-Meta-*` headers, as in `ObjectInfo`.
     """
@@ -142,7 +144,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server says it can do, from `/info`; the defaults are those of a server that does not say.
+    """The server's limits and features from `/info`; the defaults are for values that it does not report.
 
     Sources: Swift's `/info` sections `swift`, `slo` and `bulk_delete`.
     """
@@ -163,14 +165,14 @@ class Limits:
     """False for look-alikes such as Ceph RGW, whose short pages do not end a listing."""
 
     version: str = ""
-    """What the server calls its own release, empty where it does not."""
+    """The server's release, empty where it does not report one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What `stat` tells of a path. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
+    """The result of `stat`. `mode` includes the file type; `mtime_ns` is in ns since the epoch.
 
-    `device` is what a device node stands for (makedev(3)).
+    `device` is the device number of a device node (makedev(3)).
     """
 
     mode: int
@@ -183,26 +185,26 @@ class Attributes:
 
     @property
     def is_directory(self) -> bool:
-        """True for a directory."""
+        """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
 
     @property
     def is_symlink(self) -> bool:
-        """True for a symbolic link."""
+        """Whether it is a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
 
 UNCACHED_HANDLES = 1 << 61
-"""The first handle whose bytes the kernel must not cache: the file has another version open as well, and the
-kernel has one cache for both."""
+"""The first handle that bypasses the kernel's page cache because another version of the file is open as well:
+the kernel has one cache for both."""
 
 DIRECT_HANDLES = 1 << 62
-"""The first handle of the files that the kernel must not cache: each handle has bytes of its own."""
+"""The first handle of a file that always bypasses the page cache: each of its handles has its own bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSpan:
-    """Bytes that lie in a local file: `length` bytes from `position` behind `descriptor`."""
+    """A range of a local file: `length` bytes from `position` in the open file `descriptor`."""
 
     descriptor: int
     position: int
@@ -211,7 +213,7 @@ class FileSpan:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a system call; new files belong to them."""
+    """The user and group of a system call; they own the files that it creates."""
 
     uid: int
     gid: int
@@ -219,10 +221,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class FilesystemUsage:
-    """What `statfs` tells: sizes in bytes, counts of objects."""
+    """The result of `statfs`: sizes in bytes, and numbers of objects."""
 
     total_bytes: int
     free_bytes: int
-    total_objects: int = field(default=0)
-    free_objects: int = field(default=0)
-    name_bytes: int = field(default=1024)
+    total_objects: int = 0
+    free_objects: int = 0
+    name_bytes: int = 1024

@@ -1,9 +1,9 @@
-"""Object names and paths: which object a path names, and how an object without a POSIX name is called.
+"""Maps paths to object names and back.
 
 A folder's path maps to a prefix, a file's path to an object name, component by component. Three components
-are no file names, and an object `a` beside objects `a/…` needs a second name; both get an escape that begins
-with `%`. A component that happens to look like an escape gets one `%` more; before `file` each `%` is
-doubled, so that an odd number of them is always the second name:
+are no valid file names, and an object `a` beside objects `a/…` needs a name other than the folder's. Both get
+an escape that begins with `%`. A component that looks like an escape gets one more `%`; before `file` each
+`%` is doubled, so that an odd number of them always marks the escape:
 
     ""  %empty     "."  %dot     ".."  %dotdot     "%empty"  %%empty
     object "a" beside "a/b"  a%file                "a%file"  a%%file
@@ -21,19 +21,19 @@ from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.objects import ObjectName
 
 SCHEME = "swift:"
-"""What a source begins with in fstab and in the list of mounts, by which mount(8) knows what is mounted.
+"""The prefix of a source in fstab and in the mount table, by which mount(8) knows that it is mounted.
 
-Without it mount(8) would make a path of a source that is also a file in the current folder.
+Without the prefix, mount(8) takes a source that is also a file in the current directory for a path.
 """
 
 HIDDEN_FOLDER = ".swiftfs"
-"""What a mount tells of itself, in its root. No listing shows it; an object of that name gets a `%` more."""
+"""The control directory in a mount's root. No listing shows it; an object of that name gets one more `%`."""
 
 MAX_KEY_BYTES = 1024
 """Swift's default `max_object_name_length`."""
 
 SEGMENTS_FOLDER = ".swiftfs-segments"
-"""The folder at a container's top that holds segments where no other container may. No path leads there."""
+"""The folder at the top of a container for segments that may be in no other container. It has no path."""
 
 _ESCAPES = {"": "%empty", ".": "%dot", "..": "%dotdot"}
 _UNESCAPES = {escape: component for component, escape in _ESCAPES.items()}
@@ -43,7 +43,7 @@ _LOOKS_SHADOWED = re.compile(r"(.*?)(%+)file", re.DOTALL)
 
 
 def escape(component: str, *, shadowed: bool = False) -> str:
-    """Return the file name of a key's component; `shadowed` says that a folder has the plain name."""
+    """Return the file name for a component of a key; `shadowed` if a folder has the plain name."""
     if component in _ESCAPES:
         name = _ESCAPES[component]
     elif _LOOKS_ESCAPED.fullmatch(component):
@@ -59,7 +59,7 @@ def escape(component: str, *, shadowed: bool = False) -> str:
 
 
 def unescape(name: str) -> tuple[str, bool]:
-    """Return the component that a file name stands for, and whether it is the shadowed one of that name."""
+    """Return the component of a key that a file name stands for, and whether it is shadowed; see `escape`."""
     if "%" not in name:
         return name, False
     if name.endswith("file") and (match := _LOOKS_SHADOWED.fullmatch(name)):
@@ -75,12 +75,12 @@ _LOOKS_HIDDEN = re.compile(rf"%*{re.escape(HIDDEN_FOLDER)}")
 
 
 def beside_hidden(name: str) -> str:
-    """Return what a name in the root is called beside `HIDDEN_FOLDER`; no two names are called the same."""
+    """Return a name for the root that is not `HIDDEN_FOLDER`: `name`, or with one more `%`."""
     return "%" + name if _LOOKS_HIDDEN.fullmatch(name) else name
 
 
 def without_hidden(path: str) -> str:
-    """Return the path that `path` would be without `HIDDEN_FOLDER`; undoes `beside_hidden`."""
+    """Return the path without what `beside_hidden` has added."""
     if not path.startswith("/%"):
         return path
     name, slash, rest = path[1:].partition("/")
@@ -99,14 +99,14 @@ def join(parent: str, name: str) -> str:
 
 
 def path_below(folder: str, key: str) -> str:
-    """Return the path of what is called `key` below a folder, a marker `d/` as the folder that it marks."""
+    """Return the path of the object `key` below a folder; a marker `d/` has the path of its folder."""
     for component in key.removesuffix("/").split("/"):
         folder = join(folder, escape(component))
     return folder
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Say whether `path` lies in `folder` or deeper, or is it."""
+    """Return whether `path` is `folder` or lies below it."""
     return folder in ("/", path) or path.startswith(folder + "/")
 
 
@@ -122,7 +122,7 @@ class Folder:
         return ObjectName(self.container, self.prefix + component)
 
     def is_below(self, other: "Folder") -> bool:
-        """Say whether this folder lies in `other` or deeper, or is it."""
+        """Return whether this folder is `other` or lies below it."""
         return self.container == other.container and self.prefix.startswith(other.prefix)
 
 
@@ -141,7 +141,7 @@ class Source:
         container, _, prefix = text.partition("/")
         if not container:
             raise ConfigurationError(
-                f"source {text!r}: say CONTAINER, CONTAINER/PREFIX, or / for the account"
+                f"source {text!r}: use CONTAINER, CONTAINER/PREFIX, or / for the account"
             )
         if len(container.encode()) > 256:
             raise ConfigurationError(f"source: the container's name {container!r} is longer than 256 bytes")
@@ -150,21 +150,21 @@ class Source:
 
     @property
     def is_account(self) -> bool:
-        """True when the top folders are containers."""
+        """Whether the top folders are containers."""
         return not self.container
 
     def __str__(self) -> str:
         return "/" if self.is_account else f"{self.container}/{self.prefix}".rstrip("/")
 
     def folder(self, path: str) -> Folder:
-        """Return the folder that `path` names; for an account's `/` its container is empty."""
+        """Return the folder at `path`; the container of an account's `/` is empty."""
         return _folder(self, path)
 
     def object(self, path: str) -> ObjectName:
         """Return the object that holds the file at `path`.
 
-        Raise `OSError` ENAMETOOLONG for a key of more than 1024 bytes, EPERM where only containers are, and
-        for `SEGMENTS_FOLDER`.
+        Raise `OSError` ENAMETOOLONG for a key of more than 1024 bytes, EPERM for `SEGMENTS_FOLDER` and at the
+        top of an account, where only containers may be.
         """
         parent, name = split(path)
         folder = self.folder(parent)
@@ -178,9 +178,9 @@ class Source:
         return target
 
     def path(self, name: ObjectName) -> str | None:
-        """Return the path of the file or folder that an object makes, None for one that has none here.
+        """Return the path of an object's file or folder, None for an object that has none here.
 
-        A file beside a folder of the same name has another path, which its name alone does not tell.
+        A file beside a folder of the same name has another path; its name alone does not show that.
         """
         if (self.container and name.container != self.container) or not name.key.startswith(self.prefix):
             return None
@@ -192,7 +192,7 @@ class Source:
 
 @lru_cache(maxsize=4096)
 def _folder(source: Source, path: str) -> Folder:
-    """Return `Source.folder`: the kernel asks for the names of one folder after another."""
+    """Return `Source.folder`, cached: the kernel looks up many names of one folder in a row."""
     keys = _components(path)
     container, keys = (keys[0], keys[1:]) if source.is_account and keys else (source.container, keys)
     if keys[:1] == [SEGMENTS_FOLDER] and not source.prefix:
@@ -222,7 +222,7 @@ def slash_marker(folder: Folder) -> ObjectName:
 
 
 def parent_markers(name: ObjectName) -> tuple[ObjectName, ...]:
-    """Return the names that a marker of the folder may have in which the object `name` lies."""
+    """Return the possible names of the marker of the folder that contains the object `name`."""
     parent = name.key.removesuffix("/").rpartition("/")[0]
     folder = Folder(name.container, parent + "/")
     plain = plain_marker(folder)

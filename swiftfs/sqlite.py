@@ -1,4 +1,4 @@
-"""SQLite files of one mount, which has its cache folder to itself."""
+"""SQLite files in a cache folder, which one mount uses exclusively."""
 
 import logging
 import sqlite3
@@ -16,16 +16,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class OtherFormat(ConfigurationError):
-    """A database that another release wrote, or another program; it was not changed. One line, for users."""
+    """A database of another release or program; it was not changed. The message is a line for users."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The tables of a kind of database, known by SQLite's `application_id` and `user_version`.
+    """The tables of a kind of database, identified by SQLite's `application_id` and `user_version`.
 
-    `tables` is the SQL that makes the tables of format `first`, the oldest that can be read. Each of
-    `migrations` is the SQL that leads from one format to the next: to change the tables, append one. A new
-    database takes the same steps, so it cannot differ from one that was migrated.
+    `tables` is the SQL that creates format `first`, the oldest that can be read. Each of `migrations` is the
+    SQL from one format to the next: to change the tables, append one. A new database goes through the same
+    steps, so it equals a migrated one.
     """
 
     application: int
@@ -40,18 +40,18 @@ class Schema:
 
 
 def is_empty(database: sqlite3.Connection) -> bool:
-    """Say whether a database is one that nothing was ever written to."""
+    """Return whether nothing was ever written to a database."""
     tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     return not tables and _pragma(database, "application_id") == _pragma(database, "user_version") == 0
 
 
 def make_tables(database: sqlite3.Connection, schema: Schema) -> None:
-    """Make an empty database one of the schema."""
+    """Create the schema's tables in an empty database."""
     _run_migrations(database, schema, (schema.tables, *schema.migrations))
 
 
 def migrate(database: sqlite3.Connection, schema: Schema, path: Path) -> None:
-    """Bring the tables to the schema's format, in one transaction.
+    """Migrate the tables to the schema's format, in one transaction.
 
     Raise `OtherFormat` for a database that is newer, too old, or not of this application; `path` is its name
     in the message.
@@ -62,16 +62,16 @@ def migrate(database: sqlite3.Connection, schema: Schema, path: Path) -> None:
 
 
 def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") -> sqlite3.Connection:
-    """Open a file, for its owner alone, and make it when it is not there; any thread may use it.
+    """Open or create a file that only its owner may read; any thread may use the connection.
 
-    An older format is migrated. Raise `OtherFormat` for what must not be changed, `sqlite3.DatabaseError` for
-    a damaged file or one that lacks a table, `sqlite3.OperationalError` (its subclass) and `OSError` for one
-    that cannot be reached.
+    An older format is migrated. Raise `OtherFormat` for a database that must not be changed,
+    `sqlite3.DatabaseError` for a damaged one or one that lacks a table, `sqlite3.OperationalError` (its
+    subclass) and `OSError` for a file that cannot be opened.
     """
     _check_unopened(path, schema)
     database = sqlite3.connect(path, check_same_thread=False)
     try:
-        # Nobody else needs the shared index that other modes keep.
+        # Other modes keep an index in shared memory (`-shm`) for other processes, of which there are none.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA synchronous = {synchronous}")
@@ -89,12 +89,12 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
     return database
 
 
-class CacheFile:
-    """The file of a cache, whose loss costs requests and no data. Not locked.
+class CacheDatabase:
+    """A database that only caches: its loss costs requests, but no data. It has no lock.
 
-    One that is damaged or of another format is put aside and begun anew; `loss` says in the log what that
-    costs. One that is out of reach is left alone, and the database is in memory: `path` is None then.
-    `prepare` is called with each database that was opened; what it raises counts as the database's damage.
+    A damaged file, or one of another format, is renamed and a new one created; `loss` says in the log what
+    that costs. A file that cannot be opened is left alone, and the database is in memory: `path` is None
+    then. `prepare` is called with each opened database; an exception from it counts as damage.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class CacheFile:
         self._synchronous = synchronous
 
     def open(self) -> sqlite3.Connection:
-        """Open the database; nothing is raised for what the disk does."""
+        """Open the database; failures of the disk raise nothing."""
         if self.path is None:
             return self.in_memory()
         try:
@@ -122,10 +122,10 @@ class CacheFile:
             log.warning("%s cannot be opened (%s): %s", self.path, error, self._loss)
             return self.in_memory()
         except (OtherFormat, sqlite3.Error) as error:
-            return self.begin_anew(error)
+            return self.recreate(error)
 
-    def begin_anew(self, error: Exception) -> sqlite3.Connection:
-        """Put the file aside, which is closed and of no use for a reason, and open another database."""
+    def recreate(self, error: Exception) -> sqlite3.Connection:
+        """Rename the file, which is closed and was made useless by `error`, and open a new database."""
         if self.path is None:
             return self.in_memory()
         try:
@@ -140,7 +140,7 @@ class CacheFile:
             return self.in_memory()
 
     def in_memory(self) -> sqlite3.Connection:
-        """Open a database in memory, which takes the file's place from now on."""
+        """Open a database in memory, which replaces the file from now on."""
         self.path = None
         database = _in_memory(self._schema)
         self._prepare(database)
@@ -163,11 +163,11 @@ def _in_memory(schema: Schema) -> sqlite3.Connection:
 
 
 def _put_aside(path: Path, suffix: str) -> Path:
-    """Rename a closed database, in place of one that was put aside before; return its new path."""
+    """Rename a closed database, replacing one that was renamed before; return its new path."""
     aside = path.with_name(f"{path.name}.{suffix}")
     for rest in ("-shm", "-journal"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
-    # What belongs to an older file must not be taken for the log of this one.
+    # SQLite would apply the write-ahead log of an older file to this one.
     aside.with_name(f"{aside.name}-wal").unlink(missing_ok=True)
     for rest in ("-wal", ""):
         with suppress(FileNotFoundError):
@@ -178,15 +178,15 @@ def _put_aside(path: Path, suffix: str) -> Path:
 def _check_unopened(path: Path, schema: Schema) -> None:
     """Raise `OtherFormat` before the file is opened for writing.
 
-    Even to open and close it would change it: SQLite moves the pages of the write-ahead log to their places.
+    Even opening and closing would change it: SQLite checkpoints the write-ahead log.
     """
     log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
     logged = _size_of(log) > 0
     if not _size_of(path):
-        if logged:  # SQLite would delete the log, and with it all that it holds
+        if logged:  # SQLite would delete the log, and all data in it
             raise sqlite3.DatabaseError("it is empty, but not its write-ahead log")
         return
-    # Without a log the file alone says all, and no other file is made to read it.
+    # Without a log the file is complete, and reading it must create no other file.
     mode = "mode=ro" if logged else "immutable=1"
     shared_before = shared.exists()
     database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
@@ -231,7 +231,7 @@ def _format_of(database: sqlite3.Connection, schema: Schema, path: Path) -> int:
 def _run_migrations(database: sqlite3.Connection, schema: Schema, steps: Iterable[str]) -> None:
     marks = f"PRAGMA application_id = {schema.application}; PRAGMA user_version = {schema.format}"
     try:
-        # One transaction: who is killed here leaves the old format, or an empty file.
+        # One transaction: a process killed here leaves the old format, or an empty file.
         database.executescript(";\n".join(["BEGIN IMMEDIATE", *steps, marks, "COMMIT"]))
     except BaseException:
         database.rollback()
@@ -243,7 +243,7 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def boot_id() -> str:
-    """Return what tells this run of the machine from every other, empty where nothing does."""
+    """Return an id of the machine's current boot, empty where the kernel has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -251,5 +251,5 @@ def boot_id() -> str:
 
 
 def row_checksum(*values: object) -> int:
-    """Return a checksum of a row, for SQLite has none."""
+    """Return a checksum of a row: SQLite has none."""
     return zlib.crc32(repr(values).encode())

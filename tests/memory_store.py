@@ -50,9 +50,9 @@ class _Object:
     manifest: Manifest | None = None
 
     @property
-    def dlo_prefix(self) -> str | None:
+    def dlo_prefix(self) -> ObjectName | None:
         text = self.headers.preserved_headers.get("X-Object-Manifest")
-        return None if text is None else unquote(text)
+        return None if text is None else ObjectName.parse(unquote(text))
 
 
 @dataclass
@@ -295,8 +295,8 @@ class MemoryStore:
         body = self._content(self._object(segment.name))
         return body[segment.first : segment.first + segment.span]
 
-    def _dlo_parts(self, dlo_prefix: str) -> list[_Object]:
-        container, _, prefix = dlo_prefix.partition("/")
+    def _dlo_parts(self, dlo_prefix: ObjectName) -> list[_Object]:
+        container, prefix = dlo_prefix.container, dlo_prefix.key
         objects = self._containers.get(container, _Container()).objects
         return [objects[key] for key in sorted(objects, key=str.encode) if key.startswith(prefix)]
 

@@ -62,8 +62,8 @@ def test_v1(server: SwiftServer) -> None:
         ({**KEYSTONE, "OS_PASSWORD": ""}, "OS_PASSWORD"),
         ({**KEYSTONE, "OS_USERNAME": ""}, "OS_USERNAME or OS_USER_ID"),
         ({**KEYSTONE, "OS_PROJECT_ID": ""}, "OS_PROJECT_ID or OS_PROJECT_NAME"),
-        ({**KEYSTONE, "OS_AUTH_URL": "auth.example"}, "no http or https URL"),
-        ({**KEYSTONE, "OS_AUTH_URL": f"https://u:{SECRET}@auth.example"}, "must not hold"),
+        ({**KEYSTONE, "OS_AUTH_URL": "auth.example"}, "not an http or https URL"),
+        ({**KEYSTONE, "OS_AUTH_URL": f"https://u:{SECRET}@auth.example"}, "must not contain"),
         ({**KEYSTONE, "OS_AUTH_URL": "https://auth.example/v2.0"}, "only v3"),
     ],
 )

@@ -15,8 +15,9 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadName, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.store import RetryingStore, SwiftStore, open_account
+from swiftfs.store.deletion import BulkDeletes
 from swiftfs.store.request import Request
-from swiftfs.store.wire.bulk_delete import BulkDeletes, bulk_outcome
+from swiftfs.store.wire.bulk_delete import bulk_outcome
 
 BULK = ("POST", "bulk-delete")
 NAMES = [ObjectName("c", f"n{number}") for number in range(40)]
@@ -84,7 +85,7 @@ def test_a_refused_request_is_done_one_by_one_and_not_tried_again(
     status: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "swiftfs.store.wire.bulk_delete")
+    caplog.set_level(logging.INFO, "swiftfs.store.deletion")
     swift.inject(Fault(*BULK, status=status))
     assert store.delete_many([*names[:10], ObjectName(names[0].container, "absent")]) == {}
     assert listed(store, names) == [name.key for name in names[10:]]
@@ -216,7 +217,7 @@ def test_a_server_that_finds_every_request_too_large_has_no_bulk_delete(
 def test_an_outage_is_asked_about_once(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
-    store._bulk._size = 5
+    store._deletion._bulk._size = 5
     swift.inject(Fault(*BULK, status=503))
     failures = store.delete_many(names)
     assert {type(error) for error in failures.values()} == {Unavailable}
@@ -228,7 +229,7 @@ def test_an_outage_is_asked_about_once(
 def test_only_what_is_not_known_to_be_gone_is_sent_again(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
-    store._bulk._size = 5
+    store._deletion._bulk._size = 5
     swift.inject(Fault(*BULK, delay=0.1, times=2))
     swift.inject(Fault(*BULK, status=503, after=True, times=1))
     swift.reset_requests()
@@ -273,7 +274,7 @@ def lie(request: pytest.FixtureRequest, swift: SwiftServer, names: list[ObjectNa
 def test_names_that_are_there_though_the_verdict_says_no(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "swiftfs.store.wire.bulk_delete")
+    caplog.set_level(logging.INFO, "swiftfs.store.deletion")
     swift.reset_requests()
     assert store.delete_many(names) == {}
     assert listed(store, names) == []

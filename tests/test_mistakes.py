@@ -67,7 +67,7 @@ def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
         ({"ST_AUTH": "", "ST_USER": "", "ST_KEY": ""}, "no credentials: "),
         ({"ST_KEY": ""}, "incomplete credentials: set NAME"),
         ({"ST_KEY": "wrong"}, "wrong user or key"),
-        ({"ST_AUTH": "127.0.0.1:8080/auth/v1.0"}, "is no http or https URL"),
+        ({"ST_AUTH": "127.0.0.1:8080/auth/v1.0"}, "is not an http or https URL"),
         ({"ST_AUTH": f"{NOWHERE}/auth/v1.0"}, "no answer from the authentication server, REASON"),
         ({"http_proxy": NOWHERE, "no_proxy": ""}, "through the proxy PROXY, REASON"),
         ({"OS_CACERT": "/no/such/file"}, "OS_CACERT=FILE: REASON"),
@@ -83,11 +83,12 @@ def test_an_address_that_is_no_login(connection: Connection, swift: SwiftServer,
     wrong = swift.auth_url.replace("/auth", "/author")
     assert "cannot authenticate there, REASON: check the auth URL" in refused(ST_AUTH=wrong)
     tls = swift.auth_url.replace("http:", "https:")
-    assert "TLS fails, REASON: is https right, and the port?" in refused(ST_AUTH=tls)
+    assert "TLS fails, REASON: check https in the URL, and the port" in refused(ST_AUTH=tls)
 
 
 @pytest.mark.parametrize(
-    ("days", "told"), [(1, "REASON; OS_CACERT=FILE names whom to trust"), (-1, "is not trusted, REASON")]
+    ("days", "told"),
+    [(1, "REASON; set OS_CACERT=FILE to the issuer's certificate"), (-1, "is not trusted, REASON")],
 )
 def test_certificates(
     connection: Connection, swift: SwiftServer, refused: Refused, tmp_path: Path, days: int, told: str

@@ -147,9 +147,9 @@ def test_dlo(store: ObjectStore, box: str) -> None:
     name, copy = ObjectName(box, "dlo"), ObjectName(box, "copy")
     value = f"{box}/parts%20%C3%A9/"
     stored = store.put(name, b"", replace(TEXT, preserved_headers={"X-Object-Manifest": value}))
-    assert stored.dlo_prefix == f"{box}/parts é/"
+    assert stored.dlo_prefix == ObjectName(box, "parts é/")
     info = store.head(name)
-    assert (info.size, info.dlo_prefix, info.is_slo) == (5, f"{box}/parts é/", False)
+    assert (info.size, info.dlo_prefix, info.is_slo) == (5, ObjectName(box, "parts é/"), False)
     assert info.preserved_headers == {"X-Object-Manifest": value}
     assert read(store, name)[0] == b"abcde"
     assert read(store, name, offset=2, length=2)[0] == b"cd"

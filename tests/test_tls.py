@@ -81,7 +81,7 @@ def test_a_certificate_that_is_named_is_trusted(
 def test_an_unknown_certificate_is_refused(front: Front, refused: Refused) -> None:
     line = refused(front.url)
     assert "certificate is not trusted, certificate verify failed: self-signed certificate;" in line
-    assert line.endswith("; OS_CACERT=FILE names whom to trust\n")
+    assert line.endswith("; set OS_CACERT=FILE to the issuer's certificate\n")
 
 
 @pytest.mark.matrix(2)
@@ -116,7 +116,7 @@ def test_a_bundle_that_is_none_is_told_by_its_variable(
 
 
 def test_https_at_a_port_that_speaks_http(swift: SwiftServer, refused: Refused) -> None:
-    assert "is https right, and the port?" in refused(f"https://127.0.0.1:{swift.port}")
+    assert "check https in the URL, and the port" in refused(f"https://127.0.0.1:{swift.port}")
 
 
 def test_http_at_a_port_that_speaks_https(front: Front, refused: Refused) -> None:
@@ -154,4 +154,4 @@ def test_a_storage_url_without_tls_is_told(
     environment = {**swift.environment(), "ST_AUTH": f"{front.url}/auth/v1.0", "OS_CACERT": str(certificate)}
     result = swiftfs("mount", container, tmp_path / "mnt", environment=environment)
     assert result.returncode == 1
-    assert "whoever is on the way can read it" in result.stderr
+    assert "others on the network can read the data" in result.stderr

@@ -17,7 +17,7 @@ from typing import TypeVar
 from swiftfs.filecache.block_map import Blocks
 from swiftfs.filecache.sparse_file import Mark
 from swiftfs.objects import Manifest, ObjectName, Segment
-from swiftfs.sqlite import CacheFile, Schema, boot_id, row_checksum
+from swiftfs.sqlite import CacheDatabase, Schema, boot_id, row_checksum
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class VersionIndex:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = CacheFile(path, _SCHEMA, _begin, "what is cached is downloaded again")
+        self._file = CacheDatabase(path, _SCHEMA, _begin, "what is cached is downloaded again")
         self.bytes = 0
         self._database = self._file.open()
 
@@ -182,7 +182,7 @@ class VersionIndex:
 
     def _restart(self, error: Exception) -> None:
         self._database.close()
-        self._database = self._file.begin_anew(error)
+        self._database = self._file.recreate(error)
         self.bytes = 0
 
 

@@ -32,6 +32,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Executor:
         """Adopt the segments that another process left; its manifest may stand already."""
         named = self._find_own_manifest(operation, cached_file, uploads)
         prefix, left = uploads.prefix, self.removal.leftovers()
-        rows = self.removal.rows_below(prefix.container, prefix.key)
+        rows = iter_rows(self._store, prefix.container, prefix.key)
         uploads.adopt_leftovers(
             (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
         )

@@ -19,6 +19,7 @@ from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, M
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class ObjectMoves:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: nothing is there any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
-            rows = {row.key: row for row in self._removal.rows_below(operation.container, operation.source)}
+            rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
         sure = [item for item in copied if _is_unchanged(item, rows)]
         doubtful = [item for item in copied if not _is_unchanged(item, rows)]
         return self._delete_unchanged(doubtful, sure)
@@ -158,9 +159,9 @@ class ObjectMoves:
         Only what is absent at the target and has not changed at the source is copied, and only before a mount
         has served files again: after that nobody knows whether it was deleted at the target on purpose.
         """
-        sources = {row.key: row for row in self._removal.rows_below(operation.container, operation.source)}
+        sources = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
         targets = {
-            row.key: row for row in self._removal.rows_below(operation.target_container, operation.target)
+            row.key: row for row in iter_rows(self._store, operation.target_container, operation.target)
         }
         recorded = {one.key: one for one in operation.objects or ()}
         items = [*self._markers_left(operation), *self._unlisted_left(operation, sources)]
@@ -214,7 +215,7 @@ class ObjectMoves:
         """Return the rows of what moves; raise `Unmoved` when Swift has something at the target now."""
         source = operation.source
         if operation.together:
-            rows = list(self._removal.rows_below(operation.container, source[: source.rfind("/", 0, -1) + 1]))
+            rows = list(iter_rows(self._store, operation.container, source[: source.rfind("/", 0, -1) + 1]))
             self._refuse(operation, rows)
             return [row for row in rows if row.key.startswith(source)]
         if not operation.empty:
@@ -225,7 +226,7 @@ class ObjectMoves:
                 self._refuse(
                     operation, self._store.list_page(container, prefix=target, limit=MOST_HEADS).rows
                 )
-        return list(self._removal.rows_below(operation.container, source))
+        return list(iter_rows(self._store, operation.container, source))
 
     def _refuse(self, operation: MoveFolder, rows: Iterable[Row]) -> None:
         """Raise `Unmoved` when the rows show a file in the place of the target, or something in it.

@@ -15,8 +15,9 @@ from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.objects import Manifest, ObjectName, Row
+from swiftfs.objects import Manifest, ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER
+from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ class SegmentRemoval:
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
-            rows = [row.key for row in self.rows_below(prefix.container, prefix.key) if row.key not in known]
+            listed = iter_rows(self._store, prefix.container, prefix.key)
+            rows = [row.key for row in listed if row.key not in known]
         except NotFound:
             return  # so is the container
         names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
@@ -178,16 +180,6 @@ class SegmentRemoval:
         """Log segments that could not be deleted."""
         for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
-
-    def rows_below(self, container: str, prefix: str) -> Iterable[Row]:
-        """Yield the objects whose keys begin with `prefix`."""
-        marker = ""
-        while True:
-            page = self._store.list_page(container, prefix=prefix, marker=marker)
-            yield from page.rows
-            if page.last:
-                return
-            marker = page.marker
 
     def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
         """Return those segments that a standing manifest names; raise `StoreError` in doubt."""

@@ -25,6 +25,7 @@ from swiftfs.filecache.segment_container import (
 from swiftfs.filecache.segment_uploader import journal_of
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import Source
+from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 16
@@ -198,12 +199,7 @@ class Search:
 
     def _containers(self) -> list[str]:
         """Return the account's containers, those most likely to name the segments first."""
-        found: list[str] = []
-        marker, last = "", False
-        while not last:
-            page = self._store.list_containers(marker=marker)
-            found += page.subdirs
-            marker, last = page.marker, page.last
+        found = list(iter_containers(self._store))
         own = self._source.container
         if own and own not in found and own + SEGMENTS_SUFFIX not in found:
             raise ConfigurationError(f"no container {own!r}, and none of its segments either")
@@ -250,14 +246,9 @@ class Search:
             self._tell()
 
     def _pages(self, container: str, prefix: str) -> Iterator[tuple[Row, ...]]:
-        marker, last = "", False
-        while not last:
-            try:
-                page = self._store.list_page(container, prefix=prefix, marker=marker)
-            except NotFound:  # deleted meanwhile
-                return
-            yield page.rows
-            marker, last = page.marker, page.last
+        with suppress(NotFound):  # the container was deleted meanwhile
+            for page in iter_pages(self._store, container, prefix):
+                yield page.rows
 
     def _is_segment(self, name: ObjectName) -> bool:
         return bool(SEGMENT_NAME.fullmatch(name.key)) and any(place.holds(name) for place in self._searched)
@@ -270,8 +261,7 @@ class Search:
                     return self._segments_of(name), None
             info = self._store.head(name)
             if info.dlo_prefix is not None:
-                container, _, prefix = info.dlo_prefix.partition("/")
-                return [], ObjectName(container, prefix)
+                return [], info.dlo_prefix
             return (self._segments_of(name) if info.is_slo else []), None
         except (NotFound, BadRequest):  # another client changed it; the second look finds what it is now
             return [], None

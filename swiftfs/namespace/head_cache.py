@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from swiftfs.concurrency import Rank, monotonic, new_lock, unix_time
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
-from swiftfs.sqlite import CacheFile, Schema
+from swiftfs.sqlite import CacheDatabase, Schema
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class HeadCache:
 
     def __init__(self, path: Path | None = None, capacity: int = CAPACITY) -> None:
         loss = "objects are asked about again"
-        self._file = CacheFile(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
+        self._file = CacheDatabase(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
         self._lock = new_lock(Rank.HEADS)
         self._waiting: dict[tuple[str, str], tuple[State, ObjectInfo]] = {}
@@ -122,7 +122,7 @@ class HeadCache:
         """Go on after a failure: with another file where this one is damaged, else in memory."""
         self._database.close()
         if damaged:
-            self._database = self._file.begin_anew(error)
+            self._database = self._file.recreate(error)
         else:
             log.warning("what HEADs tell is not kept any more: %s", error)
             self._database = self._file.in_memory()
@@ -188,14 +188,15 @@ def _encode(info: ObjectInfo) -> str:
             dict(info.metadata),
             dict(info.preserved_headers),
             info.is_slo,
-            info.dlo_prefix,
+            None if info.dlo_prefix is None else str(info.dlo_prefix),
         ],
         separators=(",", ":"),
     )
 
 
 def _decode(state: State, text: str) -> ObjectInfo:
-    etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix = json.loads(text)
+    etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo = json.loads(text)
+    dlo_prefix = None if dlo is None else ObjectName.parse(dlo)
     version = ObjectVersion(ObjectName(state.container, state.key), etag)
     return ObjectInfo(version, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix)
 

@@ -25,6 +25,7 @@ from swiftfs.namespace.overlay import LocalChange, Overlay
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
+from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
@@ -355,10 +356,7 @@ class Namespace:
         with self._lock:
             changed = self._overlay.of(folder)
         listing = Listing(folder, self._defaults)
-        while not listing.complete:
-            page = self._store.list_page(
-                folder.container, prefix=folder.prefix, delimiter="/", marker=listing.end
-            )
+        for page in iter_pages(self._store, folder.container, folder.prefix, delimiter="/"):
             for entry in listing.add_page(page):
                 if entry.name not in changed:
                     yield entry
@@ -440,12 +438,9 @@ class Namespace:
 
     def _containers(self, folder: Folder) -> Listing:
         listing = Listing(folder, self._defaults)
-        page = Page((), (), "", False)
         listing.add_page(Page((), (), "", True))
-        while not page.last:
-            page = self._store.list_containers(marker=page.marker)
-            for container in page.subdirs:
-                if self._defaults.show_segments or not container.endswith(SEGMENTS_SUFFIX):
-                    name = escape(container)
-                    listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
+        for container in iter_containers(self._store):
+            if self._defaults.show_segments or not container.endswith(SEGMENTS_SUFFIX):
+                name = escape(container)
+                listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing

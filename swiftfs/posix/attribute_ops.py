@@ -36,6 +36,7 @@ from swiftfs.posix.file_ops import FileOps
 from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
+from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -276,13 +277,7 @@ def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
         return len(store.manifest(info.version.name).segments)
     if info.dlo_prefix is None:
         return 0
-    container, _, prefix = info.dlo_prefix.partition("/")
-    page = store.list_page(container, prefix=prefix)
-    count = len(page.rows)
-    while not page.last:
-        page = store.list_page(container, prefix=prefix, marker=page.marker)
-        count += len(page.rows)
-    return count
+    return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
 
 
 _TOLD: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {

@@ -1,4 +1,4 @@
-"""Speaks Swift: the only place that knows of swiftclient, HTTP and credentials."""
+"""The Swift client: the only package that knows swiftclient, HTTP and credentials."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One account with two kinds of patience, over the same connections, token and counters."""
+    """One account under two retry policies, with shared connections, token and counters."""
 
     foreground: ObjectStore
     background: ObjectStore
@@ -39,9 +39,9 @@ class Stores:
     label: str
     """The auth URL and the user, for messages."""
     known_limits: Callable[[], Limits | None] = lambda: None
-    """Tells what the server has said of its limits without asking it."""
+    """Returns the limits that the server has reported, None before that; sends no request."""
     ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
-    """Requests of both whose answer was lost."""
+    """The requests of both stores whose answer was lost."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
@@ -59,9 +59,9 @@ def connect(
 ) -> Stores:
     """Return the stores of the account that `environment` or a cloud of clouds.yaml describes.
 
-    Containers are created with `storage_policy`, or the server's default one.
+    New containers get the storage policy `storage_policy`, or the server's default one.
 
-    It logs in at once, without retries, so that wrong credentials are told within seconds. Raise
+    Logs in at once and without retries, so that wrong credentials are reported within seconds. Raise
     `ConfigurationError` for missing variables, `AccessDenied` for a wrong key, `Unavailable` when the server
     is down; each message names the auth URL and the user.
     """

@@ -1,6 +1,6 @@
-"""Requests whose answer was lost: the server may carry them out later, over what was stored since.
+"""Requests whose answer was lost: the server may carry them out later, and so undo a newer change.
 
-What is recorded of a name begins with such a request; as long as nothing fails, nothing is recorded.
+A name is recorded from its first lost request on; while no answer is lost, nothing is recorded.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,21 +11,21 @@ from swiftfs.objects import Manifest, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Headers
 
 SMALL_BODY = 4096
-"""The longest body that is recorded with a request: every symbolic link's target, in bytes."""
+"""The longest body that is recorded with a request, in bytes: any target of a symbolic link fits."""
 
-MOST_LOST = 20
-"""Lost requests recorded of one name; of more the latest."""
+MAX_LOST = 20
+"""Lost requests recorded of one name; the oldest are dropped."""
 
-MOST_NAMES = 10_000
-"""Names recorded; of more those whose last request was lost latest."""
+MAX_NAMES = 10_000
+"""Names recorded; those whose latest loss is the oldest are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a request makes of an object; `kind` is `put`, `post`, `delete` or `copy`.
+    """What a request does to an object; `kind` is `put`, `post`, `delete` or `copy`.
 
-    An `etag` of "" and `headers` of None are unknown. `manifest` is an SLO's, `body` that of a small object.
-    An `if_absent` PUT is carried out only where no object is. `source` is what a `copy` was to copy.
+    An `etag` of "" and `headers` of None are unknown. `manifest` is that of an SLO, `body` that of a small
+    object. A PUT with `if_absent` takes effect only if there is no object. `source` is what a `copy` copies.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Effect:
     source: ObjectName | None = None
 
     def can_undo(self, last: "Effect") -> bool:
-        """Return whether this request, carried out after `last`, would change what `last` has made."""
+        """Return whether this request, if it is carried out after `last`, would change the result of that."""
         match self.kind:
             case "delete":
                 return last.kind != "delete"
@@ -57,11 +57,11 @@ GONE = Effect("delete")
 
 @dataclass(frozen=True, slots=True)
 class Ambiguity:
-    """The requests about `name` that were `lost`, the latest at `lost_at` (epoch seconds).
+    """The lost requests of one name, the latest of them lost at `lost_at` (seconds since the epoch).
 
-    `last` is what our last answered request has made of the object, None when none was answered since. What
-    is only `suspected` is a request that a process was about to send, or had sent, when it died: it is
-    what the next one sends first.
+    `last` is the effect of our last answered request, None when none was answered since. A name is
+    `suspected` if an earlier process died when it was about to send a request, or had sent it; this process
+    sends the same request first.
     """
 
     name: ObjectName
@@ -81,7 +81,7 @@ class Ambiguity:
 
 
 class AmbiguousRequests:
-    """What is recorded, by name. Methods may be called from any thread; the lock is held across nothing."""
+    """The recorded names. Methods may be called from any thread; nothing that blocks runs under the lock."""
 
     def __init__(self, clock: Callable[[], float] = unix_time) -> None:
         self._clock = clock
@@ -93,25 +93,25 @@ class AmbiguousRequests:
         return name in self._found
 
     def lost(self, name: ObjectName, effect: Effect) -> None:
-        """Record that a request was sent and not answered."""
+        """Record that a request was sent, but not answered."""
         with self._changed:
-            before = self._found.pop(name, None)  # the names are in the order of their losses
+            before = self._found.pop(name, None)  # the last name is the one lost last
             others = [one for one in before.lost if one != effect] if before else []
             last = before.last if before else None
-            lost = (*others, effect)[-MOST_LOST:]
+            lost = (*others, effect)[-MAX_LOST:]
             self._put(Ambiguity(name, self._clock(), lost, last))
-            while len(self._found) > MOST_NAMES:
+            while len(self._found) > MAX_NAMES:
                 self._drop(next(iter(self._found)))
 
     def suspect(self, names: Iterable[ObjectName]) -> None:
-        """Record that an earlier process may have sent what is to be done to these objects."""
+        """Record that an earlier process may have sent the queued changes of these objects."""
         with self._changed:
             for name in names:
-                if len(self._found) < MOST_NAMES:
+                if len(self._found) < MAX_NAMES:
                     self._found.setdefault(name, Ambiguity(name, self._clock(), (), suspected=True))
 
     def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
-        """Record that a request was carried out, if one about `name` was lost before."""
+        """Record that a request was answered, if an earlier one of `name` was lost, or a copy of it."""
         copied = [found for found in self.all() if found.has_copied(name)] if self._found else []
         if name not in self._found and not copied:
             return
@@ -124,7 +124,7 @@ class AmbiguousRequests:
             if made.kind == "post":
                 made = replace(before.last or Effect("put"), headers=made.headers)
             lost = before.lost or (made,)
-            if made.source is not None:  # the same copy was sent before, so it would store the same for now
+            if made.source is not None:  # a lost attempt of this copy would store the same for now
                 lost = tuple(made if one.source == made.source else one for one in lost)
             self._put(replace(before, lost=lost, last=made))
 
@@ -137,7 +137,7 @@ class AmbiguousRequests:
                 self._put(replace(found, lost=lost))
 
     def get(self, name: ObjectName) -> Ambiguity | None:
-        """Return what is recorded of a name."""
+        """Return the record of a name, None without one."""
         return self._found.get(name)
 
     def may_have_stored(self, version: ObjectVersion) -> bool:
@@ -146,43 +146,43 @@ class AmbiguousRequests:
         return found is not None and any(one.kind == "put" and one.etag == version.etag for one in found.lost)
 
     def all(self) -> list[Ambiguity]:
-        """Return all that is recorded, in the order of the losses."""
+        """Return all records, in the order of their latest loss."""
         with self._changed:
             return list(self._found.values())
 
     def load(self, found: Iterable[Ambiguity]) -> None:
-        """Take over what an earlier process has recorded."""
+        """Add the records of an earlier process."""
         with self._changed:
             for one in sorted(found, key=lambda one: one.lost_at):
                 self._found.setdefault(one.name, one)
 
     def forget(self, found: Ambiguity) -> None:
-        """Forget a name of which nothing else was recorded meanwhile."""
+        """Drop a record, unless it has changed since it was read."""
         with self._changed:
             if self._found.get(found.name) is found:
                 self._drop(found.name)
 
     def take_unsaved(self) -> dict[ObjectName, Ambiguity | None]:
-        """Return what has changed since this was last asked; None for a name that is forgotten."""
+        """Return the records that have changed since the last call; None for a dropped one."""
         with self._changed:
             unsaved, self._unsaved = self._unsaved, set()
             return {name: self._found.get(name) for name in unsaved}
 
     def wait(self, seconds: float | None) -> None:
-        """Return when something has changed, `wake` was called, or so many seconds are over."""
+        """Wait until a record changes or `wake` is called, for `seconds` at most."""
         with self._changed:
             if not self._unsaved:
                 self._changed.wait(seconds)
 
     def wake(self) -> None:
-        """Let every `wait` return."""
+        """End every `wait`."""
         with self._changed:
             self._changed.notify_all()
 
     def _put(self, found: Ambiguity) -> None:
         before = self._found.get(found.name)
         self._found[found.name] = found
-        # What is only suspected is not saved, for there may be thousands; but no saved row may grow stale.
+        # Suspected names are not saved: there may be thousands. But a row that was saved must stay current.
         if found.suspected and not (found.is_dangerous or (before is not None and before.is_dangerous)):
             return
         self._unsaved.add(found.name)

@@ -1,4 +1,4 @@
-"""Credentials become one keystoneauth session, shared by every connection. No secret is ever printed."""
+"""Turns credentials into one keystoneauth session for all connections. No secret is ever printed."""
 
 import importlib.util
 import logging
@@ -26,23 +26,23 @@ log = logging.getLogger(__name__)
 PASSWORD, TOKEN = "v3password", "v3token"
 
 UNKNOWN_ISSUER = {18, 19, 20, 21}
-"""OpenSSL's X509_V_ERR codes of a certificate that nobody signed whom we know."""
+"""OpenSSL's X509_V_ERR codes for a certificate from an unknown issuer."""
 
 LOGIN_SECONDS = 5.0
-"""Longest silence of the authentication server: a mount must fail within seconds, not minutes."""
+"""Longest silence of the authentication server: a mount must fail in seconds, not minutes."""
 
 
 class Account:
-    """Who we are to Swift: the storage URL and a token, renewed once for all threads when it is refused.
+    """A Swift account: the storage URL and a token, renewed once for all threads when it is refused.
 
     `label` names the auth URL and the user for messages; the key stays inside `session`.
     """
 
     def __init__(
-        self, session: Session, who: str, *, region: str | None = None, interface: str = "public"
+        self, session: Session, label: str, *, region: str | None = None, interface: str = "public"
     ) -> None:
         self.session = session
-        self.label = who
+        self.label = label
         self._region = region
         self._interface = interface
         self._lock = new_lock(Rank.RENEWALS)
@@ -53,7 +53,10 @@ class Account:
         return f"Account({self.label})"
 
     def endpoint(self) -> str:
-        """Return the storage URL, asked once; raise `AccessDenied`, `Unavailable` or `ConfigurationError`."""
+        """Return the storage URL, which is requested once.
+
+        Raise `AccessDenied`, `Unavailable` or `ConfigurationError`.
+        """
         if not self._endpoint:
             self._endpoint = self._find_endpoint()
         return self._endpoint
@@ -69,7 +72,7 @@ class Account:
     def renew(self, refused: str) -> str:
         """Return a token that is not `refused`; errors as in `endpoint`.
 
-        Of many threads refused together one logs in, and the others get what it gets, be it the failure.
+        If several threads are refused together, one logs in, and the others share its result or failure.
         """
         with self._lock:
             mine: Future[str] | None = None
@@ -85,7 +88,7 @@ class Account:
             if self.token() == refused:
                 self.session.invalidate()
             renewal.set_result(self.token())
-        except BaseException as error:  # noqa: BLE001  all who wait for it raise it
+        except BaseException as error:  # noqa: BLE001  every thread that waits raises it
             renewal.set_exception(error)
         finally:
             with self._lock:
@@ -110,7 +113,9 @@ class Account:
         if urlsplit(str(found)).scheme not in ("http", "https"):
             raise ConfigurationError(f"{self.label}: the storage URL {found} is neither http nor https")
         if str(found).startswith("http:") and self.label.startswith("https:"):
-            log.warning("%s: the storage URL is %s: whoever is on the way can read it", self.label, found)
+            log.warning(
+                "%s: the storage URL is %s: others on the network can read the data", self.label, found
+            )
         return str(found).rstrip("/")
 
     def _failure(self, error: keystone_errors.ClientException) -> StoreError | ConfigurationError:
@@ -119,11 +124,11 @@ class Account:
         if isinstance(error, keystone_errors.SSLError):
             return StoreError(f"{self.label}: {_tls_failure(error)}")
         status = getattr(error, "http_status", 0) or 0
-        if status == 404 and "token" in str(error).lower():  # so Keystone speaks of one that is over
-            return AccessDenied(f"{self.label}: the token is not valid, or not any more")
+        if status == 404 and "token" in str(error).lower():  # Keystone's answer to an expired token
+            return AccessDenied(f"{self.label}: the token is invalid or has expired")
         if isinstance(error, keystone_errors.ConnectionError) or status >= 500 or status == 429:
-            asked = f"the authentication server{_proxy_of(self.label)}"
-            return Unavailable(f"{self.label}: no answer from {asked}, {_short(error)}")
+            server = f"the authentication server{_proxy_of(self.label)}"
+            return Unavailable(f"{self.label}: no answer from {server}, {_short(error)}")
         return ConfigurationError(
             f"{self.label}: cannot authenticate there, {_short(error)}: check the auth URL"
         )
@@ -139,8 +144,10 @@ def open_account(environment: Mapping[str, str], *, cloud: str | None = None) ->
     named = cloud or environment.get("OS_CLOUD")
     if named:
         if importlib.util.find_spec("openstack") is None:
-            asked = "--os-cloud" if cloud else "OS_CLOUD"
-            raise ConfigurationError(f"{asked} needs the package openstacksdk: pip install 'swiftfs[clouds]'")
+            option = "--os-cloud" if cloud else "OS_CLOUD"
+            raise ConfigurationError(
+                f"{option} needs the package openstacksdk: pip install 'swiftfs[clouds]'"
+            )
         return _from_clouds_yaml(named, environment)
     if any(environment.get(name) for name in ("ST_AUTH", "ST_USER", "ST_KEY")):
         return _from_v1(environment)
@@ -190,7 +197,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
 
 
 def _auth_type(environment: Mapping[str, str]) -> str:
-    """Return keystoneauth's name of the way to log in (its entry points `keystoneauth1.plugin`)."""
+    """Return keystoneauth's name of the login method (its entry points `keystoneauth1.plugin`)."""
     named = environment.get("OS_AUTH_TYPE", "")
     if named:
         return {"password": PASSWORD, "token": TOKEN}.get(named, named)
@@ -200,11 +207,11 @@ def _auth_type(environment: Mapping[str, str]) -> str:
 
 
 def _from_loading(kind: str, environment: Mapping[str, str]) -> Account:
-    """Fill the plugin's own options from the variables of their names, as `openstack` does."""
+    """Set the plugin's options from the variables that are named after them, as `openstack` does."""
     try:
         loader: Any = loading.get_plugin_loader(kind)
     except keystone_errors.NoMatchingPlugin:
-        raise ConfigurationError(f"OS_AUTH_TYPE={kind}: keystoneauth knows no such way to log in") from None
+        raise ConfigurationError(f"OS_AUTH_TYPE={kind}: keystoneauth knows no such login method") from None
     given = {}
     for option in loader.get_options():
         names = [one.name for one in (option, *option.deprecated)]
@@ -257,18 +264,18 @@ def _from_clouds_yaml(cloud: str, environment: Mapping[str, str]) -> Account:
 
 
 def _tls_failure(error: BaseException) -> str:
-    """Say in words what a TLS handshake ended with."""
+    """Return in words why a TLS handshake failed."""
     causes = list(causes_of(error))
     refused = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if refused is None:
-        return f"TLS fails, {reason(error)}: is https right, and the port?"
-    hint = "; OS_CACERT=FILE names whom to trust" if refused.verify_code in UNKNOWN_ISSUER else ""
+        return f"TLS fails, {reason(error)}: check https in the URL, and the port"
+    hint = "; set OS_CACERT=FILE to the issuer's certificate" if refused.verify_code in UNKNOWN_ISSUER else ""
     return f"the server's certificate is not trusted, {reason(error)}{hint}"
 
 
-def _proxy_of(who: str) -> str:
-    """Name the proxy on the way to the URL that `who` begins with, without its password."""
-    url = who.split(" ", 1)[0]
+def _proxy_of(label: str) -> str:
+    """Return the proxy to the URL that `label` begins with, without its password, for a message."""
+    url = label.split(" ", 1)[0]
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
     return f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
 
@@ -311,14 +318,14 @@ def _require(environment: Mapping[str, str], *names: str) -> None:
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigurationError(f"the auth URL {url!r} is no http or https URL")
+        raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
     if parts.username or parts.password:
-        raise ConfigurationError("the auth URL must not hold a user or a password")
+        raise ConfigurationError("the auth URL must not contain a user or a password")
     return url
 
 
 def _versioned(url: str) -> str:
-    """Return the Keystone URL with its version: `…:5000` is as usual in `OS_AUTH_URL` as `…:5000/v3`."""
+    """Return the Keystone URL with its version, which is often missing in `OS_AUTH_URL`."""
     base = url.rstrip("/")
     last = urlsplit(base).path.rsplit("/", 1)[-1]
     if last in ("v2.0", "v2"):

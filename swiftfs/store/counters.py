@@ -1,4 +1,4 @@
-"""What the requests cost: counted by class, because every one of them is paid for."""
+"""Counts requests by class, because providers charge for each of them."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ CLASSES = (
 class Count:
     """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
 
-    `failures` are the requests among them that brought no answer or one outside 2xx.
+    `failures` are those of them that got no answer, or one outside 2xx.
     """
 
     requests: int = 0
@@ -73,9 +73,9 @@ class Counters:
 
     @contextmanager
     def body(self, name: str) -> Iterator[Callable[[int], None]]:
-        """Lend what counts the bytes of a body on their way to the object `container/key`.
+        """Lend a function that counts the bytes sent of a body to the object `name` (`container/key`).
 
-        When the context ends the request has been answered, or has failed.
+        The context ends when the request was answered or has failed.
         """
         number, sent = next(self._numbers), 0
 
@@ -92,7 +92,7 @@ class Counters:
                 self._bodies.pop(number, None)
 
     def under_way(self, name: str) -> int:
-        """Return the bytes that are sent of bodies without an answer yet: to `name`, or below `name/`."""
+        """Return the bytes sent of bodies not answered yet: to `name`, or below it if it ends with `/`."""
         with self._lock:
             bodies = list(self._bodies.values())
         return sum(sent for to, sent in bodies if to == name or (name.endswith("/") and to.startswith(name)))

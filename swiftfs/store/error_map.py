@@ -1,4 +1,4 @@
-"""The one table from what Swift, requests and urllib3 answer to what the floors above understand."""
+"""Maps the statuses of Swift and the exceptions of requests and urllib3 to `StoreError`s."""
 
 import re
 import ssl
@@ -29,7 +29,7 @@ from swiftfs.errors import (
 from swiftfs.store.request import Request
 
 NETWORK_ERRORS = (requests.RequestException, Urllib3Error, OSError)
-"""Everything a request may raise when the way to the server is at fault."""
+"""Everything that a request may raise when the network fails."""
 
 STATUSES: Mapping[int, type[StoreError]] = {
     400: BadRequest,
@@ -47,10 +47,10 @@ STATUSES: Mapping[int, type[StoreError]] = {
     499: Unavailable,
     507: NoSpace,
 }
-"""498 is Swift's own rate limit, 499 its note of a client that left."""
+"""498 is Swift's own rate limit; 499 means that the client disconnected."""
 
 REFUSED_UNDONE = frozenset({408, 429, 498, 499})
-"""Answers to a request that the server did not take: it will not carry it out later."""
+"""Statuses of a request that the server did not accept: it will not carry it out later either."""
 
 _UNSENT = (requests.ConnectTimeout, ConnectTimeoutError, NewConnectionError, ConnectionRefusedError)
 """Causes that come before the first byte of a request is sent."""
@@ -63,7 +63,7 @@ _ADDRESS_ERRORS = (
 
 
 def status_error(request: Request, status: int, headers: Mapping[str, str], text: str = "") -> StoreError:
-    """Return the error of an answer outside 2xx; `headers` have lower-case names, `text` is its body."""
+    """Return the error for an answer outside 2xx; `headers` have lower-case names, `text` is its body."""
     kind = _kind(request, status, text)
     detail = _one_line(text) if 400 <= status < 500 and status != 404 else ""
     transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
@@ -75,10 +75,12 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
 
 
 def network_error(request: Request, error: Exception) -> StoreError:
-    """Return the error of a request that brought no whole answer."""
+    """Return the error for a request without a complete answer."""
     message = f"{request.operation} {request.subject}: {reason(error)}"
     causes = list(causes_of(error))
-    if any(isinstance(cause, InvalidHeader) for cause in causes):  # of the answer: ours are checked before
+    if any(
+        isinstance(cause, InvalidHeader) for cause in causes
+    ):  # in the answer: those of the request were checked
         return Corrupt(message)
     if isinstance(error, _ADDRESS_ERRORS):
         return BadRequest(message)
@@ -94,11 +96,11 @@ def reason(error: BaseException) -> str:
     """Return the innermost cause of `error` in a few words, without addresses in memory or URLs."""
     deepest = list(causes_of(error))[-1]
     text = re.sub(r"<[^>]*>:?\s*|\(?Caused by.*|\[(SSL|X509)[^]]*\] |\s*\(_ssl\.c:\d+\)", "", str(deepest))
-    return _printable(_within(text.strip(" '")), 300) or type(deepest).__name__
+    return _printable(_unbracketed(text.strip(" '")), 300) or type(deepest).__name__
 
 
-def _within(text: str) -> str:
-    """Return text without brackets around it of which the pattern took one, or which say nothing."""
+def _unbracketed(text: str) -> str:
+    """Return text without brackets around it, or those whose counterpart was removed."""
     if text.startswith("(") or text.count(")") > text.count("("):
         return text.strip(" ()'")
     return text
@@ -117,7 +119,7 @@ def _kind(request: Request, status: int, text: str) -> type[StoreError]:
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what lies beneath: urllib3 and requests wrap in `reason` and in `args`."""
+    """Yield `error` and its causes; urllib3 and requests put them into `reason` and `args`."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -140,7 +142,7 @@ def _one_line(text: str) -> str:
 
 
 def _printable(text: str, length: int) -> str:
-    """Return a server's words without what would move a terminal's cursor or begin another line."""
+    """Return a server's text without characters that move a terminal's cursor or begin a line."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
 
 

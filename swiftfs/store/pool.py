@@ -1,4 +1,4 @@
-"""Connections to Swift: swiftclient's, one per thread at a time, because they keep state on themselves."""
+"""A pool of swiftclient connections, each used by one thread at a time, as they keep state of a request."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ CONNECT_SECONDS = 5.0
 """Longest wait for a connection."""
 
 SEND_SECONDS = 30.0
-"""Longest wait until the network has taken `SLICE_BYTES`."""
+"""Longest wait for the network to accept `SLICE_BYTES`."""
 
 SLICE_BYTES = 1024**2
-"""A body is sent in views of this size, since a socket's timeout holds for one send in all."""
+"""A body is sent in pieces of this size: a socket's timeout covers the whole of one `sendall`."""
 
 
 class Connection:
@@ -58,22 +58,22 @@ class Connection:
             self._http.requests_args["verify"] = next(filter(None, bundles), True)
 
     def send(
-        self, request: Request, token: str, patience: float, count: Callable[[int], None]
+        self, request: Request, token: str, timeout: float, count: Callable[[int], None]
     ) -> requests.Response:
         """Send `request` and return the answer with its body unread; raise what requests raises.
 
-        `patience` is in seconds, and `count` is told of the body's bytes as the network takes them. The
-        requests of swiftclient itself are not used: they unquote every header they read, so that `%41` in an
+        `timeout` is in seconds; `count` is called with the size of each piece of the body that was sent.
+        swiftclient's own functions are not used: they unquote every header they read, so that `%41` in an
         object's metadata comes back as `A`.
         """
         headers = dict(request.headers)
         if not request.info:
             headers["X-Auth-Token"] = token
         connect = SEND_SECONDS if request.body else CONNECT_SECONDS
-        self._http.requests_args["timeout"] = (min(connect, patience), patience)
+        self._http.requests_args["timeout"] = (min(connect, timeout), timeout)
         body = _Slices(request.body, count) if request.body else None
         response = self._http.request(request.method, request.path(self._base), body, headers)
-        # It holds the body: an idle connection must not keep the disk of a mapped file that was deleted.
+        # The response refers to the body. An idle connection must not keep the blocks of a deleted file.
         self._http.resp = None
         assert isinstance(response, requests.Response)
         return response
@@ -84,7 +84,7 @@ class Connection:
 
 
 class ConnectionPool:
-    """Lends connections; the one used last goes out first, so that few are kept alive."""
+    """Leases connections, the last used first, so that few are kept alive."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -94,7 +94,7 @@ class ConnectionPool:
 
     @contextmanager
     def lease(self) -> Iterator[Connection]:
-        """Lend a connection to the calling thread until the block ends."""
+        """Lease a connection to the calling thread until the block ends."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or Connection(self._account)
@@ -109,7 +109,7 @@ class ConnectionPool:
                 connection.close()
 
     def close(self) -> None:
-        """Close the idle connections now and the lent ones when they come back."""
+        """Close the idle connections now, and the leased ones when they are returned."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -127,8 +127,8 @@ class _ExactAdapter(HTTPAdapter):
         return escape_dots(super().request_url(request, proxies))
 
     def close(self) -> None:
-        """Close the sockets now: urllib3 leaves that to the garbage collector, and a kept error's traceback
-        holds them."""
+        """Close the sockets now: urllib3 leaves that to the garbage collector, and the traceback of an error
+        that somebody keeps would keep them open."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             for key in set(manager.pools.keys()):
                 manager.pools[key].close()

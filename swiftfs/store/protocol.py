@@ -1,4 +1,4 @@
-"""What a store does for the floors above: a small interface that adapters and decorators share."""
+"""The interface of an object store, which the adapters and decorators of this package implement."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from swiftfs.errors import StoreError
 from swiftfs.objects import NOTHING, Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 
 Body = bytes | memoryview
-"""What a PUT sends: a memoryview over a mapped file keeps large bodies out of the heap."""
+"""The bytes of a PUT. A memoryview of a mapped file keeps large bodies out of the heap."""
 
 Sink = Callable[[int, bytes], None]
-"""Takes bytes and their offset in the object; the same offset may come twice when a request is repeated."""
+"""Receives bytes and their offset in the object. A repeated request delivers the same offsets again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """What travels with an object besides its bytes; the fields mean what they mean in `ObjectInfo`."""
+    """The headers of an object that a client sets; the fields are those of `ObjectInfo`."""
 
     content_type: str
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
@@ -30,25 +30,25 @@ class ObjectStore(Protocol):
     """
 
     def limits(self) -> Limits:
-        """Return what the server can do (asked once)."""
+        """Return the server's limits; they are requested once."""
 
     def list_containers(self, *, marker: str = "") -> Page:
         """Return one page of the account's containers as `subdirs`, without a delimiter."""
 
     def account_usage(self) -> Usage:
-        """Return the account's use and quota."""
+        """Return the account's usage and quota."""
 
     def container_usage(self, container: str) -> Usage:
-        """Return the container's use and quota; raise `NotFound` when there is no such container."""
+        """Return the container's usage and quota; raise `NotFound` when there is no such container."""
 
     def create_container(self, container: str) -> bool:
         """Create the container; return False when it existed already.
 
-        Raise `BadRequest` with the server's words when the store was told a storage policy that is none.
+        Raise `BadContainer` with the server's message for a bad name or an unknown storage policy.
         """
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
-        """Set metadata of the container; what is not in `metadata` stays."""
+        """Set metadata of the container; items that `metadata` does not name stay."""
 
     def delete_container(self, container: str) -> None:
         """Delete the container; raise `Conflict` when it holds objects."""
@@ -56,30 +56,30 @@ class ObjectStore(Protocol):
     def list_page(
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
     ) -> Page:
-        """Return the objects whose keys begin with `prefix` and come after `marker`, bytewise.
+        """Return one page of the objects whose keys begin with `prefix` and sort after `marker`, bytewise.
 
-        With a delimiter the keys that have it behind the prefix are folded into `subdirs`. A `limit` of 0 is
-        the server's own. Raise `NotFound` when there is no such container.
+        With a delimiter, keys that contain it after the prefix are folded into `subdirs`. A `limit` of 0
+        means the server's own limit. Raise `NotFound` when there is no such container.
         """
 
     def head(self, name: ObjectName) -> ObjectInfo:
-        """Return what the server knows of the object."""
+        """Return what the object's headers say."""
 
     def get(
         self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
     ) -> ObjectInfo:
-        """Hand the bytes from `offset` to `sink`: exactly `length` of them, or all up to the end.
+        """Pass the bytes from `offset` on to `sink`: exactly `length` of them, or all up to the end.
 
         Fewer come only where the object ends. With an `etag`, raise `PreconditionFailed` unless the object is
-        that version. `info.size` is the size of the whole object. Bytes that reached the sink count only once
-        this returns: `Corrupt` says that they were not what the server had.
+        that version. The returned size is that of the whole object. Do not use the bytes before this returns:
+        `Corrupt` means that the sink received wrong ones.
         """
 
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
-        """Store the object whole, its checksum verified by the server, replacing what was there.
+        """Store the whole object, replacing an existing one; the server verifies its checksum.
 
-        With `if_absent`, raise `AlreadyExists` when the object exists. Raise `BodyChanged` when the server
-        got other bytes than the checksum's because `body` was written to meanwhile.
+        With `if_absent`, raise `AlreadyExists` when the object exists. Raise `BodyChanged` when `body` was
+        modified while it was sent, so that the server received bytes that do not match the checksum.
         """
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
@@ -98,20 +98,20 @@ class ObjectStore(Protocol):
     ) -> ObjectVersion:
         """Copy on the server. Without `headers` the copy keeps the source's; with them it has only those.
 
-        With `manifest_only` an SLO's or DLO's manifest is copied and its segments are shared. The answer
-        names neither size nor content type: a caller that needs them knows the source.
+        With `manifest_only`, only the manifest of an SLO or DLO is copied, and both share the segments. The
+        answer contains neither size nor content type; they are the source's.
         """
 
     def post(self, name: ObjectName, headers: Headers) -> None:
-        """Replace the object's headers; everything not in `headers` is dropped by the server."""
+        """Replace the object's headers; the server drops every header that is not in `headers`."""
 
     def delete(self, name: ObjectName) -> None:
-        """Delete the object, of an SLO only its manifest."""
+        """Delete the object; of an SLO, only the manifest."""
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete each; return the failures. A name that is gone already is no failure.
+        """Delete the objects; return the failures by name. A name that does not exist is no failure.
 
-        Bulk-delete requests where the server has them, parallel DELETEs elsewhere.
+        Send bulk-deletes where the server supports them, else parallel DELETEs.
         """
 
     def close(self) -> None:

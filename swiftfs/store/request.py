@@ -1,4 +1,4 @@
-"""One request to Swift as a value, and the address of what it is about."""
+"""A request to Swift as a value, and how names are quoted in its URL."""
 
 import re
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.protocol import Body
 
 ANSWER_SECONDS = 20.0
-"""Silence after which a lookup or a read counts as failed."""
+"""Longest silence of the server before a lookup or a read counts as failed."""
 
 WORK_SECONDS = 600.0
-"""Silence allowed while the server works: it copies 5 GiB or checks 1000 segments before it answers."""
+"""Longest silence of a server that works: it copies 5 GiB or checks 1000 segments before it answers."""
 
 ANSWER_BYTES = 16 * 1024**2
-"""More bytes are no answer: a manifest of 1000 segments and the verdict on 10,000 deletions are less."""
+"""The longest answer; a manifest of 1000 segments and the verdict on 10,000 deletions are shorter."""
 
 _DOT_SEGMENT = re.compile(r"(?<=/)\.{1,2}(?=/|\?|$)")
 
@@ -25,11 +25,11 @@ _DOT_SEGMENT = re.compile(r"(?<=/)\.{1,2}(?=/|\?|$)")
 class Request:
     """A request about an account, a container or an object.
 
-    `operation` is its class in the counters and its name in messages. `meaning` says what a status means
-    here where that differs from the common table. Without a container it is about the account, and an empty
-    one is refused: a DELETE of it would be of all there is. `read_timeout` is the longest silence in seconds;
-    a request that `long_running` keeps its patience whatever the deadline of the call. An answer above
-    `max_bytes` bytes is refused where it must be held in memory. `/info` takes no token.
+    `operation` is its class in the counters and its name in messages. `meaning` maps statuses to errors where
+    they differ from the common table. Without a container it is about the account; an empty name is refused,
+    as a DELETE would delete the account. `read_timeout` is the longest silence in seconds, which the deadline
+    of the call shortens unless the request is `long_running`. An answer that must be held in memory has at
+    most `max_bytes` bytes. `info` requests `/info`, which takes no token.
     """
 
     operation: str
@@ -66,14 +66,14 @@ class Request:
 
 
 def quoted_container(container: str) -> str:
-    """Return the container's name as a URL segment; raise `BadName` for one that is no container's name."""
+    """Return the container's name as a URL segment; raise `BadName` for an invalid one."""
     if not container or "/" in container:
-        raise BadName(f"{container!r} is no name of a container")
+        raise BadName(f"{container!r} is not a container name")
     return _quoted(container, safe="")
 
 
 def quoted_key(key: str) -> str:
-    """Return the object's name as a URL path. An empty one would address the container: `BadName`."""
+    """Return the object's name as a URL path; raise `BadName` for "", which would address the container."""
     if not key:
         raise BadName("an object's name cannot be empty")
     return _quoted(key, safe="/")

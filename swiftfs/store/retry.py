@@ -1,4 +1,4 @@
-"""Patience: an `ObjectStore` around another that sends again what may be sent again."""
+"""Retries: an `ObjectStore` that repeats the failed requests of another one."""
 
 import hashlib
 import logging
@@ -25,7 +25,7 @@ _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Let every request begun inside wait no longer than until `seconds` from now; nesting only shortens."""
+    """Let every request made inside end within `seconds` from now; a nested deadline only shortens that."""
     token = _END.set(min(_END.get(), monotonic() + seconds))
     try:
         yield
@@ -34,7 +34,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def remaining() -> float:
-    """Return the seconds left in this thread's call: infinity without a deadline, never below 0."""
+    """Return the seconds until this thread's deadline: infinity without one, never below 0."""
     return max(0.0, _END.get() - monotonic())
 
 
@@ -43,11 +43,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a call goes on: all in seconds.
+    """How long a call is repeated; all values are in seconds.
 
-    A call ends with its last error when `deadline` has passed, or would during the next pause. Pauses grow
-    from `first_pause` to `longest_pause`, each shortened at random so that clients do not come back together.
-    A server's Retry-After is a pause's least length, but no longer than `longest_retry_after`.
+    A call fails with its last error when `deadline` has passed, or would pass during the next pause. Pauses
+    grow from `first_pause` to `longest_pause`, each shortened at random so that clients do not return
+    together. A pause is not shorter than the server's Retry-After, up to `longest_retry_after`.
     """
 
     deadline: float
@@ -57,31 +57,31 @@ class RetryPolicy:
 
 
 FOREGROUND = RetryPolicy(deadline=25.0)
-"""For system calls: a program that waits is told of an outage before its user gives up."""
+"""For system calls: a program gets the error of an outage before its user gives up."""
 
 BACKGROUND = RetryPolicy(deadline=600.0, longest_pause=30.0, longest_retry_after=120.0)
-"""For uploads nobody waits for."""
+"""For uploads that no system call waits for."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """What the attempts of one call have met: with `lost`, one of them may have succeeded unheard.
+    """The state of one call: with `lost`, an earlier attempt may have succeeded although it failed here.
 
-    Every error that may pass leaves that open, wrong bytes in the answer too.
+    Every retryable error leaves that open, wrong bytes in the answer too.
     """
 
     lost: bool = False
 
 
 class RetryingStore:
-    """An `ObjectStore` whose calls are repeated within a deadline where the error may pass.
+    """An `ObjectStore` that repeats calls with retryable errors until a deadline.
 
-    What an attempt did although its answer was lost does not turn the next one into a failure: a DELETE that
-    finds nothing is done, and `if_absent` that finds our own bytes is ours. `close` ends every pause, and
-    with it the call, at once; it does not close the store beneath when that is shared (`owns` is False).
+    An attempt may have taken effect although its answer was lost. The next one succeeds then: a DELETE that
+    finds nothing, and a PUT with `if_absent` that finds the same bytes. `close` ends every pause, and with it
+    the call, at once; it closes the store beneath only if this one `owns` it.
 
-    `ambiguous` is told of every attempt whose answer was lost, the repeated ones too, for each may be carried
-    out after the one that was answered.
+    Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
+    server may carry out the lost one after it.
     """
 
     def __init__(
@@ -111,14 +111,14 @@ class RetryingStore:
         return self._repeat(lambda _call: self._store.container_usage(container))
 
     def create_container(self, container: str) -> bool:
-        """As the protocol says; after a lost answer a container that exists counts as created by us."""
+        """Create the container; one that exists after a lost answer counts as created by this call."""
         return self._repeat(lambda call: self._store.create_container(container) or call.lost)
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         self._repeat(lambda _call: self._store.post_container(container, metadata))
 
     def delete_container(self, container: str) -> None:
-        self._repeat(lambda call: _gone_is_done(call, lambda: self._store.delete_container(container)))
+        self._repeat(lambda call: _delete_once(call, lambda: self._store.delete_container(container)))
 
     def list_page(
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
@@ -185,11 +185,11 @@ class RetryingStore:
             lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers),
             lambda _error: Effect("copy", source=source),
         )
-        self._ambiguous.done(target, lambda: replace(self._look(version), source=source))
+        self._ambiguous.done(target, lambda: replace(self._effect_of_copy(version), source=source))
         return version
 
-    def _look(self, version: ObjectVersion) -> Effect:
-        """Return what a copy has made, whose answer names its ETag alone; asked only after a lost answer."""
+    def _effect_of_copy(self, version: ObjectVersion) -> Effect:
+        """Return the effect of a copy after a lost answer. Its own answer has only the ETag: send a HEAD."""
         effect = Effect("put", version.etag)
         with suppress(StoreError):
             info = self._store.head(version.name)
@@ -210,7 +210,7 @@ class RetryingStore:
         try:
             self._change(
                 name,
-                lambda call: _gone_is_done(call, lambda: self._store.delete(name)),
+                lambda call: _delete_once(call, lambda: self._store.delete(name)),
                 lambda _error: GONE,
             )
         except NotFound:
@@ -219,7 +219,7 @@ class RetryingStore:
         self._ambiguous.done(name, lambda: GONE)
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        """As the protocol says; only the names whose failure may pass are sent again."""
+        """Delete the objects; only the names with retryable failures are sent again."""
         pending = list(names)
         final: dict[ObjectName, StoreError] = {}
 
@@ -227,9 +227,9 @@ class RetryingStore:
             try:
                 failures = self._store.delete_many(pending)
             except StoreError as error:
-                self._note_deleted(pending, dict.fromkeys(pending, error))
+                self._record_deleted(pending, dict.fromkeys(pending, error))
                 raise
-            self._note_deleted(pending, failures)
+            self._record_deleted(pending, failures)
             pending[:] = [name for name, error in failures.items() if error.retryable]
             final.update((name, error) for name, error in failures.items() if not error.retryable)
             if pending:
@@ -241,7 +241,7 @@ class RetryingStore:
         except _Unfinished as rest:
             return {**final, **rest.failures}
 
-    def _note_deleted(self, names: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]) -> None:
+    def _record_deleted(self, names: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]) -> None:
         for name in names:
             error = failures.get(name)
             if error is None:
@@ -268,7 +268,7 @@ class RetryingStore:
         return self._repeat(recorded)
 
     def close(self) -> None:
-        """End every pause; the calls in one end with their last error. Close the store when it is owned."""
+        """End every pause; its call fails with its last error. Close the store if it is owned."""
         self._closing.set()
         if self._owns:
             self._store.close()
@@ -276,7 +276,7 @@ class RetryingStore:
     def _repeat(self, attempt: Callable[[_Call], T]) -> T:
         call = _Call()
         seconds = min(self._policy.deadline, remaining())
-        end = monotonic() + seconds  # not by tenacity, which has a clock of its own
+        end = monotonic() + seconds  # tenacity would use its own clock
 
         def pause(seconds: float) -> None:
             may_block("waits to repeat a request")
@@ -288,7 +288,7 @@ class RetryingStore:
             log.info("%s; again in %.1f s", error, state.upcoming_sleep)
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(_is_retryable),
             wait=self._pause,
             stop=lambda state: self._closing.is_set() or monotonic() + state.upcoming_sleep >= end,
             sleep=pause,
@@ -309,7 +309,7 @@ class RetryingStore:
 
 
 class _Unfinished(StoreError):
-    """Some deletions failed in a way that may pass."""
+    """Some deletions failed with retryable errors."""
 
     retryable = True
 
@@ -319,11 +319,12 @@ class _Unfinished(StoreError):
         self.failures = failures
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_retryable(error: BaseException) -> bool:
     return isinstance(error, StoreError) and error.retryable
 
 
-def _gone_is_done(call: _Call, delete: Callable[[], None]) -> None:
+def _delete_once(call: _Call, delete: Callable[[], None]) -> None:
+    """Delete; `NotFound` after a lost answer counts as done."""
     try:
         delete()
     except NotFound:

@@ -1,25 +1,22 @@
-"""The Swift account itself: each method is the request that the API reference names for it.
+"""An object store over HTTP: each method sends the request that Swift's API reference defines for it.
 
-Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store), tried against Swift 2.38.
+Source: OpenStack Object Storage API v1 (docs.openstack.org/api-ref/object-store), tested against Swift 2.38.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import groupby, islice
-from operator import attrgetter
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Executor, Rank, new_lock, new_pool
+from swiftfs.concurrency import Rank, new_lock
 from swiftfs.errors import (
     AlreadyExists,
     BadContainer,
     BadRequest,
     BodyChanged,
     Corrupt,
-    NotFound,
     PreconditionFailed,
     StoreError,
     TooLarge,
@@ -27,10 +24,11 @@ from swiftfs.errors import (
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Counters
+from swiftfs.store.deletion import Deletion
+from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Body, Headers, Sink
 from swiftfs.store.request import ANSWER_BYTES, WORK_SECONDS, Request, quoted_path
 from swiftfs.store.transport import Reply, Transport
-from swiftfs.store.wire.bulk_delete import BulkDeletes, BulkRefused, Outcome, fits_in_bulk
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 from swiftfs.store.wire.listings import listing_query, read_containers, read_page
 from swiftfs.store.wire.manifests import manifest_from_wire, manifest_to_wire
@@ -39,26 +37,20 @@ from swiftfs.store.wire.ranged_get import RangedGet
 from swiftfs.store.wire.usage import CONTAINER_META, account_usage, container_usage
 
 PUT_SECONDS = 120.0
-"""Longest silence after a body was sent: the server writes it to every replica before it answers."""
+"""Longest wait for an answer after a body was sent: the server first writes it to its replicas."""
 
-PARALLEL_DELETES = 8
-"""DELETEs at a time where the server has no bulk-delete."""
-
-SINGLE_BATCH = 1000
-"""DELETEs that wait for their turn at most."""
-
-UNMATCHED = 1000
-"""Versions remembered of which Swift takes the true ETag for another."""
+MAX_UNMATCHED = 1000
+"""How many versions to remember for which `If-Match` fails although the ETag is the object's."""
 
 ROW_BYTES = 8192
 """The longest row of a listing: a name of 1024 bytes is up to six times as long in JSON."""
 
 
 class SwiftStore:
-    """An `ObjectStore` over one account. It repeats nothing but a request refused for its token.
+    """An `ObjectStore` over one account. It repeats only a request whose token was refused.
 
-    Containers that it creates get the storage policy of that name, or the server's default one. No request
-    waits for its answer longer than `longest_silence` seconds.
+    New containers get the storage policy `storage_policy`, or the server's default one. No request waits for
+    its answer longer than `longest_silence` seconds.
     """
 
     def __init__(
@@ -74,15 +66,18 @@ class SwiftStore:
         self._transport = Transport(account, self.counters, longest_silence)
         self._limits: Limits | None = None
         self._lock = new_lock(Rank.STORE)
-        self._deleters: Executor | None = None
-        self._bulk = BulkDeletes(lambda request: self._transport.send(request).body)
-        self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(UNMATCHED)
+        self._deletion = Deletion(
+            lambda request: self._transport.send(request).body,
+            self.delete,
+            lambda: self.limits().bulk_delete,
+        )
+        self._unmatched: LRUCache[ObjectVersion, None] = LRUCache(MAX_UNMATCHED)
 
     def __repr__(self) -> str:
         return f"SwiftStore({self._account.label})"
 
     def limits(self) -> Limits:
-        """As the protocol says; while `/info` does not answer, what is safe with any server."""
+        """Return the server's limits; while `/info` does not answer, those that are safe with any server."""
         if self._limits is None:
             try:
                 reply = self._transport.send(Request("limits", "GET", info=True))
@@ -94,12 +89,12 @@ class SwiftStore:
         return self._effective(self._limits)
 
     def known_limits(self) -> Limits | None:
-        """Return what `/info` has said, None when nobody has asked yet; nothing is asked."""
+        """Return the limits that `/info` has reported, None when it was not requested yet; send nothing."""
         return None if self._limits is None else self._effective(self._limits)
 
     def _effective(self, limits: Limits) -> Limits:
-        """Return limits without the bulk-delete that the server has refused."""
-        return replace(limits, bulk_delete=0) if self._bulk.refused else limits
+        """Return `limits`, without bulk-delete if the server has refused it."""
+        return replace(limits, bulk_delete=0) if self._deletion.bulk_refused else limits
 
     def list_containers(self, *, marker: str = "") -> Page:
         limits = self.limits()
@@ -122,7 +117,7 @@ class SwiftStore:
             meaning={400: BadContainer, 409: AlreadyExists},
         )
         try:
-            with self._transport.open(request) as answer:  # its text says nothing more
+            with self._transport.open(request) as answer:  # its body has no information
                 return answer.status == 201
         except AlreadyExists:  # with another storage policy
             return False
@@ -138,13 +133,13 @@ class SwiftStore:
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
     ) -> Page:
         limits = self.limits()
-        asked = min(limit, limits.listing)
-        query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=asked)
-        most = ANSWER_BYTES + ROW_BYTES * (asked or limits.listing)
-        request = Request("list_page", "GET", container, query=query, max_bytes=most)
+        limit = min(limit, limits.listing)
+        query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        max_bytes = ANSWER_BYTES + ROW_BYTES * (limit or limits.listing)
+        request = Request("list_page", "GET", container, query=query, max_bytes=max_bytes)
         reply = self._transport.send(request)
         return read_page(
-            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=asked, limits=limits
+            _listing(reply), request.subject, prefix=prefix, marker=marker, limit=limit, limits=limits
         )
 
     def head(self, name: ObjectName) -> ObjectInfo:
@@ -160,17 +155,18 @@ class SwiftStore:
             try:
                 return self._receive(RangedGet(name, sink, offset, length, etag))
             except PreconditionFailed:
-                # A plain copy of an SLO keeps what Swift compares `If-Match` with, which is not its ETag.
+                # Swift compares `If-Match` with an ETag in its own metadata (X-Object-Sysmeta). A plain copy
+                # of an SLO inherits that of the SLO, which is not its own ETag.
                 if self.head(name).version.etag != etag:
                     raise
-        found = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
+        info = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
         with self._lock:
             self._unmatched[version] = None
-        return found
+        return info
 
-    def _receive(self, download: RangedGet) -> ObjectInfo:
-        with self._transport.open(download.request) as answer:
-            return download.receive(answer)
+    def _receive(self, get: RangedGet) -> ObjectInfo:
+        with self._transport.open(get.request) as answer:
+            return get.receive(answer)
 
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
         view = memoryview(body).cast("B")
@@ -195,7 +191,7 @@ class SwiftStore:
         try:
             answer = self._transport.send(request).headers
         except StoreError as error:
-            error.etag = etag  # a writer may change a mapped body after it was sent
+            error.etag = etag  # of the bytes that were sent: a writer may have changed a mapped body since
             if isinstance(error, Corrupt) and _md5(view) != etag:
                 raise BodyChanged(str(error)) from error
             raise
@@ -258,14 +254,7 @@ class SwiftStore:
         self._transport.send(Request("delete", "DELETE", name.container, name.key))
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        remaining = iter(dict.fromkeys(names))
-        failures: dict[ObjectName, StoreError] = {}
-        while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
-            failed, outage = self._delete_chunk(chunk)
-            failures |= failed
-            if outage is not None:  # the next request would fail too, and its answer be waited for
-                failures |= dict.fromkeys(remaining, outage)
-        return failures
+        return self._deletion.delete_many(names)
 
     def _head(self, name: ObjectName, etag: str) -> ObjectInfo:
         headers = {"If-Match": f'"{etag}"'} if etag else {}
@@ -274,117 +263,14 @@ class SwiftStore:
         )
         answer = self._transport.send(request).headers
         info = from_wire(name, answer, content_length(answer) or 0)
-        return (
-            info
-            if info.size or info.dlo_prefix is None
-            else replace(info, size=self._dlo_size(info.dlo_prefix))
-        )
-
-    def _dlo_size(self, dlo_prefix: str) -> int:
-        """Add up a DLO's segments: HEAD says 0 bytes when they fill more than one page of a listing."""
-        container, _, prefix = dlo_prefix.partition("/")
-        size, page = 0, self.list_page(container, prefix=prefix)
-        while True:
-            size += sum(row.size for row in page.rows)
-            if page.last:
-                return size
-            page = self.list_page(container, prefix=prefix, marker=page.marker)
-
-    def _batch(self) -> int:
-        return self._bulk.batch(self.limits().bulk_delete)
-
-    def _delete_chunk(
-        self, chunk: Sequence[ObjectName]
-    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
-        """Delete some names; return what failed, and the error of an outage."""
-        in_bulk = [name for name in chunk if fits_in_bulk(name)] if self._batch() else []
-        if not in_bulk:
-            return self._delete_in_parallel(chunk), None
-        outcome = self._bulk.delete(in_bulk)
-        if outcome.none_found:
-            self._look_at_verdict(outcome, in_bulk[0])
-        if outcome.too_large:
-            return self._delete_halves(chunk)
-        failures = outcome.failures
-        if outcome.refused is not None:
-            return self._delete_in_order(chunk, outcome.refused), None
-        if outcome.outage is None:
-            taken = {*in_bulk} - {*outcome.single}
-            if single := [name for name in chunk if name not in taken]:
-                failures |= self._delete_in_parallel(single)
-        else:
-            failures |= dict.fromkeys(chunk, outcome.outage)
-        return failures, outcome.outage
-
-    def _look_at_verdict(self, outcome: Outcome, first: ObjectName) -> None:
-        """Delete the first of the names of which the server says that there is none: it may do nothing.
-
-        INVARIANT: of a large object and its segments the object is the first. If it may stand, they stay.
-        """
-        try:
-            self.delete(first)
-        except NotFound:
-            return
-        except StoreError as error:
-            if error.retryable:
-                outcome.outage = error
-            else:
-                outcome.refused = BulkRefused(error, remembered=False)
-        else:
-            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} was there, and was not found"))
-
-    def _delete_halves(
-        self, chunk: Sequence[ObjectName]
-    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
-        middle = len(chunk) // 2
-        failures, outage = self._delete_chunk(chunk[:middle])
-        if outage is not None:
-            return failures | dict.fromkeys(chunk[middle:], outage), outage
-        rest, outage = self._delete_chunk(chunk[middle:])
-        return failures | rest, outage
-
-    def _delete_in_order(
-        self, names: Sequence[ObjectName], refusal: BulkRefused
-    ) -> dict[ObjectName, StoreError]:
-        """Delete what a refused bulk-delete was to delete.
-
-        INVARIANT: a large object goes before its segments, which mostly lie in another container: when
-        something is left in one container, what follows in another is not tried.
-        """
-        failures: dict[ObjectName, StoreError] = {}
-        for _, group in groupby(names, attrgetter("container")):
-            some = list(group)
-            if failures:
-                failures |= dict.fromkeys(some, next(iter(failures.values())))
-                continue
-            failures |= self._delete_in_parallel(some)
-            if len(failures) < len(some):
-                self._bulk.remember_refusal(refusal)
-        return failures
-
-    def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
-        with self._lock:
-            if self._deleters is None:
-                self._deleters = new_pool("delete", PARALLEL_DELETES)
-            running = self._deleters.map(self._try_delete, names)
-        results = zip(names, running, strict=True)
-        return {name: error for name, error in results if error is not None}
-
-    def _try_delete(self, name: ObjectName) -> StoreError | None:
-        try:
-            self.delete(name)
-        except NotFound:
-            return None
-        except StoreError as error:
-            return error
-        return None
+        if info.size or info.dlo_prefix is None:
+            return info
+        # HEAD says 0 bytes of a DLO whose segments fill more than one page of a listing.
+        return replace(info, size=sum(row.size for row in iter_dlo_segments(self, info.dlo_prefix)))
 
     def close(self) -> None:
-        """Close every connection; requests that are under way come to their end first or fail."""
-        with self._lock:
-            deleters, self._deleters = self._deleters, None
-        if deleters is not None:
-            deleters.shutdown()
+        """Close every connection; running requests finish first or fail."""
+        self._deletion.close()
         self._transport.close()
 
 
@@ -393,5 +279,5 @@ def _md5(body: memoryview) -> str:
 
 
 def _listing(reply: Reply) -> bytes:
-    """Return a listing's JSON: 204 is an empty one, but an empty body with 200 is none."""
+    """Return a listing's JSON. A 204 is an empty listing; a 200 with an empty body is no listing."""
     return b"[]" if reply.status == 204 else reply.body

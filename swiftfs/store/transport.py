@@ -1,4 +1,4 @@
-"""Sends requests: a connection from the pool, a token that is good, errors in our own terms, all counted."""
+"""Sends requests: leases a connection, adds the token, counts, and turns failures into `StoreError`s."""
 
 import logging
 import math
@@ -22,17 +22,17 @@ CHUNK_BYTES = 256 * 1024
 
 TRICKLE_SECONDS = 60.0
 TRICKLE_RATE = 1024
-"""Bytes a second; a body that has brought fewer after so many seconds never ends."""
+"""Bytes per second; a body that is slower than this after `TRICKLE_SECONDS` is given up."""
 
 ERROR_TEXT_BYTES = 64 * 1024
-"""So much of an error's body is read for its message; a server may send a whole page."""
+"""The most that is read of an error's body, in bytes; a server may send a whole page."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer within 2xx; `headers` have lower-case names."""
+    """A complete answer with a 2xx status; `headers` have lower-case names."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,7 +40,7 @@ class Reply:
 
 
 class Answer:
-    """An answer within 2xx. Its body is read at most once, and only inside `Transport.open`."""
+    """An answer whose body was not read yet. It is read at most once, and only inside `Transport.open`."""
 
     def __init__(self, request: Request, response: requests.Response) -> None:
         self.request = request
@@ -50,12 +50,12 @@ class Answer:
         self._response = response
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it comes.
+        """Yield the body as it arrives.
 
         Raise `Corrupt` unless it is exactly as long as announced, `TimedOut` for one that trickles unless the
-        request `works`, else network errors.
+        request is `long_running`, and network errors.
         """
-        expected, begun = content_length(self.headers), monotonic()
+        expected, began = content_length(self.headers), monotonic()
         while True:
             try:
                 chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=False)
@@ -64,9 +64,9 @@ class Answer:
             if not chunk:
                 break
             self.received += len(chunk)
-            seconds = monotonic() - begun
+            seconds = monotonic() - began
             trickles = seconds > TRICKLE_SECONDS and self.received < seconds * TRICKLE_RATE
-            # While Swift works it sends a blank now and then, which is no trickle; only silence ends that.
+            # Swift sends a space now and then while it works on a long request: only silence is a failure.
             if trickles and not self.request.long_running:
                 what = f"{self.request.operation} {self.request.subject}"
                 raise TimedOut(f"{what}: {self.received} bytes came in {seconds:.0f} s")
@@ -77,11 +77,11 @@ class Answer:
             )
 
     def close(self) -> None:
-        """Give the connection back; an unread body breaks it."""
+        """Release the connection; an unread body breaks it."""
         self._response.close()
 
     def body(self) -> bytes:
-        """Return the whole body; errors as in `chunks`, and `Corrupt` for more than the request allows."""
+        """Return the whole body; errors as in `chunks`, and `Corrupt` above the request's `max_bytes`."""
         parts = []
         for chunk in self.chunks():
             parts.append(chunk)
@@ -94,7 +94,7 @@ class Answer:
 
 
 class Transport:
-    """The way to one account; may be used from many threads.
+    """Sends requests to one account, from any thread.
 
     No request waits for its answer longer than `longest_silence` seconds.
     """
@@ -115,7 +115,7 @@ class Transport:
     def open(self, request: Request) -> Iterator[Answer]:
         """Send `request` and lend the answer, its body unread; raise `StoreError` unless it is within 2xx.
 
-        A 401 is answered with one renewed token (shared by all threads) and the request sent once more.
+        After a 401 the token is renewed, once for all threads, and the request is sent once more.
         """
         may_block(f"sends {request.operation}")
         with self._pool.lease() as connection:
@@ -134,24 +134,24 @@ class Transport:
 
     @contextmanager
     def _attempt(self, connection: Connection, request: Request, token: str) -> Iterator[Answer]:
-        begun = monotonic()
+        began = monotonic()
         answer: Answer | None = None
         try:
             answer = Answer(request, self._send(connection, request, token))
             yield answer
         finally:
-            seconds = monotonic() - begun
+            seconds = monotonic() - began
             if answer is not None:
                 answer.close()
             self._count(request, answer, seconds)
 
     def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
-        patience = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
-        if patience <= 0:
+        timeout = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
+        if timeout <= 0:
             raise TimedOut(f"{request.operation} {request.subject}: no time is left", may_land=False)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
-                return connection.send(request, token, min(patience, self._longest_silence), count)
+                return connection.send(request, token, min(timeout, self._longest_silence), count)
         except NETWORK_ERRORS as error:
             raise network_error(request, error) from error
 
@@ -177,7 +177,7 @@ def _error_text(answer: Answer) -> str:
             if len(text) >= ERROR_TEXT_BYTES:
                 break
     except StoreError:
-        log.debug("%s: the error's text did not come whole", answer.request.subject)
+        log.debug("%s: the text of the error is incomplete", answer.request.subject)
     return text.decode("utf-8", "replace")
 
 

@@ -1,41 +1,26 @@
-"""Bulk-delete: its body, the verdict in the answer's body, and how many names a request should have.
+"""Bulk-delete: the request with its list of names, and the verdict in the body of the answer.
 
-Swift itself always answers 200 and says in the body what became of the names. But a gateway before it, or a
-server that names bulk-delete in `/info` and has none, refuses the request: then nothing is deleted.
+Swift always answers 200 and reports in the body what became of the names. A gateway in front of it, or a
+server that names bulk-delete in `/info` and has none, refuses the request: then nothing was deleted.
 """
 
 import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
-from swiftfs.concurrency import Rank, monotonic, new_lock
-from swiftfs.errors import BadName, BadRequest, Corrupt, NotFound, QuotaExceeded, StoreError, Unavailable
+from swiftfs.errors import BadRequest, Corrupt, NotFound, StoreError, Unavailable
 from swiftfs.objects import NOTHING, ObjectName
 from swiftfs.store.error_map import status_error
 from swiftfs.store.request import WORK_SECONDS, Request, quoted_path
 
-log = logging.getLogger(__name__)
-
 MAX_LINE = 2 * (1024 + 256)
-"""Longer lines are refused: Swift's bulk.py takes twice the longest path, quoted as long as it may be."""
-
-
-FIRST_BATCH = 1000
-"""Names in a request while nobody knows how long the server takes."""
-
-BATCH_SECONDS = 20.0
-"""How long a request should take. Swift deletes two names at once: 10,000 may take it 20 minutes, and when
-the connection breaks nobody knows which of them are gone."""
-
-UNREADABLE = 2
-"""After so many answers in a row without a verdict the server is not asked again."""
+"""The longest line, in bytes: Swift's bulk.py accepts twice the length of the longest path."""
 
 
 def fits_in_bulk(name: ObjectName) -> bool:
-    """Say whether bulk-delete takes the name; `%` quoting makes three bytes of one."""
+    """Return whether bulk-delete takes the name; percent-encoding makes three bytes of one."""
     return len(quote(f"/{name}", errors="replace")) <= MAX_LINE
 
 
@@ -54,7 +39,7 @@ def bulk_delete_request(names: Sequence[ObjectName]) -> Request:
 
 
 class BulkRefused(StoreError):
-    """The server deleted nothing and will not: single DELETEs may. `remembered` says to ask it no more."""
+    """The server deleted nothing. Single DELETEs may work; if `remembered`, send no bulk-delete again."""
 
     def __init__(self, error: StoreError, *, remembered: bool = True) -> None:
         super().__init__(str(error))
@@ -62,19 +47,19 @@ class BulkRefused(StoreError):
 
 
 class BulkTooLarge(StoreError):
-    """The server deleted nothing: it takes fewer names in a request."""
+    """The server deleted nothing, because it takes fewer names in a request."""
 
 
 class NoVerdict(Corrupt):
-    """The answer came whole and is no verdict."""
+    """The answer is complete, but not a verdict on the names."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the names of a request.
+    """What became of the names in a bulk-delete.
 
-    `single` are those that it did not take and that can be deleted one by one. With `outage` the answer was
-    lost: the next request would fare no better. With `none_found` the server says that none was there.
+    `single` are names that it did not take; they can be deleted one by one. With `outage` the answer was
+    lost, and the next request would fail too. With `none_found` the server reports that no name existed.
     """
 
     failures: dict[ObjectName, StoreError] = field(default_factory=dict)
@@ -85,90 +70,12 @@ class Outcome:
     none_found: bool = False
 
 
-class BulkDeletes:
-    """Sends bulk-deletes, and learns from the answers how many names the server deletes in `seconds`.
-
-    The lock guards what was learned; it is not held during a request.
-    """
-
-    def __init__(self, send: Callable[[Request], bytes], seconds: float = BATCH_SECONDS) -> None:
-        self._send = send
-        self._seconds = seconds
-        self._lock = new_lock(Rank.BULK)
-        self._size = FIRST_BATCH
-        self._unreadable = 0
-        self._refused = False
-
-    def batch(self, most: int) -> int:
-        """Return how many names the next request may have, of `most` by the server's limits; 0 for none."""
-        with self._lock:
-            return 0 if self._refused else min(self._size, most)
-
-    @property
-    def refused(self) -> bool:
-        """Whether the server takes no bulk-delete, whatever `/info` says."""
-        return self._refused
-
-    def remember_refusal(self, refusal: BulkRefused) -> None:
-        """Send no more bulk-deletes; the caller knows that the server takes single DELETEs."""
-        with self._lock:
-            if self._refused or not refusal.remembered:
-                return
-            self._refused = True
-        log.info("the server refuses bulk-delete, so objects are deleted one by one: %s", refusal)
-
-    def delete(self, names: Sequence[ObjectName]) -> Outcome:
-        """Delete `names` by one request."""
-        try:
-            request = bulk_delete_request(names)
-        except BadName:  # of which of them, a single DELETE says
-            return Outcome(single=list(names))
-        begun = monotonic()
-        try:
-            outcome = bulk_outcome(names, self._send(request))
-        except (BulkTooLarge, QuotaExceeded) as error:  # 413
-            return self._too_large(names, error)
-        except NoVerdict as error:
-            return self._no_verdict(names, error)
-        except StoreError as error:
-            if error.retryable:
-                self._took(len(names), monotonic() - begun, answered=False)
-                return Outcome(dict.fromkeys(names, error), outage=error)
-            refusal = error if isinstance(error, BulkRefused) else BulkRefused(error)
-            return Outcome(single=list(names), refused=refusal)
-        with self._lock:
-            self._unreadable = 0
-        self._took(len(names), monotonic() - begun, answered=True)
-        return outcome
-
-    def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
-        if len(names) == 1:
-            return Outcome(single=list(names), refused=BulkRefused(error))
-        with self._lock:
-            self._size = max(1, min(self._size, len(names) // 2))
-        return Outcome(single=list(names), too_large=True)
-
-    def _no_verdict(self, names: Sequence[ObjectName], error: NoVerdict) -> Outcome:
-        """One such answer may have been damaged on its way; single DELETEs are right in any case."""
-        with self._lock:
-            self._unreadable += 1
-            often = self._unreadable >= UNREADABLE
-        return Outcome(single=list(names), refused=BulkRefused(error, remembered=often))
-
-    def _took(self, count: int, seconds: float, *, answered: bool) -> None:
-        with self._lock:
-            if seconds > self._seconds:
-                self._size = max(1, min(self._size, count // 2))
-            elif answered and seconds < self._seconds / 2 and count >= self._size:
-                self._size *= 2
-
-
 def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
-    """Return what failed of `names`, and as `single` those for which the token had expired meanwhile.
+    """Return which of `names` failed, and as `single` those reached after the token had expired.
 
-    A name that was absent did not fail. A server that gave up half-way does not say which names it reached:
-    then each may still exist. Raise `NoVerdict`, or `BulkRefused` and `BulkTooLarge` for one that refuses the
-    whole request.
+    An absent name is no failure. A server that gave up half-way does not report which names it reached, so
+    each name without a status may still exist. Raise `NoVerdict` for an answer that cannot be read,
+    `BulkRefused` or `BulkTooLarge` for one that refuses the whole request.
     """
     verdict = _verdict(body)
     _check_refusal(verdict)
@@ -185,7 +92,7 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
         status = verdict["Response Status"]
         for name in by_path.values():
             if name not in statuses:
-                failures[name] = Unavailable(f"delete_many {name}: given up by the server, {status}")
+                failures[name] = Unavailable(f"delete_many {name}: the server gave up, {status}")
     failures = {name: one for name, one in failures.items() if not isinstance(one, NotFound)}
     none_found = not (verdict["Number Deleted"] or failures or unauthorized)
     return Outcome(failures, unauthorized, none_found=none_found)
@@ -203,7 +110,7 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
     if number == 413:
         raise BulkTooLarge(str(error))
     if not error.retryable:
-        raise BulkRefused(error, remembered=number != 401)  # a token that expired is no reason
+        raise BulkRefused(error, remembered=number != 401)  # an expired token will be renewed
 
 
 def _verdict(body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a server can do, read from `/info`. A server is never assumed to have what it does not name."""
+"""A server's limits and features, read from `/info`. A feature that is not listed there is not used."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,13 +8,13 @@ from typing import Any
 from swiftfs.objects import Limits
 
 UNKNOWN = replace(Limits(), is_swift=False)
-"""What holds where `/info` is hidden: no bulk-delete, and a short page is not trusted to be the last."""
+"""The limits where `/info` is hidden: no bulk-delete, and a short page may not be the last."""
 
 VERSION_CHARACTERS = 60
 
 
 def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
-    """Return the limits in an answer to `/info`; what is missing or absurd keeps its default."""
+    """Return the limits in an answer to `/info`; a missing or absurd value keeps its default."""
     try:
         info = json.loads(body)
     except (ValueError, RecursionError):
@@ -42,7 +42,7 @@ def read_limits(body: bytes, headers: Mapping[str, str]) -> Limits:
 
 
 def _is_swift(swift: dict[str, Any], headers: Mapping[str, str]) -> bool:
-    """Ceph RGW calls this limit `max_object_name_size` (its rgw_rest_swift.cc)."""
+    """Return whether it is Swift: Ceph RGW calls this limit `max_object_name_size` (rgw_rest_swift.cc)."""
     return "max_object_name_length" in swift and "ceph" not in headers.get("server", "").lower()
 
 

@@ -1,4 +1,4 @@
-"""Reads listings. What is no listing is `Corrupt`, never an empty one: invented absence deletes mirrors."""
+"""Reads listings. An unreadable one is `Corrupt`, never empty: a mirror would delete what seems absent."""
 
 import json
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ def listing_query(*, prefix: str = "", delimiter: str = "", marker: str = "", li
 def read_page(
     body: bytes, subject: str, *, marker: str, limit: int, limits: Limits, prefix: str = ""
 ) -> Page:
-    """Return the objects and subdirs of an answer to a request with `prefix`, `marker` and `limit`.
+    """Return the page in an answer to a request with `prefix`, `marker` and `limit`.
 
-    Raise `Corrupt` for a body that is no listing, or one that does not go on after `marker`, is not in order
-    or holds other names than those asked for: what was left out of it, nobody could know.
+    Raise `Corrupt` for a body that is no listing, and for a listing that does not continue after `marker`, is
+    not in order, or has names without `prefix`: such a listing may lack names too.
     """
     entries = _entries(body, subject)
     rows = tuple(_row(entry, subject) for entry in entries if "subdir" not in entry)
@@ -46,7 +46,10 @@ def read_containers(body: bytes, subject: str, *, marker: str, limits: Limits) -
 
 
 def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
-    """Code points compare as their UTF-8 does, Swift's order."""
+    """Raise `Corrupt` unless `names` are in Swift's order, that of their UTF-8, and begin with `prefix`.
+
+    Code points sort as their UTF-8 does.
+    """
     if any(first >= second for first, second in pairwise(names)):
         raise Corrupt(f"the listing of {subject} is not in order, or names something twice")
     if not all(map(str.startswith, names, repeat(prefix))):
@@ -73,7 +76,7 @@ def _page(
     limit: int,
     limits: Limits,
 ) -> Page:
-    """Build the page. Swift ends a listing with a page that is not full, look-alikes with an empty one."""
+    """Build the page. Swift's last page is one that is not full, that of look-alikes an empty one."""
     count = len(rows) + len(subdirs)
     last = not count or (limits.is_swift and count < (limit or limits.listing))
     end = max([row.key for row in rows[-1:]] + list(subdirs[-1:]), default=marker)

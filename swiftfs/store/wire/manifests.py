@@ -9,14 +9,14 @@ from swiftfs.store.wire.object_headers import MAX_SIZE
 
 
 def manifest_to_wire(manifest: Manifest) -> bytes:
-    """Return the JSON to PUT. `size_bytes` is of the segment's whole object; `range` ends are inclusive."""
+    """Return the JSON to PUT. `size_bytes` is that of the whole object; `range` includes its last byte."""
     return json.dumps([_entry(segment) for segment in manifest.segments], ensure_ascii=False).encode()
 
 
 def manifest_from_wire(body: bytes, subject: str) -> Manifest:
     """Return the segments in an answer; raise `Corrupt` for anything else.
 
-    A part that is an SLO itself comes back as one segment, with that SLO's ETag and size.
+    A segment that is an SLO itself is one segment here, with the ETag and size of that SLO.
     """
     try:
         entries = json.loads(body)
@@ -40,14 +40,14 @@ def _entry(segment: Segment) -> dict[str, Any]:
 
 
 def _segment(entry: dict[str, Any]) -> Segment:
-    container, slash, key = entry["name"].removeprefix("/").partition("/")
+    name = ObjectName.parse(entry["name"].removeprefix("/"))
     size = entry["bytes"]
-    if not container or not slash or not key or not isinstance(size, int) or size < 0:
+    if not name.container or not name.key or not isinstance(size, int) or size < 0:
         raise ValueError(entry)
-    entry["name"].encode()  # a ValueError for what is not UTF-8
+    entry["name"].encode()  # raises a ValueError for text that is not UTF-8
     first, length = _span(entry.get("range"), size)
     etag, nested = entry["hash"].strip('"'), entry.get("sub_slo") is True
-    return Segment(ObjectName(container, key), etag, size, first, length, nested)
+    return Segment(name, etag, size, first, length, nested)
 
 
 def _span(text: str | None, size: int) -> tuple[int, int | None]:

@@ -1,4 +1,4 @@
-"""An object's headers on the wire and as values. Metadata travels as UTF-8, as the `swift` CLI does it."""
+"""Converts an object's headers to values and back. Metadata is sent as UTF-8, as by the `swift` CLI."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from swiftfs.store.protocol import Headers
 
 META = "x-object-meta-"
 
-KEPT = {
+PRESERVED = {
     name.lower(): name
     for name in (
         "Cache-Control",
@@ -25,16 +25,16 @@ KEPT = {
         "X-Robots-Tag",
     )
 }
-"""The headers a POST drops unless it sends them again (Swift's object server, `allowed_headers`)."""
+"""The headers that a POST drops unless it sends them again (`allowed_headers` of Swift's object server)."""
 
 MAX_SIZE = 2**63 - 1
 """The largest size in `struct stat`."""
 
 MAX_DIGITS = 100
-"""Longer numbers are absurd, and Python refuses to read those of thousands of digits."""
+"""Longer numbers are rejected unread: Python refuses to convert thousands of digits."""
 
 LATEST_SECONDS = 2**34
-"""A time after the year 2500 is absurd; an exponent of millions would fill the memory."""
+"""Later times (after the year 2500) are rejected: to convert an exponent of millions takes all memory."""
 
 _META_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -54,33 +54,31 @@ def to_wire(headers: Headers) -> dict[str, str]:
             raise BadRequest(f"{name!r} cannot be the name of object metadata")
         sent[f"X-Object-Meta-{name}"] = _checked(name, value)
     for name, value in headers.preserved_headers.items():
-        if name.lower() not in KEPT:
-            raise BadRequest(f"{name!r} is not a header that is kept with an object")
-        sent[KEPT[name.lower()]] = _checked(name, value)
+        if name.lower() not in PRESERVED:
+            raise BadRequest(f"{name!r} is not a header that Swift keeps with an object")
+        sent[PRESERVED[name.lower()]] = _checked(name, value)
     return sent
 
 
 def from_wire(name: ObjectName, headers: Mapping[str, str], size: int) -> ObjectInfo:
-    """Return what an answer's `headers` (lower-case names) say of an object of `size` bytes."""
-    dlo = headers.get("x-object-manifest")
+    """Return the object of `size` bytes that an answer's `headers` (lower-case names) describe."""
     return ObjectInfo(
         version=ObjectVersion(name, etag_of(headers)),
         size=size,
         content_type=headers.get("content-type", ""),
         last_modified_ns=_timestamp(headers),
         metadata={key[len(META) :]: value for key, value in headers.items() if key.startswith(META)},
-        preserved_headers={KEPT[key]: value for key, value in headers.items() if key in KEPT},
+        preserved_headers={PRESERVED[key]: value for key, value in headers.items() if key in PRESERVED},
         is_slo=headers.get("x-static-large-object", "").lower() == "true",
-        dlo_prefix=None if dlo is None else unquote(dlo),
+        dlo_prefix=_dlo_prefix(headers.get("x-object-manifest")),
     )
 
 
 def sent_info(
     name: ObjectName, sent: Headers, answer: Mapping[str, str], size: int, *, is_slo: bool = False
 ) -> ObjectInfo:
-    """Return what an object is after a PUT of `sent` that the server answered with `answer`."""
-    kept = {KEPT[key.lower()]: value for key, value in sent.preserved_headers.items()}
-    dlo = kept.get("X-Object-Manifest")
+    """Return the object that a PUT with the headers `sent` has stored, and the server's `answer` to it."""
+    kept = {PRESERVED[key.lower()]: value for key, value in sent.preserved_headers.items()}
     return ObjectInfo(
         version=ObjectVersion(name, etag_of(answer)),
         size=size,
@@ -89,17 +87,17 @@ def sent_info(
         metadata={key.lower(): value for key, value in sent.metadata.items()},
         preserved_headers=kept,
         is_slo=is_slo,
-        dlo_prefix=None if dlo is None else unquote(dlo),
+        dlo_prefix=_dlo_prefix(kept.get("X-Object-Manifest")),
     )
 
 
 def etag_of(headers: Mapping[str, str]) -> str:
-    """Return the ETag without quotes, or an empty text."""
+    """Return the ETag without quotes, or an empty string."""
     return headers.get("etag", "").removeprefix("W/").strip('"')
 
 
 def text_of(value: str) -> str:
-    """Return a header's value as it was meant: the wire's bytes are UTF-8, http.client reads Latin-1."""
+    """Return a header's text as UTF-8: http.client decodes all headers as Latin-1."""
     try:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -107,7 +105,7 @@ def text_of(value: str) -> str:
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
-    """Return the Content-Length in bytes; None where there is none; raise `Corrupt` for an absurd one."""
+    """Return the Content-Length in bytes, None where there is none; raise `Corrupt` for an absurd one."""
     value = headers.get("content-length")
     if value is None:
         return None
@@ -118,11 +116,16 @@ def content_length(headers: Mapping[str, str]) -> int | None:
 
 
 def whole_number(text: str) -> int | None:
-    """Return a size or count that a file system can tell, below 2**63; None for any other text."""
+    """Return a size or count that fits into `struct stat`, below 2**63; None for any other text."""
     if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
         return None
     number = int(text)
     return number if number <= MAX_SIZE else None
+
+
+def _dlo_prefix(value: str | None) -> ObjectName | None:
+    """Read an X-Object-Manifest header: `container/prefix`, percent-encoded (Swift's dlo middleware)."""
+    return None if value is None else ObjectName.parse(unquote(value))
 
 
 def _checked(name: str, value: str) -> str:
@@ -136,7 +139,7 @@ def _checked(name: str, value: str) -> str:
 
 
 def _timestamp(headers: Mapping[str, str]) -> int:
-    """Return ns since the epoch: `X-Timestamp` is exact to 10 us, `Last-Modified` rounds up to a second."""
+    """Return ns since the epoch, or 0. `X-Timestamp` is exact to 10 us, `Last-Modified` to a second."""
     try:
         seconds = Decimal(headers["x-timestamp"])
         if 0 <= seconds < LATEST_SECONDS:

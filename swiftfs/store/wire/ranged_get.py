@@ -1,4 +1,4 @@
-"""One GET: which bytes are asked, and whether the ones that came are they."""
+"""The GET of a range of an object, and the checks of the bytes that it returns."""
 
 import hashlib
 import math
@@ -17,11 +17,11 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class Answer(Protocol):
-    """What a download needs of `transport.Answer`."""
+    """The part of `transport.Answer` that is used here; this package lies below that module."""
 
     @property
     def request(self) -> Request:
-        """The request that it answers."""
+        """The request that was answered."""
 
     @property
     def status(self) -> int:
@@ -32,14 +32,14 @@ class Answer(Protocol):
         """The headers, their names in lower case."""
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it comes."""
+        """Yield the body as it arrives."""
 
 
 class RangedGet:
-    """`length` bytes of an object from `offset` on, or all up to its end, on their way to `sink`.
+    """A GET of `length` bytes from `offset` on, or of all up to the object's end, into `sink`.
 
-    They are those of the version `etag` unless that is empty; without `conditional` the server is not asked
-    to see to that, and its answer alone tells.
+    If `etag` is not empty, only bytes of that version are accepted. Without `conditional` the request has no
+    `If-Match`, and the ETag in the answer alone is checked.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class RangedGet:
         return Request("get", "GET", name.container, name.key, headers=headers, meaning=meaning)
 
     def receive(self, answer: Answer) -> ObjectInfo:
-        """Hand the body to the sink; raise `Corrupt` for other bytes than those asked, or network errors.
+        """Pass the body to the sink; raise `Corrupt` for other bytes than those requested, or network errors.
 
-        A whole plain object is checked against its ETag, its MD5. An SLO's or DLO's ETag is no checksum of
-        its bytes.
+        The bytes of a whole plain object are compared with its ETag, their MD5. The ETag of an SLO or DLO is
+        no checksum of its bytes.
         """
         size = self._announced_size(answer)
         info = from_wire(self._name, answer.headers, size or 0)
@@ -91,7 +91,7 @@ class RangedGet:
         end = self._end(size)
         for chunk in answer.chunks():
             if position + len(chunk) > end:
-                raise Corrupt(f"get {answer.request.subject}: more bytes came than were asked for")
+                raise Corrupt(f"get {answer.request.subject}: more bytes came than were requested")
             if digest is not None:
                 digest.update(chunk)
             self._sink(position, chunk)
@@ -99,11 +99,13 @@ class RangedGet:
         if position < end < math.inf:
             raise Corrupt(f"get {answer.request.subject}: the bytes end at {position} instead of {end}")
         if digest is not None and digest.hexdigest() != info.version.etag:
-            raise Corrupt(f"get {answer.request.subject}: {digest.hexdigest()} came of {info.version.etag}")
+            raise Corrupt(
+                f"get {answer.request.subject}: the MD5 is {digest.hexdigest()}, not {info.version.etag}"
+            )
         return info if size is not None else from_wire(self._name, answer.headers, position)
 
     def _announced_size(self, answer: Answer) -> int | None:
-        """Return the whole object's size: None where only the body's end tells it (a long DLO)."""
+        """Return the whole object's size, None where only the end of the body shows it (a long DLO)."""
         length = content_length(answer.headers)
         if answer.status == 206:
             return self._partial_size(answer.headers, length, answer.request.subject)
@@ -112,7 +114,7 @@ class RangedGet:
         return length
 
     def _end(self, size: int | None) -> float:
-        """Return where the bytes end in the object: nobody knows it of a long DLO."""
+        """Return the offset at which the bytes end, infinity where it is unknown (a long DLO)."""
         if size is None:
             return math.inf
         return size if self._length is None else min(size, self._offset + self._length)
@@ -125,4 +127,4 @@ class RangedGet:
             end = size if self._length is None else min(size, self._offset + self._length)
             if first == self._offset and last == end - 1 and length in (None, end - first):
                 return size
-        raise Corrupt(f"get {subject}: asked from {self._offset} for {self._length}, came {text[:80]!r}")
+        raise Corrupt(f"get {subject}: requested {self._length} bytes from {self._offset}, got {text[:80]!r}")

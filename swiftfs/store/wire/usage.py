@@ -1,4 +1,4 @@
-"""What accounts and containers hold, read from the headers of their HEAD."""
+"""The usage of accounts and containers, read from the headers of a HEAD."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ CONTAINER_META = "x-container-meta-"
 
 
 def account_usage(headers: Mapping[str, str]) -> Usage:
-    """Return the account's use; its quotas have two spellings (Swift's account_quotas middleware)."""
+    """Return the account's usage; its quota has two spellings (Swift's account_quotas middleware)."""
     return Usage(
         bytes_used=_count(headers, "x-account-bytes-used"),
         objects=_count(headers, "x-account-object-count"),
@@ -20,7 +20,7 @@ def account_usage(headers: Mapping[str, str]) -> Usage:
 
 
 def container_usage(headers: Mapping[str, str]) -> Usage:
-    """Return the container's use and quota (Swift's container_quotas middleware)."""
+    """Return the container's usage and quota (Swift's container_quotas middleware)."""
     return Usage(
         bytes_used=_count(headers, "x-container-bytes-used"),
         objects=_count(headers, "x-container-object-count"),

@@ -1,0 +1,245 @@
+"""Deletes many objects: by bulk-delete where the server has it, else by parallel DELETEs."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
+
+from swiftfs.concurrency import Executor, Rank, monotonic, new_lock, new_pool
+from swiftfs.errors import BadName, NotFound, QuotaExceeded, StoreError
+from swiftfs.objects import ObjectName
+from swiftfs.store.request import Request
+from swiftfs.store.wire.bulk_delete import (
+    BulkRefused,
+    BulkTooLarge,
+    NoVerdict,
+    Outcome,
+    bulk_delete_request,
+    bulk_outcome,
+    fits_in_bulk,
+)
+
+log = logging.getLogger(__name__)
+
+PARALLEL_DELETES = 8
+"""Parallel DELETEs where the server has no bulk-delete."""
+
+SINGLE_BATCH = 1000
+"""Most DELETEs queued at a time."""
+
+FIRST_BATCH = 1000
+"""Names in a bulk-delete until it is known how long the server takes."""
+
+BATCH_SECONDS = 20.0
+"""How long a bulk-delete should take. Swift deletes two names at a time, so 10,000 may take 20 minutes, and
+if the connection breaks it is unknown which of them are gone."""
+
+MAX_UNREADABLE = 2
+"""After so many unreadable answers in a row no bulk-delete is sent any more."""
+
+
+class Deletion:
+    """The deletions of one account, from any thread.
+
+    `send` returns the body of an answer within 2xx, `delete` sends one DELETE, and `limit` returns how many
+    names the server takes in a bulk-delete, 0 for none.
+    """
+
+    def __init__(
+        self, send: Callable[[Request], bytes], delete: Callable[[ObjectName], None], limit: Callable[[], int]
+    ) -> None:
+        self._delete = delete
+        self._limit = limit
+        self._bulk = BulkDeletes(send)
+        self._lock = new_lock(Rank.STORE)
+        self._deleters: Executor | None = None
+
+    @property
+    def bulk_refused(self) -> bool:
+        """Whether the server takes no bulk-delete, whatever `/info` says."""
+        return self._bulk.refused
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete each; return the failures, as `ObjectStore.delete_many` does."""
+        remaining = iter(dict.fromkeys(names))
+        failures: dict[ObjectName, StoreError] = {}
+        while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
+            failed, outage = self._delete_chunk(chunk)
+            failures |= failed
+            if outage is not None:  # the next request would wait as long and fail too
+                failures |= dict.fromkeys(remaining, outage)
+        return failures
+
+    def close(self) -> None:
+        """Wait for the DELETEs that are under way, and end their threads."""
+        with self._lock:
+            deleters, self._deleters = self._deleters, None
+        if deleters is not None:
+            deleters.shutdown()
+
+    def _batch(self) -> int:
+        return self._bulk.batch(self._limit())
+
+    def _delete_chunk(
+        self, chunk: Sequence[ObjectName]
+    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
+        """Delete some names; return what failed, and the error of an outage."""
+        in_bulk = [name for name in chunk if fits_in_bulk(name)] if self._batch() else []
+        if not in_bulk:
+            return self._delete_in_parallel(chunk), None
+        outcome = self._bulk.delete(in_bulk)
+        if outcome.none_found:
+            self._check_none_found(outcome, in_bulk[0])
+        if outcome.too_large:
+            return self._delete_halves(chunk)
+        failures = outcome.failures
+        if outcome.refused is not None:
+            return self._delete_in_order(chunk, outcome.refused), None
+        if outcome.outage is None:
+            taken = {*in_bulk} - {*outcome.single}
+            if single := [name for name in chunk if name not in taken]:
+                failures |= self._delete_in_parallel(single)
+        else:
+            failures |= dict.fromkeys(chunk, outcome.outage)
+        return failures, outcome.outage
+
+    def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
+        """Check an answer that says no name existed by deleting the first: such a server may do nothing.
+
+        INVARIANT: a large object comes before its segments. If it may still exist, the segments stay.
+        """
+        try:
+            self._delete(first)
+        except NotFound:
+            return
+        except StoreError as error:
+            if error.retryable:
+                outcome.outage = error
+            else:
+                outcome.refused = BulkRefused(error, remembered=False)
+        else:
+            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} existed, and was not found"))
+
+    def _delete_halves(
+        self, chunk: Sequence[ObjectName]
+    ) -> tuple[dict[ObjectName, StoreError], StoreError | None]:
+        middle = len(chunk) // 2
+        failures, outage = self._delete_chunk(chunk[:middle])
+        if outage is not None:
+            return failures | dict.fromkeys(chunk[middle:], outage), outage
+        rest, outage = self._delete_chunk(chunk[middle:])
+        return failures | rest, outage
+
+    def _delete_in_order(
+        self, names: Sequence[ObjectName], refusal: BulkRefused
+    ) -> dict[ObjectName, StoreError]:
+        """Delete the names of a refused bulk-delete one by one.
+
+        INVARIANT: a large object is deleted before its segments, which mostly are in another container. So
+        after a failure in one container, the containers that follow are left alone.
+        """
+        failures: dict[ObjectName, StoreError] = {}
+        for _, group in groupby(names, attrgetter("container")):
+            some = list(group)
+            if failures:
+                failures |= dict.fromkeys(some, next(iter(failures.values())))
+                continue
+            failures |= self._delete_in_parallel(some)
+            if len(failures) < len(some):
+                self._bulk.remember_refusal(refusal)
+        return failures
+
+    def _delete_in_parallel(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
+        with self._lock:
+            if self._deleters is None:
+                self._deleters = new_pool("delete", PARALLEL_DELETES)
+            running = self._deleters.map(self._try_delete, names)
+        results = zip(names, running, strict=True)
+        return {name: error for name, error in results if error is not None}
+
+    def _try_delete(self, name: ObjectName) -> StoreError | None:
+        try:
+            self._delete(name)
+        except NotFound:
+            return None
+        except StoreError as error:
+            return error
+        return None
+
+
+class BulkDeletes:
+    """Sends bulk-deletes, and adapts their size to how many names the server deletes in `seconds`.
+
+    The lock guards the size and the refusal; it is not held during a request.
+    """
+
+    def __init__(self, send: Callable[[Request], bytes], seconds: float = BATCH_SECONDS) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._lock = new_lock(Rank.BULK)
+        self._size = FIRST_BATCH
+        self._unreadable = 0
+        self._refused = False
+
+    def batch(self, limit: int) -> int:
+        """Return how many names the next request may have, at most `limit`; 0 for no bulk-delete."""
+        with self._lock:
+            return 0 if self._refused else min(self._size, limit)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server takes no bulk-delete, whatever `/info` says."""
+        return self._refused
+
+    def remember_refusal(self, refusal: BulkRefused) -> None:
+        """Send no more bulk-deletes; the caller has seen that the server takes single DELETEs."""
+        with self._lock:
+            if self._refused or not refusal.remembered:
+                return
+            self._refused = True
+        log.info("the server refuses bulk-delete, so objects are deleted one by one: %s", refusal)
+
+    def delete(self, names: Sequence[ObjectName]) -> Outcome:
+        """Delete `names` by one request."""
+        try:
+            request = bulk_delete_request(names)
+        except BadName:  # single DELETEs report which name is the bad one
+            return Outcome(single=list(names))
+        begun = monotonic()
+        try:
+            outcome = bulk_outcome(names, self._send(request))
+        except (BulkTooLarge, QuotaExceeded) as error:  # 413
+            return self._too_large(names, error)
+        except NoVerdict as error:
+            return self._no_verdict(names, error)
+        except StoreError as error:
+            if error.retryable:
+                self._took(len(names), monotonic() - begun, answered=False)
+                return Outcome(dict.fromkeys(names, error), outage=error)
+            refusal = error if isinstance(error, BulkRefused) else BulkRefused(error)
+            return Outcome(single=list(names), refused=refusal)
+        with self._lock:
+            self._unreadable = 0
+        self._took(len(names), monotonic() - begun, answered=True)
+        return outcome
+
+    def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
+        if len(names) == 1:
+            return Outcome(single=list(names), refused=BulkRefused(error))
+        with self._lock:
+            self._size = max(1, min(self._size, len(names) // 2))
+        return Outcome(single=list(names), too_large=True)
+
+    def _no_verdict(self, names: Sequence[ObjectName], error: NoVerdict) -> Outcome:
+        """Fall back to single DELETEs: for these names, as one answer may be an accident, or for good."""
+        with self._lock:
+            self._unreadable += 1
+            often = self._unreadable >= MAX_UNREADABLE
+        return Outcome(single=list(names), refused=BulkRefused(error, remembered=often))
+
+    def _took(self, count: int, seconds: float, *, answered: bool) -> None:
+        with self._lock:
+            if seconds > self._seconds:
+                self._size = max(1, min(self._size, count // 2))
+            elif answered and seconds < self._seconds / 2 and count >= self._size:
+                self._size *= 2

@@ -1,0 +1,40 @@
+"""Listings of any length: the server answers with pages, which continue after a marker."""
+
+from collections.abc import Callable, Iterator
+
+from swiftfs.objects import ObjectName, Page, Row
+from swiftfs.store.protocol import ObjectStore
+
+
+def iter_pages(
+    store: ObjectStore, container: str, prefix: str = "", *, delimiter: str = ""
+) -> Iterator[Page]:
+    """Yield the pages of a listing; each is requested when it is wanted. Errors are those of `list_page`."""
+    return _pages(
+        lambda marker: store.list_page(container, prefix=prefix, delimiter=delimiter, marker=marker)
+    )
+
+
+def iter_rows(store: ObjectStore, container: str, prefix: str = "") -> Iterator[Row]:
+    """Yield the objects whose keys begin with `prefix`, in bytewise order."""
+    for page in iter_pages(store, container, prefix):
+        yield from page.rows
+
+
+def iter_dlo_segments(store: ObjectStore, dlo_prefix: ObjectName) -> Iterator[Row]:
+    """Yield the segments of a DLO: the objects whose names begin with its prefix."""
+    return iter_rows(store, dlo_prefix.container, dlo_prefix.key)
+
+
+def iter_containers(store: ObjectStore) -> Iterator[str]:
+    """Yield the names of the account's containers."""
+    for page in _pages(lambda marker: store.list_containers(marker=marker)):
+        yield from page.subdirs
+
+
+def _pages(request: Callable[[str], Page]) -> Iterator[Page]:
+    page = request("")
+    yield page
+    while not page.last:
+        page = request(page.marker)
+        yield page
