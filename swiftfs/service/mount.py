@@ -164,7 +164,7 @@ def _mount(
 ) -> None:
     # libfuse is loaded on import, and only a mount needs it.
     try:
-        from swiftfs.control.control_dir import ControlDir, with_control_dir  # noqa: PLC0415
+        from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
         from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
         from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
     except OSError as error:
@@ -188,7 +188,7 @@ def _mount(
 
     try:
         FUSE(
-            Operations(with_control_dir(filesystem, ControlDir(files, caller, filesystem.statfs))),
+            Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
             request.mountpoint,
             source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,
