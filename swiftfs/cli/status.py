@@ -11,9 +11,9 @@ from rich.live import Live
 
 from swiftfs.cli.status_view import view
 from swiftfs.concurrency import sleep
-from swiftfs.control.client import NotYours, mountpoints, printable, read_state
+from swiftfs.control.client import mountpoints, printable, read_state
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, NotYours
 
 WATCH_SECONDS = 1.0
 """Between two looks of `--watch`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError, mount_error
 from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
@@ -60,10 +60,11 @@ def find_cache(path: Path) -> Path:
     try:
         return Path(os.fsdecode(os.getxattr(path, CACHE_ATTRIBUTE)))
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise ConfigurationError(f"{path}: its process had died: name its cache folder instead") from None
-        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+        reason = mount_error(path, error, "name its cache folder instead")
+        if isinstance(reason, NotYours):  # it may be a cache folder as well
             raise ConfigurationError(f"{path}: {error.strerror}") from None
+        if not isinstance(reason, NotAMount):
+            raise reason from None
     if not (path / JOURNAL).exists() and not damaged_journals(path):
         raise ConfigurationError(f"{path} is neither a swiftfs mount nor a cache folder")
     return path

@@ -66,7 +66,8 @@ class Recent(logging.Handler):
 class Repetition(logging.Filter):
     """Lets a message through once a minute; the next time it says how often it was kept back.
 
-    Request ids and pauses make no other message of it. Debug messages all pass.
+    Messages that differ only in request id or pause count as equal. Debug messages and records with the
+    attribute `always` all pass.
     """
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class Repetition(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether the record is logged; called by one handler, whose lock it must not need."""
-        if record.levelno < logging.INFO:
+        if record.levelno < logging.INFO or getattr(record, "always", False):
             return True
         message = record.getMessage()
         key = (record.levelno, _TRANSACTION.sub("", message))
