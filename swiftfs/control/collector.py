@@ -5,6 +5,7 @@ from pathlib import Path
 
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
+from swiftfs.config.cache_dir import LOST, damaged_journals
 from swiftfs.config.prices import Prices
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.filecache.progress import CacheUse, sent_bytes
@@ -80,8 +81,8 @@ class StatusCollector:
 
 def set_aside(cache: Path) -> list[str]:
     """Return the names of what a damaged journal left in a cache folder: itself, and `lost`."""
-    names = (path.name for path in (*cache.glob("journal.damaged-*"), *cache.glob("lost")))
-    return sorted(name for name in names if not name.endswith(("-wal", "-shm")))
+    lost = [LOST] if (cache / LOST).exists() else []
+    return [*(path.name for path in damaged_journals(cache)), *lost]
 
 
 def _software(limits: Limits | None) -> str:

@@ -5,6 +5,8 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from swiftfs.config.cache_dir import DRAIN
+
 log = logging.getLogger(__name__)
 
 
@@ -38,4 +40,4 @@ class Drain:
 
 
 def _file(cache: Path) -> Path:
-    return cache / "drain.json"
+    return cache / DRAIN

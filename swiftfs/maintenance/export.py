@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
+from swiftfs.config import cache_dir
+from swiftfs.config.cache_dir import CONTENT, JOURNAL, LOST
 from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError, mount_error
 from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
 from swiftfs.filecache.sparse_file import synchronize
@@ -22,8 +24,7 @@ from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.paths import escape
 
-JOURNAL = "journal.sqlite"
-LOST = "swiftfs-lost"
+NAMELESS = "swiftfs-lost"
 """The folder for files whose names nobody knows any more."""
 
 PARTIAL = ".swiftfs-partial"
@@ -72,11 +73,8 @@ def find_cache(path: Path) -> Path:
 
 def damaged_journals(cache: Path) -> list[Path]:
     """Return the journals of a cache folder that were set aside, and its own when that cannot be read."""
-    aside = sorted(
-        path for path in cache.glob("journal.damaged-*") if not path.name.endswith(("-wal", "-shm"))
-    )
     own = cache / JOURNAL
-    return [*aside, *([own] if own.exists() and not is_sound(own) else [])]
+    return [*cache_dir.damaged_journals(cache), *([own] if own.exists() and not is_sound(own) else [])]
 
 
 class Export:
@@ -89,7 +87,7 @@ class Export:
     """
 
     def __init__(self, cache: Path, target: Path, tell: Tell) -> None:
-        self._folders = (cache / "content", cache / "lost")
+        self._folders = (cache / CONTENT, cache / LOST)
         self._target = target
         self._tell = tell
         self._links: list[tuple[str, PutSpecial]] = []
@@ -139,7 +137,7 @@ class Export:
                 continue
             saved = FileRecord(path.name, path.stat().st_size, None, Blocks(), None)
             try:
-                target = self._new(f"/{LOST}/{path.name}")
+                target = self._new(f"/{NAMELESS}/{path.name}")
                 self._accept(_Copy(target, self._copy(saved, target)))
             except NotCopied as error:
                 self._tell(f"{path}: {error}")

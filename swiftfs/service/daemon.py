@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
 from swiftfs.service.logging import JournalFormatter, Recent, Repetition, reads_journal
 
@@ -123,9 +124,7 @@ def log_to_system(level: int, folder: Path) -> None:
         handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
         form = f"swiftfs[{os.getpid()}]: %(message)s"
     else:
-        handler = logging.handlers.RotatingFileHandler(
-            folder / "swiftfs.log", maxBytes=4_000_000, backupCount=2
-        )
+        handler = logging.handlers.RotatingFileHandler(folder / LOG, maxBytes=4_000_000, backupCount=2)
         form = "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(form))
     _log_to(handler, level)
