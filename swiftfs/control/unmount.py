@@ -79,7 +79,7 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
 
 
 def _is_served_by(pid: int, holder: Holder) -> bool:
-    """Say whether what is mounted there is the process's: a device number is soon given to another mount."""
+    """Return whether the process serves what is mounted there: device numbers are soon reused."""
     with suppress(OSError):
         return int(os.getxattr(holder.reachable, PID_ATTRIBUTE)) == pid
     return False
@@ -102,7 +102,7 @@ def _say_who(holders: Sequence[Holder]) -> str:
 
 
 def died(mountpoint: Path) -> bool:
-    """Say whether a swiftfs is mounted there whose process was killed."""
+    """Return whether a swiftfs is mounted there whose process was killed."""
     try:
         # Not stat(2), which the kernel may answer for a second more.
         os.close(os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY))

@@ -31,7 +31,7 @@ PARTIAL = ".swiftfs-partial"
 """How the names of copies end that lack bytes, which read as zeros."""
 
 ROUNDS = 3
-"""So often a file is copied that a mount changes or stores meanwhile."""
+"""Attempts to copy a file that changes during the copy."""
 
 _MIB = 1024 * 1024
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -27,7 +27,7 @@ _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), 
 
 
 def reads_journal(descriptor: int) -> bool:
-    """Say whether systemd's journal reads the stream: it names its device and inode, systemd.exec(5)."""
+    """Return whether systemd's journal reads the stream: it names its device and inode, systemd.exec(5)."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -75,7 +75,7 @@ class Repetition(logging.Filter):
         self._seen: LRUCache[tuple[int, str], tuple[float, int]] = LRUCache(REMEMBERED)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether the record is logged; called by one handler, whose lock it must not need."""
+        """Return whether the record is logged; called by one handler, whose lock it must not need."""
         if record.levelno < logging.INFO or getattr(record, "always", False):
             return True
         message = record.getMessage()
