@@ -34,27 +34,27 @@ class StatusCollector:
 
     def state(self) -> MountStatus:
         """Return the state of this moment."""
-        rooms, counts = self._services, self._stores.counters.snapshot()
+        services, counts = self._services, self._stores.counters.snapshot()
         limits = self._stores.known_limits()
-        used, dirty = rooms.contents.disk_use()
+        used, dirty = services.contents.disk_use()
         return MountStatus(
             schema=SCHEMA,
             version=__version__,
             source=str(self._source),
             mountpoint=str(self._mountpoint),
             pid=os.getpid(),
-            read_only=rooms.options.ro,
+            read_only=services.options.ro,
             since=self._since,
             now=unix_time(),
             server=Server(self._stores.label, _software(limits)),
             limits=self._bounds(limits),
-            cache_folder=str(rooms.cache.absolute()),
-            set_aside=tuple(set_aside(rooms.cache)),
-            cache=CacheUse(used, dirty, rooms.contents.limit),
+            cache_folder=str(services.cache.absolute()),
+            set_aside=tuple(set_aside(services.cache)),
+            cache=CacheUse(used, dirty, services.contents.limit),
             requests=dict(counts.classes),
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
-            report=rooms.journal.report(),
+            report=services.journal.report(),
         )
 
     def _bounds(self, limits: Limits | None) -> Bounds:

@@ -93,5 +93,5 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         watch=Watch(stores.ambiguous, store, request.source),
     )
     journal.sent = progress(contents, stores.counters.under_way)
-    rooms = Services(store, namespace, contents, journal, layout, options, defaults, cache)
-    return FileSystem(rooms, request.source, records)
+    services = Services(store, namespace, contents, journal, layout, options, defaults, cache)
+    return FileSystem(services, request.source, records)

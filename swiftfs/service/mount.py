@@ -69,8 +69,8 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
         block_signals()
-        watching = Monitoring(request.options)
-        stack.callback(watching.close)
+        monitoring = Monitoring(request.options)
+        stack.callback(monitoring.close)
         policy = request.options.storage_policy
         stores = connect(environment, cloud=request.cloud, storage_policy=policy)
         stack.callback(stores.close)
@@ -81,14 +81,14 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         cache = stack.enter_context(locked(_cache_folder(request, stores.label)))
         with _collecting_later():
             filesystem = build(stores, request, cache)
-        vitals = StatusCollector(filesystem, stores, request.source, request.mountpoint, watching.prices)
+        collector = StatusCollector(filesystem, stores, request.source, request.mountpoint, monitoring.prices)
         Drain(0).write(cache)  # in place of what an earlier process told last
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
             with _collecting_later():
                 _begin(filesystem, request, stores)
-            watching.begin(vitals)
-            _mount(filesystem, request, watching.files(vitals), partial(ready, cache), detached)
+            monitoring.begin(collector)
+            _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
             notify("STOPPING=1")
             # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
