@@ -61,7 +61,7 @@ def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
 
 @contextmanager
 def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
-    """Lend what shows states again and again: over each other on a terminal, else one after the other."""
+    """Provide a function that shows states: on a terminal in place of the last ones, else below them."""
     if as_json:
         yield lambda states: _print_json(states, alone=alone, indent=None)
     elif not Console().is_terminal:

@@ -84,7 +84,7 @@ def _parse_octal(text: str) -> int:
 
 
 def _parse_path(text: str) -> str:
-    """Know the home folder: in fstab and TOML no shell has seen the path."""
+    """Expand `~`: in fstab and TOML no shell does."""
     try:
         return str(Path(text).expanduser()) if text else ""
     except RuntimeError:

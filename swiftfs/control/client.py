@@ -17,7 +17,7 @@ POLL_SECONDS = 0.1
 """Between two looks at how much still waits."""
 
 REST = 10
-"""So much longer than a look takes: one at 100,000 changes keeps the mount from storing them meanwhile."""
+"""How many times longer than a look the pause is: a look at 100,000 changes delays their uploads."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -67,7 +67,7 @@ def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueRep
 
 
 def retry(mountpoint: Path) -> None:
-    """Have all that failed tried again, and return; errors as in `read_report`."""
+    """Make the mount try again what failed, without waiting for it; errors as in `read_report`."""
     _order(mountpoint, RETRY_ATTRIBUTE)
 
 

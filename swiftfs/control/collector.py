@@ -15,11 +15,11 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import Stores
 
 MOST_WRITING = 100
-"""So many open files are told of, the largest ones."""
+"""How many open files a status lists at most: the largest ones."""
 
 
 class StatusCollector:
-    """Tells the state of a mount. Its methods may be called from any thread, until the process ends."""
+    """Collects the status of a mount. Its methods may be called from any thread, until the process ends."""
 
     def __init__(
         self, filesystem: FileSystem, stores: Stores, source: Source, mountpoint: Path, prices: Prices | None

@@ -22,7 +22,7 @@ class Drain:
     held: bool = False
 
     def write(self, cache: Path) -> None:
-        """Tell it to whoever reads `cache`; where the disk fails nobody is told, and all goes on."""
+        """Write it into `cache`; a failure of the disk is logged and ignored."""
         unfinished = _file(cache).with_suffix(".new")
         try:
             unfinished.write_text(json.dumps(asdict(self)))

@@ -86,7 +86,7 @@ def _is_served_by(pid: int, holder: Holder) -> bool:
 
 
 def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
-    """Have all stored through another namespace; return False when the mount ends meanwhile."""
+    """Flush the mount through another namespace; return False if it ends meanwhile."""
     try:
         report = flush(holder.reachable, lambda now: progress(now.total))
     except ConfigurationError:

@@ -313,7 +313,7 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
 
 
 def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
-    """Return the positive errno for `error`, having logged it: in one line where nobody foresaw it."""
+    """Log `error`, an unforeseen one as an error, and return its positive errno."""
     if isinstance(error, UnicodeDecodeError) and error.object in args:
         number = errno.EILSEQ
     else:

@@ -49,7 +49,7 @@ def _journals(root: Path) -> Iterator[Path]:
 
 
 def _read(journal: Path) -> Journaled:
-    """Read a copy: who has the journal open lets nobody else in."""
+    """Read a copy of the journal: a mount that has it open holds its lock."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(sqlite3.connect(copy_journal(journal, Path(folder)))) as database:

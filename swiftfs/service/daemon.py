@@ -137,7 +137,7 @@ def _log_to(handler: logging.Handler, level: int | str) -> None:
 
 
 def _listens(address: str) -> bool:
-    """Ask whether somebody reads the socket, for `SysLogHandler` itself drops what nobody reads."""
+    """Return whether a process reads the socket; `SysLogHandler` silently drops what none reads."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as probe:
             probe.connect(address)

@@ -45,7 +45,7 @@ class JournalFormatter(logging.Formatter):
 
 
 class Recent(logging.Handler):
-    """Keeps the last lines of the log in memory, for who asks the mount itself."""
+    """Keeps the last lines of the log in memory, for the file `.swiftfs/log`."""
 
     def __init__(self) -> None:
         super().__init__()
