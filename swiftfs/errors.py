@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 
 class SwiftfsError(Exception):
@@ -14,6 +16,18 @@ class ConfigurationError(SwiftfsError):
     """A configuration or command that cannot work; the message says what to do instead."""
 
     errno = errno.EINVAL
+
+
+class NotAMount(ConfigurationError):
+    """No swiftfs is mounted there."""
+
+
+class DeadMount(ConfigurationError):
+    """The process of the mount there was killed."""
+
+
+class NotYours(ConfigurationError):
+    """The mount belongs to another user."""
 
 
 class ChangedDuringUpload(SwiftfsError):
@@ -176,3 +190,33 @@ def errno_of(error: BaseException) -> int:
 def os_error(number: int, subject: str | None = None) -> OSError:
     """Return the `OSError` of errno `number` about `subject`, with the system's message."""
     return OSError(number, os.strerror(number), subject)
+
+
+_NO_MOUNT = "{} is not a swiftfs mount"
+_PRIVATE = "{}: only whoever mounted it may ask (root too, with allow_root or allow_other)"
+_MOUNT_POINT_ERRORS: Mapping[int, tuple[type[ConfigurationError], str]] = {
+    errno.ENODATA: (NotAMount, _NO_MOUNT),
+    errno.EOPNOTSUPP: (NotAMount, _NO_MOUNT),
+    errno.ENOTCONN: (DeadMount, "{}: its process had died: {}"),
+    errno.EACCES: (NotYours, _PRIVATE),
+    errno.EPERM: (NotYours, _PRIVATE),
+}
+"""What it means when a question to a mount fails so; the second `{}` is what to do."""
+
+
+def mount_error(
+    mountpoint: Path, error: OSError, remedy: str = "'swiftfs umount' it, mount it again, and it goes on"
+) -> ConfigurationError:
+    """Return what it means that a question to the mount at `mountpoint` failed with `error`.
+
+    `remedy` is what to do when the process of the mount died.
+    """
+    kind, text = _MOUNT_POINT_ERRORS.get(error.errno or 0, (ConfigurationError, f"{{}}: {error.strerror}"))
+    return kind(text.format(mountpoint, remedy))
+
+
+def mount_point_error(mountpoint: Path, error: OSError) -> ConfigurationError:
+    """Return why nothing can be mounted on `mountpoint`, which failed with `error`."""
+    if error.errno == errno.ENOTCONN:
+        return mount_error(mountpoint, error, "fusermount -u it first")
+    return ConfigurationError(f"mount point {mountpoint}: {error.strerror}")

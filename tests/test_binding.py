@@ -345,12 +345,12 @@ def test_a_wrong_mount_point_is_a_clear_error(tmp_path: Path, capfd: pytest.Capt
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for place, options, words in (
-        ("missing", {}, "No such file or directory"),
-        ("file", {}, "it is not a directory"),
-        (".", {}, "mountpoint is not empty"),
-        ("empty", {"nonsense": "1"}, "unknown option"),
+        ("missing", {}, "mount point .*No such file or directory"),
+        ("file", {}, "cannot mount on .*it is not a directory"),
+        (".", {}, "cannot mount on .*mountpoint is not empty"),
+        ("empty", {"nonsense": "1"}, "cannot mount on .*unknown option"),
     ):
-        with pytest.raises(ConfigurationError, match=f"cannot mount on .*{words}") as caught:
+        with pytest.raises(ConfigurationError, match=words) as caught:
             mount_nothing(tmp_path / place, **options)
         assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""

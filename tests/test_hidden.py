@@ -1,6 +1,8 @@
 """The folder `.swiftfs` in a mount's root: read by those who may, changed by nobody, met by no walk."""
 
+import contextlib
 import errno
+import inspect
 import json
 import os
 import stat
@@ -17,10 +19,10 @@ from test_logs import record
 from test_permissions import NOBODY, as_root, reachable
 
 from swiftfs.attributes import PID_ATTRIBUTE
-from swiftfs.control.control_dir import PRIVATE, ROOT, ControlDir, with_control_dir
+from swiftfs.control.control_dir import PRIVATE, ROOT, ControlDir, ControlDirFS
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.fuse.operations import FileSystem
-from swiftfs.objects import DIRECT_HANDLES, Caller, FilesystemUsage
+from swiftfs.objects import DIRECT_HANDLES, Caller
 from swiftfs.paths import beside_hidden, without_hidden
 from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
 
@@ -203,35 +205,53 @@ def test_the_other_names_are_unique(name: str) -> None:
     assert without_hidden(f"/{shown}/.swiftfs") == f"/{name}/.swiftfs"
 
 
-def test_every_call_of_a_file_system_is_routed() -> None:
-    hidden = ControlDir({}, lambda: Caller(os.getuid(), 0), lambda _: FilesystemUsage(0, 0, 0, 0))
-    called: list[tuple[str, object]] = []
+def control_dir() -> ControlDir:
+    return ControlDir({"log": lambda: b"x"}, lambda: Caller(os.getuid(), 0))
 
-    class Plain:
-        def __getattr__(self, name: str) -> Callable[..., object]:
-            return lambda *words: called.append((name, words[0]))
 
-    both = with_control_dir(Plain(), hidden)  # type: ignore[arg-type]
-    names = [name for name in vars(FileSystem) if not name.startswith("_")]
-    assert len(names) > 25
-    handles = {"getattr_handle", "readdir", "fsyncdir", "releasedir", "truncate_handle", "read", "write"}
-    handles |= {"flush", "fsync", "release", "fallocate"}
-    for name in names:
-        called.clear()
-        more = {
-            "rename": ("/b",),
-            "symlink": ("/b", None),
-            "setxattr": ("user.a", b"", 0),
-            "getxattr": ("user.a",),
-        }
-        getattr(both, name)(7 if name in handles else "/a", *more.get(name, ()))
-        assert called == [(name, 7 if name in handles else "/a")]
+class CalledFileSystem:
+    """A file system that does nothing and remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[object, ...]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        return lambda *words: self.calls.append((name, words))
+
+
+CALLS = {name: call for name, call in vars(FileSystem).items() if not name.startswith("_")}
+
+
+def words_of(call: Callable[..., object], path: str, handle: int) -> list[object]:
+    """Return arguments for a call of a file system, with `path` for each path and `handle` for the handle."""
+    special: dict[str, object] = {"path": path, "old": path, "new": path, "handle": handle, "name": "user.a"}
+    names = list(inspect.signature(call).parameters)[1:]
+    return [special.get(name, f"the {name}") for name in names]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_is_passed_on_with_its_arguments(name: str) -> None:
+    plain = CalledFileSystem()
+    both = ControlDirFS(plain, control_dir())  # type: ignore[arg-type]
+    getattr(both, name)(*words_of(CALLS[name], "/%.swiftfs", 7))
+    assert plain.calls == [(name, tuple(words_of(CALLS[name], "/.swiftfs", 7)))]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "statfs"])
+def test_no_call_for_the_folder_reaches_the_file_system(name: str) -> None:
+    plain, control = CalledFileSystem(), control_dir()
+    handle = control.open(f"{ROOT}/log", os.O_RDONLY)
+    both = ControlDirFS(plain, control)  # type: ignore[arg-type]
+    words = words_of(CALLS[name], ROOT, handle)
+    if name in {"read", "open"}:
+        words[1:] = [0, 1][: len(words) - 1]
+    with contextlib.suppress(OSError):
+        getattr(both, name)(*words)
+    assert plain.calls == []
 
 
 def test_only_its_own_paths_are_hidden() -> None:
-    hidden = ControlDir(
-        {"log": lambda: b"x"}, lambda: Caller(os.getuid(), 0), lambda _: FilesystemUsage(0, 0, 0, 0)
-    )
+    hidden = control_dir()
     assert hidden.getattr(ROOT).is_directory
     assert hidden.open(f"{ROOT}/log", os.O_RDONLY) >= DIRECT_HANDLES
     assert all(name.startswith("swift.") for name in PRIVATE)

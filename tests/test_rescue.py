@@ -18,7 +18,7 @@ from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, 
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Description, Operation, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
-from swiftfs.maintenance.export import LOST, PARTIAL, Export, damaged_journals, find_cache
+from swiftfs.maintenance.export import NAMELESS, PARTIAL, Export, damaged_journals, find_cache
 from swiftfs.objects import ObjectName, Segment
 
 OWNER = "box of memory"
@@ -288,7 +288,7 @@ def test_recover_brings_back_what_a_damaged_journal_held(
     assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
     named = {path.name: path.read_bytes() for path in target.glob("file*")}
     assert all(data == f"data {name[4:]}".encode() for name, data in named.items())
-    lost = {path.read_bytes() for path in target.glob(f"{LOST}/*")}
+    lost = {path.read_bytes() for path in target.glob(f"{NAMELESS}/*")}
     everything = {f"data {number}".encode() for number in range(count)}
     if when == "after it was set aside":
         assert lost | set(named.values()) == everything
@@ -316,7 +316,7 @@ def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
     assert result.returncode == 1
     assert (cache.target / "f").read_bytes() == b"data"
     assert result.stderr == f"swiftfs: /f: set aside as intent-1.json: look at {cache.target / 'f'}\n"
-    assert [path.name for path in (cache.target / LOST).iterdir()] == ["intent-1.json"]
+    assert [path.name for path in (cache.target / NAMELESS).iterdir()] == ["intent-1.json"]
 
 
 def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ import click
 from rich.filesize import decimal
 
 from swiftfs.cli.status_view import KINDS
+from swiftfs.config.cache_dir import JOURNAL, LOST
 from swiftfs.control.client import printable
 from swiftfs.journal import operations
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
-from swiftfs.maintenance.export import JOURNAL, Export, Tally, damaged_journals, find_cache, read_intents
+from swiftfs.maintenance.export import Export, Tally, damaged_journals, find_cache, read_intents
 
 
 class _Lines:
@@ -39,7 +40,7 @@ def run_export(origin: Path, target: Path) -> None:
 def run_recover(origin: Path, target: Path | None) -> None:
     """Show what damaged journals held, or copy it below `target`."""
     cache = find_cache(origin)
-    lost = cache / "lost"
+    lost = cache / LOST
     salvages = [salvage(journal) for journal in damaged_journals(cache)] + [read_intents(lost)]
     if not any(one.found or one.problems for one in salvages) and not lost.is_dir():
         click.echo(f"{cache}: nothing was set aside there")

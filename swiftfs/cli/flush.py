@@ -14,7 +14,7 @@ from swiftfs.journal.report import PendingChange
 
 
 def run_flush(mountpoint: Path) -> None:
-    """Have all stored that was closed; end with exit code 1 when some of it could not be."""
+    """Wait until all closed files are stored; exit with code 1 if some could not be."""
     with Console(stderr=True).status(f"flushing {mountpoint}") as status:
         report = flush(mountpoint, lambda now: status.update(f"{mountpoint}: {counts(now)}"))
     for change in report.refusals:

@@ -29,9 +29,11 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
     options = account_options(flags)
     parsed = Source.parse(source)
     with connected(options) as stores:
-        search = Search(stores.foreground, parsed, lambda _looked: None)
+        status = Console(stderr=True).status("looking")
+        search = Search(stores.foreground, parsed, lambda looked: status.update(_looked(looked)))
         try:
-            _find(search, options, age, unfinished=unfinished)
+            with status:
+                _find(search, options, age, unfinished=unfinished)
             _report(search, stores)
             if delete and search.candidates:
                 _delete(search, options)
@@ -44,20 +46,17 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
 def _find(search: Search, options: Options, age: int, *, unfinished: bool) -> None:
     known = _journaled(options)
     now = unix_time_ns()
-    console = Console(stderr=True)
-    with console.status("looking") as status:
-        search.progress = lambda looked: status.update(_looked(looked))
-        elsewhere = "" if options.segments in ("auto", "same") else options.segments
-        try:
-            search.run(
-                elsewhere=elsewhere,
-                limit_ns=now - age * 10**9,
-                journaled=known.prefixes,
-                now_ns=now,
-                journals=None if unfinished else known.ids,
-            )
-        except AccessDenied as error:
-            raise explain_refusal(error) from None
+    elsewhere = "" if options.segments in ("auto", "same") else options.segments
+    try:
+        search.run(
+            elsewhere=elsewhere,
+            limit_ns=now - age * 10**9,
+            journaled=known.prefixes,
+            now_ns=now,
+            journals=None if unfinished else known.ids,
+        )
+    except AccessDenied as error:
+        raise explain_refusal(error) from None
 
 
 def _journaled(options: Options) -> Journaled:
@@ -86,7 +85,7 @@ def _report(search: Search, stores: Stores) -> None:
 def _looked(looked: ScanProgress) -> str:
     text = f"{looked.containers} containers, {looked.objects} objects, {looked.manifests} manifests"
     if looked.unknown:
-        text += f"; left {looked.unknown} objects among the segments alone whose names say nothing"
+        text += f"; skipped {looked.unknown} objects whose names match no known segment format"
     return text
 
 

@@ -9,7 +9,7 @@ import click
 from swiftfs.cli.app import main as cli
 from swiftfs.cli.options import MOUNTPOINT
 from swiftfs.config.sources import build_options, gather
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError
 from swiftfs.paths import SCHEME, Source
 
 FAILED = 32
@@ -58,12 +58,12 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
         flags = ["-f"] * force + ["-l"] * lazy
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
     from swiftfs.control.client import printable
-    from swiftfs.control.unmount import ProcessDied, unmount
+    from swiftfs.control.unmount import unmount
 
     try:
         if held := unmount(mountpoint.absolute(), lambda _waiting: None):
             click.echo(f"swiftfs: {printable(held)}", err=True)
-    except ProcessDied as error:
+    except DeadMount as error:
         click.echo(f"swiftfs: {error}", err=True)
     except SwiftfsError as error:
         click.echo(f"swiftfs: {error}", err=True)

@@ -11,9 +11,9 @@ from rich.live import Live
 
 from swiftfs.cli.status_view import view
 from swiftfs.concurrency import sleep
-from swiftfs.control.client import NotYours, mountpoints, printable, read_state
+from swiftfs.control.client import mountpoints, printable, read_state
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, NotYours
 
 WATCH_SECONDS = 1.0
 """Between two looks of `--watch`."""
@@ -61,7 +61,7 @@ def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
 
 @contextmanager
 def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
-    """Lend what shows states again and again: over each other on a terminal, else one after the other."""
+    """Provide a function that shows states: on a terminal in place of the last ones, else below them."""
     if as_json:
         yield lambda states: _print_json(states, alone=alone, indent=None)
     elif not Console().is_terminal:

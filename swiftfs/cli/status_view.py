@@ -28,7 +28,7 @@ KINDS = {
 """What people call the intents of the journal."""
 
 MOST_ROWS = 20
-"""So many changes of a kind are shown; of the others there is only the number."""
+"""How many changes of a kind are shown at most; the others are counted."""
 
 BAR_COLUMNS = 30
 
@@ -93,7 +93,7 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
 
 
 def _late(report: QueueReport) -> Iterator[RenderableType]:
-    """Tell of requests whose answer was lost, and what they did later."""
+    """Yield lines about requests whose answer was lost, and what they did later."""
     if report.overwritten:
         objects = pluralize(report.overwritten, "object")
         yield _text(f"{objects} overwritten late by an older request: the log names what stands", "bold")

@@ -14,6 +14,36 @@ import platformdirs
 from swiftfs.errors import ConfigurationError
 from swiftfs.paths import Source
 
+LOCK = "lock"
+"""Held by the process that has the folder."""
+JOURNAL = "journal.sqlite"
+JOURNAL_RESERVE = "journal.reserve"
+"""Disk space that a commit can use when the disk is full."""
+DAMAGED_JOURNAL = "journal.damaged-"
+"""How the names of damaged journals begin that were set aside."""
+LOST = "lost"
+"""The folder for what a damaged journal may have named."""
+LATE = "late"
+"""The folder for copies of files that a late request may overwrite."""
+CONTENT = "content"
+"""The folder for the bytes of files."""
+VERSIONS = "content.sqlite"
+"""Which versions and blocks the files in `CONTENT` hold."""
+HEADS = "heads.sqlite"
+"""What HEAD requests returned."""
+DRAIN = "drain.json"
+"""How many changes wait after an unmount."""
+LOG = "swiftfs.log"
+"""The log of a mount in the background where there is no syslog."""
+
+_SQLITE_SIDE_FILES = ("-wal", "-shm")
+
+
+def damaged_journals(folder: Path) -> list[Path]:
+    """Return the damaged journals that were set aside in a cache folder."""
+    found = folder.glob(f"{DAMAGED_JOURNAL}*")
+    return sorted(path for path in found if not path.name.endswith(_SQLITE_SIDE_FILES))
+
 
 def own_folder(who: str, source: Source) -> Path:
     """Return the folder of a source in `who`'s account, below the user's cache folder."""
@@ -46,7 +76,7 @@ def locked(folder: Path) -> Iterator[Path]:
 
 def _lock(folder: Path) -> int:
     """Return the descriptor that holds the cache folder's lock; raise `BlockingIOError` when another does."""
-    mark = folder / "lock"
+    mark = folder / LOCK
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):
         raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")

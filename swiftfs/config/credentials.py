@@ -69,7 +69,7 @@ def login_environment(file: str, environment: Mapping[str, str]) -> Mapping[str,
 
 
 def _is_private(path: Path) -> bool:
-    """Say whether others are kept out: by the mode, or by the folder that systemd lends a service."""
+    """Return whether others are kept out: by the mode, or by the folder that systemd lends a service."""
     lent = os.environ.get("CREDENTIALS_DIRECTORY")  # LoadCredential= admits the service's user by an ACL
     if lent and path.absolute().parent == Path(lent):
         return True

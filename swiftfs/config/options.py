@@ -84,7 +84,7 @@ def _parse_octal(text: str) -> int:
 
 
 def _parse_path(text: str) -> str:
-    """Know the home folder: in fstab and TOML no shell has seen the path."""
+    """Expand `~`: in fstab and TOML no shell does."""
     try:
         return str(Path(text).expanduser()) if text else ""
     except RuntimeError:
@@ -166,9 +166,13 @@ class Options:
         "`no_default_permissions` lets them do everything",
     )
     exec: bool = _option(True, SWITCH, "let programs be run from the mount; `noexec` forbids it")
-    uid: int | None = _option(None, _number(0, 2**32 - 2), "owner of what carries none (default: who mounts)")
-    gid: int | None = _option(None, _number(0, 2**32 - 2), "group of what carries none (default: who mounts)")
-    umask: int = _option(0o022, _OCTAL, "permission bits that what carries no mode does not get")
+    uid: int | None = _option(
+        None, _number(0, 2**32 - 2), "owner for objects that store no owner (default: who mounts)"
+    )
+    gid: int | None = _option(
+        None, _number(0, 2**32 - 2), "group for objects that store no group (default: who mounts)"
+    )
+    umask: int = _option(0o022, _OCTAL, "mode bits to clear on objects that store no mode")
     ttl: float = _option(60.0, _SECONDS, "how long a listing may answer before Swift is asked again")
     max_entries: int = _option(1_000_000, _number(1000, 10**9), "names the listing cache holds at most")
     mtime: str = _option(

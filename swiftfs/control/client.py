@@ -9,7 +9,7 @@ from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUT
 from swiftfs.concurrency import monotonic, sleep
 from swiftfs.control.detached_mount import mount_entries
 from swiftfs.control.snapshot import MountStatus
-from swiftfs.errors import ConfigurationError
+from swiftfs.errors import ConfigurationError, mount_error
 from swiftfs.journal.report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
 
@@ -17,13 +17,9 @@ POLL_SECONDS = 0.1
 """Between two looks at how much still waits."""
 
 REST = 10
-"""So much longer than a look takes: one at 100,000 changes keeps the mount from storing them meanwhile."""
+"""How many times longer than a look the pause is: a look at 100,000 changes delays their uploads."""
 
 MOUNTS = Path("/proc/self/mountinfo")
-
-
-class NotYours(ConfigurationError):
-    """The mount is another user's."""
 
 
 def mountpoints() -> list[Path]:
@@ -39,7 +35,7 @@ def read_state(mountpoint: Path) -> MountStatus:
         read_report(mountpoint)  # says what is there instead
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None
     except OSError as error:
-        raise _explain(mountpoint, error) from None
+        raise mount_error(mountpoint, error) from None
     except ValueError:
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None
 
@@ -49,7 +45,7 @@ def read_report(mountpoint: Path) -> QueueReport:
     try:
         return QueueReport.from_json(os.getxattr(mountpoint, STATUS_ATTRIBUTE).decode())
     except OSError as error:
-        raise _explain(mountpoint, error) from None
+        raise mount_error(mountpoint, error) from None
     except (ValueError, TypeError, KeyError):
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None
 
@@ -71,7 +67,7 @@ def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueRep
 
 
 def retry(mountpoint: Path) -> None:
-    """Have all that failed tried again, and return; errors as in `read_report`."""
+    """Make the mount try again what failed, without waiting for it; errors as in `read_report`."""
     _order(mountpoint, RETRY_ATTRIBUTE)
 
 
@@ -93,18 +89,4 @@ def _order(mountpoint: Path, attribute: str) -> None:
             # The kernel lets nothing else through to a mount that is read-only, or whose root is another's.
             os.getxattr(mountpoint, attribute)
     except OSError as error:
-        raise _explain(mountpoint, error) from None
-
-
-def _explain(mountpoint: Path, error: OSError) -> ConfigurationError:
-    if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-        return ConfigurationError(f"{mountpoint} is not a swiftfs mount")
-    if error.errno == errno.ENOTCONN:
-        return ConfigurationError(
-            f"{mountpoint}: its process had died: 'swiftfs umount' it, mount it again, and it goes on"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return NotYours(
-            f"{mountpoint}: only whoever mounted it may ask (root too, with allow_root or allow_other)"
-        )
-    return ConfigurationError(f"{mountpoint}: {error.strerror}")
+        raise mount_error(mountpoint, error) from None

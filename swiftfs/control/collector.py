@@ -5,6 +5,7 @@ from pathlib import Path
 
 from swiftfs import __version__
 from swiftfs.concurrency import unix_time
+from swiftfs.config.cache_dir import LOST, damaged_journals
 from swiftfs.config.prices import Prices
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.filecache.progress import CacheUse, sent_bytes
@@ -14,11 +15,11 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store import Stores
 
 MOST_WRITING = 100
-"""So many open files are told of, the largest ones."""
+"""How many open files a status lists at most: the largest ones."""
 
 
 class StatusCollector:
-    """Tells the state of a mount. Its methods may be called from any thread, until the process ends."""
+    """Collects the status of a mount. Its methods may be called from any thread, until the process ends."""
 
     def __init__(
         self, filesystem: FileSystem, stores: Stores, source: Source, mountpoint: Path, prices: Prices | None
@@ -33,27 +34,27 @@ class StatusCollector:
 
     def state(self) -> MountStatus:
         """Return the state of this moment."""
-        rooms, counts = self._services, self._stores.counters.snapshot()
+        services, counts = self._services, self._stores.counters.snapshot()
         limits = self._stores.known_limits()
-        used, dirty = rooms.contents.disk_use()
+        used, dirty = services.contents.disk_use()
         return MountStatus(
             schema=SCHEMA,
             version=__version__,
             source=str(self._source),
             mountpoint=str(self._mountpoint),
             pid=os.getpid(),
-            read_only=rooms.options.ro,
+            read_only=services.options.ro,
             since=self._since,
             now=unix_time(),
             server=Server(self._stores.label, _software(limits)),
             limits=self._bounds(limits),
-            cache_folder=str(rooms.cache.absolute()),
-            set_aside=tuple(set_aside(rooms.cache)),
-            cache=CacheUse(used, dirty, rooms.contents.limit),
+            cache_folder=str(services.cache.absolute()),
+            set_aside=tuple(set_aside(services.cache)),
+            cache=CacheUse(used, dirty, services.contents.limit),
             requests=dict(counts.classes),
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
-            report=rooms.journal.report(),
+            report=services.journal.report(),
         )
 
     def _bounds(self, limits: Limits | None) -> Bounds:
@@ -80,8 +81,8 @@ class StatusCollector:
 
 def set_aside(cache: Path) -> list[str]:
     """Return the names of what a damaged journal left in a cache folder: itself, and `lost`."""
-    names = (path.name for path in (*cache.glob("journal.damaged-*"), *cache.glob("lost")))
-    return sorted(name for name in names if not name.endswith(("-wal", "-shm")))
+    lost = [LOST] if (cache / LOST).exists() else []
+    return [*(path.name for path in damaged_journals(cache)), *lost]
 
 
 def _software(limits: Limits | None) -> str:

@@ -1,6 +1,6 @@
-"""The folder `.swiftfs` in a mount's root: what the mount tells of itself, as files that no listing shows.
+"""The folder `.swiftfs` in a mount's root: the mount's status as files that no listing shows.
 
-Only whoever mounted, and root, may read there; every change is EROFS. Nothing of it reaches Swift.
+Only root and the user who mounted may read there. Every change is EROFS. No call here reaches Swift.
 """
 
 import errno
@@ -8,7 +8,6 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, cast
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
 from swiftfs.concurrency import unix_time_ns
@@ -21,101 +20,81 @@ from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 ROOT = f"/{HIDDEN_FOLDER}"
 
 PRIVATE = frozenset({STATUS_ATTRIBUTE, FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE})
-"""Attributes of the mount's root that the same people may use."""
+"""Attributes of the mount's root that only the same users may use."""
 
 _CONTAINER = "\0"
-"""No container has this name, so no object has the inodes of these files."""
+"""No container can have this name, so no object can have the inode of one of these files."""
 
 
 class ControlDir:
-    """The folder as a file system of its own; `files` render the whole text of each.
+    """The files of the folder; `files` renders the whole text of each.
 
-    A handle keeps the text that the file had at its open. The size that stat(2) told may be that of another
-    moment, so these files are read directly. `caller` tells who asks, `usage` answers statvfs(3).
+    An open file keeps the text of the moment it was opened. stat(2) returns the size of another moment, so
+    the kernel must not cache these files: their handles are from `DIRECT_HANDLES` on. `caller` returns who
+    made the current system call.
     """
 
-    def __init__(
-        self,
-        files: Mapping[str, Callable[[], bytes]],
-        caller: Callable[[], Caller],
-        usage: Callable[[str], FilesystemUsage],
-    ) -> None:
+    def __init__(self, files: Mapping[str, Callable[[], bytes]], caller: Callable[[], Caller]) -> None:
         self._files = files
         self._caller = caller
-        self._usage = usage
         self._owner = Caller(os.getuid(), os.getgid())
         self._since = unix_time_ns()
-        self._numbers = itertools.count(DIRECT_HANDLES)
+        self._handles = itertools.count(DIRECT_HANDLES)
         self._open: dict[int, tuple[str, int]] = {}
 
-    def admit(self, path: str, number: int = errno.EACCES) -> None:
-        """Raise `OSError` with that errno unless root or whoever mounted asks."""
+    def check_access(self, path: str, number: int = errno.EACCES) -> None:
+        """Raise `OSError` with the errno `number` unless the caller is root or the user who mounted."""
         if self._caller().uid not in (0, self._owner.uid):
             raise os_error(number, path)
 
     def getattr(self, path: str) -> Attributes:
+        """Return the attributes of the folder or of a file."""
         if path == ROOT:
             return self._attributes(path, stat.S_IFDIR | 0o500, 0, self._since)
-        self.admit(path)
+        self.check_access(path)
         return self._attributes(path, stat.S_IFREG | 0o400, len(self._text(path)), unix_time_ns())
 
     def getattr_handle(self, handle: int) -> Attributes:
+        """Return the attributes of an open file."""
         path, descriptor = self._open[handle]
-        found = os.fstat(descriptor)
-        return self._attributes(path, stat.S_IFREG | 0o400, found.st_size, found.st_mtime_ns)
-
-    def readlink(self, path: str) -> str:
-        raise os_error(errno.EINVAL, path)
+        status = os.fstat(descriptor)
+        return self._attributes(path, stat.S_IFREG | 0o400, status.st_size, status.st_mtime_ns)
 
     def opendir(self, path: str) -> int:
-        self.admit(path)
+        """Return a handle for `readdir`, which needs no release."""
+        self.check_access(path)
         if path != ROOT:
             raise os_error(errno.ENOTDIR, path)
-        return next(self._numbers)
+        return next(self._handles)
 
-    def readdir(self, _handle: int) -> Iterable[tuple[str, Attributes]]:
+    def readdir(self) -> list[tuple[str, Attributes]]:
+        """Return the names of the files."""
         return [
             (name, self._attributes(f"{ROOT}/{name}", stat.S_IFREG | 0o400, 0, self._since))
             for name in self._files
         ]
 
     def open(self, path: str, flags: int) -> int:
-        self.admit(path)
+        """Render a file and return a handle on its text."""
+        self.check_access(path)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise os_error(errno.EROFS, path)
         text = self._text(path)
         descriptor = os.memfd_create(HIDDEN_FOLDER)
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(text)
-        number = next(self._numbers)
-        self._open[number] = path, descriptor
-        return number
+        handle = next(self._handles)
+        self._open[handle] = path, descriptor
+        return handle
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
+        """Return where the bytes lie."""
         _, descriptor = self._open[handle]
         return FileSpan(descriptor, offset, max(0, min(size, os.fstat(descriptor).st_size - offset)))
 
     def release(self, handle: int) -> None:
+        """Close a file."""
         os.close(self._open.pop(handle)[1])
-
-    def statfs(self, _path: str) -> FilesystemUsage:
-        return self._usage("/")
-
-    def getxattr(self, path: str, _name: str) -> bytes:
-        raise os_error(errno.ENODATA, path)
-
-    def listxattr(self, _path: str) -> list[str]:
-        return []
-
-    def _nothing(self, handle: int, *_: Any, **__: Any) -> None:
-        """Nothing was written that could be stored."""
-
-    def _refuse(self, path: str | int, *_: Any, **__: Any) -> NoReturn:
-        raise os_error(errno.EROFS, str(path))
-
-    flush = fsync = fsyncdir = releasedir = _nothing
-    mkdir = rmdir = unlink = rename = symlink = mknod = chmod = chown = utimens = _refuse
-    truncate = create = setxattr = removexattr = truncate_handle = write = fallocate = _refuse
 
     def _text(self, path: str) -> bytes:
         folder, name = split(path)
@@ -128,93 +107,160 @@ class ControlDir:
         return Attributes(mode, size, mtime_ns, self._owner.uid, self._owner.gid, inode)
 
 
-class ControlDirFS:
-    """A file system with the folder in its root: each call goes to the one that its path or handle names."""
+class ControlDirFS(FileSystem):
+    """`filesystem` with `control` in its root, whose own objects of that name get another one.
 
-    def __init__(self, filesystem: FileSystem, hidden: ControlDir) -> None:
+    Each call goes to the one that its path or its handle belongs to.
+    """
+
+    def __init__(self, filesystem: FileSystem, control: ControlDir) -> None:
         self._filesystem = filesystem
-        self._hidden = hidden
+        self._control = control
         self._roots: set[int] = set()
-        for name in (name for name in vars(FileSystem) if not name.startswith("_")):
-            if not hasattr(self, name):
-                route = _by_handle if name in _BY_HANDLE else _by_path
-                setattr(self, name, route(getattr(filesystem, name), getattr(hidden, name)))
+
+    def getattr(self, path: str) -> Attributes:
+        if _is_control(path):
+            return self._control.getattr(path)
+        return self._filesystem.getattr(without_hidden(path))
+
+    def getattr_handle(self, handle: int) -> Attributes:
+        if handle >= DIRECT_HANDLES:
+            return self._control.getattr_handle(handle)
+        return self._filesystem.getattr_handle(handle)
+
+    def readlink(self, path: str) -> str:
+        if _is_control(path):
+            raise os_error(errno.EINVAL, path)
+        return self._filesystem.readlink(without_hidden(path))
 
     def opendir(self, path: str) -> int:
-        if _is_hidden(path):
-            return self._hidden.opendir(path)
-        number = self._filesystem.opendir(without_hidden(path))
+        if _is_control(path):
+            return self._control.opendir(path)
+        handle = self._filesystem.opendir(without_hidden(path))
         if path == "/":
-            self._roots.add(number)
-        return number
+            self._roots.add(handle)
+        return handle
 
     def readdir(self, handle: int) -> Iterable[tuple[str, Attributes]]:
         if handle >= DIRECT_HANDLES:
-            return self._hidden.readdir(handle)
+            return self._control.readdir()
         entries = self._filesystem.readdir(handle)
         if handle in self._roots:
             return ((beside_hidden(name), attributes) for name, attributes in entries)
         return entries
+
+    def fsyncdir(self, handle: int) -> None:
+        if handle < DIRECT_HANDLES:
+            self._filesystem.fsyncdir(handle)
 
     def releasedir(self, handle: int) -> None:
         if handle < DIRECT_HANDLES:
             self._roots.discard(handle)
             self._filesystem.releasedir(handle)
 
+    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
+        self._filesystem.mkdir(_changeable(path), mode, caller)
+
+    def rmdir(self, path: str) -> None:
+        self._filesystem.rmdir(_changeable(path))
+
+    def unlink(self, path: str) -> None:
+        self._filesystem.unlink(_changeable(path))
+
     def rename(self, old: str, new: str) -> None:
-        if _is_hidden(old) or _is_hidden(new):
-            self._hidden.rename(new)
-        self._filesystem.rename(without_hidden(old), without_hidden(new))
+        self._filesystem.rename(_changeable(old), _changeable(new))
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
-        if _is_hidden(path):
-            self._hidden.symlink(path)
-        self._filesystem.symlink(target, without_hidden(path), caller)
+        self._filesystem.symlink(target, _changeable(path), caller)
+
+    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
+        self._filesystem.mknod(_changeable(path), mode, device, caller)
+
+    def chmod(self, path: str, mode: int) -> None:
+        self._filesystem.chmod(_changeable(path), mode)
+
+    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
+        self._filesystem.chown(_changeable(path), uid, gid, caller)
+
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
+        self._filesystem.utimens(_changeable(path), atime_ns, mtime_ns)
+
+    def truncate(self, path: str, size: int) -> None:
+        self._filesystem.truncate(_changeable(path), size)
+
+    def truncate_handle(self, handle: int, size: int) -> None:
+        self._filesystem.truncate_handle(_writable(handle), size)
+
+    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
+        return self._filesystem.create(_changeable(path), mode, flags, caller)
+
+    def open(self, path: str, flags: int) -> int:
+        if _is_control(path):
+            return self._control.open(path, flags)
+        return self._filesystem.open(without_hidden(path), flags)
+
+    def read(self, handle: int, offset: int, size: int) -> FileSpan:
+        if handle >= DIRECT_HANDLES:
+            return self._control.read(handle, offset, size)
+        return self._filesystem.read(handle, offset, size)
+
+    def write(self, handle: int, offset: int, size: int, fill: Callable[[int, int], int]) -> int:
+        return self._filesystem.write(_writable(handle), offset, size, fill)
+
+    def flush(self, handle: int) -> None:
+        if handle < DIRECT_HANDLES:
+            self._filesystem.flush(handle)
+
+    def fsync(self, handle: int, data_only: bool) -> None:
+        if handle < DIRECT_HANDLES:
+            self._filesystem.fsync(handle, data_only)
+
+    def release(self, handle: int) -> None:
+        if handle >= DIRECT_HANDLES:
+            self._control.release(handle)
+        else:
+            self._filesystem.release(handle)
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        self._filesystem.fallocate(_writable(handle), mode, offset, length)
+
+    def statfs(self, path: str) -> FilesystemUsage:
+        return self._filesystem.statfs("/" if _is_control(path) else without_hidden(path))
 
     def getxattr(self, path: str, name: str) -> bytes:
-        if _is_hidden(path):
-            return self._hidden.getxattr(path, name)
+        if _is_control(path):
+            raise os_error(errno.ENODATA, path)
         if path == "/" and name in PRIVATE:
-            self._hidden.admit(path)
+            self._control.check_access(path)
         return self._filesystem.getxattr(without_hidden(path), name)
 
+    def listxattr(self, path: str) -> list[str]:
+        return [] if _is_control(path) else self._filesystem.listxattr(without_hidden(path))
+
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        if _is_hidden(path):
-            self._hidden.setxattr(path)
+        path = _changeable(path)
         if path == "/" and name in PRIVATE:
-            self._hidden.admit(path, errno.EPERM)
-        self._filesystem.setxattr(without_hidden(path), name, value, flags)
+            self._control.check_access(path, errno.EPERM)
+        self._filesystem.setxattr(path, name, value, flags)
+
+    def removexattr(self, path: str, name: str) -> None:
+        self._filesystem.removexattr(_changeable(path), name)
 
 
-def with_control_dir(filesystem: FileSystem, hidden: ControlDir) -> FileSystem:
-    """Return `filesystem` with `hidden` in its root, whose own objects of that name get another one."""
-    return cast(FileSystem, ControlDirFS(filesystem, hidden))
-
-
-_BY_HANDLE = frozenset(
-    {"getattr_handle", "truncate_handle", "read", "write", "flush", "fsync", "fsyncdir", "release"}
-    | {"fallocate"}
-)
-"""The calls whose first argument is a handle; that of all others is a path."""
-
-
-def _is_hidden(path: str) -> bool:
+def _is_control(path: str) -> bool:
+    """Return whether a path is the folder's or one below it."""
     return path.startswith(ROOT) and path[len(ROOT) :][:1] in ("", "/")
 
 
-def _by_path(plain: Callable[..., Any], hidden: Callable[..., Any]) -> Callable[..., Any]:
-    def call(path: str, *rest: Any) -> Any:
-        if path.startswith((ROOT, "/%")):
-            if _is_hidden(path):
-                return hidden(path, *rest)
-            path = without_hidden(path)
-        return plain(path, *rest)
-
-    return call
+def _changeable(path: str) -> str:
+    """Return the path in the file system; raise `OSError` EROFS for one of the control folder."""
+    if _is_control(path):
+        raise os_error(errno.EROFS, path)
+    return without_hidden(path)
 
 
-def _by_handle(plain: Callable[..., Any], hidden: Callable[..., Any]) -> Callable[..., Any]:
-    def call(handle: int, *rest: Any) -> Any:
-        return plain(handle, *rest) if handle < DIRECT_HANDLES else hidden(handle, *rest)
-
-    return call
+def _writable(handle: int) -> int:
+    """Return the handle; raise `OSError` EROFS for one of the control folder."""
+    if handle >= DIRECT_HANDLES:
+        raise os_error(errno.EROFS)
+    return handle

@@ -86,7 +86,7 @@ def find_holders(device: int) -> list[Holder]:
 
 
 class DetachWatch:
-    """A thread that has all stored as soon as the mount left its mount point, and tells how far that is."""
+    """A thread that stores everything once the mount left its mount point, and records how much waits."""
 
     def __init__(self, mountpoint: Path, journal: Journal, cache: Path) -> None:
         self._mountpoint = mountpoint

@@ -5,6 +5,8 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from swiftfs.config.cache_dir import DRAIN
+
 log = logging.getLogger(__name__)
 
 
@@ -20,7 +22,7 @@ class Drain:
     held: bool = False
 
     def write(self, cache: Path) -> None:
-        """Tell it to whoever reads `cache`; where the disk fails nobody is told, and all goes on."""
+        """Write it into `cache`; a failure of the disk is logged and ignored."""
         unfinished = _file(cache).with_suffix(".new")
         try:
             unfinished.write_text(json.dumps(asdict(self)))
@@ -38,4 +40,4 @@ class Drain:
 
 
 def _file(cache: Path) -> Path:
-    return cache / "drain.json"
+    return cache / DRAIN

@@ -112,7 +112,7 @@ def text_of(watch: Watch) -> bytes:
 
 
 class Exporter(Protocol):
-    """Tells metrics to somebody from `start` until `close`, in a thread of its own."""
+    """Publishes metrics from `start` until `close`, in a thread of its own."""
 
     def start(self, watch: Watch) -> None:
         """Begin; after a fork, if there is one."""

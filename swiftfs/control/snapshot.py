@@ -1,4 +1,4 @@
-"""What a mount tells of itself at one moment, and how that travels as JSON."""
+"""The status of a mount at one moment, and its form in JSON."""
 
 import json
 from collections.abc import Mapping

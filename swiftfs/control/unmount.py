@@ -14,7 +14,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.detached_mount import GRACE, Holder, find_holders, unflushed
 from swiftfs.control.drain import Drain
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError, mount_error
 
 POLL_SECONDS = 0.2
 """Between two looks at how much still waits."""
@@ -23,17 +23,13 @@ LOOKS = 25
 """After so many of them who else holds the mount is looked for, unless its process knows of somebody."""
 
 
-class ProcessDied(ConfigurationError):
-    """There was no process to wait for; the mount is taken away all the same."""
-
-
 def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     """Unmount `mountpoint` and return when its process has ended, all uploads done.
 
     Where something else holds the mount, the process goes on: return when all is stored, and say who it is;
     else return nothing. `progress` is called now and then with the number of files and deletions that still
-    wait. Raise `ConfigurationError` when nothing is mounted there or when it is in use, `ProcessDied` when
-    nobody served it any more, `SwiftfsError` when something could not be stored.
+    wait. Raise `ConfigurationError` when nothing is mounted there or when it is in use, `SwiftfsError` when
+    something could not be stored, and `DeadMount`, having unmounted it, when its process had died.
     """
     mountpoint = mountpoint.resolve()  # fusermount(1) knows a mount by its own path only
     try:
@@ -41,12 +37,11 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
         device = mountpoint.stat().st_dev
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
+        reason = mount_error(mountpoint, error)
+        if isinstance(reason, DeadMount):
             detach(mountpoint)
-            raise ProcessDied(f"{mountpoint}: its process had died; it is unmounted now") from None
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            raise ConfigurationError(f"{mountpoint} is not a swiftfs mount") from None
-        raise ConfigurationError(f"{mountpoint}: {error.strerror}") from None
+            raise DeadMount(f"{mountpoint}: its process had died; it is unmounted now") from None
+        raise reason from None
     try:
         process = os.pidfd_open(pid)
     except OSError as error:
@@ -84,14 +79,14 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
 
 
 def _is_served_by(pid: int, holder: Holder) -> bool:
-    """Say whether what is mounted there is the process's: a device number is soon given to another mount."""
+    """Return whether the process serves what is mounted there: device numbers are soon reused."""
     with suppress(OSError):
         return int(os.getxattr(holder.reachable, PID_ATTRIBUTE)) == pid
     return False
 
 
 def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
-    """Have all stored through another namespace; return False when the mount ends meanwhile."""
+    """Flush the mount through another namespace; return False if it ends meanwhile."""
     try:
         report = flush(holder.reachable, lambda now: progress(now.total))
     except ConfigurationError:
@@ -107,7 +102,7 @@ def _say_who(holders: Sequence[Holder]) -> str:
 
 
 def died(mountpoint: Path) -> bool:
-    """Say whether a swiftfs is mounted there whose process was killed."""
+    """Return whether a swiftfs is mounted there whose process was killed."""
     try:
         # Not stat(2), which the kernel may answer for a second more.
         os.close(os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY))

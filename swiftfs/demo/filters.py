@@ -177,7 +177,7 @@ class ActiveFault:
     left: int
 
     def fits(self, method: str, text: str) -> bool:
-        """Say whether the fault applies to a request."""
+        """Return whether the fault applies to a request."""
         if not self.left or self.fault.method not in {"", method}:
             return False
         if text.startswith("/auth") and "/auth" not in self.fault.path:

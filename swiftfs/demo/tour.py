@@ -196,7 +196,7 @@ def _prepare(
     tour = Tour(server, place, work, console, interruption)
     with console.status("starting a real Swift"):
         stack.enter_context(server)
-    stack.callback(_end, tour)
+    stack.callback(end, tour)
     tour.say(f"A real OpenStack Swift runs on 127.0.0.1:{server.port}, its data in {server.data}")
     shutil.copytree(Path(swiftfs.__file__).parent, work / TREE, ignore=shutil.ignore_patterns("__pycache__"))
     (work / TREE / "start").symlink_to("__main__.py")
@@ -269,7 +269,7 @@ def _explain(tour: Tour) -> None:
         tour.console.print(f"  {escape(line)}", soft_wrap=True)
 
 
-def _end(tour: Tour) -> None:
+def end(tour: Tour) -> None:
     """Unmount, whatever happened before; a mount that is in use goes too. No signal can interrupt this."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
+from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
@@ -161,10 +162,10 @@ class FileCache:
         journaled: Mapping[str, ObjectName],
         lost: Path | None = None,
     ) -> None:
-        self._folder = cache / "content"
+        self._folder = cache / CONTENT
         self._maker = maker
         self._lock = new_lock(Rank.CACHE, reentrant=True)
-        self._versions = VersionCache(self._folder, cache / "content.sqlite")
+        self._versions = VersionCache(self._folder, cache / VERSIONS)
         self._resting: dict[ObjectVersion, CachedFile] = {}
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0

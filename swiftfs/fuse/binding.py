@@ -17,7 +17,7 @@ from typing import Any
 import fuse
 
 from swiftfs.concurrency import is_main_thread, unix_time_ns
-from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, os_error
+from swiftfs.errors import ConfigurationError, StoreError, SwiftfsError, errno_of, mount_point_error, os_error
 from swiftfs.fuse.operations import Operations
 from swiftfs.fuse.structs import (
     UNKNOWN_INODE,
@@ -171,9 +171,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             if not S_ISDIR(self._mountpoint.stat().st_mode):
                 raise self._refusal("it is not a directory")
         except OSError as error:
-            if error.errno == errno.ENOTCONN:
-                raise self._refusal("a mount that died is still there: fusermount -u it first") from error
-            raise self._refusal(os.strerror(errno_of(error))) from error
+            raise mount_point_error(self._mountpoint, error) from error
 
     def _refusal(self, reason: str) -> ConfigurationError:
         return ConfigurationError(f"cannot mount on {self._mountpoint}: {reason}")
@@ -315,7 +313,7 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
 
 
 def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
-    """Return the positive errno for `error`, having logged it: in one line where nobody foresaw it."""
+    """Log `error`, an unforeseen one as an error, and return its positive errno."""
     if isinstance(error, UnicodeDecodeError) and error.object in args:
         number = errno.EILSEQ
     else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
+from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST
 from swiftfs.errors import ConfigurationError, os_error
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.filecache.sparse_file import synchronize
@@ -101,9 +102,9 @@ class JournalDB:
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
-        self._path = folder / "journal.sqlite"
+        self._path = folder / JOURNAL
         self._lock = new_lock(Rank.LOG)
-        self._reserve = folder / "journal.reserve"
+        self._reserve = folder / JOURNAL_RESERVE
         self._pending_drops: set[int] = set()
         self._pending_prefixes: list[UnreferencedPrefix] = []
         self._commits = self._synced = 0
@@ -235,24 +236,24 @@ class JournalDB:
     def _check_empty(self) -> None:
         """Raise `sqlite3.DatabaseError` for an empty database beside local files: it has lost its bytes."""
         with suppress(FileNotFoundError):
-            if not self._path.stat().st_size and any((self._folder / "content").iterdir()):
+            if not self._path.stat().st_size and any((self._folder / CONTENT).iterdir()):
                 raise sqlite3.DatabaseError("it is empty")
 
     @property
     def lost_folder(self) -> Path:
         """The folder for records that cannot be read, and for the local files that they may name."""
-        return self._folder / "lost"
+        return self._folder / LOST
 
     @property
     def late_folder(self) -> Path:
         """The folder for copies of files that a late request may overwrite."""
-        return self._folder / "late"
+        return self._folder / LATE
 
     def _set_aside(self) -> Path:
         self.lost_folder.mkdir(mode=0o700, exist_ok=True)
         moment = unix_time_ns()
         when = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
-        aside = self._path.with_name(f"journal.damaged-{when}-{moment % 1000}")
+        aside = self._path.with_name(f"{DAMAGED_JOURNAL}{when}-{moment % 1000}")
         for rest in ("-wal", "-shm", ""):
             with suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swiftfs.attributes import CACHE_ATTRIBUTE, Stored
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.config import cache_dir
+from swiftfs.config.cache_dir import CONTENT, JOURNAL, LOST
+from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError, mount_error
 from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
@@ -22,15 +24,14 @@ from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.paths import escape
 
-JOURNAL = "journal.sqlite"
-LOST = "swiftfs-lost"
+NAMELESS = "swiftfs-lost"
 """The folder for files whose names nobody knows any more."""
 
 PARTIAL = ".swiftfs-partial"
 """How the names of copies end that lack bytes, which read as zeros."""
 
 ROUNDS = 3
-"""So often a file is copied that a mount changes or stores meanwhile."""
+"""Attempts to copy a file that changes during the copy."""
 
 _MIB = 1024 * 1024
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,10 +61,11 @@ def find_cache(path: Path) -> Path:
     try:
         return Path(os.fsdecode(os.getxattr(path, CACHE_ATTRIBUTE)))
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise ConfigurationError(f"{path}: its process had died: name its cache folder instead") from None
-        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+        reason = mount_error(path, error, "name its cache folder instead")
+        if isinstance(reason, NotYours):  # it may be a cache folder as well
             raise ConfigurationError(f"{path}: {error.strerror}") from None
+        if not isinstance(reason, NotAMount):
+            raise reason from None
     if not (path / JOURNAL).exists() and not damaged_journals(path):
         raise ConfigurationError(f"{path} is neither a swiftfs mount nor a cache folder")
     return path
@@ -71,11 +73,8 @@ def find_cache(path: Path) -> Path:
 
 def damaged_journals(cache: Path) -> list[Path]:
     """Return the journals of a cache folder that were set aside, and its own when that cannot be read."""
-    aside = sorted(
-        path for path in cache.glob("journal.damaged-*") if not path.name.endswith(("-wal", "-shm"))
-    )
     own = cache / JOURNAL
-    return [*aside, *([own] if own.exists() and not is_sound(own) else [])]
+    return [*cache_dir.damaged_journals(cache), *([own] if own.exists() and not is_sound(own) else [])]
 
 
 class Export:
@@ -88,7 +87,7 @@ class Export:
     """
 
     def __init__(self, cache: Path, target: Path, tell: Tell) -> None:
-        self._folders = (cache / "content", cache / "lost")
+        self._folders = (cache / CONTENT, cache / LOST)
         self._target = target
         self._tell = tell
         self._links: list[tuple[str, PutSpecial]] = []
@@ -138,7 +137,7 @@ class Export:
                 continue
             saved = FileRecord(path.name, path.stat().st_size, None, Blocks(), None)
             try:
-                target = self._new(f"/{LOST}/{path.name}")
+                target = self._new(f"/{NAMELESS}/{path.name}")
                 self._accept(_Copy(target, self._copy(saved, target)))
             except NotCopied as error:
                 self._tell(f"{path}: {error}")

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftfs.config.cache_dir import JOURNAL
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.codec import Unreadable, decode
 from swiftfs.journal.database import SCHEMA
@@ -15,8 +16,6 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import is_empty, migrate
-
-JOURNAL = "journal.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def _journals(root: Path) -> Iterator[Path]:
 
 
 def _read(journal: Path) -> Journaled:
-    """Read a copy: who has the journal open lets nobody else in."""
+    """Read a copy of the journal: a mount that has it open holds its lock."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(sqlite3.connect(copy_journal(journal, Path(folder)))) as database:

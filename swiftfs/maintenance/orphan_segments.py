@@ -149,7 +149,7 @@ class Search:
         self.unfinished: list[OrphanUpload] = []
         self._store = store
         self._source = source
-        self.progress = progress
+        self._progress = progress
         self._searched: list[SegmentContainer] = []
         self._pool = new_pool("orphans", PARALLEL)
 
@@ -271,11 +271,11 @@ class Search:
 
     def _tell(self) -> None:
         self.looked.suspects = len(self.candidates)
-        self.progress(self.looked)
+        self._progress(self.looked)
 
 
 def may_be_manifest(row: Row) -> bool:
-    """Say whether a listed object may name segments: an SLO of ours says that it is one, others do not.
+    """Return whether a listed object may name segments: an SLO of ours says that it is one, others do not.
 
     A DLO lists as empty, and may have got a mode from us.
     """

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftfs.config.cache_dir import HEADS
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.segment_layout import SegmentLayout
@@ -58,7 +59,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     # First of all: a journal of another format ends the mount, and then no other file was touched.
     journal_log = JournalDB(cache, f"{request.source} of {stores.label}")
     records = journal_log.records()
-    details = HeadFetcher(store, HeadCache(cache / "heads.sqlite"))
+    details = HeadFetcher(store, HeadCache(cache / HEADS))
     namespace = Namespace(
         store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
     )
@@ -94,5 +95,5 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         sent=progress(contents, stores.counters.under_way),
         watch=Watch(stores.ambiguous, store, request.source),
     )
-    rooms = Services(store, namespace, contents, journal, layout, options, defaults, cache)
-    return FileSystem(rooms, request.source, records)
+    services = Services(store, namespace, contents, journal, layout, options, defaults, cache)
+    return FileSystem(services, request.source, records)

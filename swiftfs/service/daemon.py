@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from swiftfs.config.cache_dir import LOG
 from swiftfs.errors import ConfigurationError
 from swiftfs.service.logging import JournalFormatter, Recent, Repetition, reads_journal
 
@@ -123,9 +124,7 @@ def log_to_system(level: int, folder: Path) -> None:
         handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
         form = f"swiftfs[{os.getpid()}]: %(message)s"
     else:
-        handler = logging.handlers.RotatingFileHandler(
-            folder / "swiftfs.log", maxBytes=4_000_000, backupCount=2
-        )
+        handler = logging.handlers.RotatingFileHandler(folder / LOG, maxBytes=4_000_000, backupCount=2)
         form = "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(form))
     _log_to(handler, level)
@@ -138,7 +137,7 @@ def _log_to(handler: logging.Handler, level: int | str) -> None:
 
 
 def _listens(address: str) -> bool:
-    """Ask whether somebody reads the socket, for `SysLogHandler` itself drops what nobody reads."""
+    """Return whether a process reads the socket; `SysLogHandler` silently drops what none reads."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as probe:
             probe.connect(address)

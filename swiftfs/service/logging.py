@@ -27,7 +27,7 @@ _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), 
 
 
 def reads_journal(descriptor: int) -> bool:
-    """Say whether systemd's journal reads the stream: it names its device and inode, systemd.exec(5)."""
+    """Return whether systemd's journal reads the stream: it names its device and inode, systemd.exec(5)."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -45,7 +45,7 @@ class JournalFormatter(logging.Formatter):
 
 
 class Recent(logging.Handler):
-    """Keeps the last lines of the log in memory, for who asks the mount itself."""
+    """Keeps the last lines of the log in memory, for the file `.swiftfs/log`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,8 @@ class Recent(logging.Handler):
 class Repetition(logging.Filter):
     """Lets a message through once a minute; the next time it says how often it was kept back.
 
-    Request ids and pauses make no other message of it. Debug messages all pass.
+    Messages that differ only in request id or pause count as equal. Debug messages and records with the
+    attribute `always` all pass.
     """
 
     def __init__(self) -> None:
@@ -74,8 +75,8 @@ class Repetition(logging.Filter):
         self._seen: LRUCache[tuple[int, str], tuple[float, int]] = LRUCache(REMEMBERED)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether the record is logged; called by one handler, whose lock it must not need."""
-        if record.levelno < logging.INFO:
+        """Return whether the record is logged; called by one handler, whose lock it must not need."""
+        if record.levelno < logging.INFO or getattr(record, "always", False):
             return True
         message = record.getMessage()
         key = (record.levelno, _TRANSACTION.sub("", message))

@@ -23,16 +23,16 @@ class Monitoring:
         self._recent = Recent()
         logging.getLogger().addHandler(self._recent)
 
-    def begin(self, vitals: StatusCollector) -> None:
+    def begin(self, collector: StatusCollector) -> None:
         """Let metrics be asked for, or write them; after a fork, if there is one."""
         if self._exporter is not None:
-            self._exporter.start(vitals.state)
+            self._exporter.start(collector.state)
 
-    def files(self, vitals: StatusCollector) -> Mapping[str, Callable[[], bytes]]:
+    def files(self, collector: StatusCollector) -> Mapping[str, Callable[[], bytes]]:
         """Return what renders each file of the hidden folder."""
         return {
-            "status.json": lambda: vitals.state().to_json().encode(),
-            "metrics.prom": lambda: _metrics(vitals),
+            "status.json": lambda: collector.state().to_json().encode(),
+            "metrics.prom": lambda: _metrics(collector),
             "log": lambda: self._recent.text().encode("utf-8", "backslashreplace"),
         }
 
@@ -43,7 +43,7 @@ class Monitoring:
         logging.getLogger().removeHandler(self._recent)
 
 
-def _metrics(vitals: StatusCollector) -> bytes:
+def _metrics(collector: StatusCollector) -> bytes:
     from swiftfs.control.metrics import text_of  # noqa: PLC0415  its library takes time to load
 
-    return text_of(vitals.state)
+    return text_of(collector.state)

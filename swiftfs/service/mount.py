@@ -1,7 +1,6 @@
 """The life of a mount: connect, check, mount, tell that it answers, serve, drain."""
 
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -18,13 +17,20 @@ from swiftfs.control.collector import StatusCollector
 from swiftfs.control.detached_mount import DetachWatch
 from swiftfs.control.drain import Drain
 from swiftfs.control.unmount import detach, died
-from swiftfs.errors import AccessDenied, ConfigurationError, NotFound, StoreError, SwiftfsError
+from swiftfs.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotFound,
+    StoreError,
+    SwiftfsError,
+    mount_point_error,
+)
 from swiftfs.objects import Limits
 from swiftfs.paths import SCHEME
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
 from swiftfs.service.monitoring import Monitoring
-from swiftfs.service.signals import HangupWatch, block_hangup
+from swiftfs.service.signals import SignalWatch, block_signals, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
 from swiftfs.store import Stores, connect
@@ -49,8 +55,7 @@ def check_mountpoint(mountpoint: Path) -> None:
         if not died(mountpoint) and any(mountpoint.iterdir()):
             raise ConfigurationError(f"mount point {mountpoint} is not empty: choose an empty folder")
     except OSError as error:
-        hint = ", of a mount that died: fusermount -u it first" if error.errno == errno.ENOTCONN else ""
-        raise ConfigurationError(f"mount point {mountpoint}: {error.strerror}{hint}") from None
+        raise mount_point_error(mountpoint, error) from None
     if not Path("/dev/fuse").exists():
         raise ConfigurationError("/dev/fuse is missing: load the kernel's fuse module (modprobe fuse)")
 
@@ -63,9 +68,9 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     """
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
-        block_hangup()
-        watching = Monitoring(request.options)
-        stack.callback(watching.close)
+        block_signals()
+        monitoring = Monitoring(request.options)
+        stack.callback(monitoring.close)
         policy = request.options.storage_policy
         stores = connect(environment, cloud=request.cloud, storage_policy=policy)
         stack.callback(stores.close)
@@ -76,14 +81,14 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         cache = stack.enter_context(locked(_cache_folder(request, stores.label)))
         with _collecting_later():
             filesystem = build(stores, request, cache)
-        vitals = StatusCollector(filesystem, stores, request.source, request.mountpoint, watching.prices)
+        collector = StatusCollector(filesystem, stores, request.source, request.mountpoint, monitoring.prices)
         Drain(0).write(cache)  # in place of what an earlier process told last
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
             with _collecting_later():
                 _begin(filesystem, request, stores)
-            watching.begin(vitals)
-            _mount(filesystem, request, watching.files(vitals), partial(ready, cache), detached)
+            monitoring.begin(collector)
+            _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
             notify("STOPPING=1")
             # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
@@ -164,7 +169,7 @@ def _mount(
 ) -> None:
     # libfuse is loaded on import, and only a mount needs it.
     try:
-        from swiftfs.control.control_dir import ControlDir, with_control_dir  # noqa: PLC0415
+        from swiftfs.control.control_dir import ControlDir, ControlDirFS  # noqa: PLC0415
         from swiftfs.fuse.binding import FUSE  # noqa: PLC0415
         from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
     except OSError as error:
@@ -180,15 +185,19 @@ def _mount(
         ready()
 
     watch = new_thread(_tell_when_it_answers, "ready", (request.mountpoint, outside, ended, answers))
-    hangup = HangupWatch(filesystem.refresh)
+    signals = (
+        SignalWatch(signal.SIGHUP, filesystem.refresh),
+        SignalWatch(signal.SIGUSR1, partial(log_state, filesystem.services.journal.report)),
+    )
 
     def begin() -> None:
-        hangup.start()
+        for one in signals:
+            one.start()
         watch.start()
 
     try:
         FUSE(
-            Operations(with_control_dir(filesystem, ControlDir(files, caller, filesystem.statfs))),
+            Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
             request.mountpoint,
             source=f"{SCHEME}{request.source}",
             attr_timeout=seconds,
@@ -199,7 +208,8 @@ def _mount(
         )
     finally:
         ended.set()
-        hangup.stop()
+        for one in signals:
+            one.stop()
     watch.join()
 
 

@@ -1,38 +1,85 @@
-"""SIGHUP means "look again", as daemons read it; libfuse alone would end the mount."""
+"""SIGHUP makes a mount forget its listings; SIGUSR1 makes it log what it is doing.
 
+libfuse would end the mount at SIGHUP, and SIGUSR1 ends a process by default. Both are blocked in every
+thread, and a thread each takes them with sigwait(3).
+"""
+
+import faulthandler
+import logging
 import signal
+import tempfile
 from collections.abc import Callable
 
 from swiftfs.concurrency import new_event, new_thread
+from swiftfs.journal.report import PendingChange, QueueReport
+
+log = logging.getLogger(__name__)
+
+ALWAYS = {"always": True}
+"""The `extra` of a record that `service.logging.Repetition` must let through: stacks repeat their lines."""
 
 
-def block_hangup() -> None:
-    """Keep SIGHUP from this thread and all that it starts later; it waits for a `HangupWatch`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+def block_signals() -> None:
+    """Block SIGHUP and SIGUSR1 in this thread and in all that it starts later; `SignalWatch` takes them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
 
 
-class HangupWatch:
-    """A thread that calls `action` at every SIGHUP of the process. All threads must have it blocked."""
+class SignalWatch:
+    """A thread that calls `action` at every signal `number` of the process; all threads have it blocked.
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    Each signal has a thread of its own, so that a SIGHUP that hangs does not keep SIGUSR1 from saying where.
+    """
+
+    def __init__(self, number: signal.Signals, action: Callable[[], None]) -> None:
+        self._number = number
         self._action = action
         self._ended = new_event()
-        self._thread = new_thread(self._wait, "hangup")
+        self._thread = new_thread(self._wait, number.name)
 
     def start(self) -> None:
         """Begin; after a fork, if there is one."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, if it was started; later signals wait for ever."""
+        """End the thread, if it was started; later signals stay pending."""
         self._ended.set()
         if self._thread.ident is not None and self._thread.is_alive():
-            signal.pthread_kill(self._thread.ident, signal.SIGHUP)
+            signal.pthread_kill(self._thread.ident, self._number)
             self._thread.join()
 
     def _wait(self) -> None:
         while True:
-            signal.sigwait({signal.SIGHUP})
+            signal.sigwait({self._number})
             if self._ended.is_set():
                 return
             self._action()
+
+
+def log_state(report: Callable[[], QueueReport]) -> None:
+    """Log the stacks of all threads, and the changes that Swift has not got."""
+    # The stacks come first and need no lock: `report` waits for the journal's, which may be what hangs.
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        for line in file.read().splitlines():
+            log.info("%s", line, extra=ALWAYS)
+    queue = report()
+    away = "; the server does not answer" if queue.away else ""
+    log.info(
+        "changes: %d waiting, %d running, %d parked%s",
+        *(queue.waiting, queue.running, queue.parked, away),
+        extra=ALWAYS,
+    )
+    for change in queue.changes:
+        log.info("%s", _line(change), extra=ALWAYS)
+    if queue.left_out:
+        log.info("and %d more", queue.left_out, extra=ALWAYS)
+
+
+def _line(change: PendingChange) -> str:
+    parts = [f"{change.state} {change.kind} {change.path}"]
+    if change.bytes:
+        parts.append(f"{change.sent} of {change.bytes} bytes sent")
+    if change.attempts:
+        parts.append(f"tried {change.attempts} times: {change.reason}")
+    return ", ".join(parts)

@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 def may_write(store: ObjectStore, source: Source) -> bool:
-    """Say whether objects of `source` may be changed: by one DELETE of a name that nobody has.
+    """Return whether objects of `source` may be changed: by one DELETE of a name that nobody has.
 
     Swift asks who we are before it looks for the object, so it answers 403 to readers and 404 to writers.
-    What cannot be told (a whole account, an outage) counts as allowed: then each operation says for itself.
+    What cannot be told (a whole account, an outage) counts as allowed: the failing operation will report it.
     """
     if source.is_account:
         return True

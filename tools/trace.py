@@ -1,0 +1,88 @@
+"""The modules that one call passes, in order, over a store in memory: `./dev trace CALL`."""
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from bench_filesystem import ME, bench
+from bench_filesystem import write as write_file
+from memory_store import MemoryStore
+
+import swiftfs
+from swiftfs.posix.filesystem import FileSystem
+
+PACKAGE = f"{Path(swiftfs.__file__).parent}{os.sep}"
+OLD, NEW = "/old", "/new"
+
+
+def _lookup(filesystem: FileSystem) -> None:
+    filesystem.getattr(OLD)
+
+
+def _write(filesystem: FileSystem) -> None:
+    write_file(filesystem, NEW, b"bytes")
+
+
+def _rename(filesystem: FileSystem) -> None:
+    filesystem.rename(OLD, NEW)
+
+
+def _fsync(filesystem: FileSystem) -> None:
+    handle = filesystem.create(NEW, 0o644, os.O_WRONLY, ME)
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
+
+
+CALLS: dict[str, Callable[[FileSystem], None]] = {
+    "lookup": _lookup,
+    "write": _write,
+    "rename": _rename,
+    "fsync": _fsync,
+}
+"""A write is create, write, close and release; the upload follows later. An fsync waits for it."""
+
+
+def trace(name: str) -> list[str]:
+    """Return the modules of swiftfs that a call passes, in all threads, by their first step."""
+    passed: dict[str, None] = {}
+    running = threading.Event()
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        file = frame.f_code.co_filename
+        if running.is_set() and event == "call" and file.startswith(PACKAGE):
+            passed.setdefault(file.removeprefix(PACKAGE).removesuffix(".py").replace(os.sep, "."))
+
+    store = MemoryStore("box")
+    # Threads take the profile function when they start, so it is set before the mount makes them.
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            with bench(store, Path(folder)) as filesystem:
+                write_file(filesystem, OLD, b"bytes")
+            with bench(store, Path(folder), "settle=1000,drain=0" if name == "write" else "") as filesystem:
+                running.set()
+                CALLS[name](filesystem)
+                running.clear()
+                if name == "write":
+                    filesystem.unlink(NEW)  # so that nothing waits at the end
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return list(passed)
+
+
+def main() -> None:
+    """Print the modules of the call that was named, a line each, and their number."""
+    if len(sys.argv) != 2 or sys.argv[1] not in CALLS:
+        sys.exit(f"usage: ./dev trace {'|'.join(CALLS)}")
+    modules = trace(sys.argv[1])
+    print(*modules, f"{len(modules)} modules", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
