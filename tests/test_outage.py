@@ -240,15 +240,15 @@ def test_our_changes_show_while_the_server_is_away(
     store: MemoryStore, namespace: Namespace, clock: Clock
 ) -> None:
     fail(store, Unavailable)
-    made = namespace.record("/one/new", entry("new", "one/new"), pending=True)
-    namespace.record("/one/a", None, pending=True)
+    made = namespace.record_pending("/one/new", entry("new", "one/new"))
+    namespace.record_pending("/one/a", None)
     assert listed(namespace, "/one") == ["b", "new"]
     clock.forward(TTL + 1)
     assert listed(namespace, "/one") == ["b", "new"]
     store.hook = None
     clock.forward(listing_fetcher.AWAY_SECONDS)
     assert listed(namespace, "/one") == ["b", "new"]
-    namespace.rollback("/one/new", made)
+    made.rollback()
     assert listed(namespace, "/one") == ["b"]
 
 
@@ -259,7 +259,7 @@ def test_a_new_folder_is_known_without_the_server(
     marker = Entry("made", ObjectName("box", "made"), DEFAULTS.directory(9))
     namespace.record("/made", marker)
     namespace.note_new_folder("/made", marker)
-    namespace.record("/made/file", entry("file", "made/file"), pending=True)
+    namespace.record_pending("/made/file", entry("file", "made/file"))
     clock.forward(TTL + 1)
     assert listed(namespace, "/made") == ["file"]
     assert namespace.find("/made/other") is None

@@ -21,7 +21,7 @@ from swiftfs.namespace.entry import (
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import LocalChange, Overlay
+from swiftfs.namespace.overlay import Overlay, PendingChange
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
@@ -198,40 +198,26 @@ class Namespace:
         """Say whether the folder at `path` has the marker `d/`."""
         return self._listing(self._source.folder(path)).marked
 
-    def record(self, path: str, entry: Entry | None, *, pending: bool = False) -> LocalChange:
-        """Lay our own change over the listing: `path` is now `entry`, or gone.
+    def record(self, path: str, entry: Entry | None) -> None:
+        """Lay a change that Swift has over the listing: `path` is now `entry`, or gone."""
+        self._record(path, entry, pending=False)
 
-        A `pending` one Swift does not know yet: no listing contradicts it until it is confirmed.
-        """
+    def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
+        """Lay a change that Swift does not have yet over the listing: `path` is now `entry`, or gone."""
+        return self._record(path, entry, pending=True)
+
+    def _record(self, path: str, entry: Entry | None, *, pending: bool) -> PendingChange:
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
             if (listing := self._listings.get(folder)) is not None:
                 listing.update(name, entry)
-            return self._overlay.record(folder, name, entry, pending=pending)
+            change = self._overlay.record(folder, name, entry, pending=pending)
+        return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
 
     def record_root(self, entry: Entry) -> None:
         """Take note of the root's new attributes."""
         self._root = entry
-
-    def confirm(self, path: str, change: LocalChange, entry: Entry | None = None) -> None:
-        """Take note that Swift has taken a pending change; `entry` is what it made of it, if it differs."""
-        parent, name = split(path)
-        folder = self._source.folder(parent)
-        with self._lock:
-            if not self._overlay.confirm(folder, name, change, entry or change.entry) or entry is None:
-                return
-            if (listing := self._listings.get(folder)) is not None:
-                listing.update(name, entry)
-
-    def rollback(self, path: str, change: LocalChange) -> None:
-        """Let Swift speak for `path` again: a pending change could not be made."""
-        parent, name = split(path)
-        folder = self._source.folder(parent)
-        with self._lock:
-            if self._overlay.of(folder).get(name) is change:
-                self._overlay.forget(folder, name)
-                self._listings.forget(folder)
 
     def note_new_folder(self, path: str, entry: Entry) -> None:
         """Take note that a folder we made is known to be empty, which saves its listing."""

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass, replace
 
-from swiftfs.concurrency import monotonic
+from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
+from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.paths import Folder
 
 LISTING_LAG = 300.0
@@ -124,6 +125,46 @@ class Overlay:
         """Forget the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
             del self._folders[other]
+
+
+class PendingChange:
+    """Our change of a name that Swift does not have yet.
+
+    No listing contradicts it until it is confirmed or rolled back. Neither does anything when the name was
+    changed again meanwhile: then the newer change counts. `lock` is the namespace's.
+    """
+
+    def __init__(
+        self, lock: Lock, overlay: Overlay, listings: Listings, folder: Folder, name: str, change: LocalChange
+    ) -> None:
+        self._lock = lock
+        self._overlay = overlay
+        self._listings = listings
+        self._folder = folder
+        self._name = name
+        self._change = change
+
+    @property
+    def entry(self) -> Entry | None:
+        """What the name is by this change, None for nothing."""
+        return self._change.entry
+
+    def confirm(self, entry: Entry | None) -> None:
+        """Record that Swift has the change, and that it made `entry` of the name."""
+        with self._lock:
+            is_newest = self._overlay.confirm(self._folder, self._name, self._change, entry)
+            # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
+            if not is_newest or entry is self.entry:
+                return
+            if (listing := self._listings.get(self._folder)) is not None:
+                listing.update(self._name, entry)
+
+    def rollback(self) -> None:
+        """Show again what Swift has: the change could not be made."""
+        with self._lock:
+            if self._overlay.of(self._folder).get(self._name) is self._change:
+                self._overlay.forget(self._folder, self._name)
+                self._listings.forget(self._folder)
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

@@ -168,7 +168,7 @@ class DirectoryOps:
         self._record_moved(old, new, moving, renamed if moves_marker else None)
         for name in left:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
-            self._journal.watch(name, self._pending.record(path, None)[0])
+            self._journal.watch(name, self._pending.record(path, None).settle)
 
     def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
         """Return the objects below a folder that we have stored, and a listing may not show yet."""

@@ -266,13 +266,13 @@ class FileOps:
             self._services.defaults,
             foreign_headers_unknown=node.foreign_headers_unknown,
         )
-        done, change = self._pending.record(node.path, entry)
+        change = self._pending.record(node.path, entry)
         before, node.entry = node.entry, entry
         try:
-            self._journal.submit(node.path, intent, done)
+            self._journal.submit(node.path, intent, change.settle)
         except OSError:
             node.entry = before
-            self._services.namespace.rollback(node.path, change)
+            change.rollback()
             raise
         node.dirty = False
 

@@ -1,7 +1,6 @@
 """Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
 
 from dataclasses import replace
-from functools import partial
 
 from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.concurrency import monotonic
@@ -19,7 +18,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.tasks import Done, Failure
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
-from swiftfs.namespace.overlay import LocalChange
+from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
@@ -34,42 +33,65 @@ RECALL_SECONDS = 1.0
 """How long the start of a mount asks Swift what described files are: each folder of them costs a listing."""
 
 
-class PendingChanges:
-    """Hands changes to the journal, and tells the namespace what became of them."""
+class JournaledChange:
+    """A pending change that the journal makes in Swift; the journal calls `settle` with the outcome, once.
 
-    def __init__(self, rooms: Services, table: OpenFiles) -> None:
-        self._services = rooms
-        self._namespace = rooms.namespace
-        self._journal = rooms.journal
+    `error` is why it was given up, None before that.
+    """
+
+    def __init__(self, pending: PendingChange, table: OpenFiles) -> None:
+        self.error: Failure | None = None
+        self._pending = pending
+        self._table = table
+
+    def settle(self, outcome: ObjectInfo | Failure | None) -> None:
+        """Confirm the change, of a stored object by what Swift said of it, or roll it back."""
+        entry = self._pending.entry
+        if isinstance(outcome, Exception):  # the journal logs it, or it is raised
+            self.error = outcome
+            self._pending.rollback()
+        elif outcome is None or entry is None or entry.is_directory:
+            self._pending.confirm(entry)
+        else:
+            stored = stored_entry(entry, outcome)
+            self._pending.confirm(stored)
+            self._table.stored(entry, stored)
+
+    def rollback(self) -> None:
+        """Show again what was there: the journal did not take the change."""
+        self._pending.rollback()
+
+
+class PendingChanges:
+    """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
+
+    def __init__(self, services: Services, table: OpenFiles) -> None:
+        self._services = services
+        self._namespace = services.namespace
+        self._journal = services.journal
         self._table = table
         self._recalling = 0.0
 
-    def submit(self, path: str, intent: Operation, entry: Entry | None, *, later: bool = False) -> None:
-        """Let `path` be `entry` from now on, or nothing, which `intent` makes true in Swift.
+    def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
+        """Let `path` be `entry` from now on, or nothing, and have `operation` make that true in Swift.
 
-        Where nothing settles it is executed before this returns, unless it may come `later` because another
-        change is about to make it needless; a failure is raised then, and later it is logged: what was there
-        is there again. Raise `OSError` when the disk does not take the change.
+        Without a write delay it is executed before this returns, and a failure is raised; with `later` it may
+        wait, because another change is about to make it needless. With a write delay a failure is logged, and
+        what was there is there again. Raise `OSError` when the disk does not take the change.
         """
-        settled, change = self.record(path, entry)
-        failures: list[Failure] = []
-
-        def done(outcome: ObjectInfo | Failure | None) -> None:
-            if isinstance(outcome, Exception):
-                failures.append(outcome)
-            settled(outcome)
-
+        change = self.record(path, entry)
+        at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
-            waits = self._journal.submit(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
+            waits = self._journal.submit(path, operation, change.settle, at_least=at_least)
         except OSError:
-            self._namespace.rollback(path, change)
+            change.rollback()
             raise
         if not waits:
-            self._namespace.confirm(path, change)
+            change.settle(None)
         elif not self._journal.seconds and not later:
-            self.flush_or_withdraw(names_of(intent)[0])
-            if failures:  # another thread was faster, and nothing was left to see to
-                raise failures[0]
+            self.flush_or_withdraw(names_of(operation)[0])
+            if change.error is not None:  # another thread executed it, and the flush found nothing to do
+                raise change.error
 
     def flush_or_withdraw(self, name: ObjectName) -> None:
         """Have the change of `name` executed; when that fails it is given up, and the failure is raised."""
@@ -79,24 +101,23 @@ class PendingChanges:
             self._journal.withdraw(name, error)
             raise
 
-    def record(self, path: str, entry: Entry | None) -> tuple[Done, LocalChange]:
-        """Let `path` be `entry` from now on; return what must be told how that went, and the change."""
-        change = self._namespace.record(path, entry, pending=True)
-        return partial(self._settled, path, change), change
+    def record(self, path: str, entry: Entry | None) -> JournaledChange:
+        """Let `path` be `entry` from now on, or nothing; the caller hands the change to the journal."""
+        return JournaledChange(self._namespace.record_pending(path, entry), self._table)
 
-    def recovered(self, path: str, intent: Operation) -> Done:
-        """Let `path` be again what an earlier process promised; return what is told how it went.
+    def recovered(self, path: str, operation: Operation) -> Done:
+        """Show again a change that an earlier process left; return what the journal tells the outcome.
 
         Of many files whose description waits, some show the old one until Swift has the new one.
         """
-        entry = pending_entry(path, intent, self._services.defaults)
-        if isinstance(intent, SetAttributes | ReplaceHeaders):
-            entry = self._described(path, intent)
-        if entry is None and not isinstance(intent, Delete):
+        entry = pending_entry(path, operation, self._services.defaults)
+        if isinstance(operation, SetAttributes | ReplaceHeaders):
+            entry = self._described(path, operation)
+        if entry is None and not isinstance(operation, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.record(path, entry)[0]
+        return self.record(path, entry).settle
 
-    def _described(self, path: str, intent: SetAttributes | ReplaceHeaders) -> Entry | None:
+    def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
         """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
         if self._recalling >= RECALL_SECONDS:
             return None
@@ -107,24 +128,14 @@ class PendingChanges:
             return None
         finally:
             self._recalling += monotonic() - began
-        if isinstance(intent, ReplaceHeaders):
-            stored, headers = decode_metadata(intent.headers.metadata), intent.headers
+        if isinstance(operation, ReplaceHeaders):
+            stored, headers = decode_metadata(operation.headers.metadata), operation.headers
         else:
-            sent = intent.description.headers()
-            stored = intent.description.stored
-            headers = Headers(intent.description.media_type, sent.metadata, sent.preserved_headers)
+            sent = operation.description.headers()
+            stored = operation.description.stored
+            headers = Headers(operation.description.media_type, sent.metadata, sent.preserved_headers)
         attributes = self._services.defaults.apply(entry.attributes, stored)
         return replace(entry, attributes=attributes, headers=headers)
-
-    def _settled(self, path: str, change: LocalChange, outcome: ObjectInfo | Failure | None) -> None:
-        if isinstance(outcome, Exception):  # the journal logs it, or it is raised
-            self._namespace.rollback(path, change)
-        elif outcome is None or change.entry is None or change.entry.is_directory:
-            self._namespace.confirm(path, change)
-        else:
-            entry = stored_entry(change.entry, outcome)
-            self._namespace.confirm(path, change, entry)
-            self._table.stored(change.entry, entry)
 
 
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
@@ -164,20 +175,20 @@ def file_change(
     )
 
 
-def pending_entry(path: str, intent: Operation, defaults: Defaults) -> Entry | None:
-    """Return what `path` is when `intent` is executed, None when it does not say."""
-    match intent:
+def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry | None:
+    """Return what `path` is when `operation` is executed, None when it does not say."""
+    match operation:
         case PutFile():
-            size, inherit = intent.file.size, intent.foreign_headers_unknown
+            size, inherit = operation.file.size, operation.foreign_headers_unknown
             return file_change(
-                path, intent.name, size, intent.description, defaults, foreign_headers_unknown=inherit
+                path, operation.name, size, operation.description, defaults, foreign_headers_unknown=inherit
             )
         case PutSpecial():
-            return file_change(path, intent.name, len(intent.body), intent.description, defaults)
+            return file_change(path, operation.name, len(operation.body), operation.description, defaults)
         case PutMarker():
-            folder = Folder(intent.name.container, intent.name.key.removesuffix("/") + "/")
+            folder = Folder(operation.name.container, operation.name.key.removesuffix("/") + "/")
             attributes = defaults.apply(
-                defaults.directory(folder_inode(folder)), decode_metadata(intent.headers.metadata)
+                defaults.directory(folder_inode(folder)), decode_metadata(operation.headers.metadata)
             )
-            return Entry(split(path)[1], intent.name, attributes, headers=intent.headers)
+            return Entry(split(path)[1], operation.name, attributes, headers=operation.headers)
     return None

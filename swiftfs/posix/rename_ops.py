@@ -44,7 +44,7 @@ class RenameOps:
                 deletion = deletion_of(entry)
                 node.held = self._journal.hold(path, deletion)
                 node.deletion = deletion
-                node.settled = self._pending.record(path, None)[0]
+                node.settled = self._pending.record(path, None).settle
 
     def rename_open(self, node: OpenFile, new: str, name: ObjectName, target: Entry | None) -> None:
         """Rename an open file to `new`, which is the object `name`, over `target`; its lock is held."""
@@ -85,7 +85,7 @@ class RenameOps:
         # What waited for the old name is executed: Swift has said what it made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
-            self._journal.watch(entry.object, self._pending.record(old, None)[0])
+            self._journal.watch(entry.object, self._pending.record(old, None).settle)
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -100,7 +100,7 @@ class RenameOps:
             source,
             moved.object,
             new,
-            lambda: (self._pending.record(new, moved)[0], self._pending.record(old, None)[0]),
+            lambda: (self._pending.record(new, moved).settle, self._pending.record(old, None).settle),
             replaces_large=target.is_slo if target else False,
             replaces_etag=(target.etag or None) if target else None,
             creates=target is None,
