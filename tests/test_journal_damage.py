@@ -64,7 +64,7 @@ def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path)
 def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"data")
-    log = filesystem._journal._log
+    log = filesystem.services.journal._log
     pages = log._database.execute("PRAGMA page_count").fetchone()[0]
     log._database.execute(f"PRAGMA max_page_count = {pages}")
 

@@ -14,7 +14,7 @@ from swiftfs.attributes import (
     parse_last_modified,
 )
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, Row
-from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape
+from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.protocol import Headers
 
 
@@ -65,6 +65,10 @@ class Defaults:
     slash_markers: bool = False
     typed_markers: bool = False
     show_segments: bool = False
+
+    def marker(self, folder: Folder) -> ObjectName:
+        """Return the object that marks a folder which this mount makes."""
+        return (None if self.slash_markers else plain_marker(folder)) or slash_marker(folder)
 
     def directory(self, inode: int) -> Attributes:
         """Return the attributes of a folder that nobody described."""

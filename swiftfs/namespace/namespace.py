@@ -24,7 +24,7 @@ from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import Overlay, PendingChange
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
-from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
+from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
@@ -151,6 +151,22 @@ class Namespace:
             return self.lookup(path, complete=False)
         except FileNotFoundError:
             return None
+
+    def new_object(self, path: str) -> ObjectName:
+        """Return the object that a new file at `path` is stored as.
+
+        Raise `OSError` EINVAL for a name that no listing would show. The second name `a%file` exists only
+        beside a folder `a`.
+        """
+        parent, name = split(path)
+        component, shadowed = unescape(name)
+        if escape(component, shadowed=shadowed) != name:
+            raise os_error(errno.EINVAL, path)
+        if shadowed:
+            folder = self.find(join(parent, escape(component)))
+            if folder is None or not folder.is_directory:
+                raise os_error(errno.EINVAL, path)
+        return self._source.object(path)
 
     def children(self, path: str) -> Iterator[Entry]:
         """Yield the entries of the folder at `path`, attributes as the listing knows them.

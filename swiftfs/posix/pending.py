@@ -1,5 +1,7 @@
 """Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from swiftfs.attributes import decode_metadata, decode_type
@@ -39,10 +41,10 @@ class JournaledChange:
     `error` is why it was given up, None before that.
     """
 
-    def __init__(self, pending: PendingChange, table: OpenFiles) -> None:
+    def __init__(self, pending: PendingChange, open_files: OpenFiles) -> None:
         self.error: Failure | None = None
         self._pending = pending
-        self._table = table
+        self._open_files = open_files
 
     def settle(self, outcome: ObjectInfo | Failure | None) -> None:
         """Confirm the change, of a stored object by what Swift said of it, or roll it back."""
@@ -55,7 +57,7 @@ class JournaledChange:
         else:
             stored = stored_entry(entry, outcome)
             self._pending.confirm(stored)
-            self._table.stored(entry, stored)
+            self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:
         """Show again what was there: the journal did not take the change."""
@@ -65,12 +67,24 @@ class JournaledChange:
 class PendingChanges:
     """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
 
-    def __init__(self, services: Services, table: OpenFiles) -> None:
+    def __init__(self, services: Services, open_files: OpenFiles) -> None:
         self._services = services
         self._namespace = services.namespace
         self._journal = services.journal
-        self._table = table
+        self._open_files = open_files
         self._recalling = 0.0
+
+    @contextmanager
+    def changing(self, *paths: str) -> Iterator[None]:
+        """Make a change about `paths` while no folder above them moves.
+
+        Raise `OSError` ENOENT when the folder of one has moved away while this waited.
+        """
+        with self._open_files.barrier.passing(lambda: paths) as waited:
+            if waited:
+                for path in paths:
+                    self._namespace.lookup(split(path)[0], complete=False)
+            yield
 
     def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
         """Let `path` be `entry` from now on, or nothing, and have `operation` make that true in Swift.
@@ -103,7 +117,7 @@ class PendingChanges:
 
     def record(self, path: str, entry: Entry | None) -> JournaledChange:
         """Let `path` be `entry` from now on, or nothing; the caller hands the change to the journal."""
-        return JournaledChange(self._namespace.record_pending(path, entry), self._table)
+        return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
     def recovered(self, path: str, operation: Operation) -> Done:
         """Show again a change that an earlier process left; return what the journal tells the outcome.

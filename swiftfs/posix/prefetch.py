@@ -44,10 +44,12 @@ class Prefetch:
     guards every field; it comes before those of the namespace, of a content and of the cache.
     """
 
-    def __init__(self, namespace: Namespace, cache: FileCache, table: OpenFiles, options: Options) -> None:
+    def __init__(
+        self, namespace: Namespace, cache: FileCache, open_files: OpenFiles, options: Options
+    ) -> None:
         self._namespace = namespace
         self._cache = cache
-        self._table = table
+        self._open_files = open_files
         self._lock = new_lock(Rank.PREFETCH)
         parallel = PER_CONNECTION * options.connections
         self._pool = new_pool("prefetch", parallel)
@@ -98,7 +100,7 @@ class Prefetch:
                 return
             if path not in reader.decided:
                 reader.decided.add(path)
-                if _is_small_file(entry) and self._table.at(path) is None:
+                if _is_small_file(entry) and self._open_files.at(path) is None:
                     self._fetch(entry)
 
     def _fetch(self, entry: Entry) -> None:
