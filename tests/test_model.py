@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(path, copy)
         self.real.services.journal.close(0.0, lambda _: None, lambda: None)
-        self.real.services.contents.close()
+        self.real.services.file_cache.close()
         self.real.services.namespace.close()
         shutil.rmtree(self.cache)
         self.cache = left

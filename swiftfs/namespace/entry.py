@@ -163,7 +163,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
     )
 
 
-def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
+def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
     """Return the entry with what a HEAD said."""
     attributes = entry.attributes
     if not entry.hinted:  # else the listing has told them

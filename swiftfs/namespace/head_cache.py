@@ -53,7 +53,7 @@ FROM json_each(?) AS wanted CROSS JOIN heads ON container = ? AND heads.key = wa
 """
 
 
-class State(NamedTuple):
+class ObjectState(NamedTuple):
     """A state of an object as its listing row names it: every PUT and POST changes `last_modified`."""
 
     container: str
@@ -74,21 +74,21 @@ class HeadCache:
         self._file = CacheFile(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
         self._lock = new_lock(Rank.HEADS)
-        self._waiting: dict[tuple[str, str], tuple[State, ObjectInfo]] = {}
+        self._waiting: dict[tuple[str, str], tuple[ObjectState, ObjectInfo]] = {}
         self._written = monotonic()
         self._rows = 0
         self._database = self._file.open()
 
-    def remember(self, state: State, info: ObjectInfo) -> None:
+    def remember(self, state: ObjectState, info: ObjectInfo) -> None:
         """Remember that `info` is what a HEAD says of that state, in place of an older state."""
         with self._lock:
             self._waiting[state.container, state.key] = state, info
             if len(self._waiting) >= _GROUP or monotonic() - self._written > _GROUP_SECONDS:
                 self._write()
 
-    def recall_many(self, states: Iterable[State]) -> dict[State, ObjectInfo]:
+    def recall_many(self, states: Iterable[ObjectState]) -> dict[ObjectState, ObjectInfo]:
         """Return what is remembered of each of the states, by one query a container."""
-        known: dict[State, ObjectInfo] = {}
+        known: dict[ObjectState, ObjectInfo] = {}
         with self._lock:
             sought = []
             for state in states:
@@ -127,7 +127,7 @@ class HeadCache:
             log.warning("what HEADs tell is not kept any more: %s", error)
             self._database = self._file.in_memory()
 
-    def _read(self, container: str, states: list[State]) -> Iterator[tuple[State, ObjectInfo]]:
+    def _read(self, container: str, states: list[ObjectState]) -> Iterator[tuple[ObjectState, ObjectInfo]]:
         wanted = {state.key: state for state in states}
         now = int(unix_time())
         used = []
@@ -135,7 +135,7 @@ class HeadCache:
         for key, hash_, last_modified, info, checksum, last_used in self._database.execute(
             _RECALL, (keys, container)
         ):
-            state = State(container, key, hash_, last_modified)
+            state = ObjectState(container, key, hash_, last_modified)
             if wanted.get(key) == state and isinstance(info, str) and checksum == _checksum(state, info):
                 yield state, _decode(state, info)
                 if last_used < now - _SPARED:
@@ -194,13 +194,13 @@ def _encode(info: ObjectInfo) -> str:
     )
 
 
-def _decode(state: State, text: str) -> ObjectInfo:
+def _decode(state: ObjectState, text: str) -> ObjectInfo:
     etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix = json.loads(text)
     version = ObjectVersion(ObjectName(state.container, state.key), etag)
     return ObjectInfo(version, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix)
 
 
-def _checksum(state: State, text: str) -> int:
+def _checksum(state: ObjectState, text: str) -> int:
     """Return a checksum of a row: SQLite has none, and a power cut may tear what is not synchronized."""
     return zlib.crc32("\0".join((*state, text)).encode())
 

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from swiftfs.concurrency import Future, Lock, Rank, new_lock, new_pool
 from swiftfs.errors import Ghost, NotFound
-from swiftfs.namespace.entry import Defaults, Entry, with_details
-from swiftfs.namespace.head_cache import HeadCache, State
-from swiftfs.namespace.listing import Listing, Unasked
+from swiftfs.namespace.entry import Defaults, Entry, with_head
+from swiftfs.namespace.head_cache import HeadCache, ObjectState
+from swiftfs.namespace.listing import HeadQueue, Listing
 from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.objects import ObjectInfo
 from swiftfs.paths import Folder
@@ -25,34 +25,34 @@ PARALLEL = 32
 
 
 @dataclass(slots=True)
-class _Flight:
-    """A HEAD under way, and who is told of its answer before the next one may be sent."""
+class _Request:
+    """A HEAD under way, and who is listener of its answer before the next one may be sent."""
 
     listeners: list[Listener]
     future: Future[ObjectInfo] = field(init=False)
 
 
-def key_of(entry: Entry) -> State:
+def key_of(entry: Entry) -> ObjectState:
     """Return what a HEAD's answer stays true for."""
     assert entry.object is not None
-    return State(entry.object.container, entry.object.key, entry.hash, entry.last_modified)
+    return ObjectState(entry.object.container, entry.object.key, entry.hash, entry.last_modified)
 
 
 class HeadFetcher:
     """Asks the store about single objects and remembers what it said."""
 
-    def __init__(self, store: ObjectStore, memory: HeadCache) -> None:
+    def __init__(self, store: ObjectStore, cache: HeadCache) -> None:
         self._store = store
-        self._cache = memory
+        self._cache = cache
         self._pool = new_pool("details", PARALLEL)
         self._lock = new_lock(Rank.DETAILS)
-        self._flights: dict[State, _Flight] = {}
+        self._requests: dict[ObjectState, _Request] = {}
 
     def recall(self, entry: Entry) -> ObjectInfo | None:
         """Return what an earlier HEAD said of this state of the object, if there was one."""
         return next(iter(self.recall_many([entry]).values()), None)
 
-    def recall_many(self, entries: Iterable[Entry]) -> dict[State, ObjectInfo]:
+    def recall_many(self, entries: Iterable[Entry]) -> dict[ObjectState, ObjectInfo]:
         """Return what earlier HEADs said of these states, by `key_of` the entry: one query for all."""
         return self._cache.recall_many(
             key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
@@ -60,67 +60,67 @@ class HeadFetcher:
 
     def remember(self, entry: Entry, info: ObjectInfo) -> None:
         """Take note of what an answer said of the entry's object."""
-        if entry.last_modified and _stays_true(entry, info):
+        if entry.last_modified and _is_cacheable(entry, info):
             self._cache.remember(key_of(entry), info)
 
-    def ask(self, entry: Entry, told: Listener | None = None) -> Future[ObjectInfo]:
+    def ask(self, entry: Entry, listener: Listener | None = None) -> Future[ObjectInfo]:
         """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
 
         The future raises what the store raises, `NotFound` included, and that as `Ghost` where Swift lists
-        the object; a failure is not remembered. `told` is called with an answer by another thread, before
+        the object; a failure is not remembered. `listener` is called with an answer by another thread, before
         anybody can ask again: who takes the answer in there, and looks there first, never asks twice.
         """
         key = key_of(entry)
         with self._lock:
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = _Flight([])
-                flight.future = self._pool.submit(self._fly, flight, entry, key)
-            if told is not None:
-                flight.listeners.append(told)
-            return flight.future
+            request = self._requests.get(key)
+            if request is None:
+                request = self._requests[key] = _Request([])
+                request.future = self._pool.submit(self._run, request, entry, key)
+            if listener is not None:
+                request.listeners.append(listener)
+            return request.future
 
-    def side_by_side(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    def map(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return what `call`, which asks the store, returns for each item; raise what the first raises."""
         return list(self._pool.map(call, items))
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """Return how many more HEADs can be under way at once."""
         with self._lock:
-            return max(0, PARALLEL - len(self._flights))
+            return max(0, PARALLEL - len(self._requests))
 
     def close(self) -> None:
         """Wait for the HEADs under way, end the threads and close the memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cache.close()
 
-    def _fly(self, flight: _Flight, entry: Entry, key: State) -> ObjectInfo:
+    def _run(self, request: _Request, entry: Entry, key: ObjectState) -> ObjectInfo:
         try:
             try:
                 info = self._head(entry)
             except NotFound as error:
-                self._tell(flight, key, error)
+                self._notify(request, key, error)
                 raise
-            self._tell(flight, key, info)
+            self._notify(request, key, info)
             return info
         finally:
-            self._land(flight, key)
+            self._remove(request, key)
 
-    def _tell(self, flight: _Flight, key: State, answer: Answer) -> None:
+    def _notify(self, request: _Request, key: ObjectState, answer: Answer) -> None:
         """Tell all who listen, also those who join meanwhile; nobody joins after the last."""
         while True:
             with self._lock:
-                listeners, flight.listeners = flight.listeners, []
+                listeners, request.listeners = request.listeners, []
                 if not listeners:
-                    del self._flights[key]
+                    del self._requests[key]
                     return
-            for told in listeners:
-                told(answer)
+            for listener in listeners:
+                listener(answer)
 
-    def _land(self, flight: _Flight, key: State) -> None:
+    def _remove(self, request: _Request, key: ObjectState) -> None:
         with self._lock:
-            if self._flights.get(key) is flight:  # not one that was begun since
-                del self._flights[key]
+            if self._requests.get(key) is request:  # not one that was begun since
+                del self._requests[key]
 
     def _head(self, entry: Entry) -> ObjectInfo:
         assert entry.object is not None
@@ -142,18 +142,18 @@ class HeadFetcher:
         return any(row.key == name.key for row in rows)
 
 
-def _stays_true(entry: Entry, info: ObjectInfo) -> bool:
+def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:
     """Say whether the answer holds as long as the listing's row stays as it is.
 
     It does not when the object changed since it was listed. Nor does it for a DLO, which grows with its
     segments, or for one of Swift's own symlinks, whose HEAD is its target's: their rows stay the same.
     """
-    if info.dlo_prefix is not None or _essence(info.content_type) != _essence(entry.media_type):
+    if info.dlo_prefix is not None or _media_type(info.content_type) != _media_type(entry.media_type):
         return False
     return info.version.etag == entry.hash or (info.is_slo and info.size == entry.attributes.size)
 
 
-def _essence(content_type: str) -> str:
+def _media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip()
 
 
@@ -162,22 +162,22 @@ class EntryCompleter:
 
     def __init__(
         self,
-        details: HeadFetcher,
+        head_fetcher: HeadFetcher,
         defaults: Defaults,
         lock: Lock,
         listings: Listings,
     ) -> None:
-        self._head_fetcher = details
+        self._head_fetcher = head_fetcher
         self._defaults = defaults
         self._lock = lock
         self._listings = listings
 
-    def recall(self, listings: Mapping[Folder, Listing], unasked: Unasked) -> None:
+    def recall(self, listings: Mapping[Folder, Listing], head_queue: HeadQueue) -> None:
         """Add what earlier HEADs said; it is still true where the listing's row is the same."""
         with self._lock:
             known = {
                 where: entry
-                for where in unasked
+                for where in head_queue
                 if where[0] in listings
                 and (entry := listings[where[0]].known(where[1])) is not None
                 and not entry.complete  # our own change lies over what the listing said
@@ -188,13 +188,13 @@ class EntryCompleter:
         with self._lock:
             for where, entry in known.items():
                 if (info := infos.get(key_of(entry))) is not None:
-                    listings[where[0]].refine(entry, with_details(entry, info, self._defaults))
-                    unasked.pop(where, None)
+                    listings[where[0]].refine(entry, with_head(entry, info, self._defaults))
+                    head_queue.pop(where, None)
 
     def complete(self, listing: Listing, entry: Entry) -> Entry | None:
         """Return `entry` with what a HEAD says, None when it is gone; begin to ask for those that follow."""
         wanted = self._ask(listing, entry)
-        for other, sibling in self._next_unasked(listing):
+        for other, sibling in self._next_queued(listing):
             self._ask(other, sibling)
         if isinstance(wanted, Entry):
             return wanted
@@ -203,10 +203,10 @@ class EntryCompleter:
         except NotFound as error:
             return self._with_answer(entry, error)
 
-    def _next_unasked(self, listing: Listing) -> list[tuple[Listing, Entry]]:
+    def _next_queued(self, listing: Listing) -> list[tuple[Listing, Entry]]:
         with self._lock:
-            count = min(self._head_fetcher.room(), len(listing.unasked))
-            places = [listing.unasked.popitem(last=False)[0] for _ in range(count)]
+            count = min(self._head_fetcher.free_slots(), len(listing.head_queue))
+            places = [listing.head_queue.popitem(last=False)[0] for _ in range(count)]
             found = [
                 (other, other.known(name)) for folder, name in places if (other := self._listings.get(folder))
             ]
@@ -228,7 +228,7 @@ class EntryCompleter:
 
     def _with_answer(self, entry: Entry, answer: Answer) -> Entry | None:
         if not isinstance(answer, NotFound):
-            return with_details(entry, answer, self._defaults)
+            return with_head(entry, answer, self._defaults)
         if isinstance(answer, Ghost):  # it must be found, or nobody can delete it
             return replace(entry, complete=True, missing=True)
         return replace(entry, object=None, complete=True) if entry.is_directory else None

@@ -23,7 +23,7 @@ NEAR = 32
 PACKED_WEIGHT = 16
 """A packed row takes about this fraction of an entry's memory: some 40 bytes against 700."""
 
-Unasked = OrderedDict[tuple[Folder, str], None]
+HeadQueue = OrderedDict[tuple[Folder, str], None]
 """Names that a HEAD would tell more of, in the order of the listing that showed them."""
 
 
@@ -58,7 +58,7 @@ class Listing:
         self.begun = 0.0
         self.expires = 0.0
         self.was_read = False
-        self.unasked: Unasked = OrderedDict()
+        self.head_queue: HeadQueue = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Entry] = {}
         self._huge = False
@@ -66,12 +66,12 @@ class Listing:
         self._expanded: deque[_Block] = deque()
         self._rows = 0
         self._carried: list[Row] = []
-        self._better: dict[str, Entry | None] = {}
+        self._overrides: dict[str, Entry | None] = {}
 
     @property
     def weight(self) -> int:
         """The memory it takes, in entries."""
-        return 1 + len(self._entries) + self._rows // PACKED_WEIGHT + len(self._better)
+        return 1 + len(self._entries) + self._rows // PACKED_WEIGHT + len(self._overrides)
 
     def add_page(self, page: Page) -> list[Entry]:
         """Take the next page of the folder's listing; return the entries that it decides.
@@ -87,7 +87,7 @@ class Listing:
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
         if page.last and not self._huge:
             self._entries = {entry.name: entry for entry in entries}
-            self._note_unasked(self._entries)
+            self._queue_heads(self._entries)
         else:
             self._huge = True
             self._blocks += _pack(decided, page.subdirs)
@@ -98,8 +98,8 @@ class Listing:
         """Return the entry of that name, None when there is none; raise `Unlisted` when it cannot be told."""
         if not self._huge:
             return self._entries.get(name)
-        if name in self._better:
-            return self._better[name]
+        if name in self._overrides:
+            return self._overrides[name]
         decisive, index = self._place_of(name)
         if index < len(self._blocks):
             return self._expand(self._blocks[index]).get(name)
@@ -114,7 +114,7 @@ class Listing:
         start = self._place_of(name)[1]
         # They are not kept unpacked: they would push out the names that are being looked up.
         blocks = [self._unpack(block) for block in self._blocks[start : start + NEAR]]
-        return [self._better.get(name) or entry for block in blocks for name, entry in block.items()]
+        return [self._overrides.get(name) or entry for block in blocks for name, entry in block.items()]
 
     def known(self, name: str) -> Entry | None:
         """Return the entry of that name, None when there is none or it cannot be told."""
@@ -126,14 +126,14 @@ class Listing:
     def update(self, name: str, entry: Entry | None) -> None:
         """Make `entry` what `name` is, None for nothing, whatever Swift listed."""
         if self._huge:
-            self._better[name] = entry
+            self._overrides[name] = entry
         else:
             set_entry(self._entries, name, entry)
 
     def refine(self, entry: Entry, better: Entry | None) -> None:
         """Replace `entry` by what a HEAD told, unless it has changed meanwhile."""
-        if self._better.get(entry.name) is entry:
-            self._better[entry.name] = better
+        if self._overrides.get(entry.name) is entry:
+            self._overrides[entry.name] = better
             return
         for entries in (self._entries, *(block.entries for block in self._expanded)):
             if entries is not None and entries.get(entry.name) is entry:
@@ -146,8 +146,8 @@ class Listing:
             yield list(self._entries.values())
             return
         for block in self._blocks:
-            yield [entry for entry in self._expand(block).values() if entry.name not in self._better]
-        yield [entry for entry in self._better.values() if entry is not None]
+            yield [entry for entry in self._expand(block).values() if entry.name not in self._overrides]
+        yield [entry for entry in self._overrides.values() if entry is not None]
 
     def _place_of(self, name: str) -> tuple[str, int]:
         """Return a name as a folder's key, and the index of the block that has it if any has."""
@@ -168,14 +168,14 @@ class Listing:
             self._expanded.append(block)
             if len(self._expanded) > EXPANDED:
                 self._expanded.popleft().entries = None
-            self.unasked.clear()
-            self._note_unasked(block.entries)
+            self.head_queue.clear()
+            self._queue_heads(block.entries)
         return block.entries
 
-    def _note_unasked(self, entries: dict[str, Entry]) -> None:
+    def _queue_heads(self, entries: dict[str, Entry]) -> None:
         for entry in entries.values():
             if not entry.complete:
-                self.unasked[self.folder, entry.name] = None
+                self.head_queue[self.folder, entry.name] = None
 
 
 def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
@@ -209,7 +209,7 @@ def listings_in(
     """Return the folders that a page of a flat listing of `root` after `marker` shows from end to end.
 
     `folder` is one of them if the page reaches behind it, even when nothing is in it. They share one queue of
-    unasked names, for a walk goes from one to the next.
+    head_queue names, for a walk goes from one to the next.
     """
     rows: dict[str, list[Row]] = {}
     subdirs: dict[str, dict[str, None]] = {}
@@ -219,7 +219,7 @@ def listings_in(
             rows[prefix] = []
             _add_ancestors(prefix, root.prefix, subdirs)
         rows[prefix].append(row)
-    unasked: Unasked = OrderedDict()
+    head_queue: HeadQueue = OrderedDict()
     listings = {}
     for prefix in dict.fromkeys([folder.prefix, *rows, *subdirs]):
         ends = page.last or (page.marker > prefix and not page.marker.startswith(prefix))
@@ -227,8 +227,8 @@ def listings_in(
             continue
         listing = Listing(Folder(root.container, prefix), defaults)
         listing.add_page(Page(tuple(rows.get(prefix, ())), tuple(subdirs.get(prefix, ())), "", True))
-        unasked.update(listing.unasked)
-        listing.unasked = unasked
+        head_queue.update(listing.head_queue)
+        listing.head_queue = head_queue
         listings[listing.folder] = listing
     return listings
 

@@ -15,7 +15,7 @@ from swiftfs.paths import Folder
 log = logging.getLogger(__name__)
 
 
-WORTH = 10
+SERVES_TIMES = 10
 """A listing serves at least so many times as long as it took: a walk of a huge folder outlives any `ttl`."""
 
 
@@ -28,47 +28,47 @@ class Listings:
 
     def __init__(self, ttl: float, max_entries: int) -> None:
         self._ttl = ttl
-        self._kept: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
+        self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
 
     def get(self, folder: Folder) -> Listing | None:
         """Return a folder's listing, expired or not, None for one that is not in memory."""
-        return self._kept.get(folder)
+        return self._listings.get(folder)
 
     def fresh(self, folder: Folder) -> Listing | None:
         """Return a folder's listing unless it has expired."""
-        listing = self._kept.get(folder)
+        listing = self._listings.get(folder)
         return listing if listing is not None and monotonic() < listing.expires else None
 
-    def keep(self, listing: Listing) -> None:
+    def add(self, listing: Listing) -> None:
         """Keep a listing that was just made, in place of an older one of its folder."""
-        self._kept.pop(listing.folder, None)
+        self._listings.pop(listing.folder, None)
         if self._ttl:
-            listing.expires = monotonic() + max(self._ttl, WORTH * listing.seconds)
+            listing.expires = monotonic() + max(self._ttl, SERVES_TIMES * listing.seconds)
             with suppress(ValueError):  # a folder larger than the whole cache is not kept
-                self._kept[listing.folder] = listing
+                self._listings[listing.folder] = listing
 
-    def forget(self, folder: Folder) -> None:
+    def invalidate(self, folder: Folder) -> None:
         """Drop the listing of a folder."""
-        self._kept.pop(folder, None)
+        self._listings.pop(folder, None)
 
-    def forget_below(self, folder: Folder) -> None:
+    def invalidate_below(self, folder: Folder) -> None:
         """Drop the listings of a folder and of all below it."""
-        for other in [other for other in self._kept if other.is_below(folder)]:
-            self._kept.pop(other, None)
+        for other in [other for other in self._listings if other.is_below(folder)]:
+            self._listings.pop(other, None)
 
     def clear(self) -> None:
         """Drop every listing."""
-        self._kept.clear()
+        self._listings.clear()
 
 
 PARALLEL = 16
 """Listings under way at once: so many programs look into different folders at the same time."""
 
-PATIENCE = 5.0
+ANSWER_SECONDS = 5.0
 """Seconds after which an expired listing serves although Swift may answer yet: a page of 10,000 names over a
 slow line takes a few. An answer that comes later is for the next lookup."""
 
-AWAY_SECONDS = 30.0
+OUTAGE_SECONDS = 30.0
 """How long a failure speaks for the server. It outlasts the store's patience with a lookup (25 s), so that
 while programs look, one attempt follows another and nobody waits for any but the first."""
 
@@ -85,7 +85,7 @@ class ListingFetcher:
         self._fetch = fetch
         self._outage = _Outage()
         self._pool = new_pool("listing", PARALLEL)
-        self._flights: dict[Folder, Future[Listing]] = {}
+        self._requests: dict[Folder, Future[Listing]] = {}
 
     def listing(self, folder: Folder) -> Listing:
         """Return the folder's listing from memory, or ask for it; raise `StoreError`.
@@ -97,32 +97,32 @@ class ListingFetcher:
             if (listing := self._listings.fresh(folder)) is not None:
                 return listing
             expired = self._listings.get(folder)
-            away = self._outage.lasts
-            flight = self._flights.get(folder)
-            if flight is None and (expired is None or not away or not self._flights):
-                flight = self._flights[folder] = self._pool.submit(self._fly, folder)
+            in_outage = self._outage.lasts
+            request = self._requests.get(folder)
+            if request is None and (expired is None or not in_outage or not self._requests):
+                request = self._requests[folder] = self._pool.submit(self._run, folder)
         if expired is None:
-            assert flight is not None
-            return flight.result()
-        if flight is not None and wait_all([flight], 0 if away else PATIENCE):
-            if not _is_outage(flight.exception()):
-                return flight.result()
-        elif not away:
-            self._lose_patience(folder)
+            assert request is not None
+            return request.result()
+        if request is not None and wait_all([request], 0 if in_outage else ANSWER_SECONDS):
+            if not _is_outage(request.exception()):
+                return request.result()
+        elif not in_outage:
+            self._note_timeout(folder)
         with self._lock:
-            self._outage.tell()
+            self._outage.log_once()
         return expired
 
     def close(self) -> None:
         """Wait for the requests under way and end the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _lose_patience(self, folder: Folder) -> None:
+    def _note_timeout(self, folder: Folder) -> None:
         with self._lock:
-            if folder in self._flights:  # else the answer came just now
-                self._outage.notice(f"no answer within {PATIENCE:.0f} s")
+            if folder in self._requests:  # else the answer came just now
+                self._outage.notice(f"no answer within {ANSWER_SECONDS:.0f} s")
 
-    def _fly(self, folder: Folder) -> Listing:
+    def _run(self, folder: Folder) -> Listing:
         try:
             listing = self._fetch(folder)
         except StoreError as error:
@@ -136,7 +136,7 @@ class ListingFetcher:
             return listing
         finally:
             with self._lock:
-                del self._flights[folder]
+                del self._requests[folder]
 
 
 class _Outage:
@@ -145,30 +145,30 @@ class _Outage:
     def __init__(self) -> None:
         self._noticed = -math.inf
         self._reason: object = None
-        self._told = False
+        self._logged = False
 
     @property
     def lasts(self) -> bool:
         """True for a while after a failure, until an answer comes."""
-        return monotonic() - self._noticed < AWAY_SECONDS
+        return monotonic() - self._noticed < OUTAGE_SECONDS
 
     def notice(self, reason: object) -> None:
         """Take note that Swift could not be asked."""
         self._noticed = monotonic()
         self._reason = reason
 
-    def tell(self) -> None:
+    def log_once(self) -> None:
         """Log that an expired listing serves, unless that was said of this outage."""
-        if self.lasts and not self._told:
+        if self.lasts and not self._logged:
             log.warning("Swift is out of reach, expired listings serve meanwhile: %s", self._reason)
-            self._told = True
+            self._logged = True
 
     def end(self) -> None:
         """Take note that Swift answered."""
         self._noticed = -math.inf
-        if self._told:
+        if self._logged:
             log.info("Swift answers again")
-        self._told = False
+        self._logged = False
 
 
 def _is_outage(error: BaseException | None) -> bool:

@@ -16,7 +16,7 @@ from swiftfs.namespace.entry import (
     entries_of,
     folder_inode,
     row_of,
-    with_details,
+    with_head,
 )
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
@@ -33,13 +33,13 @@ BEFORE_SLASH = ".\U0010ffff"
 """As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
 
 
-DOUBTS_ASKED = 500
+MAX_CHECKED = 500
 """Changes of ours that a listing contradicts and Swift is asked about; others stay until the next listing."""
 
 MOMENT = 0.5
 """Seconds for which a listing tells what there is at this moment, to the call that it was made for."""
 
-CHILDREN_ASKED = 8
+MAX_CHILDREN = 8
 """Names that are looked at below a folder that we deleted and a listing shows."""
 
 
@@ -52,7 +52,7 @@ class Namespace:
     def __init__(
         self,
         store: ObjectStore,
-        details: HeadFetcher,
+        head_fetcher: HeadFetcher,
         source: Source,
         defaults: Defaults,
         *,
@@ -60,14 +60,14 @@ class Namespace:
         max_entries: int,
     ) -> None:
         self._store = store
-        self._head_fetcher = details
+        self._head_fetcher = head_fetcher
         self._source = source
         self._defaults = defaults
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
         self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
-        self._completer = EntryCompleter(details, defaults, self._lock, self._listings)
+        self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay()
         self._walk_detector = WalkDetector()
 
@@ -106,7 +106,7 @@ class Namespace:
             with self._lock:
                 entry = listing.get(name)
         except Unlisted:
-            entry = self._point(listing, name)
+            entry = self._look_up(listing, name)
         if complete and entry is not None and not entry.complete:
             entry = self._completer.complete(listing, entry)
         if entry is None:
@@ -135,7 +135,7 @@ class Namespace:
 
     def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
         """Return `entry` with what Swift answered about its object, and let `path` be that."""
-        better = with_details(entry, info, self._defaults)
+        better = with_head(entry, info, self._defaults)
         self._head_fetcher.remember(entry, info)
         self._refine(path, entry, better)
         return better
@@ -235,27 +235,27 @@ class Namespace:
         """Take note of the root's new attributes."""
         self._root = entry
 
-    def note_new_folder(self, path: str, entry: Entry) -> None:
+    def record_new_folder(self, path: str, entry: Entry) -> None:
         """Take note that a folder we made is known to be empty, which saves its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         listing.add_page(Page((), (), "", True))
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
         with self._lock:
-            self._listings.keep(listing)
+            self._listings.add(listing)
 
     def discard_change(self, path: str) -> None:
         """Let Swift alone speak for `path`: what was to replace it came to nothing."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            self._overlay.forget(folder, name)
-            self._listings.forget(folder)
+            self._overlay.discard(folder, name)
+            self._listings.invalidate(folder)
 
     def invalidate(self, path: str) -> None:
         """Forget the listing that holds `path` and all below it: Swift is asked again."""
         with self._lock:
-            self._listings.forget(self._source.folder(split(path)[0]))
-            self._listings.forget_below(self._source.folder(path))
+            self._listings.invalidate(self._source.folder(split(path)[0]))
+            self._listings.invalidate_below(self._source.folder(path))
 
     def invalidate_all(self) -> None:
         """Forget every listing; our own changes stay."""
@@ -265,13 +265,13 @@ class Namespace:
     def invalidate_listings(self, path: str) -> None:
         """Forget the listings of the folder at `path` and of all below it."""
         with self._lock:
-            self._listings.forget_below(self._source.folder(path))
+            self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
         """Return what we have stored below the folder at `path` so lately that a listing may not show it."""
         folder = self._source.folder(path)
         with self._lock:
-            return self._overlay.below(folder)
+            return self._overlay.stored_below(folder)
 
     def move_recent(self, old: str, new: str) -> None:
         """Show what we have stored lately below `old` below `new`, where it moved, though no listing may."""
@@ -305,27 +305,27 @@ class Namespace:
         """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
         folder = self._source.folder(path)
         with self._lock:
-            self._overlay.forget_below(folder)
-            self._listings.forget_below(folder)
+            self._overlay.discard_below(folder)
+            self._listings.invalidate_below(folder)
 
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            self._walk_detector.used(folder)
+            self._walk_detector.record_use(folder)
         return listing
 
     def _fetch(self, folder: Folder) -> Listing:
         begun = monotonic()
         if not folder.container:
-            return self._settle(self._containers(folder), begun)
+            return self._finish(self._containers(folder), begun)
         with self._lock:
             walk = self._walk_detector.notice(folder)
         if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
             return listing
         listing = Listing(folder, self._defaults)
         listing.add_page(self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/"))
-        self._settle(listing, begun)
-        self._completer.recall({folder: listing}, listing.unasked)
+        self._finish(listing, begun)
+        self._completer.recall({folder: listing}, listing.head_queue)
         return listing
 
     def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
@@ -335,12 +335,12 @@ class Namespace:
         page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
         listings = listings_in(page, folder, root, marker, self._defaults)
         with self._lock:
-            self._walk_detector.give(set(listings))
+            self._walk_detector.record_page(set(listings))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for listing in listings.values():
-            self._settle(listing, begun)
+            self._finish(listing, begun)
         if listings:
-            self._completer.recall(listings, next(iter(listings.values())).unasked)
+            self._completer.recall(listings, next(iter(listings.values())).head_queue)
         return listings.get(folder)
 
     def _read(self, listing: Listing) -> Iterator[Entry]:
@@ -355,7 +355,7 @@ class Namespace:
     def _stream(self, folder: Folder) -> Iterator[Entry]:
         begun = monotonic()
         with self._lock:
-            changed = self._overlay.of(folder)
+            changed = self._overlay.changes_in(folder)
         listing = Listing(folder, self._defaults)
         while not listing.complete:
             page = self._store.list_page(
@@ -364,33 +364,31 @@ class Namespace:
             for entry in listing.add_page(page):
                 if entry.name not in changed:
                     yield entry
-        self._settle(listing, begun)
+        self._finish(listing, begun)
         with self._lock:
             changed_entries = [listing.known(name) for name in changed]
         yield from (entry for entry in changed_entries if entry is not None)
 
-    def _settle(self, listing: Listing, begun: float) -> Listing:
+    def _finish(self, listing: Listing, begun: float) -> Listing:
         """Lay our changes over a new listing, ask Swift about those it contradicts, and keep it."""
         with self._lock:
-            doubtful = self._overlay.overlay(listing, begun)
+            contradicted = self._overlay.apply(listing, begun)
         folder = listing.folder
-        asked = list(islice(doubtful, DOUBTS_ASKED))
-        stands = self._head_fetcher.side_by_side(
-            lambda name: self._stands(folder, name, doubtful[name]), asked
-        )
-        refuted = [name for name, one in zip(asked, stands, strict=True) if not one]
+        asked = list(islice(contradicted, MAX_CHECKED))
+        newest = self._head_fetcher.map(lambda name: self._is_newest(folder, name, contradicted[name]), asked)
+        outdated = [name for name, one in zip(asked, newest, strict=True) if not one]
         with self._lock:
-            for name in refuted:
-                self._overlay.forget(folder, name)
-                listing.update(name, doubtful[name])
-            self._overlay.lay_over(listing)
+            for name in outdated:
+                self._overlay.discard(folder, name)
+                listing.update(name, contradicted[name])
+            self._overlay.apply_again(listing)
             listing.begun, listing.seconds = begun, monotonic() - begun
-            self._listings.keep(listing)
+            self._listings.add(listing)
         return listing
 
-    def _stands(self, folder: Folder, name: str, listed: Entry | None) -> bool:
+    def _is_newest(self, folder: Folder, name: str, listed: Entry | None) -> bool:
         """Ask Swift whether our change of `name` is still the newest, since the listing does not show it."""
-        change = self._overlay.of(folder).get(name)
+        change = self._overlay.changes_in(folder).get(name)
         if change is None:
             return True
         seen = change.entry or listed
@@ -408,10 +406,12 @@ class Namespace:
         The listing that shows it may be late: only the object itself is a proof.
         """
         prefix = folder.child(unescape(name)[0]).key + "/"
-        for row in self._store.list_page(folder.container, prefix=prefix, limit=CHILDREN_ASKED).rows:
+        for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
             above, slash, component = row.key.rpartition("/")
             with self._lock:
-                change = self._overlay.of(Folder(folder.container, above + slash)).get(escape(component))
+                change = self._overlay.changes_in(Folder(folder.container, above + slash)).get(
+                    escape(component)
+                )
             if change is not None and change.entry is None:
                 continue
             with suppress(NotFound):
@@ -419,7 +419,7 @@ class Namespace:
                 return True
         return False
 
-    def _point(self, listing: Listing, name: str) -> Entry | None:
+    def _look_up(self, listing: Listing, name: str) -> Entry | None:
         """Ask for one name of a huge folder: its object, and whether anything lies below it."""
         folder = listing.folder
         component, _ = unescape(name)
@@ -434,7 +434,7 @@ class Namespace:
         found: dict[str, Entry | None] = {name: None}
         for entry in entries_of(folder, rows, subdirs, self._defaults):
             told = info is not None and (entry.hinted or not entry.complete)
-            found[entry.name] = with_details(entry, info, self._defaults) if told and info else entry
+            found[entry.name] = with_head(entry, info, self._defaults) if told and info else entry
         with self._lock:
             for known, better in found.items():
                 listing.update(known, better)

@@ -54,7 +54,7 @@ class Overlay:
         changes[name] = LocalChange(entry, monotonic())
         return True
 
-    def forget(self, folder: Folder, name: str) -> None:
+    def discard(self, folder: Folder, name: str) -> None:
         """Let the listing speak for `name` again."""
         changes = self._folders.get(folder)
         if changes is not None:
@@ -62,18 +62,18 @@ class Overlay:
             if not changes:
                 del self._folders[folder]
 
-    def of(self, folder: Folder) -> dict[str, LocalChange]:
+    def changes_in(self, folder: Folder) -> dict[str, LocalChange]:
         """Return a copy of the folder's changes by name."""
         return dict(self._folders.get(folder, ()))
 
-    def overlay(self, listing: Listing, begun: float) -> dict[str, Entry | None]:
+    def apply(self, listing: Listing, begun: float) -> dict[str, Entry | None]:
         """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those it shows.
 
         Return what the listing said of names whose older change it contradicts: it lags behind, or another
         client came after us. Only Swift can tell which. The listing of a huge folder does not speak of all.
         """
-        doubtful = {}
-        for name, change in self.of(listing.folder).items():
+        contradicted = {}
+        for name, change in self.changes_in(listing.folder).items():
             if change.at < begun:
                 try:
                     listed = listing.get(name)
@@ -82,25 +82,25 @@ class Overlay:
                 else:
                     agrees, speaks = _agree(listed, change.entry), True
                 if agrees or begun - change.at > LISTING_LAG:
-                    self.forget(listing.folder, name)
+                    self.discard(listing.folder, name)
                     continue
                 if speaks:
-                    doubtful[name] = listed
+                    contradicted[name] = listed
             listing.update(name, change.entry)
-        return doubtful
+        return contradicted
 
-    def lay_over(self, listing: Listing) -> None:
+    def apply_again(self, listing: Listing) -> None:
         """Apply the changes to a listing that `overlay` has compared with them."""
-        for name, change in self.of(listing.folder).items():
+        for name, change in self.changes_in(listing.folder).items():
             listing.update(name, change.entry)
 
     def _sweep(self) -> None:
         old = monotonic() - LISTING_LAG
         for folder, changes in list(self._folders.items()):
             for name in [name for name, change in changes.items() if change.at < old]:
-                self.forget(folder, name)
+                self.discard(folder, name)
 
-    def below(self, folder: Folder) -> list[Entry]:
+    def stored_below(self, folder: Folder) -> list[Entry]:
         """Return what we have stored in a folder and in all folders below it."""
         changes = [
             change
@@ -121,7 +121,7 @@ class Overlay:
                 if change.entry is not None:
                     self.record(there, name, _entry_in(there, change.entry), pending=False)
 
-    def forget_below(self, folder: Folder) -> None:
+    def discard_below(self, folder: Folder) -> None:
         """Forget the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
             del self._folders[other]
@@ -162,9 +162,9 @@ class PendingChange:
     def rollback(self) -> None:
         """Show again what Swift has: the change could not be made."""
         with self._lock:
-            if self._overlay.of(self._folder).get(self._name) is self._change:
-                self._overlay.forget(self._folder, self._name)
-                self._listings.forget(self._folder)
+            if self._overlay.changes_in(self._folder).get(self._name) is self._change:
+                self._overlay.discard(self._folder, self._name)
+                self._listings.invalidate(self._folder)
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

@@ -23,7 +23,7 @@ class WalkDetector:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, Folder]] = deque(maxlen=REMEMBERED)
-        self._given: set[Folder] = set()
+        self._served: set[Folder] = set()
         self._unused: set[Folder] = set()
 
     def notice(self, folder: Folder) -> tuple[Folder, int] | None:
@@ -41,18 +41,18 @@ class WalkDetector:
         if sum(other.is_below(root) for other in recent) < 2:
             return None
         self._recent.append((now, root))  # flat pages serve the folders between, and root stays in sight
-        if not self._given:
+        if not self._served:
             return root, FIRST_ROWS
-        used = len(self._given) - len(self._unused)
-        if used * USED_SHARE < len(self._given):
-            self._given, self._unused = set(), set()
+        used = len(self._served) - len(self._unused)
+        if used * USED_SHARE < len(self._served):
+            self._served, self._unused = set(), set()
             return None
         return root, 0
 
-    def give(self, folders: set[Folder]) -> None:
+    def record_page(self, folders: set[Folder]) -> None:
         """Take note of the folders that a flat page brought."""
-        self._given, self._unused = folders, set(folders)
+        self._served, self._unused = folders, set(folders)
 
-    def used(self, folder: Folder) -> None:
+    def record_use(self, folder: Folder) -> None:
         """Take note that a listing was asked for."""
         self._unused.discard(folder)

@@ -85,7 +85,7 @@ class AttributeOps:
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,
-            CACHE_ATTRIBUTE: services.cache.absolute,
+            CACHE_ATTRIBUTE: services.cache_dir.absolute,
             STATUS_ATTRIBUTE: lambda: services.journal.report().to_json(),
         }
         self._orders = {FLUSH_ATTRIBUTE: services.journal.flush_all, RETRY_ATTRIBUTE: services.journal.retry}

@@ -92,7 +92,7 @@ class DirectoryOps:
             self._source.object(path)  # the marker's key must not be too long
             entry, operation = self._marked(path, folder, attributes)
             self._pending.submit(path, operation, entry)
-            self._namespace.note_new_folder(path, entry)
+            self._namespace.record_new_folder(path, entry)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder, or an empty container."""

@@ -16,7 +16,7 @@ from swiftfs.namespace.entry import Entry, inode_of
 from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan
 from swiftfs.posix.open_files import OpenFile, OpenFiles
-from swiftfs.posix.pending import PendingChanges, file_change
+from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch, version_of
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
@@ -38,12 +38,12 @@ class FileOps:
     ) -> None:
         self._services = services
         self._namespace = services.namespace
-        self._contents = services.contents
+        self._file_cache = services.file_cache
         self._open_files = open_files
         self._pending = pending
         self._write_back = write_back
         self._inodes = inodes
-        self._prefetch = Prefetch(services.namespace, self._contents, open_files, services.options)
+        self._prefetch = Prefetch(services.namespace, self._file_cache, open_files, services.options)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
@@ -58,8 +58,8 @@ class FileOps:
             now, inode = unix_time_ns(), inode_of(name)
             attributes = Attributes(permissions, 0, now, caller.uid, caller.gid, inode)
             description = Description(guess_type(name.key), Stored())
-            content = self._contents.new(name, None)
-            file = OpenFile(path, name, content, attributes, description, None, dirty=True)
+            cached_file = self._file_cache.new(name, None)
+            file = OpenFile(path, name, cached_file, attributes, description, None, dirty=True)
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
@@ -105,13 +105,13 @@ class FileOps:
         file = self._open_files.handle(handle).file
         name = file.name
         try:
-            return file.content.read(offset, size)
+            return file.cached_file.read(offset, size)
         except (NotFound, PreconditionFailed) as error:
             self._open_files.barrier.wait(lambda: file.path)
             if file.name != name:  # its folder moved: the bytes are under another name now
                 return self.read(handle, offset, size)
             if isinstance(error, PreconditionFailed):
-                if file.entry is not None and file.content.is_untouched():
+                if file.entry is not None and file.cached_file.is_untouched():
                     # It may be gone, or never have been there.
                     self._namespace.check(file.path, file.entry)
                 self._namespace.invalidate(file.path)
@@ -127,7 +127,7 @@ class FileOps:
         if offset + size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
-            copied = file.content.write(file.content.size if opened.append else offset, size, fill)
+            copied = file.cached_file.write(file.cached_file.size if opened.append else offset, size, fill)
             self._touch(file)
         return copied
 
@@ -150,7 +150,7 @@ class FileOps:
         if mode:
             raise os_error(errno.EOPNOTSUPP)
         file = self._open_files.handle(handle).file
-        self._truncate(file, max(file.content.size, offset + length))
+        self._truncate(file, max(file.cached_file.size, offset + length))
 
     def flush(self, handle: int) -> None:
         """Hand in what was written through any handle of the file; part of close()."""
@@ -234,7 +234,7 @@ class FileOps:
                 raise os_error(errno.EEXIST, path)
             self._write_back.free_name(name)
             description = Description(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
-            entry = file_change(path, name, len(body), description, self._services.defaults)
+            entry = unstored_entry(path, name, len(body), description, self._services.defaults)
             self._pending.submit(path, PutSpecial(name, body, description, creates=True), entry)
 
     def _add_handle(self, file: OpenFile, flags: int) -> int:
@@ -242,24 +242,24 @@ class FileOps:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         handle, shared = self._open_files.open(file, writable=writable, append=bool(flags & os.O_APPEND))
         if shared is not file:
-            self._contents.release(file.content)
+            self._file_cache.release(file.cached_file)
         return handle
 
     def _open_object(self, path: str, entry: Entry) -> OpenFile:
         """Return the open file of an object, with the bytes that are in the cache or wait to be stored."""
         assert entry.object is not None
-        content = self._services.journal.acquire_pending(entry.object)
-        if content is None:
+        cached_file = self._services.journal.acquire_pending(entry.object)
+        if cached_file is None:
             if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
                 entry = self._namespace.lookup(path)
             entry = self._verified(path, entry)
             version, size = version_of(entry), entry.attributes.size
             base = BaseVersion(version.name, entry.etag, size, size)
-            content = self._prefetch.take(version) or self._contents.new(version.name, base)
-        content.last_get_info = None  # headers from a download of an earlier open may be stale
+            cached_file = self._prefetch.acquire(version) or self._file_cache.new(version.name, base)
+        cached_file.last_get_info = None  # headers from a download of an earlier open may be stale
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
-        file = OpenFile(path, version_of(entry).name, content, entry.attributes, description, entry)
+        file = OpenFile(path, version_of(entry).name, cached_file, entry.attributes, description, entry)
         file.foreign_headers_unknown = entry.headers is None
         return file
 
@@ -269,7 +269,7 @@ class FileOps:
         Without cached bytes the download finds the version. While Swift is out of reach the cache serves.
         """
         try:
-            return self._namespace.verify(path, entry, ask=version_of(entry) in self._contents)
+            return self._namespace.verify(path, entry, ask=version_of(entry) in self._file_cache)
         except StoreError as error:
             if not error.retryable:
                 raise
@@ -279,12 +279,12 @@ class FileOps:
         if size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
-            if size == 0 and self._contents.is_pinned(file.content):
+            if size == 0 and self._file_cache.is_pinned(file.cached_file):
                 # The journal needs the bytes that it was given until the next flush replaces them.
-                before, file.content = file.content, self._contents.new(file.name, None)
-                self._contents.release(before)
-            elif size != file.content.size:
-                file.content.truncate(size)
+                before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)
+                self._file_cache.release(before)
+            elif size != file.cached_file.size:
+                file.cached_file.truncate(size)
             self._touch(file)
 
     def _touch(self, file: OpenFile) -> None:

@@ -106,7 +106,7 @@ class FileSystem:
         lost = [file.path for file in self._open_files.all() if not self._write_back.drain(file)]
         self._files.close()
         left = journal.close(self._services.options.drain, progress, self._services.store.close)
-        self._services.contents.close()
+        self._services.file_cache.close()
         self._services.namespace.close()
         problems = []
         if lost:
@@ -114,7 +114,8 @@ class FileSystem:
         if left:
             first = left[0]
             problems.append(
-                f"{len(left)} changes stay in {self._services.cache}, and the next mount goes on with them; "
+                f"{len(left)} changes stay in {self._services.cache_dir}, "
+                "and the next mount goes on with them; "
                 f"the first is {first.path}: {first.reason or 'there was no time'}"
             )
         if refused := journal.refused():

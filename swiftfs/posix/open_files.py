@@ -54,7 +54,7 @@ class OpenFile:
 
     path: str
     name: ObjectName
-    content: CachedFile
+    cached_file: CachedFile
     attributes: Attributes
     description: Description
     entry: Entry | None
@@ -70,13 +70,13 @@ class OpenFile:
     @property
     def current_attributes(self) -> Attributes:
         """The attributes with the size as it is at this moment."""
-        return replace(self.attributes, size=self.content.size)
+        return replace(self.attributes, size=self.cached_file.size)
 
     def rename_object(self, entry: Entry) -> None:
         """Take the name that the object was moved to."""
         assert entry.object is not None
         self.entry, self.name = entry, entry.object
-        self.content.rename(entry.object)
+        self.cached_file.rename(entry.object)
 
     def describe(self) -> Description:
         """Return what an upload would store besides the bytes.
@@ -154,7 +154,7 @@ class OpenFiles:
         libfuse's auto_cache lets it drop them at an open, when time or size are not those of the open before.
         But libfuse goes by attributes that it looked up before, up to `UNCACHED_SECONDS` ago.
         """
-        mark, now = (file.attributes.mtime_ns, file.content.size), monotonic()
+        mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
         before, opened = self._mixed.get(file.path, (mark, now))
         if any(one.path == file.path for one in self._replaced):
             self._mixed[file.path] = mark, now

@@ -72,7 +72,7 @@ class PendingChanges:
         self._namespace = services.namespace
         self._journal = services.journal
         self._open_files = open_files
-        self._recalling = 0.0
+        self._lookup_seconds = 0.0
 
     @contextmanager
     def changing(self, *paths: str) -> Iterator[None]:
@@ -126,22 +126,22 @@ class PendingChanges:
         """
         entry = pending_entry(path, operation, self._services.defaults)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
-            entry = self._described(path, operation)
+            entry = self._described_entry(path, operation)
         if entry is None and not isinstance(operation, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry).settle
 
-    def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
+    def _described_entry(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
         """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
-        if self._recalling >= RECALL_SECONDS:
+        if self._lookup_seconds >= RECALL_SECONDS:
             return None
-        began = monotonic()
+        begun = monotonic()
         try:
             entry = self._namespace.lookup(path)
         except (SwiftfsError, OSError):
             return None
         finally:
-            self._recalling += monotonic() - began
+            self._lookup_seconds += monotonic() - begun
         if isinstance(operation, ReplaceHeaders):
             stored, headers = decode_metadata(operation.headers.metadata), operation.headers
         else:
@@ -159,7 +159,7 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, headers=headers)
 
 
-def file_change(
+def unstored_entry(
     path: str,
     name: ObjectName,
     size: int,
@@ -168,7 +168,7 @@ def file_change(
     *,
     foreign_headers_unknown: bool = False,
 ) -> Entry:
-    """Return the entry of a file of `size` bytes that Swift has not got yet; `inherit` as in `PutFile`."""
+    """Return the entry of a file of `size` bytes that Swift has not got yet; `unknown` as in `PutFile`."""
     media_type, stored = description.media_type, description.stored
     if ";" in media_type or stored.target is not None:  # a listing may show something else than was sent
         media_type, stored = decode_type(description.headers().content_type)
@@ -193,12 +193,12 @@ def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry 
     """Return what `path` is when `operation` is executed, None when it does not say."""
     match operation:
         case PutFile():
-            size, inherit = operation.file.size, operation.foreign_headers_unknown
-            return file_change(
-                path, operation.name, size, operation.description, defaults, foreign_headers_unknown=inherit
+            size, unknown = operation.file.size, operation.foreign_headers_unknown
+            return unstored_entry(
+                path, operation.name, size, operation.description, defaults, foreign_headers_unknown=unknown
             )
         case PutSpecial():
-            return file_change(path, operation.name, len(operation.body), operation.description, defaults)
+            return unstored_entry(path, operation.name, len(operation.body), operation.description, defaults)
         case PutMarker():
             folder = Folder(operation.name.container, operation.name.key.removesuffix("/") + "/")
             attributes = defaults.apply(

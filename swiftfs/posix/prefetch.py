@@ -55,18 +55,18 @@ class Prefetch:
         self._pool = new_pool("prefetch", parallel)
         # More than is under way at once, so that no thread is idle while the reader takes what has come.
         window = 2 * parallel if options.prefetch else 0
-        self._most = READERS * window
+        self._max_ahead = READERS * window
         self._readers = Readers(namespace.known_children, window)
         self._ahead: OrderedDict[ObjectVersion, CachedFile] = OrderedDict()
         self._missed: deque[ObjectVersion] = deque(maxlen=_MISSED)
 
-    def take(self, version: ObjectVersion) -> CachedFile | None:
+    def acquire(self, version: ObjectVersion) -> CachedFile | None:
         """Return the content of `version` and leave it to the caller; with None the caller downloads it."""
         with self._lock:
-            content = self._ahead.pop(version, None) or self._cache.acquire_version(version)
-            if content is None:
+            cached_file = self._ahead.pop(version, None) or self._cache.acquire_version(version)
+            if cached_file is None:
                 self._missed.append(version)
-            return content
+            return cached_file
 
     def opened(self, path: str) -> None:
         """Take note that the file at `path` was opened to be read; begin to fetch what comes next."""
@@ -74,29 +74,29 @@ class Prefetch:
             reader = self._readers.opened(path)
             if reader is not None:
                 self._fetch_for(reader)
-            while len(self._ahead) > self._most:
+            while len(self._ahead) > self._max_ahead:
                 self._cache.keep(self._ahead.popitem(last=False)[1])
 
     def close(self) -> None:
         """Give the cache what has come; no file is opened any more."""
         with self._lock:
             while self._ahead:
-                content = self._ahead.popitem()[1]
-                if content.is_complete():
-                    self._cache.keep(content)
+                cached_file = self._ahead.popitem()[1]
+                if cached_file.is_complete():
+                    self._cache.keep(cached_file)
                 else:
-                    self._cache.drop(content)
+                    self._cache.drop(cached_file)
         self._pool.shutdown()
 
     def _fetch_for(self, reader: Reader) -> None:
-        room = BYTES_AHEAD
+        budget = BYTES_AHEAD
         for path in reader.expected:
             entry = self._namespace.known(path)
             if entry is None or not entry.complete:
                 continue  # a HEAD may be under way that makes it known
             if _is_small_file(entry):
-                room -= entry.attributes.size
-            if room < 0:
+                budget -= entry.attributes.size
+            if budget < 0:
                 return
             if path not in reader.decided:
                 reader.decided.add(path)
@@ -108,9 +108,9 @@ class Prefetch:
         if version in self._ahead or version in self._missed or version in self._cache:
             return
         with suppress(OSError):  # no room for another file: whoever opens this one will be told
-            content = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))
-            content.begin(self._pool)
-            self._ahead[version] = content
+            cached_file = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))
+            cached_file.begin(self._pool)
+            self._ahead[version] = cached_file
 
 
 def _is_small_file(entry: Entry) -> bool:

@@ -41,7 +41,7 @@ class RenameOps:
     ) -> None:
         self._namespace = services.namespace
         self._journal = services.journal
-        self._contents = services.contents
+        self._file_cache = services.file_cache
         self._source = source
         self._open_files = open_files
         self._pending = pending
@@ -91,9 +91,9 @@ class RenameOps:
             file.unlinked = True
             self._open_files.move(path, hidden)
             if entry is not None and entry.object is not None:
-                file.content.pin()
+                file.cached_file.pin()
                 deletion = _deletion_of(entry)
-                if file.content.is_complete():
+                if file.cached_file.is_complete():
                     self._pending.submit(path, deletion, None, later=True)
                 else:
                     seq = self._journal.hold(path, deletion)
@@ -159,7 +159,7 @@ class RenameOps:
         except NotFound:
             self._namespace.invalidate(old)
             raise
-        self._contents.moved(version_of(entry), name)
+        self._file_cache.moved(version_of(entry), name)
         # What waited for the old name was executed before the move: the entry is what Swift made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
@@ -283,7 +283,7 @@ class RenameOps:
                 self._move_cached(join(path, entry.name), source, destination)
             elif entry.object is not None:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
-                self._contents.moved(version_of(entry), ObjectName(destination.container, key))
+                self._file_cache.moved(version_of(entry), ObjectName(destination.container, key))
 
 
 def _deletion_of(entry: Entry) -> Delete:

@@ -18,9 +18,9 @@ class Services:
 
     store: ObjectStore
     namespace: Namespace
-    contents: FileCache
+    file_cache: FileCache
     journal: Journal
     layout: SegmentLayout
     options: Options
     defaults: Defaults
-    cache: Path
+    cache_dir: Path

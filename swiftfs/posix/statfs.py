@@ -14,14 +14,14 @@ from swiftfs.store.retry import deadline
 WITHOUT_QUOTA = 2**50
 """Free bytes shown where no quota is set: a petabyte."""
 
-SECONDS = 60.0
+TTL = 60.0
 """How long an answer serves; Swift's own figures lag as much."""
 
 
-PATIENCE = 5.0
+READ_TIMEOUT = 5.0
 """Seconds after which the last answer serves again: the numbers change slowly, and an outage is no news."""
 
-CONTAINERS = 1000
+MAX_CONTAINERS = 1000
 """Answers that are remembered; a mount of an account has one for each container."""
 
 
@@ -35,8 +35,8 @@ class UsageReport:
         self._store = store
         self._source = source
         self._lock = new_lock(Rank.USAGE)
-        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(CONTAINERS, SECONDS, monotonic)
-        self._last: LRUCache[str, FilesystemUsage] = LRUCache(CONTAINERS)
+        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(MAX_CONTAINERS, TTL, monotonic)
+        self._last: LRUCache[str, FilesystemUsage] = LRUCache(MAX_CONTAINERS)
 
     def of(self, path: str) -> FilesystemUsage:
         """Return the space of the container that `path` lies in, or of the account; raise `StoreError`."""
@@ -46,7 +46,7 @@ class UsageReport:
                 return fresh
             last = self._last.get(container)
         try:
-            with deadline(PATIENCE if last else math.inf):
+            with deadline(READ_TIMEOUT if last else math.inf):
                 answer = self._ask(container)
         except StoreError as error:
             if last is None or not error.retryable:

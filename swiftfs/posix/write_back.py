@@ -8,7 +8,7 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
 from swiftfs.posix.open_files import OpenFile, OpenFiles
-from swiftfs.posix.pending import PendingChanges, file_change
+from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class WriteBack:
         The unlinked file may still be read. So what is missing of it is downloaded before it is deleted.
         """
         for file in self._open_files.unlinked(name):
-            file.content.ensure_all()
+            file.cached_file.ensure_all()
             deletion, file.held_deletion = file.held_deletion, None
             if deletion is not None:
                 self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
@@ -86,11 +86,11 @@ class WriteBack:
             if not self._journal.seconds:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([deletion.operation.name])
-        self._services.contents.release(file.content)
+        self._services.file_cache.release(file.cached_file)
 
     def _hand_in(self, file: OpenFile) -> None:
-        if file.foreign_headers_unknown and file.content.last_get_info is not None:
-            info, file.foreign_headers_unknown = file.content.last_get_info, False
+        if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
+            info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
             file.description = replace(
                 file.description, metadata=info.metadata, preserved_headers=info.preserved_headers
             )
@@ -100,17 +100,17 @@ class WriteBack:
         description = file.describe()
         operation = PutFile(
             file.name,
-            file.content.to_record(),
+            file.cached_file.to_record(),
             description,
             replaces_large=replaced.is_slo if replaced else False,
             replaces_etag=(replaced.etag or None) if replaced else None,
             creates=replaced is None,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )
-        entry = file_change(
+        entry = unstored_entry(
             file.path,
             file.name,
-            file.content.size,
+            file.cached_file.size,
             description,
             self._services.defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
@@ -128,7 +128,7 @@ class WriteBack:
 
     def _learn_version(self, file: OpenFile) -> None:
         """Record which version the file's bytes came from, when a download has told it."""
-        entry, info, base = file.entry, file.content.last_get_info, file.content.origin
+        entry, info, base = file.entry, file.cached_file.last_get_info, file.cached_file.origin
         if entry is None or info is None or base is None or info.version.name != entry.object:
             return
         if info.version.etag == base.etag and (entry.hinted or entry.etag not in ("", base.etag)):
