@@ -185,7 +185,7 @@ def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.Lo
     assert memory.recall_many(states[-1:]) == {states[-1]: info(states[-1])}
     memory.close()
     assert [record.message for record in caplog.records] == [
-        "what HEADs tell is not kept any more: database or disk is full"
+        "the answers of HEAD requests are kept in memory only: database or disk is full"
     ]
 
 

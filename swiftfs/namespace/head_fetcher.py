@@ -1,4 +1,4 @@
-"""What listings do not say: HEADs, many at a time, each paid once."""
+"""HEADs for what listings do not show: many at a time, and none twice."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,25 +21,29 @@ Answer = ObjectInfo | NotFound
 Listener = Callable[[Answer], None]
 
 PARALLEL = 32
-"""HEADs under way at once: at 20 to 200 ms each they hide the link's latency and stay polite."""
+"""HEADs under way at once: enough to hide a latency of 20 to 200 ms, and not too many for the server."""
 
 
 @dataclass(slots=True)
 class _Request:
-    """A HEAD under way, and who is listener of its answer before the next one may be sent."""
+    """A HEAD under way, and whom to call with its answer before another may be sent."""
 
     listeners: list[Listener]
     future: Future[ObjectInfo] = field(init=False)
 
 
 def key_of(entry: Entry) -> ObjectState:
-    """Return what a HEAD's answer stays true for."""
+    """Return the state of the entry's object: while it lasts, so does a HEAD's answer."""
     assert entry.object is not None
     return ObjectState(entry.object.container, entry.object.key, entry.hash, entry.last_modified)
 
 
 class HeadFetcher:
-    """Asks the store about single objects and remembers what it said."""
+    """Sends HEADs and keeps their answers.
+
+    The lock guards the requests under way. Listeners are called without it: they take the namespace's lock,
+    which comes first.
+    """
 
     def __init__(self, store: ObjectStore, cache: HeadCache) -> None:
         self._store = store
@@ -49,26 +53,27 @@ class HeadFetcher:
         self._requests: dict[ObjectState, _Request] = {}
 
     def recall(self, entry: Entry) -> ObjectInfo | None:
-        """Return what an earlier HEAD said of this state of the object, if there was one."""
+        """Return the answer of an earlier HEAD of this state of the object, or None."""
         return next(iter(self.recall_many([entry]).values()), None)
 
     def recall_many(self, entries: Iterable[Entry]) -> dict[ObjectState, ObjectInfo]:
-        """Return what earlier HEADs said of these states, by `key_of` the entry: one query for all."""
+        """Return the answers of earlier HEADs by `key_of` the entries, with one query for all."""
         return self._cache.recall_many(
             key_of(entry) for entry in entries if entry.object is not None and entry.last_modified
         )
 
     def remember(self, entry: Entry, info: ObjectInfo) -> None:
-        """Take note of what an answer said of the entry's object."""
+        """Keep an answer about the entry's object, as far as it stays true."""
         if entry.last_modified and _is_cacheable(entry, info):
             self._cache.remember(key_of(entry), info)
 
     def ask(self, entry: Entry, listener: Listener | None = None) -> Future[ObjectInfo]:
-        """Begin to ask what HEAD says of the entry's object, or join whoever asks already.
+        """Send a HEAD of the entry's object, or join one that is under way; return its future.
 
-        The future raises what the store raises, `NotFound` included, and that as `Ghost` where Swift lists
-        the object; a failure is not remembered. `listener` is called with an answer by another thread, before
-        anybody can ask again: who takes the answer in there, and looks there first, never asks twice.
+        The future raises what the store raises. `NotFound` is raised as `Ghost` when Swift lists the object.
+        An error is not kept. Another thread calls `listener` with the answer (`NotFound` is one) before a
+        next HEAD of the object can be sent: a caller that stores the answer there and looks there first never
+        asks twice.
         """
         key = key_of(entry)
         with self._lock:
@@ -81,7 +86,7 @@ class HeadFetcher:
             return request.future
 
     def map(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Return what `call`, which asks the store, returns for each item; raise what the first raises."""
+        """Call `call`, which sends requests, for all items in parallel; raise what the first raises."""
         return list(self._pool.map(call, items))
 
     def free_slots(self) -> int:
@@ -90,7 +95,7 @@ class HeadFetcher:
             return max(0, PARALLEL - len(self._requests))
 
     def close(self) -> None:
-        """Wait for the HEADs under way, end the threads and close the memory."""
+        """Wait for the HEADs under way, end the threads and close the cache."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cache.close()
 
@@ -107,7 +112,7 @@ class HeadFetcher:
             self._remove(request, key)
 
     def _notify(self, request: _Request, key: ObjectState, answer: Answer) -> None:
-        """Tell all who listen, also those who join meanwhile; nobody joins after the last."""
+        """Call all listeners, those who join meanwhile too; nobody joins after the last was called."""
         while True:
             with self._lock:
                 listeners, request.listeners = request.listeners, []
@@ -134,7 +139,7 @@ class HeadFetcher:
         return info
 
     def _is_listed(self, entry: Entry) -> bool:
-        """Say whether Swift still lists what a listing has shown."""
+        """Return whether Swift still lists what a listing has shown."""
         name = entry.object
         if name is None or not entry.last_modified:
             return False
@@ -143,10 +148,10 @@ class HeadFetcher:
 
 
 def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:
-    """Say whether the answer holds as long as the listing's row stays as it is.
+    """Return whether the answer stays true as long as the listing's row stays the same.
 
     It does not when the object changed since it was listed. Nor does it for a DLO, which grows with its
-    segments, or for one of Swift's own symlinks, whose HEAD is its target's: their rows stay the same.
+    segments, or for one of Swift's own symlinks, whose HEAD shows its target: their rows do not change then.
     """
     if info.dlo_prefix is not None or _media_type(info.content_type) != _media_type(entry.media_type):
         return False
@@ -158,7 +163,7 @@ def _media_type(content_type: str) -> str:
 
 
 class EntryCompleter:
-    """Puts what HEADs say into the listings. `lock` is the namespace's, and guards the listings."""
+    """Puts the answers of HEADs into listings. `lock` is the namespace's, which guards them."""
 
     def __init__(
         self,
@@ -173,7 +178,7 @@ class EntryCompleter:
         self._listings = listings
 
     def recall(self, listings: Mapping[Folder, Listing], head_queue: HeadQueue) -> None:
-        """Add what earlier HEADs said; it is still true where the listing's row is the same."""
+        """Put the answers of earlier HEADs into new listings, for rows that have not changed since."""
         with self._lock:
             known = {
                 where: entry
@@ -192,7 +197,7 @@ class EntryCompleter:
                     head_queue.pop(where, None)
 
     def complete(self, listing: Listing, entry: Entry) -> Entry | None:
-        """Return `entry` with what a HEAD says, None when it is gone; begin to ask for those that follow."""
+        """Return `entry` with a HEAD's answer, None when it is gone; send HEADs for those that follow too."""
         wanted = self._ask(listing, entry)
         for other, sibling in self._next_queued(listing):
             self._ask(other, sibling)
@@ -213,14 +218,14 @@ class EntryCompleter:
         return [(other, entry) for other, entry in found if entry is not None and not entry.complete]
 
     def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo] | Entry:
-        """Begin to ask about an entry; return what the listing knows by now where an answer has come."""
+        """Send a HEAD for an entry; return the listing's entry instead when that is complete by now."""
 
         def refine(answer: Answer) -> None:
             better = self._with_answer(entry, answer)
             with self._lock:
                 listing.refine(entry, better)
 
-        with self._lock:  # between this look and the question no answer can be taken in
+        with self._lock:  # so that no answer arrives between the look and the request
             current = listing.known(entry.name)
             if current is not None and current.complete:
                 return current
@@ -229,6 +234,6 @@ class EntryCompleter:
     def _with_answer(self, entry: Entry, answer: Answer) -> Entry | None:
         if not isinstance(answer, NotFound):
             return with_head(entry, answer, self._defaults)
-        if isinstance(answer, Ghost):  # it must be found, or nobody can delete it
+        if isinstance(answer, Ghost):  # it stays visible, or nobody could delete it
             return replace(entry, complete=True, missing=True)
         return replace(entry, object=None, complete=True) if entry.is_directory else None

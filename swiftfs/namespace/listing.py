@@ -1,4 +1,4 @@
-"""Listings in memory: a folder's entries, those of a huge folder packed in small blocks."""
+"""Listings in memory: a folder's entries. Those of a huge folder are packed in small blocks."""
 
 import pickle
 import zlib
@@ -12,23 +12,24 @@ from swiftfs.objects import Page, Row
 from swiftfs.paths import Folder, unescape
 
 BLOCK = 32
-"""Names unpacked together: find and rm look them up in the order of inode numbers, which is none here."""
+"""Names that are unpacked together. Few, because `find` and `rm` look names up by inode number, which is a
+random order here."""
 
 EXPANDED = 1000
-"""Blocks of a huge folder that are unpacked at once."""
+"""Blocks of a huge folder that stay unpacked."""
 
 NEAR = 32
-"""Blocks that `near` unpacks: a reader goes on for a while before they are looked at again."""
+"""Blocks that `near` unpacks: enough for a reader to go on for a while."""
 
 PACKED_WEIGHT = 16
-"""A packed row takes about this fraction of an entry's memory: some 40 bytes against 700."""
+"""How many packed rows take the memory of one entry: about 40 bytes each against 700."""
 
 HeadQueue = OrderedDict[tuple[Folder, str], None]
-"""Names that a HEAD would tell more of, in the order of the listing that showed them."""
+"""Names whose entries need a HEAD, in the order of the listing."""
 
 
 class Unlisted(Exception):
-    """The name lies in the part of a huge folder that was not listed."""
+    """The name lies in the part of a huge folder that was not listed yet."""
 
 
 @dataclass(slots=True)
@@ -41,12 +42,12 @@ class _Block:
 
 
 class Listing:
-    """The entries of a folder as Swift listed them, and over them what is known better.
+    """The entries of a folder as Swift listed them, and newer knowledge of some of them.
 
-    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took; it was `begun`
-    and `expires` at moments of the monotonic clock. `was_read` says that somebody read the whole folder. A
-    listing that is not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked:
-    the namespace's lock guards it.
+    `marked` is True when the object `d/` is in it. Listing it took `seconds`; `begun` and `expires` are on
+    the monotonic clock. `was_read` is True when a call has read the whole folder. A listing that is not
+    `complete` has the names before `end`, and raises `Unlisted` for others. Not locked: the namespace's lock
+    guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -74,9 +75,9 @@ class Listing:
         return 1 + len(self._entries) + self._rows // PACKED_WEIGHT + len(self._overrides)
 
     def add_page(self, page: Page) -> list[Entry]:
-        """Take the next page of the folder's listing; return the entries that it decides.
+        """Add the next page of the folder's listing; return the entries that are certain now.
 
-        A row `a` waits for the page that would show the folder `a/`: until then it may be a second name.
+        A file `a` is not, before the page that would show a folder `a/`: beside one it gets a second name.
         """
         rows = self._carried + list(page.rows)
         prefix = self.folder.prefix
@@ -95,7 +96,7 @@ class Listing:
         return entries
 
     def get(self, name: str) -> Entry | None:
-        """Return the entry of that name, None when there is none; raise `Unlisted` when it cannot be told."""
+        """Return the entry of that name, None when there is none; raise `Unlisted` when that is not known."""
         if not self._huge:
             return self._entries.get(name)
         if name in self._overrides:
@@ -108,30 +109,30 @@ class Listing:
         return None
 
     def near(self, name: str) -> list[Entry]:
-        """Return the folder's entries, of a huge folder those of some blocks from the one with `name` on."""
+        """Return the folder's entries; of a huge folder only some, beginning near `name`."""
         if not self._huge:
             return list(self._entries.values())
         start = self._place_of(name)[1]
-        # They are not kept unpacked: they would push out the names that are being looked up.
+        # Not kept unpacked: they would push out the blocks that lookups use.
         blocks = [self._unpack(block) for block in self._blocks[start : start + NEAR]]
         return [self._overrides.get(name) or entry for block in blocks for name, entry in block.items()]
 
     def known(self, name: str) -> Entry | None:
-        """Return the entry of that name, None when there is none or it cannot be told."""
+        """Return the entry of that name, None when there is none or that is not known."""
         try:
             return self.get(name)
         except Unlisted:
             return None
 
     def update(self, name: str, entry: Entry | None) -> None:
-        """Make `entry` what `name` is, None for nothing, whatever Swift listed."""
+        """Let `name` be `entry`, None for nothing, whatever Swift listed."""
         if self._huge:
             self._overrides[name] = entry
         else:
             set_entry(self._entries, name, entry)
 
     def refine(self, entry: Entry, better: Entry | None) -> None:
-        """Replace `entry` by what a HEAD told, unless it has changed meanwhile."""
+        """Replace `entry` by what a HEAD answered, unless the name was changed meanwhile."""
         if self._overrides.get(entry.name) is entry:
             self._overrides[entry.name] = better
             return
@@ -141,7 +142,7 @@ class Listing:
                 return
 
     def chunks(self) -> Iterator[list[Entry]]:
-        """Yield the entries known so far, a few at a time."""
+        """Yield the entries that are known, some at a time."""
         if not self._huge:
             yield list(self._entries.values())
             return
@@ -150,7 +151,7 @@ class Listing:
         yield [entry for entry in self._overrides.values() if entry is not None]
 
     def _place_of(self, name: str) -> tuple[str, int]:
-        """Return a name as a folder's key, and the index of the block that has it if any has."""
+        """Return the key of a folder of that name, and the index of the block that may have the name."""
         component, _ = unescape(name)
         decisive = self.folder.prefix + component + "/"
         return decisive, bisect_left(self._blocks, decisive, key=lambda block: block.end)
@@ -179,7 +180,7 @@ class Listing:
 
 
 def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
-    """Yield the names in their order as folders, so that a file `a` and the folder `a/` share a block."""
+    """Yield a page in blocks, ordered by names as folders: a file `a` and a folder `a/` share one."""
     rows = sorted(rows, key=_as_folder)
     subdirs = sorted(subdirs)
     names = sorted({*map(_as_folder, rows), *subdirs})
@@ -196,7 +197,7 @@ def _as_folder(row: Row) -> str:
 
 
 def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:
-    """Make `entry` what `name` is, None for nothing."""
+    """Let `name` be `entry`, None for nothing."""
     if entry is None:
         entries.pop(name, None)
     else:
@@ -206,10 +207,10 @@ def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None
 def listings_in(
     page: Page, folder: Folder, root: Folder, marker: str, defaults: Defaults
 ) -> dict[Folder, Listing]:
-    """Return the folders that a page of a flat listing of `root` after `marker` shows from end to end.
+    """Return the folders that a page of a flat listing of `root` after `marker` shows completely.
 
-    `folder` is one of them if the page reaches behind it, even when nothing is in it. They share one queue of
-    head_queue names, for a walk goes from one to the next.
+    `folder` is one of them if the page reaches past it, even when nothing is in it. They share one
+    `head_queue`, because a walk goes from one to the next.
     """
     rows: dict[str, list[Row]] = {}
     subdirs: dict[str, dict[str, None]] = {}

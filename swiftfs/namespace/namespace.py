@@ -1,4 +1,4 @@
-"""The namespace: lookups and listings from memory, one request for a folder's siblings."""
+"""The namespace: which files and folders exist, from listings in memory or by one request a folder."""
 
 import errno
 from collections.abc import Iterator
@@ -30,23 +30,24 @@ from swiftfs.store.protocol import ObjectStore
 SEGMENTS_SUFFIX = "_segments"
 
 BEFORE_SLASH = ".\U0010ffff"
-"""As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
+"""After a folder's name this makes a marker just before the folder's own objects, as `.` sorts before `/`."""
 
 
 MAX_CHECKED = 500
-"""Changes of ours that a listing contradicts and Swift is asked about; others stay until the next listing."""
+"""How many of our changes that a listing contradicts are checked by HEADs; others wait for the next one."""
 
 MOMENT = 0.5
-"""Seconds for which a listing tells what there is at this moment, to the call that it was made for."""
+"""Seconds for which a listing shows the present, to the call that it was made for."""
 
 MAX_CHILDREN = 8
-"""Names that are looked at below a folder that we deleted and a listing shows."""
+"""How many names are checked below a folder that we deleted and that a listing shows."""
 
 
 class Namespace:
     """What exists below the mount point, by paths that begin there. Every method may raise `StoreError`.
 
-    The lock guards the listings, the changes, the walks and the flights; it is never held across a request.
+    The lock guards the listings, the requests for them, the overlay and the walk detector. It is never held
+    while a request is waited for.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Namespace:
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
         """Return what `path` is; raise `OSError` ENOENT when it does not exist.
 
-        With `complete` its attributes are all known, if need be by a HEAD.
+        With `complete` all attributes are known, if need be by a HEAD.
         """
         if path == "/":
             return self._root
@@ -114,9 +115,10 @@ class Namespace:
         return entry
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
-        """Return `entry` with the version that Swift told, where only the Content-Type has.
+        """Return `entry` with its true version, where it has only the one in the Content-Type.
 
-        It may be remembered; else, with `ask`, this is a HEAD. Raise `NotFound` where it finds nothing.
+        That may be in the cache of HEADs; else, with `ask`, a HEAD is sent. Raise `NotFound` when there is no
+        object.
         """
         if not entry.hinted:
             return entry
@@ -126,7 +128,7 @@ class Namespace:
         return entry if info is None else self.learn(path, entry, info)
 
     def check(self, path: str, entry: Entry) -> None:
-        """Ask whether there is what `entry` describes; raise `NotFound`, as `Ghost` where Swift lists it."""
+        """Send a HEAD of the entry's object; raise `NotFound`, as `Ghost` when Swift lists the object."""
         try:
             self._head_fetcher.ask(entry).result()
         except Ghost:
@@ -134,7 +136,7 @@ class Namespace:
             raise
 
     def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
-        """Return `entry` with what Swift answered about its object, and let `path` be that."""
+        """Return `entry` with what Swift answered about its object, and keep that for `path`."""
         better = with_head(entry, info, self._defaults)
         self._head_fetcher.remember(entry, info)
         self._refine(path, entry, better)
@@ -146,7 +148,7 @@ class Namespace:
                 listing.refine(entry, better)
 
     def find(self, path: str) -> Entry | None:
-        """Return what `path` is as its folder's listing knows it, or None when it does not exist."""
+        """Return what `path` is, as its folder's listing has it; None when it does not exist."""
         try:
             return self.lookup(path, complete=False)
         except FileNotFoundError:
@@ -169,7 +171,7 @@ class Namespace:
         return self._source.object(path)
 
     def children(self, path: str) -> Iterator[Entry]:
-        """Yield the entries of the folder at `path`, attributes as the listing knows them.
+        """Yield the entries of the folder at `path`, with attributes as the listing has them.
 
         A folder larger than a page is listed while it is read, in bounded memory.
         """
@@ -178,32 +180,32 @@ class Namespace:
         return self._read(listing) if listing.complete else self._stream(listing.folder)
 
     def known(self, path: str) -> Entry | None:
-        """Return what `path` is, None when it does not exist or is not in memory; nothing is asked."""
+        """Return what `path` is, from memory; None when it does not exist or is not in memory."""
         parent, name = split(path)
         with self._lock:
             listing = self._listings.fresh(self._source.folder(parent))
             return None if listing is None else listing.known(name)
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
-        """Return the children of `path` that are in memory, None for a folder that is not; nothing is asked.
+        """Return the children of `path` from memory, None when its listing is not in memory.
 
-        Of a huge folder they are some that follow the name `near`, and it.
+        Of a huge folder they are only some, beginning near the name `near`.
         """
         with self._lock:
             listing = self._listings.fresh(self._source.folder(path))
             return None if listing is None else listing.near(near)
 
     def is_empty(self, path: str) -> bool:
-        """Say whether the folder at `path` has no children."""
+        """Return whether the folder at `path` has no children."""
         return next(self.children(path), None) is None
 
     def is_last(self, path: str) -> bool:
-        """Say whether `path` is the only child of its folder."""
+        """Return whether `path` is the only child of its folder."""
         parent, name = split(path)
         return all(entry.name == name for entry in islice(self.children(parent), 2))
 
     def is_implied(self, path: str) -> bool:
-        """Say whether the folder at `path` has no marker: without children it would cease to exist."""
+        """Return whether the folder at `path` has no marker: without children it would cease to exist."""
         folder = self._source.folder(path)
         if not folder.prefix or folder.prefix == self._source.prefix:
             return False
@@ -211,15 +213,15 @@ class Namespace:
         return (entry.object is None or entry.missing) and not self._listing(folder).marked
 
     def is_marked_inside(self, path: str) -> bool:
-        """Say whether the folder at `path` has the marker `d/`."""
+        """Return whether the folder at `path` has the marker `d/`."""
         return self._listing(self._source.folder(path)).marked
 
     def record(self, path: str, entry: Entry | None) -> None:
-        """Lay a change that Swift has over the listing: `path` is now `entry`, or gone."""
+        """Record a change that Swift has made: `path` is now `entry`, or gone. Listings may show it later."""
         self._record(path, entry, pending=False)
 
     def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
-        """Lay a change that Swift does not have yet over the listing: `path` is now `entry`, or gone."""
+        """Record a change that Swift does not have yet: `path` is now `entry`, or gone."""
         return self._record(path, entry, pending=True)
 
     def _record(self, path: str, entry: Entry | None, *, pending: bool) -> PendingChange:
@@ -232,11 +234,11 @@ class Namespace:
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
 
     def record_root(self, entry: Entry) -> None:
-        """Take note of the root's new attributes."""
+        """Record the root's new attributes."""
         self._root = entry
 
     def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Take note that a folder we made is known to be empty, which saves its listing."""
+        """Record that a folder we have just made is empty, which saves the request for its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         listing.add_page(Page((), (), "", True))
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
@@ -244,7 +246,7 @@ class Namespace:
             self._listings.add(listing)
 
     def discard_change(self, path: str) -> None:
-        """Let Swift alone speak for `path`: what was to replace it came to nothing."""
+        """Drop our change of `path`, and ask Swift again what is there."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
@@ -252,35 +254,35 @@ class Namespace:
             self._listings.invalidate(folder)
 
     def invalidate(self, path: str) -> None:
-        """Forget the listing that holds `path` and all below it: Swift is asked again."""
+        """Drop the listing that holds `path`, and those below it: Swift is asked again."""
         with self._lock:
             self._listings.invalidate(self._source.folder(split(path)[0]))
             self._listings.invalidate_below(self._source.folder(path))
 
     def invalidate_all(self) -> None:
-        """Forget every listing; our own changes stay."""
+        """Drop every listing; our own changes stay."""
         with self._lock:
             self._listings.clear()
 
     def invalidate_listings(self, path: str) -> None:
-        """Forget the listings of the folder at `path` and of all below it."""
+        """Drop the listings of the folder at `path` and of all folders below it."""
         with self._lock:
             self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
-        """Return what we have stored below the folder at `path` so lately that a listing may not show it."""
+        """Return what we have stored below the folder at `path` and listings may not show yet."""
         folder = self._source.folder(path)
         with self._lock:
             return self._overlay.stored_below(folder)
 
     def move_recent(self, old: str, new: str) -> None:
-        """Show what we have stored lately below `old` below `new`, where it moved, though no listing may."""
+        """Record that what `recent_below` returns for `old` has moved below `new`."""
         source, target = self._source.folder(old), self._source.folder(new)
         with self._lock:
             self._overlay.move_below(source, target)
 
     def are_alone(self, *paths: str) -> bool:
-        """Say whether the paths lie in one folder that holds nothing else, as far as is in memory."""
+        """Return whether the paths lie in one folder with nothing else in it; False if that is unknown."""
         parents, names = {split(path)[0] for path in paths}, {split(path)[1] for path in paths}
         if len(parents) > 1:
             return False
@@ -291,9 +293,9 @@ class Namespace:
             return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
 
     def has_just_listed(self, path: str) -> bool:
-        """Say whether the folder that holds `path` was listed a moment ago, for the call that asks this.
+        """Return whether the folder that holds `path` was listed a moment ago, for the present call.
 
-        A folder that was read since was listed for somebody else, before who knows what.
+        A listing that was read was made for another call, before which other clients may have changed it.
         """
         with self._lock:
             listing = self._listings.fresh(self._source.folder(split(path)[0]))
@@ -302,7 +304,7 @@ class Namespace:
             return monotonic() - listing.begun < MOMENT
 
     def invalidate_tree(self, path: str) -> None:
-        """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
+        """Drop all that is known below the folder at `path`, which is gone; our own changes too."""
         folder = self._source.folder(path)
         with self._lock:
             self._overlay.discard_below(folder)
@@ -370,7 +372,7 @@ class Namespace:
         yield from (entry for entry in changed_entries if entry is not None)
 
     def _finish(self, listing: Listing, begun: float) -> Listing:
-        """Lay our changes over a new listing, ask Swift about those it contradicts, and keep it."""
+        """Apply our changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
             contradicted = self._overlay.apply(listing, begun)
         folder = listing.folder
@@ -387,7 +389,7 @@ class Namespace:
         return listing
 
     def _is_newest(self, folder: Folder, name: str, listed: Entry | None) -> bool:
-        """Ask Swift whether our change of `name` is still the newest, since the listing does not show it."""
+        """Ask Swift whether our change of `name`, which the listing contradicts, is still the newest."""
         change = self._overlay.changes_in(folder).get(name)
         if change is None:
             return True
@@ -401,9 +403,9 @@ class Namespace:
         return change.entry is not None and change.entry.etag in ("", info.version.etag)
 
     def _holds_others(self, folder: Folder, name: str) -> bool:
-        """Say whether Swift has something in the folder `name` that we have not deleted.
+        """Return whether Swift has something in the folder `name` that we have not deleted.
 
-        The listing that shows it may be late: only the object itself is a proof.
+        The listing may lag behind: only a HEAD of the object is proof.
         """
         prefix = folder.child(unescape(name)[0]).key + "/"
         for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
@@ -420,7 +422,7 @@ class Namespace:
         return False
 
     def _look_up(self, listing: Listing, name: str) -> Entry | None:
-        """Ask for one name of a huge folder: its object, and whether anything lies below it."""
+        """Ask for one name of a huge folder: for its object, and whether anything lies below it."""
         folder = listing.folder
         component, _ = unescape(name)
         target = folder.child(component)
@@ -433,8 +435,8 @@ class Namespace:
         subdirs = [target.key + "/"] if below.rows else []
         found: dict[str, Entry | None] = {name: None}
         for entry in entries_of(folder, rows, subdirs, self._defaults):
-            told = info is not None and (entry.hinted or not entry.complete)
-            found[entry.name] = with_head(entry, info, self._defaults) if told and info else entry
+            refine = info is not None and (entry.hinted or not entry.complete)
+            found[entry.name] = with_head(entry, info, self._defaults) if refine and info else entry
         with self._lock:
             for known, better in found.items():
                 listing.update(known, better)
