@@ -1,4 +1,4 @@
-"""Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
+"""Changes on their way to Swift: the namespace shows them, and the journal makes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,17 +28,17 @@ from swiftfs.posix.services import Services
 from swiftfs.store.protocol import Headers
 
 SUPERSEDE_SECONDS = 0.5
-"""How long a deletion waits for the rename that makes it needless, which comes within milliseconds."""
-
+"""How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
 
 RECALL_SECONDS = 1.0
-"""How long the start of a mount asks Swift what described files are: each folder of them costs a listing."""
+"""Seconds that the start of a mount spends on lookups of files whose attributes wait in the journal: each
+folder of them costs a listing."""
 
 
 class JournaledChange:
-    """A pending change that the journal makes in Swift; the journal calls `settle` with the outcome, once.
+    """A change that the mount shows and the journal has; the journal calls `settle` once, with the outcome.
 
-    `error` is why it was given up, None before that.
+    `error` is why the change was given up, None before that.
     """
 
     def __init__(self, pending: PendingChange, open_files: OpenFiles) -> None:
@@ -47,9 +47,9 @@ class JournaledChange:
         self._open_files = open_files
 
     def settle(self, outcome: ObjectInfo | Failure | None) -> None:
-        """Confirm the change, of a stored object by what Swift said of it, or roll it back."""
+        """Confirm the change, with what Swift said of a stored object, or roll it back."""
         entry = self._pending.entry
-        if isinstance(outcome, Exception):  # the journal logs it, or it is raised
+        if isinstance(outcome, Exception):  # the journal logs it, or `submit` raises it
             self.error = outcome
             self._pending.rollback()
         elif outcome is None or entry is None or entry.is_directory:
@@ -60,7 +60,7 @@ class JournaledChange:
             self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:
-        """Show again what was there: the journal did not take the change."""
+        """Show again what was there, because the journal did not take the change."""
         self._pending.rollback()
 
 
@@ -87,11 +87,12 @@ class PendingChanges:
             yield
 
     def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
-        """Let `path` be `entry` from now on, or nothing, and have `operation` make that true in Swift.
+        """Show `entry` at `path` from now on (None for nothing), and have `operation` do that in Swift.
 
-        Without a write delay it is executed before this returns, and a failure is raised; with `later` it may
-        wait, because another change is about to make it needless. With a write delay a failure is logged, and
-        what was there is there again. Raise `OSError` when the disk does not take the change.
+        Without a write delay the operation is executed before this returns, and its failure is raised. With
+        `later` it may wait all the same, because another change is about to make it needless. With a write
+        delay a failure is logged, and what was there is shown again. Raise `OSError` when the journal cannot
+        be written: then nothing has changed.
         """
         change = self.record(path, entry)
         at_least = SUPERSEDE_SECONDS if later else 0.0
@@ -108,7 +109,7 @@ class PendingChanges:
                 raise change.error
 
     def flush_or_withdraw(self, name: ObjectName) -> None:
-        """Have the change of `name` executed; when that fails it is given up, and the failure is raised."""
+        """Execute the change of `name` now. If it fails, give it up and raise the failure."""
         try:
             self._journal.flush([name])
         except (SwiftfsError, OSError) as error:
@@ -116,13 +117,14 @@ class PendingChanges:
             raise
 
     def record(self, path: str, entry: Entry | None) -> JournaledChange:
-        """Let `path` be `entry` from now on, or nothing; the caller hands the change to the journal."""
+        """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
     def recovered(self, path: str, operation: Operation) -> Done:
-        """Show again a change that an earlier process left; return what the journal tells the outcome.
+        """Show again a change that an earlier process left; return what the journal calls with the outcome.
 
-        Of many files whose description waits, some show the old one until Swift has the new one.
+        When new attributes of many files wait, some files show the old ones until Swift has the new ones: the
+        lookups would take longer than `RECALL_SECONDS`.
         """
         entry = pending_entry(path, operation, self._services.defaults)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
@@ -132,7 +134,7 @@ class PendingChanges:
         return self.record(path, entry).settle
 
     def _described_entry(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
-        """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
+        """Return the entry of `path` with its new attributes; None when it cannot be looked up in time."""
         if self._lookup_seconds >= RECALL_SECONDS:
             return None
         begun = monotonic()
@@ -168,9 +170,9 @@ def unstored_entry(
     *,
     foreign_headers_unknown: bool = False,
 ) -> Entry:
-    """Return the entry of a file of `size` bytes that Swift has not got yet; `unknown` as in `PutFile`."""
+    """Return the entry of a file of `size` bytes that Swift does not have yet; arguments as in `PutFile`."""
     media_type, stored = description.media_type, description.stored
-    if ";" in media_type or stored.target is not None:  # a listing may show something else than was sent
+    if ";" in media_type or stored.target is not None:  # a listing may show less than was sent
         media_type, stored = decode_type(description.headers().content_type)
     attributes = defaults.apply(defaults.file(size, 0, inode_of(name)), stored)
     headers = (
@@ -190,7 +192,7 @@ def unstored_entry(
 
 
 def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry | None:
-    """Return what `path` is when `operation` is executed, None when it does not say."""
+    """Return the entry of `path` after `operation`, None when the operation alone does not determine it."""
     match operation:
         case PutFile():
             size, unknown = operation.file.size, operation.foreign_headers_unknown

@@ -1,4 +1,4 @@
-"""Small files, fetched before a program that goes through a folder opens them."""
+"""Prefetch: small files are downloaded before a program that goes through a folder opens them."""
 
 import stat
 from collections import OrderedDict, deque
@@ -17,31 +17,32 @@ from swiftfs.posix.access_pattern import READERS, Reader, Readers
 from swiftfs.posix.open_files import OpenFiles
 
 BYTES_AHEAD = 32 * 1024 * 1024 // READERS
-"""What is fetched for one reader before it opens the files: all readers together may waste 32 MiB."""
+"""How many bytes are downloaded ahead for one reader. All readers together may waste 32 MiB."""
 
 PER_CONNECTION = 2
-"""Small files fetched at once where a large one has one range: they mostly wait for the answer."""
+"""Downloads at once for each connection of the option: small files mostly wait for the answer."""
 
 _MISSED = 64
-"""More files than are being opened at any moment."""
+"""How many opened versions are remembered: more than are being opened at any moment."""
 
 
 def version_of(entry: Entry) -> ObjectVersion:
     """Return the version that a file's entry describes.
 
-    The listing's `hash` stands in for an ETag that nobody asked for: a plain object's is the same, and no SLO
-    has an ETag like its row's hash, so that `If-Match` fails.
+    While the ETag is unknown, the listing's `hash` takes its place. For a plain object they are the same. An
+    SLO's ETag differs from its row's hash, so there `If-Match` fails.
     """
     assert entry.object is not None
     return ObjectVersion(entry.object, entry.etag or entry.hash)
 
 
 class Prefetch:
-    """Begins to download the files that a reader will open next, as whole objects.
+    """Downloads the files that a reader will open next, as whole objects.
 
-    What is fetched ahead waits here for the reader, still arriving or not; what nobody comes for goes into
-    the cache in the end. A download that fails is forgotten: whoever opens the file begins another. The lock
-    guards every field; it comes before those of the namespace, of a content and of the cache.
+    A file that is downloaded ahead waits here until it is opened, still arriving or not. If nobody opens it,
+    it goes into the cache in the end. A download that fails is dropped: the open of the file begins another.
+
+    The lock guards every field. It is taken before the namespace's, a cached file's and the cache's.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Prefetch:
         self._lock = new_lock(Rank.PREFETCH)
         parallel = PER_CONNECTION * options.connections
         self._pool = new_pool("prefetch", parallel)
-        # More than is under way at once, so that no thread is idle while the reader takes what has come.
+        # Twice what is under way at once, so that no thread is idle while the reader takes what has arrived.
         window = 2 * parallel if options.prefetch else 0
         self._max_ahead = READERS * window
         self._readers = Readers(namespace.known_children, window)
@@ -61,7 +62,7 @@ class Prefetch:
         self._missed: deque[ObjectVersion] = deque(maxlen=_MISSED)
 
     def acquire(self, version: ObjectVersion) -> CachedFile | None:
-        """Return the content of `version` and leave it to the caller; with None the caller downloads it."""
+        """Return the cached file of `version`, for the caller to release; None when there is none."""
         with self._lock:
             cached_file = self._ahead.pop(version, None) or self._cache.acquire_version(version)
             if cached_file is None:
@@ -69,7 +70,7 @@ class Prefetch:
             return cached_file
 
     def opened(self, path: str) -> None:
-        """Take note that the file at `path` was opened to be read; begin to fetch what comes next."""
+        """Record that the file at `path` was opened for reading; start to download the next ones."""
         with self._lock:
             reader = self._readers.opened(path)
             if reader is not None:
@@ -78,7 +79,7 @@ class Prefetch:
                 self._cache.keep(self._ahead.popitem(last=False)[1])
 
     def close(self) -> None:
-        """Give the cache what has come; no file is opened any more."""
+        """Give the cache what has arrived, and end the threads; no file is opened any more."""
         with self._lock:
             while self._ahead:
                 cached_file = self._ahead.popitem()[1]
@@ -93,7 +94,7 @@ class Prefetch:
         for path in reader.expected:
             entry = self._namespace.known(path)
             if entry is None or not entry.complete:
-                continue  # a HEAD may be under way that makes it known
+                continue  # a HEAD may be under way
             if _is_small_file(entry):
                 budget -= entry.attributes.size
             if budget < 0:
@@ -107,14 +108,14 @@ class Prefetch:
         version, size = version_of(entry), entry.attributes.size
         if version in self._ahead or version in self._missed or version in self._cache:
             return
-        with suppress(OSError):  # no room for another file: whoever opens this one will be told
+        with suppress(OSError):  # the disk is full: the open of this file will report it
             cached_file = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))
             cached_file.begin(self._pool)
             self._ahead[version] = cached_file
 
 
 def _is_small_file(entry: Entry) -> bool:
-    """Say whether one request brings the whole file, and it is a file with bytes in it."""
+    """Return whether this is a regular file, not empty, that one request downloads."""
     attributes = entry.attributes
     return (
         entry.object is not None
