@@ -13,7 +13,7 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
-from swiftfs.objects import Attributes, ObjectInfo, ObjectName, Row
+from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.protocol import Headers
 
@@ -49,6 +49,16 @@ class Entry:
     def is_directory(self) -> bool:
         """True for a folder."""
         return self.attributes.is_directory
+
+    @property
+    def version(self) -> ObjectVersion:
+        """The version of a file's object.
+
+        While the ETag is unknown, the listing's `hash` takes its place. For a plain object they are the same.
+        An SLO's ETag differs from its row's hash, so there `If-Match` fails.
+        """
+        assert self.object is not None
+        return ObjectVersion(self.object, self.etag or self.hash)
 
 
 @dataclass(frozen=True, slots=True)

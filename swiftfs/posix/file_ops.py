@@ -17,7 +17,7 @@ from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan
 from swiftfs.posix.open_files import OpenFile, OpenFiles
 from swiftfs.posix.pending import PendingChanges, unstored_entry
-from swiftfs.posix.prefetch import Prefetch, version_of
+from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.protocol import Headers
@@ -253,13 +253,13 @@ class FileOps:
             if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
                 entry = self._namespace.lookup(path)
             entry = self._verified(path, entry)
-            version, size = version_of(entry), entry.attributes.size
+            version, size = entry.version, entry.attributes.size
             base = BaseVersion(version.name, entry.etag, size, size)
             cached_file = self._prefetch.acquire(version) or self._file_cache.new(version.name, base)
         cached_file.last_get_info = None  # headers from a download of an earlier open may be stale
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
-        file = OpenFile(path, version_of(entry).name, cached_file, entry.attributes, description, entry)
+        file = OpenFile(path, entry.version.name, cached_file, entry.attributes, description, entry)
         file.foreign_headers_unknown = entry.headers is None
         return file
 
@@ -269,7 +269,7 @@ class FileOps:
         Without cached bytes the download finds the version. While Swift is out of reach the cache serves.
         """
         try:
-            return self._namespace.verify(path, entry, ask=version_of(entry) in self._file_cache)
+            return self._namespace.verify(path, entry, ask=entry.version in self._file_cache)
         except StoreError as error:
             if not error.retryable:
                 raise

@@ -74,6 +74,11 @@ class PendingChanges:
         self._open_files = open_files
         self._lookup_seconds = 0.0
 
+    @property
+    def is_sync(self) -> bool:
+        """True when Swift has a change before the call that makes it returns: there is no write delay."""
+        return not self._journal.seconds
+
     @contextmanager
     def changing(self, *paths: str) -> Iterator[None]:
         """Make a change about `paths` while no folder above them moves.
@@ -103,7 +108,7 @@ class PendingChanges:
             raise
         if not waits:
             change.settle(None)
-        elif not self._journal.seconds and not later:
+        elif self.is_sync and not later:
             self.flush_or_withdraw(names_of(operation)[0])
             if change.error is not None:  # another thread executed it, and the flush found nothing to do
                 raise change.error

@@ -26,16 +26,6 @@ _MISSED = 64
 """How many opened versions are remembered: more than are being opened at any moment."""
 
 
-def version_of(entry: Entry) -> ObjectVersion:
-    """Return the version that a file's entry describes.
-
-    While the ETag is unknown, the listing's `hash` takes its place. For a plain object they are the same. An
-    SLO's ETag differs from its row's hash, so there `If-Match` fails.
-    """
-    assert entry.object is not None
-    return ObjectVersion(entry.object, entry.etag or entry.hash)
-
-
 class Prefetch:
     """Downloads the files that a reader will open next, as whole objects.
 
@@ -105,7 +95,7 @@ class Prefetch:
                     self._fetch(entry)
 
     def _fetch(self, entry: Entry) -> None:
-        version, size = version_of(entry), entry.attributes.size
+        version, size = entry.version, entry.attributes.size
         if version in self._ahead or version in self._missed or version in self._cache:
             return
         with suppress(OSError):  # the disk is full: the open of this file will report it

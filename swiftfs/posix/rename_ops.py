@@ -18,7 +18,6 @@ from swiftfs.paths import Folder, Source, is_below, join, path_below, plain_mark
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_files import HeldDeletion, OpenFile, OpenFiles
 from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.prefetch import version_of
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
 
@@ -159,7 +158,7 @@ class RenameOps:
         except NotFound:
             self._namespace.invalidate(old)
             raise
-        self._file_cache.moved(version_of(entry), name)
+        self._file_cache.moved(entry.version, name)
         # What waited for the old name was executed before the move: the entry is what Swift made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
@@ -187,7 +186,7 @@ class RenameOps:
             replaces_etag=(target.etag or None) if target else None,
             creates=target is None,
         )
-        if is_renamed and not self._journal.seconds:
+        if is_renamed and self._pending.is_sync:
             self._journal.flush([source, moved.object])
         return is_renamed
 
@@ -283,7 +282,7 @@ class RenameOps:
                 self._move_cached(join(path, entry.name), source, destination)
             elif entry.object is not None:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
-                self._file_cache.moved(version_of(entry), ObjectName(destination.container, key))
+                self._file_cache.moved(entry.version, ObjectName(destination.container, key))
 
 
 def _deletion_of(entry: Entry) -> Delete:

@@ -42,13 +42,13 @@ class WriteBack:
             try:
                 if handed_in:
                     self._hand_in(file)
-                if not self._journal.seconds:
+                if self._pending.is_sync:
                     self._pending.flush_or_withdraw(file.name)
             except (SwiftfsError, OSError):
                 if handed_in:
                     file.entry, file.dirty, file.failed = before, True, True
                 raise
-        if durable and self._journal.seconds:
+        if durable and not self._pending.is_sync:
             self._journal.flush([file.name])
             self._journal.raise_refusal(file.name)
         elif (error := self._journal.failure(file.name)) is not None:
@@ -83,7 +83,7 @@ class WriteBack:
             self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
             self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
-            if not self._journal.seconds:
+            if self._pending.is_sync:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
                     self._journal.flush([deletion.operation.name])
         self._services.file_cache.release(file.cached_file)
