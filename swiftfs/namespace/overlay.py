@@ -132,8 +132,8 @@ class Overlay:
 class PendingChange:
     """Our change of a name that Swift does not have yet.
 
-    No listing contradicts it until it is confirmed or rolled back. Neither does anything when the name was
-    changed again meanwhile: then the newer change counts. `lock` is the namespace's.
+    No listing contradicts it before one of the two methods is called. Both do nothing when the name has been
+    changed again: the newer change counts. `lock` is the namespace's.
     """
 
     def __init__(
