@@ -299,10 +299,10 @@ class FileOps:
 
 
 def _etags(entry: Entry) -> set[str]:
-    """Return what tells the version of a file: of an SLO the listing has another hash than its ETag."""
+    """Return the strings that identify the version; an SLO's hash in the listing differs from its ETag."""
     return {entry.etag, entry.hash} - {""}
 
 
 def _is_other(before: Entry, found: Entry) -> bool:
-    """Return whether Swift has another version than `before`; False while one of ours is under way."""
+    """Return whether Swift has another version than `before`; False while a change of ours is under way."""
     return bool(_etags(found)) and not _etags(found) & _etags(before)

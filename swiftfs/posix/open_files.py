@@ -17,7 +17,7 @@ from swiftfs.paths import is_below, split
 from swiftfs.posix.rename_barrier import RenameBarrier
 
 UNCACHED_SECONDS = 5.0
-"""Longer than libfuse goes by times and sizes that it looked up before."""
+"""Longer than libfuse uses the mtime and size that it looked up before."""
 
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
@@ -97,7 +97,7 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """One open(): its file, and whether it may write and where."""
+    """One open(): its file, whether it may write, and whether every write goes to the end (O_APPEND)."""
 
     file: OpenFile
     writable: bool
@@ -151,8 +151,8 @@ class OpenFiles:
     def _is_mixed(self, file: OpenFile) -> bool:
         """Return whether the kernel may hold pages of another version under the path of a file.
 
-        libfuse's auto_cache lets it drop them at an open, when time or size are not those of the open before.
-        But libfuse goes by attributes that it looked up before, up to `UNCACHED_SECONDS` ago.
+        libfuse's auto_cache makes the kernel drop them at an open, when mtime or size differ from the open
+        before. But libfuse may compare attributes that it looked up a while ago.
         """
         mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
         before, opened = self._mixed.get(file.path, (mark, now))
