@@ -54,7 +54,7 @@ def change(filesystem: FileSystem, offset: int, data: bytes, path: str = "/file"
 
 
 def flush(filesystem: FileSystem) -> None:
-    filesystem._journal.flush_below(Folder("box", ""))
+    filesystem.services.journal.flush_below(Folder("box", ""))
 
 
 def patched(data: bytes, offset: int, part: bytes) -> bytes:

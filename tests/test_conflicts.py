@@ -51,7 +51,7 @@ def test_no_conflict_is_seen_where_there_is_none(store: MemoryStore, tmp_path: P
     with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
         for data in (b"one", b"two"):
             write(filesystem, "/file", data)
-            filesystem._journal.flush_below(Folder("box", ""))
+            filesystem.services.journal.flush_below(Folder("box", ""))
         write(filesystem, "/new", b"new")
         write(filesystem, "/temporary", b"renamed")
         filesystem.rename("/temporary", "/file")

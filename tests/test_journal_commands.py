@@ -162,7 +162,7 @@ def report(filesystem: FileSystem) -> QueueReport:
 def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
     with bench(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/a", b"first")
-        task = filesystem._journal._queue.tasks()[0]
+        task = filesystem.services.journal._queue.tasks()[0]
         task.flush_mark = 0
         write(filesystem, "/a", b"second")
         wait_until(lambda: not report(filesystem).unflushed)

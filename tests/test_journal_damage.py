@@ -64,7 +64,7 @@ def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path)
 def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"data")
-    log = filesystem._journal._db
+    log = filesystem.services.journal._db
     pages = log._database.execute("PRAGMA page_count").fetchone()[0]
     log._database.execute(f"PRAGMA max_page_count = {pages}")
 
@@ -104,7 +104,7 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     jobs: list[Callable[[], None]] = []
     monkeypatch.setattr(Scheduler, "soon", lambda _, job: jobs.append(job))
     with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
-        filesystem.services.contents._maker._rests = 0.0
+        filesystem.services.file_cache._maker._rests = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"1" * 2_500_000)
         wait_until(lambda: len(keys(store, "box_segments")) == 3)

@@ -534,14 +534,14 @@ def test_the_newer_version_is_evicted_last(
     monkeypatch.setattr(late_copies, "MOST_BYTES", 0)
     newer = os.urandom(500_000)
     with bench(store, tmp_path, "settle=0.01") as filesystem:
-        filesystem.services.contents.limit = 2 * MIB
+        filesystem.services.file_cache.limit = 2 * MIB
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, newer)
         for number in range(10):
             store_file(filesystem, os.urandom(400_000), f"/{number}")
-            filesystem.services.contents.fit()
-        assert filesystem.services.contents.disk_use()[0] <= 2 * MIB
+            filesystem.services.file_cache.fit()
+        assert filesystem.services.file_cache.disk_use()[0] <= 2 * MIB
         store.land()
         look(filesystem)
         settle(filesystem)
@@ -556,7 +556,7 @@ def test_bytes_that_are_gone_are_told(
         store_file(filesystem, b"old")
         store_file(filesystem, bytes(100_000))
         newer = store.head(FILE).version.etag
-        filesystem.services.contents.fit(2**60)
+        filesystem.services.file_cache.fit(2**60)
         shutil.rmtree(tmp_path / "late")
         store.land()
         old = store.head(FILE).version.etag

@@ -105,7 +105,7 @@ def change(filesystem: FileSystem, offset: int, data: bytes, path: str = "/file"
 
 
 def flush(filesystem: FileSystem) -> None:
-    filesystem._journal.flush_below(Folder("box", ""))
+    filesystem.services.journal.flush_below(Folder("box", ""))
 
 
 def lose(filesystem: FileSystem, store: LossyStore, times: int = 1) -> None:
@@ -250,9 +250,9 @@ def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
 
 def _let_threads_work(filesystem: FileSystem) -> None:
     """Return when what was to be done soon is done: jobs are taken in their order."""
-    workers = filesystem._journal._scheduler._workers
+    workers = filesystem.services.journal._scheduler._workers
     for job in [
-        workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem._journal._scheduler._parallel)
+        workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem.services.journal._scheduler._parallel)
     ]:
         job.result()
 

@@ -19,7 +19,7 @@ from swiftfs.journal.operations import Description
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.posix import pending
-from swiftfs.posix.pending import file_change
+from swiftfs.posix.pending import unstored_entry
 
 FOLDERS = 300
 
@@ -93,7 +93,7 @@ def test_a_promised_file_is_what_a_listing_will_show(media_type: str, stored: St
     name = ObjectName("box", "d/file")
     description = Description(media_type, stored, {"colour": "red"})
     defaults = Defaults(uid=1, gid=2)
-    promised = file_change("/d/file", name, 7, description, defaults)
+    promised = unstored_entry("/d/file", name, 7, description, defaults)
     row = Row(name.key, 7, "", description.headers().content_type, "")
     listed = file_entry("file", name.container, row, defaults)
     assert promised.headers is not None

@@ -9,7 +9,7 @@ import pytest
 from memory_store import MemoryStore
 
 from swiftfs.namespace.entry import Defaults, Entry, entries_of
-from swiftfs.namespace.head_cache import HeadCache, State
+from swiftfs.namespace.head_cache import HeadCache, ObjectState
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Folder
@@ -18,11 +18,11 @@ from swiftfs.store.protocol import Headers
 MANY = 10_000
 
 
-def state(number: int, hash_: str = "h", container: str = "box") -> State:
-    return State(container, f"folder/ключ {number}", hash_, f"2026-01-01T00:00:00.{number:06d}")
+def state(number: int, hash_: str = "h", container: str = "box") -> ObjectState:
+    return ObjectState(container, f"folder/ключ {number}", hash_, f"2026-01-01T00:00:00.{number:06d}")
 
 
-def info(what: State, **changes: object) -> ObjectInfo:
+def info(what: ObjectState, **changes: object) -> ObjectInfo:
     version = ObjectVersion(ObjectName(what.container, what.key), what.hash)
     told: dict[str, object] = {
         "size": 7,
@@ -40,14 +40,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "heads.sqlite"
 
 
-def remember(path: Path, states: list[State], capacity: int = 1_000_000) -> None:
+def remember(path: Path, states: list[ObjectState], capacity: int = 1_000_000) -> None:
     memory = HeadCache(path, capacity)
     for one in states:
         memory.remember(one, info(one))
     memory.close()
 
 
-def recall(path: Path, states: list[State]) -> dict[State, ObjectInfo]:
+def recall(path: Path, states: list[ObjectState]) -> dict[ObjectState, ObjectInfo]:
     memory = HeadCache(path)
     try:
         return memory.recall_many(states)
@@ -69,7 +69,7 @@ def test_an_answer_is_recalled_before_it_is_written(path: Path) -> None:
 
 
 def test_another_state_of_the_object_is_not_recalled_and_replaces_the_older(path: Path) -> None:
-    newer = State("box", state(1).key, "h2", "2026-02-02T00:00:00.000000")
+    newer = ObjectState("box", state(1).key, "h2", "2026-02-02T00:00:00.000000")
     remember(path, [state(1)])
     assert recall(path, [newer]) == {}
     remember(path, [newer])
@@ -185,7 +185,7 @@ def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.Lo
     assert memory.recall_many(states[-1:]) == {states[-1]: info(states[-1])}
     memory.close()
     assert [record.message for record in caplog.records] == [
-        "what HEADs tell is not kept any more: database or disk is full"
+        "the answers of HEAD requests are kept in memory only: database or disk is full"
     ]
 
 
@@ -210,7 +210,7 @@ def test_an_object_whose_time_has_come_is_asked_about_again(path: Path) -> None:
 
 def test_many_threads_remember_and_recall(path: Path) -> None:
     memory = HeadCache(path)
-    missed: list[State] = []
+    missed: list[ObjectState] = []
 
     def work(first: int) -> None:
         for number in range(first, first + 1000):

@@ -210,9 +210,9 @@ class Machine(RuleBasedStateMachine):
             copy.parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(path, copy)
-        self.real._journal.close(0.0, lambda _: None, lambda: None)
-        self.real._services.contents.close()
-        self.real._namespace.close()
+        self.real.services.journal.close(0.0, lambda _: None, lambda: None)
+        self.real.services.file_cache.close()
+        self.real.services.namespace.close()
         shutil.rmtree(self.cache)
         self.cache = left
         self.real = self.mount()

@@ -181,7 +181,7 @@ def test_what_stays_for_a_wrong_answer_is_not_the_owner_of_the_segments(
     filesystem.rename("/d/large", "/large")
     store.hook = None
     assert {"d/large", "large"} <= set(keys(store))
-    filesystem._services.namespace.discard_change("/d/large")
+    filesystem.services.namespace.discard_change("/d/large")
     filesystem.unlink("/d/large")
     wait_until(lambda: "d/large" not in keys(store))
     assert read(filesystem, "/large") == b"a segment"
@@ -220,7 +220,7 @@ def test_a_source_that_stands_again_is_not_the_owner_of_the_segments(
     put_large(store, "d/large", segment)
     filesystem.rename("/d/large", "/large")
     store.copy(ObjectName("box", "large"), ObjectName("box", "d/large"), manifest_only=True)
-    filesystem._services.namespace.discard_change("/d/large")
+    filesystem.services.namespace.discard_change("/d/large")
     filesystem.unlink("/d/large")
     wait_until(lambda: "d/large" not in keys(store))
     assert read(filesystem, "/large") == b"a segment"

@@ -18,6 +18,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.tasks import Task
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -225,8 +226,8 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
         gate = Gate(store, "put", "/first")
         write(filesystem, "/first", b"1")
         journal = filesystem.services.journal
-        name = filesystem._source.object("/second")
-        blocked, _ = in_thread(journal.flush, [filesystem._source.object("/first")])
+        name = ObjectName("box", "second")
+        blocked, _ = in_thread(journal.flush, [ObjectName("box", "first")])
         assert gate.reached.wait(20)
         write(filesystem, "/second", b"2")
         with journal._changed:

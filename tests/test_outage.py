@@ -155,7 +155,7 @@ def test_a_second_outage_is_told_again(
             assert listed(namespace, "/one") == ["a", "b"]
         store.hook = None
         clock.forward(
-            listing_fetcher.AWAY_SECONDS
+            listing_fetcher.OUTAGE_SECONDS
         )  # nobody looks, and then the first who does waits for the answer
         foreign(store, f"one/{clock()}")
         names = listed(namespace, "/one")
@@ -240,15 +240,15 @@ def test_our_changes_show_while_the_server_is_away(
     store: MemoryStore, namespace: Namespace, clock: Clock
 ) -> None:
     fail(store, Unavailable)
-    made = namespace.record("/one/new", entry("new", "one/new"), pending=True)
-    namespace.record("/one/a", None, pending=True)
+    made = namespace.record_pending("/one/new", entry("new", "one/new"))
+    namespace.record_pending("/one/a", None)
     assert listed(namespace, "/one") == ["b", "new"]
     clock.forward(TTL + 1)
     assert listed(namespace, "/one") == ["b", "new"]
     store.hook = None
-    clock.forward(listing_fetcher.AWAY_SECONDS)
+    clock.forward(listing_fetcher.OUTAGE_SECONDS)
     assert listed(namespace, "/one") == ["b", "new"]
-    namespace.rollback("/one/new", made)
+    made.rollback()
     assert listed(namespace, "/one") == ["b"]
 
 
@@ -258,8 +258,8 @@ def test_a_new_folder_is_known_without_the_server(
     fail(store, Unavailable)
     marker = Entry("made", ObjectName("box", "made"), DEFAULTS.directory(9))
     namespace.record("/made", marker)
-    namespace.note_new_folder("/made", marker)
-    namespace.record("/made/file", entry("file", "made/file"), pending=True)
+    namespace.record_new_folder("/made", marker)
+    namespace.record_pending("/made/file", entry("file", "made/file"))
     clock.forward(TTL + 1)
     assert listed(namespace, "/made") == ["file"]
     assert namespace.find("/made/other") is None
@@ -268,10 +268,10 @@ def test_a_new_folder_is_known_without_the_server(
 def test_one_attempt_at_a_time_and_nobody_waits_for_it(
     store: MemoryStore, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing_fetcher, "PATIENCE", 0.05)
+    monkeypatch.setattr(listing_fetcher, "ANSWER_SECONDS", 0.05)
     silence = Silence(store)
     assert namespace.find("/one/a") is not None
-    monkeypatch.setattr(listing_fetcher, "PATIENCE", 60.0)
+    monkeypatch.setattr(listing_fetcher, "ANSWER_SECONDS", 60.0)
     foreign_names = [namespace.find(path) for path in ("/two/a", "/huge/000", "/top", "/one/b") * 50]
     assert None not in foreign_names
     assert silence.requests == 1
@@ -282,7 +282,7 @@ def test_a_slow_answer_is_for_the_next_lookup(
     store: MemoryStore, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign(store, "one/late")
-    monkeypatch.setattr(listing_fetcher, "PATIENCE", 0.05)
+    monkeypatch.setattr(listing_fetcher, "ANSWER_SECONDS", 0.05)
     silence = Silence(store)
     assert namespace.find("/one/late") is None
     silence.end()
@@ -323,13 +323,13 @@ def test_a_walk_after_an_outage_is_a_walk(store: MemoryStore, clock: Clock) -> N
     fail(store, Unavailable)
     walk()
     store.hook = None
-    clock.forward(listing_fetcher.AWAY_SECONDS + 1)
+    clock.forward(listing_fetcher.OUTAGE_SECONDS + 1)
     assert walk() <= first
     namespace.close()
 
 
 def test_free_space_is_as_it_was(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statfs, "SECONDS", 0)
+    monkeypatch.setattr(statfs, "TTL", 0)
     store.set_quota("box", size=1000)
     report = statfs.UsageReport(store, Source("box"))
     before = report.of("/")

@@ -279,7 +279,7 @@ def test_recover_brings_back_what_a_damaged_journal_held(
     damage(cache / "journal.sqlite", how)
     if when == "after it was set aside":
         with bench(store, cache) as filesystem:
-            assert filesystem._services.cache == cache
+            assert filesystem.services.cache_dir == cache
     before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
     listed = swiftfs("recover", cache)
     assert listed.returncode == 0, listed

@@ -270,7 +270,7 @@ def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
             write(filesystem, "/.big.Xyz123", data)
             _begin_segments(filesystem)
             filesystem.rename("/.big.Xyz123", "/big")
-            filesystem._journal.flush_below(Folder("box", ""))
+            filesystem.services.journal.flush_below(Folder("box", ""))
             assert body(store, "big") == data
             assert len(segments(store)) == 4
             assert any(key.startswith(".big.Xyz123/") for key in segments(store))
@@ -281,7 +281,7 @@ def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
 
 def _begin_segments(filesystem: FileSystem) -> None:
     """Have all full segments of the files that wait uploaded."""
-    for use in filesystem.services.contents._used.values():
+    for use in filesystem.services.file_cache._used.values():
         assert use.content is not None
         assert use.content.uploads is not None
         use.content.uploads.begin_full(4 * MIB, lambda _start, _end: True)
@@ -346,7 +346,7 @@ def test_claims_do_not_pile_up(tmp_path: Path) -> None:
             write(filesystem, "/big", os.urandom(2 * MIB))
             filesystem.rename("/big", "/moved")
             change(filesystem, "/moved", 0, b"patched" * 1000)
-        assert len(filesystem._journal._db.rows("claims")) <= 4
+        assert len(filesystem.services.journal._db.rows("claims")) <= 4
         filesystem.unlink("/moved")
-        assert filesystem._journal._db.rows("claims") == []
+        assert filesystem.services.journal._db.rows("claims") == []
     assert segments(store) == set()

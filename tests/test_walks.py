@@ -211,10 +211,10 @@ def test_a_walk_ends_when_what_it_brought_is_not_used() -> None:
     walks.notice(top)
     walks.notice(others[0])
     assert walks.notice(others[1]) == (top, FIRST_ROWS)
-    walks.give(set(brought))
+    walks.record_page(set(brought))
     assert walks.notice(others[2]) is None
     assert walks.notice(others[3]) == (top, FIRST_ROWS)
-    walks.give(set(brought))
+    walks.record_page(set(brought))
     for folder in brought[:2]:
-        walks.used(folder)
+        walks.record_use(folder)
     assert walks.notice(others[4]) == (top, 0)

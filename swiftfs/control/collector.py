@@ -36,7 +36,7 @@ class StatusCollector:
         """Return the state of this moment."""
         services, counts = self._services, self._stores.counters.snapshot()
         limits = self._stores.known_limits()
-        used, dirty = services.contents.disk_use()
+        used, dirty = services.file_cache.disk_use()
         return MountStatus(
             schema=SCHEMA,
             version=__version__,
@@ -48,9 +48,9 @@ class StatusCollector:
             now=unix_time(),
             server=Server(self._stores.label, _software(limits)),
             limits=self._bounds(limits),
-            cache_folder=str(services.cache.absolute()),
-            set_aside=tuple(set_aside(services.cache)),
-            cache=CacheUse(used, dirty, services.contents.limit),
+            cache_folder=str(services.cache_dir.absolute()),
+            set_aside=tuple(set_aside(services.cache_dir)),
+            cache=CacheUse(used, dirty, services.file_cache.limit),
             requests=dict(counts.classes),
             cost=self._prices.cost(counts) if self._prices else None,
             writing=self._writing(),
@@ -71,10 +71,10 @@ class StatusCollector:
 
     def _writing(self) -> tuple[Writing, ...]:
         nodes = [node for node in self._filesystem.written() if not node.unlinked]
-        nodes.sort(key=lambda node: node.content.size, reverse=True)
+        nodes.sort(key=lambda node: node.cached_file.size, reverse=True)
         under_way = self._stores.counters.under_way
         return tuple(
-            Writing(node.path, node.content.size, sent_bytes(node.name, node.content, under_way))
+            Writing(node.path, node.cached_file.size, sent_bytes(node.name, node.cached_file, under_way))
             for node in nodes[:MOST_WRITING]
         )
 

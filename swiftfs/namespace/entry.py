@@ -1,4 +1,4 @@
-"""Entries: what a listing says of the names in a folder."""
+"""Entries: what is known of each name in a folder, from listings, HEADs and our own changes."""
 
 import stat
 from collections.abc import Iterable, Iterator
@@ -13,21 +13,22 @@ from swiftfs.attributes import (
     is_directory_type,
     parse_last_modified,
 )
-from swiftfs.objects import Attributes, ObjectInfo, ObjectName, Row
-from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape
+from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
+from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.protocol import Headers
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name in a folder, and what is behind it.
+    """A name in a folder, and the file or folder behind it.
 
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
-    `etag` is the version for `If-Match`, empty while unknown; `hash` and `last_modified` are the listing's
-    and change with every PUT and POST. `is_slo` says whether the object is an SLO, None while unknown.
-    `complete` is False while a HEAD may tell more than the listing did. `headers` are the object's where all
-    are known. With `hinted` the `etag` is what the Content-Type says, which travels with copies of the object
-    and may be another one's. A `missing` one Swift lists and does not have.
+    `etag` is the version for `If-Match`, empty while unknown. `hash` and `last_modified` are the listing's,
+    and change with every PUT and POST. `is_slo` is None while unknown. `complete` is False when the listing
+    does not show all attributes: then a HEAD is needed. `headers` are the object's, None while unknown.
+
+    An `etag` is `hinted` when it comes from the Content-Type. That travels with copies of the object, so the
+    ETag may be another object's. An entry is `missing` when Swift lists the object and does not have it.
     """
 
     name: str
@@ -49,13 +50,24 @@ class Entry:
         """True for a folder."""
         return self.attributes.is_directory
 
+    @property
+    def version(self) -> ObjectVersion:
+        """The version of a file's object.
+
+        While the ETag is unknown, the listing's `hash` takes its place. For a plain object they are the same.
+        An SLO's ETag differs from its row's hash, so there `If-Match` fails.
+        """
+        assert self.object is not None
+        return ObjectVersion(self.object, self.etag or self.hash)
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The attributes of what carries none itself, and whether a foreign object's time is worth a HEAD.
+    """The attributes of objects that store none, and the mount's options about names.
 
-    `slash_markers` and `typed_markers` say how folders are marked: by `d/`, and with attributes in the type.
-    `show_segments` lists the containers of segments too.
+    With `ask_times` the mtime of an object that another client stored is asked for by a HEAD. With
+    `slash_markers` new folders are marked by `d/`, with `typed_markers` a marker's Content-Type has its
+    attributes. `show_segments` shows the containers of segments too.
     """
 
     uid: int
@@ -66,16 +78,20 @@ class Defaults:
     typed_markers: bool = False
     show_segments: bool = False
 
+    def marker(self, folder: Folder) -> ObjectName:
+        """Return the object that marks a folder which this mount makes."""
+        return (None if self.slash_markers else plain_marker(folder)) or slash_marker(folder)
+
     def directory(self, inode: int) -> Attributes:
-        """Return the attributes of a folder that nobody described."""
+        """Return the attributes of a folder whose marker stores none."""
         return Attributes(stat.S_IFDIR | 0o777 & ~self.umask, 0, 0, self.uid, self.gid, inode)
 
     def file(self, size: int, mtime_ns: int, inode: int) -> Attributes:
-        """Return the attributes of a file that another client wrote."""
+        """Return the attributes of a file whose object stores none."""
         return Attributes(stat.S_IFREG | 0o666 & ~self.umask, size, mtime_ns, self.uid, self.gid, inode)
 
     def apply(self, base: Attributes, stored: Stored) -> Attributes:
-        """Return `base` with what the object says itself; its file type stays within files or folders."""
+        """Return `base` with what the object stores; a mode of a folder does not make a file one, or back."""
         if stored is NOTHING_STORED:
             return base
         mode = base.mode
@@ -93,7 +109,7 @@ class Defaults:
 
 
 def inode_of(name: ObjectName, *, folder: bool = False) -> int:
-    """Return the inode number of an object or folder: the same at every mount."""
+    """Return the inode number of an object or folder, which is the same in every mount."""
     text = f"{name.container}\0{name.key}{'/' if folder else ''}"
     return (
         int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1 | 2
@@ -101,7 +117,7 @@ def inode_of(name: ObjectName, *, folder: bool = False) -> int:
 
 
 def folder_inode(folder: Folder) -> int:
-    """Return the inode number of a folder, whatever marks it."""
+    """Return the inode number of a folder. It does not depend on the folder's marker."""
     return inode_of(ObjectName(folder.container, folder.prefix.removesuffix("/")), folder=True)
 
 
@@ -136,8 +152,8 @@ def marker_entry(name: str, folder: Folder, row: Row, defaults: Defaults) -> Ent
 def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry:
     """Return the entry of a file.
 
-    A 0-byte row of another client may be a DLO, whose size only HEAD tells; one that carries our mode is not,
-    unless it also says that it is large: a copy in segments, made by another client, keeps the Content-Type.
+    A row of 0 bytes may be a DLO, whose size only a HEAD shows. A row with our mode in its Content-Type is
+    none, unless the type also has the ETag of an SLO: a copy in segments, made by another client, keeps it.
     """
     base, stored = decode_type(row.content_type)
     target = ObjectName(container, row.key)
@@ -159,10 +175,10 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
     )
 
 
-def with_details(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
-    """Return the entry with what a HEAD said."""
+def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
+    """Return the entry with what a HEAD answered."""
     attributes = entry.attributes
-    if not entry.hinted:  # else the listing has told them
+    if not entry.hinted:  # else they are in the Content-Type, which the listing showed
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
     if not entry.is_directory:
         attributes = replace(attributes, size=info.size)
@@ -187,24 +203,24 @@ def moved_entry(entry: Entry, name: str, target: ObjectName) -> Entry:
 
 
 def row_of(info: ObjectInfo) -> Row:
-    """Return an object as a listing would show it, but for the time of its last change."""
+    """Return the row that a listing would show for an object, without the time of its last change."""
     return Row(info.version.name.key, info.size, info.version.etag, info.content_type, "")
 
 
 def is_marker(row: Row) -> bool:
-    """Say whether an object is a folder's marker; one that holds bytes is a file, whatever its type."""
+    """Return whether an object is a folder's marker. An object with bytes is a file, whatever its type."""
     return row.size == 0 and is_directory_type(row.content_type)
 
 
 def is_slash_marker(row: Row) -> bool:
-    """Say whether the object `d/` marks the folder `d`: any empty one that does not carry a file's mode."""
+    """Return whether the object `d/` marks the folder `d`: it is empty and does not store a mode."""
     return row.size == 0 and decode_type(row.content_type)[1].mode is None
 
 
 def entries_of(
     folder: Folder, rows: Iterable[Row], subdirs: Iterable[str], defaults: Defaults
 ) -> Iterator[Entry]:
-    """Turn a folder's whole listing into entries, in the listing's order, folders without a marker last."""
+    """Yield the entries of a folder's listing in its order, folders without a marker last."""
     cut = len(folder.prefix)
     subfolders = {subdir[cut:-1]: Folder(folder.container, subdir) for subdir in subdirs}
     rows = [row for row in rows if row.key != folder.prefix or not is_slash_marker(row)]

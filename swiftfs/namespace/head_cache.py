@@ -1,6 +1,6 @@
-"""What HEADs have told, on disk: an object that did not change is not asked about again.
+"""The answers of HEADs, on disk: an object that did not change is not asked about again.
 
-The file is a cache: losing it costs requests.
+Losing the file costs requests, and nothing else.
 """
 
 import json
@@ -21,17 +21,18 @@ from swiftfs.sqlite import CacheDatabase, Schema
 log = logging.getLogger(__name__)
 
 CAPACITY = 1_000_000
-"""Objects that are remembered: some 300 MB of disk."""
+"""How many objects' answers are kept: about 300 MB of disk."""
 
 CAPACITY_IN_MEMORY = 100_000
-"""Objects that are remembered where there is no disk to remember them on."""
+"""How many are kept in memory, when there is no usable file."""
 
 _GROUP = 256
 _GROUP_SECONDS = 1.0
-"""Answers are written so many at a time, or when the last were so long ago: a HEAD costs no transaction."""
+"""Answers are written in groups, so that a HEAD does not cost a transaction: when a group is full, or when
+the last write was longer ago than this."""
 
 _SPARED = 86_400
-"""Seconds in which a row's time of use is not written again."""
+"""Seconds until a row's time of use is written again."""
 
 _TOUCH = "UPDATE heads SET used = ? WHERE container = ? AND key IN (SELECT value FROM json_each(?))"
 
@@ -53,8 +54,8 @@ FROM json_each(?) AS wanted CROSS JOIN heads ON container = ? AND heads.key = wa
 """
 
 
-class State(NamedTuple):
-    """A state of an object as its listing row names it: every PUT and POST changes `last_modified`."""
+class ObjectState(NamedTuple):
+    """A state of an object, as its listing row identifies it: every PUT and POST changes `last_modified`."""
 
     container: str
     key: str
@@ -63,10 +64,10 @@ class State(NamedTuple):
 
 
 class HeadCache:
-    """Remembers one state of each object. All methods may be called from many threads.
+    """Keeps the HEAD answer for one state of each object. Any thread may call any method.
 
-    Nothing here raises for what the disk does: without a usable file `path` (None is none) it remembers in
-    memory. The lock guards the database and what waits to be written to it.
+    No method raises for an error of the disk: without a usable file, or with `path` None, the answers are
+    kept in memory. The lock guards the database and what waits to be written to it.
     """
 
     def __init__(self, path: Path | None = None, capacity: int = CAPACITY) -> None:
@@ -74,21 +75,21 @@ class HeadCache:
         self._file = CacheDatabase(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
         self._lock = new_lock(Rank.HEADS)
-        self._waiting: dict[tuple[str, str], tuple[State, ObjectInfo]] = {}
+        self._waiting: dict[tuple[str, str], tuple[ObjectState, ObjectInfo]] = {}
         self._written = monotonic()
         self._rows = 0
         self._database = self._file.open()
 
-    def remember(self, state: State, info: ObjectInfo) -> None:
-        """Remember that `info` is what a HEAD says of that state, in place of an older state."""
+    def remember(self, state: ObjectState, info: ObjectInfo) -> None:
+        """Keep `info` as the answer for that state, in place of an older state."""
         with self._lock:
             self._waiting[state.container, state.key] = state, info
             if len(self._waiting) >= _GROUP or monotonic() - self._written > _GROUP_SECONDS:
                 self._write()
 
-    def recall_many(self, states: Iterable[State]) -> dict[State, ObjectInfo]:
-        """Return what is remembered of each of the states, by one query a container."""
-        known: dict[State, ObjectInfo] = {}
+    def recall_many(self, states: Iterable[ObjectState]) -> dict[ObjectState, ObjectInfo]:
+        """Return the answers that are kept for these states, by one query for each container."""
+        known: dict[ObjectState, ObjectInfo] = {}
         with self._lock:
             sought = []
             for state in states:
@@ -102,13 +103,13 @@ class HeadCache:
                 try:
                     known.update(self._read(container, list(group)))
                 except sqlite3.Error as error:
-                    # Text that is no UTF-8 is an OperationalError too, so all that fails here is damage.
+                    # Text that is not UTF-8 raises OperationalError too, so every error here is damage.
                     self._recover(error, damaged=True)
         now = unix_time()
         return {state: info for state, info in known.items() if not _expired(info, now)}
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits, and close the file."""
         with self._lock:
             self._write()
             self._database.close()
@@ -119,15 +120,15 @@ class HeadCache:
         self._rows = database.execute("SELECT count(*) FROM heads").fetchone()[0]
 
     def _recover(self, error: sqlite3.Error, *, damaged: bool) -> None:
-        """Go on after a failure: with another file where this one is damaged, else in memory."""
+        """Go on after an error: with a new file when this one is damaged, else in memory."""
         self._database.close()
         if damaged:
             self._database = self._file.recreate(error)
         else:
-            log.warning("what HEADs tell is not kept any more: %s", error)
+            log.warning("the answers of HEAD requests are kept in memory only: %s", error)
             self._database = self._file.in_memory()
 
-    def _read(self, container: str, states: list[State]) -> Iterator[tuple[State, ObjectInfo]]:
+    def _read(self, container: str, states: list[ObjectState]) -> Iterator[tuple[ObjectState, ObjectInfo]]:
         wanted = {state.key: state for state in states}
         now = int(unix_time())
         used = []
@@ -135,13 +136,13 @@ class HeadCache:
         for key, hash_, last_modified, info, checksum, last_used in self._database.execute(
             _RECALL, (keys, container)
         ):
-            state = State(container, key, hash_, last_modified)
+            state = ObjectState(container, key, hash_, last_modified)
             if wanted.get(key) == state and isinstance(info, str) and checksum == _checksum(state, info):
                 yield state, _decode(state, info)
                 if last_used < now - _SPARED:
                     used.append(key)
         if used:
-            # A full disk is found out by `_write`; here it harms nothing.
+            # `_write` deals with a full disk; here it does no harm.
             with suppress(sqlite3.OperationalError), self._database:
                 self._database.execute(_TOUCH, (now, container, json.dumps(used)))
 
@@ -163,7 +164,7 @@ class HeadCache:
             self._recover(error, damaged=not isinstance(error, sqlite3.OperationalError))
 
     def _trim(self) -> None:
-        """Drop what was used longest ago, a hundredth more than needed: it is not done at every write."""
+        """Drop the rows used longest ago, and 1 % more than needed, so that not every write has to."""
         # `_rows` counts a replaced row twice.
         self._rows = self._database.execute("SELECT count(*) FROM heads").fetchone()[0]
         excess = self._rows - self._capacity
@@ -194,19 +195,19 @@ def _encode(info: ObjectInfo) -> str:
     )
 
 
-def _decode(state: State, text: str) -> ObjectInfo:
+def _decode(state: ObjectState, text: str) -> ObjectInfo:
     etag, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo = json.loads(text)
     dlo_prefix = None if dlo is None else ObjectName.parse(dlo)
     version = ObjectVersion(ObjectName(state.container, state.key), etag)
     return ObjectInfo(version, size, content_type, last_modified_ns, metadata, kept, is_slo, dlo_prefix)
 
 
-def _checksum(state: State, text: str) -> int:
-    """Return a checksum of a row: SQLite has none, and a power cut may tear what is not synchronized."""
+def _checksum(state: ObjectState, text: str) -> int:
+    """Return a checksum of a row. SQLite has none, and a power cut may leave half-written pages."""
     return zlib.crc32("\0".join((*state, text)).encode())
 
 
 def _expired(info: ObjectInfo, now: float) -> bool:
-    """Say whether the object's time has come (`X-Delete-At`, seconds): only Swift knows if it is there."""
+    """Return whether Swift may have deleted the object at its `X-Delete-At` (seconds since the epoch)."""
     moment = info.preserved_headers.get("X-Delete-At", "")
     return moment.isdecimal() and int(moment) <= now

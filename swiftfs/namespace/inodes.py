@@ -1,7 +1,7 @@
-"""Inode numbers: one for each living file, whatever it is called.
+"""Inode numbers, which files keep when they are renamed.
 
-A name has the number that its hash gives, the same at every mount. Only what a rename makes of that is
-remembered here: the numbers of files under other names than those they come from.
+A name's number is a hash of it, the same in every mount. Only what renames change is kept here: the numbers
+of files that have another name than the one their number comes from.
 """
 
 import itertools
@@ -14,23 +14,26 @@ from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, Source, split, unescape
 
 REMEMBERED = 65_536
-"""Files with another number than their name's: some 20 MB. The longest unused get their names' again."""
+"""Files with another number than their name's: about 20 MB. Beyond that, those unused longest get their
+name's number again."""
 
 REMEMBERED_FOLDERS = 4096
-"""Folders that were moved, or whose name was left by one; beyond that all get their names' numbers again."""
+"""Folders that moved, or whose name a moved folder had. Beyond that all get their names' numbers again."""
 
 _NOWHERE = "\0"
-"""No container has a name that begins so, so no object has the number of what is in one."""
+"""No container's name begins so: numbers made of such names belong to no object."""
 
 
 class Inodes:
-    """The numbers of all that lies in `source`, by paths of the mount. Any thread may call any method.
+    """The numbers of all files in `source`, by paths of the mount. Any thread may call any method.
 
-    A name's *place* is the number that its hash gives. A moved folder takes the places of all below it along:
-    `_places` says in which folder the names of a folder have their places, and no two folders share one.
-    INVARIANT: `_numbers`, from a place to the number that is used instead, and `_owners`, from such a number
-    to the place, are inverse to each other. Hence no number is given twice.
-    The lock guards every field; no other is taken while it is held.
+    A name's *place* is the number that is its hash. A folder that moves takes the places of all below it
+    along: `_places` maps a folder to the folder whose names give its places, and no two folders share one.
+
+    INVARIANT: `_numbers` (from a place to the number used instead) and `_owners` (from such a number to the
+    place) are inverse to each other. So no number is given twice.
+
+    The lock guards every field; no other lock is taken while it is held.
     """
 
     def __init__(self, source: Source) -> None:
@@ -42,7 +45,7 @@ class Inodes:
         self._fresh = itertools.count(1)
 
     def of(self, path: str, attributes: Attributes) -> Attributes:
-        """Return the attributes of what is at `path` with its number; they come with that of its name."""
+        """Return the attributes of what is at `path` with its number in place of its name's."""
         if not self._numbers and not self._places:
             return attributes
         with self._lock:
@@ -52,18 +55,18 @@ class Inodes:
         return attributes if number == attributes.inode else replace(attributes, inode=number)
 
     def of_open(self, path: str, attributes: Attributes) -> Attributes:
-        """Return the attributes of an open file that is at `path` now, with its number."""
+        """Return the attributes of an open file, now at `path`, with its number."""
         with self._lock:
             number = self._number(self._place(path, is_folder=False))
         return replace(attributes, inode=number)
 
     def move(self, old: str, new: str) -> None:
-        """Take note that the file `old` is called `new` now; what was called so is no more."""
+        """Record that the file `old` is named `new` now, and that what was named so is gone."""
         with self._lock:
             self._move(old, new, is_folder=False)
 
     def move_folder(self, old: str, new: str) -> None:
-        """Take note that the folder `old` is called `new` now, and all below it lies there."""
+        """Record that the folder `old` is named `new` now, with all that is below it."""
         with self._lock:
             self._move(old, new, is_folder=True)
             source, target = self._source.folder(old), self._source.folder(new)
@@ -78,14 +81,14 @@ class Inodes:
             if taken != self._folder_place(target):
                 self._places[target] = taken
             left = self._folder_place(source)
-            # The places that a new folder of the old name would have may be those of what has just moved.
+            # A new folder of the old name must not have the places of what has just moved.
             if taken.is_below(left) or any(place.is_below(left) for place in self._places.values()):
                 self._places[source] = Folder(f"{_NOWHERE}{next(self._fresh)}", "")
             if len(self._places) > REMEMBERED_FOLDERS:
                 self._places.clear()
 
     def forget(self, path: str, *, is_folder: bool = False) -> None:
-        """Take note that what was at `path` is no more."""
+        """Record that what was at `path` is gone."""
         if self._numbers:
             with self._lock:
                 self._release(self._place(path, is_folder=is_folder))

@@ -1,4 +1,4 @@
-"""Listings in memory: a folder's entries, those of a huge folder packed in small blocks."""
+"""Listings in memory: a folder's entries. Those of a huge folder are packed in small blocks."""
 
 import pickle
 import zlib
@@ -12,23 +12,24 @@ from swiftfs.objects import Page, Row
 from swiftfs.paths import Folder, unescape
 
 BLOCK = 32
-"""Names unpacked together: find and rm look them up in the order of inode numbers, which is none here."""
+"""Names that are unpacked together. Few, because `find` and `rm` look names up by inode number, which is a
+random order here."""
 
 EXPANDED = 1000
-"""Blocks of a huge folder that are unpacked at once."""
+"""Blocks of a huge folder that stay unpacked."""
 
 NEAR = 32
-"""Blocks that `near` unpacks: a reader goes on for a while before they are looked at again."""
+"""Blocks that `near` unpacks: enough for a reader to go on for a while."""
 
 PACKED_WEIGHT = 16
-"""A packed row takes about this fraction of an entry's memory: some 40 bytes against 700."""
+"""How many packed rows take the memory of one entry: about 40 bytes each against 700."""
 
-Unasked = OrderedDict[tuple[Folder, str], None]
-"""Names that a HEAD would tell more of, in the order of the listing that showed them."""
+HeadQueue = OrderedDict[tuple[Folder, str], None]
+"""Names whose entries need a HEAD, in the order of the listing."""
 
 
 class Unlisted(Exception):
-    """The name lies in the part of a huge folder that was not listed."""
+    """The name lies in the part of a huge folder that was not listed yet."""
 
 
 @dataclass(slots=True)
@@ -41,12 +42,12 @@ class _Block:
 
 
 class Listing:
-    """The entries of a folder as Swift listed them, and over them what is known better.
+    """The entries of a folder as Swift listed them, and newer knowledge of some of them.
 
-    `marked` says that the object `d/` was seen in it; `seconds` is how long listing it took; it was `begun`
-    and `expires` at moments of the monotonic clock. `was_read` says that somebody read the whole folder. A
-    listing that is not `complete` knows the names before `end` and raises `Unlisted` for others. Not locked:
-    the namespace's lock guards it.
+    `marked` is True when the object `d/` is in it. Listing it took `seconds`; `begun` and `expires` are on
+    the monotonic clock. `was_read` is True when a call has read the whole folder. A listing that is not
+    `complete` has the names before `end`, and raises `Unlisted` for others. Not locked: the namespace's lock
+    guards it.
     """
 
     def __init__(self, folder: Folder, defaults: Defaults) -> None:
@@ -58,7 +59,7 @@ class Listing:
         self.begun = 0.0
         self.expires = 0.0
         self.was_read = False
-        self.unasked: Unasked = OrderedDict()
+        self.head_queue: HeadQueue = OrderedDict()
         self._defaults = defaults
         self._entries: dict[str, Entry] = {}
         self._huge = False
@@ -66,17 +67,17 @@ class Listing:
         self._expanded: deque[_Block] = deque()
         self._rows = 0
         self._carried: list[Row] = []
-        self._better: dict[str, Entry | None] = {}
+        self._overrides: dict[str, Entry | None] = {}
 
     @property
     def weight(self) -> int:
         """The memory it takes, in entries."""
-        return 1 + len(self._entries) + self._rows // PACKED_WEIGHT + len(self._better)
+        return 1 + len(self._entries) + self._rows // PACKED_WEIGHT + len(self._overrides)
 
     def add_page(self, page: Page) -> list[Entry]:
-        """Take the next page of the folder's listing; return the entries that it decides.
+        """Add the next page of the folder's listing; return the entries that are certain now.
 
-        A row `a` waits for the page that would show the folder `a/`: until then it may be a second name.
+        A file `a` is not, before the page that would show a folder `a/`: beside one it gets a second name.
         """
         rows = self._carried + list(page.rows)
         prefix = self.folder.prefix
@@ -87,7 +88,7 @@ class Listing:
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
         if page.last and not self._huge:
             self._entries = {entry.name: entry for entry in entries}
-            self._note_unasked(self._entries)
+            self._queue_heads(self._entries)
         else:
             self._huge = True
             self._blocks += _pack(decided, page.subdirs)
@@ -95,11 +96,11 @@ class Listing:
         return entries
 
     def get(self, name: str) -> Entry | None:
-        """Return the entry of that name, None when there is none; raise `Unlisted` when it cannot be told."""
+        """Return the entry of that name, None when there is none; raise `Unlisted` when that is not known."""
         if not self._huge:
             return self._entries.get(name)
-        if name in self._better:
-            return self._better[name]
+        if name in self._overrides:
+            return self._overrides[name]
         decisive, index = self._place_of(name)
         if index < len(self._blocks):
             return self._expand(self._blocks[index]).get(name)
@@ -108,32 +109,32 @@ class Listing:
         return None
 
     def near(self, name: str) -> list[Entry]:
-        """Return the folder's entries, of a huge folder those of some blocks from the one with `name` on."""
+        """Return the folder's entries; of a huge folder only some, beginning near `name`."""
         if not self._huge:
             return list(self._entries.values())
         start = self._place_of(name)[1]
-        # They are not kept unpacked: they would push out the names that are being looked up.
+        # Not kept unpacked: they would push out the blocks that lookups use.
         blocks = [self._unpack(block) for block in self._blocks[start : start + NEAR]]
-        return [self._better.get(name) or entry for block in blocks for name, entry in block.items()]
+        return [self._overrides.get(name) or entry for block in blocks for name, entry in block.items()]
 
     def known(self, name: str) -> Entry | None:
-        """Return the entry of that name, None when there is none or it cannot be told."""
+        """Return the entry of that name, None when there is none or that is not known."""
         try:
             return self.get(name)
         except Unlisted:
             return None
 
     def update(self, name: str, entry: Entry | None) -> None:
-        """Make `entry` what `name` is, None for nothing, whatever Swift listed."""
+        """Let `name` be `entry`, None for nothing, whatever Swift listed."""
         if self._huge:
-            self._better[name] = entry
+            self._overrides[name] = entry
         else:
             set_entry(self._entries, name, entry)
 
     def refine(self, entry: Entry, better: Entry | None) -> None:
-        """Replace `entry` by what a HEAD told, unless it has changed meanwhile."""
-        if self._better.get(entry.name) is entry:
-            self._better[entry.name] = better
+        """Replace `entry` by what a HEAD answered, unless the name was changed meanwhile."""
+        if self._overrides.get(entry.name) is entry:
+            self._overrides[entry.name] = better
             return
         for entries in (self._entries, *(block.entries for block in self._expanded)):
             if entries is not None and entries.get(entry.name) is entry:
@@ -141,16 +142,16 @@ class Listing:
                 return
 
     def chunks(self) -> Iterator[list[Entry]]:
-        """Yield the entries known so far, a few at a time."""
+        """Yield the entries that are known, some at a time."""
         if not self._huge:
             yield list(self._entries.values())
             return
         for block in self._blocks:
-            yield [entry for entry in self._expand(block).values() if entry.name not in self._better]
-        yield [entry for entry in self._better.values() if entry is not None]
+            yield [entry for entry in self._expand(block).values() if entry.name not in self._overrides]
+        yield [entry for entry in self._overrides.values() if entry is not None]
 
     def _place_of(self, name: str) -> tuple[str, int]:
-        """Return a name as a folder's key, and the index of the block that has it if any has."""
+        """Return the key of a folder of that name, and the index of the block that may have the name."""
         component, _ = unescape(name)
         decisive = self.folder.prefix + component + "/"
         return decisive, bisect_left(self._blocks, decisive, key=lambda block: block.end)
@@ -168,18 +169,18 @@ class Listing:
             self._expanded.append(block)
             if len(self._expanded) > EXPANDED:
                 self._expanded.popleft().entries = None
-            self.unasked.clear()
-            self._note_unasked(block.entries)
+            self.head_queue.clear()
+            self._queue_heads(block.entries)
         return block.entries
 
-    def _note_unasked(self, entries: dict[str, Entry]) -> None:
+    def _queue_heads(self, entries: dict[str, Entry]) -> None:
         for entry in entries.values():
             if not entry.complete:
-                self.unasked[self.folder, entry.name] = None
+                self.head_queue[self.folder, entry.name] = None
 
 
 def _pack(rows: Iterable[Row], subdirs: Iterable[str]) -> Iterator[_Block]:
-    """Yield the names in their order as folders, so that a file `a` and the folder `a/` share a block."""
+    """Yield a page in blocks, ordered by names as folders: a file `a` and a folder `a/` share one."""
     rows = sorted(rows, key=_as_folder)
     subdirs = sorted(subdirs)
     names = sorted({*map(_as_folder, rows), *subdirs})
@@ -196,7 +197,7 @@ def _as_folder(row: Row) -> str:
 
 
 def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:
-    """Make `entry` what `name` is, None for nothing."""
+    """Let `name` be `entry`, None for nothing."""
     if entry is None:
         entries.pop(name, None)
     else:
@@ -206,10 +207,10 @@ def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None
 def listings_in(
     page: Page, folder: Folder, root: Folder, marker: str, defaults: Defaults
 ) -> dict[Folder, Listing]:
-    """Return the folders that a page of a flat listing of `root` after `marker` shows from end to end.
+    """Return the folders that a page of a flat listing of `root` after `marker` shows completely.
 
-    `folder` is one of them if the page reaches behind it, even when nothing is in it. They share one queue of
-    unasked names, for a walk goes from one to the next.
+    `folder` is one of them if the page reaches past it, even when nothing is in it. They share one
+    `head_queue`, because a walk goes from one to the next.
     """
     rows: dict[str, list[Row]] = {}
     subdirs: dict[str, dict[str, None]] = {}
@@ -219,7 +220,7 @@ def listings_in(
             rows[prefix] = []
             _add_ancestors(prefix, root.prefix, subdirs)
         rows[prefix].append(row)
-    unasked: Unasked = OrderedDict()
+    head_queue: HeadQueue = OrderedDict()
     listings = {}
     for prefix in dict.fromkeys([folder.prefix, *rows, *subdirs]):
         ends = page.last or (page.marker > prefix and not page.marker.startswith(prefix))
@@ -227,8 +228,8 @@ def listings_in(
             continue
         listing = Listing(Folder(root.container, prefix), defaults)
         listing.add_page(Page(tuple(rows.get(prefix, ())), tuple(subdirs.get(prefix, ())), "", True))
-        unasked.update(listing.unasked)
-        listing.unasked = unasked
+        head_queue.update(listing.head_queue)
+        listing.head_queue = head_queue
         listings[listing.folder] = listing
     return listings
 

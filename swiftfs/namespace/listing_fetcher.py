@@ -1,4 +1,4 @@
-"""Listings: those in memory, and one request for all who want a folder that is not."""
+"""Listings in memory, and the requests for those that are not: one for all who wait for a folder."""
 
 import logging
 import math
@@ -15,68 +15,69 @@ from swiftfs.paths import Folder
 log = logging.getLogger(__name__)
 
 
-WORTH = 10
-"""A listing serves at least so many times as long as it took: a walk of a huge folder outlives any `ttl`."""
+SERVES_TIMES = 10
+"""A listing is fresh for at least this many times as long as it took: walking a huge folder takes longer than
+the option `ttl`."""
 
 
 class Listings:
-    """Folders' listings by the time of their last use, `max_entries` names at most.
+    """Folders' listings, `max_entries` names at most; those unused longest are dropped.
 
-    One that has expired stays: it serves again where Swift cannot be asked. With a `ttl` of 0 (seconds) none
+    One that has expired stays: it is used again when Swift is out of reach. With a `ttl` of 0 (seconds) none
     is kept. Not locked: the namespace's lock guards it.
     """
 
     def __init__(self, ttl: float, max_entries: int) -> None:
         self._ttl = ttl
-        self._kept: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
+        self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
 
     def get(self, folder: Folder) -> Listing | None:
-        """Return a folder's listing, expired or not, None for one that is not in memory."""
-        return self._kept.get(folder)
+        """Return a folder's listing, expired or not, None when it is not in memory."""
+        return self._listings.get(folder)
 
     def fresh(self, folder: Folder) -> Listing | None:
         """Return a folder's listing unless it has expired."""
-        listing = self._kept.get(folder)
+        listing = self._listings.get(folder)
         return listing if listing is not None and monotonic() < listing.expires else None
 
-    def keep(self, listing: Listing) -> None:
-        """Keep a listing that was just made, in place of an older one of its folder."""
-        self._kept.pop(listing.folder, None)
+    def add(self, listing: Listing) -> None:
+        """Add a new listing, in place of an older one of its folder."""
+        self._listings.pop(listing.folder, None)
         if self._ttl:
-            listing.expires = monotonic() + max(self._ttl, WORTH * listing.seconds)
-            with suppress(ValueError):  # a folder larger than the whole cache is not kept
-                self._kept[listing.folder] = listing
+            listing.expires = monotonic() + max(self._ttl, SERVES_TIMES * listing.seconds)
+            with suppress(ValueError):  # a folder larger than `max_entries` is not kept
+                self._listings[listing.folder] = listing
 
-    def forget(self, folder: Folder) -> None:
+    def invalidate(self, folder: Folder) -> None:
         """Drop the listing of a folder."""
-        self._kept.pop(folder, None)
+        self._listings.pop(folder, None)
 
-    def forget_below(self, folder: Folder) -> None:
+    def invalidate_below(self, folder: Folder) -> None:
         """Drop the listings of a folder and of all below it."""
-        for other in [other for other in self._kept if other.is_below(folder)]:
-            self._kept.pop(other, None)
+        for other in [other for other in self._listings if other.is_below(folder)]:
+            self._listings.pop(other, None)
 
     def clear(self) -> None:
         """Drop every listing."""
-        self._kept.clear()
+        self._listings.clear()
 
 
 PARALLEL = 16
-"""Listings under way at once: so many programs look into different folders at the same time."""
+"""Listings under way at once, of different folders."""
 
-PATIENCE = 5.0
-"""Seconds after which an expired listing serves although Swift may answer yet: a page of 10,000 names over a
-slow line takes a few. An answer that comes later is for the next lookup."""
+ANSWER_SECONDS = 5.0
+"""Seconds to wait for an answer while there is an expired listing: a page of 10,000 names takes a few over a
+slow line. An answer that comes later is for the next lookup."""
 
-AWAY_SECONDS = 30.0
-"""How long a failure speaks for the server. It outlasts the store's patience with a lookup (25 s), so that
-while programs look, one attempt follows another and nobody waits for any but the first."""
+OUTAGE_SECONDS = 30.0
+"""Seconds for which Swift counts as out of reach after a failure. The store tries a lookup for less (25 s):
+while lookups come, one attempt follows another, and only the first is waited for."""
 
 
 class ListingFetcher:
-    """Gets listings with `fetch`, which is called from threads of its own and keeps what it gets.
+    """Gets listings by `fetch`, which threads of its own call, and which adds what it gets to `listings`.
 
-    `lock` is the namespace's, and guards the listings, the flights and the outage.
+    `lock` is the namespace's. It guards the listings, the requests under way and the outage.
     """
 
     def __init__(self, lock: Lock, listings: Listings, fetch: Callable[[Folder], Listing]) -> None:
@@ -85,44 +86,44 @@ class ListingFetcher:
         self._fetch = fetch
         self._outage = _Outage()
         self._pool = new_pool("listing", PARALLEL)
-        self._flights: dict[Folder, Future[Listing]] = {}
+        self._requests: dict[Folder, Future[Listing]] = {}
 
     def listing(self, folder: Folder) -> Listing:
-        """Return the folder's listing from memory, or ask for it; raise `StoreError`.
+        """Return the folder's listing from memory, or request it; raise `StoreError`.
 
-        An expired one serves where Swift does not answer. In an outage a single attempt is under way, and
-        who has an expired listing does not wait for it.
+        When Swift does not answer, an expired listing is returned. In an outage only one attempt is under
+        way, and a caller with an expired listing does not wait for it.
         """
         with self._lock:
             if (listing := self._listings.fresh(folder)) is not None:
                 return listing
             expired = self._listings.get(folder)
-            away = self._outage.lasts
-            flight = self._flights.get(folder)
-            if flight is None and (expired is None or not away or not self._flights):
-                flight = self._flights[folder] = self._pool.submit(self._fly, folder)
+            in_outage = self._outage.lasts
+            request = self._requests.get(folder)
+            if request is None and (expired is None or not in_outage or not self._requests):
+                request = self._requests[folder] = self._pool.submit(self._run, folder)
         if expired is None:
-            assert flight is not None
-            return flight.result()
-        if flight is not None and wait_all([flight], 0 if away else PATIENCE):
-            if not _is_outage(flight.exception()):
-                return flight.result()
-        elif not away:
-            self._lose_patience(folder)
+            assert request is not None
+            return request.result()
+        if request is not None and wait_all([request], 0 if in_outage else ANSWER_SECONDS):
+            if not _is_outage(request.exception()):
+                return request.result()
+        elif not in_outage:
+            self._note_timeout(folder)
         with self._lock:
-            self._outage.tell()
+            self._outage.log_once()
         return expired
 
     def close(self) -> None:
         """Wait for the requests under way and end the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _lose_patience(self, folder: Folder) -> None:
+    def _note_timeout(self, folder: Folder) -> None:
         with self._lock:
-            if folder in self._flights:  # else the answer came just now
-                self._outage.notice(f"no answer within {PATIENCE:.0f} s")
+            if folder in self._requests:  # else the answer came just now
+                self._outage.notice(f"no answer within {ANSWER_SECONDS:.0f} s")
 
-    def _fly(self, folder: Folder) -> Listing:
+    def _run(self, folder: Folder) -> Listing:
         try:
             listing = self._fetch(folder)
         except StoreError as error:
@@ -136,41 +137,41 @@ class ListingFetcher:
             return listing
         finally:
             with self._lock:
-                del self._flights[folder]
+                del self._requests[folder]
 
 
 class _Outage:
-    """Whether Swift was out of reach a moment ago; that something expired serves is told once."""
+    """Whether Swift was out of reach a moment ago. Not locked: the namespace's lock guards it."""
 
     def __init__(self) -> None:
         self._noticed = -math.inf
         self._reason: object = None
-        self._told = False
+        self._logged = False
 
     @property
     def lasts(self) -> bool:
-        """True for a while after a failure, until an answer comes."""
-        return monotonic() - self._noticed < AWAY_SECONDS
+        """True for `OUTAGE_SECONDS` after a failure, unless an answer comes."""
+        return monotonic() - self._noticed < OUTAGE_SECONDS
 
     def notice(self, reason: object) -> None:
-        """Take note that Swift could not be asked."""
+        """Record that Swift did not answer."""
         self._noticed = monotonic()
         self._reason = reason
 
-    def tell(self) -> None:
-        """Log that an expired listing serves, unless that was said of this outage."""
-        if self.lasts and not self._told:
-            log.warning("Swift is out of reach, expired listings serve meanwhile: %s", self._reason)
-            self._told = True
+    def log_once(self) -> None:
+        """Log that expired listings are used, once in an outage."""
+        if self.lasts and not self._logged:
+            log.warning("Swift is out of reach, expired listings are used meanwhile: %s", self._reason)
+            self._logged = True
 
     def end(self) -> None:
-        """Take note that Swift answered."""
+        """Record that Swift answered."""
         self._noticed = -math.inf
-        if self._told:
+        if self._logged:
             log.info("Swift answers again")
-        self._told = False
+        self._logged = False
 
 
 def _is_outage(error: BaseException | None) -> bool:
-    """Say whether Swift has told nothing of what was asked: all may be as it was."""
+    """Return whether the failure says nothing about the folder: all in it may be as before."""
     return isinstance(error, StoreError) and error.retryable

@@ -1,4 +1,4 @@
-"""The namespace: lookups and listings from memory, one request for a folder's siblings."""
+"""The namespace: which files and folders exist, from listings in memory or by one request a folder."""
 
 import errno
 from collections.abc import Iterator
@@ -16,44 +16,45 @@ from swiftfs.namespace.entry import (
     entries_of,
     folder_inode,
     row_of,
-    with_details,
+    with_head,
 )
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import LocalChange, Overlay
+from swiftfs.namespace.overlay import Overlay, PendingChange
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
-from swiftfs.paths import Folder, Source, escape, plain_marker, slash_marker, split, unescape
+from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
 
 BEFORE_SLASH = ".\U0010ffff"
-"""As a marker behind a folder's name: `.` comes just before `/`, so the folder's own objects follow."""
+"""After a folder's name this makes a marker just before the folder's own objects, as `.` sorts before `/`."""
 
 
-DOUBTS_ASKED = 500
-"""Changes of ours that a listing contradicts and Swift is asked about; others stay until the next listing."""
+MAX_CHECKED = 500
+"""How many of our changes that a listing contradicts are checked by HEADs; others wait for the next one."""
 
 MOMENT = 0.5
-"""Seconds for which a listing tells what there is at this moment, to the call that it was made for."""
+"""Seconds for which a listing shows the present, to the call that it was made for."""
 
-CHILDREN_ASKED = 8
-"""Names that are looked at below a folder that we deleted and a listing shows."""
+MAX_CHILDREN = 8
+"""How many names are checked below a folder that we deleted and that a listing shows."""
 
 
 class Namespace:
     """What exists below the mount point, by paths that begin there. Every method may raise `StoreError`.
 
-    The lock guards the listings, the changes, the walks and the flights; it is never held across a request.
+    The lock guards the listings, the requests for them, the overlay and the walk detector. It is never held
+    while a request is waited for.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        details: HeadFetcher,
+        head_fetcher: HeadFetcher,
         source: Source,
         defaults: Defaults,
         *,
@@ -61,14 +62,14 @@ class Namespace:
         max_entries: int,
     ) -> None:
         self._store = store
-        self._head_fetcher = details
+        self._head_fetcher = head_fetcher
         self._source = source
         self._defaults = defaults
         self._root = Entry("", None, defaults.directory(folder_inode(source.folder("/"))))
         self._lock = new_lock(Rank.NAMESPACE)
         self._listings = Listings(ttl, max_entries)
         self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
-        self._completer = EntryCompleter(details, defaults, self._lock, self._listings)
+        self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay()
         self._walk_detector = WalkDetector()
 
@@ -97,7 +98,7 @@ class Namespace:
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
         """Return what `path` is; raise `OSError` ENOENT when it does not exist.
 
-        With `complete` its attributes are all known, if need be by a HEAD.
+        With `complete` all attributes are known, if need be by a HEAD.
         """
         if path == "/":
             return self._root
@@ -107,7 +108,7 @@ class Namespace:
             with self._lock:
                 entry = listing.get(name)
         except Unlisted:
-            entry = self._point(listing, name)
+            entry = self._look_up(listing, name)
         if complete and entry is not None and not entry.complete:
             entry = self._completer.complete(listing, entry)
         if entry is None:
@@ -115,9 +116,10 @@ class Namespace:
         return entry
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
-        """Return `entry` with the version that Swift told, where only the Content-Type has.
+        """Return `entry` with its true version, where it has only the one in the Content-Type.
 
-        It may be remembered; else, with `ask`, this is a HEAD. Raise `NotFound` where it finds nothing.
+        That may be in the cache of HEADs; else, with `ask`, a HEAD is sent. Raise `NotFound` when there is no
+        object.
         """
         if not entry.hinted:
             return entry
@@ -127,7 +129,7 @@ class Namespace:
         return entry if info is None else self.learn(path, entry, info)
 
     def check(self, path: str, entry: Entry) -> None:
-        """Ask whether there is what `entry` describes; raise `NotFound`, as `Ghost` where Swift lists it."""
+        """Send a HEAD of the entry's object; raise `NotFound`, as `Ghost` when Swift lists the object."""
         try:
             self._head_fetcher.ask(entry).result()
         except Ghost:
@@ -135,8 +137,8 @@ class Namespace:
             raise
 
     def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
-        """Return `entry` with what Swift answered about its object, and let `path` be that."""
-        better = with_details(entry, info, self._defaults)
+        """Return `entry` with what Swift answered about its object, and keep that for `path`."""
+        better = with_head(entry, info, self._defaults)
         self._head_fetcher.remember(entry, info)
         self._refine(path, entry, better)
         return better
@@ -147,14 +149,30 @@ class Namespace:
                 listing.refine(entry, better)
 
     def find(self, path: str) -> Entry | None:
-        """Return what `path` is as its folder's listing knows it, or None when it does not exist."""
+        """Return what `path` is, as its folder's listing has it; None when it does not exist."""
         try:
             return self.lookup(path, complete=False)
         except FileNotFoundError:
             return None
 
+    def new_object(self, path: str) -> ObjectName:
+        """Return the object that a new file at `path` is stored as.
+
+        Raise `OSError` EINVAL for a name that no listing would show. The second name `a%file` exists only
+        beside a folder `a`.
+        """
+        parent, name = split(path)
+        component, shadowed = unescape(name)
+        if escape(component, shadowed=shadowed) != name:
+            raise os_error(errno.EINVAL, path)
+        if shadowed:
+            folder = self.find(join(parent, escape(component)))
+            if folder is None or not folder.is_directory:
+                raise os_error(errno.EINVAL, path)
+        return self._source.object(path)
+
     def children(self, path: str) -> Iterator[Entry]:
-        """Yield the entries of the folder at `path`, attributes as the listing knows them.
+        """Yield the entries of the folder at `path`, with attributes as the listing has them.
 
         A folder larger than a page is listed while it is read, in bounded memory.
         """
@@ -163,32 +181,32 @@ class Namespace:
         return self._read(listing) if listing.complete else self._stream(listing.folder)
 
     def known(self, path: str) -> Entry | None:
-        """Return what `path` is, None when it does not exist or is not in memory; nothing is asked."""
+        """Return what `path` is, from memory; None when it does not exist or is not in memory."""
         parent, name = split(path)
         with self._lock:
             listing = self._listings.fresh(self._source.folder(parent))
             return None if listing is None else listing.known(name)
 
     def known_children(self, path: str, near: str) -> list[Entry] | None:
-        """Return the children of `path` that are in memory, None for a folder that is not; nothing is asked.
+        """Return the children of `path` from memory, None when its listing is not in memory.
 
-        Of a huge folder they are some that follow the name `near`, and it.
+        Of a huge folder they are only some, beginning near the name `near`.
         """
         with self._lock:
             listing = self._listings.fresh(self._source.folder(path))
             return None if listing is None else listing.near(near)
 
     def is_empty(self, path: str) -> bool:
-        """Say whether the folder at `path` has no children."""
+        """Return whether the folder at `path` has no children."""
         return next(self.children(path), None) is None
 
     def is_last(self, path: str) -> bool:
-        """Say whether `path` is the only child of its folder."""
+        """Return whether `path` is the only child of its folder."""
         parent, name = split(path)
         return all(entry.name == name for entry in islice(self.children(parent), 2))
 
     def is_implied(self, path: str) -> bool:
-        """Say whether the folder at `path` has no marker: without children it would cease to exist."""
+        """Return whether the folder at `path` has no marker: without children it would cease to exist."""
         folder = self._source.folder(path)
         if not folder.prefix or folder.prefix == self._source.prefix:
             return False
@@ -196,90 +214,76 @@ class Namespace:
         return (entry.object is None or entry.missing) and not self._listing(folder).marked
 
     def is_marked_inside(self, path: str) -> bool:
-        """Say whether the folder at `path` has the marker `d/`."""
+        """Return whether the folder at `path` has the marker `d/`."""
         return self._listing(self._source.folder(path)).marked
 
-    def record(self, path: str, entry: Entry | None, *, pending: bool = False) -> LocalChange:
-        """Lay our own change over the listing: `path` is now `entry`, or gone.
+    def record(self, path: str, entry: Entry | None) -> None:
+        """Record a change that Swift has made: `path` is now `entry`, or gone. Listings may show it later."""
+        self._record(path, entry, pending=False)
 
-        A `pending` one Swift does not know yet: no listing contradicts it until it is confirmed.
-        """
+    def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
+        """Record a change that Swift does not have yet: `path` is now `entry`, or gone."""
+        return self._record(path, entry, pending=True)
+
+    def _record(self, path: str, entry: Entry | None, *, pending: bool) -> PendingChange:
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
             if (listing := self._listings.get(folder)) is not None:
                 listing.update(name, entry)
-            return self._overlay.record(folder, name, entry, pending=pending)
+            change = self._overlay.record(folder, name, entry, pending=pending)
+        return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
 
     def record_root(self, entry: Entry) -> None:
-        """Take note of the root's new attributes."""
+        """Record the root's new attributes."""
         self._root = entry
 
-    def confirm(self, path: str, change: LocalChange, entry: Entry | None = None) -> None:
-        """Take note that Swift has taken a pending change; `entry` is what it made of it, if it differs."""
-        parent, name = split(path)
-        folder = self._source.folder(parent)
-        with self._lock:
-            if not self._overlay.confirm(folder, name, change, entry or change.entry) or entry is None:
-                return
-            if (listing := self._listings.get(folder)) is not None:
-                listing.update(name, entry)
-
-    def rollback(self, path: str, change: LocalChange) -> None:
-        """Let Swift speak for `path` again: a pending change could not be made."""
-        parent, name = split(path)
-        folder = self._source.folder(parent)
-        with self._lock:
-            if self._overlay.of(folder).get(name) is change:
-                self._overlay.forget(folder, name)
-                self._listings.forget(folder)
-
-    def note_new_folder(self, path: str, entry: Entry) -> None:
-        """Take note that a folder we made is known to be empty, which saves its listing."""
+    def record_new_folder(self, path: str, entry: Entry) -> None:
+        """Record that a folder we have just made is empty, which saves the request for its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         listing.add_page(Page((), (), "", True))
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
         with self._lock:
-            self._listings.keep(listing)
+            self._listings.add(listing)
 
     def discard_change(self, path: str) -> None:
-        """Let Swift alone speak for `path`: what was to replace it came to nothing."""
+        """Drop our change of `path`, and ask Swift again what is there."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            self._overlay.forget(folder, name)
-            self._listings.forget(folder)
+            self._overlay.discard(folder, name)
+            self._listings.invalidate(folder)
 
     def invalidate(self, path: str) -> None:
-        """Forget the listing that holds `path` and all below it: Swift is asked again."""
+        """Drop the listing that holds `path`, and those below it: Swift is asked again."""
         with self._lock:
-            self._listings.forget(self._source.folder(split(path)[0]))
-            self._listings.forget_below(self._source.folder(path))
+            self._listings.invalidate(self._source.folder(split(path)[0]))
+            self._listings.invalidate_below(self._source.folder(path))
 
     def invalidate_all(self) -> None:
-        """Forget every listing; our own changes stay."""
+        """Drop every listing; our own changes stay."""
         with self._lock:
             self._listings.clear()
 
     def invalidate_listings(self, path: str) -> None:
-        """Forget the listings of the folder at `path` and of all below it."""
+        """Drop the listings of the folder at `path` and of all folders below it."""
         with self._lock:
-            self._listings.forget_below(self._source.folder(path))
+            self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
-        """Return what we have stored below the folder at `path` so lately that a listing may not show it."""
+        """Return what we have stored below the folder at `path` and listings may not show yet."""
         folder = self._source.folder(path)
         with self._lock:
-            return self._overlay.below(folder)
+            return self._overlay.stored_below(folder)
 
     def move_recent(self, old: str, new: str) -> None:
-        """Show what we have stored lately below `old` below `new`, where it moved, though no listing may."""
+        """Record that what `recent_below` returns for `old` has moved below `new`."""
         source, target = self._source.folder(old), self._source.folder(new)
         with self._lock:
             self._overlay.move_below(source, target)
 
     def are_alone(self, *paths: str) -> bool:
-        """Say whether the paths lie in one folder that holds nothing else, as far as is in memory."""
+        """Return whether the paths lie in one folder with nothing else in it; False if that is unknown."""
         parents, names = {split(path)[0] for path in paths}, {split(path)[1] for path in paths}
         if len(parents) > 1:
             return False
@@ -290,9 +294,9 @@ class Namespace:
             return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
 
     def has_just_listed(self, path: str) -> bool:
-        """Say whether the folder that holds `path` was listed a moment ago, for the call that asks this.
+        """Return whether the folder that holds `path` was listed a moment ago, for the present call.
 
-        A folder that was read since was listed for somebody else, before who knows what.
+        A listing that was read was made for another call, before which other clients may have changed it.
         """
         with self._lock:
             listing = self._listings.fresh(self._source.folder(split(path)[0]))
@@ -301,30 +305,30 @@ class Namespace:
             return monotonic() - listing.begun < MOMENT
 
     def invalidate_tree(self, path: str) -> None:
-        """Forget all that is known below the folder at `path`, our own changes included: it moved or went."""
+        """Drop all that is known below the folder at `path`, which is gone; our own changes too."""
         folder = self._source.folder(path)
         with self._lock:
-            self._overlay.forget_below(folder)
-            self._listings.forget_below(folder)
+            self._overlay.discard_below(folder)
+            self._listings.invalidate_below(folder)
 
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
         with self._lock:
-            self._walk_detector.used(folder)
+            self._walk_detector.record_use(folder)
         return listing
 
     def _fetch(self, folder: Folder) -> Listing:
         begun = monotonic()
         if not folder.container:
-            return self._settle(self._containers(folder), begun)
+            return self._finish(self._containers(folder), begun)
         with self._lock:
             walk = self._walk_detector.notice(folder)
         if walk is not None and (listing := self._fetch_flat(folder, *walk)) is not None:
             return listing
         listing = Listing(folder, self._defaults)
         listing.add_page(self._store.list_page(folder.container, prefix=folder.prefix, delimiter="/"))
-        self._settle(listing, begun)
-        self._completer.recall({folder: listing}, listing.unasked)
+        self._finish(listing, begun)
+        self._completer.recall({folder: listing}, listing.head_queue)
         return listing
 
     def _fetch_flat(self, folder: Folder, root: Folder, rows: int) -> Listing | None:
@@ -334,12 +338,12 @@ class Namespace:
         page = self._store.list_page(root.container, prefix=root.prefix, marker=marker, limit=rows)
         listings = listings_in(page, folder, root, marker, self._defaults)
         with self._lock:
-            self._walk_detector.give(set(listings))
+            self._walk_detector.record_page(set(listings))
             listings = {other: new for other, new in listings.items() if not self._listings.fresh(other)}
         for listing in listings.values():
-            self._settle(listing, begun)
+            self._finish(listing, begun)
         if listings:
-            self._completer.recall(listings, next(iter(listings.values())).unasked)
+            self._completer.recall(listings, next(iter(listings.values())).head_queue)
         return listings.get(folder)
 
     def _read(self, listing: Listing) -> Iterator[Entry]:
@@ -354,39 +358,37 @@ class Namespace:
     def _stream(self, folder: Folder) -> Iterator[Entry]:
         begun = monotonic()
         with self._lock:
-            changed = self._overlay.of(folder)
+            changed = self._overlay.changes_in(folder)
         listing = Listing(folder, self._defaults)
         for page in iter_pages(self._store, folder.container, folder.prefix, delimiter="/"):
             for entry in listing.add_page(page):
                 if entry.name not in changed:
                     yield entry
-        self._settle(listing, begun)
+        self._finish(listing, begun)
         with self._lock:
             changed_entries = [listing.known(name) for name in changed]
         yield from (entry for entry in changed_entries if entry is not None)
 
-    def _settle(self, listing: Listing, begun: float) -> Listing:
-        """Lay our changes over a new listing, ask Swift about those it contradicts, and keep it."""
+    def _finish(self, listing: Listing, begun: float) -> Listing:
+        """Apply our changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
-            doubtful = self._overlay.overlay(listing, begun)
+            contradicted = self._overlay.apply(listing, begun)
         folder = listing.folder
-        asked = list(islice(doubtful, DOUBTS_ASKED))
-        stands = self._head_fetcher.side_by_side(
-            lambda name: self._stands(folder, name, doubtful[name]), asked
-        )
-        refuted = [name for name, one in zip(asked, stands, strict=True) if not one]
+        asked = list(islice(contradicted, MAX_CHECKED))
+        newest = self._head_fetcher.map(lambda name: self._is_newest(folder, name, contradicted[name]), asked)
+        outdated = [name for name, one in zip(asked, newest, strict=True) if not one]
         with self._lock:
-            for name in refuted:
-                self._overlay.forget(folder, name)
-                listing.update(name, doubtful[name])
-            self._overlay.lay_over(listing)
+            for name in outdated:
+                self._overlay.discard(folder, name)
+                listing.update(name, contradicted[name])
+            self._overlay.apply_again(listing)
             listing.begun, listing.seconds = begun, monotonic() - begun
-            self._listings.keep(listing)
+            self._listings.add(listing)
         return listing
 
-    def _stands(self, folder: Folder, name: str, listed: Entry | None) -> bool:
-        """Ask Swift whether our change of `name` is still the newest, since the listing does not show it."""
-        change = self._overlay.of(folder).get(name)
+    def _is_newest(self, folder: Folder, name: str, listed: Entry | None) -> bool:
+        """Ask Swift whether our change of `name`, which the listing contradicts, is still the newest."""
+        change = self._overlay.changes_in(folder).get(name)
         if change is None:
             return True
         seen = change.entry or listed
@@ -399,15 +401,17 @@ class Namespace:
         return change.entry is not None and change.entry.etag in ("", info.version.etag)
 
     def _holds_others(self, folder: Folder, name: str) -> bool:
-        """Say whether Swift has something in the folder `name` that we have not deleted.
+        """Return whether Swift has something in the folder `name` that we have not deleted.
 
-        The listing that shows it may be late: only the object itself is a proof.
+        The listing may lag behind: only a HEAD of the object is proof.
         """
         prefix = folder.child(unescape(name)[0]).key + "/"
-        for row in self._store.list_page(folder.container, prefix=prefix, limit=CHILDREN_ASKED).rows:
+        for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
             above, slash, component = row.key.rpartition("/")
             with self._lock:
-                change = self._overlay.of(Folder(folder.container, above + slash)).get(escape(component))
+                change = self._overlay.changes_in(Folder(folder.container, above + slash)).get(
+                    escape(component)
+                )
             if change is not None and change.entry is None:
                 continue
             with suppress(NotFound):
@@ -415,8 +419,8 @@ class Namespace:
                 return True
         return False
 
-    def _point(self, listing: Listing, name: str) -> Entry | None:
-        """Ask for one name of a huge folder: its object, and whether anything lies below it."""
+    def _look_up(self, listing: Listing, name: str) -> Entry | None:
+        """Ask for one name of a huge folder: for its object, and whether anything lies below it."""
         folder = listing.folder
         component, _ = unescape(name)
         target = folder.child(component)
@@ -429,8 +433,8 @@ class Namespace:
         subdirs = [target.key + "/"] if below.rows else []
         found: dict[str, Entry | None] = {name: None}
         for entry in entries_of(folder, rows, subdirs, self._defaults):
-            told = info is not None and (entry.hinted or not entry.complete)
-            found[entry.name] = with_details(entry, info, self._defaults) if told and info else entry
+            refine = info is not None and (entry.hinted or not entry.complete)
+            found[entry.name] = with_head(entry, info, self._defaults) if refine and info else entry
         with self._lock:
             for known, better in found.items():
                 listing.update(known, better)

@@ -1,28 +1,30 @@
-"""Our own changes, laid over listings until Swift's listing shows them."""
+"""Our own changes, laid over listings until Swift's own listings show them."""
 
 import math
 from dataclasses import dataclass, replace
 
-from swiftfs.concurrency import monotonic
+from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
+from swiftfs.namespace.listing_fetcher import Listings
 from swiftfs.paths import Folder
 
 LISTING_LAG = 300.0
-"""Seconds for which a listing may not know a change yet: Swift's container updater runs every 5 minutes."""
+"""Seconds for which a listing may miss a change: Swift's container updater runs every 5 minutes."""
 
 
 PENDING = math.inf
+"""The time of a change that Swift does not have yet: later than every listing."""
 
 SWEEP = 10_000
-"""Changes recorded between two looks for those that every listing must know by now."""
+"""After this many changes, those that every listing must show by now are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalChange:
-    """The newest state we gave a name, None for deleted, and when Swift took it (monotonic seconds).
+    """What we made of a name last: its entry, None for deleted, and when Swift took it.
 
-    While it waits to be executed `at` is `PENDING`, later than every listing.
+    `at` is in monotonic seconds, `PENDING` before Swift has it.
     """
 
     entry: Entry | None
@@ -37,7 +39,7 @@ class Overlay:
         self._recorded = 0
 
     def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> LocalChange:
-        """Remember that `name` is now `entry`, or gone, or will be so."""
+        """Add a change: `name` is now `entry`, or gone; with `pending` Swift does not have that yet."""
         change = LocalChange(entry, PENDING if pending else monotonic())
         self._folders.setdefault(folder, {})[name] = change
         self._recorded += 1
@@ -46,61 +48,62 @@ class Overlay:
         return change
 
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
-        """Take note that a pending change was executed and made `entry`; False if a newer one is there."""
+        """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
         changes = self._folders.get(folder, {})
         if changes.get(name) is not change:
             return False
         changes[name] = LocalChange(entry, monotonic())
         return True
 
-    def forget(self, folder: Folder, name: str) -> None:
-        """Let the listing speak for `name` again."""
+    def discard(self, folder: Folder, name: str) -> None:
+        """Drop the change of `name`: the listing counts again."""
         changes = self._folders.get(folder)
         if changes is not None:
             changes.pop(name, None)
             if not changes:
                 del self._folders[folder]
 
-    def of(self, folder: Folder) -> dict[str, LocalChange]:
+    def changes_in(self, folder: Folder) -> dict[str, LocalChange]:
         """Return a copy of the folder's changes by name."""
         return dict(self._folders.get(folder, ()))
 
-    def overlay(self, listing: Listing, begun: float) -> dict[str, Entry | None]:
-        """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those it shows.
+    def apply(self, listing: Listing, begun: float) -> dict[str, Entry | None]:
+        """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those that it shows.
 
-        Return what the listing said of names whose older change it contradicts: it lags behind, or another
-        client came after us. Only Swift can tell which. The listing of a huge folder does not speak of all.
+        Return the names whose older change the listing contradicts, with the entries that it has for them.
+        The listing lags behind, or another client changed the name after us: only a HEAD can tell which.
+        Names that the listing of a huge folder does not include are not contradicted.
         """
-        doubtful = {}
-        for name, change in self.of(listing.folder).items():
+        contradicted = {}
+        for name, change in self.changes_in(listing.folder).items():
             if change.at < begun:
                 try:
                     listed = listing.get(name)
                 except Unlisted:
-                    agrees, speaks = False, False
+                    agrees, includes = False, False
                 else:
-                    agrees, speaks = _agree(listed, change.entry), True
+                    agrees, includes = _agree(listed, change.entry), True
                 if agrees or begun - change.at > LISTING_LAG:
-                    self.forget(listing.folder, name)
+                    self.discard(listing.folder, name)
                     continue
-                if speaks:
-                    doubtful[name] = listed
+                if includes:
+                    contradicted[name] = listed
             listing.update(name, change.entry)
-        return doubtful
+        return contradicted
 
-    def lay_over(self, listing: Listing) -> None:
-        """Apply the changes to a listing that `overlay` has compared with them."""
-        for name, change in self.of(listing.folder).items():
+    def apply_again(self, listing: Listing) -> None:
+        """Apply the changes to a listing that `apply` has compared with them."""
+        for name, change in self.changes_in(listing.folder).items():
             listing.update(name, change.entry)
 
     def _sweep(self) -> None:
         old = monotonic() - LISTING_LAG
         for folder, changes in list(self._folders.items()):
             for name in [name for name, change in changes.items() if change.at < old]:
-                self.forget(folder, name)
+                self.discard(folder, name)
 
-    def below(self, folder: Folder) -> list[Entry]:
-        """Return what we have stored in a folder and in all folders below it."""
+    def stored_below(self, folder: Folder) -> list[Entry]:
+        """Return the entries that we have stored in a folder and in all folders below it."""
         changes = [
             change
             for other in self._folders
@@ -110,9 +113,9 @@ class Overlay:
         return [change.entry for change in changes if change.entry is not None]
 
     def move_below(self, source: Folder, target: Folder) -> None:
-        """Lay what we have stored below a folder that moved over the listings of its new place.
+        """Record what we have stored below a folder as changes below its new place, where it has moved.
 
-        Its objects were copied just now, and no listing may show that yet.
+        Its objects were copied just now, and listings may not show that yet.
         """
         for folder in [folder for folder in self._folders if folder.is_below(source)]:
             there = Folder(target.container, target.prefix + folder.prefix.removeprefix(source.prefix))
@@ -120,14 +123,54 @@ class Overlay:
                 if change.entry is not None:
                     self.record(there, name, _entry_in(there, change.entry), pending=False)
 
-    def forget_below(self, folder: Folder) -> None:
-        """Forget the changes in a folder and in all folders below it."""
+    def discard_below(self, folder: Folder) -> None:
+        """Drop the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
             del self._folders[other]
 
 
+class PendingChange:
+    """Our change of a name that Swift does not have yet.
+
+    No listing contradicts it before one of the two methods is called. Both do nothing when the name has been
+    changed again: the newer change counts. `lock` is the namespace's.
+    """
+
+    def __init__(
+        self, lock: Lock, overlay: Overlay, listings: Listings, folder: Folder, name: str, change: LocalChange
+    ) -> None:
+        self._lock = lock
+        self._overlay = overlay
+        self._listings = listings
+        self._folder = folder
+        self._name = name
+        self._change = change
+
+    @property
+    def entry(self) -> Entry | None:
+        """What the name is by this change, None for nothing."""
+        return self._change.entry
+
+    def confirm(self, entry: Entry | None) -> None:
+        """Record that Swift has the change, and that it made `entry` of the name."""
+        with self._lock:
+            is_newest = self._overlay.confirm(self._folder, self._name, self._change, entry)
+            # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
+            if not is_newest or entry is self.entry:
+                return
+            if (listing := self._listings.get(self._folder)) is not None:
+                listing.update(self._name, entry)
+
+    def rollback(self) -> None:
+        """Show again what Swift has: the change could not be made."""
+        with self._lock:
+            if self._overlay.changes_in(self._folder).get(self._name) is self._change:
+                self._overlay.discard(self._folder, self._name)
+                self._listings.invalidate(self._folder)
+
+
 def _entry_in(folder: Folder, entry: Entry) -> Entry:
-    """Return the entry of what moved to `folder` with the folder that it lay in."""
+    """Return the entry in `folder` of what has moved there with its folder."""
     if entry.object is None:
         return entry
     slash = "/" if entry.object.key.endswith("/") else ""
@@ -143,7 +186,7 @@ def _agree(listed: Entry | None, changed: Entry | None) -> bool:
     if listed is None or changed is None:
         return listed is changed
     if listed.is_directory or changed.is_directory:
-        # What is in a folder implies it; of its marker `d` that says nothing.
+        # A folder may be listed because something is in it. That does not show that its marker `d` is there.
         shown = changed.object is None or changed.object.key.endswith("/") or listed.object is not None
         return listed.is_directory == changed.is_directory and shown
     return listed.attributes == changed.attributes and listed.object == changed.object

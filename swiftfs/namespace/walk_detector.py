@@ -1,4 +1,4 @@
-"""Walks: `find`, `du`, `ls -R` and `rsync` list folder after folder, and are served a subtree at once."""
+"""Detects walks: `find`, `du`, `ls -R` and `rsync` list folder after folder. They get a subtree at once."""
 
 from collections import deque
 
@@ -9,27 +9,27 @@ WINDOW = 30.0
 """Seconds in which listings belong to one walk."""
 
 REMEMBERED = 16
-"""Listings that are looked back on: a walk goes deeper than it is wide at no more places than this."""
+"""How many listings are looked back on."""
 
 FIRST_ROWS = 1000
-"""The first flat page of a walk is small: a user who looks into two folders is not a walk yet."""
+"""Rows of a walk's first flat page. Few: a user who looks into two folders may not go on."""
 
 USED_SHARE = 4
-"""A walk goes on while at least one in so many of the folders it was given is asked for."""
+"""A walk goes on while at least one in this many of the folders that its last page showed is used."""
 
 
 class WalkDetector:
-    """Notices walks among the folders that must be listed. Not locked: the namespace's lock guards it."""
+    """Detects walks by the folders that are listed. Not locked: the namespace's lock guards it."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, Folder]] = deque(maxlen=REMEMBERED)
-        self._given: set[Folder] = set()
+        self._served: set[Folder] = set()
         self._unused: set[Folder] = set()
 
     def notice(self, folder: Folder) -> tuple[Folder, int] | None:
-        """Take note that `folder` must be listed; return the subtree to list flat, and how many rows.
+        """Record that `folder` must be listed; return the subtree to list flat, and how many rows.
 
-        None means that the folder alone is wanted; 0 rows are the server's own page.
+        None means to list the folder alone; 0 rows mean a page of the server's own size.
         """
         now = monotonic()
         recent = [other for at, other in self._recent if now - at < WINDOW]
@@ -40,19 +40,21 @@ class WalkDetector:
         root = min(above, key=lambda other: len(other.prefix))
         if sum(other.is_below(root) for other in recent) < 2:
             return None
-        self._recent.append((now, root))  # flat pages serve the folders between, and root stays in sight
-        if not self._given:
+        self._recent.append(
+            (now, root)
+        )  # the folders between come from flat pages: without this, root would be forgotten
+        if not self._served:
             return root, FIRST_ROWS
-        used = len(self._given) - len(self._unused)
-        if used * USED_SHARE < len(self._given):
-            self._given, self._unused = set(), set()
+        used = len(self._served) - len(self._unused)
+        if used * USED_SHARE < len(self._served):
+            self._served, self._unused = set(), set()
             return None
         return root, 0
 
-    def give(self, folders: set[Folder]) -> None:
-        """Take note of the folders that a flat page brought."""
-        self._given, self._unused = folders, set(folders)
+    def record_page(self, folders: set[Folder]) -> None:
+        """Record which folders a flat page showed completely."""
+        self._served, self._unused = folders, set(folders)
 
-    def used(self, folder: Folder) -> None:
-        """Take note that a listing was asked for."""
+    def record_use(self, folder: Folder) -> None:
+        """Record that a folder's listing was used."""
         self._unused.discard(folder)

@@ -1,7 +1,8 @@
-"""Who reads file after file, in which order, and what they will open next.
+"""Access patterns: which programs read file after file, in which order, and what they will open next.
 
-Programs go through a folder in one of few orders: as `readdir` gave the names (`find`, `tar`, `grep -r`),
-sorted (shells, `rsync`), or by inode (`cp -r`); some take the files of a folder before its subfolders.
+Programs go through a folder in one of a few orders: as `readdir` returned the names (`find`, `tar`,
+`grep -r`), sorted (shells, `rsync`), or by inode number (`cp -r`). Some read the files of a folder before its
+subfolders.
 """
 
 from collections import deque
@@ -16,31 +17,31 @@ from swiftfs.namespace.entry import Entry
 from swiftfs.paths import is_below, join, split
 
 CERTAIN = 3
-"""Files opened in order that make a reader: two neighbours may be chance."""
+"""A reader is one who has opened this many files in order; two neighbours may be chance."""
 
 GAIN = 2
-"""Files that are expected for each that was opened in order: so much is wasted at most on who stops."""
+"""Files that are expected for each that was opened in order. It bounds what is wasted when a reader stops."""
 
 SIGHT = 200
-"""Names that are looked at to find a reader's next files: the folders between may be many and empty."""
+"""How many names are looked at to find a reader's next files: there may be many empty folders between."""
 
 READERS = 4
-"""Readers that are followed at once."""
+"""How many readers are followed at once."""
 
 CANDIDATES = 2
-"""Opened files that may prove to be a reader's first: with more, chance finds one among random opens."""
+"""How many opened files may turn out to be a reader's first. With more, random opens would make readers."""
 
 SLACK = 8
-"""How many files a reader with several threads opens too early; one with a thread may leave out as many."""
+"""Tolerated reordering (multi-threaded readers) or skips, in files."""
 
 FRESH_SECONDS = 1.0
-"""How long a folder's order is not made anew, whatever comes to be in it: sorting costs milliseconds."""
+"""Seconds for which a sorted folder is used even if names have been added: sorting takes milliseconds."""
 
 REMEMBERED_NAMES = 20_000
-"""Names whose orders are remembered, of all folders together: some 10 MB."""
+"""How many names are kept sorted, of all folders together: about 10 MB."""
 
 Known = Callable[[str, str], Iterable[Entry] | None]
-"""Returns the entries of a folder that are in memory, in a huge one from about a name on; None for none."""
+"""Returns the entries of a folder from memory, of a huge one only some near a name; None when unknown."""
 
 Order = Callable[[list[Entry]], list[Entry]]
 
@@ -55,7 +56,7 @@ ORDERS: tuple[Order, ...] = (
 
 
 class Names:
-    """The names of one folder in each order, sorted when first asked for; `made` is in monotonic seconds."""
+    """The names of one folder in each order, sorted when first needed; `made` is in monotonic seconds."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.made = monotonic()
@@ -70,7 +71,7 @@ class Names:
         return len(self._entries)
 
     def after(self, order: Order, name: str) -> Iterator[Entry]:
-        """Yield what follows `name`, which must be one of them, or empty for all."""
+        """Yield the entries after `name`, which must be one of them, or all when it is empty."""
         if order not in self._sorted:
             entries = order(self._entries)
             self._sorted[order] = entries, {entry.name: index for index, entry in enumerate(entries)}
@@ -79,11 +80,11 @@ class Names:
 
 
 class FileOrder:
-    """The orders of the files in a tree, as far as its folders are in memory. Not locked."""
+    """The files of a tree in each order, as far as its folders are in memory. Not locked."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
-        # A folder of more names is remembered alone.
+        # `min`, so that a folder of more names is kept too, alone.
         self._folders: LRUCache[str, Names] = LRUCache(
             REMEMBERED_NAMES, getsizeof=lambda names: min(1 + len(names), REMEMBERED_NAMES)
         )
@@ -101,7 +102,7 @@ class FileOrder:
     def _below(
         self, order: Order, folder: str, name: str, sight: Iterator[int]
     ) -> Generator[tuple[str, Entry], None, bool]:
-        """Yield the files of a folder after `name`; return whether that were all."""
+        """Yield the files of a folder after `name`; return False when not all are known or in sight."""
         names = self._names(folder, name)
         if names is None:
             return False
@@ -127,10 +128,11 @@ class FileOrder:
 
 @dataclass(slots=True, eq=False)
 class Reader:
-    """Someone who has opened `steps` files in order, the last at `path`.
+    """A program that has opened `steps` files in order, the last at `path`.
 
-    `orders` are those that fit, `top` is the folder they were seen to go through. `expected` are the paths
-    that they will open next, as far as it is worth to look ahead; `decided` is its user's own mark on those.
+    `orders` are those that fit. `top` is the folder that holds all files opened so far. `expected` are the
+    paths that it will open next, as far as it is worth looking ahead. The caller of `Readers` puts into
+    `decided` those of them that it has dealt with.
     """
 
     path: str
@@ -142,7 +144,7 @@ class Reader:
 
 
 class Readers:
-    """Follows readers by the files they open, and looks ahead at most `window` files. Not locked."""
+    """Finds readers by the files that are opened, and looks at most `window` files ahead. Not locked."""
 
     def __init__(self, known: Known, window: int) -> None:
         self._files = FileOrder(known)
@@ -151,7 +153,7 @@ class Readers:
         self._candidates: deque[Reader] = deque(maxlen=CANDIDATES)
 
     def opened(self, path: str) -> Reader | None:
-        """Take note that a file was opened to be read; return the reader whose next file it was."""
+        """Record that a file was opened for reading; return the reader whose next file it is, or None."""
         if not self._window:
             return None
         for readers in (self._readers, self._candidates):
@@ -175,7 +177,7 @@ class Readers:
         return reader
 
     def _follow(self, reader: Reader, path: str) -> bool:
-        """Say whether the file is the reader's next, and if so move the reader there."""
+        """Return whether the file is the reader's next; if so, move the reader there."""
         folder = split(path)[0]
         if fitting := tuple(order for order in reader.orders if self._is_next(order, reader.path, path)):
             reader.orders = fitting
@@ -194,7 +196,7 @@ class Readers:
         return _is_first(path, self._files.after(order, before, "/"))
 
     def _begins(self, order: Order, before: str, path: str) -> bool:
-        """Say whether a folder was read to its end, and `path` is the first file of another."""
+        """Return whether a folder was read to its end, and `path` is the first file of another one."""
         folder, done = split(path)[0], split(before)[0]
         if is_below(folder, done) or any(
             _is_read(entry) for _, entry in self._files.after(order, before, done)
@@ -204,7 +206,7 @@ class Readers:
 
 
 def _is_first(path: str, files: Iterable[tuple[str, Entry]]) -> bool:
-    """Say whether `path` comes first among the files that everybody opens."""
+    """Return whether `path` is the first of the files that every program opens."""
     for other, entry in files:
         if other == path:
             return True
@@ -214,7 +216,7 @@ def _is_first(path: str, files: Iterable[tuple[str, Entry]]) -> bool:
 
 
 def _is_read(entry: Entry) -> bool:
-    """Say whether there is something to read; not everybody opens an empty file, and nobody a link."""
+    """Return whether every program opens the file: some skip empty files, and all skip links."""
     return entry.attributes.size > 0 and not entry.attributes.is_symlink
 
 

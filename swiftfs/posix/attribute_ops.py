@@ -1,8 +1,12 @@
-"""Changes of attributes and xattrs: one POST that re-sends all it would drop."""
+"""What system calls do to attributes and xattrs.
+
+A change is one POST. Swift drops all metadata that a POST does not repeat, so it carries all of it.
+"""
 
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -30,19 +34,21 @@ from swiftfs.journal.operations import (
     marker_headers,
 )
 from swiftfs.namespace.entry import Entry
-from swiftfs.objects import DIRECTORY_TYPE, Attributes, ObjectInfo
-from swiftfs.paths import Source, plain_marker, slash_marker
+from swiftfs.namespace.inodes import Inodes
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
+from swiftfs.paths import Source
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_files import OpenFile, OpenFiles
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
+from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.paging import iter_dlo_segments
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
 REFRESH_ATTRIBUTE = "swift.refresh"
-"""Setting it, to whatever value, forgets what is known of a path and of all below it."""
+"""Setting it, to whatever value, drops the listings of a path and of all below it from memory."""
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -55,68 +61,153 @@ Update = Callable[[Attributes], Attributes]
 
 
 class AttributeOps:
-    """What `chmod`, `chown`, `utimens` and `setxattr` do."""
+    """Returns and changes the attributes and xattrs of files and folders."""
 
-    def __init__(self, rooms: Services, source: Source, files: FileOps, promises: PendingChanges) -> None:
-        self._services = rooms
-        self._pending = promises
+    def __init__(
+        self,
+        services: Services,
+        source: Source,
+        open_files: OpenFiles,
+        pending: PendingChanges,
+        write_back: WriteBack,
+        files: FileOps,
+        inodes: Inodes,
+    ) -> None:
+        self._store = services.store
+        self._namespace = services.namespace
+        self._journal = services.journal
+        self._defaults = services.defaults
         self._source = source
+        self._open_files = open_files
+        self._pending = pending
+        self._write_back = write_back
         self._files = files
-        journal = rooms.journal
-        self._own: Mapping[str, Callable[[], object]] = {
+        self._inodes = inodes
+        # Other processes ask the mount by xattrs of its root.
+        self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,
-            CACHE_ATTRIBUTE: rooms.cache.absolute,
-            STATUS_ATTRIBUTE: lambda: journal.report().to_json(),
+            CACHE_ATTRIBUTE: services.cache_dir.absolute,
+            STATUS_ATTRIBUTE: lambda: services.journal.report().to_json(),
         }
-        self._orders = {FLUSH_ATTRIBUTE: journal.flush_all, RETRY_ATTRIBUTE: journal.retry}
+        self._orders = {FLUSH_ATTRIBUTE: services.journal.flush_all, RETRY_ATTRIBUTE: services.journal.retry}
 
-    def change(self, path: str, update: Update) -> None:
-        """Give `path` the attributes that `update` makes of its present ones."""
-        node = self._files.table.at(path)
-        if node is None:
-            self._post(path, self._services.namespace.lookup(path), update, None)
-            return
-        with node.lock:
-            if not node.dirty and not node.unlinked and node.entry is not None:
-                node.entry = self._post(path, node.entry, update, None)
-            node.attributes = update(node.attributes)
+    def getattr(self, path: str) -> Attributes:
+        """Return the attributes of `path`."""
+        file = self._files.current(path, ask=False)
+        if file is not None:
+            return self._inodes.of_open(path, file.current_attributes)
+        return self._inodes.of(path, self._namespace.lookup(path).attributes)
 
-    def get_xattr(self, path: str, name: str) -> bytes:
+    def getattr_handle(self, handle: int) -> Attributes:
+        """Return the attributes of an open file, whether or not it still has a path."""
+        file = self._open_files.handle(handle).file
+        return self._inodes.of_open(file.path, file.current_attributes)
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Set the permission bits."""
+        self._change(path, lambda old: replace(old, mode=stat.S_IFMT(old.mode) | stat.S_IMODE(mode)))
+
+    def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
+        """Set owner and group, None for unchanged; only root may give a file away."""
+        if caller.uid != 0 and uid not in (None, self.getattr(path).uid):
+            raise os_error(errno.EPERM, path)
+
+        def update(old: Attributes) -> Attributes:
+            return replace(old, uid=old.uid if uid is None else uid, gid=old.gid if gid is None else gid)
+
+        self._change(path, update)
+
+    def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:  # noqa: ARG002
+        """Set the time of modification in ns, None for unchanged; a time of access is not stored."""
+        if mtime_ns is not None:
+            self._change(path, lambda old: replace(old, mtime_ns=mtime_ns))
+
+    def getxattr(self, path: str, name: str) -> bytes:
         """Return an xattr's value; raise `OSError` ENODATA where there is none."""
-        if path == "/" and name in self._own:
-            return str(self._own[name]()).encode()
+        if path == "/" and name in self._answers:
+            return str(self._answers[name]()).encode()
         if path == "/" and name in self._orders:
-            # A mount with the option `ro` can be asked for an order in no other way.
+            # With the option `ro` the kernel refuses setxattr(2), and no other order reaches the mount.
             self._orders[name]()
             return b""
-        if name in _TOLD:
-            return str(_TOLD[name](self._services.store, self._stored(path))).encode()
+        if name in _COMPUTED:
+            return str(_COMPUTED[name](self._store, self._stored(path))).encode()
         header = xattr_to_header(name)
         value = self._metadata(path).get(header) if header else None
         if value is None:
             raise os_error(errno.ENODATA, path)
         return decode_xattr(value)
 
-    def list_xattrs(self, path: str) -> list[str]:
+    def listxattr(self, path: str) -> list[str]:
         """Return the names of the xattrs."""
         names = (header_to_xattr(header) for header in self._metadata(path))
         return [name for name in names if name is not None]
 
-    def set_xattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         """Set an xattr; `flags` as in setxattr(2).
 
         Raise `OSError` EOPNOTSUPP for a namespace other than `user.`, E2BIG beyond Swift's limits.
         """
-        if name == REFRESH_ATTRIBUTE:
-            self._refresh(path)
-            return
-        if path == "/" and name in self._orders:
-            self._orders[name]()
-            return
+        with self._pending.changing(path):
+            if name == REFRESH_ATTRIBUTE:
+                self._refresh(path)
+            elif path == "/" and name in self._orders:
+                self._orders[name]()
+            else:
+                self._set_metadata(path, name, value, flags)
+
+    def removexattr(self, path: str, name: str) -> None:
+        """Remove an xattr; raise `OSError` ENODATA where there is none."""
+        with self._pending.changing(path):
+            header = xattr_to_header(name)
+            metadata = dict(self._metadata(path))
+            if header is None or metadata.pop(header, None) is None:
+                raise os_error(errno.ENODATA, path)
+            self._store_metadata(path, metadata)
+
+    def _change(self, path: str, update: Update) -> None:
+        """Give `path` the attributes that `update` makes of its present ones."""
+        with self._pending.changing(path):
+            file = self._open_files.at(path)
+            if file is None:
+                self._submit(path, self._namespace.lookup(path), update, None)
+                return
+            with file.lock:
+                if not file.dirty and not file.unlinked and file.entry is not None:
+                    file.entry = self._submit(path, file.entry, update, None)
+                file.attributes = update(file.attributes)
+
+    def _refresh(self, path: str) -> None:
+        if path == "/":
+            self._namespace.invalidate_all()
+        else:
+            self._namespace.invalidate(path)
+
+    def _stored(self, path: str) -> ObjectInfo:
+        """Return what Swift has at `path` at this moment; raise `OSError` ENODATA where it has no object."""
+        file = self._open_files.at(path)
+        entry = file.entry if file is not None else self._namespace.lookup(path, complete=False)
+        if entry is None or entry.object is None or (file is not None and file.unlinked):
+            raise os_error(errno.ENODATA, path)
+        self._journal.flush([entry.object])
+        try:
+            return self._store.head(entry.object)
+        except NotFound:
+            raise os_error(errno.ENODATA, path) from None
+
+    def _metadata(self, path: str) -> Mapping[str, str]:
+        file = self._open_files.at(path)
+        if file is not None and (file.dirty or file.unlinked):
+            self._learn_headers(file)
+            return file.description.metadata
+        entry = file.entry if file is not None else None
+        return self._headers(entry or self._namespace.lookup(path)).metadata
+
+    def _set_metadata(self, path: str, name: str, value: bytes, flags: int) -> None:
         header = xattr_to_header(name)
         if header is None:
             raise os_error(errno.EOPNOTSUPP, path)
-        limits = self._services.store.limits()
+        limits = self._store.limits()
         text = encode_xattr(value)
         if len(header) > limits.metadata_name_bytes or len(text) > limits.metadata_value_bytes:
             raise os_error(errno.E2BIG, path)
@@ -131,62 +222,28 @@ class AttributeOps:
             raise os_error(errno.E2BIG, path)
         self._store_metadata(path, metadata)
 
-    def remove_xattr(self, path: str, name: str) -> None:
-        """Remove an xattr; raise `OSError` ENODATA where there is none."""
-        header = xattr_to_header(name)
-        metadata = dict(self._metadata(path))
-        if header is None or metadata.pop(header, None) is None:
-            raise os_error(errno.ENODATA, path)
-        self._store_metadata(path, metadata)
-
-    def _refresh(self, path: str) -> None:
-        if path == "/":
-            self._services.namespace.invalidate_all()
-        else:
-            self._services.namespace.invalidate(path)
-
-    def _stored(self, path: str) -> ObjectInfo:
-        """Return what Swift has at `path` at this moment; raise `OSError` ENODATA where it has no object."""
-        node = self._files.table.at(path)
-        entry = node.entry if node is not None else self._services.namespace.lookup(path, complete=False)
-        if entry is None or entry.object is None or (node is not None and node.unlinked):
-            raise os_error(errno.ENODATA, path)
-        self._services.journal.flush([entry.object])
-        try:
-            return self._services.store.head(entry.object)
-        except NotFound:
-            raise os_error(errno.ENODATA, path) from None
-
-    def _metadata(self, path: str) -> Mapping[str, str]:
-        node = self._files.table.at(path)
-        if node is not None and (node.dirty or node.unlinked):
-            self._learn(node)
-            return node.description.metadata
-        entry = node.entry if node is not None else None
-        return self._headers(entry or self._services.namespace.lookup(path)).metadata
-
     def _store_metadata(self, path: str, metadata: Mapping[str, str]) -> None:
-        node = self._files.table.at(path)
-        if node is None:
-            self._post(path, self._services.namespace.lookup(path), _unchanged, metadata)
+        file = self._open_files.at(path)
+        if file is None:
+            self._submit(path, self._namespace.lookup(path), _unchanged, metadata)
             return
-        with node.lock:
-            kept = node.description.preserved_headers
-            if not node.dirty and not node.unlinked and node.entry is not None:
-                node.entry = self._post(path, node.entry, _unchanged, metadata)
-                kept = self._headers(node.entry).preserved_headers
-            node.description = replace(node.description, metadata=metadata, preserved_headers=kept)
-            node.foreign_headers_unknown = False
+        with file.lock:
+            preserved = file.description.preserved_headers
+            if not file.dirty and not file.unlinked and file.entry is not None:
+                file.entry = self._submit(path, file.entry, _unchanged, metadata)
+                preserved = self._headers(file.entry).preserved_headers
+            file.description = replace(file.description, metadata=metadata, preserved_headers=preserved)
+            file.foreign_headers_unknown = False
 
-    def _learn(self, node: OpenFile) -> None:
+    def _learn_headers(self, file: OpenFile) -> None:
         """Ask for the headers that another client gave an open file's object, before they are changed."""
-        if node.foreign_headers_unknown:
+        if file.foreign_headers_unknown:
             with suppress(NotFound):
-                told = self._services.store.head(node.name)
-                node.description = replace(
-                    node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
+                info = self._store.head(file.name)
+                file.description = replace(
+                    file.description, metadata=info.metadata, preserved_headers=info.preserved_headers
                 )
-            node.foreign_headers_unknown = False
+            file.foreign_headers_unknown = False
 
     def _headers(self, entry: Entry) -> Headers:
         """Return all headers of the entry's object, asking for them where they are not known."""
@@ -195,50 +252,43 @@ class AttributeOps:
         if entry.object is None or (entry.missing and entry.is_directory):
             return Headers(DIRECTORY_TYPE)
         try:
-            info = self._services.store.head(entry.object)
+            info = self._store.head(entry.object)
         except NotFound:
             if entry.last_modified:
                 raise
             return Headers(entry.media_type)  # another client deleted it, and our change will store it again
         return Headers(entry.media_type, info.metadata, info.preserved_headers)
 
-    def _post(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
+    def _submit(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
         """Store an entry's new attributes, and new metadata unless it is None; return the new entry."""
         attributes = update(entry.attributes)
         if attributes == entry.attributes and metadata is None:
             return entry
-        entry = self._services.namespace.verify(path, entry, ask=True)
+        entry = self._namespace.verify(path, entry, ask=True)
         headers = self._headers(entry)
         if metadata is not None:
             headers = replace(headers, metadata=metadata)
         entry = replace(entry, attributes=attributes, headers=headers)
         if entry.is_directory:
-            return self._post_folder(path, entry, headers)
-        self._post_file(path, entry, headers)
+            return self._submit_folder(path, entry, headers)
+        self._submit_file(path, entry, headers)
         return entry
 
-    def _post_file(self, path: str, entry: Entry, headers: Headers) -> None:
+    def _submit_file(self, path: str, entry: Entry, headers: Headers) -> None:
         assert entry.object is not None
-        stat = entry.attributes
+        new = entry.attributes
         if "X-Object-Manifest" in headers.preserved_headers:
             # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
-            sent = replace(headers, metadata={**headers.metadata, **encode_marker(stat)})
+            sent = replace(headers, metadata={**headers.metadata, **encode_marker(new)})
             self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
         else:
             slo = entry.etag if entry.is_slo else None
-            device = stat.device or None
-            stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid, entry.target, slo, device)
+            device = new.device or None
+            stored = Stored(new.mode, new.mtime_ns, new.uid, new.gid, entry.target, slo, device)
             description = Description(entry.media_type, stored, headers.metadata, headers.preserved_headers)
             self._pending.submit(path, SetAttributes(entry.object, description, entry.is_slo), entry)
 
-    def _describe_container(self, container: str, entry: Entry) -> None:
-        metadata = encode_marker(entry.attributes)
-        try:
-            self._services.journal.run_unjournaled(DescribeContainer(container, metadata))
-        except AccessDenied:
-            log.info("the root's attributes live as long as the mount: no right to change %s", container)
-
-    def _post_folder(self, path: str, entry: Entry, headers: Headers) -> Entry:
+    def _submit_folder(self, path: str, entry: Entry, headers: Headers) -> Entry:
         folder = self._source.folder(path)
         if path == "/" and folder.container and not folder.prefix:
             self._describe_container(folder.container, entry)
@@ -246,29 +296,35 @@ class AttributeOps:
             # In an account the containers' attributes live as long as the mount.
             self._record(path, entry)
             return entry
-        defaults = self._services.defaults
         sent = marker_headers(
-            entry.attributes, headers.metadata, headers.preserved_headers, typed=defaults.typed_markers
+            entry.attributes, headers.metadata, headers.preserved_headers, typed=self._defaults.typed_markers
         )
-        intent: ReplaceHeaders | PutMarker
+        operation: ReplaceHeaders | PutMarker
         if entry.object is not None and not entry.missing:
-            intent = ReplaceHeaders(entry.object, sent)
+            operation = ReplaceHeaders(entry.object, sent)
         else:
-            name = (None if defaults.slash_markers else plain_marker(folder)) or slash_marker(folder)
-            self._files.settle_hidden(name)
-            intent, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
+            name = self._defaults.marker(folder)
+            self._write_back.free_name(name)
+            operation, entry = PutMarker(name, sent), replace(entry, object=name, missing=False)
         if path == "/":
-            self._services.journal.submit(path, intent)
+            self._journal.submit(path, operation)
             self._record(path, entry)
         else:
-            self._pending.submit(path, intent, entry)
+            self._pending.submit(path, operation, entry)
         return entry
+
+    def _describe_container(self, container: str, entry: Entry) -> None:
+        metadata = encode_marker(entry.attributes)
+        try:
+            self._journal.run_unjournaled(DescribeContainer(container, metadata))
+        except AccessDenied:
+            log.info("the root's attributes live as long as the mount: no right to change %s", container)
 
     def _record(self, path: str, entry: Entry) -> None:
         if path == "/":
-            self._services.namespace.record_root(entry)
+            self._namespace.record_root(entry)
         else:
-            self._services.namespace.record(path, entry)
+            self._namespace.record(path, entry)
 
 
 def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
@@ -280,12 +336,12 @@ def _count_segments(store: ObjectStore, info: ObjectInfo) -> int:
     return sum(1 for _ in iter_dlo_segments(store, info.dlo_prefix))
 
 
-_TOLD: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
+_COMPUTED: Mapping[str, Callable[[ObjectStore, ObjectInfo], object]] = {
     "swift.etag": lambda _, info: info.version.etag,
     "swift.content_type": lambda _, info: info.content_type,
     "swift.segments": _count_segments,
 }
-"""Read-only xattrs, which are not listed so that nobody copies them."""
+"""Read-only xattrs. They are not listed, so that no program copies them."""
 
 
 def _unchanged(attributes: Attributes) -> Attributes:

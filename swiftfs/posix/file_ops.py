@@ -1,301 +1,308 @@
-"""Open files: their bytes, and how they come to the journal."""
+"""What system calls do to files: their bytes, and links and special files."""
 
 import errno
 import logging
 import os
-from contextlib import suppress
+import stat
 from dataclasses import replace
 
-from swiftfs.attributes import Stored, guess_type
+from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
-from swiftfs.journal.operations import Description, PutFile
-from swiftfs.journal.tasks import Mode
-from swiftfs.namespace.entry import Entry
-from swiftfs.objects import Attributes, FileSpan, ObjectName
+from swiftfs.journal.operations import Description, PutSpecial
+from swiftfs.namespace.entry import Entry, inode_of
+from swiftfs.namespace.inodes import Inodes
+from swiftfs.objects import Attributes, Caller, FileSpan
 from swiftfs.posix.open_files import OpenFile, OpenFiles
-from swiftfs.posix.pending import PendingChanges, file_change
-from swiftfs.posix.prefetch import Prefetch, version_of
+from swiftfs.posix.pending import PendingChanges, unstored_entry
+from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services
+from swiftfs.posix.write_back import WriteBack
 from swiftfs.store.protocol import Headers
 
 log = logging.getLogger(__name__)
 
 
 class FileOps:
-    """Opens, reads and writes files."""
+    """Creates, opens, reads and writes files."""
 
-    def __init__(self, rooms: Services, promises: PendingChanges, table: OpenFiles) -> None:
-        self._services = rooms
-        self._pending = promises
-        self._journal = rooms.journal
-        self.table = table
-        self._contents = rooms.contents
-        self._prefetch = Prefetch(rooms.namespace, self._contents, table, rooms.options)
+    def __init__(
+        self,
+        services: Services,
+        open_files: OpenFiles,
+        pending: PendingChanges,
+        write_back: WriteBack,
+        inodes: Inodes,
+    ) -> None:
+        self._services = services
+        self._namespace = services.namespace
+        self._file_cache = services.file_cache
+        self._open_files = open_files
+        self._pending = pending
+        self._write_back = write_back
+        self._inodes = inodes
+        self._prefetch = Prefetch(services.namespace, self._file_cache, open_files, services.options)
 
-    def create(self, path: str, name: ObjectName, attributes: Attributes, flags: int) -> int:
-        """Open a new, empty file; the journal gets it when it is flushed."""
-        content = self._contents.new(name, None)
-        description = Description(guess_type(name.key), Stored())
-        node = OpenFile(path, name, content, attributes, description, None, dirty=True)
-        return self._open(node, flags)
+    def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
+        """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
+        with self._pending.changing(path):
+            name = self._namespace.new_object(path)
+            existing = self._namespace.find(path)
+            if self.current(path) is not None or existing is not None:
+                if flags & os.O_EXCL:
+                    raise os_error(errno.EEXIST, path)
+                return self.open(path, flags)
+            permissions = stat.S_IMODE(mode) | stat.S_IFREG
+            now, inode = unix_time_ns(), inode_of(name)
+            attributes = Attributes(permissions, 0, now, caller.uid, caller.gid, inode)
+            description = Description(guess_type(name.key), Stored())
+            cached_file = self._file_cache.new(name, None)
+            file = OpenFile(path, name, cached_file, attributes, description, None, dirty=True)
+            return self._add_handle(file, flags)
 
-    def open(self, path: str, entry: Entry, flags: int) -> int:
-        """Open the file that `entry` describes; with O_TRUNC it is empty, and Swift's until the flush."""
-        node = self._stored_node(path, entry)
-        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
-            self._prefetch.opened(path)
-        return self.reopen(node, flags)
+    def open(self, path: str, flags: int) -> int:
+        """Open an existing file; with O_TRUNC it is empty, and its object as it was until the flush."""
+        file = self.current(path)
+        if file is None:
+            entry = self._namespace.lookup(path)
+            if entry.is_directory:
+                raise os_error(errno.EISDIR, path)
+            if entry.missing and not flags & os.O_TRUNC:
+                raise os_error(errno.ENOENT, path)
+            file = self._open_object(path, entry)
+            if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+                self._prefetch.opened(path)
+        handle = self._add_handle(file, flags)
+        if flags & os.O_TRUNC:
+            self._truncate(self._open_files.handle(handle).file, 0)
+        return handle
 
     def current(self, path: str, *, ask: bool = True) -> OpenFile | None:
         """Return the open file at `path`; None if there is none, or another client has replaced it.
 
         The handles that are open keep the old version. A file with changes of our own is current: the last
-        writer wins. Unless Swift may be `ask`ed, what is not in memory is as it was.
+        writer wins. Without `ask` no request is sent, and what is not in memory counts as unchanged.
         """
-        node = self.table.at(path)
-        before = node.entry if node is not None else None
-        if node is None or before is None or node.dirty or node.unlinked or not _etags(before):
-            return node
+        file = self._open_files.at(path)
+        before = file.entry if file is not None else None
+        if file is None or before is None or file.dirty or file.unlinked or not _etags(before):
+            return file
         try:
-            found = self._services.namespace.find(path) if ask else self._services.namespace.known(path)
+            found = self._namespace.find(path) if ask else self._namespace.known(path)
         except SwiftfsError as error:
-            log.info("%s: whether it was replaced is not known: %s", path, error)
-            return node
+            log.info("%s: cannot find out whether another client replaced it: %s", path, error)
+            return file
         is_other = _is_other(before, found) if found is not None else ask
-        if node.entry is not before or node.dirty or not is_other:
-            return node
-        self.table.replace(node)
+        if file.entry is not before or file.dirty or not is_other:
+            return file
+        self._open_files.replace(file)
         return None
 
-    def reopen(self, node: OpenFile, flags: int) -> int:
-        """Open another handle on a node, or the first one."""
-        number = self._open(node, flags)
-        if flags & os.O_TRUNC:
-            self.truncate(self.table.handle(number).node, 0)
-        return number
-
-    def read(self, number: int, offset: int, size: int) -> FileSpan:
-        """Return where the bytes lie; see `CachedFile.read`."""
-        node = self.table.handle(number).node
-        name = node.name
+    def read(self, handle: int, offset: int, size: int) -> FileSpan:
+        """Return where the bytes lie in a local file; fewer come only where the file ends."""
+        file = self._open_files.handle(handle).file
+        name = file.name
         try:
-            return node.content.read(offset, size)
+            return file.cached_file.read(offset, size)
         except (NotFound, PreconditionFailed) as error:
-            self.table.barrier.wait(lambda: node.path)
-            if node.name != name:  # its folder moved: the bytes are under another name now
-                return self.read(number, offset, size)
+            self._open_files.barrier.wait(lambda: file.path)
+            if file.name != name:  # its folder moved: the bytes are under another name now
+                return self.read(handle, offset, size)
             if isinstance(error, PreconditionFailed):
-                if node.entry is not None and node.content.is_untouched():
+                if file.entry is not None and file.cached_file.is_untouched():
                     # It may be gone, or never have been there.
-                    self._services.namespace.check(node.path, node.entry)
-                self._services.namespace.invalidate(node.path)
+                    self._namespace.check(file.path, file.entry)
+                self._namespace.invalidate(file.path)
             raise
 
-    def write(self, number: int, offset: int, size: int, fill: Fill) -> int:
-        """Let `fill` copy `size` bytes to `offset`, with O_APPEND to the end; return how many it copied."""
-        handle = self.table.handle(number)
-        node = handle.node
+    def write(self, handle: int, offset: int, size: int, fill: Fill) -> int:
+        """Let `fill(descriptor, position)` copy `size` bytes, with O_APPEND to the end of the file.
+
+        Return how many bytes it copied.
+        """
+        opened = self._open_files.handle(handle)
+        file = opened.file
         if offset + size > self._services.layout.largest_file:
-            raise os_error(errno.EFBIG, node.path)
-        with node.lock:
-            copied = node.content.write(node.content.size if handle.append else offset, size, fill)
-            self._touch(node)
+            raise os_error(errno.EFBIG, file.path)
+        with file.lock:
+            copied = file.cached_file.write(file.cached_file.size if opened.append else offset, size, fill)
+            self._touch(file)
         return copied
 
-    def truncate(self, node: OpenFile, size: int) -> None:
-        """Make the file `size` bytes long."""
-        if size > self._services.layout.largest_file:
-            raise os_error(errno.EFBIG, node.path)
-        with node.lock:
-            if size == 0 and self._contents.is_pinned(node.content):
-                # What was promised before must outlive a crash before the next flush.
-                before, node.content = node.content, self._contents.new(node.name, None)
-                self._contents.release(before)
-            elif size != node.content.size:
-                node.content.truncate(size)
-            self._touch(node)
-
-    def flush(self, node: OpenFile, *, durable: bool = False) -> None:
-        """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.
-
-        A `durable` one is in Swift when this returns. So is every one where nothing settles: what cannot be
-        stored is given up there, and the node stays dirty. Otherwise raise why what was handed in before
-        could not be stored for good, once. While a folder above it moves this waits.
-        """
-        with self.table.barrier.passing(lambda: (node.path,)):
-            self._flush(node, durable=durable)
-
-    def _flush(self, node: OpenFile, *, durable: bool) -> None:
-        with node.lock:
-            if node.unlinked:
-                return
-            before, handed_in = node.entry, node.dirty
+    def truncate(self, path: str, size: int) -> None:
+        """Make a file `size` bytes long; a file nobody has open is handed in before this returns."""
+        with self._pending.changing(path):
+            handle = self.open(path, os.O_WRONLY)
             try:
-                if handed_in:
-                    self._hand_in(node)
-                if self._journal.mode is Mode.SYNC:
-                    self._pending.flush_or_withdraw(node.name)
-            except (SwiftfsError, OSError):
-                if handed_in:
-                    node.entry, node.dirty, node.failed = before, True, True
-                raise
-        if durable and self._journal.mode is Mode.WRITE_BACK:
-            self._journal.flush([node.name])
-            self._journal.raise_refusal(node.name)
-        elif (error := self._journal.failure(node.name)) is not None:
-            raise error
+                self.truncate_handle(handle, size)
+                self.flush(handle)
+            finally:
+                self.release(handle)
 
-    def release(self, number: int) -> None:
+    def truncate_handle(self, handle: int, size: int) -> None:
+        """Make an open file `size` bytes long."""
+        self._truncate(self._open_files.handle(handle).file, size)
+
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """Extend the file to `offset + length` bytes; only mode 0 is known."""
+        if mode:
+            raise os_error(errno.EOPNOTSUPP)
+        file = self._open_files.handle(handle).file
+        self._truncate(file, max(file.cached_file.size, offset + length))
+
+    def flush(self, handle: int) -> None:
+        """Hand in what was written through any handle of the file; part of close()."""
+        opened = self._open_files.handle(handle)
+        if opened.writable:
+            self._write_back.flush(opened.file)
+
+    def fsync(self, handle: int, data_only: bool) -> None:  # noqa: ARG002
+        """Return when the file's bytes are in Swift, or raise why they are not."""
+        self._write_back.flush(self._open_files.handle(handle).file, durable=True)
+
+    def release(self, handle: int) -> None:
         """Close a handle; with the last one, hand in changes that came after its flush, as a mapping's do.
 
-        While others are open it is theirs to say when the file is whole.
+        While other handles are open, their flushes hand the file in.
         """
-        node = self.table.handle(number).node
-        if node.dirty or node.deletion is not None:
-            with self.table.barrier.passing(lambda: (node.path,)):
-                self._release(number, node)
+        file = self._open_files.handle(handle).file
+        if file.dirty or file.held_deletion is not None:
+            with self._open_files.barrier.passing(lambda: (file.path,)):
+                self._release(handle, file)
         else:
-            self._release(number, node)
+            self._release(handle, file)
+        if file.unlinked and not file.users:
+            self._inodes.forget(file.path)
 
-    def _release(self, number: int, node: OpenFile) -> None:
-        if node.users == 1 and node.dirty and not node.failed:
-            self.drain(node)
-        if self.table.release(number) is not None:
-            self._dispose(node)
+    def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
+        """Make an empty file, a FIFO or a socket; a device node is EPERM unless root makes it."""
+        kind = stat.S_IFMT(mode) or stat.S_IFREG
+        if kind == stat.S_IFREG:
+            handle = self.create(path, mode, os.O_WRONLY | os.O_EXCL, caller)
+            try:
+                self.flush(handle)
+            finally:
+                self.release(handle)
+            return
+        is_device = kind in (stat.S_IFCHR, stat.S_IFBLK)
+        if kind not in (stat.S_IFIFO, stat.S_IFSOCK) and not (is_device and caller.uid == 0):
+            raise os_error(errno.EPERM, path)
+        stored = Stored(
+            stat.S_IMODE(mode) | kind,
+            unix_time_ns(),
+            caller.uid,
+            caller.gid,
+            device=device if is_device else None,
+        )
+        self._make_special(path, b"", stored)
 
-    def drain(self, node: OpenFile) -> bool:
-        """Hand in the changes of a file that was never closed; say whether that succeeded."""
-        try:
-            self.flush(node)
-        except (SwiftfsError, OSError) as error:
-            log.error("%s: changes made after close() are lost: %s", node.path, error)
-            return False
-        return True
+    def symlink(self, target: str, path: str, caller: Caller) -> None:
+        """Make a symbolic link at `path`."""
+        stored = Stored(stat.S_IFLNK | 0o777, unix_time_ns(), caller.uid, caller.gid, target)
+        self._make_special(path, target.encode(), stored)
 
-    def settle_hidden(self, name: ObjectName) -> None:
-        """Hand in the deletion of `name` that waits for a last close, for the name is about to be used again.
+    def readlink(self, path: str) -> str:
+        """Return the target of a symbolic link."""
+        entry = self._namespace.lookup(path)
+        if not entry.attributes.is_symlink or entry.object is None:
+            raise os_error(errno.EINVAL, path)
+        if entry.target is not None:
+            return entry.target
+        if (pending := self._services.journal.body(entry.object)) is not None:
+            return pending.decode()
+        body = bytearray(entry.attributes.size)
 
-        The unlinked file that is still read has its bytes brought in before they are deleted.
-        """
-        for node in self.table.unlinked(name):
-            node.content.ensure_all()
-            deletion, settled, node.deletion, node.settled = node.deletion, node.settled, None, None
-            if deletion is not None and settled is not None:
-                self._journal.let_go(node.held, node.unlinked_path, deletion, settled)
+        def sink(offset: int, data: bytes) -> None:
+            body[offset : offset + len(data)] = data
+
+        self._services.store.get(entry.object, sink, etag=entry.etag)
+        return body.decode()
 
     def close(self) -> None:
         """Close every file, and end the threads."""
-        for node in self.table.all():
-            self._dispose(node)
+        for file in self._open_files.all():
+            self._write_back.dispose(file)
         self._prefetch.close()
 
-    def _open(self, node: OpenFile, flags: int) -> int:
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
-        number, shared = self.table.open(node, writable=writable, append=bool(flags & os.O_APPEND))
-        if shared is not node:
-            self._contents.release(node.content)
-        return number
+    def _make_special(self, path: str, body: bytes, stored: Stored) -> None:
+        assert stored.mode is not None
+        with self._pending.changing(path):
+            name = self._namespace.new_object(path)
+            if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
+                raise os_error(errno.EEXIST, path)
+            self._write_back.free_name(name)
+            description = Description(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
+            entry = unstored_entry(path, name, len(body), description, self._services.defaults)
+            self._pending.submit(path, PutSpecial(name, body, description, creates=True), entry)
 
-    def _stored_node(self, path: str, entry: Entry) -> OpenFile:
+    def _add_handle(self, file: OpenFile, flags: int) -> int:
+        """Return a new handle on `file`, or on the one that another thread opened at its path meanwhile."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        handle, shared = self._open_files.open(file, writable=writable, append=bool(flags & os.O_APPEND))
+        if shared is not file:
+            self._file_cache.release(file.cached_file)
+        return handle
+
+    def _open_object(self, path: str, entry: Entry) -> OpenFile:
+        """Return the open file of an object, with the bytes that are in the cache or wait to be stored."""
         assert entry.object is not None
-        content = self._journal.acquire_pending(entry.object)
-        if content is None:
+        cached_file = self._services.journal.acquire_pending(entry.object)
+        if cached_file is None:
             if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
-                entry = self._services.namespace.lookup(path)
-            entry = self._confirmed(path, entry)
-            version, size = version_of(entry), entry.attributes.size
-            origin = BaseVersion(version.name, entry.etag, size, size)
-            content = self._prefetch.take(version) or self._contents.new(version.name, origin)
-        content.last_get_info = None  # what a download of an earlier opening told may have changed
+                entry = self._namespace.lookup(path)
+            entry = self._verified(path, entry)
+            version, size = entry.version, entry.attributes.size
+            base = BaseVersion(version.name, entry.etag, size, size)
+            cached_file = self._prefetch.acquire(version) or self._file_cache.new(version.name, base)
+        cached_file.last_get_info = None  # headers from a download of an earlier open may be stale
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
-        node = OpenFile(path, version_of(entry).name, content, entry.attributes, description, entry)
-        node.foreign_headers_unknown = entry.headers is None
-        return node
+        file = OpenFile(path, entry.version.name, cached_file, entry.attributes, description, entry)
+        file.foreign_headers_unknown = entry.headers is None
+        return file
 
-    def _confirmed(self, path: str, entry: Entry) -> Entry:
-        """Return the entry with its true version before what is kept of it is taken for the file's bytes.
+    def _verified(self, path: str, entry: Entry) -> Entry:
+        """Return the entry with its true version before cached bytes are taken for the file's.
 
-        Where nothing is kept, the download finds out. While Swift is away what is kept serves.
+        Without cached bytes the download finds the version. While Swift is out of reach the cache serves.
         """
         try:
-            return self._services.namespace.verify(path, entry, ask=version_of(entry) in self._contents)
+            return self._namespace.verify(path, entry, ask=entry.version in self._file_cache)
         except StoreError as error:
             if not error.retryable:
                 raise
             return entry
 
-    def _learn(self, node: OpenFile) -> None:
-        """Let an open file, and whoever looks it up, know the version that its bytes came from in fact."""
-        entry, told, origin = node.entry, node.content.last_get_info, node.content.origin
-        if entry is None or told is None or origin is None or told.version.name != entry.object:
-            return
-        if told.version.etag == origin.etag and (entry.hinted or entry.etag not in ("", origin.etag)):
-            node.entry = self._services.namespace.learn(node.path, entry, told)
+    def _truncate(self, file: OpenFile, size: int) -> None:
+        if size > self._services.layout.largest_file:
+            raise os_error(errno.EFBIG, file.path)
+        with file.lock:
+            if size == 0 and self._file_cache.is_pinned(file.cached_file):
+                # The journal needs the bytes that it was given until the next flush replaces them.
+                before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)
+                self._file_cache.release(before)
+            elif size != file.cached_file.size:
+                file.cached_file.truncate(size)
+            self._touch(file)
 
-    def _touch(self, node: OpenFile) -> None:
-        node.attributes = replace(node.attributes, mtime_ns=unix_time_ns())
-        node.dirty, node.failed = True, False
+    def _touch(self, file: OpenFile) -> None:
+        file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
+        file.dirty, file.failed = True, False
 
-    def _hand_in(self, node: OpenFile) -> None:
-        if node.foreign_headers_unknown and node.content.last_get_info is not None:
-            told, node.foreign_headers_unknown = node.content.last_get_info, False
-            node.description = replace(
-                node.description, metadata=told.metadata, preserved_headers=told.preserved_headers
-            )
-        self._learn(node)
-        self.settle_hidden(node.name)
-        before = node.entry or node.replaces
-        description = node.describe()
-        intent = PutFile(
-            node.name,
-            node.content.to_record(),
-            description,
-            replaces_large=before.is_slo if before else False,
-            replaces_etag=(before.etag or None) if before else None,
-            creates=before is None,
-            foreign_headers_unknown=node.foreign_headers_unknown,
-        )
-        entry = file_change(
-            node.path,
-            node.name,
-            node.content.size,
-            description,
-            self._services.defaults,
-            foreign_headers_unknown=node.foreign_headers_unknown,
-        )
-        done, change = self._pending.record(node.path, entry)
-        before, node.entry = node.entry, entry
-        try:
-            self._journal.submit(node.path, intent, done)
-        except OSError:
-            node.entry = before
-            self._services.namespace.rollback(node.path, change)
-            raise
-        node.dirty = False
-
-    def _dispose(self, node: OpenFile) -> None:
-        if not node.unlinked:
-            self._learn(node)
-        if node.dirty and not node.unlinked:
-            log.warning("%s: its last changes are dropped", node.path)
-            self._services.namespace.discard_change(node.path)
-        if node.deletion is not None and node.settled is not None:
-            self._journal.let_go(node.held, node.unlinked_path, node.deletion, node.settled)
-            if self._journal.mode is Mode.SYNC:
-                with suppress(SwiftfsError, OSError):  # it is logged, or tried again
-                    self._journal.flush([node.deletion.name])
-        self._contents.release(node.content)
+    def _release(self, handle: int, file: OpenFile) -> None:
+        if file.users == 1 and file.dirty and not file.failed:
+            self._write_back.drain(file)
+        if self._open_files.release(handle) is not None:
+            self._write_back.dispose(file)
 
 
 def _etags(entry: Entry) -> set[str]:
-    """Return what tells the version of a file: of an SLO the listing has another hash than its ETag."""
+    """Return the strings that identify the version; an SLO's hash in the listing differs from its ETag."""
     return {entry.etag, entry.hash} - {""}
 
 
 def _is_other(before: Entry, found: Entry) -> bool:
-    """Say whether Swift has another version than the entry `before`; not while one of ours is under way."""
+    """Return whether Swift has another version than `before`; False while a change of ours is under way."""
     return bool(_etags(found)) and not _etags(found) & _etags(before)

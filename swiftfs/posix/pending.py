@@ -1,7 +1,8 @@
-"""Changes that were promised: the namespace and the journal have them at once, Swift in a moment."""
+"""Changes on their way to Swift: the namespace shows them, and the journal makes them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 from swiftfs.attributes import decode_metadata, decode_type
 from swiftfs.concurrency import monotonic
@@ -17,9 +18,9 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.tasks import Done, Failure, Mode
+from swiftfs.journal.tasks import Done, Failure
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
-from swiftfs.namespace.overlay import LocalChange
+from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
@@ -27,104 +28,135 @@ from swiftfs.posix.services import Services
 from swiftfs.store.protocol import Headers
 
 SUPERSEDE_SECONDS = 0.5
-"""How long a deletion waits for the rename that makes it needless, which comes within milliseconds."""
-
+"""How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
 
 RECALL_SECONDS = 1.0
-"""How long the start of a mount asks Swift what described files are: each folder of them costs a listing."""
+"""Seconds that the start of a mount spends on lookups of files whose attributes wait in the journal: each
+folder of them costs a listing."""
+
+
+class JournaledChange:
+    """A change that the mount shows and the journal has; the journal calls `settle` once, with the outcome.
+
+    `error` is why the change was given up, None before that.
+    """
+
+    def __init__(self, pending: PendingChange, open_files: OpenFiles) -> None:
+        self.error: Failure | None = None
+        self._pending = pending
+        self._open_files = open_files
+
+    def settle(self, outcome: ObjectInfo | Failure | None) -> None:
+        """Confirm the change, with what Swift said of a stored object, or roll it back."""
+        entry = self._pending.entry
+        if isinstance(outcome, Exception):  # the journal logs it, or `submit` raises it
+            self.error = outcome
+            self._pending.rollback()
+        elif outcome is None or entry is None or entry.is_directory:
+            self._pending.confirm(entry)
+        else:
+            stored = stored_entry(entry, outcome)
+            self._pending.confirm(stored)
+            self._open_files.stored(entry, stored)
+
+    def rollback(self) -> None:
+        """Show again what was there, because the journal did not take the change."""
+        self._pending.rollback()
 
 
 class PendingChanges:
-    """Hands changes to the journal, and tells the namespace what became of them."""
+    """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
 
-    def __init__(self, rooms: Services, table: OpenFiles) -> None:
-        self._services = rooms
-        self._namespace = rooms.namespace
-        self._journal = rooms.journal
-        self._table = table
-        self._recalling = 0.0
+    def __init__(self, services: Services, open_files: OpenFiles) -> None:
+        self._services = services
+        self._namespace = services.namespace
+        self._journal = services.journal
+        self._open_files = open_files
+        self._lookup_seconds = 0.0
 
-    def submit(self, path: str, intent: Operation, entry: Entry | None, *, later: bool = False) -> None:
-        """Let `path` be `entry` from now on, or nothing, which `intent` makes true in Swift.
+    @property
+    def is_sync(self) -> bool:
+        """True when Swift has a change before the call that makes it returns: there is no write delay."""
+        return self._journal.mode is Mode.SYNC
 
-        Where nothing settles it is executed before this returns, unless it may come `later` because another
-        change is about to make it needless; a failure is raised then, and later it is logged: what was there
-        is there again. Raise `OSError` when the disk does not take the change.
+    @contextmanager
+    def changing(self, *paths: str) -> Iterator[None]:
+        """Make a change about `paths` while no folder above them moves.
+
+        Raise `OSError` ENOENT when the folder of one has moved away while this waited.
         """
-        settled, change = self.record(path, entry)
-        failures: list[Failure] = []
+        with self._open_files.barrier.passing(lambda: paths) as waited:
+            if waited:
+                for path in paths:
+                    self._namespace.lookup(split(path)[0], complete=False)
+            yield
 
-        def done(outcome: ObjectInfo | Failure | None) -> None:
-            if isinstance(outcome, Exception):
-                failures.append(outcome)
-            settled(outcome)
+    def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
+        """Show `entry` at `path` from now on (None for nothing), and have `operation` do that in Swift.
 
+        Without a write delay the operation is executed before this returns, and its failure is raised. With
+        `later` it may wait all the same, because another change is about to make it needless. With a write
+        delay a failure is logged, and what was there is shown again. Raise `OSError` when the journal cannot
+        be written: then nothing has changed.
+        """
+        change = self.record(path, entry)
+        at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
-            waits = self._journal.submit(path, intent, done, at_least=SUPERSEDE_SECONDS if later else 0.0)
+            waits = self._journal.submit(path, operation, change.settle, at_least=at_least)
         except OSError:
-            self._namespace.rollback(path, change)
+            change.rollback()
             raise
         if not waits:
-            self._namespace.confirm(path, change)
-        elif self._journal.mode is Mode.SYNC and not later:
-            self.flush_or_withdraw(names_of(intent)[0])
-            if failures:  # another thread was faster, and nothing was left to see to
-                raise failures[0]
+            change.settle(None)
+        elif self.is_sync and not later:
+            self.flush_or_withdraw(names_of(operation)[0])
+            if change.error is not None:  # another thread executed it, and the flush found nothing to do
+                raise change.error
 
     def flush_or_withdraw(self, name: ObjectName) -> None:
-        """Have the change of `name` executed; when that fails it is given up, and the failure is raised."""
+        """Execute the change of `name` now. If it fails, give it up and raise the failure."""
         try:
             self._journal.flush([name])
         except (SwiftfsError, OSError) as error:
             self._journal.withdraw(name, error)
             raise
 
-    def record(self, path: str, entry: Entry | None) -> tuple[Done, LocalChange]:
-        """Let `path` be `entry` from now on; return what must be told how that went, and the change."""
-        change = self._namespace.record(path, entry, pending=True)
-        return partial(self._settled, path, change), change
+    def record(self, path: str, entry: Entry | None) -> JournaledChange:
+        """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
+        return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
-    def recovered(self, path: str, intent: Operation) -> Done:
-        """Let `path` be again what an earlier process promised; return what is told how it went.
+    def recovered(self, path: str, operation: Operation) -> Done:
+        """Show again a change that an earlier process left; return what the journal calls with the outcome.
 
-        Of many files whose description waits, some show the old one until Swift has the new one.
+        When new attributes of many files wait, some files show the old ones until Swift has the new ones: the
+        lookups would take longer than `RECALL_SECONDS`.
         """
-        entry = pending_entry(path, intent, self._services.defaults)
-        if isinstance(intent, SetAttributes | ReplaceHeaders):
-            entry = self._described(path, intent)
-        if entry is None and not isinstance(intent, Delete):
+        entry = pending_entry(path, operation, self._services.defaults)
+        if isinstance(operation, SetAttributes | ReplaceHeaders):
+            entry = self._described_entry(path, operation)
+        if entry is None and not isinstance(operation, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
-        return self.record(path, entry)[0]
+        return self.record(path, entry).settle
 
-    def _described(self, path: str, intent: SetAttributes | ReplaceHeaders) -> Entry | None:
-        """Return what is at `path` as it will be described; None when that cannot be said now, or in time."""
-        if self._recalling >= RECALL_SECONDS:
+    def _described_entry(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
+        """Return the entry of `path` with its new attributes; None when it cannot be looked up in time."""
+        if self._lookup_seconds >= RECALL_SECONDS:
             return None
-        began = monotonic()
+        begun = monotonic()
         try:
             entry = self._namespace.lookup(path)
         except (SwiftfsError, OSError):
             return None
         finally:
-            self._recalling += monotonic() - began
-        if isinstance(intent, ReplaceHeaders):
-            stored, headers = decode_metadata(intent.headers.metadata), intent.headers
+            self._lookup_seconds += monotonic() - begun
+        if isinstance(operation, ReplaceHeaders):
+            stored, headers = decode_metadata(operation.headers.metadata), operation.headers
         else:
-            sent = intent.description.headers()
-            stored = intent.description.stored
-            headers = Headers(intent.description.media_type, sent.metadata, sent.preserved_headers)
+            sent = operation.description.headers()
+            stored = operation.description.stored
+            headers = Headers(operation.description.media_type, sent.metadata, sent.preserved_headers)
         attributes = self._services.defaults.apply(entry.attributes, stored)
         return replace(entry, attributes=attributes, headers=headers)
-
-    def _settled(self, path: str, change: LocalChange, outcome: ObjectInfo | Failure | None) -> None:
-        if isinstance(outcome, Exception):  # the journal logs it, or it is raised
-            self._namespace.rollback(path, change)
-        elif outcome is None or change.entry is None or change.entry.is_directory:
-            self._namespace.confirm(path, change)
-        else:
-            entry = stored_entry(change.entry, outcome)
-            self._namespace.confirm(path, change, entry)
-            self._table.stored(change.entry, entry)
 
 
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
@@ -134,7 +166,7 @@ def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, headers=headers)
 
 
-def file_change(
+def unstored_entry(
     path: str,
     name: ObjectName,
     size: int,
@@ -143,9 +175,9 @@ def file_change(
     *,
     foreign_headers_unknown: bool = False,
 ) -> Entry:
-    """Return the entry of a file of `size` bytes that Swift has not got yet; `inherit` as in `PutFile`."""
+    """Return the entry of a file of `size` bytes that Swift does not have yet; arguments as in `PutFile`."""
     media_type, stored = description.media_type, description.stored
-    if ";" in media_type or stored.target is not None:  # a listing may show something else than was sent
+    if ";" in media_type or stored.target is not None:  # a listing may show less than was sent
         media_type, stored = decode_type(description.headers().content_type)
     attributes = defaults.apply(defaults.file(size, 0, inode_of(name)), stored)
     headers = (
@@ -164,20 +196,20 @@ def file_change(
     )
 
 
-def pending_entry(path: str, intent: Operation, defaults: Defaults) -> Entry | None:
-    """Return what `path` is when `intent` is executed, None when it does not say."""
-    match intent:
+def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry | None:
+    """Return the entry of `path` after `operation`, None when the operation alone does not determine it."""
+    match operation:
         case PutFile():
-            size, inherit = intent.file.size, intent.foreign_headers_unknown
-            return file_change(
-                path, intent.name, size, intent.description, defaults, foreign_headers_unknown=inherit
+            size, unknown = operation.file.size, operation.foreign_headers_unknown
+            return unstored_entry(
+                path, operation.name, size, operation.description, defaults, foreign_headers_unknown=unknown
             )
         case PutSpecial():
-            return file_change(path, intent.name, len(intent.body), intent.description, defaults)
+            return unstored_entry(path, operation.name, len(operation.body), operation.description, defaults)
         case PutMarker():
-            folder = Folder(intent.name.container, intent.name.key.removesuffix("/") + "/")
+            folder = Folder(operation.name.container, operation.name.key.removesuffix("/") + "/")
             attributes = defaults.apply(
-                defaults.directory(folder_inode(folder)), decode_metadata(intent.headers.metadata)
+                defaults.directory(folder_inode(folder)), decode_metadata(operation.headers.metadata)
             )
-            return Entry(split(path)[1], intent.name, attributes, headers=intent.headers)
+            return Entry(split(path)[1], operation.name, attributes, headers=operation.headers)
     return None

@@ -1,4 +1,4 @@
-"""Small files, fetched before a program that goes through a folder opens them."""
+"""Prefetch: small files are downloaded before a program that goes through a folder opens them."""
 
 import stat
 from collections import OrderedDict, deque
@@ -17,102 +17,95 @@ from swiftfs.posix.access_pattern import READERS, Reader, Readers
 from swiftfs.posix.open_files import OpenFiles
 
 BYTES_AHEAD = 32 * 1024 * 1024 // READERS
-"""What is fetched for one reader before it opens the files: all readers together may waste 32 MiB."""
+"""How many bytes are downloaded ahead for one reader. All readers together may waste 32 MiB."""
 
 PER_CONNECTION = 2
-"""Small files fetched at once where a large one has one range: they mostly wait for the answer."""
+"""Downloads at once for each connection of the option: small files mostly wait for the answer."""
 
 _MISSED = 64
-"""More files than are being opened at any moment."""
-
-
-def version_of(entry: Entry) -> ObjectVersion:
-    """Return the version that a file's entry describes.
-
-    The listing's `hash` stands in for an ETag that nobody asked for: a plain object's is the same, and no SLO
-    has an ETag like its row's hash, so that `If-Match` fails.
-    """
-    assert entry.object is not None
-    return ObjectVersion(entry.object, entry.etag or entry.hash)
+"""How many opened versions are remembered: more than are being opened at any moment."""
 
 
 class Prefetch:
-    """Begins to download the files that a reader will open next, as whole objects.
+    """Downloads the files that a reader will open next, as whole objects.
 
-    What is fetched ahead waits here for the reader, still arriving or not; what nobody comes for goes into
-    the cache in the end. A download that fails is forgotten: whoever opens the file begins another. The lock
-    guards every field; it comes before those of the namespace, of a content and of the cache.
+    A file that is downloaded ahead waits here until it is opened, still arriving or not. If nobody opens it,
+    it goes into the cache in the end. A download that fails is dropped: the open of the file begins another.
+
+    The lock guards every field. It is taken before the namespace's, a cached file's and the cache's.
     """
 
-    def __init__(self, namespace: Namespace, cache: FileCache, table: OpenFiles, options: Options) -> None:
+    def __init__(
+        self, namespace: Namespace, cache: FileCache, open_files: OpenFiles, options: Options
+    ) -> None:
         self._namespace = namespace
         self._cache = cache
-        self._table = table
+        self._open_files = open_files
         self._lock = new_lock(Rank.PREFETCH)
         parallel = PER_CONNECTION * options.connections
         self._pool = new_pool("prefetch", parallel)
-        # More than is under way at once, so that no thread is idle while the reader takes what has come.
+        # Twice what is under way at once, so that no thread is idle while the reader takes what has arrived.
         window = 2 * parallel if options.prefetch else 0
-        self._most = READERS * window
+        self._max_ahead = READERS * window
         self._readers = Readers(namespace.known_children, window)
         self._ahead: OrderedDict[ObjectVersion, CachedFile] = OrderedDict()
         self._missed: deque[ObjectVersion] = deque(maxlen=_MISSED)
 
-    def take(self, version: ObjectVersion) -> CachedFile | None:
-        """Return the content of `version` and leave it to the caller; with None the caller downloads it."""
+    def acquire(self, version: ObjectVersion) -> CachedFile | None:
+        """Return the cached file of `version`, for the caller to release; None when there is none."""
         with self._lock:
-            content = self._ahead.pop(version, None) or self._cache.acquire_version(version)
-            if content is None:
+            cached_file = self._ahead.pop(version, None) or self._cache.acquire_version(version)
+            if cached_file is None:
                 self._missed.append(version)
-            return content
+            return cached_file
 
     def opened(self, path: str) -> None:
-        """Take note that the file at `path` was opened to be read; begin to fetch what comes next."""
+        """Record that the file at `path` was opened for reading; start to download the next ones."""
         with self._lock:
             reader = self._readers.opened(path)
             if reader is not None:
                 self._fetch_for(reader)
-            while len(self._ahead) > self._most:
+            while len(self._ahead) > self._max_ahead:
                 self._cache.keep(self._ahead.popitem(last=False)[1])
 
     def close(self) -> None:
-        """Give the cache what has come; no file is opened any more."""
+        """Give the cache what has arrived, and end the threads; no file is opened any more."""
         with self._lock:
             while self._ahead:
-                content = self._ahead.popitem()[1]
-                if content.is_complete():
-                    self._cache.keep(content)
+                cached_file = self._ahead.popitem()[1]
+                if cached_file.is_complete():
+                    self._cache.keep(cached_file)
                 else:
-                    self._cache.drop(content)
+                    self._cache.drop(cached_file)
         self._pool.shutdown()
 
     def _fetch_for(self, reader: Reader) -> None:
-        room = BYTES_AHEAD
+        budget = BYTES_AHEAD
         for path in reader.expected:
             entry = self._namespace.known(path)
             if entry is None or not entry.complete:
-                continue  # a HEAD may be under way that makes it known
+                continue  # a HEAD may be under way
             if _is_small_file(entry):
-                room -= entry.attributes.size
-            if room < 0:
+                budget -= entry.attributes.size
+            if budget < 0:
                 return
             if path not in reader.decided:
                 reader.decided.add(path)
-                if _is_small_file(entry) and self._table.at(path) is None:
+                if _is_small_file(entry) and self._open_files.at(path) is None:
                     self._fetch(entry)
 
     def _fetch(self, entry: Entry) -> None:
-        version, size = version_of(entry), entry.attributes.size
+        version, size = entry.version, entry.attributes.size
         if version in self._ahead or version in self._missed or version in self._cache:
             return
-        with suppress(OSError):  # no room for another file: whoever opens this one will be told
-            content = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))
-            content.begin(self._pool)
-            self._ahead[version] = content
+        with suppress(OSError):  # the disk is full: the open of this file will report it
+            cached_file = self._cache.new(version.name, BaseVersion(version.name, version.etag, size, size))
+            cached_file.begin(self._pool)
+            self._ahead[version] = cached_file
 
 
 def _is_small_file(entry: Entry) -> bool:
-    """Say whether one request brings the whole file, and it is a file with bytes in it."""
+    """Return whether this is a regular file, not empty, that one request downloads."""
     attributes = entry.attributes
     return (
         entry.object is not None

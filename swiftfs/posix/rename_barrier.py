@@ -1,4 +1,4 @@
-"""Folders that are on their way: what would change something below one waits until it has arrived."""
+"""Keeps changes apart from renames of the folders above them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +8,14 @@ from swiftfs.paths import is_below
 
 
 class RenameBarrier:
-    """Keeps changes and the renames of folders above them apart; readers never wait.
+    """Lets changes wait while a folder above them moves, and a folder's rename while changes go on below it.
 
-    A change passes with the paths that it is about; while it goes on no folder above them begins to move.
-    Its thread may make further changes within it. A folder's rename waits for the changes that have begun
-    below its two paths, and those that come wait for its end.
+    A change passes with its paths: while it goes on, no folder above them begins to move. Its thread may make
+    further changes within it. The rename of a folder waits for the changes that have begun below its two
+    paths; later ones wait for its end. Readers never wait.
 
-    LOCK ORDER: whoever passes holds no node's lock, for a rename takes those of the nodes below it.
+    LOCK ORDER: a thread that waits here holds no open file's lock, because a rename takes the locks of the
+    files below the folder.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,7 @@ class RenameBarrier:
 
     @contextmanager
     def passing(self, paths: Callable[[], tuple[str, ...]]) -> Iterator[bool]:
-        """Make a change about `paths`, which is asked again after waiting; yield whether it had to wait."""
+        """Make a change about `paths`, which is called again after a wait; yield whether it had to wait."""
         thread = thread_id()
         waited = False
         with self._changed:
@@ -44,7 +45,7 @@ class RenameBarrier:
 
     @contextmanager
     def closed(self, old: str, new: str) -> Iterator[None]:
-        """Move a folder: begin when no change goes on below the two paths, and let none begin."""
+        """Rename a folder: wait for the changes below the two paths, and let no other begin meanwhile."""
         thread = thread_id()
         with self._changed:
             self._changed.wait_for(lambda: not self._overlaps(old, new))
@@ -60,7 +61,7 @@ class RenameBarrier:
                 self._changed.notify_all()
 
     def wait(self, path: Callable[[], str]) -> None:
-        """Return when no folder above `path` is moving."""
+        """Wait until no folder above `path` is moving."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_moving((path(),)))
 

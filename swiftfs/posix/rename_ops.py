@@ -1,75 +1,151 @@
-"""Files that get other names, or lose theirs while they are open."""
+"""Names that change or go: `rename` and `unlink`, also of files that are open.
 
-from swiftfs.errors import NotFound
-from swiftfs.journal.operations import Delete, Move
-from swiftfs.journal.tasks import Mode
-from swiftfs.namespace.entry import Entry, moved_entry
+What Swift does not have yet gets its new name in the journal; the rest is copied and deleted.
+"""
+
+import errno
+import re
+from dataclasses import replace
+
+from swiftfs.errors import NotFound, os_error
+from swiftfs.journal.object_moves import EMPTY, Unmoved
+from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.tasks import Done
+from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
+from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import ObjectName
-from swiftfs.paths import split
+from swiftfs.paths import Folder, Source, is_below, join, path_below, plain_marker, slash_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile
+from swiftfs.posix.open_files import HeldDeletion, OpenFile, OpenFiles
 from swiftfs.posix.pending import PendingChanges
-from swiftfs.posix.prefetch import version_of
 from swiftfs.posix.services import Services
+from swiftfs.posix.write_back import WriteBack
+
+HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
+"""libfuse renames an open file so before it is unlinked or renamed over; such a name never reaches Swift."""
 
 
 class RenameOps:
-    """What `rename` does to files: a new name in the journal where Swift has them not, else a COPY."""
+    """Renames and unlinks files, and renames folders."""
 
     def __init__(
-        self, rooms: Services, files: FileOps, folders: DirectoryOps, promises: PendingChanges
+        self,
+        services: Services,
+        source: Source,
+        open_files: OpenFiles,
+        pending: PendingChanges,
+        write_back: WriteBack,
+        directories: DirectoryOps,
+        inodes: Inodes,
     ) -> None:
-        self._namespace = rooms.namespace
-        self._journal = rooms.journal
-        self._contents = rooms.contents
-        self._files = files
-        self._folders = folders
-        self._pending = promises
+        self._namespace = services.namespace
+        self._journal = services.journal
+        self._file_cache = services.file_cache
+        self._source = source
+        self._open_files = open_files
+        self._pending = pending
+        self._write_back = write_back
+        self._directories = directories
+        self._inodes = inodes
 
-    def hide(self, path: str, hidden: str) -> None:
-        """Take the name from an open file; it lives on without one, and its object is deleted."""
-        node = self._files.table.at(path)
-        entry = self._namespace.find(path)
-        assert node is not None
-        with node.lock:
-            self._folders.keep_parent(path)
-            node.unlinked, node.unlinked_path = True, path
-            self._files.table.move(path, hidden)
-            if entry is None or entry.object is None:
-                return
-            node.content.pin()
-            if node.content.is_complete():
-                self._pending.submit(path, deletion_of(entry), None, later=True)
-            else:
-                deletion = deletion_of(entry)
-                node.held = self._journal.hold(path, deletion)
-                node.deletion = deletion
-                node.settled = self._pending.record(path, None)[0]
+    def unlink(self, path: str) -> None:
+        """Delete a file, a link or a special file."""
+        with self._pending.changing(path):
+            self._unlink(path)
 
-    def rename_open(self, node: OpenFile, new: str, name: ObjectName, target: Entry | None) -> None:
-        """Rename an open file to `new`, which is the object `name`, over `target`; its lock is held."""
-        old = node.path
-        if node.entry is None:  # only this process knows of it: the flush will give it the new name
-            node.name = name
-            node.replaces = target
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file or folder over whatever POSIX lets it replace."""
+        if old == new:
+            return
+        moving = self._namespace.find(old) if self._open_files.at(old) is None else None
+        if moving is not None and moving.is_directory:
+            with self._open_files.barrier.closed(old, new):
+                self._rename_folder(old, new, moving)
         else:
-            self._files.flush(node)
-            node.rename_object(self.move(old, new, name, node.entry, target))
-        self._files.table.move(old, new)
+            with self._pending.changing(old, new):
+                self._rename_file(old, new)
 
-    def move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
+    def _unlink(self, path: str) -> None:
+        entry = self._namespace.find(path)
+        if entry is not None and entry.is_directory:
+            raise os_error(errno.EISDIR, path)
+        if (file := self._open_files.at(path)) is not None:
+            self._unlink_open(file, f"{path}.fuse_hidden")
+        elif entry is None or entry.object is None:
+            raise os_error(errno.ENOENT, path)
+        else:
+            self._directories.keep_parent(path)
+            self._pending.submit(path, _deletion_of(entry), None)
+            self._inodes.forget(path)
+
+    def _unlink_open(self, file: OpenFile, hidden: str) -> None:
+        """Take the name from an open file; it lives on as `hidden`, and its object is deleted.
+
+        When bytes are missing here, the object is needed until they have come: its deletion is held.
+        """
+        path = file.path
+        entry = self._namespace.find(path)
+        with file.lock:
+            self._directories.keep_parent(path)
+            file.unlinked = True
+            self._open_files.move(path, hidden)
+            if entry is not None and entry.object is not None:
+                file.cached_file.pin()
+                deletion = _deletion_of(entry)
+                if file.cached_file.is_complete():
+                    self._pending.submit(path, deletion, None, later=True)
+                else:
+                    seq = self._journal.hold(path, deletion)
+                    done = self._pending.record(path, None).settle
+                    file.held_deletion = HeldDeletion(seq, path, deletion, done)
+        self._inodes.move(path, hidden)
+
+    def _rename_file(self, old: str, new: str) -> None:
+        file = self._open_files.at(old)
+        # A program that writes a file of such a name does so under a temporary name that holds the name.
+        if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
+            if file is not None:
+                self._unlink_open(file, new)
+                return
+            # libfuse counts a handle as open until after its release: then nobody will unlink `new`.
+            if self._open_files.was_just_released(old):
+                self._unlink(old)
+                return
+        moving, target = self._namespace.find(old), self._namespace.find(new)
+        if target is not None and target.is_directory:
+            raise os_error(errno.EISDIR, new)
+        if file is not None:
+            with file.lock:
+                self._rename_open(file, new, target)
+        elif moving is not None:
+            self._move(old, new, self._namespace.new_object(new), moving, target)
+        else:
+            raise os_error(errno.ENOENT, old)
+        self._inodes.move(old, new)
+
+    def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
+        """Rename an open file over `target`; its lock is held."""
+        old, name = file.path, self._namespace.new_object(new)
+        if file.entry is None:  # only this process knows of it: the flush will give it the new name
+            file.name = name
+            file.replaces = target
+        else:
+            self._write_back.flush(file)
+            file.rename_object(self._move(old, new, name, file.entry, target))
+        self._open_files.move(old, new)
+
+    def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
         """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
 
         Raise why Swift does not move what it has already, and `NotFound` when another client deleted it.
         """
         assert entry.object is not None
-        self._files.settle_hidden(name)
-        self._folders.keep_parent(old)
+        self._write_back.free_name(name)
+        self._directories.keep_parent(old)
         moved = moved_entry(entry, split(new)[1], name)
-        if self._move_promise(old, new, entry.object, moved, target):
+        if self._rename_queued(old, new, entry.object, moved, target):
             return moved
-        intent = Move(
+        operation = Move(
             entry.object,
             name,
             replaces_large=target.is_slo if target else False,
@@ -78,41 +154,138 @@ class RenameOps:
             is_slo=entry.is_slo,
         )
         try:
-            left = self._journal.run_move(old, intent)
+            left = self._journal.run_move(old, operation)
         except NotFound:
             self._namespace.invalidate(old)
             raise
-        self._contents.moved(version_of(entry), name)
-        # What waited for the old name is executed: Swift has said what it made of it.
+        self._file_cache.moved(entry.version, name)
+        # What waited for the old name was executed before the move: the entry is what Swift made of it.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
-            self._journal.watch(entry.object, self._pending.record(old, None)[0])
+            self._journal.watch(entry.object, self._pending.record(old, None).settle)
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
         return moved
 
-    def _move_promise(
+    def _rename_queued(
         self, old: str, new: str, source: ObjectName, moved: Entry, target: Entry | None
     ) -> bool:
-        """Give a file that Swift has not got yet its new name at once; say whether that was possible."""
+        """Give a file that Swift does not have yet its new name at once; return whether that was possible."""
         assert moved.object is not None
-        if not self._journal.rename(
+
+        def record() -> tuple[Done, Done]:
+            return self._pending.record(new, moved).settle, self._pending.record(old, None).settle
+
+        is_renamed = self._journal.rename(
             source,
             moved.object,
             new,
-            lambda: (self._pending.record(new, moved)[0], self._pending.record(old, None)[0]),
+            record,
             replaces_large=target.is_slo if target else False,
             replaces_etag=(target.etag or None) if target else None,
             creates=target is None,
-        ):
-            return False
-        if self._journal.mode is Mode.SYNC:
+        )
+        if is_renamed and self._pending.is_sync:
             self._journal.flush([source, moved.object])
-        return True
+        return is_renamed
+
+    def _rename_folder(self, old: str, new: str, moving: Entry) -> None:
+        """Move a folder with all below it over nothing, or over an empty folder. The barrier is closed."""
+        source, destination = self._source.folder(old), self._source.folder(new)
+        target = self._namespace.find(new)
+        self._check_folder_rename(old, new, target)
+        self._store_below(old, new)
+        self._directories.keep_parent(old)
+        marker = moving.object
+        moves_marker = marker is not None and marker == plain_marker(source)
+        renamed = plain_marker(destination) or slash_marker(destination)
+        operation = MoveFolder(
+            source.container,
+            source.prefix,
+            destination.container,
+            destination.prefix,
+            ((marker, renamed),) if marker is not None and moves_marker else (),
+            self._recent_below(old),
+            empty=target is None and self._namespace.has_just_listed(new),
+            together=self._namespace.are_alone(old, new),
+        )
+        left = self._run_folder_move(old, new, operation)
+        self._record_folder_move(old, new, moving, renamed if moves_marker else None)
+        for name in left:
+            path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
+            self._journal.watch(name, self._pending.record(path, None).settle)
+        self._inodes.move_folder(old, new)
+
+    def _check_folder_rename(self, old: str, new: str, target: Entry | None) -> None:
+        """Raise `OSError` when POSIX, or the folder being a container, forbids the rename."""
+        if is_below(new, old):
+            raise os_error(errno.EINVAL, new)
+        if not self._source.folder(old).prefix or not self._source.folder(new).prefix:
+            raise os_error(errno.EXDEV, new)
+        if target is not None:
+            if not target.is_directory:
+                raise os_error(errno.ENOTDIR, new)
+            self._directories.refuse_unless_empty(new)
+
+    def _store_below(self, old: str, new: str) -> None:
+        """Have all that waits below the two folders executed; open files are handed in first."""
+        for file in self._open_files.below(old):
+            self._write_back.flush(file)
+            if file.held_deletion is not None:
+                self._write_back.free_name(file.held_deletion.operation.name)
+        self._journal.flush_below(self._source.folder(old))
+        self._journal.flush_below(self._source.folder(new))
+
+    def _run_folder_move(self, old: str, new: str, operation: MoveFolder) -> list[ObjectName]:
+        """Return the objects that stay at the old place until Swift deletes them."""
+        try:
+            return self._journal.run_move(old, operation)
+        except Unmoved as error:
+            self._namespace.invalidate(new)
+            destination = self._source.folder(new)
+            for deletion in error.left:
+                rest = deletion.name.key.removeprefix(destination.prefix)
+                self._journal.submit(path_below(new, rest) if rest else new, deletion)
+            raise
+
+    def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
+        """Return the objects below a folder that we have stored, and a listing may not show yet."""
+        return tuple(
+            MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
+            for entry in self._namespace.recent_below(path)
+            if entry.object is not None
+        )
+
+    def _record_folder_move(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
+        source, destination = self._source.folder(old), self._source.folder(new)
+        attributes = replace(moving.attributes, inode=folder_inode(destination))
+        self._move_cached(old, source, destination)
+        self._namespace.invalidate_tree(new)
+        self._namespace.move_recent(old, new)
+        self._namespace.invalidate_tree(old)
+        self._namespace.record(old, None)
+        entry = replace(moving, name=split(new)[1], object=marker, attributes=attributes)
+        self._namespace.record(new, entry)
+        for file in self._open_files.below(old):
+            with file.lock:
+                if file.entry is not None and not file.unlinked:
+                    key = destination.prefix + file.name.key.removeprefix(source.prefix)
+                    name = ObjectName(destination.container, key)
+                    file.rename_object(moved_entry(file.entry, file.entry.name, name))
+        self._open_files.move(old, new)
+
+    def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
+        """Keep what is cached of the files below `path`, as far as their names are in memory."""
+        for entry in self._namespace.known_children(path, "") or ():
+            if entry.is_directory:
+                self._move_cached(join(path, entry.name), source, destination)
+            elif entry.object is not None:
+                key = destination.prefix + entry.object.key.removeprefix(source.prefix)
+                self._file_cache.moved(entry.version, ObjectName(destination.container, key))
 
 
-def deletion_of(entry: Entry) -> Delete:
-    """Return what deletes a file's object."""
+def _deletion_of(entry: Entry) -> Delete:
+    """Return the operation that deletes a file's object."""
     assert entry.object is not None
     return Delete(entry.object, entry.is_slo, entry.etag or None)

@@ -1,4 +1,4 @@
-"""What the file system is made of."""
+"""The parts that the modules of posix/ share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,16 @@ from swiftfs.store.protocol import ObjectStore
 
 @dataclass(slots=True)
 class Services:
-    """What everything of floor 3 shares; `mount` builds it. `layout` says how large a file may be."""
+    """The parts of a mount below the file system, which `service/build.py` makes.
+
+    `layout` limits the size of a file. `defaults` are the attributes of objects that store none.
+    """
 
     store: ObjectStore
     namespace: Namespace
-    contents: FileCache
+    file_cache: FileCache
     journal: Journal
     layout: SegmentLayout
     options: Options
     defaults: Defaults
-    cache: Path
+    cache_dir: Path

@@ -1,4 +1,4 @@
-"""What `df` shows: the quotas of the container and the account."""
+"""What `df` shows: usage and quotas of the container and the account."""
 
 import math
 
@@ -12,21 +12,20 @@ from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.retry import deadline
 
 WITHOUT_QUOTA = 2**50
-"""Free bytes shown where no quota is set: a petabyte."""
+"""Free bytes that are shown when no quota is set: 1 PiB."""
 
-SECONDS = 60.0
-"""How long an answer serves; Swift's own figures lag as much."""
+TTL = 60.0
+"""Seconds for which an answer is used again; Swift's own figures lag behind as much."""
 
+READ_TIMEOUT = 5.0
+"""Seconds after which the last answer is used again, so that `df` works in an outage."""
 
-PATIENCE = 5.0
-"""Seconds after which the last answer serves again: the numbers change slowly, and an outage is no news."""
-
-CONTAINERS = 1000
-"""Answers that are remembered; a mount of an account has one for each container."""
+MAX_CONTAINERS = 1000
+"""How many answers are kept; a mount of an account has one for each container."""
 
 
 class UsageReport:
-    """Answers `statfs` from the quota headers of container and account, in an outage as it did before.
+    """Answers `statfs` from the headers of container and account, in an outage with the last answer.
 
     The lock guards the answers.
     """
@@ -35,18 +34,21 @@ class UsageReport:
         self._store = store
         self._source = source
         self._lock = new_lock(Rank.USAGE)
-        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(CONTAINERS, SECONDS, monotonic)
-        self._last: LRUCache[str, FilesystemUsage] = LRUCache(CONTAINERS)
+        self._fresh: TTLCache[str, FilesystemUsage] = TTLCache(MAX_CONTAINERS, TTL, monotonic)
+        self._last: LRUCache[str, FilesystemUsage] = LRUCache(MAX_CONTAINERS)
 
     def of(self, path: str) -> FilesystemUsage:
-        """Return the space of the container that `path` lies in, or of the account; raise `StoreError`."""
+        """Return size and free space of the container that `path` lies in, or of the account.
+
+        Raise `StoreError` when Swift does not answer and never has.
+        """
         container = self._source.folder(path).container
         with self._lock:
             if (fresh := self._fresh.get(container)) is not None:
                 return fresh
             last = self._last.get(container)
         try:
-            with deadline(PATIENCE if last else math.inf):
+            with deadline(READ_TIMEOUT if last else math.inf):
                 answer = self._ask(container)
         except StoreError as error:
             if last is None or not error.retryable:

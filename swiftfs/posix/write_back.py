@@ -1,0 +1,135 @@
+"""How the changes of open files come to the journal."""
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+
+from swiftfs.errors import SwiftfsError
+from swiftfs.journal.operations import PutFile
+from swiftfs.objects import ObjectName
+from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.pending import PendingChanges, unstored_entry
+from swiftfs.posix.services import Services
+
+log = logging.getLogger(__name__)
+
+
+class WriteBack:
+    """Hands open files to the journal: what was written, and the deletions of those that were unlinked."""
+
+    def __init__(self, services: Services, pending: PendingChanges, open_files: OpenFiles) -> None:
+        self._services = services
+        self._namespace = services.namespace
+        self._journal = services.journal
+        self._pending = pending
+        self._open_files = open_files
+
+    def flush(self, file: OpenFile, *, durable: bool = False) -> None:
+        """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.
+
+        A `durable` flush returns when Swift has the file. So does every flush without a write delay: there a
+        change that cannot be stored is given up, and the file stays dirty. Otherwise raise, once, why an
+        earlier change of the file could not be stored. Wait while a folder above the file moves.
+        """
+        with self._open_files.barrier.passing(lambda: (file.path,)):
+            self._flush(file, durable=durable)
+
+    def _flush(self, file: OpenFile, *, durable: bool) -> None:
+        with file.lock:
+            if file.unlinked:
+                return
+            before, handed_in = file.entry, file.dirty
+            try:
+                if handed_in:
+                    self._hand_in(file)
+                if self._pending.is_sync:
+                    self._pending.flush_or_withdraw(file.name)
+            except (SwiftfsError, OSError):
+                if handed_in:
+                    file.entry, file.dirty, file.failed = before, True, True
+                raise
+        if durable and not self._pending.is_sync:
+            self._journal.flush([file.name])
+            self._journal.raise_refusal(file.name)
+        elif (error := self._journal.failure(file.name)) is not None:
+            raise error
+
+    def drain(self, file: OpenFile) -> bool:
+        """Hand in changes that no flush handed in; return whether that succeeded."""
+        try:
+            self.flush(file)
+        except (SwiftfsError, OSError) as error:
+            log.error("%s: changes made after close() are lost: %s", file.path, error)
+            return False
+        return True
+
+    def free_name(self, name: ObjectName) -> None:
+        """Hand in the deletion of `name` that waits for a last close: the name is about to be used again.
+
+        The unlinked file may still be read. So what is missing of it is downloaded before it is deleted.
+        """
+        for file in self._open_files.unlinked(name):
+            file.cached_file.ensure_all()
+            deletion, file.held_deletion = file.held_deletion, None
+            if deletion is not None:
+                self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
+
+    def dispose(self, file: OpenFile) -> None:
+        """End a file whose last handle was closed."""
+        if not file.unlinked:
+            self._learn_version(file)
+        if file.dirty and not file.unlinked:
+            log.warning("%s: its last changes are dropped", file.path)
+            self._namespace.discard_change(file.path)
+        if (deletion := file.held_deletion) is not None:
+            self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
+            if self._pending.is_sync:
+                with suppress(SwiftfsError, OSError):  # it is logged, or tried again
+                    self._journal.flush([deletion.operation.name])
+        self._services.file_cache.release(file.cached_file)
+
+    def _hand_in(self, file: OpenFile) -> None:
+        if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
+            info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
+            file.description = replace(
+                file.description, metadata=info.metadata, preserved_headers=info.preserved_headers
+            )
+        self._learn_version(file)
+        self.free_name(file.name)
+        replaced = file.entry or file.replaces
+        description = file.describe()
+        operation = PutFile(
+            file.name,
+            file.cached_file.to_record(),
+            description,
+            replaces_large=replaced.is_slo if replaced else False,
+            replaces_etag=(replaced.etag or None) if replaced else None,
+            creates=replaced is None,
+            foreign_headers_unknown=file.foreign_headers_unknown,
+        )
+        entry = unstored_entry(
+            file.path,
+            file.name,
+            file.cached_file.size,
+            description,
+            self._services.defaults,
+            foreign_headers_unknown=file.foreign_headers_unknown,
+        )
+        change = self._pending.record(file.path, entry)
+        # Before the journal has the operation: its thread looks for the open file by this entry.
+        before, file.entry = file.entry, entry
+        try:
+            self._journal.submit(file.path, operation, change.settle)
+        except OSError:
+            file.entry = before
+            change.rollback()
+            raise
+        file.dirty = False
+
+    def _learn_version(self, file: OpenFile) -> None:
+        """Record which version the file's bytes came from, when a download has told it."""
+        entry, info, base = file.entry, file.cached_file.last_get_info, file.cached_file.origin
+        if entry is None or info is None or base is None or info.version.name != entry.object:
+            return
+        if info.version.etag == base.etag and (entry.hinted or entry.etag not in ("", base.etag)):
+            file.entry = self._namespace.learn(file.path, entry, info)
