@@ -103,6 +103,8 @@ class Journal:
         standings = self._log.uploads()
         by_file = {standing.file: standing for standing in standings if standing.file}
         self._queue.skip(max((record.seq for record in records), default=0))
+        if self._late is not None:
+            self._late.load()
         for record in records:
             intent = _with_prefix(attempted(record.operation), by_file)
             if isinstance(intent, Move | MoveFolder):
@@ -449,6 +451,8 @@ class Journal:
         else:
             log.info("moving %s to %s, which had been interrupted, is done", intent.source, intent.target)
         tasks = remnant_tasks(self._queue, record.path, intent, remnants)
+        if self._late is not None:
+            self._late.save()  # else a later mount would take what was moved for lost, and store it again
         self._log.finish([record.seq], [*again, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
