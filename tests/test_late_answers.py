@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from journal_house import NEVER, body, foreign, keys
 from late_store import LateStore, late, look
 from scenes import wait_until
 
-from swiftfs.errors import Unavailable
+from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.journal import late_copies
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.journal.salvage import copy_journal
@@ -640,3 +640,36 @@ def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: 
         look(filesystem, LOOKS[-1] + 5)
         late(filesystem).save()
         assert not (died / "late").exists()
+
+
+def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
+    store: LateStore, tmp_path: Path
+) -> None:
+    """The next mount finishes the rename, before it looks for what was lost."""
+    first, died = tmp_path / "first", tmp_path / "died"
+    first.mkdir()
+
+    def refuse(method: str, _subject: str) -> None:
+        if method in ("delete", "delete_many"):
+            if not died.exists():
+                copy_live(first, died)
+            raise AccessDenied("no")
+
+    with suppress(SwiftfsError), bench(store, first, "settle=0.01") as filesystem:
+        filesystem.mkdir("/old", 0o755, ME)
+        store_file(filesystem, b"older", "/old/file")
+        store.lose("delete", "old/file")
+        remove(filesystem, "/old/file")
+        store_file(filesystem, b"newer", "/old/file")
+        assert late(filesystem).counts().watched == 1
+        store.hook = refuse
+        filesystem.rename("/old", "/new")
+    assert died.exists()
+    store.hook = None
+    for _ in range(2):
+        with bench(store, died, "settle=0.01") as filesystem:
+            assert "old/file" not in keys(store)
+            look(filesystem)
+            settle(filesystem)
+            assert "old/file" not in keys(store)
+            assert read(filesystem, "/new/file") == b"newer"

@@ -78,6 +78,8 @@ class Journal:
 
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
         """Take up what an earlier process left, then start. A move that it had begun is finished first."""
+        if self._late is not None:
+            self._late.load()
         recovery = Recovery(
             self._queue,
             self._changed,
@@ -86,6 +88,7 @@ class Journal:
             self._cache,
             self._executor,
             self._outcomes.refusals,
+            self._late,
             make_done,
         )
         abandoned = recovery.run(records)

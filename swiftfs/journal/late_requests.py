@@ -107,13 +107,16 @@ class LateRequests:
         self._put_right = self._overwritten = 0
         self._copies = LateCopies(db.late_folder)
 
+    def load(self) -> None:
+        """Read what an earlier mount watched; before any request, for what is done now changes it."""
+        self._ambiguous.load(self._recorded())
+
     def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
         """Go on with what an earlier mount watched, and start.
 
         That mount may have sent the operations about the `recovered` objects already.
         """
         self._make_done = make_done
-        self._ambiguous.load(self._recorded())
         self._ambiguous.suspect(recovered)
         self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
         self._pin()

@@ -10,6 +10,7 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.executor import Executor
+from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.merging import attempted, one_a_file
 from swiftfs.journal.object_moves import Remnant
 from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile
@@ -39,6 +40,7 @@ class Recovery:
         cache: FileCache,
         executor: Executor,
         refusals: Refusals,
+        late: LateRequests | None,
         make_done: MakeDone,
     ) -> None:
         self._queue = queue
@@ -48,6 +50,7 @@ class Recovery:
         self._cache = cache
         self._executor = executor
         self._refusals = refusals
+        self._late = late
         self._make_done = make_done
 
     def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:
@@ -98,6 +101,8 @@ class Recovery:
         else:
             log.info("moving %s to %s, which had been interrupted, is done", source, target)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
+        if self._late is not None:
+            self._late.save()  # else a later mount would take what was moved for lost, and store it again
         self._db.finish([record.seq], [*again, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:

@@ -18,7 +18,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.tasks import Done, Failure
+from swiftfs.journal.tasks import Done, Failure, Mode
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
 from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName
