@@ -164,7 +164,7 @@ class Crew:
         assert not errors, "\n".join([*errors, *histories(self._mount.log, errors)])
         now = time.monotonic()
         for path in self._reports.glob("*.now"):
-            text = path.read_text().rstrip("\n")
+            text = path.read_text(errors="replace").rstrip("\n")  # it may be in the middle of a letter
             since, before = self._moved.get(path, (now, ""))
             self._moved[path] = (since if text == before else now, text)
             is_at_work = not (STANDS.search(text) or ENDS.search(text))
