@@ -58,7 +58,7 @@ class Writer:
         self.folder = folder
         self.store = SlowStore("box")
         self.pool = ThreadPoolExecutor(threads)
-        self.doomed: set[ObjectName] = set()
+        self.superseded: set[ObjectName] = set()
         (folder / "journal").mkdir(exist_ok=True)
         self.log = JournalDB(folder / "journal", "box")
         self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
@@ -110,8 +110,14 @@ class Writer:
 
     def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
         large = self.is_large() if replaces_large is None else replaces_large
-        intent = PutFile(NAME, self.content.to_record(), Description("text/plain", Stored()), large)
-        return self.storing.run(intent, self.content, self.doomed.update)
+        file, description = self.content.to_record(), Description("text/plain", Stored())
+        # As in the journal, what an attempt in vain has replaced goes with the next one that succeeds.
+        operation = PutFile(
+            NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
+        )
+        info = self.storing.run(operation, self.content, self.superseded.update)
+        self.superseded.clear()
+        return info
 
     def is_large(self) -> bool:
         return any(row.key == NAME.key for row in self.store.list_page("box").rows) and (
