@@ -45,7 +45,7 @@ def serve(
     steps = Steps(report, last)
     _watch_files(steps, f"{cache}/")
     _watch("swiftfs.store.pool", "Connection", "send", steps, _request)
-    _watch("swiftfs.journal.database", "Log", "_commit", steps, lambda *_: "commit")
+    _watch("swiftfs.journal.database", "JournalDB", "_commit", steps, lambda *_: "commit")
     concurrency.check()
     main(list(words))
 

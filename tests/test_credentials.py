@@ -72,7 +72,7 @@ LACKS = "by v3applicationcredential: You must provide an auth secret"
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"OS_AUTH_TYPE": "magic"}, "OS_AUTH_TYPE=magic: keystoneauth knows no such way"),
+        ({"OS_AUTH_TYPE": "magic"}, "OS_AUTH_TYPE=magic: keystoneauth knows no such login method"),
         ({"OS_APPLICATION_CREDENTIAL_ID": "x"}, LACKS),
         ({"OS_AUTH_TYPE": "v3applicationcredential"}, "You must provide either an application credential ID"),
         ({"OS_AUTH_TYPE": "token"}, "to log in by v3token, set OS_TOKEN too"),

@@ -10,7 +10,7 @@ from journal_house import body
 from memory_store import MemoryStore
 from scenes import wait_until
 
-from swiftfs.journal import scheduler
+from swiftfs.journal import outcomes
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -18,7 +18,7 @@ def test_what_a_full_disk_holds_up_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Nobody needs to say `swiftfs retry` when there is room again."""
-    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(outcomes, "FIRST_PAUSE", 0.05)
     store, failures = MemoryStore("box"), [number, number]
 
     def hook(method: str, _subject: str) -> None:

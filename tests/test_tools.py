@@ -46,7 +46,7 @@ def test_a_lab_has_a_mount_and_a_swift_and_ends_clean(tmp_path: Path) -> None:
 )
 def test_a_trace_names_the_modules_that_a_call_passes(call: str, passed: str, spared: str) -> None:
     modules = trace.trace(call)
-    assert modules[0] == "posix.filesystem"
+    assert modules[0].startswith("posix.")
     assert passed in modules
     assert spared not in modules
     assert len(set(modules)) == len(modules)
