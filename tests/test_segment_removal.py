@@ -304,3 +304,21 @@ def test_whose_a_prefix_of_release_0_1_is(cleaner: Cleaner, prefix: ObjectName, 
     assert [row.key for row in cleaner.store.list_page(prefix.container, prefix=prefix.key).rows] == [
         names[0].key
     ]
+
+
+def test_an_outage_does_not_forget_who_may_name_leftovers(cleaner: Cleaner) -> None:
+    """The second of the objects has come to name the segment when the server is back."""
+    used = cleaner.segment(PREFIX + "1-a")
+    objects = frozenset({NAME, ObjectName("box", "second")})
+    asked = below(cleaner, objects=objects, asked=frozenset({"e"}), since=cleaner.now - 1)
+    cleaner.removal.discard_below(asked)
+
+    def refuse(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    pass_time(cleaner)
+    cleaner.store.hook = None
+    cleaner.manifest("second", used)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}

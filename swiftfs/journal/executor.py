@@ -227,7 +227,7 @@ class Executor:
             lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
             if name in failed:
                 continue
-            self.removal.record_deleted(name, segments, lost)
+            self.removal.record_deleted({name}, segments, lost)
             self.removal.owners.forget(name)
         return failures | failed
 

@@ -98,17 +98,21 @@ class SegmentRemoval:
 
     def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
         """Delete segments that the object which is or was `name` does not name any more."""
-        self.record_deleted(name, segments, self.delete_all(segments))
+        self.record_deleted({name}, segments, self.delete_all(segments))
 
     def record_deleted(
-        self, name: ObjectName, segments: Iterable[ObjectName], failures: Mapping[ObjectName, StoreError]
+        self,
+        objects: Collection[ObjectName],
+        segments: Iterable[ObjectName],
+        failures: Mapping[ObjectName, StoreError],
     ) -> None:
-        """Record that `name` has lost its `segments`, and which of their deletions failed.
+        """Record that `segments` were deleted, and which deletions failed.
 
-        Deletions whose error is retryable are tried again soon, the others are logged.
+        Deletions whose error is retryable are tried again soon, after a look at `objects`, which may name the
+        segments by then. The others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
-        self._keep_leftovers(passing, {name}, self._clock() - LATE_SECONDS + RETRY_SECONDS)
+        self._keep_leftovers(passing, objects, self._clock() - LATE_SECONDS + RETRY_SECONDS)
         self._drop_leftovers(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
@@ -164,7 +168,7 @@ class SegmentRemoval:
                 failures = self.delete_all(tuple(names - self._in_use(names, objects)))
             except StoreError as error:
                 failures = dict.fromkeys(names, error)
-            self.record_deleted(objects[0], names, failures)
+            self.record_deleted(objects, names, failures)
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may stand."""
