@@ -14,6 +14,7 @@ from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
+from test_ghosts import HauntedStore
 from test_moves import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
@@ -99,6 +100,22 @@ def test_a_move_is_finished(
         assert names(filesystem, "/") == ["e"]
     assert contents(store) == {"e/a": b"d/a", "e/b": b"d/b"}
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folder: bool) -> None:
+    store = HauntedStore("box")
+    put_all(store, "d/a" if folder else "d")
+    etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
+    intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    copy(store, "d/a" if folder else "d", "e/a" if folder else "e")
+    (row,) = store.list_page("box", prefix="d").rows
+    leave(tmp_path, intent)
+    store.hook = lambda method, _: store.ghosts.update({row.key: row}) if method == "list_page" else None
+    with bench(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["e"]
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -100,6 +100,8 @@ class Recovery:
                 self._refuse(record, operation, error)
         else:
             log.info("moving %s to %s, which had been interrupted, is done", source, target)
+            if not remnants:
+                self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if self._late is not None:
             self._late.save()  # else a later mount would take what was moved for lost, and store it again

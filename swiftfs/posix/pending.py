@@ -10,6 +10,8 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import (
     Delete,
     Description,
+    Move,
+    MoveFolder,
     Operation,
     PutFile,
     PutMarker,
@@ -128,13 +130,16 @@ class PendingChanges:
     def recovered(self, path: str, operation: Operation) -> Done:
         """Show again a change that an earlier process left; return what the journal calls with the outcome.
 
+        A move is finished by then: its old name is shown as gone, which listings may not show yet.
         When new attributes of many files wait, some files show the old ones until Swift has the new ones: the
         lookups would take longer than `RECALL_SECONDS`.
         """
         entry = pending_entry(path, operation, self._services.defaults)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             entry = self._described_entry(path, operation)
-        if entry is None and not isinstance(operation, Delete):
+        if isinstance(operation, Move | MoveFolder):
+            self._namespace.invalidate_all()  # a lookup above may have listed what has moved
+        elif entry is None and not isinstance(operation, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry).settle
 
