@@ -60,7 +60,7 @@ def uploads_told(output: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def swift_server() -> Iterator[SwiftServer]:
-    """A Swift of this module's own: `gc` looks at every object of the account, also at those of other tests."""
+    """A Swift of this module's own: `gc` looks at all objects of the account, those of other tests too."""
     with SwiftServer() as server:
         yield server
 
