@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, names, read, write
+from bench_filesystem import ME, bench, copy_live, names, put, read, write
 from commands import swiftfs
-from journal_house import NEVER, foreign, keys
+from journal_house import NEVER, body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
@@ -48,10 +48,10 @@ def flush(filesystem: FileSystem) -> QueueReport:
     return report(filesystem)
 
 
-def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None]) -> str:
+def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:
     """Return what the end of a mount complains about after a job."""
     try:
-        with bench(store, cache, NEVER) as filesystem:
+        with bench(store, cache, options) as filesystem:
             job(filesystem)
     except SwiftfsError as error:
         return str(error)
@@ -194,6 +194,48 @@ def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
             with pytest.raises(AccessDenied):
                 change(filesystem)
         assert report(filesystem).refused == 0
+
+
+def append(filesystem: FileSystem) -> None:
+    handle = filesystem.open("/new", os.O_WRONLY)
+    try:
+        put(filesystem, handle, 5, b" and more")
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+def close_unchanged(filesystem: FileSystem) -> None:
+    handle = filesystem.open("/new", os.O_RDWR)
+    try:
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+@pytest.mark.parametrize(
+    "call", [append, close_unchanged, lambda filesystem: filesystem.chmod("/new", 0o600)]
+)
+def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
+    store: MemoryStore, tmp_path: Path, call: Callable[[FileSystem], None]
+) -> None:
+    (tmp_path / "cache").mkdir()
+    with bench(store, tmp_path / "cache", NEVER) as filesystem:
+        write(filesystem, "/new", b"bytes")
+        copy_live(tmp_path / "cache", tmp_path / "killed")
+        filesystem.unlink("/new")
+    refuse(store, AccessDenied, "put")
+
+    def refused(filesystem: FileSystem) -> None:
+        with pytest.raises(AccessDenied):
+            call(filesystem)
+        assert read(filesystem, "/new").startswith(b"bytes")
+
+    assert "1 changes stay" in ended(store, tmp_path / "killed", refused, "")
+    store.hook = None
+    with bench(store, tmp_path / "killed") as filesystem:
+        assert read(filesystem, "/new").startswith(b"bytes")
+    assert body(store, "new").startswith(b"bytes")
 
 
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:

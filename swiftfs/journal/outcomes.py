@@ -174,7 +174,7 @@ class Outcomes:
         task.take_newer()
         task.operation = replace(task.operation, file=cached_file.to_record())
         task.stored_hand_in = task.sent_hand_in
-        task.running = task.ambiguous = task.reported = False
+        task.running = task.ambiguous = task.reported = task.promised = False
         if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
             task.flush_mark = None
         if task.awaited_hand_in <= task.stored_hand_in:
@@ -224,6 +224,7 @@ class Outcomes:
             return False
         newer = followers[0]
         newer.operation, newer.ambiguous = merged[0], True
+        newer.promised |= task.promised
         task.successor = newer
         self._writer.end(task, [newer])
         if task.awaited_hand_in:
