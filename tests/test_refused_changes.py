@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,24 @@ def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
     with bench(store, tmp_path / "killed") as filesystem:
         assert read(filesystem, "/new").startswith(b"bytes")
     assert body(store, "new").startswith(b"bytes")
+
+
+@pytest.mark.parametrize("size", [5, 3 * MIB])
+def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
+    """A thousand refused files must not use up the descriptors of the process."""
+    refuse(store, AccessDenied, "put", "put_segment")
+    with bench(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  the names are wanted
+        for number in range(8):
+            with suppress(AccessDenied):
+                write(filesystem, f"/{number}", b"x" * size)
+        wait_until(lambda: report(filesystem).parked == 8)
+        own = 8 if size > MIB else 0  # a file with segments stays open
+        assert len(os.listdir("/proc/self/fd")) <= before + own  # noqa: PTH208
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+    assert {body(store, str(number)) for number in range(8)} == {b"x" * size}
 
 
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:

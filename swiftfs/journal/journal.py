@@ -206,6 +206,7 @@ class Journal:
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
             deletion = self._superseded_deletion(operation)
             self._scheduler.attempt([task for task in tasks if task is not deletion])
+            operation = self._outcomes.with_stored_target(operation)
             if deletion is not self._superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
