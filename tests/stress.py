@@ -44,6 +44,9 @@ POLL_SECONDS = 0.02
 
 RETRY_SECONDS = 0.5
 
+KERNEL_SECONDS = 1.1
+"""How long the kernel may show the attributes that it has."""
+
 NAMES_KEPT = 50
 """Names of things that are gone, which are used again."""
 
@@ -136,10 +139,11 @@ class StressWorker(Worker, UncertainLedger):
         assert not wrong, "\n".join(["a look at all finds:", *wrong])
 
     def _wait_for_release(self) -> None:
-        """Wait until the mount knows that this program's files are closed: it drops what was refused then."""
+        """Wait until what was refused is dropped, after the last close, and the kernel shows no more of it."""
         with contextlib.suppress(OSError, SwiftfsError):  # it has died
             while any(self._is_own(one.path) for one in read_state(self.root).writing):
                 time.sleep(POLL_SECONDS)
+            time.sleep(KERNEL_SECONDS)
 
     def _is_own(self, path: str) -> bool:
         return path.startswith((f"/{self.home}/", f"/{SHARED}/{self.home}-"))
