@@ -139,7 +139,7 @@ class StressWorker(Worker, UncertainLedger):
         assert not wrong, "\n".join(["a look at all finds:", *wrong])
 
     def _wait_for_release(self) -> None:
-        """Wait until what was refused is dropped, after the last close, and the kernel shows no more of it."""
+        """Wait until what was refused is dropped, after the last close, and the kernel forgets it."""
         with contextlib.suppress(OSError, SwiftfsError):  # it has died
             while any(self._is_own(one.path) for one in read_state(self.root).writing):
                 time.sleep(POLL_SECONDS)
