@@ -321,8 +321,7 @@ def test_umount_says_what_was_not_deleted(refused: Mount, swift: SwiftServer, st
     assert "1 changes were refused and given up; the first is /one: " in result.stderr
     assert str(status) in result.stderr
     assert "WARNING: /one: could not be deleted" in refused.log.read_text().replace("WARNING:  ", "WARNING: ")
-    process, refused._process = refused._process, None
-    assert process is not None
+    process = refused.take_process()
     assert process.wait(10) == 1
 
 
