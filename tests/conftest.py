@@ -27,11 +27,14 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def nothing_is_left(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Fail a test that leaves a thread, a descriptor or a mount behind when its fixtures have ended."""
     before = Belongings(tmp_path_factory.getbasetemp())
     yield
-    assert before.left() == []
+    if request.node.get_closest_marker("leaves_open") is None:
+        assert before.left() == []
 
 
 @pytest.fixture(autouse=True)
