@@ -176,7 +176,6 @@ def test_a_failed_close_keeps_the_bytes_for_the_next(filesystem: FileSystem, sto
     assert content(store, "file") == b"precious"
 
 
-@pytest.mark.leaves_open("a file that was refused at the end of a mount stays open until the process ends")
 def test_what_cannot_be_stored_at_last_is_named(store: MemoryStore, tmp_path: Path) -> None:
     def refuse(method: str, _subject: str) -> None:
         if method == "put":
