@@ -296,7 +296,7 @@ def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., House
     house.store.hook = None
     house.pool.shutdown()
     again = house.open(origin)
-    assert not again._present.covers(running.first, running.last)
+    assert not again._blocks.present.covers(running.first, running.last)
 
 
 def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) -> None:

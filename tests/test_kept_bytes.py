@@ -198,7 +198,7 @@ def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: Ho
     house.read(origin, middle, BLOCK)
     house.restart()
     content, model = house.open(origin), bytearray(body)
-    assert content._present
+    assert content._blocks.present
     patch(content, model)
     store_it(house, content)
     assert stored(house.store) == model

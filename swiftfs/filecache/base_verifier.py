@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range, missing_of_all
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
 from swiftfs.filecache.compared_answers import PIECE, Answer
 from swiftfs.filecache.downloader import FilledFile
 from swiftfs.filecache.downloads import Download
@@ -44,24 +44,10 @@ class VerifiedFile(FilledFile):
                 raise fetch.error
         self.ensure(offset, end)  # what is in segments of the file's own
 
-    def _is_kept(self, offset: int, end: int) -> bool:
-        """Say whether the bytes are here and verified, as far as they are the origin's."""
-        blocks = block_range(offset, end)
-        return next(self._unverified(*blocks), None) is None and next(self._missing(*blocks), None) is None
-
-    def _unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of a range of blocks whose bytes are the origin's, and may be wrong."""
-        known = (*self._changed_blocks(), self._verified, self._remote.blocks)
-        return missing_of_all(known, first, min(last, self._filled))
-
-    def _changed_blocks(self) -> tuple[Blocks, ...]:
-        """Return sets of the blocks that differ from the origin's."""
-        return (self._dirty,)
-
     def _claim_unverified(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run; None when all is verified. Wait for those under way."""
         with self._changed:
-            while (run := next(self._unverified(*block_range(offset, end)), None)) is not None:
+            while (run := next(self._blocks.unverified(*block_range(offset, end)), None)) is not None:
                 if under_way := self._fetches.touching(*run):
                     self._wait_for(under_way)
                 elif self._check.is_looking_at(*run):
@@ -71,7 +57,7 @@ class VerifiedFile(FilledFile):
         return None
 
     def _download(self, fetch: Download) -> None:
-        origin = self._origin
+        origin = self._blocks.origin
         if not fetch.verified or origin is None or self._closed:
             super()._download(fetch)
             return
@@ -140,7 +126,7 @@ class VerifiedFile(FilledFile):
     def _bytes_here(self, offset: int, end: int) -> Iterator[Answer]:
         """Yield a copy of what the file holds from `offset` to `end`, if that is all here."""
         with self._changed:
-            if not self._present.covers(*block_range(offset, end)):
+            if not self._blocks.present.covers(*block_range(offset, end)):
                 return
         answer = self._empty_answer(offset, end)
         for position in range(offset, end, PIECE):
@@ -153,7 +139,7 @@ class VerifiedFile(FilledFile):
     def _manifest(self, origin: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
         with self._changed:
-            now = self._origin
+            now = self._blocks.origin
             if now is None or now.manifest is not None or self._check.asked:
                 return now.manifest if now is not None else None
             self._check.asked = True
@@ -163,9 +149,13 @@ class VerifiedFile(FilledFile):
             log.info("%s: its segments cannot be checked: %s", origin.name, error)
             return None
         with self._changed:
-            if self._origin is None or manifest.etag != self._origin.etag or not self._is_from(origin):
+            if (
+                self._blocks.origin is None
+                or manifest.etag != self._blocks.origin.etag
+                or not self._blocks.is_from(origin)
+            ):
                 return None
-            self._origin = replace(self._origin, manifest=manifest)
+            self._blocks.origin = replace(self._blocks.origin, manifest=manifest)
         return manifest
 
     def _verify_evicted(self, fetch: Download, source: StoredSegment) -> None:
@@ -175,7 +165,7 @@ class VerifiedFile(FilledFile):
         """
         segment = source.segment
         with self._changed:
-            left = self._remote.blocks.copy()
+            left = self._blocks.remote.blocks.copy()
             left.discard(fetch.first, fetch.last)
             if left.touches(*source.blocks) or segment.nested or segment.length is not None:
                 return
@@ -204,17 +194,17 @@ class VerifiedFile(FilledFile):
     def _take(self, origin: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
         """Write verified bytes wherever we have none of our own."""
         with self._changed:
-            now = self._origin
-            if now is None or not self._is_from(origin) or self._closed:
+            now = self._blocks.origin
+            if now is None or not self._blocks.is_from(origin) or self._closed:
                 return
             end = min(end, now.size)
-            for one, other in list(self._unverified(*block_range(offset, end))):
+            for one, other in list(self._blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):
                     os.pwrite(self.descriptor, piece, position)
                     position += len(piece)
-                self._present.add(one, other)
-                self._verified.add(one, other)
+                self._blocks.present.add(one, other)
+                self._blocks.verified.add(one, other)
             self._certain = True
             self._learn(info)
             self._changed.notify_all()

@@ -5,9 +5,11 @@ What a call costs depends on how many blocks of its range change their state in 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from heapq import merge
 
 from swiftfs.filecache import block_tree as tree
 from swiftfs.filecache.block_codec import pack, unpack
+from swiftfs.filecache.spans import Spans
 from swiftfs.objects import Manifest, ObjectName, Segment
 
 BLOCK = 128 * 1024
@@ -61,7 +63,7 @@ class Blocks:
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are in the set, in order."""
-        return _runs(tree.pieces(self._root, self._height, first, last), tree.NONE)
+        return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.NONE)
 
     def covers(self, first: int, last: int) -> bool:
         """Say whether all blocks of the range are in the set."""
@@ -69,7 +71,7 @@ class Blocks:
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are not in the set, in order."""
-        return _runs(tree.pieces(self._root, self._height, first, last), tree.ALL)
+        return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.ALL)
 
     def widened(self, count: int) -> "Blocks":
         """Return a set of all groups of `count` blocks, a power of two, that have a block of the set."""
@@ -140,39 +142,6 @@ def _without(runs: Iterator[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[
         yield from blocks.missing(*run)
 
 
-def _runs(pieces: Iterator[tuple[int, int, int]], none: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs of what is in the pieces, or with `ALL` for `none` of what is not."""
-    begin = end = -1  # of a run that the next piece may continue
-    for start, stop, bits in pieces:
-        if bits == none:
-            if begin >= 0:
-                yield begin, end
-            begin = -1
-        if bits == ~none:
-            begin, end = (begin if begin >= 0 else start), stop
-        elif bits != none:
-            for one, other in _bit_runs((bits ^ none) & (1 << stop - start) - 1, start):
-                if begin >= 0 and one != end:
-                    yield begin, end
-                    begin = -1
-                begin, end = (begin if begin >= 0 else one), other
-            if begin >= 0 and end < stop:  # at once: who wants the first run only looks no further
-                yield begin, end
-                begin = -1
-    if begin >= 0:
-        yield begin, end
-
-
-def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
-    while bits:
-        zeros = (bits & -bits).bit_length() - 1
-        bits >>= zeros
-        ones = (~bits & bits + 1).bit_length() - 1
-        bits >>= ones
-        yield start + zeros, start + zeros + ones
-        start += zeros + ones
-
-
 @dataclass(frozen=True, slots=True)
 class BaseVersion:
     """The version whose bytes fill the file: the first `size` bytes of it, `etag` empty while unknown.
@@ -204,6 +173,67 @@ class StoredSegment:
     def blocks(self) -> tuple[int, int]:
         """The blocks, first and one past the last, that lie wholly in the segment."""
         return -(-self.start // BLOCK), self.end // BLOCK
+
+
+class RemoteBlocks:
+    """The evicted blocks of one content, guarded by its lock, and the segments that hold them.
+
+    INVARIANT: a segment with an evicted block holds what the file has there now: whoever changes a byte of
+    it first brings all of its blocks back.
+    `whole` are the first bytes of the segments whose blocks are all evicted.
+    """
+
+    def __init__(self) -> None:
+        self.blocks = Blocks()
+        self.whole: set[int] = set()
+        self._placed: Spans[StoredSegment] = Spans()
+
+    def add(self, placed: StoredSegment, first: int, last: int) -> None:
+        """Take note that blocks of a segment are not in the local file any more."""
+        self._placed.put(placed)
+        self.blocks.add(first, last)
+        if self.blocks.covers(*placed.blocks):
+            self.whole.add(placed.start)
+
+    def discard(self, first: int, last: int) -> None:
+        """Take note that blocks are in the local file again, or in no file any more."""
+        if first >= last:
+            return
+        self.blocks.discard(first, last)
+        for placed in self._placed.touching(first * BLOCK, last * BLOCK):
+            self.whole.discard(placed.start)
+            if not self.blocks.touches(*placed.blocks):
+                self._placed.pop(placed.start)
+
+    def clear(self) -> None:
+        """Forget all blocks: another source has them now."""
+        self.blocks = Blocks()
+        self.whole.clear()
+        self._placed.clear()
+
+    def placed(self) -> tuple[StoredSegment, ...]:
+        """Return the segments that hold evicted blocks, in their order."""
+        return tuple(sorted(self._placed.values(), key=lambda placed: placed.start))
+
+    def source(self, block: int) -> StoredSegment | None:
+        """Return the segment that holds an evicted block, None for any other block."""
+        if not self.blocks.touches(block, block + 1):
+            return None
+        touching = self._placed.touching(block * BLOCK, (block + 1) * BLOCK)
+        return next(one for one in touching if one.blocks[0] <= block < one.blocks[1])
+
+    def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the evicted runs of a range of blocks, each of one segment."""
+        for one in self._placed.touching(first * BLOCK, last * BLOCK):
+            begin, end = one.blocks
+            yield from self.blocks.runs(max(first, begin), min(last, end))
+
+    def touched(self, offset: int, end: int) -> list[tuple[int, int]]:
+        """Return the blocks of the segments that a change of the bytes from `offset` to `end` touches."""
+        return [one.blocks for one in self._placed.touching(offset, end)]
+
+    def __bool__(self) -> bool:
+        return bool(self._placed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,3 +269,224 @@ class FileRecord:
             dirty.discard(*placed.blocks)
         dirty.update(self.dirty)
         return replace(self, dirty=dirty, prefix=self.prefix or older.prefix)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What an upload stores: the bytes as they were when it began.
+
+    `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
+    `changed` says that the file has changed since.
+    """
+
+    origin: BaseVersion | None
+    size: int
+    dirty: Blocks
+    least: int
+    changed: bool = False
+
+
+class BlockMap:
+    """Which blocks of a file of `size` bytes are where. Not locked: its owner's lock guards it.
+
+    The `present` blocks are right in the local file. Those `dirty` differ from the ones of `origin`, the
+    version that fills the file; while an upload runs they are what has changed since it began, and `snapshot`
+    is what it stores. Those `remote` are in segments of the file's own, and not present. What is `verified`
+    may be stored again.
+    INVARIANT: dirty blocks are present, remote, or lie behind the origin's size.
+    INVARIANT: blocks behind the origin's size hold zeros or our own bytes, and count as present.
+    """
+
+    def __init__(
+        self, origin: BaseVersion | None, present: Blocks | None = None, *, verified: bool = False
+    ) -> None:
+        self.origin = origin
+        self.size = origin.size if origin is not None else 0
+        self.present = present if present is not None else Blocks()
+        self.dirty = Blocks()
+        self.verified = self.present.copy() if verified else Blocks()
+        self.remote = RemoteBlocks()
+        self.snapshot: Snapshot | None = None
+
+    @property
+    def origin_end(self) -> int:
+        """One past the last block that has bytes of the origin."""
+        return block_range(0, self.origin.size)[1] if self.origin else 0
+
+    def is_from(self, origin: BaseVersion | None) -> bool:
+        """Return whether `origin` is the version that fills the file, or there is none to compare."""
+        now = self.origin
+        return now is None or origin is None or (now.name, now.etag) == (origin.name, origin.etag)
+
+    def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a range of blocks that are not in the local file, each of one source."""
+        runs = self.present.missing(first, min(last, self.origin_end))
+        if not self.remote:
+            return runs
+        others = (other for run in runs for other in self.remote.blocks.missing(*run))
+        return merge(others, self.remote.runs(first, last))
+
+    def first_missing(self, offset: int, end: int) -> tuple[int, int] | None:
+        """Return the first run that holds a byte from `offset` to `end` and is not in the local file."""
+        return next(self.missing(*block_range(offset, end)), None)
+
+    def unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a range of blocks whose bytes are the origin's, and may be wrong."""
+        changed = (self.dirty,) if self.snapshot is None else (self.dirty, self.snapshot.dirty)
+        known = (*changed, self.verified, self.remote.blocks)
+        return missing_of_all(known, first, min(last, self.origin_end))
+
+    def is_present(self, offset: int, end: int) -> bool:
+        """Return whether the bytes are in the local file."""
+        return self.first_missing(offset, end) is None
+
+    def is_verified(self, offset: int, end: int) -> bool:
+        """Return whether the bytes are in the local file, and those of the origin verified."""
+        return next(self.unverified(*block_range(offset, end)), None) is None and self.is_present(offset, end)
+
+    def is_dirty(self) -> bool:
+        """Return whether Swift does not have these bytes."""
+        return self.origin is None or bool(self.dirty) or self.snapshot is not None
+
+    def is_clean(self) -> bool:
+        """Return whether the bytes are those of a version that can be asked for again."""
+        origin = self.origin
+        return (
+            self.snapshot is None
+            and origin is not None
+            and bool(origin.etag)
+            and not self.dirty
+            and origin.size == origin.object_size == self.size
+        )
+
+    def is_full(self, start: int, end: int) -> bool:
+        """Return whether all bytes from `start` to `end` are new ones, in the local file."""
+        first, last = block_range(start, end)
+        return self.dirty.covers(first, last) and not self.remote.blocks.touches(first, last)
+
+    def is_new(self, start: int, end: int) -> bool:
+        """Return whether some of the bytes are new, none is the origin's and all are in the local file."""
+        first, last = block_range(start, end)
+        return (
+            self.dirty.touches(first, last)
+            and self.dirty.covers(first, min(last, self.origin_end))
+            and not self.remote.blocks.touches(first, last)
+        )
+
+    def is_own(self, placed: StoredSegment) -> bool:
+        """Return whether a segment lies in the file and has no byte of the origin."""
+        first, last = block_range(placed.start, placed.end)
+        return placed.end <= self.size and self.dirty.covers(first, min(last, self.origin_end))
+
+    def changes(self) -> Blocks:
+        """Return a copy of the blocks that differ from the origin's, or did when the upload began."""
+        return (self.snapshot.dirty if self.snapshot else self.dirty).copy()
+
+    def unsaved(self) -> Blocks:
+        """Return the blocks that no object and no segment has: only the local file."""
+        blocks = self.dirty.copy()
+        if self.snapshot is not None:
+            blocks.update(self.snapshot.dirty)
+        blocks.subtract(self.remote.blocks)
+        return blocks
+
+    def write(self, offset: int, end: int) -> None:
+        """Record that the bytes from `offset` to `end` were written."""
+        blocks = block_range(offset, end)
+        self.present.add(*blocks)
+        self.dirty.add(*blocks)
+        self.size = max(self.size, end)
+        if self.snapshot is not None:
+            self.snapshot.changed = True
+
+    def cut(self, size: int) -> None:
+        """Forget the blocks behind the first `size` bytes; `resize` follows when their bytes are zeros."""
+        if self.origin is not None and size < self.origin.size:
+            self.origin = replace(self.origin, size=size)
+        behind = block_range(0, size)[1], block_range(0, self.size)[1]
+        self.present.discard(*behind)
+        self.remote.discard(*behind)
+
+    def resize(self, size: int) -> None:
+        """Record that the file was made `size` bytes long; what is new is zeros."""
+        if size >= self.size:
+            self.dirty.add(*block_range(self.size, size))
+        self.size = size
+        if self.snapshot is not None:
+            self.snapshot.changed = True
+            self.snapshot.least = min(self.snapshot.least, size)
+
+    def own_all(self) -> None:
+        """Take every block for a dirty one."""
+        self.dirty.add(*block_range(0, self.size))
+
+    def drop(self, first: int, last: int) -> None:
+        """Record that blocks are not in the local file any more."""
+        self.present.discard(first, last)
+        self.verified.discard(first, last)
+
+    def freeze(self) -> Snapshot:
+        """Begin an upload of the bytes as they are now; what is written from now on is dirty anew."""
+        assert self.snapshot is None
+        self.snapshot = Snapshot(self.origin, self.size, self.dirty, self.size)
+        self.dirty = Blocks()
+        return self.snapshot
+
+    def thaw(self) -> None:
+        """End the upload that runs, if any does, without a stored version: its blocks are dirty again."""
+        if self.snapshot is not None:
+            self.dirty.update(self.snapshot.dirty)
+            self.snapshot = None
+
+    def adopt(self, name: ObjectName, etag: str, manifest: Manifest | None) -> Snapshot:
+        """Take a stored version as the origin; return the snapshot that it was made of.
+
+        It is what the bytes were when the upload began; without an upload, what they are.
+        """
+        taken = self.snapshot or Snapshot(self.origin, self.size, self.dirty, self.size)
+        if self.snapshot is None:
+            self.dirty = Blocks()
+        self.snapshot = None
+        kept = min(taken.size, taken.least)
+        # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
+        ours = self.origin_end, block_range(0, kept)[1]
+        self.present.add(*ours)
+        self.verified.add(*ours)
+        self.verified.update(taken.dirty)
+        self.present.subtract(self.remote.blocks)
+        self.verified.subtract(self.remote.blocks)
+        self.remote.clear()
+        self.origin = BaseVersion(name, etag, kept, taken.size, manifest)
+        return taken
+
+    def rebase(self, origin: BaseVersion) -> None:
+        """Take a newer version as the origin, which differs from the old one in dirty blocks only."""
+        size = min(origin.size, self.origin.size if self.origin else origin.size)
+        self.origin = replace(origin, size=size)
+
+    def detach(self) -> None:
+        """Forget the origin: every byte is in the local file."""
+        self.origin = None
+        self.own_all()
+
+    def rename(self, name: ObjectName) -> None:
+        """Record that the object was moved to `name`."""
+        if self.origin is not None:
+            self.origin = replace(self.origin, name=name)
+        if self.snapshot is not None and self.snapshot.origin is not None:
+            self.snapshot.origin = replace(self.snapshot.origin, name=name)
+
+    @classmethod
+    def restore(cls, record: FileRecord) -> "BlockMap":
+        """Return the map of a file as it was when `to_record` made the record."""
+        blocks = cls(record.origin, record.dirty.copy())
+        blocks.size = record.size
+        blocks.dirty = record.dirty.copy()
+        for placed in record.evicted:
+            blocks.dirty.add(*placed.blocks)
+            blocks.remote.add(placed, *placed.blocks)
+        return blocks
+
+    def to_record(self, file: str, prefix: ObjectName | None) -> FileRecord:
+        """Return the record of the file for the journal."""
+        return FileRecord(file, self.size, self.origin, self.unsaved(), prefix, self.remote.placed())

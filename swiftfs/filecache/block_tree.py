@@ -182,3 +182,36 @@ def _merged(merge: Callable[[Node, Node, int], Node], one: Node, other: Node, he
             total += count(after, low) - count(mine, low)
     # A union only adds and a difference only removes: with as many numbers it is the same.
     return one if total == before else _inner(children, total, height)
+
+
+def runs_of(pieces: Iterator[tuple[int, int, int]], none: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of what is in the pieces, or with `ALL` for `none` of what is not."""
+    begin = end = -1  # of a run that the next piece may continue
+    for start, stop, bits in pieces:
+        if bits == none:
+            if begin >= 0:
+                yield begin, end
+            begin = -1
+        if bits == ~none:
+            begin, end = (begin if begin >= 0 else start), stop
+        elif bits != none:
+            for one, other in _bit_runs((bits ^ none) & (1 << stop - start) - 1, start):
+                if begin >= 0 and one != end:
+                    yield begin, end
+                    begin = -1
+                begin, end = (begin if begin >= 0 else one), other
+            if begin >= 0 and end < stop:  # at once: who wants the first run only looks no further
+                yield begin, end
+                begin = -1
+    if begin >= 0:
+        yield begin, end
+
+
+def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
+    while bits:
+        zeros = (bits & -bits).bit_length() - 1
+        bits >>= zeros
+        ones = (~bits & bits + 1).bit_length() - 1
+        bits >>= ones
+        yield start + zeros, start + zeros + ones
+        start += zeros + ones

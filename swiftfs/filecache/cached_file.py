@@ -9,14 +9,21 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 from swiftfs.concurrency import Executor, monotonic, thread_id
 from swiftfs.errors import NotFound, SwiftfsError, os_error
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, block_range
-from swiftfs.filecache.eviction import EvictingFile, Snapshot
+from swiftfs.filecache.block_map import (
+    BLOCK,
+    BaseVersion,
+    BlockMap,
+    Blocks,
+    FileRecord,
+    Snapshot,
+    block_range,
+)
+from swiftfs.filecache.eviction import EvictingFile
 from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_room
 from swiftfs.filecache.patch_plan import PIECE, piece_of
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, punch_hole
@@ -47,16 +54,16 @@ class CachedFile(EvictingFile):
 
     INVARIANT: the local file is not made shorter while it is used: uploads map it, and a page behind the end
     kills.
-    INVARIANT: dirty blocks are present, away, or lie behind the origin's size.
-    While an upload runs, `_dirty` are the blocks that have changed since it began. `wait_for_space` is asked
-    before each write, while the lock is not held.
+    `wait_for_space` is asked before each write, while the lock is not held.
 
     `_overtaken` counts uploads in a row that were in vain, and `_touched` are the blocks that have changed
-    since a copy for the next one was begun, None while none is made.
+    since a copy for the next one was begun, None while none is made. `_frozen` is the copy that the upload
+    reads.
     """
 
     _overtaken = 0
     _touched: Blocks | None = None
+    _frozen: FrozenCopy | None = None
     wait_for_space: WaitForSpace = staticmethod(_never_wait)
 
     @classmethod
@@ -77,29 +84,21 @@ class CachedFile(EvictingFile):
             read_ahead,
             CachedVersion(file, saved.dirty.copy(), checked=False),
         )
-        content._dirty = saved.dirty.copy()
+        content._blocks = BlockMap.restore(saved)
         content._certain = bool(saved.dirty)  # a block that was written in part has bytes of the origin
         punch_hole(file.descriptor, saved.size, rest)  # what a writer left who never closed it
         content._grow(saved.size)
         content._is_saved = True
-        for placed in saved.evicted:
-            content._dirty.add(*placed.blocks)
-            content._remote.add(placed, *placed.blocks)
         return content
 
     def to_record(self) -> FileRecord:
         """Return what `restore` needs; the local file has all that was written, the disk maybe not yet."""
         with self._changed:
-            dirty = self._dirty.copy()
-            if self._snapshot is not None:
-                dirty.update(self._snapshot.dirty)
-            dirty.subtract(self._remote.blocks)
-            evicted = self._remote.placed()
             if self.uploads:
-                self.uploads.protect(evicted)
+                self.uploads.protect(self._blocks.remote.placed())
             self._is_saved = True
             prefix = self.uploads.prefix if self.uploads and self.uploads.has_begun else None
-            return FileRecord(self._file.path.name, self.size, self._origin, dirty, prefix, evicted)
+            return self._blocks.to_record(self._file.path.name, prefix)
 
     def read(self, offset: int, size: int) -> FileSpan:
         """Return where the bytes from `offset` lie, downloading what is missing.
@@ -107,7 +106,7 @@ class CachedFile(EvictingFile):
         Fewer than `size` bytes come only where the file ends. Raise `PreconditionFailed` (ESTALE) when the
         version is gone, and what the store raises.
         """
-        end = min(offset + size, self.size)
+        end = min(offset + size, self._blocks.size)
         if end <= offset:
             return FileSpan(self.descriptor, offset, 0)
         # The kernel takes the bytes after this has returned, but before this thread reads again.
@@ -130,46 +129,36 @@ class CachedFile(EvictingFile):
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
-            blocks = block_range(offset, offset + copied)
             self._changes_since(began)
-            self._present.add(*blocks)
-            self._dirty.add(*blocks)
+            self._blocks.write(offset, offset + copied)
             self._check.begin(done=False)
             self._is_saved = False
-            self.size = max(self.size, offset + copied)
             if self._touched is not None:
-                self._touched.add(*blocks)
-            if self._snapshot is not None:
-                self._snapshot.changed = True
+                self._touched.add(*block_range(offset, offset + copied))
             if self.uploads:
                 self.uploads.written(offset, copied)
         return copied
 
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long; what is new reads as zeros."""
-        began, edge = monotonic(), min(size, self.size)
+        began, edge = monotonic(), min(size, self._blocks.size)
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         # Of a shorter file no block changes: what is left of the last one is verified when it is stored.
-        with self._holding(partly, size - 1, size if size < self.size else 0, changing=size > self.size):
-            before = self.size
+        with self._holding(
+            partly, size - 1, size if size < self._blocks.size else 0, changing=size > self._blocks.size
+        ):
+            before = self._blocks.size
             self._changes_since(began)
             self._check.begin(done=False)
             self._is_saved = False
             if size < before:
-                if self._origin is not None and size < self._origin.size:
-                    self._origin = replace(self._origin, size=size)
-                self._present.discard(block_range(0, size)[1], block_range(0, before)[1])
-                self._remote.discard(block_range(0, size)[1], block_range(0, before)[1])
+                self._blocks.cut(size)
                 punch_hole(self.descriptor, size, before - size)
-                self.size = size
             else:
-                self._dirty.add(*block_range(before, size))
                 self._grow(size)
+            self._blocks.resize(size)
             if self._touched is not None:
                 self._touched.add(*block_range(min(before, size), max(before, size)))
-            if self._snapshot is not None:
-                self._snapshot.changed = True
-                self._snapshot.least = min(self._snapshot.least, size)
             if self.uploads:
                 self.uploads.truncated(before, size)
 
@@ -181,7 +170,7 @@ class CachedFile(EvictingFile):
     def _counted(self, offset: int, size: int, copied: int) -> int:
         """Return how much of a write counts: a full disk may cut it inside a block that is not present."""
         end = offset + copied
-        if copied == size or not end % BLOCK or self._first_missing(end, end + 1) is None:
+        if copied == size or not end % BLOCK or self._blocks.first_missing(end, end + 1) is None:
             return copied
         if end - end % BLOCK <= offset:
             raise os_error(errno.ENOSPC)
@@ -196,18 +185,18 @@ class CachedFile(EvictingFile):
         So is all of the evicted segments that hold a byte from `offset` to `end`: they will be uploaded anew.
         What the edges keep of the origin is verified before they are `changing`: it cannot be afterwards.
         """
-        is_ready = self._is_kept if changing else self._is_present
+        is_ready = self._blocks.is_verified if changing else self._blocks.is_present
         ensure = self.ensure_kept if changing else self.ensure
         while True:
             for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
                 ensure(start, stop)
             with self._changed:
-                touched = self._remote.touched(offset, end)
+                touched = self._blocks.remote.touched(offset, end)
             for first, last in touched:
                 self.ensure(first * BLOCK, last * BLOCK)
             with self._changed:
                 ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
-                if ready and not self._remote.touched(offset, end):
+                if ready and not self._blocks.remote.touched(offset, end):
                     yield
                     return
 
@@ -219,7 +208,7 @@ class CachedFile(EvictingFile):
         Of a large object it is their `whole` pieces, which the upload will want; of neighbours one range.
         """
         with self._changed:
-            large = self._origin is not None and self._origin.object_size > LARGE_PIECES * PIECE
+            large = self._blocks.origin is not None and self._blocks.origin.object_size > LARGE_PIECES * PIECE
             needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
         step = PIECE if large and whole else BLOCK
         pieces = sorted({edge - edge % step for edge in needed})
@@ -227,18 +216,15 @@ class CachedFile(EvictingFile):
             return [(pieces[0], pieces[1] + step)]
         return [(start, start + step) for start in pieces]
 
-    def _is_present(self, offset: int, end: int) -> bool:
-        return self._first_missing(offset, end) is None
-
     def ensure_all(self) -> None:
         """Download all that the origin has and the file has not, and keep it."""
         self.pin()
-        self.ensure_rest(self.size)
+        self.ensure_rest(self._blocks.size)
 
     def changes(self) -> Blocks:
         """Return a copy of the blocks that differ from the origin's, or did when the upload began."""
         with self._changed:
-            return (self._snapshot.dirty if self._snapshot else self._dirty).copy()
+            return self._blocks.changes()
 
     def begin_upload(self) -> Snapshot:
         """Take the bytes as they are now for an upload; return what they are.
@@ -248,21 +234,19 @@ class CachedFile(EvictingFile):
         """
         still = self._begin_copy() if self._overtaken >= OFTEN else None
         with self._changed:
-            assert self._snapshot is None
-            still = self._end_copy(still) if still is not None else None
-            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size, frozen=still)
-            self._dirty = Blocks()
+            self._frozen = self._end_copy(still) if still is not None else None
+            snapshot = self._blocks.freeze()
             self._pinned = True
             if self.uploads:
-                self.uploads.began(self.size, still)
-            return self._snapshot
+                self.uploads.began(snapshot.size, self._frozen)
+            return snapshot
 
     def _begin_copy(self) -> FrozenCopy | None:
         """Copy what the next upload reads, while writers go on; return None where that is not possible."""
         try:
             self.pin()
             with self._changed:
-                wanted, size = self._hot(), self.size
+                wanted, size = self._hot(), self._blocks.size
                 self._touched = Blocks()
             still = FrozenCopy(self._file.path.parent)
             if not (is_clone := still.clone(self.descriptor)):
@@ -283,7 +267,7 @@ class CachedFile(EvictingFile):
         """Copy what has changed meanwhile, which no writer can now; None where that fails. Lock held."""
         touched, self._touched = self._touched or Blocks(), None
         wanted = self._hot()
-        for run in list(self._missing(*block_range(0, self.size))):
+        for run in list(self._blocks.missing(*block_range(0, self._blocks.size))):
             wanted.discard(*run)
         try:
             if still.clone(self.descriptor):
@@ -292,7 +276,7 @@ class CachedFile(EvictingFile):
             still.blocks.subtract(touched)
             todo = wanted.copy()
             todo.subtract(still.blocks)
-            still.copy(self.descriptor, todo, self.size)
+            still.copy(self.descriptor, todo, self._blocks.size)
             still.blocks.update(todo)
         except OSError as error:
             log.info("%s: it is stored without a copy of one moment: %s", self._file.path.name, error)
@@ -306,16 +290,16 @@ class CachedFile(EvictingFile):
         all of the file is read. Segments that are stored already and not evicted are not read.
         """
         hot = Blocks()
-        if self._origin is None or self._overtaken >= 2 * OFTEN:
-            hot.add(*block_range(0, self.size))
+        if self._blocks.origin is None or self._overtaken >= 2 * OFTEN:
+            hot.add(*block_range(0, self._blocks.size))
         else:
-            for first, last in self._dirty.runs(*block_range(0, self.size)):
+            for first, last in self._blocks.dirty.runs(*block_range(0, self._blocks.size)):
                 start = piece_of(max(0, piece_of(first * BLOCK) - PIECE))
-                hot.add(*block_range(start, min(piece_of(last * BLOCK - 1) + 2 * PIECE, self.size)))
-        if self._origin is None and self.uploads is not None:
+                hot.add(*block_range(start, min(piece_of(last * BLOCK - 1) + 2 * PIECE, self._blocks.size)))
+        if self._blocks.origin is None and self.uploads is not None:
             for placed in self.uploads.stored(promised=False):
                 hot.discard(*placed.blocks)
-        hot.subtract(self._remote.blocks)
+        hot.subtract(self._blocks.remote.blocks)
         return hot
 
     def was_overtaken(self) -> None:
@@ -326,34 +310,37 @@ class CachedFile(EvictingFile):
     def upload_source(self, size: int) -> int:
         """Return the descriptor of the first `size` bytes as the upload stores them."""
         with self._changed:
-            still = self._snapshot.frozen if self._snapshot is not None else None
-            return still.descriptor if still is not None and still.covers(0, size) else self.descriptor
+            frozen = self._frozen
+            return frozen.descriptor if frozen is not None and frozen.covers(0, size) else self.descriptor
 
     def allocated(self) -> int:
         """Return how many bytes of disk the file takes, with a copy for an upload."""
         with self._changed:
-            still = self._snapshot.frozen if self._snapshot is not None else None
-            return super().allocated() + (still.allocated() if still is not None else 0)
+            return super().allocated() + (self._frozen.allocated() if self._frozen is not None else 0)
 
     @property
     def overtaken(self) -> bool:
         """Say whether the upload may have sent anything that has changed since it began."""
         with self._changed:
-            return self._snapshot is not None and self._snapshot.changed and not self._snapshot.is_frozen
+            taken = self._blocks.snapshot
+            return taken is not None and taken.changed and not self._is_frozen(taken)
 
     @property
     def is_cut(self) -> bool:
         """Say whether the file has been shorter since the upload began: bytes of it are gone."""
         with self._changed:
-            taken = self._snapshot
-            return taken is not None and taken.least < taken.size and not taken.is_frozen
+            taken = self._blocks.snapshot
+            return taken is not None and taken.least < taken.size and not self._is_frozen(taken)
+
+    def _is_frozen(self, taken: Snapshot) -> bool:
+        """Return whether no later change can reach any byte of the snapshot."""
+        return self._frozen is not None and self._frozen.covers(0, taken.size)
 
     def upload_failed(self) -> None:
         """Take note that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
         with self._changed:
-            if self._snapshot is not None:
-                self._dirty.update(self._snapshot.dirty)
-                self._snapshot = None
+            self._blocks.thaw()
+            self._frozen = None
             if self.uploads:
                 self.uploads.ended()
 
@@ -363,45 +350,32 @@ class CachedFile(EvictingFile):
         It is what these bytes were when the upload began; without an upload, what they are.
         """
         with self._changed:
-            taken = self._snapshot or Snapshot(self._origin, self.size, self._dirty, self.size)
-            if self._snapshot is None:
-                self._dirty = Blocks()
-            self._snapshot = None
+            taken = self._blocks.adopt(info.version.name, info.version.etag, manifest)
+            self._frozen = None
             if not taken.changed:
                 self._overtaken = 0
             kept = min(taken.size, taken.least)
-            # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
-            ours = self._filled, block_range(0, kept)[1]
-            self._present.add(*ours)
-            self._verified.add(*ours)
-            self._verified.update(taken.dirty)
-            self._present.subtract(self._remote.blocks)
-            self._verified.subtract(self._remote.blocks)
-            self._remote.clear()
-            self._origin = BaseVersion(info.version.name, info.version.etag, kept, taken.size, manifest)
             self._pinned = False
             self._certain = True
-            self._check.begin(done=not taken.changed and self._first_missing(0, kept) is None)
+            self._check.begin(done=not taken.changed and self._blocks.first_missing(0, kept) is None)
         self.on_growth(taken.size)  # what can be given back did
 
     def own_all(self) -> None:
         """Download all that is missing and need the origin no more: every byte is as if it were written."""
         self.pin()
-        self.ensure_kept(0, self.size)
+        self.ensure_kept(0, self._blocks.size)
         with self._changed:
-            self._dirty.add(*block_range(0, self.size))
+            self._blocks.own_all()
 
     def detach(self) -> None:
         """Forget the origin: every byte is in the local file, and the object is to be another one."""
         with self._changed:
-            self._origin = None
-            self._dirty.add(*block_range(0, self.size))
+            self._blocks.detach()
 
     def rebase(self, origin: BaseVersion) -> None:
         """Take a newer version as the origin, which differs from the old one in dirty blocks only."""
         with self._changed:
-            size = min(origin.size, self._origin.size if self._origin else origin.size)
-            self._origin = replace(origin, size=size)
+            self._blocks.rebase(origin)
 
     def _follow_upload(self, origin: BaseVersion) -> bool:
         """Take for the origin what an upload whose answer was lost has put in its place; say whether one has.
@@ -417,7 +391,7 @@ class CachedFile(EvictingFile):
         if info.version.etag == origin.etag or not self.uploads.landed(info.version.etag):
             return False
         with self._changed:
-            if self._is_from(origin):
+            if self._blocks.is_from(origin):
                 self.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
         log.info("%s: an upload whose answer was lost was carried out", origin.name)
         return True
@@ -425,7 +399,7 @@ class CachedFile(EvictingFile):
     def is_dirty(self) -> bool:
         """Say whether Swift does not have these bytes."""
         with self._changed:
-            return self._origin is None or bool(self._dirty) or self._snapshot is not None
+            return self._blocks.is_dirty()
 
     @property
     def file_name(self) -> str:
@@ -435,7 +409,7 @@ class CachedFile(EvictingFile):
     def suspend(self) -> int | None:
         """Close the local file, for `restore`; return the disk it takes, in bytes, None while it is busy."""
         with self._changed:
-            if self._closed or self._snapshot or not self._is_idle():
+            if self._closed or self._blocks.snapshot or not self._is_idle():
                 return None
             self._closed = True
             size = self._file.allocated()
@@ -445,10 +419,7 @@ class CachedFile(EvictingFile):
     def rename(self, name: ObjectName) -> None:
         """Fetch from `name` from now on: the object was moved there."""
         with self._changed:
-            if self._origin is not None:
-                self._origin = replace(self._origin, name=name)
-            if self._snapshot is not None and self._snapshot.origin is not None:
-                self._snapshot.origin = replace(self._snapshot.origin, name=name)
+            self._blocks.rename(name)
 
     def close(self) -> None:
         """Close the local file when the last download and the last upload have ended."""
@@ -485,12 +456,12 @@ class CachedFile(EvictingFile):
     def detach_file(self) -> CachedVersion | None:
         """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
         with self._changed:
-            if self._closed or not (self._is_idle() and self._is_clean()):
+            if self._closed or not (self._is_idle() and self._blocks.is_clean()):
                 return None
-            if not self._present or self._check.has_failed:
+            if not self._blocks.present or self._check.has_failed:
                 return None
             self._closed = True
             # No upload maps it, since it is idle; what keeps the file tells the version's size by its own.
-            os.ftruncate(self.descriptor, self.size)
-            manifest = self._origin.manifest if self._origin else None
-            return CachedVersion(self._file, self._present, self._check.done, manifest)
+            os.ftruncate(self.descriptor, self._blocks.size)
+            manifest = self._blocks.origin.manifest if self._blocks.origin else None
+            return CachedVersion(self._file, self._blocks.present, self._check.done, manifest)

@@ -6,9 +6,8 @@ and a version that is gone is `PreconditionFailed`.
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from heapq import merge
 from itertools import chain
 from math import inf
 from pathlib import Path
@@ -16,10 +15,9 @@ from pathlib import Path
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Executor, Rank, monotonic, new_condition
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, BlockMap, Blocks, StoredSegment, block_range
 from swiftfs.filecache.downloads import Download, Downloads, GivenUp
 from swiftfs.filecache.read_ahead import ReadAhead, Streams
-from swiftfs.filecache.remote_blocks import RemoteBlocks
 from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, md5_of, punch_hole
 from swiftfs.filecache.verifier import ChecksumRange, Verifier, is_md5
 from swiftfs.objects import ObjectInfo
@@ -36,11 +34,8 @@ def _ignore(_size: int) -> None:
 
 
 class FilledFile:
-    """A local file, the version that fills it, and what is in it: `present`, and `dirty` where it differs.
+    """A local file, the version that fills it, and the map of what is in it.
 
-    What is `away` is in segments of the file's own, and not present. What is `verified` of the origin's
-    blocks may be stored again; see `VerifiedFile`.
-    INVARIANT: blocks behind the origin's size hold zeros or our own bytes, and count as present.
     INVARIANT: no block is given back to the disk that an answer to the kernel still points to.
     The lock guards every field and each change of the local file; it is not held across the network.
 
@@ -63,11 +58,9 @@ class FilledFile:
         self._pool = pool
         self._file = kept.file if kept else SparseFile.create(directory)
         self.descriptor = self._file.descriptor
-        self._origin = origin
-        self._present = kept.present if kept else Blocks()
-        self._dirty = Blocks()
-        self._verified = kept.present.copy() if kept and kept.checked else Blocks()
-        self._remote = RemoteBlocks()
+        self._blocks = BlockMap(
+            origin, kept.present if kept else None, verified=kept is not None and kept.checked
+        )
         self._fetches = Downloads()
         self._changed = new_condition(Rank.CONTENT)
         self._streams = Streams(read_ahead)
@@ -81,14 +74,17 @@ class FilledFile:
         self.on_growth: Callable[[int], None] = _ignore
         self.last_get_info: ObjectInfo | None = None
         self._base_seen = -inf
-        self.size = 0
-        if origin is not None:
-            self._grow(origin.size)
+        self._grow(self._blocks.size)
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes."""
+        return self._blocks.size
 
     @property
     def origin(self) -> BaseVersion | None:
         """Return the version that fills the file, None for a new file."""
-        return self._origin
+        return self._blocks.origin
 
     def allocated(self) -> int:
         """Return how many bytes of disk the file takes."""
@@ -105,19 +101,19 @@ class FilledFile:
     def begin(self, pool: Executor) -> None:
         """Begin to download what is missing in a thread of `pool`, if nobody does."""
         with self._changed:
-            run = self._first_missing(0, self.size)
+            run = self._blocks.first_missing(0, self._blocks.size)
             if run is not None and not self._fetches:
                 pool.submit(self._run_queued, self._fetch(*run, queued=True))
 
     def is_complete(self) -> bool:
         """Say whether nothing is left to download."""
         with self._changed:
-            return self._first_missing(0, self.size) is None
+            return self._blocks.first_missing(0, self._blocks.size) is None
 
     def is_untouched(self) -> bool:
         """Say whether Swift has never sent a byte of the origin."""
         with self._changed:
-            return not self._present and not self._dirty
+            return not self._blocks.present and not self._blocks.dirty
 
     def pin(self) -> None:
         """Give nothing back to the disk before the next `adopt`: the origin may go, or an upload maps it."""
@@ -133,7 +129,7 @@ class FilledFile:
         with self._changed:
             if self._closed or self._pinned:
                 return 0
-            position, last = self._streams.position // BLOCK, block_range(0, self.size)[1]
+            position, last = self._streams.position // BLOCK, block_range(0, self._blocks.size)[1]
             loose = self._evictable(held=held)
             ahead = [block_range(*needed) for needed in self._streams.needed()]
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
@@ -143,17 +139,17 @@ class FilledFile:
                 if freed >= size:
                     break
                 stop = min(end, first + block_range(0, size - freed)[1])
-                self._present.discard(first, stop)
+                self._blocks.present.discard(first, stop)
                 self._given_back(first, stop)
                 self._check.forget(first, stop)
-                self._verified.discard(first, stop)
+                self._blocks.verified.discard(first, stop)
                 punch_hole(self.descriptor, first * BLOCK, (stop - first) * BLOCK)
                 freed += (stop - first) * BLOCK
             return freed
 
     def _evictable(self, *, held: bool) -> Blocks:
         """Return the blocks that can be downloaded again."""
-        return self._present.copy() if self._is_clean() and not held else Blocks()
+        return self._blocks.present.copy() if self._blocks.is_clean() and not held else Blocks()
 
     def _given_back(self, first: int, last: int) -> None:
         """Take note that blocks are given back to the disk now."""
@@ -161,20 +157,10 @@ class FilledFile:
     def _is_idle(self) -> bool:
         return not self._fetches and not self._check.running
 
-    def _is_clean(self) -> bool:
-        """Say whether the bytes are those of a version that can be asked for again."""
-        origin = self._origin
-        return (
-            origin is not None
-            and bool(origin.etag)
-            and not self._dirty
-            and origin.size == origin.object_size == self.size
-        )
-
     def _claim(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run, None when all is present; wait for those under way."""
         with self._changed:
-            while (run := self._first_missing(offset, end)) is not None:
+            while (run := self._blocks.first_missing(offset, end)) is not None:
                 if failure := self._check.failure(*run):
                     raise Corrupt(failure)
                 under_way = self._fetches.touching(*run)
@@ -196,40 +182,24 @@ class FilledFile:
             if fetch.error is not None:
                 raise fetch.error
 
-    def _first_missing(self, offset: int, end: int) -> tuple[int, int] | None:
-        return next(self._missing(*block_range(offset, end)), None)
-
-    def _missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of a range of blocks that are not in the local file, each of one source."""
-        runs = self._present.missing(first, min(last, self._filled))
-        if not self._remote:
-            return runs
-        others = (other for run in runs for other in self._remote.blocks.missing(*run))
-        return merge(others, self._remote.runs(first, last))
-
-    @property
-    def _filled(self) -> int:
-        """One past the last block that has bytes of the origin."""
-        return block_range(0, self._origin.size)[1] if self._origin else 0
-
     def _fetch(
         self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None
     ) -> Download:
         return self._fetches.add(
-            Download(first, last, self._remote.source(first), queued=queued, ahead=ahead)
+            Download(first, last, self._blocks.remote.source(first), queued=queued, ahead=ahead)
         )
 
     def ensure_read(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes that are read, and what the reader will want next."""
         with self._changed:
-            if (self._origin is None and not self._remote) or self._closed:
+            if (self._blocks.origin is None and not self._blocks.remote) or self._closed:
                 return
             stream, left = self._streams.join(offset)
             if left:
                 self._fetches.cancel(left)
                 self._changed.notify_all()
-            for start, stop in self._streams.plan(stream, offset, end, self.size):
-                missing = list(self._missing(*block_range(start, stop)))
+            for start, stop in self._streams.plan(stream, offset, end, self._blocks.size):
+                missing = list(self._blocks.missing(*block_range(start, stop)))
                 for run in [free for one in missing for free in self._fetches.free(*one)]:
                     self._pool.submit(self._run_queued, self._fetch(*run, queued=True, ahead=stream))
         try:
@@ -245,7 +215,7 @@ class FilledFile:
         self._run(fetch)
 
     def _run(self, fetch: Download) -> None:
-        origin = self._origin
+        origin = self._blocks.origin
         try:
             if fetch.source is None:
                 self._download(fetch)
@@ -267,14 +237,14 @@ class FilledFile:
         """Return why a download from `origin` failed; None when there is another version to ask for now."""
         if not isinstance(error, PreconditionFailed) or origin is None:
             return error
-        if not self._is_from(origin):
+        if not self._blocks.is_from(origin):
             return None  # our own upload or rename made the old version vanish
         try:
             is_other = fetch.source is None and (self._correct(origin) or self._follow_upload(origin))
         except SwiftfsError as failure:
             return failure
         # The answer to our upload may have come while the server was asked.
-        return None if is_other or not self._is_from(origin) else error
+        return None if is_other or not self._blocks.is_from(origin) else error
 
     def _follow_upload(self, _origin: BaseVersion) -> bool:
         """Take for the origin what an upload of ours has put in its place; say whether one has."""
@@ -289,12 +259,8 @@ class FilledFile:
         if idle is not None:
             idle()
 
-    def _is_from(self, origin: BaseVersion | None) -> bool:
-        now = self._origin
-        return now is None or origin is None or (now.name, now.etag) == (origin.name, origin.etag)
-
     def _download(self, fetch: Download) -> None:
-        origin = self._origin
+        origin = self._blocks.origin
         if origin is None or self._closed:
             return
         offset = fetch.first * BLOCK
@@ -320,14 +286,14 @@ class FilledFile:
         if info.size != origin.object_size or (origin.etag and info.version.etag != origin.etag):
             raise PreconditionFailed(f"{origin.name}: the object changed while it was read")
         with self._changed:
-            self._present.add(fetch.first, fetch.last)
+            self._blocks.present.add(fetch.first, fetch.last)
             self._learn(info)
             if info.is_slo:
                 self._learn_segments()
             elif whole:
                 self._check.done = True
                 if info.dlo_prefix is None and is_md5(info.version.etag):
-                    self._verified.add(fetch.first, fetch.last)
+                    self._blocks.verified.add(fetch.first, fetch.last)
             if info.dlo_prefix is None:
                 self._begin_checks(fetch.first, fetch.last)
 
@@ -360,19 +326,19 @@ class FilledFile:
         etag, said = info.version.etag, decode_type(info.content_type)[1].slo
         is_told = said == etag if info.is_slo else said is None
         with self._changed:
-            origin = self._origin
+            origin = self._blocks.origin
             if self._certain or origin is None or origin.etag in ("", etag):
                 return False
             if is_told or info.size != origin.object_size or info.version.name != origin.name:
                 return False
-            self._origin, self.last_get_info, self._certain = replace(origin, etag=etag), info, True
+            self._blocks.origin, self.last_get_info, self._certain = replace(origin, etag=etag), info, True
         log.info("%s: its Content-Type names another version than it has", origin.name)
         return True
 
     def _learn(self, info: ObjectInfo) -> None:
         """Take note of what a download told of the object."""
-        if self._origin is not None and not self._origin.etag:
-            self._origin = replace(self._origin, etag=info.version.etag)
+        if self._blocks.origin is not None and not self._blocks.origin.etag:
+            self._blocks.origin = replace(self._blocks.origin, etag=info.version.etag)
         self.last_get_info, self._base_seen = info, monotonic()
 
     def was_base_seen(self, seconds: float) -> bool:
@@ -387,9 +353,9 @@ class FilledFile:
         self._get_evicted(source, fetch.first, fetch.last)
         self._verify_evicted(fetch, source)
         with self._changed:
-            for run in list(self._remote.blocks.runs(fetch.first, fetch.last)):
-                self._present.add(*run)
-            self._remote.discard(fetch.first, fetch.last)
+            for run in list(self._blocks.remote.blocks.runs(fetch.first, fetch.last)):
+                self._blocks.present.add(*run)
+            self._blocks.remote.discard(fetch.first, fetch.last)
 
     def _get_evicted(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
         """Fill evicted blocks from their segment, or `again` those too that were brought back before."""
@@ -401,7 +367,7 @@ class FilledFile:
             start, stop = offset + behind, offset + behind + len(data)
             with self._changed:
                 blocks = block_range(start, stop)
-                for one, other in [blocks] if again else list(self._remote.blocks.runs(*blocks)):
+                for one, other in [blocks] if again else list(self._blocks.remote.blocks.runs(*blocks)):
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     os.pwrite(self.descriptor, memoryview(data)[begin - start : end - start], begin)
 
@@ -416,8 +382,11 @@ class FilledFile:
 
     def _learn_segments(self) -> None:
         """Ask for an SLO's segments when so much of it is read that whole ones may be here."""
-        origin, check = self._origin, self._check
-        much = len(self._present) * BLOCK >= MUCH or self._first_missing(0, self.size) is None
+        origin, check = self._blocks.origin, self._check
+        much = (
+            len(self._blocks.present) * BLOCK >= MUCH
+            or self._blocks.first_missing(0, self._blocks.size) is None
+        )
         if origin is None or origin.manifest or check.asked or check.done or not much or self._closed:
             return
         check.asked = True
@@ -442,21 +411,23 @@ class FilledFile:
         finally:
             with self._changed:
                 self._check.running -= 1
-                is_its = manifest is not None and manifest.etag == origin.etag and self._is_from(origin)
-                if is_its and self._origin is not None:
-                    self._origin = replace(self._origin, manifest=manifest)
-                    self._begin_checks(*block_range(0, self.size))
+                is_its = (
+                    manifest is not None and manifest.etag == origin.etag and self._blocks.is_from(origin)
+                )
+                if is_its and self._blocks.origin is not None:
+                    self._blocks.origin = replace(self._blocks.origin, manifest=manifest)
+                    self._begin_checks(*block_range(0, self._blocks.size))
                 self._changed.notify_all()
             self._tell_idle()
 
     def _begin_checks(self, first: int, last: int) -> None:
         """Look at the parts of the object that are whole now that the blocks of this range are here."""
-        origin, told = self._origin, self.last_get_info
-        if origin is None or self._closed or not self._is_clean():
+        origin, told = self._blocks.origin, self.last_get_info
+        if origin is None or self._closed or not self._blocks.is_clean():
             return
         if told is not None and told.is_slo and origin.manifest is None:
             return
-        for part in self._check.due(origin, self._present, first, last):
+        for part in self._check.due(origin, self._blocks.present, first, last):
             part.running = self._look(self._run_check, part, part.changes)
 
     def _run_check(self, part: ChecksumRange, changes: int) -> None:
@@ -466,31 +437,29 @@ class FilledFile:
         finally:
             with self._changed:
                 if self._check.learn(part, changes, digest) and not self._closed:
-                    self._present.discard(*part.blocks)
-                    self._verified.discard(*part.blocks)
+                    self._blocks.drop(*part.blocks)
                     self._check.forget(*part.blocks)
                     self._streams.forget()
                 elif part.right:
-                    self._verified.add(*part.whole_blocks(self.size))
+                    self._blocks.verified.add(*part.whole_blocks(self._blocks.size))
                 self._changed.notify_all()
             self._tell_idle()
 
     def _store_bytes(self, offset: int, data: bytes, *, present: bool) -> None:
         """Write downloaded bytes wherever we have none of our own; with `present` they may be read."""
         with self._changed:
-            if self._origin is None:
+            if self._blocks.origin is None:
                 return
-            end = min(offset + len(data), self._origin.size)
-            for first, last in list(self._present.missing(*block_range(offset, end))):
+            end = min(offset + len(data), self._blocks.origin.size)
+            for first, last in list(self._blocks.present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
                 os.pwrite(self.descriptor, memoryview(data)[start - offset : stop - offset], start)
-                self._verified.discard(first, last)
+                self._blocks.verified.discard(first, last)
             if present:
-                last = end // BLOCK if end < self._origin.size else -(-end // BLOCK)
+                last = end // BLOCK if end < self._blocks.origin.size else -(-end // BLOCK)
                 # The first block is whole because a fetch begins at a block and its chunks come in order.
-                self._present.add(offset // BLOCK, last)
+                self._blocks.present.add(offset // BLOCK, last)
                 self._changed.notify_all()
 
     def _grow(self, size: int) -> None:
         os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))
-        self.size = size

@@ -1,33 +1,10 @@
 """A file larger than its share of the disk: what is uploaded already is evicted before the file is closed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from swiftfs.filecache.base_verifier import VerifiedFile
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range
-from swiftfs.filecache.frozen_copy import FrozenCopy
+from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
 from swiftfs.filecache.segment_uploader import SegmentUploader
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """What an upload stores: the bytes as they were when it began.
-
-    `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
-    `changed` says that the file has changed since; a `frozen` holds bytes that were about to.
-    """
-
-    origin: BaseVersion | None
-    size: int
-    dirty: Blocks
-    least: int
-    changed: bool = False
-    frozen: FrozenCopy | None = None
-
-    @property
-    def is_frozen(self) -> bool:
-        """True when no later change can reach any of the bytes."""
-        return self.frozen is not None and self.frozen.covers(0, self.size)
 
 
 class EvictingFile(VerifiedFile):
@@ -41,7 +18,6 @@ class EvictingFile(VerifiedFile):
     """
 
     uploads: SegmentUploader | None = None
-    _snapshot: Snapshot | None = None
     _is_saved = False
 
     def ensure_rest(self, size: int) -> None:
@@ -64,18 +40,14 @@ class EvictingFile(VerifiedFile):
     def evicted(self) -> tuple[StoredSegment, ...]:
         """Return the segments that hold what is not in Swift's object and not in the local file any more."""
         with self._changed:
-            return self._remote.placed()
+            return self._blocks.remote.placed()
 
     def unsaved(self) -> int:
         """Return how many bytes of disk hold what Swift's object does not have."""
         with self._changed:
             if self._closed:
                 return 0
-            blocks = self._dirty.copy()
-            if self._snapshot is not None:
-                blocks.update(self._snapshot.dirty)
-            blocks.subtract(self._remote.blocks)
-            return min(len(blocks) * BLOCK, self._file.allocated())
+            return min(len(self._blocks.unsaved()) * BLOCK, self._file.allocated())
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload the segments that are full of new bytes; say whether any upload is under way.
@@ -86,40 +58,23 @@ class EvictingFile(VerifiedFile):
             if self.uploads is None or self._closed:
                 return False
             if not self._pinned:
-                self.uploads.begin_full(self.size, self._is_new if holes else self._is_full)
+                self.uploads.begin_full(
+                    self._blocks.size, self._blocks.is_new if holes else self._blocks.is_full
+                )
             return self.uploads.is_busy
 
     def _is_idle(self) -> bool:
         return super()._is_idle() and not (self.uploads is not None and self.uploads.is_busy)
-
-    def _is_clean(self) -> bool:
-        return self._snapshot is None and super()._is_clean()
-
-    def _changed_blocks(self) -> tuple[Blocks, ...]:
-        changed = super()._changed_blocks()
-        return changed if self._snapshot is None else (*changed, self._snapshot.dirty)
-
-    def _is_full(self, start: int, end: int) -> bool:
-        first, last = block_range(start, end)
-        return self._dirty.covers(first, last) and not self._remote.blocks.touches(first, last)
-
-    def _is_new(self, start: int, end: int) -> bool:
-        first, last = block_range(start, end)
-        return (
-            self._dirty.touches(first, last)
-            and self._dirty.covers(first, min(last, self._filled))
-            and not self._remote.blocks.touches(first, last)
-        )
 
     def _evictable(self, *, held: bool) -> Blocks:
         """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
         loose = super()._evictable(held=held)
         for upload in self.uploads.under_way() if self.uploads is not None and loose else ():
             loose.discard(*block_range(upload.start, upload.end))
-        if self._is_clean() or self.uploads is None or (self._is_saved and not held):
+        if self._blocks.is_clean() or self.uploads is None or (self._is_saved and not held):
             return loose
         for placed in self._evictable_segments(held=held):
-            for run in self._remote.blocks.missing(*placed.blocks):
+            for run in self._blocks.remote.blocks.missing(*placed.blocks):
                 loose.add(*run)
         return loose
 
@@ -131,15 +86,14 @@ class EvictingFile(VerifiedFile):
         With bytes to look `within` only those that hold any of them.
         """
         assert self.uploads is not None
-        for placed in self.uploads.stored(promised=held, within=within, beside=self._remote.whole):
-            first, last = block_range(placed.start, placed.end)
-            if placed.end <= self.size and self._dirty.covers(first, min(last, self._filled)):
+        for placed in self.uploads.stored(promised=held, within=within, beside=self._blocks.remote.whole):
+            if self._blocks.is_own(placed):
                 yield placed
 
     def _given_back(self, first: int, last: int) -> None:
-        if self._is_clean():
+        if self._blocks.is_clean():
             return
         for placed in self._evictable_segments(held=False, within=(first * BLOCK, last * BLOCK)):
             begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
             if begin < end:
-                self._remote.add(placed, begin, end)
+                self._blocks.remote.add(placed, begin, end)

@@ -7,7 +7,7 @@ Source: the chapter "Segment ranges" of Swift's static large objects, tried agai
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
 from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024
@@ -109,3 +109,27 @@ def cut_gaps(start: int, end: int, largest: int) -> Iterator[Gap]:
             stop = end  # no crumb behind a full gap
         yield Gap(start, stop)
         start = stop
+
+
+def with_placed(parts: Sequence[Part], placed: Sequence[StoredSegment], largest: int) -> list[Part]:
+    """Return the parts of a file with what is stored already in place of gaps, of `largest` bytes at most."""
+    if not placed:
+        return list(parts)
+    found: list[Part] = []
+    position = covered = 0
+    for part in parts:
+        if not isinstance(part, Gap):
+            found.extend(_fill(covered, position, placed, largest))
+            found.append(part)
+            covered = position + span(part)
+        position += span(part)
+    return [*found, *_fill(covered, position, placed, largest)]
+
+
+def _fill(start: int, end: int, placed: Sequence[StoredSegment], largest: int) -> Iterator[Part]:
+    for one in placed:
+        if start <= one.start and one.end <= end:
+            yield from cut_gaps(start, one.start, largest)
+            yield one.segment
+            start = one.end
+    yield from cut_gaps(start, end, largest)

@@ -16,11 +16,9 @@ from swiftfs.errors import (
     StoreError,
     TooLarge,
 )
-from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.eviction import Snapshot
-from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
-from swiftfs.filecache.remote_blocks import with_placed
+from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_placed
 from swiftfs.filecache.segment_put import SegmentPut
 from swiftfs.filecache.segment_uploader import SegmentUploader, map_bytes
 from swiftfs.journal.operations import PutFile
