@@ -11,7 +11,6 @@ from storing_house import MIB, NAME, Writer, noise
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
@@ -42,11 +41,9 @@ def restart(writer: Writer) -> None:
     assert isinstance(again, PutFile)
     assert again.file.evicted == intent.file.evicted
     old, saved = writer.content, again.file
-    writer.content = CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
-    writer.equip(writer.content, saved.prefix)
-    assert writer.content.uploads is not None
+    writer.content = writer.restore(saved)
     writer.content.uploads.restore(saved.evicted)
-    old._file.close()
+    old._state.file.close()
 
 
 def gets(writer: Writer) -> int:

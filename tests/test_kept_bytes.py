@@ -144,7 +144,7 @@ CHANGES = [
 
 def store_it(house: House, content: CachedFile) -> None:
     """Store the file as the journal does."""
-    content.uploads._layout = SegmentLayout(SEGMENT) if content.uploads else SegmentLayout(0)  # type: ignore[union-attr]
+    content.uploads._layout = SegmentLayout(SEGMENT)
     large = house.store.head(NAME).is_slo
     intent = PutFile(NAME, content.to_record(), Description("text/plain", Stored()), large)
     with closing(JournalDB(house.folder, "box")) as log:
@@ -198,7 +198,7 @@ def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: Ho
     house.read(origin, middle, BLOCK)
     house.restart()
     content, model = house.open(origin), bytearray(body)
-    assert content._blocks.present
+    assert content._state.blocks.present
     patch(content, model)
     store_it(house, content)
     assert stored(house.store) == model

@@ -10,7 +10,6 @@ from storing_house import MIB, NAME, Writer, noise
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.downloader import FilledFile
 from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 
@@ -73,7 +72,6 @@ def test_wrong_bytes_on_the_way_are_not_overtaken(writer: Writer) -> None:
 @pytest.mark.parametrize("size", [3 * BLOCK, 3 * MIB])
 def test_a_file_that_was_cut_during_the_upload_is_overtaken(writer: Writer, size: int) -> None:
     writer.write(0, noise(size - 5) + bytes(5))
-    writer.content.uploads = writer.content.uploads if size > MIB else None
 
     def cut() -> None:
         writer.truncate(size - 5)
@@ -127,8 +125,9 @@ def test_what_is_downloaded_for_an_upload_is_not_taken_for_the_object(writer: Wr
 def wait_idle(writer: Writer) -> None:
     """Wait until neither a download nor a check is under way."""
     content = writer.content
-    with content._changed:
-        assert content._changed.wait_for(lambda: FilledFile._is_idle(content), 10)
+    state, fetches = content._state, content._downloader.fetches
+    with state.changed:
+        assert state.changed.wait_for(lambda: not (fetches or state.checks.running), 10)
 
 
 def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones_stay(writer: Writer) -> None:
@@ -231,15 +230,15 @@ def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
 
 def restore(writer: Writer, saved: FileRecord) -> CachedFile:
     """Return what the process after one that died makes of what that had saved."""
-    content = CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
     assert saved.prefix is None or saved.prefix.container == "box_segments"
-    return writer.equip(content, saved.prefix)
+    return writer.restore(saved)
 
 
 def replace_content(writer: Writer, content: CachedFile) -> None:
     old, writer.content = writer.content, content
-    old._file.close()
-    old._file.close = old._file.remove = lambda: None  # type: ignore[method-assign]
+    file = old._state.file
+    file.close()
+    file.close = file.remove = lambda: None  # type: ignore[method-assign]
 
 
 def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
@@ -307,7 +306,7 @@ def test_a_saved_file_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
     with path.open("r+b") as file:
         file.truncate(5)
     with pytest.raises(OSError, match=saved.file):
-        CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
+        writer.restore(saved)
     with path.open("r+b") as file:
         file.truncate(saved.size)
 

@@ -9,16 +9,17 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, StoredSegment, block_range
+from swiftfs.filecache.base_resolver import BaseResolver
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
+from swiftfs.filecache.checksum_ranges import is_md5
 from swiftfs.filecache.compared_answers import PIECE, Answer
-from swiftfs.filecache.downloader import FilledFile
+from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.downloads import Download
-from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.filecache.verifier import is_md5
+from swiftfs.filecache.file_state import FileState
 from swiftfs.objects import Manifest, ObjectInfo
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,16 @@ LARGEST_WHOLE = 64 * 1024 * 1024
 """A plain object up to this size is downloaded whole when a quarter of it or more is needed."""
 
 
-class VerifiedFile(FilledFile):
-    """A local file whose bytes of the origin can be verified before they are stored again."""
+class BaseVerifier:
+    """Brings bytes of one file's origin that are verified, for they will be stored again."""
+
+    def __init__(
+        self, state: FileState, store: ObjectStore, resolver: BaseResolver, downloader: Downloader
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._resolver = resolver
+        self._downloader = downloader
 
     def ensure_kept(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`; verify what is the origin's.
@@ -39,27 +48,25 @@ class VerifiedFile(FilledFile):
         Raise `Corrupt` when Swift's answers differ each time.
         """
         while (fetch := self._claim_unverified(offset, end)) is not None:
-            self._run(fetch)
-            if fetch.error is not None:
-                raise fetch.error
-        self.ensure(offset, end)  # what is in segments of the file's own
+            self._downloader.run(fetch)
+        self._downloader.ensure(offset, end)  # what is in segments of the file's own
 
     def _claim_unverified(self, offset: int, end: int) -> Download | None:
         """Return a download for the caller to run; None when all is verified. Wait for those under way."""
-        with self._changed:
-            while (run := next(self._blocks.unverified(*block_range(offset, end)), None)) is not None:
-                if under_way := self._fetches.touching(*run):
-                    self._wait_for(under_way)
-                elif self._check.is_looking_at(*run):
-                    self._changed.wait()
+        state, fetches = self._state, self._downloader.fetches
+        with state.changed:
+            while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
+                if under_way := fetches.touching(*run):
+                    self._downloader.wait_for(under_way)
+                elif state.checks.is_looking_at(*run):
+                    state.changed.wait()
                 else:
-                    return self._fetches.add(Download(*run, None, queued=False, ahead=None, verified=True))
+                    return fetches.add(Download(*run, self._bring))
         return None
 
-    def _download(self, fetch: Download) -> None:
-        origin = self._blocks.origin
-        if not fetch.verified or origin is None or self._closed:
-            super()._download(fetch)
+    def _bring(self, fetch: Download) -> None:
+        origin = self._state.blocks.origin
+        if origin is None or self._state.closed:
             return
         try:
             if not self._is_worth_all_of(origin, fetch) or not self._download_whole(origin):
@@ -69,12 +76,12 @@ class VerifiedFile(FilledFile):
         except NotFound:
             raise PreconditionFailed(f"{origin.name}: the object was deleted while it was changed") from None
         except PreconditionFailed:
-            if not self._correct(origin):
+            if not self._resolver.ask(origin):
                 raise
 
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
         """Say whether one download of the whole object is the cheapest way to verify some blocks of it."""
-        told = self.last_get_info
+        told = self._resolver.last_get_info
         if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
@@ -125,64 +132,37 @@ class VerifiedFile(FilledFile):
 
     def _bytes_here(self, offset: int, end: int) -> Iterator[Answer]:
         """Yield a copy of what the file holds from `offset` to `end`, if that is all here."""
-        with self._changed:
-            if not self._blocks.present.covers(*block_range(offset, end)):
+        with self._state.changed:
+            if not self._state.blocks.present.covers(*block_range(offset, end)):
                 return
         answer = self._empty_answer(offset, end)
         for position in range(offset, end, PIECE):
-            answer.write(position, os.pread(self.descriptor, min(PIECE, end - position), position))
+            answer.write(position, os.pread(self._state.descriptor, min(PIECE, end - position), position))
         yield answer
 
     def _empty_answer(self, offset: int, end: int) -> Answer:
-        return Answer(self._file.path.parent, offset, end)
+        return Answer(self._state.file.path.parent, offset, end)
 
     def _manifest(self, origin: BaseVersion) -> Manifest | None:
         """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
-        with self._changed:
-            now = self._blocks.origin
-            if now is None or now.manifest is not None or self._check.asked:
+        state = self._state
+        with state.changed:
+            now = state.blocks.origin
+            if now is None or now.manifest is not None or state.checks.asked:
                 return now.manifest if now is not None else None
-            self._check.asked = True
+            state.checks.asked = True
         try:
             manifest = self._store.manifest(origin.name)
         except SwiftfsError as error:
             log.info("%s: its segments cannot be checked: %s", origin.name, error)
             return None
-        with self._changed:
-            if (
-                self._blocks.origin is None
-                or manifest.etag != self._blocks.origin.etag
-                or not self._blocks.is_from(origin)
-            ):
-                return None
-            self._blocks.origin = replace(self._blocks.origin, manifest=manifest)
-        return manifest
-
-    def _verify_evicted(self, fetch: Download, source: StoredSegment) -> None:
-        """Look at the MD5 of a segment when the last of its blocks comes back, before any writer changes it.
-
-        What is wrong is fetched again.
-        """
-        segment = source.segment
-        with self._changed:
-            left = self._blocks.remote.blocks.copy()
-            left.discard(fetch.first, fetch.last)
-            if left.touches(*source.blocks) or segment.nested or segment.length is not None:
-                return
-        for is_last in (False, True):
-            digest = md5_of(self.descriptor, source.start, source.end, lambda: self._closed)
-            if digest == segment.etag or self._closed:
-                return
-            said = f"{segment.name}: the bytes that came have the MD5 {digest} instead of {segment.etag}"
-            if is_last:
-                raise Corrupt(said)
-            log.info("%s; they are fetched again", said)
-            self._get_evicted(source, *source.blocks, again=True)
+        with state.changed:
+            return manifest if self._resolver.learn_manifest(origin, manifest) else None
 
     def _get(self, origin: BaseVersion, answer: Answer) -> ObjectInfo:
         """Download the bytes that the answer is for."""
         size = answer.end - answer.offset
-        self.on_growth(size)
+        self._state.space.on_growth(size)
         length = None if size == origin.object_size else size
         info = self._store.get(
             origin.name, answer.write, offset=answer.offset, length=length, etag=origin.etag
@@ -193,21 +173,22 @@ class VerifiedFile(FilledFile):
 
     def _take(self, origin: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
         """Write verified bytes wherever we have none of our own."""
-        with self._changed:
-            now = self._blocks.origin
-            if now is None or not self._blocks.is_from(origin) or self._closed:
+        state, blocks = self._state, self._state.blocks
+        with state.changed:
+            now = blocks.origin
+            if now is None or not blocks.is_from(origin) or state.closed:
                 return
             end = min(end, now.size)
-            for one, other in list(self._blocks.unverified(*block_range(offset, end))):
+            for one, other in list(blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):
-                    os.pwrite(self.descriptor, piece, position)
+                    os.pwrite(state.descriptor, piece, position)
                     position += len(piece)
-                self._blocks.present.add(one, other)
-                self._blocks.verified.add(one, other)
-            self._certain = True
-            self._learn(info)
-            self._changed.notify_all()
+                blocks.present.add(one, other)
+                blocks.verified.add(one, other)
+            state.is_certain = True
+            self._resolver.learn(info)
+            state.changed.notify_all()
 
 
 def _is_of_segments(manifest: Manifest | None, answer: Answer, offset: int, end: int) -> bool:

@@ -15,10 +15,11 @@ from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
-from swiftfs.filecache.space import SpaceOutlook, SpaceWaiter
+from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.sparse_file import CachedVersion
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -60,21 +61,27 @@ class CachedFileFactory:
         self._uploads = new_pool("upload", uploads)
 
     def make(
-        self, folder: Path, name: ObjectName, origin: BaseVersion | None, kept: CachedVersion | None
+        self,
+        folder: Path,
+        name: ObjectName,
+        origin: BaseVersion | None,
+        kept: CachedVersion | None,
+        space: SpaceCalls = UNLIMITED,
     ) -> CachedFile:
         """Return the content of a file that is to be stored as `name`."""
-        content = CachedFile(self._store, self._downloads, folder, origin, self.read_ahead, kept)
-        content.uploads = self._segments(content, name, None)
-        return content
+        state = FileState.create(folder, origin, kept, space)
+        return self._compose(state, self._segments(state, name, None))
 
-    def restore(self, folder: Path, name: ObjectName, saved: FileRecord) -> CachedFile:
+    def restore(
+        self, folder: Path, name: ObjectName, saved: FileRecord, space: SpaceCalls = UNLIMITED
+    ) -> CachedFile:
         """Return a content as it was saved; raise `OSError` when its file is not what it was."""
-        content = CachedFile.restore(self._store, self._downloads, folder, saved, self.read_ahead)
-        content.uploads = self._segments(content, name, saved.prefix)
-        content.uploads.restore(saved.evicted)
-        if saved.prefix is not None and (state := self.recalled.get(saved.prefix)) is not None:
-            content.uploads.recall(state)
-        return content
+        state = FileState.restore(folder, saved, space)
+        uploads = self._segments(state, name, saved.prefix)
+        uploads.restore(saved.evicted)
+        if saved.prefix is not None and (recalled := self.recalled.get(saved.prefix)) is not None:
+            uploads.recall(recalled)
+        return self._compose(state, uploads)
 
     def room(self, size: int) -> int:
         """Return how many bytes of disk a writer needs who has written `size` bytes of a file.
@@ -89,19 +96,23 @@ class CachedFileFactory:
         self._uploads.shutdown(cancel_futures=True)
         self._downloads.shutdown()
 
-    def _segments(self, content: CachedFile, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
+    def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
+        return CachedFile(state, self._store, self._downloads, uploads, self.read_ahead)
+
+    def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
         return SegmentUploader(
             self._store,
             self.places,
             self._uploads,
-            content.descriptor,
+            state.descriptor,
             name,
             self._layout,
             prefix,
             self._on_first_put,
             self._rests,
-            content.file_name,
+            state.file.path.name,
             self._journal,
+            state.space.on_stored,
         )
 
 
@@ -170,6 +181,7 @@ class FileCache:
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0
         self._space = SpaceWaiter()
+        self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
         self.abandoned: Callable[[SegmentUploader], None] = _leave_them
         self.start_uploads_for_space: Callable[[], bool] = _no_relief
         self._versions.sweep(self._used, lost)
@@ -179,7 +191,7 @@ class FileCache:
 
     def new(self, name: ObjectName, origin: BaseVersion | None) -> CachedFile:
         """Return a content that has nothing yet, and leave it to the caller."""
-        content = self._maker.make(self._folder, name, origin, None)
+        content = self._maker.make(self._folder, name, origin, None, self._calls)
         with self._lock:
             return self._introduce(content, name)
 
@@ -198,7 +210,8 @@ class FileCache:
                 return None
             size = kept.file.mark().size
             origin = BaseVersion(version.name, version.etag, size, size, kept.manifest)
-            return self._introduce(self._maker.make(self._folder, version.name, origin, kept), version.name)
+            content = self._maker.make(self._folder, version.name, origin, kept, self._calls)
+            return self._introduce(content, version.name)
 
     def find(self, version: ObjectVersion) -> CachedFile | None:
         """Return the content of `version`, in use or not, for the caller to leave; None without one."""
@@ -269,10 +282,9 @@ class FileCache:
             use = self._used[saved.file]
             if use.content is None:
                 try:
-                    use.content = self._maker.restore(self._folder, use.name, saved)
+                    use.content = self._maker.restore(self._folder, use.name, saved, self._calls)
                 except FileNotFoundError as error:
                     raise os_error(errno.EIO, error.filename) from error  # what waits is not "missing"
-                self._equip(use.content)
                 use.bytes = 0
             use.users += 1
             return use.content
@@ -298,7 +310,7 @@ class FileCache:
         elif content.is_dirty():
             content.discard()
             # In this order: an upload that has ended, and stored anything, has begun.
-            if content.uploads is not None and (content.uploads.is_busy or content.uploads.has_begun):
+            if content.uploads.is_busy or content.uploads.has_begun:
                 self.abandoned(content.uploads)
         else:
             self.keep(content)
@@ -349,14 +361,8 @@ class FileCache:
         self._versions.close()
 
     def _introduce(self, content: CachedFile, name: ObjectName) -> CachedFile:
-        self._equip(content)
         self._used[content.file_name] = _Use(name, content)
         return content
-
-    def _equip(self, content: CachedFile) -> None:
-        content.on_growth, content.wait_for_space = self._on_growth, self._wait_for_space
-        if content.uploads is not None:
-            content.uploads.stored_one = self._space.progress
 
     def _is_due(self, size: int) -> bool:
         # Threads may overwrite each other's sum: the budget is then looked at somewhat later.
@@ -370,13 +376,13 @@ class FileCache:
         if self._is_due(size):
             self.fit()
 
-    def _wait_for_space(self, content: CachedFile, size: int) -> None:
+    def _wait_for_space(self, content: HasSize, size: int) -> None:
         """Return when a writer may add `size` bytes to a content; raise `OSError` ENOSPC if never."""
         if self._is_due(size) and not self._space.wait(lambda: self._outlook(content, size)):
             self._growth = STEP  # whoever writes next looks again
             raise os_error(errno.ENOSPC)
 
-    def _outlook(self, content: CachedFile, size: int) -> SpaceOutlook:
+    def _outlook(self, content: HasSize, size: int) -> SpaceOutlook:
         """Make room as far as that goes at once, and begin what will make more."""
         limit = max(self.limit, self._maker.room(content.size))
         self.fit(size)
@@ -443,5 +449,4 @@ class FileCache:
 def _can_be_restored(content: CachedFile) -> bool:
     """Say whether nothing but the local file is worth keeping, and no upload reads it."""
     # In this order: an upload that has ended, and stored anything, has begun.
-    uploads = content.uploads
-    return content.size <= SMALL and (uploads is None or not (uploads.is_busy or uploads.has_begun))
+    return content.size <= SMALL and not (content.uploads.is_busy or content.uploads.has_begun)

@@ -1,6 +1,6 @@
 """The downloads of one content that have not ended."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from swiftfs.filecache.block_map import Blocks, StoredSegment
 from swiftfs.filecache.read_ahead import ReadAhead
@@ -14,26 +14,26 @@ class Download:
     """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
 
     A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a stream may be given up
-    while it has no `waiters`: `unwanted` says so. All blocks come from one `source`: a segment of the file's
-    own, or with None the origin. A `verified` one brings bytes that are to be stored again.
+    while it has no `waiters`: `unwanted` says so. `bring` carries it out. All blocks come from one
+    `source`: a segment of the file's own, or with None the origin.
     """
 
     def __init__(
         self,
         first: int,
         last: int,
-        source: StoredSegment | None,
+        bring: "Callable[[Download], None]",
+        source: StoredSegment | None = None,
         *,
-        queued: bool,
-        ahead: ReadAhead | None,
-        verified: bool = False,
+        queued: bool = False,
+        ahead: ReadAhead | None = None,
     ) -> None:
         self.first = first
         self.last = last
+        self.bring = bring
         self.source = source
         self.queued = queued
         self.ahead = ahead
-        self.verified = verified
         self.waiters = 0
         self.unwanted = False
         self.error: BaseException | None = None

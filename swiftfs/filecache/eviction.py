@@ -1,99 +1,99 @@
-"""A file larger than its share of the disk: what is uploaded already is evicted before the file is closed."""
+"""Giving blocks of a file back to the disk that can be downloaded again, also before it is stored."""
 
 from collections.abc import Iterator
+from itertools import chain
 
-from swiftfs.filecache.base_verifier import VerifiedFile
+from swiftfs.concurrency import thread_id
 from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
+from swiftfs.filecache.downloads import Downloads
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import punch_hole
 
 
-class EvictingFile(VerifiedFile):
-    """A local file with changes, whose uploaded segments may be evicted.
+class Evictor:
+    """Gives blocks of one file back to the disk.
 
-    INVARIANT: nothing of what Swift's object does not have is given back between `save` and the next change,
-    for what was saved does not say where it went, nor between `begin_upload` and `adopt`.
-    INVARIANT: while an upload of a segment has not ended, not even one that nobody wants any more, the local
-    file is neither closed nor given up, and what the upload reads is not given back.
-    `uploads` are the file's segments, and are told of every change while the lock is held.
+    INVARIANT: nothing of what Swift's object does not have is given back between a record of the file and the
+    next change, for the record does not say where it went, nor between the begin of an upload and `adopt`.
+    INVARIANT: while an upload of a segment has not ended, not even one that nobody wants any more, what the
+    upload reads is not given back.
+    INVARIANT: no block is given back to the disk that an answer to the kernel still points to: `_answers` has
+    the last one of each thread.
     """
 
-    uploads: SegmentUploader | None = None
-    _is_saved = False
+    def __init__(
+        self, state: FileState, uploads: SegmentUploader, streams: Streams, fetches: Downloads
+    ) -> None:
+        self._state = state
+        self._uploads = uploads
+        self._streams = streams
+        self._fetches = fetches
+        self._answers: dict[int, tuple[int, int]] = {}
 
-    def ensure_rest(self, size: int) -> None:
-        """Download what is missing of the first `size` bytes and is in no segment of the file's own."""
-        for start, end in self._beside_evicted(size):
-            self.ensure(start, end)
+    def keep_for_answer(self, offset: int, end: int) -> None:
+        """Keep the bytes from `offset` to `end`, where they are here, until this thread's next answer.
 
-    def keep_rest(self, size: int) -> None:
-        """Do what `ensure_rest` does, and verify what will be stored again of it."""
-        for start, end in self._beside_evicted(size):
-            self.ensure_kept(start, end)
-
-    def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
-        position = 0
-        for placed in self.evicted():
-            yield position, placed.start
-            position = placed.end
-        yield position, size
-
-    def evicted(self) -> tuple[StoredSegment, ...]:
-        """Return the segments that hold what is not in Swift's object and not in the local file any more."""
-        with self._changed:
-            return self._blocks.remote.placed()
-
-    def unsaved(self) -> int:
-        """Return how many bytes of disk hold what Swift's object does not have."""
-        with self._changed:
-            if self._closed:
-                return 0
-            return min(len(self._blocks.unsaved()) * BLOCK, self._file.allocated())
-
-    def upload_full_segments(self, *, holes: bool = False) -> bool:
-        """Begin to upload the segments that are full of new bytes; say whether any upload is under way.
-
-        With `holes` the segments count too that nobody has written whole, as far as they need no old bytes.
+        The kernel takes the bytes after the answer was returned, but before this thread reads again.
         """
-        with self._changed:
-            if self.uploads is None or self._closed:
-                return False
-            if not self._pinned:
-                self.uploads.begin_full(
-                    self._blocks.size, self._blocks.is_new if holes else self._blocks.is_full
-                )
-            return self.uploads.is_busy
+        self._answers[thread_id()] = block_range(offset, end)
 
-    def _is_idle(self) -> bool:
-        return super()._is_idle() and not (self.uploads is not None and self.uploads.is_busy)
+    def evict(self, size: int, *, held: bool) -> int:
+        """Give about `size` bytes back to the disk, of what can be downloaded again; return how many it were.
+
+        What lies furthest behind the last reader goes first. A file that the journal has `held` keeps what
+        the journal has no other place for.
+        """
+        state = self._state
+        with state.changed:
+            if state.closed or state.pinned:
+                return 0
+            position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
+            loose = self._evictable(held=held)
+            ahead = [block_range(*needed) for needed in self._streams.needed()]
+            for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
+                loose.discard(*needed)
+            freed = 0
+            for first, end in chain(loose.runs(position, last), loose.runs(0, position)):
+                if freed >= size:
+                    break
+                stop = min(end, first + block_range(0, size - freed)[1])
+                self._give_back(first, stop)
+                freed += (stop - first) * BLOCK
+            return freed
+
+    def _give_back(self, first: int, last: int) -> None:
+        state = self._state
+        state.blocks.drop(first, last)
+        if not state.blocks.is_clean():
+            for placed in self._segments(held=False, within=(first * BLOCK, last * BLOCK)):
+                begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
+                if begin < end:
+                    state.blocks.remote.add(placed, begin, end)
+        state.checks.forget(first, last)
+        punch_hole(state.descriptor, first * BLOCK, (last - first) * BLOCK)
 
     def _evictable(self, *, held: bool) -> Blocks:
         """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
-        loose = super()._evictable(held=held)
-        for upload in self.uploads.under_way() if self.uploads is not None and loose else ():
+        state, blocks = self._state, self._state.blocks
+        is_clean = blocks.is_clean()
+        loose = blocks.present.copy() if is_clean and not held else Blocks()
+        for upload in self._uploads.under_way() if loose else ():
             loose.discard(*block_range(upload.start, upload.end))
-        if self._blocks.is_clean() or self.uploads is None or (self._is_saved and not held):
+        if is_clean or (state.is_recorded and not held):
             return loose
-        for placed in self._evictable_segments(held=held):
-            for run in self._blocks.remote.blocks.missing(*placed.blocks):
+        for placed in self._segments(held=held):
+            for run in blocks.remote.blocks.missing(*placed.blocks):
                 loose.add(*run)
         return loose
 
-    def _evictable_segments(
-        self, *, held: bool, within: tuple[int, int] | None = None
-    ) -> Iterator[StoredSegment]:
+    def _segments(self, *, held: bool, within: tuple[int, int] | None = None) -> Iterator[StoredSegment]:
         """Yield the segments that hold what the file has there now, all of it our own, and not all evicted.
 
         With bytes to look `within` only those that hold any of them.
         """
-        assert self.uploads is not None
-        for placed in self.uploads.stored(promised=held, within=within, beside=self._blocks.remote.whole):
-            if self._blocks.is_own(placed):
+        blocks = self._state.blocks
+        for placed in self._uploads.stored(promised=held, within=within, beside=blocks.remote.whole):
+            if blocks.is_own(placed):
                 yield placed
-
-    def _given_back(self, first: int, last: int) -> None:
-        if self._blocks.is_clean():
-            return
-        for placed in self._evictable_segments(held=False, within=(first * BLOCK, last * BLOCK)):
-            begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
-            if begin < end:
-                self._blocks.remote.add(placed, begin, end)

@@ -26,7 +26,7 @@ def sent_bytes(name: ObjectName, content: CachedFile, under_way: UnderWay) -> in
     They are on the network, in segments of the file's own, or in the old object where a large one is changed.
     """
     uploads = content.uploads
-    if uploads is None or not uploads.has_begun:
+    if not uploads.has_begun:
         return under_way(str(name))
     missing = content.changes()
     for placed in (*content.evicted(), *uploads.stored(promised=False)):

@@ -16,6 +16,7 @@ from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_put import SegmentPut, is_all_named, place_of, stored_names
+from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.spans import Spans
 from swiftfs.filecache.sparse_file import is_hole, map_zeros
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Row, Segment
@@ -80,10 +81,6 @@ class UnreferencedPrefix:
         return bool(self.asked - self.landed)
 
 
-def _tell_nobody() -> None:
-    """Nobody waits for room."""
-
-
 class SegmentUploader:
     """The segments of one file, uploaded in parallel and in any order, all below `prefix`.
 
@@ -95,7 +92,7 @@ class SegmentUploader:
     by the number of its descriptor. `_superseded` are replaced uploads, `_copies` segments the server made or
     may have made, `_found` those that an earlier process left; `_named` are the segments of the manifest that
     stands. `_protected` are those that the content's last `save` names, `_kept` those that any
-    did: they are not deleted, for what was saved may be needed once more. `stored_one` is called when a
+    did: they are not deleted, for what was saved may be needed once more. `on_stored` is called when a
     segment is stored. `_asked` are the ETags of manifests that may stand or come to stand: their PUT was not
     answered; `_landed` are those of them that have been seen to stand. `_changes` are the blocks of the
     content's upload, `_size` bytes long, that changed since it began. The lock guards every field; no upload
@@ -121,6 +118,7 @@ class SegmentUploader:
         rests: float = 0.0,
         file: str = "",
         journal: str = "",
+        on_stored: Callable[[], None] = UNLIMITED.on_stored,
     ) -> None:
         self._store = store
         self._places = places
@@ -147,7 +145,7 @@ class SegmentUploader:
         self._named: set[ObjectName] = set()
         self._protected: frozenset[ObjectName] = frozenset()
         self._kept: set[ObjectName] = set()
-        self.stored_one: Callable[[], None] = _tell_nobody
+        self._on_stored = on_stored
         self._changes = Blocks()
         self._size = 0
         self._still: FrozenCopy | None = None
@@ -477,7 +475,7 @@ class SegmentUploader:
 
     def _tell(self, stored: Future[Segment]) -> None:
         if not stored.cancelled() and stored.exception() is None:
-            self.stored_one()
+            self._on_stored()
 
     def _run(self, upload: SegmentPut) -> Segment:
         if self._is_inconsistent(upload):  # it could not be used

@@ -2,6 +2,8 @@
 
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from swiftfs.concurrency import Rank, monotonic, new_condition
 
@@ -19,6 +21,44 @@ class SpaceOutlook(enum.Enum):
     ROOM = enum.auto()
     HOPE = enum.auto()
     NONE = enum.auto()
+
+
+class HasSize(Protocol):
+    """A file that grows."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+
+def _ignore(_size: int) -> None:
+    """Let a file grow as it likes."""
+
+
+def _never_wait(_file: HasSize, _size: int) -> None:
+    """Let everybody write."""
+
+
+def _tell_nobody() -> None:
+    """Nobody waits for space."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceCalls:
+    """What a file tells and asks of the cache; no lock is held during a call, but for `on_stored`.
+
+    `on_growth` is called with the number of bytes that are about to be added. `wait_for_space` returns when
+    there is room for so many bytes more of a file, and raises `OSError` when there is none. `on_stored` is
+    called when a segment is stored.
+    """
+
+    on_growth: Callable[[int], None] = _ignore
+    wait_for_space: Callable[[HasSize, int], None] = _never_wait
+    on_stored: Callable[[], None] = _tell_nobody
+
+
+UNLIMITED = SpaceCalls()
+"""For a file that belongs to no cache."""
 
 
 class SpaceWaiter:

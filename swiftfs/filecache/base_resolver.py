@@ -1,0 +1,120 @@
+"""Which version fills a file, when Swift refuses the one that is known."""
+
+import logging
+from dataclasses import replace
+from math import inf
+
+from swiftfs.attributes import decode_type
+from swiftfs.concurrency import monotonic
+from swiftfs.errors import NotFound
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.objects import Manifest, ObjectInfo
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class BaseResolver:
+    """Keeps the origin of one file right, as far as answers of Swift allow.
+
+    Where only a listing has told the version, one thread may be `_asking` which one there is.
+    `last_get_info` is what the last download said of the object. `_seen` is when an answer showed the origin,
+    if nothing has changed the file since.
+    """
+
+    def __init__(self, state: FileState, store: ObjectStore, uploads: SegmentUploader) -> None:
+        self._state = state
+        self._store = store
+        self._uploads = uploads
+        self._asking = False
+        self._seen = -inf
+        self.last_get_info: ObjectInfo | None = None
+
+    def learn(self, info: ObjectInfo) -> None:
+        """Record what a download told of the object. Lock held."""
+        blocks = self._state.blocks
+        if blocks.origin is not None and not blocks.origin.etag:
+            blocks.origin = replace(blocks.origin, etag=info.version.etag)
+        self.last_get_info, self._seen = info, monotonic()
+
+    def was_seen(self, seconds: float) -> bool:
+        """Return whether Swift has shown the origin since the last change, and within these seconds."""
+        with self._state.changed:
+            return monotonic() - self._seen < seconds
+
+    def forget_seen(self, *, before: float) -> None:
+        """Forget an answer from `before` a change began; one that the change asked for stays. Lock held."""
+        if self._seen < before:
+            self._seen = -inf
+
+    def learn_manifest(self, origin: BaseVersion, manifest: Manifest) -> bool:
+        """Record the manifest of `origin`; return whether it is that of the present origin. Lock held."""
+        blocks = self._state.blocks
+        if blocks.origin is None or manifest.etag != blocks.origin.etag or not blocks.is_from(origin):
+            return False
+        blocks.origin = replace(blocks.origin, manifest=manifest)
+        return True
+
+    def correct(self, info: ObjectInfo) -> bool:
+        """Take the version `info` in place of the one that a listing told wrongly; return whether it did.
+
+        A listing tells the version of a large object by a parameter of its Content-Type, which travels with
+        copies and can be wrong for ever. Where a new listing would tell the right one, it is to be made; and
+        when a byte of a version has come, no other follows.
+        """
+        state = self._state
+        etag, said = info.version.etag, decode_type(info.content_type)[1].slo
+        is_told = said == etag if info.is_slo else said is None
+        with state.changed:
+            origin = state.blocks.origin
+            if state.is_certain or origin is None or origin.etag in ("", etag):
+                return False
+            if is_told or info.size != origin.object_size or info.version.name != origin.name:
+                return False
+            state.blocks.origin, state.is_certain = replace(origin, etag=etag), True
+            self.last_get_info = info
+        log.info("%s: its Content-Type names another version than it has", origin.name)
+        return True
+
+    def ask(self, origin: BaseVersion) -> bool:
+        """Ask, once, which version there is instead of a refused one; return whether to go on with that."""
+        state = self._state
+        with state.changed:
+            state.changed.wait_for(lambda: not self._asking)
+            if state.is_certain:
+                return False
+            self._asking = True
+        try:
+            corrected = self.correct(self._store.head(origin.name))
+            state.is_certain = True
+        except NotFound:
+            return False
+        else:
+            return corrected
+        finally:
+            with state.changed:
+                self._asking = False
+                state.changed.notify_all()
+
+    def follow_upload(self, origin: BaseVersion) -> bool:
+        """Take for the origin what an upload of ours has put in its place, if its answer was lost.
+
+        Return whether one has. The HEAD comes with the first refusal, be it a reader's: the next attempt may
+        be long in coming.
+        """
+        if not self._uploads.is_in_doubt:
+            return False
+        try:
+            info = self._store.head(origin.name)
+        except NotFound:
+            return False
+        if info.version.etag == origin.etag or not self._uploads.landed(info.version.etag):
+            return False
+        blocks = self._state.blocks
+        with self._state.changed:
+            if blocks.is_from(origin):
+                blocks.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
+        log.info("%s: an upload whose answer was lost was carried out", origin.name)
+        return True
