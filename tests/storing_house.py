@@ -17,8 +17,9 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.operations import Description, PutFile

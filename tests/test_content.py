@@ -20,8 +20,9 @@ from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader, segment_prefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.upload_record import segment_prefix
 from swiftfs.objects import ObjectName, Row
 from swiftfs.store.protocol import Headers
 
@@ -295,10 +296,10 @@ def test_a_writer_waits_for_no_listing_of_leftovers(
 
     def rows() -> Iterator[Row]:
         pool.submit(write, content, 0, b"text").result(10)
-        yield Row(f"{upload.prefix.key}{0:013d}-abc", 4, "hash", "", "")
+        yield Row(f"{upload.record.prefix.key}{0:013d}-abc", 4, "hash", "", "")
 
     upload.adopt_leftovers(rows())
     assert upload.commit_manifest(None) == [
-        ObjectName(upload.prefix.container, f"{upload.prefix.key}{0:013d}-abc")
+        ObjectName(upload.record.prefix.container, f"{upload.record.prefix.key}{0:013d}-abc")
     ]
     content.close()

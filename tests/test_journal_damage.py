@@ -12,7 +12,7 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs.errors import AccessDenied, SwiftfsError
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.scheduler import Scheduler

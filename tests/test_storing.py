@@ -10,7 +10,7 @@ from storing_house import MIB, NAME, Writer, noise
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]
@@ -200,17 +200,19 @@ def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> No
         return sum(method == "put" for method, _ in writer.store.requests)
 
     assert writer.content.uploads is not None
-    writer.content.uploads._on_first_put = lambda standing: told.append((standing, puts()))
+    writer.content.uploads.record._on_first_put = lambda standing: told.append((standing, puts()))
     assert writer.content.to_record().prefix is None
     for round_ in range(2):
         writer.write(round_ * MIB, noise(4 * MIB))
         writer.run()
     (first, before), *manifests = told
-    assert first == UnreferencedPrefix(writer.content.uploads.prefix, frozenset(), objects=frozenset({NAME}))
+    assert first == UnreferencedPrefix(
+        writer.content.uploads.record.prefix, frozenset(), objects=frozenset({NAME})
+    )
     assert before == 0
     assert [len(standing.asked) for standing, _ in manifests] == [1, 1]  # each is recorded before it is sent
-    assert writer.content.to_record().prefix == writer.content.uploads.prefix
-    assert all(name.key.startswith(writer.content.uploads.prefix.key) for name in writer.named())
+    assert writer.content.to_record().prefix == writer.content.uploads.record.prefix
+    assert all(name.key.startswith(writer.content.uploads.record.prefix.key) for name in writer.named())
 
 
 def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
@@ -218,12 +220,12 @@ def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
         raise OSError(28, "No space left on device")
 
     assert writer.content.uploads is not None
-    writer.content.uploads._on_first_put = fail
+    writer.content.uploads.record._on_first_put = fail
     writer.write(0, noise(2 * MIB))
     with pytest.raises(OSError, match="No space"):
         writer.run()
     assert writer.puts() == 0
-    writer.content.uploads._on_first_put = writer.begun.append
+    writer.content.uploads.record._on_first_put = writer.begun.append
     writer.run()
     assert writer.stored() == writer.model
 
@@ -262,7 +264,7 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     assert writer.puts() == 2
     assert writer.stored() == writer.model
     assert writer.segments() == writer.named()
-    assert [one.prefix for one in writer.begun if not one.asked] == [restored.uploads.prefix]
+    assert [one.prefix for one in writer.begun if not one.asked] == [restored.uploads.record.prefix]
 
 
 def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> None:

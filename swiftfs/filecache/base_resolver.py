@@ -104,13 +104,13 @@ class BaseResolver:
         Return whether one has. The HEAD comes with the first refusal, be it a reader's: the next attempt may
         be long in coming.
         """
-        if not self._uploads.is_in_doubt:
+        if not self._uploads.record.is_in_doubt:
             return False
         try:
             info = self._store.head(origin.name)
         except NotFound:
             return False
-        if info.version.etag == origin.etag or not self._uploads.landed(info.version.etag):
+        if info.version.etag == origin.etag or not self._uploads.record.landed(info.version.etag):
             return False
         blocks = self._state.blocks
         with self._state.changed:

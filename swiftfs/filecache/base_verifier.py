@@ -80,7 +80,7 @@ class BaseVerifier:
                 raise
 
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
-        """Say whether one download of the whole object is the cheapest way to verify some blocks of it."""
+        """Return whether one download of the whole object is the cheapest way to verify some blocks of it."""
         told = self._resolver.last_get_info
         if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
             return False
@@ -192,7 +192,7 @@ class BaseVerifier:
 
 
 def _is_of_segments(manifest: Manifest | None, answer: Answer, offset: int, end: int) -> bool:
-    """Say whether the bytes from `offset` to `end` are made of whole segments and have their MD5s."""
+    """Return whether the bytes from `offset` to `end` are made of whole segments and have their MD5s."""
     start, verified = 0, 0
     for segment in manifest.segments if manifest is not None else ():
         begin, start = start, start + segment.span

@@ -58,7 +58,7 @@ class Blocks:
         self._root = tree.difference(mine, theirs, self._height)
 
     def touches(self, first: int, last: int) -> bool:
-        """Say whether any block of the range is in the set."""
+        """Return whether any block of the range is in the set."""
         return next(self.runs(first, last), None) is not None
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -66,7 +66,7 @@ class Blocks:
         return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.NONE)
 
     def covers(self, first: int, last: int) -> bool:
-        """Say whether all blocks of the range are in the set."""
+        """Return whether all blocks of the range are in the set."""
         return next(self.missing(first, last), None) is None
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -189,14 +189,14 @@ class RemoteBlocks:
         self._placed: Spans[StoredSegment] = Spans()
 
     def add(self, placed: StoredSegment, first: int, last: int) -> None:
-        """Take note that blocks of a segment are not in the local file any more."""
+        """Record that blocks of a segment are not in the local file any more."""
         self._placed.put(placed)
         self.blocks.add(first, last)
         if self.blocks.covers(*placed.blocks):
             self.whole.add(placed.start)
 
     def discard(self, first: int, last: int) -> None:
-        """Take note that blocks are in the local file again, or in no file any more."""
+        """Record that blocks are in the local file again, or in no file any more."""
         if first >= last:
             return
         self.blocks.discard(first, last)

@@ -18,9 +18,10 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
@@ -80,7 +81,7 @@ class CachedFileFactory:
         uploads = self._segments(state, name, saved.prefix)
         uploads.restore(saved.evicted)
         if saved.prefix is not None and (recalled := self.recalled.get(saved.prefix)) is not None:
-            uploads.recall(recalled)
+            uploads.record.recall(recalled)
         return self._compose(state, uploads)
 
     def room(self, size: int) -> int:
@@ -196,7 +197,7 @@ class FileCache:
             return self._introduce(content, name)
 
     def __contains__(self, version: ObjectVersion) -> bool:
-        """Say whether something of `version` is kept."""
+        """Return whether something of `version` is kept."""
         with self._lock:
             return version in self._resting or version in self._versions
 
@@ -248,7 +249,7 @@ class FileCache:
             self._used[file].held += 1
 
     def unpin(self, file: str) -> None:
-        """Take note that an intent needs a local file no more."""
+        """Record that an intent needs a local file no more."""
         with self._lock:
             use = self._used[file]
             use.held -= 1
@@ -259,7 +260,7 @@ class FileCache:
         self._space.progress()
 
     def is_pinned(self, content: CachedFile) -> bool:
-        """Say whether the journal needs a content's local file."""
+        """Return whether the journal needs a content's local file."""
         with self._lock:
             return self._used[content.file_name].held > 0
 
@@ -290,7 +291,7 @@ class FileCache:
             return use.content
 
     def release(self, content: CachedFile) -> None:
-        """Take note that a caller needs a content no more; the last one's is kept, if Swift has it too."""
+        """Record that a caller needs a content no more; the last one's is kept, if Swift has it too."""
         with self._lock:
             file = content.file_name
             use = self._used[file]
@@ -310,7 +311,7 @@ class FileCache:
         elif content.is_dirty():
             content.discard()
             # In this order: an upload that has ended, and stored anything, has begun.
-            if content.uploads.is_busy or content.uploads.has_begun:
+            if content.uploads.is_busy or content.uploads.record.has_begun:
                 self.abandoned(content.uploads)
         else:
             self.keep(content)
@@ -399,7 +400,7 @@ class FileCache:
         return SpaceOutlook.HOPE if hope else SpaceOutlook.NONE
 
     def _upload_full_segments(self, *, holes: bool = False) -> bool:
-        """Begin to upload what can be; say whether anything is under way."""
+        """Begin to upload what can be; return whether anything is under way."""
         contents = [use.content for use in self._used.values() if use.content is not None]
         busy = [content.upload_full_segments(holes=holes) for content in contents]
         return any(busy)
@@ -447,6 +448,6 @@ class FileCache:
 
 
 def _can_be_restored(content: CachedFile) -> bool:
-    """Say whether nothing but the local file is worth keeping, and no upload reads it."""
+    """Return whether nothing but the local file is worth keeping, and no upload reads it."""
     # In this order: an upload that has ended, and stored anything, has begun.
-    return content.size <= SMALL and not (content.uploads.is_busy or content.uploads.has_begun)
+    return content.size <= SMALL and not (content.uploads.is_busy or content.uploads.record.has_begun)

@@ -111,17 +111,17 @@ class CachedFile:
             return own + (frozen.allocated() if frozen is not None else 0)
 
     def is_complete(self) -> bool:
-        """Say whether nothing is left to download."""
+        """Return whether nothing is left to download."""
         with self._state.changed:
             return self._state.blocks.is_present(0, self.size)
 
     def is_untouched(self) -> bool:
-        """Say whether Swift has never sent a byte of the origin."""
+        """Return whether Swift has never sent a byte of the origin."""
         with self._state.changed:
             return not self._state.blocks.present and not self._state.blocks.dirty
 
     def is_dirty(self) -> bool:
-        """Say whether Swift does not have these bytes."""
+        """Return whether Swift does not have these bytes."""
         with self._state.changed:
             return self._state.blocks.is_dirty()
 
@@ -150,7 +150,7 @@ class CachedFile:
         with self._state.changed:
             self.uploads.protect(self._state.blocks.remote.placed())
             self._state.is_recorded = True
-            prefix = self.uploads.prefix if self.uploads.has_begun else None
+            prefix = self.uploads.record.prefix if self.uploads.record.has_begun else None
             return self._state.blocks.to_record(self.file_name, prefix)
 
     def read(self, offset: int, size: int) -> FileSpan:
@@ -301,7 +301,7 @@ class CachedFile:
         return self._evictor.evict(size, held=held)
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
-        """Begin to upload the segments that are full of new bytes; say whether any upload is under way.
+        """Begin to upload the segments that are full of new bytes; return whether any upload is under way.
 
         With `holes` the segments count too that nobody has written whole, as far as they need no old bytes.
         """
@@ -328,7 +328,7 @@ class CachedFile:
             return snapshot
 
     def was_overtaken(self) -> None:
-        """Take note that the upload was in vain, because the file has changed."""
+        """Record that the upload was in vain, because the file has changed."""
         with self._state.changed:
             self._copier.count_overtaken()
 
@@ -340,20 +340,20 @@ class CachedFile:
 
     @property
     def overtaken(self) -> bool:
-        """Say whether the upload may have sent anything that has changed since it began."""
+        """Return whether the upload may have sent anything that has changed since it began."""
         with self._state.changed:
             taken = self._state.blocks.snapshot
             return taken is not None and taken.changed and not self._copier.covers(taken.size)
 
     @property
     def is_cut(self) -> bool:
-        """Say whether the file has been shorter since the upload began: bytes of it are gone."""
+        """Return whether the file has been shorter since the upload began: bytes of it are gone."""
         with self._state.changed:
             taken = self._state.blocks.snapshot
             return taken is not None and taken.least < taken.size and not self._copier.covers(taken.size)
 
     def upload_failed(self) -> None:
-        """Take note that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
+        """Record that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
         with self._state.changed:
             self._state.blocks.thaw()
             self._copier.frozen = None

@@ -19,7 +19,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def is_md5(etag: str) -> bool:
-    """Say whether an ETag may be the MD5 of a plain object's bytes."""
+    """Return whether an ETag may be the MD5 of a plain object's bytes."""
     return bool(_MD5.fullmatch(etag))
 
 
@@ -53,7 +53,7 @@ class ChecksumRange:
 
     @property
     def is_due(self) -> bool:
-        """Say whether its bytes are to be looked at when all of them are here."""
+        """Return whether its bytes are to be looked at when all of them are here."""
         return not (self.right or self.running or self.failure)
 
 
@@ -86,7 +86,7 @@ class ChecksumRanges:
                 yield part
 
     def forget(self, first: int, last: int) -> None:
-        """Take note that blocks are not here any more."""
+        """Record that blocks are not here any more."""
         self.done = False
         for part in self._touching(first, last):
             part.right = False
@@ -97,16 +97,16 @@ class ChecksumRanges:
         return next((part.failure for part in self._touching(first, last) if part.failure), "")
 
     def is_looking_at(self, first: int, last: int) -> bool:
-        """Say whether a look at a block of the range is under way."""
+        """Return whether a look at a block of the range is under way."""
         return any(part.running for part in self._touching(first, last))
 
     @property
     def has_failed(self) -> bool:
-        """Say whether any part is wrong for good."""
+        """Return whether any part is wrong for good."""
         return any(part.failure for part in self._parts)
 
     def learn(self, part: ChecksumRange, changes: int, digest: str) -> bool:
-        """Take note of the MD5 that a part had after so many `changes`; say whether it is wrong."""
+        """Record the MD5 that a part had after so many `changes`; return whether it is wrong."""
         self.running -= 1
         part.running = False
         if part.changes != changes or part not in self._parts:

@@ -51,17 +51,17 @@ class Downloads:
         self._under_way: list[Download] = []
 
     def add(self, fetch: Download) -> Download:
-        """Take note of a new download and return it."""
+        """Record a new download and return it."""
         self._under_way.append(fetch)
         return fetch
 
     def begin(self, fetch: Download) -> bool:
-        """Take note that a queued download begins; say whether it is still wanted."""
+        """Record that a queued download begins; return whether it is still wanted."""
         fetch.queued = False
         return fetch in self._under_way
 
     def end(self, fetch: Download) -> None:
-        """Take note that a download has ended."""
+        """Record that a download has ended."""
         self._under_way.remove(fetch)
 
     def cancel(self, streams: Collection[ReadAhead] | None = None) -> None:

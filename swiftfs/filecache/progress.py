@@ -26,7 +26,7 @@ def sent_bytes(name: ObjectName, content: CachedFile, under_way: UnderWay) -> in
     They are on the network, in segments of the file's own, or in the old object where a large one is changed.
     """
     uploads = content.uploads
-    if not uploads.has_begun:
+    if not uploads.record.has_begun:
         return under_way(str(name))
     missing = content.changes()
     for placed in (*content.evicted(), *uploads.stored(promised=False)):
@@ -36,4 +36,4 @@ def sent_bytes(name: ObjectName, content: CachedFile, under_way: UnderWay) -> in
     missing.cut(end)
     behind = -size % BLOCK  # bytes of the last block that are not in the file
     there = size - len(missing) * BLOCK + (behind if missing.touches(end - 1, end) else 0)
-    return min(size, there + under_way(f"{uploads.prefix}"))
+    return min(size, there + under_way(f"{uploads.record.prefix}"))

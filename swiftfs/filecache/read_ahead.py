@@ -49,18 +49,18 @@ class ReadAhead:
         self._stopped = False
 
     def leaves(self, offset: int) -> bool:
-        """Say whether a read at `offset` is elsewhere than where the reader was."""
+        """Return whether a read at `offset` is elsewhere than where the reader was."""
         if abs(offset - self.position) <= NEARBY:
             return False
         return not max(self._begin, self.position - REORDERED) <= offset <= self._planned
 
     def is_idle(self, now: float) -> bool:
-        """Say whether nobody has read it for a while."""
+        """Return whether nobody has read it for a while."""
         return not self.readers and self.used + IDLE_SECONDS < now
 
     @property
     def runs_ahead(self) -> bool:
-        """Say whether anything was planned beyond the reader."""
+        """Return whether anything was planned beyond the reader."""
         return self._planned > self.position
 
     def stop(self) -> None:
@@ -133,7 +133,7 @@ class Streams:
         return stream, left
 
     def ended(self, stream: ReadAhead) -> None:
-        """Take note that a read is answered."""
+        """Record that a read is answered."""
         stream.readers -= 1
         stream.used = monotonic()
 

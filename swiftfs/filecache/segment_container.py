@@ -65,7 +65,7 @@ class SegmentContainer:
         return self.name(name.key.removeprefix(other.prefix))
 
     def holds(self, name: ObjectName) -> bool:
-        """Say whether a segment lies here."""
+        """Return whether a segment lies here."""
         return name.container == self.container and name.key.startswith(self.prefix)
 
     def __str__(self) -> str:
@@ -147,7 +147,7 @@ class SegmentContainerChooser:
         return self._wanted(container)
 
     def found(self, container: str, known: Iterable[Segment]) -> None:
-        """Take note of segments of a file in `container`: where they are is room for more."""
+        """Record segments of a file in `container`: where they are is room for more."""
         if self._choice == SAME:
             return
         places = [self._wanted(container)]
@@ -160,7 +160,7 @@ class SegmentContainerChooser:
                     decided.set_result(place)
 
     def gone(self, container: str) -> None:
-        """Take note that the place is not there any more."""
+        """Record that the place is not there any more."""
         with self._lock:
             self._decided.pop(container, None)
 

@@ -48,14 +48,14 @@ class SegmentPut:
         return segment
 
     def is_good(self, end: int) -> bool:
-        """Say whether this brings the bytes to `end` as they are now."""
+        """Return whether this brings the bytes to `end` as they are now."""
         if self.superseded or self.end != end or self.stored.cancelled():
             return False
         return not self.stored.done() or self.stored.exception() is None
 
 
 def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
-    """Say whether every upload has ended, in a segment that a manifest names."""
+    """Return whether every upload has ended, in a segment that a manifest names."""
     return all(
         upload.stored.done()
         and not upload.stored.cancelled()

@@ -69,7 +69,7 @@ class SpaceWaiter:
         self._progress = 0
 
     def progress(self) -> None:
-        """Take note that something was stored, or is needed no more."""
+        """Record that something was stored, or is needed no more."""
         with self._changed:
             self._progress += 1
             self._changed.notify_all()

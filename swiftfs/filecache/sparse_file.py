@@ -114,7 +114,7 @@ def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -
 
 
 def is_hole(descriptor: int, start: int, end: int) -> bool:
-    """Say whether the disk holds nothing of the file from `start` to `end`: it reads as zeros."""
+    """Return whether the disk holds nothing of the file from `start` to `end`: it reads as zeros."""
     try:
         return os.lseek(descriptor, start, os.SEEK_DATA) >= end
     except OSError:  # ENXIO: there is nothing up to the file's end

@@ -74,7 +74,7 @@ class VersionIndex:
         self._database = self._file.open()
 
     def put(self, row: Row) -> bool:
-        """Write a row, in place of another of its name; say whether that succeeded."""
+        """Write a row, in place of another of its name; return whether that succeeded."""
         values = (
             row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
         )  # fmt: skip
@@ -92,7 +92,7 @@ class VersionIndex:
         return self._try(insert, instead=False)
 
     def has(self, name: str) -> bool:
-        """Say whether there is a row of a name."""
+        """Return whether there is a row of a name."""
         query = "SELECT 1 FROM files WHERE name = ?"
         return self._try(lambda: self._database.execute(query, (name,)).fetchone() is not None, instead=False)
 
@@ -138,7 +138,7 @@ class VersionIndex:
         self._try(touch, instead=None)
 
     def delete(self, names: list[str]) -> bool:
-        """Delete rows; say whether that succeeded."""
+        """Delete rows; return whether that succeeded."""
 
         def delete() -> bool:
             with self._database:

@@ -72,7 +72,7 @@ class Executor:
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:
             return operation
-        if cached_file.uploads is not None and cached_file.uploads.is_in_doubt:
+        if cached_file.uploads is not None and cached_file.uploads.record.is_in_doubt:
             self._find_own_manifest(
                 operation, cached_file, cached_file.uploads
             )  # the base version may be gone already
@@ -91,7 +91,7 @@ class Executor:
 
         `record_superseded` is told of objects that are to be deleted then, before that is so.
         """
-        if cached_file.uploads is not None and cached_file.uploads.is_inherited:
+        if cached_file.uploads is not None and cached_file.uploads.record.is_inherited:
             self._adopt_leftovers(operation, cached_file, cached_file.uploads)
         elif cached_file.uploads is not None and cached_file.origin is not None and ambiguous:
             self._find_own_manifest(operation, cached_file, cached_file.uploads)
@@ -106,7 +106,7 @@ class Executor:
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader) -> None:
         """Adopt the segments that another process left; its manifest may stand already."""
         named = self._find_own_manifest(operation, cached_file, uploads)
-        prefix, left = uploads.prefix, self.removal.leftovers()
+        prefix, left = uploads.record.prefix, self.removal.leftovers()
         rows = iter_rows(self._store, prefix.container, prefix.key)
         uploads.adopt_leftovers(
             (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
@@ -124,8 +124,8 @@ class Executor:
         if manifest is None:
             return set()
         named = {segment.name for segment in manifest.segments}
-        prefix = uploads.prefix
-        if uploads.landed(manifest.etag) or any(
+        prefix = uploads.record.prefix
+        if uploads.record.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
             cached_file.rebase(

@@ -20,7 +20,8 @@ from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_placed
 from swiftfs.filecache.segment_put import SegmentPut
-from swiftfs.filecache.segment_uploader import SegmentUploader, map_bytes
+from swiftfs.filecache.segment_storer import map_bytes
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
@@ -89,7 +90,7 @@ class FileUpload:
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
-        in_doubt = cached_file.uploads.answered(None) if cached_file.uploads else False
+        in_doubt = cached_file.uploads.record.answered(None) if cached_file.uploads else False
         unused = {
             *replaced,
             *operation.superseded_segments,
@@ -134,7 +135,7 @@ class FileUpload:
             record_superseded(unused)
         info = self._put_manifest(operation, cached_file.uploads, manifest, before)
         cached_file.adopt(info, manifest)
-        in_doubt = cached_file.uploads.answered(manifest)
+        in_doubt = cached_file.uploads.record.answered(manifest)
         self._removal.discard_replaced(
             operation.name,
             {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)} - named,
@@ -146,8 +147,8 @@ class FileUpload:
         self, operation: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str
     ) -> ObjectInfo:
         """Record the manifest, then store it: the answer may be lost."""
-        self._removal.owners.record_manifest(operation.name, before, manifest, uploads.prefix)
-        is_new = uploads.asks(operation.name, manifest)
+        self._removal.owners.record_manifest(operation.name, before, manifest, uploads.record.prefix)
+        is_new = uploads.record.asks(operation.name, manifest)
         described = replace(
             operation.description, stored=replace(operation.description.stored, slo=manifest.etag)
         )
@@ -155,7 +156,7 @@ class FileUpload:
             info = self._store.put_manifest(operation.name, manifest, described.headers())
         except StoreError as error:
             if is_new and not error.retryable:
-                uploads.refused(manifest)
+                uploads.record.refused(manifest)
             raise
         self._removal.owners.record_version(operation.name, manifest.etag)
         return info

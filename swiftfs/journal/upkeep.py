@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from swiftfs.concurrency import new_event, new_thread
 from swiftfs.errors import StoreError
-from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
 
@@ -62,13 +63,13 @@ class Upkeep:
     def _delete_segments(self, uploads: SegmentUploader) -> None:
         """Delete what the file has uploaded; ask Swift first where a manifest may name it."""
         names = uploads.abandon()
-        if uploads.is_inherited or uploads.is_in_doubt:
-            self._discard(uploads.state())
+        if uploads.record.is_inherited or uploads.record.is_in_doubt:
+            self._discard(uploads.record.state())
             return
         failures = self._removal.delete_all(names)
         self._removal.log_unused(failures)
         if not failures:  # else the next mount finds them by their prefix
-            self._db.end_upload(uploads.prefix)
+            self._db.end_upload(uploads.record.prefix)
 
     def _sync(self) -> None:
         while not self._stopping.wait(SYNC_SECONDS):
