@@ -22,7 +22,6 @@ EVERYTHING = 2**40
 
 def wait(writer: Writer) -> None:
     """Wait until nothing is uploaded any more."""
-    assert writer.content.uploads is not None
     while writer.content.uploads.is_busy:
         writer.pool.submit(int).result()
 

@@ -39,7 +39,6 @@ def test_a_hole_that_is_made_again_is_stored_again(writer: Writer) -> None:
 def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writer]) -> None:
     writer = build_writer()
     uploads = writer.content.uploads
-    assert uploads is not None
     uploads._rests = 3600.0
     writer.write(0, noise(4 * MIB))
     assert not uploads.is_busy
@@ -56,7 +55,6 @@ def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writ
 
 def test_a_segment_that_is_cut_while_it_rests_does_not_go_up(writer: Writer) -> None:
     uploads = writer.content.uploads
-    assert uploads is not None
     uploads._rests = 3600.0
     writer.write(0, noise(4 * MIB))
     writer.truncate(MIB + 10)

@@ -202,7 +202,6 @@ def test_the_segment_of_an_upload_that_begins_to_store_when_the_file_is_thrown_a
     write(content, 0, noise(2 * MIB))
     assert reached.wait(20)
     uploads = content.uploads
-    assert uploads is not None
     assert not uploads.record.has_begun or rig.store.waiting
     rig.cache.release(content)
     assert rig.abandoned == [uploads]

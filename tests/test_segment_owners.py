@@ -283,7 +283,6 @@ def _begin_segments(filesystem: FileSystem) -> None:
     """Have all full segments of the files that wait uploaded."""
     for use in filesystem.services.file_cache._used.values():
         assert use.content is not None
-        assert use.content.uploads is not None
         use.content.uploads.begin_full(4 * MIB, lambda _start, _end: True)
 
 

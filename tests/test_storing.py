@@ -199,7 +199,6 @@ def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> No
     def puts() -> int:
         return sum(method == "put" for method, _ in writer.store.requests)
 
-    assert writer.content.uploads is not None
     writer.content.uploads.record._on_first_put = lambda standing: told.append((standing, puts()))
     assert writer.content.to_record().prefix is None
     for round_ in range(2):
@@ -219,7 +218,6 @@ def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
     def fail(_standing: UnreferencedPrefix) -> None:
         raise OSError(28, "No space left on device")
 
-    assert writer.content.uploads is not None
     writer.content.uploads.record._on_first_put = fail
     writer.write(0, noise(2 * MIB))
     with pytest.raises(OSError, match="No space"):
@@ -257,7 +255,6 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     restored = restore(writer, saved)
     replace_content(writer, restored)
     assert len(writer.segments()) == 3
-    assert restored.uploads is not None
     restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows)
     writer.puts()
     writer.run()
@@ -277,7 +274,6 @@ def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> Non
         writer.run()
     restored = restore(writer, writer.content.to_record())
     replace_content(writer, restored)
-    assert restored.uploads is not None
     restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows, kept)
     garbage = set(restored.uploads.abandon())
     assert garbage == writer.segments() - kept

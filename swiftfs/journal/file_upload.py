@@ -90,11 +90,11 @@ class FileUpload:
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
-        in_doubt = cached_file.uploads.record.answered(None) if cached_file.uploads else False
+        in_doubt = cached_file.uploads.record.answered(None)
         unused = {
             *replaced,
             *operation.superseded_segments,
-            *(cached_file.uploads.commit_manifest(None) if cached_file.uploads else ()),
+            *cached_file.uploads.commit_manifest(None),
         }
         self._removal.discard_replaced(operation.name, unused, in_doubt=in_doubt)
         return info
@@ -106,7 +106,6 @@ class FileUpload:
         snapshot: Snapshot,
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        assert cached_file.uploads is not None
         before = snapshot.origin.etag if snapshot.origin else ""
         if (patched := self._patch(operation, cached_file, cached_file.uploads, snapshot)) is not None:
             try:
@@ -128,7 +127,6 @@ class FileUpload:
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
         """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
-        assert cached_file.uploads is not None
         _refuse_truncated(operation, cached_file)
         named = {segment.name for segment in manifest.segments}
         if unused := {*old, *operation.superseded_segments} - named:
