@@ -15,7 +15,7 @@ from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete
-from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.upkeep import Upkeep
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -102,7 +102,8 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     log.close()
     foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
     jobs: list[Callable[[], None]] = []
-    monkeypatch.setattr(Scheduler, "soon", lambda _, job: jobs.append(job))
+    discard_all = Upkeep._discard_all
+    monkeypatch.setattr(Upkeep, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
     with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
         filesystem.services.file_cache._maker._rests = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config.cache_dir import CONTENT, VERSIONS
@@ -142,13 +143,28 @@ class _Use:
     bytes: int = 0
 
 
-def _leave_them(_uploads: SegmentUploader) -> None:
-    """Leave the segments where they are."""
+class Backlog(Protocol):
+    """What stores the files that wait, and deletes what they leave: the journal's part of the cache's work.
+
+    `abandon` is called with the cache's lock held, and waits for nothing.
+    """
+
+    def start_uploads_for_space(self) -> bool:
+        """Begin to store files, for the disk is full of them; return whether anything is under way."""
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Delete the segments of a file that will never be stored, in another thread."""
 
 
-def _no_relief() -> bool:
-    """Store nothing, for nobody would."""
-    return False
+class NoBacklog:
+    """The backlog of a cache without a journal: nothing waits, and nothing is deleted."""
+
+    def start_uploads_for_space(self) -> bool:
+        """Return False: nothing will be stored."""
+        return False
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Leave the segments where they are."""
 
 
 class FileCache:
@@ -160,10 +176,8 @@ class FileCache:
     download is waited for with it, since every open and create needs it.
 
     `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
-    were more; `abandoned` is called with the segments of a file that will never be, and
-    `start_uploads_for_space` when the disk is full of files that wait: it says whether any is on its way. A
-    writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
-    on their way. It may hold the lock of its own node meanwhile and no other.
+    were more. A writer waits while more than `limit` bytes, or the room its segments need, are not in Swift
+    and some are on their way. It may hold the lock of its own open file meanwhile and no other.
     """
 
     def __init__(
@@ -172,6 +186,7 @@ class FileCache:
         limit: int | None,
         maker: CachedFileFactory,
         journaled: Mapping[str, ObjectName],
+        backlog: Backlog | None = None,
         lost: Path | None = None,
     ) -> None:
         self._folder = cache / CONTENT
@@ -183,8 +198,7 @@ class FileCache:
         self._growth = 0
         self._space = SpaceWaiter()
         self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
-        self.abandoned: Callable[[SegmentUploader], None] = _leave_them
-        self.start_uploads_for_space: Callable[[], bool] = _no_relief
+        self._backlog = backlog or NoBacklog()
         self._versions.sweep(self._used, lost)
         self.limit = self._automatic_limit() if limit is None else limit
         # What was read in advance must not push out what is about to be read.
@@ -312,7 +326,7 @@ class FileCache:
             content.discard()
             # In this order: an upload that has ended, and stored anything, has begun.
             if content.uploads.is_busy or content.uploads.record.has_begun:
-                self.abandoned(content.uploads)
+                self._backlog.abandon(content.uploads)
         else:
             self.keep(content)
 
@@ -389,7 +403,7 @@ class FileCache:
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
             return SpaceOutlook.ROOM
-        hope = self.start_uploads_for_space()
+        hope = self._backlog.start_uploads_for_space()
         with self._lock:
             hope = self._upload_full_segments() or hope or any(use.held for use in self._used.values())
             hope = hope or self._upload_full_segments(holes=True)

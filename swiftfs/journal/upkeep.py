@@ -1,10 +1,10 @@
 """Background work of the journal: it syncs the database, and deletes segments that nobody needs."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
-from swiftfs.concurrency import new_event, new_thread
+from swiftfs.concurrency import Executor, new_event, new_thread
 from swiftfs.errors import StoreError
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -19,23 +19,21 @@ than a second's changes."""
 
 
 class Upkeep:
-    """Owns the thread that syncs the database; `soon` runs a job in a worker of the journal.
+    """Owns the thread that syncs the database.
 
-    Segments are deleted in the workers, for that takes requests.
+    Segments are deleted in the journal's `workers`, for that takes requests.
     """
 
-    def __init__(
-        self, db: JournalDB, removal: SegmentRemoval, soon: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, db: JournalDB, removal: SegmentRemoval, workers: Executor) -> None:
         self._db = db
         self._removal = removal
-        self._soon = soon
+        self._workers = workers
         self._stopping = new_event()
         self._thread = new_thread(self._sync, "journal sync")
 
     def start(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         """Start the thread, and delete the segments of files that an earlier process had open."""
-        self._soon(lambda: self._discard_all(abandoned))
+        self._workers.submit(self._discard_all, abandoned)
         self._thread.start()
 
     def stop(self) -> None:
@@ -46,7 +44,7 @@ class Upkeep:
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in a worker."""
-        self._soon(lambda: self._delete_segments(uploads))
+        self._workers.submit(self._delete_segments, uploads)
 
     def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         for unreferenced in abandoned:
@@ -79,4 +77,4 @@ class Upkeep:
                 log.warning("what was closed may not survive a power cut: %s", error)
             if self._removal.is_due():
                 with suppress(RuntimeError):  # the workers have ended: the next mount looks
-                    self._soon(self._removal.look_again)
+                    self._workers.submit(self._removal.look_again)
