@@ -130,9 +130,9 @@ def test_nothing_that_was_saved_is_evicted_before_the_next_change(writer: Writer
     saved = writer.content.to_record()
     assert saved.is_whole
     assert evict(writer) == 0
-    assert writer.content.evict(EVERYTHING, held=True) == 0
+    assert writer.content.evict(EVERYTHING, journaled=True) == 0
     writer.write(3 * MIB, b"more")
-    assert writer.content.evict(EVERYTHING, held=True) == 0
+    assert writer.content.evict(EVERYTHING, journaled=True) == 0
     assert evict(writer) > 0
 
 
@@ -144,7 +144,7 @@ def test_what_was_saved_as_evicted_may_be_again(writer: Writer) -> None:
     assert writer.read() == writer.model
     assert writer.content.evicted() == ()
     writer.content.read(3 * MIB, 1)
-    assert writer.content.evict(EVERYTHING, held=True) == 2 * MIB
+    assert writer.content.evict(EVERYTHING, journaled=True) == 2 * MIB
     assert writer.read() == writer.model
 
 

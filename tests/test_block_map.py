@@ -101,7 +101,7 @@ def test_blocks_in_a_segment_are_missing_and_not_the_journals_to_keep() -> None:
     assert not blocks.is_new(0, SIZE)
     blocks.freeze()
     blocks.adopt(NAME, "2" * 32, None)
-    assert blocks.remote.placed() == ()
+    assert blocks.remote.segments() == ()
     assert list(blocks.unverified(0, 64)) == [(2, 6)]
 
 

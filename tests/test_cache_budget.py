@@ -166,7 +166,7 @@ def test_bytes_that_came_in_pieces_are_checked(house: House, caplog: pytest.LogC
     read_in_pieces(content)
     settle(content)
     assert "box/file" in caplog.text
-    assert "fetched again" in caplog.text
+    assert "downloaded again" in caplog.text
     assert read_in_pieces(content) == body
     settle(content)
     house.gets()

@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_an_object_that_is_verified_whole(house: House
 def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(house: House) -> None:
     """The store of the test itself holds 4 MiB of each answer."""
     content = house.open(put_plain(house.store, noise(80 * MIB)))
-    assert peak_of(lambda: content.ensure_kept(8 * MIB, 24 * MIB)) < 8 * MIB
+    assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
     assert house.gets() > 4
 
 

@@ -96,7 +96,7 @@ def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
     writer.store.during = Once(fail)
     with pytest.raises(Unavailable):
         writer.run()
-    assert not writer.content.overtaken
+    assert not writer.content.changed_during_upload
     assert [run[0] for run in writer.content.changes().runs(0, 24)] == [0, 16]
     writer.run()
     assert writer.stored() == writer.model

@@ -1,4 +1,4 @@
-"""What is under way for one file, and who waits for its end."""
+"""The downloads, checks and uploads of one file that are under way."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,10 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 
 
 class Activity:
-    """The downloads, checks and uploads of one file that have not ended.
+    """The downloads, checks and uploads of one file that have not ended, and who waits for that.
 
-    Each part calls `ended` after a step of its own, while the lock is not held. This knows no part but the
-    uploads, so that no cycle of references keeps a closed file in memory.
+    Each part calls `ended` after each of its steps, without the lock. The parts know this object, and it
+    knows none of them but the uploads: a cycle of references would keep a closed file in memory.
     """
 
     def __init__(self, state: FileState, uploads: SegmentUploader) -> None:
@@ -25,7 +25,7 @@ class Activity:
         return not (self.fetches or self._state.checks.running or self._uploads.is_busy)
 
     def ended(self) -> None:
-        """Wake whoever waits for the end of something."""
+        """Wake those who wait; call what waits for idleness if nothing is under way any more."""
         with self._state.changed:
             self._state.changed.notify_all()
             idle = self._idle if self.is_idle() else None
@@ -35,9 +35,9 @@ class Activity:
             idle()
 
     def when_idle(self, idle: Callable[[], None]) -> None:
-        """Drop the downloads and uploads that nobody needs; call `idle` when the others have ended.
+        """Cancel the downloads and uploads that nobody needs; call `idle` when the others have ended.
 
-        That may be in any thread, and is at once when there are none.
+        It is called in any thread, and at once when nothing is under way.
         """
         with self._state.changed:
             self._idle = idle
@@ -45,7 +45,7 @@ class Activity:
         self.ended()
 
     def cancel_queued(self) -> None:
-        """Drop what is under way and nobody needs; what goes on calls `ended`."""
+        """Cancel what nobody needs and has not begun; what goes on calls `ended`."""
         with self._state.changed:
             self.fetches.cancel()
         for upload in self._uploads.cancel_queued():

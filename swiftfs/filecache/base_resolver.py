@@ -1,4 +1,4 @@
-"""Which version fills a file, when Swift refuses the one that is known."""
+"""Which version of the object fills a file, as Swift's answers show it."""
 
 import logging
 from dataclasses import replace
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class BaseResolver:
-    """Keeps the origin of one file right, as far as answers of Swift allow.
+    """Corrects the base version (`origin`) of one file by the answers of Swift.
 
-    Where only a listing has told the version, one thread may be `_asking` which one there is.
-    `last_get_info` is what the last download said of the object. `_seen` is when an answer showed the origin,
-    if nothing has changed the file since.
+    While the version is known from a listing only, one thread may be `_asking` Swift for it. `last_get_info`
+    is what the last download said of the object. `_seen` is when an answer last showed the base version, -inf
+    since a change.
     """
 
     def __init__(self, state: FileState, store: ObjectStore, uploads: SegmentUploader) -> None:
@@ -33,24 +33,27 @@ class BaseResolver:
         self.last_get_info: ObjectInfo | None = None
 
     def learn(self, info: ObjectInfo) -> None:
-        """Record what a download told of the object. Lock held."""
+        """Record what a download said of the object. Lock held."""
         blocks = self._state.blocks
         if blocks.origin is not None and not blocks.origin.etag:
             blocks.origin = replace(blocks.origin, etag=info.version.etag)
         self.last_get_info, self._seen = info, monotonic()
 
     def was_seen(self, seconds: float) -> bool:
-        """Return whether Swift has shown the origin since the last change, and within these seconds."""
+        """Return whether Swift has shown the base version since the last change, and within these seconds."""
         with self._state.changed:
             return monotonic() - self._seen < seconds
 
     def forget_seen(self, *, before: float) -> None:
-        """Forget an answer from `before` a change began; one that the change asked for stays. Lock held."""
+        """Forget when the base version was seen, if that was `before` a change began. Lock held.
+
+        An answer that came since is one that the change itself has asked for.
+        """
         if self._seen < before:
             self._seen = -inf
 
     def learn_manifest(self, origin: BaseVersion, manifest: Manifest) -> bool:
-        """Record the manifest of `origin`; return whether it is that of the present origin. Lock held."""
+        """Record the manifest of `origin`; return False if another version is the base by now. Lock held."""
         blocks = self._state.blocks
         if blocks.origin is None or manifest.etag != blocks.origin.etag or not blocks.is_from(origin):
             return False
@@ -58,28 +61,28 @@ class BaseResolver:
         return True
 
     def correct(self, info: ObjectInfo) -> bool:
-        """Take the version `info` in place of the one that a listing told wrongly; return whether it did.
+        """Take `info` for the base version if a listing was wrong about it; return whether it was.
 
-        A listing tells the version of a large object by a parameter of its Content-Type, which travels with
-        copies and can be wrong for ever. Where a new listing would tell the right one, it is to be made; and
-        when a byte of a version has come, no other follows.
+        A listing shows the version of a large object by a parameter of its Content-Type. Copies keep that
+        parameter, so it can be wrong for good. Where a new listing would show the right version, a new
+        listing is needed instead. After the first byte of a version no other version is taken.
         """
         state = self._state
         etag, said = info.version.etag, decode_type(info.content_type)[1].slo
-        is_told = said == etag if info.is_slo else said is None
+        is_listed = said == etag if info.is_slo else said is None
         with state.changed:
             origin = state.blocks.origin
             if state.is_certain or origin is None or origin.etag in ("", etag):
                 return False
-            if is_told or info.size != origin.object_size or info.version.name != origin.name:
+            if is_listed or info.size != origin.object_size or info.version.name != origin.name:
                 return False
             state.blocks.origin, state.is_certain = replace(origin, etag=etag), True
             self.last_get_info = info
-        log.info("%s: its Content-Type names another version than it has", origin.name)
+        log.info("%s: the Content-Type names another version than the object has", origin.name)
         return True
 
     def ask(self, origin: BaseVersion) -> bool:
-        """Ask, once, which version there is instead of a refused one; return whether to go on with that."""
+        """Ask Swift, once, which version there is instead of a refused one; return whether it may be used."""
         state = self._state
         with state.changed:
             state.changed.wait_for(lambda: not self._asking)
@@ -99,10 +102,10 @@ class BaseResolver:
                 state.changed.notify_all()
 
     def follow_upload(self, origin: BaseVersion) -> bool:
-        """Take for the origin what an upload of ours has put in its place, if its answer was lost.
+        """Take for the base version what an upload of ours stored whose answer was lost.
 
-        Return whether one has. The HEAD comes with the first refusal, be it a reader's: the next attempt may
-        be long in coming.
+        Return whether there is one. The first refusal causes the HEAD, even if it is a reader's: the next
+        attempt of the upload may come much later.
         """
         if not self._uploads.record.is_in_doubt:
             return False
@@ -116,5 +119,5 @@ class BaseResolver:
         with self._state.changed:
             if blocks.is_from(origin):
                 blocks.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
-        log.info("%s: an upload whose answer was lost was carried out", origin.name)
+        log.info("%s: an upload whose answer was lost had succeeded", origin.name)
         return True

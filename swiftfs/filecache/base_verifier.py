@@ -1,8 +1,8 @@
-"""Bytes of the old version that are stored again: they are verified first.
+"""Verifies bytes of the base version before they are stored again.
 
-A wrong byte that came over the network costs a reader one wrong answer. Stored again it would be wrong for
-good, and every MD5 would say that it is right. So what a change keeps of the old object is either part of
-something whose MD5 was right, or came twice, in two independent answers.
+A wrong byte from the network costs a reader one wrong answer. Stored again it would be wrong for good, with
+an MD5 that matches. So the bytes that a change keeps of the old object are either part of something whose MD5
+was right, or came equal in two independent answers.
 """
 
 import logging
@@ -24,15 +24,15 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 WHOLE = 4 * 1024 * 1024
-"""A plain object up to this size is downloaded whole, for its ETag tells whether it came right; of a larger
-one so much at most is compared at once."""
+"""Bytes. A plain object up to this size is downloaded whole, because its ETag is then its MD5; of a larger
+object at most this much is compared at once."""
 
 LARGEST_WHOLE = 64 * 1024 * 1024
 """A plain object up to this size is downloaded whole when a quarter of it or more is needed."""
 
 
 class BaseVerifier:
-    """Brings bytes of one file's origin that are verified, for they will be stored again."""
+    """Downloads and verifies bytes of one file's base version."""
 
     def __init__(
         self, state: FileState, store: ObjectStore, resolver: BaseResolver, downloader: Downloader
@@ -42,29 +42,29 @@ class BaseVerifier:
         self._resolver = resolver
         self._downloader = downloader
 
-    def ensure_kept(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes from `offset` to `end`; verify what is the origin's.
+    def ensure_verified(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`; verify those of the base version.
 
-        Raise `Corrupt` when Swift's answers differ each time.
+        Raise `Corrupt` when all of Swift's answers differ.
         """
         while (fetch := self._claim_unverified(offset, end)) is not None:
             self._downloader.run(fetch)
-        self._downloader.ensure(offset, end)  # what is in segments of the file's own
+        self._downloader.ensure(offset, end)  # the blocks in the file's own segments
 
     def _claim_unverified(self, offset: int, end: int) -> Download | None:
-        """Return a download for the caller to run; None when all is verified. Wait for those under way."""
+        """Return a download for the caller to run, None when all is verified; wait for those under way."""
         state, fetches = self._state, self._downloader.fetches
         with state.changed:
             while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
                 if under_way := fetches.touching(*run):
                     self._downloader.wait_for(under_way)
-                elif state.checks.is_looking_at(*run):
+                elif state.checks.is_checking(*run):
                     state.changed.wait()
                 else:
-                    return fetches.add(Download(*run, self._bring))
+                    return fetches.add(Download(*run, self._execute))
         return None
 
-    def _bring(self, fetch: Download) -> None:
+    def _execute(self, fetch: Download) -> None:
         origin = self._state.blocks.origin
         if origin is None or self._state.closed:
             return
@@ -80,17 +80,17 @@ class BaseVerifier:
                 raise
 
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
-        """Return whether one download of the whole object is the cheapest way to verify some blocks of it."""
-        told = self._resolver.last_get_info
-        if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
+        """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""
+        info = self._resolver.last_get_info
+        if origin.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
-        # No answer can begin before the object does, so two of its beginning are not independent.
+        # Two answers with the object's first bytes begin at one offset, so they are not independent.
         much = 4 * needed >= origin.object_size or fetch.first == 0
         return origin.object_size <= WHOLE or (origin.object_size <= LARGEST_WHOLE and much)
 
     def _download_whole(self, origin: BaseVersion) -> bool:
-        """Download the object and look at its MD5; return False when its ETag is none."""
+        """Download the object and compare its MD5; return False when its ETag is not an MD5."""
         for _ in range(2):
             with closing(self._empty_answer(0, origin.object_size)) as answer:
                 info = self._get(origin, answer)
@@ -100,14 +100,16 @@ class BaseVerifier:
                 if digest == info.version.etag:
                     self._take(origin, answer, 0, origin.object_size, info)
                     return True
-            log.info("%s: the bytes that came have the MD5 %s; they are fetched again", origin.name, digest)
-        raise Corrupt(f"{origin.name}: the bytes that came have the MD5 {digest} instead of the ETag")
+            log.info(
+                "%s: the downloaded bytes have the MD5 %s; they are downloaded again", origin.name, digest
+            )
+        raise Corrupt(f"{origin.name}: the downloaded bytes have the MD5 {digest}, which is not the ETag")
 
     def _download_twice(self, origin: BaseVersion, first: int, last: int) -> None:
-        """Take for the bytes of some blocks what two answers agree on; what is here counts as one.
+        """Download some blocks until two answers agree; the bytes in the local file count as one answer.
 
-        Each answer begins elsewhere, so that what is always wrong at one place of a body (a proxy's fault) is
-        wrong at different bytes of the object. Of whole segments one answer is enough when it has their MD5.
+        Each answer begins at another offset: a fault that always hits one place of a body (a proxy's) then
+        hits different bytes of the object. For whole segments one answer is enough if it has their MD5s.
         """
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
         with ExitStack() as opened:
@@ -123,15 +125,15 @@ class BaseVerifier:
                     return
                 if seen:
                     log.info(
-                        "%s: other bytes came from %d than before; they are fetched again",
+                        "%s: two answers differ in the bytes from %d on; they are downloaded again",
                         origin.name,
                         offset,
                     )
                 seen.append(answer)
-        raise Corrupt(f"{origin.name}: the bytes from {offset} to {end} come different each time")
+        raise Corrupt(f"{origin.name}: all answers differ in the bytes from {offset} to {end}")
 
     def _bytes_here(self, offset: int, end: int) -> Iterator[Answer]:
-        """Yield a copy of what the file holds from `offset` to `end`, if that is all here."""
+        """Yield a copy of the local file's bytes from `offset` to `end`, if all of them are present."""
         with self._state.changed:
             if not self._state.blocks.present.covers(*block_range(offset, end)):
                 return
@@ -144,7 +146,7 @@ class BaseVerifier:
         return Answer(self._state.file.path.parent, offset, end)
 
     def _manifest(self, origin: BaseVersion) -> Manifest | None:
-        """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
+        """Return an SLO's manifest, which the upload will need too; None when Swift does not give it."""
         state = self._state
         with state.changed:
             now = state.blocks.origin
@@ -154,13 +156,13 @@ class BaseVerifier:
         try:
             manifest = self._store.manifest(origin.name)
         except SwiftfsError as error:
-            log.info("%s: its segments cannot be checked: %s", origin.name, error)
+            log.info("%s: the segments cannot be checked: %s", origin.name, error)
             return None
         with state.changed:
             return manifest if self._resolver.learn_manifest(origin, manifest) else None
 
     def _get(self, origin: BaseVersion, answer: Answer) -> ObjectInfo:
-        """Download the bytes that the answer is for."""
+        """Download the bytes of an answer."""
         size = answer.end - answer.offset
         self._state.space.on_growth(size)
         length = None if size == origin.object_size else size
@@ -172,7 +174,7 @@ class BaseVerifier:
         return info
 
     def _take(self, origin: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
-        """Write verified bytes wherever we have none of our own."""
+        """Write verified bytes to the blocks that are neither changed nor verified."""
         state, blocks = self._state, self._state.blocks
         with state.changed:
             now = blocks.origin

@@ -1,7 +1,7 @@
-"""A file's bytes: a local file that fills itself from one version of an object and takes changes.
+"""A cached file: a local file with bytes of one version of an object, and with changes of them.
 
-The kernel reads and writes the local file by its descriptor. A reader gets the bytes of one version and its
-own changes, never a mixture.
+The kernel reads and writes the local file by its descriptor. A reader gets the bytes of one version and the
+changes, never a mixture of versions.
 """
 
 import errno
@@ -37,19 +37,19 @@ from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
 LARGE_PIECES = 4
-"""An object of more pieces is changed by a patch, which takes whole pieces."""
+"""A change of an object of more pieces is uploaded as a patch, which consists of whole pieces."""
 
 Fill = Callable[[int, int], int]
-"""Copies the bytes of a write into a descriptor at a position, and returns how many it copied."""
+"""Copies the bytes of a write to a descriptor and position; returns how many it copied."""
 
 
 class CachedFile:
-    """The bytes of one open or cached file, and the parts that bring, verify, upload and evict them.
+    """The bytes of one open or cached file, and the parts that download, verify, upload and evict them.
 
-    All parts share one state and its lock. `uploads` are the file's segments, and are told of every change
-    while the lock is held.
-    INVARIANT: while a download, a check or an upload of a segment has not ended, not even one that nobody
-    wants any more, the local file is neither closed nor given up.
+    All parts share one state and its lock. `uploads`, the file's segments, learns of every change while the
+    lock is held.
+    INVARIANT: the local file is neither closed nor handed on before every download, check and upload of a
+    segment has ended, even those that nobody needs any more.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class CachedFile:
 
     @property
     def origin(self) -> BaseVersion | None:
-        """Return the version that fills the file, None for a new file."""
+        """Return the base version, None for a new file."""
         return self._state.blocks.origin
 
     @property
     def last_get_info(self) -> ObjectInfo | None:
-        """What the last download said of the object, None since `forget_get_info`."""
+        """What the last download since `forget_get_info` said of the object, or None."""
         return self._resolver.last_get_info
 
     def forget_get_info(self) -> None:
-        """Forget what the last download said of the object: it may have changed since."""
+        """Forget what the last download said of the object, because that may be stale."""
         self._resolver.last_get_info = None
 
     def was_base_seen(self, seconds: float) -> bool:
@@ -100,11 +100,11 @@ class CachedFile:
 
     @property
     def file_name(self) -> str:
-        """The local file's name in its folder; while the content is used it stays the same."""
+        """The local file's name in its folder. It stays the same while the file is used."""
         return self._state.file.path.name
 
     def allocated(self) -> int:
-        """Return how many bytes of disk the file takes, with a copy for an upload."""
+        """Return how many bytes of disk the file takes, including a copy for an upload."""
         with self._state.changed:
             frozen = self._copier.frozen
             own = 0 if self._state.closed else self._state.file.allocated()
@@ -116,7 +116,7 @@ class CachedFile:
             return self._state.blocks.is_present(0, self.size)
 
     def is_untouched(self) -> bool:
-        """Return whether Swift has never sent a byte of the origin."""
+        """Return whether no byte was ever downloaded or written."""
         with self._state.changed:
             return not self._state.blocks.present and not self._state.blocks.dirty
 
@@ -126,38 +126,38 @@ class CachedFile:
             return self._state.blocks.is_dirty()
 
     def evicted(self) -> tuple[StoredSegment, ...]:
-        """Return the segments that hold what is not in Swift's object and not in the local file any more."""
+        """Return the segments that have evicted blocks."""
         with self._state.changed:
-            return self._state.blocks.remote.placed()
+            return self._state.blocks.remote.segments()
 
     def unsaved(self) -> int:
-        """Return how many bytes of disk hold what Swift's object does not have."""
+        """Return how many bytes of disk have data that Swift does not have."""
         with self._state.changed:
             if self._state.closed:
                 return 0
             return min(len(self._state.blocks.unsaved()) * BLOCK, self._state.file.allocated())
 
     def changes(self) -> Blocks:
-        """Return a copy of the blocks that differ from the origin's, or did when the upload began."""
+        """Return a copy of the blocks that differ from the base version; during an upload those it stores."""
         with self._state.changed:
             return self._state.blocks.changes()
 
     def to_record(self) -> FileRecord:
-        """Return what `FileState.restore` needs.
+        """Return the record for `FileState.restore`.
 
-        The local file has all that was written, the disk maybe not yet.
+        The local file has all that was written; it may not be on the disk yet.
         """
         with self._state.changed:
-            self.uploads.protect(self._state.blocks.remote.placed())
+            self.uploads.protect(self._state.blocks.remote.segments())
             self._state.is_recorded = True
             prefix = self.uploads.record.prefix if self.uploads.record.has_begun else None
             return self._state.blocks.to_record(self.file_name, prefix)
 
     def read(self, offset: int, size: int) -> FileSpan:
-        """Return where the bytes from `offset` lie, downloading what is missing.
+        """Download what is missing of the bytes from `offset`, and return where they are.
 
-        Fewer than `size` bytes come only where the file ends. Raise `PreconditionFailed` (ESTALE) when the
-        version is gone, and what the store raises.
+        There are fewer than `size` only at the file's end. Raise `PreconditionFailed` (ESTALE) if the version
+        is gone, and what the store raises.
         """
         end = min(offset + size, self.size)
         if end <= offset:
@@ -169,8 +169,8 @@ class CachedFile:
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.
 
-        A block that the write covers in part is downloaded first, and so is an evicted segment that it
-        touches. Raise `OSError` ENOSPC when there is no room for it.
+        Blocks that the write covers in part, and evicted segments that it touches, are downloaded first.
+        Raise `OSError` ENOSPC if there is no space.
         """
         began, end = monotonic(), offset + size
         _, last = block_range(offset, end)
@@ -189,11 +189,11 @@ class CachedFile:
         return copied
 
     def truncate(self, size: int) -> None:
-        """Make the file `size` bytes long; what is new reads as zeros."""
+        """Make the file `size` bytes long; new bytes are zeros."""
         began, edge = monotonic(), min(size, self.size)
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         behind = size if size < self.size else 0
-        # Of a shorter file no block changes: what is left of the last one is verified when it is stored.
+        # In a shorter file no block changes: the rest of the last one is verified when it is stored.
         with self._holding(partly, size - 1, behind, changing=size > self.size):
             before = self.size
             self._resolver.forget_seen(before=began)
@@ -208,7 +208,7 @@ class CachedFile:
             self.uploads.truncated(before, size)
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
-        """Return how much of a write counts: a full disk may cut it inside a block that is not present."""
+        """Return how many bytes of a write count: a full disk may end it in a block that is not present."""
         end = offset + copied
         if copied == size or not end % BLOCK or self._state.blocks.is_present(end, end + 1):
             return copied
@@ -220,14 +220,15 @@ class CachedFile:
     def _holding(
         self, edges: Collection[int], offset: int, end: int, *, changing: bool = True
     ) -> Iterator[None]:
-        """Hold the lock while the blocks at `edges` are present; without it they may be given back again.
+        """Hold the lock, so that nothing is evicted, while the blocks at `edges` are present.
 
-        So is all of the evicted segments that hold a byte from `offset` to `end`: they will be uploaded anew.
-        What the edges keep of the origin is verified before they are `changing`: it cannot be afterwards.
+        All blocks of the evicted segments with a byte from `offset` to `end` are present too, because these
+        segments will be uploaded again. If the edges are `changing`, their bytes of the base version are
+        verified first: afterwards that is impossible.
         """
         blocks = self._state.blocks
         is_ready = blocks.is_verified if changing else blocks.is_present
-        ensure = self.ensure_kept if changing else self._downloader.ensure
+        ensure = self.ensure_verified if changing else self._downloader.ensure
         while True:
             for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
                 ensure(start, stop)
@@ -244,9 +245,9 @@ class CachedFile:
     def _edge_pieces(
         self, edges: Collection[int], is_ready: Callable[[int, int], bool], *, whole: bool
     ) -> list[tuple[int, int]]:
-        """Return what to download for blocks that are not ready.
+        """Return the ranges to download for the blocks that are not ready.
 
-        Of a large object it is their `whole` pieces, which the upload will want; of neighbours one range.
+        With `whole` they are pieces of a large object, which its upload needs. Two neighbours are one range.
         """
         with self._state.changed:
             origin = self.origin
@@ -259,51 +260,51 @@ class CachedFile:
         return [(start, start + step) for start in pieces]
 
     def begin(self, pool: Executor) -> None:
-        """Begin to download what is missing in a thread of `pool`, if nobody does."""
+        """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
         self._downloader.begin(pool)
 
     def ensure(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes from `offset` to `end`, or wait for whoever does."""
+        """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
         self._downloader.ensure(offset, end)
 
-    def ensure_kept(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes from `offset` to `end`; verify what is the origin's."""
-        self._base_verifier.ensure_kept(offset, end)
+    def ensure_verified(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`; verify those of the base version."""
+        self._base_verifier.ensure_verified(offset, end)
 
     def ensure_rest(self, size: int) -> None:
-        """Download what is missing of the first `size` bytes and is in no segment of the file's own."""
+        """Download what is missing of the first `size` bytes, except for evicted segments."""
         for start, end in self._beside_evicted(size):
             self.ensure(start, end)
 
-    def keep_rest(self, size: int) -> None:
-        """Do what `ensure_rest` does, and verify what will be stored again of it."""
+    def verify_rest(self, size: int) -> None:
+        """Download as `ensure_rest` does, and verify the bytes of the base version."""
         for start, end in self._beside_evicted(size):
-            self.ensure_kept(start, end)
+            self.ensure_verified(start, end)
 
     def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
         position = 0
-        for placed in self.evicted():
-            yield position, placed.start
-            position = placed.end
+        for stored in self.evicted():
+            yield position, stored.start
+            position = stored.end
         yield position, size
 
     def ensure_all(self) -> None:
-        """Download all that the origin has and the file has not, and keep it."""
+        """Download all that is missing, and evict nothing of it."""
         self._state.pin()
         self.ensure_rest(self.size)
 
     def pin(self) -> None:
-        """Give nothing back to the disk before the next `adopt`: the origin may go, or an upload maps it."""
+        """Evict nothing before the next `adopt`: the base version may go, or an upload maps the file."""
         self._state.pin()
 
-    def evict(self, size: int, *, held: bool = False) -> int:
-        """Give about `size` bytes back to the disk; see `Evictor.evict`."""
-        return self._evictor.evict(size, held=held)
+    def evict(self, size: int, *, journaled: bool = False) -> int:
+        """Evict about `size` bytes; see `Evictor.evict`."""
+        return self._evictor.evict(size, journaled=journaled)
 
     def upload_full_segments(self, *, holes: bool = False) -> bool:
         """Begin to upload the segments that are full of new bytes; return whether any upload is under way.
 
-        With `holes` the segments count too that nobody has written whole, as far as they need no old bytes.
+        With `holes` also those that are written in part, if they need no old bytes.
         """
         state = self._state
         with state.changed:
@@ -314,39 +315,39 @@ class CachedFile:
             return self.uploads.is_busy
 
     def begin_upload(self) -> Snapshot:
-        """Take the bytes as they are now for an upload; return what they are.
+        """Begin an upload of the bytes as they are now; return the snapshot.
 
-        What is written afterwards is a later change. Nothing is given back to the disk until `adopt`. A file
-        that changes all the time is copied, so that the upload does not fail once more.
+        Bytes that are written afterwards are another change. Nothing is evicted until `adopt`. A file that
+        changed during each of its last uploads is copied, so that this upload can succeed.
         """
-        still = self._copier.begin()
+        frozen = self._copier.begin()
         with self._state.changed:
-            self._copier.frozen = self._copier.end(still) if still is not None else None
+            self._copier.frozen = self._copier.end(frozen) if frozen is not None else None
             snapshot = self._state.blocks.freeze()
             self._state.pinned = True
             self.uploads.began(snapshot.size, self._copier.frozen)
             return snapshot
 
-    def was_overtaken(self) -> None:
-        """Record that the upload was in vain, because the file has changed."""
+    def record_changed_upload(self) -> None:
+        """Record that the upload failed because the file changed."""
         with self._state.changed:
-            self._copier.count_overtaken()
+            self._copier.count_changed_upload()
 
     def upload_source(self, size: int) -> int:
-        """Return the descriptor of the first `size` bytes as the upload stores them."""
+        """Return the descriptor from which the upload reads the first `size` bytes."""
         with self._state.changed:
             frozen = self._copier.frozen
             return frozen.descriptor if frozen is not None and frozen.covers(0, size) else self.descriptor
 
     @property
-    def overtaken(self) -> bool:
-        """Return whether the upload may have sent anything that has changed since it began."""
+    def changed_during_upload(self) -> bool:
+        """Return whether the upload may have sent bytes that have changed since it began."""
         with self._state.changed:
             taken = self._state.blocks.snapshot
             return taken is not None and taken.changed and not self._copier.covers(taken.size)
 
     @property
-    def is_cut(self) -> bool:
+    def is_truncated(self) -> bool:
         """Return whether the file has been shorter since the upload began: bytes of it are gone."""
         with self._state.changed:
             taken = self._state.blocks.snapshot
@@ -360,9 +361,9 @@ class CachedFile:
             self.uploads.ended()
 
     def adopt(self, info: ObjectInfo, manifest: Manifest | None = None) -> None:
-        """Take the stored version `info` as the origin; `manifest` is its own.
+        """Make the stored version `info`, with its `manifest`, the base version.
 
-        It is what these bytes were when the upload began; without an upload, what they are.
+        It has the bytes of the time when the upload began; without an upload, the present ones.
         """
         state = self._state
         with state.changed:
@@ -372,31 +373,31 @@ class CachedFile:
             state.is_certain = True
             is_here = state.blocks.is_present(0, min(taken.size, taken.least))
             state.checks.begin(done=not taken.changed and is_here)
-        state.space.on_growth(taken.size)  # what can be given back did
+        state.space.on_growth(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
-        """Download all that is missing and need the origin no more: every byte is as if it were written."""
+        """Download all that is missing, and need the base version no more: every block is dirty."""
         self._state.pin()
-        self.ensure_kept(0, self.size)
+        self.ensure_verified(0, self.size)
         with self._state.changed:
             self._state.blocks.own_all()
 
     def detach(self) -> None:
-        """Forget the origin: every byte is in the local file, and the object is to be another one."""
+        """Forget the base version: every byte is in the local file, which becomes another object."""
         with self._state.changed:
             self._state.blocks.detach()
 
     def rebase(self, origin: BaseVersion) -> None:
-        """Take a newer version as the origin, which differs from the old one in dirty blocks only."""
+        """Make a newer version the base version; it differs from the old one in dirty blocks only."""
         with self._state.changed:
             self._state.blocks.rebase(origin)
 
     def correct(self, info: ObjectInfo) -> bool:
-        """Take the version `info` in place of a wrongly told one; see `BaseResolver.correct`."""
+        """Take `info` for the base version if a listing was wrong; see `BaseResolver.correct`."""
         return self._resolver.correct(info)
 
     def suspend(self) -> int | None:
-        """Close the local file, for `restore`; return the disk it takes, in bytes, None while it is busy."""
+        """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""
         state = self._state
         with state.changed:
             if state.closed or state.blocks.snapshot or not self._activity.is_idle():
@@ -407,12 +408,12 @@ class CachedFile:
             return size
 
     def rename(self, name: ObjectName) -> None:
-        """Fetch from `name` from now on: the object was moved there."""
+        """Download from `name` from now on: the object was moved there."""
         with self._state.changed:
             self._state.blocks.rename(name)
 
     def close(self) -> None:
-        """Close the local file when the last download and the last upload have ended."""
+        """Delete the local file when the last download and the last upload have ended."""
         with self._state.changed:
             self._state.closed = True
         self._activity.cancel_queued()
@@ -421,17 +422,17 @@ class CachedFile:
             self._state.file.remove()
 
     def discard(self) -> None:
-        """Close the local file as soon as what is under way has ended, in any thread; wait for nothing."""
+        """Delete the local file as soon as nothing is under way, in any thread; do not wait."""
         with self._state.changed:
             self._state.closed = True
         self.when_idle(self.close)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
-        """Drop what nobody needs; call `idle` when the rest has ended. See `Activity.when_idle`."""
+        """Cancel what nobody needs; call `idle` when the rest has ended. See `Activity.when_idle`."""
         self._activity.when_idle(idle)
 
     def detach_file(self) -> CachedVersion | None:
-        """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
+        """Return the local file, and end; return None, and go on, unless it has blocks of a version only."""
         state, blocks = self._state, self._state.blocks
         with state.changed:
             if state.closed or not (self._activity.is_idle() and blocks.is_clean()):
@@ -439,7 +440,7 @@ class CachedFile:
             if not blocks.present or state.checks.has_failed:
                 return None
             state.closed = True
-            # No upload maps it, since it is idle; what keeps the file tells the version's size by its own.
+            # Nothing is under way, so no upload maps it. The cache takes its size for the version's.
             os.ftruncate(self.descriptor, blocks.size)
             manifest = blocks.origin.manifest if blocks.origin else None
             return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

@@ -1,7 +1,7 @@
-"""Downloads of what a local file lacks of the version that fills it.
+"""Downloads the blocks that a local file lacks of its base version.
 
-What is present in the file is right; the rest is fetched before it is answered. Every fetch names the
-version, and a version that is gone is `PreconditionFailed`.
+Blocks that are present are right; others are downloaded before a read is answered. Every request names the
+version, and raises `PreconditionFailed` when that version is gone.
 """
 
 import os
@@ -21,7 +21,7 @@ from swiftfs.store.protocol import ObjectStore
 
 
 class Downloader:
-    """Brings the blocks of one file; `fetches` are the downloads that have not ended."""
+    """Downloads the blocks of one file; `fetches` are the downloads that have not ended."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Downloader:
         self.fetches = activity.fetches
 
     def ensure(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes from `offset` to `end`, or wait for whoever does."""
+        """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
         while (fetch := self._claim(offset, end)) is not None:
             self.run(fetch)
 
     def ensure_read(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes that are read, and what the reader will want next."""
+        """Download what is missing of the bytes that are read; begin to download what comes next."""
         state = self._state
         blocks = state.blocks
         with state.changed:
@@ -71,20 +71,20 @@ class Downloader:
                 self._streams.ended(stream)
 
     def begin(self, pool: Executor) -> None:
-        """Begin to download what is missing in a thread of `pool`, if nobody does."""
+        """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
         with self._state.changed:
             run = self._state.blocks.first_missing(0, self._state.blocks.size)
             if run is not None and not self.fetches:
                 pool.submit(self._run_queued, self._add(*run, queued=True))
 
     def run(self, fetch: Download) -> None:
-        """Carry out a download, and raise what it raised."""
+        """Carry out a download; raise its error."""
         self._run(fetch)
         if fetch.error is not None:
             raise fetch.error
 
     def wait_for(self, under_way: Collection[Download]) -> None:
-        """Wait for a change of what is here; raise what any of the downloads has raised. Lock held."""
+        """Wait for a change of the blocks; raise the error of any of the downloads. Lock held."""
         for fetch in under_way:
             fetch.waiters += 1
         try:
@@ -113,7 +113,7 @@ class Downloader:
         self, first: int, last: int, *, queued: bool = False, ahead: ReadAhead | None = None
     ) -> Download:
         source = self._state.blocks.remote.source(first)
-        return self.fetches.add(Download(first, last, self._bring, source, queued=queued, ahead=ahead))
+        return self.fetches.add(Download(first, last, self._execute, source, queued=queued, ahead=ahead))
 
     def _run_queued(self, fetch: Download) -> None:
         with self._state.changed:
@@ -124,7 +124,7 @@ class Downloader:
     def _run(self, fetch: Download) -> None:
         origin = self._state.blocks.origin
         try:
-            fetch.bring(fetch)
+            fetch.execute(fetch)
         except GivenUp:
             pass
         except BaseException as error:  # noqa: BLE001  whoever waits raises it
@@ -138,12 +138,12 @@ class Downloader:
     def _failure_of(
         self, fetch: Download, origin: BaseVersion | None, error: BaseException
     ) -> BaseException | None:
-        """Return why a download from `origin` failed; None when there is another version to ask for now."""
+        """Return why a download from `origin` failed; None if another version is the base version now."""
         if not isinstance(error, PreconditionFailed) or origin is None:
             return error
         blocks = self._state.blocks
         if not blocks.is_from(origin):
-            return None  # our own upload or rename made the old version vanish
+            return None  # our own upload or rename has replaced the version
         try:
             is_other = fetch.source is None and (
                 self._resolver.ask(origin) or self._resolver.follow_upload(origin)
@@ -153,7 +153,7 @@ class Downloader:
         # The answer to our upload may have come while the server was asked.
         return None if is_other or not blocks.is_from(origin) else error
 
-    def _bring(self, fetch: Download) -> None:
+    def _execute(self, fetch: Download) -> None:
         if fetch.source is None:
             self._download(fetch)
         else:
@@ -170,7 +170,7 @@ class Downloader:
             return
         state.space.on_growth(length)
         whole = offset == 0 and length == origin.object_size
-        # Bytes of a known version may be answered as they come; a whole object's are verified first.
+        # Bytes of a known version may be read as they come; those of a whole object are verified first.
         as_they_come = bool(origin.etag) and not whole
 
         def arrived(offset: int, data: bytes) -> None:
@@ -192,7 +192,7 @@ class Downloader:
             self._verifier.arrived(info, fetch.first, fetch.last, whole=whole)
 
     def _store_bytes(self, offset: int, data: bytes, *, present: bool) -> None:
-        """Write downloaded bytes wherever we have none of our own; with `present` they may be read."""
+        """Write downloaded bytes to the blocks that are not present; with `present` make these present."""
         state = self._state
         blocks = state.blocks
         with state.changed:
@@ -205,6 +205,6 @@ class Downloader:
                 blocks.verified.discard(first, last)
             if present:
                 last = end // BLOCK if end < blocks.origin.size else -(-end // BLOCK)
-                # The first block is whole because a fetch begins at a block and its chunks come in order.
+                # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)
                 state.changed.notify_all()

@@ -1,4 +1,4 @@
-"""The downloads of one content that have not ended."""
+"""The downloads of one cached file that have not ended."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -11,18 +11,18 @@ class GivenUp(Exception):
 
 
 class Download:
-    """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
+    """A download of the blocks from `first` to one before `last`; `error` is raised in all who wait for them.
 
-    A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a stream may be given up
-    while it has no `waiters`: `unwanted` says so. `bring` carries it out. All blocks come from one
-    `source`: a segment of the file's own, or with None the origin.
+    A `queued` download has not begun and may be cancelled. One that runs `ahead` of a stream may be stopped
+    while it has no `waiters`; it is `unwanted` then. `execute` carries it out. All blocks come from one
+    `source`: a segment of the file's own, or the base version if it is None.
     """
 
     def __init__(
         self,
         first: int,
         last: int,
-        bring: "Callable[[Download], None]",
+        execute: "Callable[[Download], None]",
         source: StoredSegment | None = None,
         *,
         queued: bool = False,
@@ -30,7 +30,7 @@ class Download:
     ) -> None:
         self.first = first
         self.last = last
-        self.bring = bring
+        self.execute = execute
         self.source = source
         self.queued = queued
         self.ahead = ahead
@@ -39,13 +39,13 @@ class Download:
         self.error: BaseException | None = None
 
     def refuse_unwanted(self) -> None:
-        """Raise `GivenUp` when nobody wants the bytes any more."""
+        """Raise `GivenUp` if nobody wants the bytes any more."""
         if self.unwanted:
             raise GivenUp
 
 
 class Downloads:
-    """A content's downloads, guarded by the content's lock."""
+    """The downloads of one file that have not ended. Guarded by the file's lock."""
 
     def __init__(self) -> None:
         self._under_way: list[Download] = []
@@ -65,9 +65,9 @@ class Downloads:
         self._under_way.remove(fetch)
 
     def cancel(self, streams: Collection[ReadAhead] | None = None) -> None:
-        """Forget the downloads that have not begun, and give up those that run ahead and nobody waits for.
+        """Cancel the downloads that have not begun, and stop those that run ahead and nobody waits for.
 
-        With `streams` only what runs ahead of those.
+        With `streams` only those that run ahead of them.
         """
         left = [
             fetch
@@ -79,14 +79,14 @@ class Downloads:
             fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiters)
 
     def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of the range that no download brings."""
+        """Yield the runs of the range that nobody downloads."""
         taken = Blocks()
         for fetch in self.touching(first, last):
             taken.add(fetch.first, fetch.last)
         return taken.missing(first, last)
 
     def touching(self, first: int, last: int) -> list[Download]:
-        """Return those that bring a block of the range."""
+        """Return the downloads that have a block of the range."""
         return [
             fetch
             for fetch in self._under_way
@@ -94,7 +94,7 @@ class Downloads:
         ]
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the blocks that are under way."""
+        """Return the ranges of blocks that are being downloaded."""
         return [(fetch.first, fetch.last) for fetch in self._under_way]
 
     def __bool__(self) -> bool:

@@ -1,4 +1,4 @@
-"""Evicted blocks come back from the segments that hold them."""
+"""Fetches evicted blocks back from the segments that have them."""
 
 import logging
 import os
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 class SegmentFetcher:
-    """Downloads the blocks of one file that lie in segments of its own."""
+    """Downloads evicted blocks of one file from its own segments."""
 
     def __init__(self, state: FileState, store: ObjectStore) -> None:
         self._state = state
         self._store = store
 
     def fetch_back(self, source: StoredSegment, first: int, last: int) -> None:
-        """Download evicted blocks from their segment; what is not evicted any more stays as it is."""
+        """Download evicted blocks from their segment; leave those that are not evicted any more."""
         if self._state.closed:
             return
         self._get(source, first, last)
@@ -32,7 +32,7 @@ class SegmentFetcher:
             blocks.remote.discard(first, last)
 
     def _get(self, source: StoredSegment, first: int, last: int, *, again: bool = False) -> None:
-        """Fill evicted blocks from their segment, or `again` those too that were brought back before."""
+        """Fill evicted blocks from their segment; with `again` also those that were fetched back before."""
         offset, length = first * BLOCK, (last - first) * BLOCK
         segment = source.segment
         behind = source.start - segment.first
@@ -51,12 +51,14 @@ class SegmentFetcher:
         try:
             self._store.get(segment.name, sink, offset=offset - behind, length=length, etag=segment.etag)
         except NotFound:
-            raise PreconditionFailed(f"{segment.name}: the segment was deleted before it was used") from None
+            raise PreconditionFailed(
+                f"{segment.name}: the segment was deleted before a manifest named it"
+            ) from None
 
     def _verify(self, source: StoredSegment, first: int, last: int) -> None:
-        """Look at the MD5 of a segment when the last of its blocks comes back, before any writer changes it.
+        """Check the MD5 of a segment when the last of its blocks is back, before any writer changes it.
 
-        What is wrong is fetched again.
+        Wrong bytes are downloaded once more.
         """
         state, segment = self._state, source.segment
         with state.changed:
@@ -68,8 +70,8 @@ class SegmentFetcher:
             digest = md5_of(state.descriptor, source.start, source.end, lambda: state.closed)
             if digest == segment.etag or state.closed:
                 return
-            said = f"{segment.name}: the bytes that came have the MD5 {digest} instead of {segment.etag}"
+            message = f"{segment.name}: the downloaded bytes have the MD5 {digest} instead of {segment.etag}"
             if is_last:
-                raise Corrupt(said)
-            log.info("%s; they are fetched again", said)
+                raise Corrupt(message)
+            log.info("%s; they are downloaded again", message)
             self._get(source, *source.blocks, again=True)

@@ -1,4 +1,4 @@
-"""How the bytes of one segment come to Swift."""
+"""Stores the bytes of one segment in Swift."""
 
 import hashlib
 import mmap
@@ -16,7 +16,7 @@ from swiftfs.store.protocol import Body, Headers, ObjectStore
 
 _MEDIA_TYPE = "application/octet-stream"
 _OFFSET_DIGITS = 13
-"""Digits of a byte's place in the largest file."""
+"""Digits of an offset in the largest file."""
 
 _UNIQUE = 12
 
@@ -33,8 +33,9 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
 class SegmentStorer:
     """Stores segments of one file below the prefix of its record, whose lock guards every field.
 
-    `copies` are segments the server made or may have made, `_found` those that an earlier process left. Holes
-    of one length are one object, which a manifest names as often as it is needed: `_zeros`.
+    `copies` are segments that no upload has: copied by the server, or of a PUT without an answer. `_found`
+    are segments of an earlier process. `_zeros` has the segment of a hole by its length: a manifest names it
+    as often as needed.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class SegmentStorer:
         self._zeros: dict[int, Future[Segment]] = {}
 
     def store(self, upload: SegmentPut, source: int) -> Segment:
-        """Return the segment with an upload's bytes of the file `source`; store it if there is none."""
+        """Return the segment for an upload of bytes of the file `source`; store it if there is none."""
         found = self._find(upload, source) or self._put_zeros(upload, source)
         return found or self._put(map_bytes(source, upload.start, upload.end), upload.start)
 
     def copy(self, source: ObjectName) -> ObjectVersion:
-        """Copy an object, whole, to a segment; raise what the store raises."""
+        """Copy a whole object to a new segment; raise what the store raises."""
         self._record.begin_storing()
         target = self._new_name("whole")
         copied = self._store.copy(source, target)
@@ -64,7 +65,7 @@ class SegmentStorer:
         return copied
 
     def add_found(self, segments: Iterable[Segment]) -> None:
-        """Take over objects that an earlier process left. Lock held."""
+        """Add segments that an earlier process left. Lock held."""
         for segment in segments:
             self._found.setdefault(place_of(segment.name.key, segment.size), []).append(segment)
 
@@ -75,14 +76,14 @@ class SegmentStorer:
         }
 
     def take_others(self) -> list[ObjectName]:
-        """Return and forget what was copied or found: no upload has it. Lock held."""
+        """Return and forget the copied and found segments that no upload has. Lock held."""
         others = self.copies
         others.extend(segment.name for segments in self._found.values() for segment in segments)
         self.copies, self._found = [], {}
         return others
 
     def _find(self, upload: SegmentPut, source: int) -> Segment | None:
-        """Return what was found of the same bytes."""
+        """Return a segment of an earlier process with the same bytes, or None."""
         place = (upload.start, upload.end)
         with self._lock:
             candidates = list(self._found.get(place, ()))
@@ -97,7 +98,7 @@ class SegmentStorer:
         return None
 
     def _put_zeros(self, upload: SegmentPut, source: int) -> Segment | None:
-        """Return the segment for a hole, None where there is none."""
+        """Return the segment of a hole, None if there is data."""
         if not is_hole(source, upload.start, upload.end):
             return None
         length = upload.end - upload.start
@@ -110,15 +111,15 @@ class SegmentStorer:
                 return self._put_first_zeros(upload, mine)
             segment = shared.result()
             with self._lock:
-                # One that was dropped meanwhile may be deleted with the upload that made it.
+                # One that was forgotten meanwhile may be deleted with the upload that made it.
                 if self._zeros.get(length) is shared:
                     upload.zero_segment = segment.name
                     return segment
 
     def _put_first_zeros(self, upload: SegmentPut, zeros: Future[Segment]) -> Segment:
-        """Store the segment for a hole, for all who wait for `zeros`.
+        """Store the segment of a hole, for all who wait for `zeros`.
 
-        It is not read from the local file: a writer may have filled this hole by now, but not the others.
+        It is not read from the local file, where a writer may have filled this hole by now.
         """
         length = upload.end - upload.start
         try:
@@ -130,7 +131,8 @@ class SegmentStorer:
             zeros.set_exception(error)
             raise
         with self._lock:
-            upload.zero_segment = segment.name  # before anybody else has it, lest it be deleted as theirs
+            # Before the others get it, so that they do not delete it as theirs.
+            upload.zero_segment = segment.name
         zeros.set_result(segment)
         return segment
 
@@ -140,7 +142,7 @@ class SegmentStorer:
         try:
             info = self._put_object(name, body)
         except StoreError as error:
-            if error.retryable:  # it may be there, although the answer was lost
+            if error.retryable:  # it may be stored although the answer was lost
                 with self._lock:
                     self.copies.append(name)
             raise
@@ -155,6 +157,6 @@ class SegmentStorer:
             return self._store.put(name, body, Headers(_MEDIA_TYPE))
 
     def _new_name(self, what: str) -> ObjectName:
-        """Return a name that no process gives twice: an old one may stand in a manifest."""
+        """Return a name that is never used again, because a manifest may name the old segment."""
         prefix = self._record.prefix
         return ObjectName(prefix.container, f"{prefix.key}{what}-{uuid.uuid4().hex[:_UNIQUE]}")

@@ -1,4 +1,4 @@
-"""Large files on their way to Swift: segments that go up while the file is still being written."""
+"""Uploads of large files: segments are uploaded while the file is still being written."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,21 +20,21 @@ from swiftfs.store.protocol import ObjectStore
 
 
 class SegmentUploader:
-    """The segments of one file, uploaded in parallel and in any order, all below `prefix`.
+    """Uploads the segments of one file, in parallel and in any order, below the prefix of its `record`.
 
-    A segment that is written to after its upload began is uploaded again: no manifest names a torn one. All
-    that a manifest names is of one moment: `began` says when an upload of the content begins, and a segment
-    that is uploaded after that counts only if its bytes stay until its end.
+    A segment that is written to after its upload began is uploaded again: no manifest names an inconsistent
+    one. All that a manifest names is of one moment. `began` says when an upload of the file begins; a segment
+    that is uploaded for it after that counts only if its bytes stay the same until the end.
 
-    `_uploads` is by each one's first byte, `_under_way` all that may not have ended: they read the local file
-    by the number of its descriptor. `_superseded` are replaced uploads. `_protected` are the segments that
-    the file's last record names, `_kept` those that any did: they are not deleted, for what was recorded may
-    be needed once more. `on_stored` is called when a segment is stored. `_changes` are the blocks of the
-    file's upload, `_size` bytes long, that changed since it began. The lock, which is that of the record,
-    guards every field; no upload is waited for with it.
+    `_uploads` has the uploads by their first bytes. `_under_way` has all that may not have ended: they read
+    the local file by the number of its descriptor. `_superseded` are uploads that others have replaced.
+    `_protected` are the segments that the file's last record names, `_kept` those that any record named: they
+    are not deleted, because that record may be needed again. `on_stored` is called when a segment is stored.
+    `_changes` are the blocks that changed since the file's upload, of `_size` bytes, began. The lock, which
+    is the record's, guards every field; no thread waits for an upload while holding it.
 
-    A segment that a sequential writer has left `rests` for so many seconds before it goes up: `_resting` are
-    those, with the time when they were left.
+    A segment that a sequential writer has left is uploaded after `settle_seconds`; until then it is in
+    `_resting`, with the time when it was left.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SegmentUploader:
         layout: SegmentLayout,
         prefix: ObjectName | None = None,
         on_first_put: Callable[[UnreferencedPrefix], None] | None = None,
-        rests: float = 0.0,
+        settle_seconds: float = 0.0,
         file: str = "",
         journal: str = "",
         on_stored: Callable[[], None] = UNLIMITED.on_stored,
@@ -68,15 +68,15 @@ class SegmentUploader:
         self._kept: set[ObjectName] = set()
         self._changes = Blocks()
         self._size = 0
-        self._still: FrozenCopy | None = None
+        self._frozen: FrozenCopy | None = None
         self._contiguous = 0
         self._next = 0
-        self._rests = rests
+        self._settle_seconds = settle_seconds
         self._resting: deque[tuple[float, int, int]] = deque()
 
     @contextmanager
     def unreferenced(self) -> Iterator[UnreferencedPrefix | None]:
-        """Yield what lies below the prefix now, None if nothing was told since the last time.
+        """Yield what is below the prefix now, None if nothing has begun since the last time.
 
         No upload begins while the context lasts.
         """
@@ -85,25 +85,25 @@ class SegmentUploader:
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left
             yield self.record.update(all_named=all_named)
 
-    def began(self, size: int, still: FrozenCopy | None = None) -> None:
-        """Record that an upload of the content's first `size` bytes begins: of their state now.
+    def began(self, size: int, frozen: FrozenCopy | None = None) -> None:
+        """Record that an upload of the file's first `size` bytes, as they are now, begins.
 
-        `still` has those of them that are about to change.
+        `frozen` is a copy of the bytes that are likely to change.
         """
         with self._lock:
-            self._still = still
+            self._frozen = frozen
             self._changes = Blocks()
             self._size = size
             for upload in self._uploads.values():
-                upload.later = False
+                upload.in_advance = False
 
     def ended(self) -> None:
-        """Record that the upload of the content has ended."""
+        """Record that the upload of the file has ended."""
         with self._lock:
-            self._still = None
+            self._frozen = None
 
     def changed(self, offset: int, length: int) -> None:
-        """Record that bytes are not what they were."""
+        """Record that bytes have changed."""
         end = offset + length
         with self._lock:
             for upload in self._uploads.touching(offset, end):
@@ -112,7 +112,7 @@ class SegmentUploader:
                 self._changes.add(*block_range(offset, min(end, self._size)))
 
     def written(self, offset: int, length: int) -> None:
-        """Record written bytes; begin to upload the segments a sequential writer has left behind."""
+        """Record that bytes were written; begin to upload the segments that a sequential writer has left."""
         self.changed(offset, length)
         with self._lock:
             if offset <= self._contiguous < offset + length:
@@ -121,9 +121,9 @@ class SegmentUploader:
             while (bounds := self._layout.bounds(self._next))[1] < self._contiguous:
                 self._resting.append((now, *bounds))
                 self._next += 1
-            while self._resting and self._resting[0][0] + self._rests <= now:
+            while self._resting and self._resting[0][0] + self._settle_seconds <= now:
                 _, start, end = self._resting.popleft()
-                self._get(start, end, later=True)
+                self._get(start, end, in_advance=True)
 
     def truncated(self, before: int, size: int) -> None:
         """Record that the file had `before` bytes and has `size`."""
@@ -135,35 +135,35 @@ class SegmentUploader:
                 self._resting = deque(one for one in self._resting if one[2] <= size)
 
     def begin_full(self, size: int, is_full: Callable[[int, int], bool]) -> None:
-        """Begin to upload the segments in the first `size` bytes that `is_full` says so of."""
+        """Begin to upload the segments of the first `size` bytes for which `is_full` returns True."""
         with self._lock:
             for start, end in self._layout.segments(size):
                 known = self._uploads.get(start)
                 if (known is None or not known.is_good(end)) and is_full(start, end):
-                    self._get(start, end, later=True)
+                    self._get(start, end, in_advance=True)
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any upload has not ended, replaced ones too."""
+        """Return whether any upload has not ended, even a superseded one."""
         with self._lock:
             return any(not upload.stored.done() for upload in self._under_way)
 
     def under_way(self) -> list[SegmentPut]:
-        """Return the uploads that have not ended, replaced ones too."""
+        """Return the uploads that have not ended, superseded ones too."""
         with self._lock:
             return [upload for upload in self._under_way if not upload.stored.done()]
 
     def cancel_queued(self) -> list[SegmentPut]:
-        """Cancel the uploads that have not begun; return those that go on. Nobody may wait for any."""
+        """Cancel the uploads that have not begun; return those that go on. Nobody may be waiting for any."""
         return [upload for upload in self.under_way() if not upload.stored.cancel()]
 
     def stored(
-        self, *, promised: bool, within: tuple[int, int] | None = None, beside: Collection[int] = ()
+        self, *, protected: bool, within: tuple[int, int] | None = None, beside: Collection[int] = ()
     ) -> list[StoredSegment]:
-        """Return the stored segments that hold what the file has there now, or only the `promised` of them.
+        """Return the stored segments with the file's present bytes, or only the `protected` ones of them.
 
-        `finish` will take them as they are. With bytes to look `within` only those that hold any of them, and
-        none that begins at one of `beside`.
+        `finish` will use them as they are. Given bytes to look `within`, only segments that hold any of them.
+        Those that begin at an offset in `beside` are left out.
         """
         with self._lock:
             uploads = self._uploads.touching(*within) if within else self._uploads.values()
@@ -175,26 +175,26 @@ class SegmentUploader:
                 and one.is_good(one.end)
                 and self._layout.is_segment(one.start, one.end)
             ]
-            return [one for one in found if not promised or one.segment.name in self._protected]
+            return [one for one in found if not protected or one.segment.name in self._protected]
 
     def protect(self, evicted: Iterable[StoredSegment]) -> None:
-        """Record that the content was saved, and needs these segments."""
+        """Record that a record of the file names these segments."""
         with self._lock:
             self._protected = frozenset(one.segment.name for one in evicted)
             self._kept |= self._protected
 
     def restore(self, evicted: Iterable[StoredSegment]) -> None:
-        """Take over the stored segments of a content that another process saved."""
+        """Take over the stored segments of a record of an earlier process."""
         with self._lock:
             for one in evicted:
                 self._uploads.put(SegmentPut.of(one))
         self.protect(evicted)
 
     def finish(self, size: int) -> Manifest:
-        """Upload what is missing of the file's first `size` bytes and return its manifest.
+        """Upload what is missing of the file's first `size` bytes; return the manifest.
 
-        Raise `ChangedDuringUpload` when they change meanwhile, or what the first failed upload raised; the
-        good ones are kept, so that another attempt sends only the rest.
+        Raise `ChangedDuringUpload` if they change meanwhile, or the error of the first upload that failed.
+        The next attempt uses the segments that are good.
         """
         uploads = []
         with self._lock:
@@ -202,24 +202,23 @@ class SegmentUploader:
                 start, end = self._layout.bounds(index)
                 uploads.append(upload := self._get(start, min(end, size)))
                 if upload.stored.done():
-                    upload.inconsistent = (
-                        False  # its bytes are those of this moment, as all the others' will be
-                    )
+                    # Its bytes are those of this moment, and so will be those of all others.
+                    upload.inconsistent = False
         return Manifest(tuple([upload.result() for upload in uploads]))
 
     def upload(self, start: int, end: int) -> SegmentPut:
-        """Begin to upload the bytes from `start` to `end` as a segment of their own, unless that was done."""
+        """Begin to upload the bytes from `start` to `end` as one segment, unless that was done."""
         with self._lock:
             return self._get(start, end)
 
     def adopt_leftovers(self, rows: Iterable[Row], named: Iterable[ObjectName] = ()) -> None:
-        """Take over what an earlier process left: the objects that Swift lists below the prefix.
+        """Take over the segments of an earlier process, which Swift lists below the prefix.
 
-        One serves in place of an upload of its bytes while its MD5 is that of the local ones. `named` are the
-        segments of the manifest that stands.
+        A segment is used in place of an upload if it has the MD5 of the local bytes. `named` are the segments
+        of the manifest that Swift has.
         """
         container = self.record.prefix.container
-        # Before the lock is taken: the rows may come from a listing that is still being asked for.
+        # Without the lock, because reading the rows may send requests for more of the listing.
         left = [Segment(ObjectName(container, row.key), row.hash, row.size) for row in rows]
         named = set(named)
         with self._lock:
@@ -228,21 +227,21 @@ class SegmentUploader:
             self._storer.add_found(left)
 
     def found_beside(self, known: Iterable[Segment]) -> None:
-        """Record segments that are stored already: where they are is room for others."""
+        """Record segments that Swift has: their place exists, so new ones may go there."""
         self._places.found(self._container, known)
 
     def copy(self, source: ObjectName) -> ObjectVersion:
-        """Copy an object, whole, to a segment; raise what the store raises."""
+        """Copy a whole object to a new segment; raise what the store raises."""
         return self._storer.copy(source)
 
     def commit_manifest(self, manifest: Manifest | None) -> list[ObjectName]:
-        """Record that `manifest` stands, None for a file stored whole; return segments to delete.
+        """Record that Swift has `manifest`, None for a file stored whole; return the segments to delete.
 
-        Those are the uploads of this file that neither it nor an earlier manifest names.
+        Those are segments of this file that neither this manifest nor an earlier one names.
         """
         named = {segment.name for segment in manifest.segments} if manifest else set()
         with self._lock:
-            uploads = [upload for upload in self._uploads.values() if not upload.later]
+            uploads = [upload for upload in self._uploads.values() if not upload.in_advance]
         unnamed = {id(upload) for upload in uploads if not named.intersection(stored_names([upload]))}
         with self._lock:
             self._storer.keep_zeros(named)
@@ -250,66 +249,66 @@ class SegmentUploader:
             for upload in gone:
                 self._uploads.pop(upload.start)
             self._superseded.extend(gone)
-            garbage, before = self._take_superseded(), self.record.named
+            superseded, before = self._take_superseded(), self.record.named
             before |= {upload.zero_segment for upload in self._uploads.values() if upload.zero_segment}
             self.record.named = named
-        unused = [name for name in garbage() if name not in before and name not in named]
+        unused = [name for name in superseded() if name not in before and name not in named]
         with self._lock:
             self._storer.copies.extend(name for name in unused if name in self._kept)
             return [name for name in unused if name not in self._kept]
 
     def abandon(self) -> list[ObjectName]:
-        """Return the uploads that no standing manifest names, to be deleted: nothing more will be stored."""
+        """Return the segments to delete of a file that will not be stored: those that no manifest names."""
         with self._lock:
             self._superseded.extend(self._uploads.values())
             self._uploads.clear()
             self._storer.keep_zeros(())
-            garbage, named = self._take_superseded(), self.record.named
-        return [name for name in garbage() if name not in named]
+            superseded, named = self._take_superseded(), self.record.named
+        return [name for name in superseded() if name not in named]
 
     def _take_superseded(self) -> Callable[[], list[ObjectName]]:
-        """Empty what is not needed any more; return what tells the names, once uploads have ended."""
+        """Remove what is superseded; return a function that waits for the uploads and returns the names."""
         uploads, others = self._superseded, self._storer.take_others()
         self._superseded = []
         return lambda: [*stored_names(uploads), *others]
 
-    def _get(self, start: int, end: int, *, later: bool = False) -> SegmentPut:
-        still = self._still
-        if later or (still is not None and not still.covers(start, end)):
-            still = None
+    def _get(self, start: int, end: int, *, in_advance: bool = False) -> SegmentPut:
+        frozen = self._frozen
+        if in_advance or (frozen is not None and not frozen.covers(start, end)):
+            frozen = None
         before = self._uploads.get(start)
-        # Of what is about to change only a segment that is stored is known to be of the upload's moment.
-        usable = still is None or (before is not None and before.stored.done() and not before.later)
+        # With a copy, only a stored segment is known to have the bytes of the snapshot.
+        usable = frozen is None or (before is not None and before.stored.done() and not before.in_advance)
         if before is not None and before.is_good(end) and usable:
-            before.later = before.later and later
+            before.in_advance = before.in_advance and in_advance
             return before
         if before is not None:
             self._superseded.append(before)
-        upload = SegmentPut(start, end, later, frozen=still)
+        upload = SegmentPut(start, end, in_advance, frozen=frozen)
         self._uploads.put(upload)
-        upload.superseded = still is not None and self._changes.touches(*block_range(start, end))
+        upload.superseded = frozen is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
         self._under_way = [one for one in self._under_way if not one.stored.done()]
         self._under_way.append(upload)
-        upload.stored.add_done_callback(self._tell)
+        upload.stored.add_done_callback(self._report)
         return upload
 
-    def _tell(self, stored: Future[Segment]) -> None:
+    def _report(self, stored: Future[Segment]) -> None:
         if not stored.cancelled() and stored.exception() is None:
             self._on_stored()
 
     def _run(self, upload: SegmentPut) -> Segment:
-        if self._is_inconsistent(upload):  # it could not be used
+        if self._is_inconsistent(upload):  # its segment could not be used
             raise ChangedDuringUpload(f"{self.record.prefix}: bytes changed before they were uploaded")
         source = upload.frozen.descriptor if upload.frozen is not None else self._descriptor
         try:
             segment = self._storer.store(upload, source)
             upload.inconsistent = self._is_inconsistent(upload)
         finally:
-            upload.frozen = None  # its disk is given back when all have ended
+            upload.frozen = None  # its disk space is freed when all uploads have ended
         return segment
 
     def _is_inconsistent(self, upload: SegmentPut) -> bool:
         with self._lock:
-            moves = not upload.later and upload.frozen is None
-            return moves and self._changes.touches(*block_range(upload.start, upload.end))
+            may_change = not upload.in_advance and upload.frozen is None
+            return may_change and self._changes.touches(*block_range(upload.start, upload.end))

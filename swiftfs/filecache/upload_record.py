@@ -1,4 +1,4 @@
-"""The objects below the prefix of one file's segments, and the manifests that may name them."""
+"""Records which objects are below the prefix of one file's segments, and which manifests may name them."""
 
 import re
 import uuid
@@ -14,18 +14,18 @@ _PREFIX = re.compile(r".+/swiftfs-[0-9a-f]{20}([0-9a-f]{12})/?", re.DOTALL)
 
 
 def segment_prefix(name: ObjectName, journal: str = "") -> str:
-    """Return a prefix for segment keys that no other upload has, of any client or mount.
+    """Return a prefix for segment keys that no other upload of any client has.
 
-    It ends in the id of the `journal` that knows whether the upload goes on, 12 hexadecimal digits.
+    It ends in the id, 12 hexadecimal digits, of the `journal` that knows whether the upload goes on.
     """
     key = name.key.encode()[:LONGEST_KEY].decode(errors="ignore")
     return f"{key}/swiftfs-{uuid.uuid4().hex[: 32 - len(journal)]}{journal}/"
 
 
 def journal_of(prefix: str) -> str | None:
-    """Return the id of the journal that made a prefix of ours, None for one of another client.
+    """Return the id of the journal that made a prefix of ours, None for a prefix of another client.
 
-    An upload of release 0.1 has random digits there, which are no journal's.
+    Uploads of release 0.1 have random digits there, which are no journal's.
     """
     match = _PREFIX.fullmatch(prefix)
     return match[1] if match else None
@@ -33,11 +33,11 @@ def journal_of(prefix: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class UnreferencedPrefix:
-    """A prefix below which segments lie that no manifest names, and the keys of those that one does name.
+    """A prefix with segments that no manifest names; `named` are the keys of those that a manifest does name.
 
-    With None there is nothing but what is named. `file` is the local file whose segments they are. A manifest
-    of one of `objects` may name them; `asked` are the ETags of those manifests whose PUT has not been
-    answered, the last of which was sent at `since` (Unix seconds). Those that `landed` were seen to stand.
+    If `named` is None there are no others. `file` is the local file of the segments. A manifest of one of
+    `objects` may name them. `asked` are the ETags of manifests whose PUT has no answer; the last one was sent
+    at `since` (Unix seconds). `landed` are those of them that Swift was seen to have.
     """
 
     prefix: ObjectName
@@ -50,20 +50,20 @@ class UnreferencedPrefix:
 
     @property
     def is_in_doubt(self) -> bool:
-        """True when a manifest may still come to stand."""
+        """True if the PUT of a manifest may still be carried out."""
         return bool(self.asked - self.landed)
 
 
 class UploadRecord:
-    """What is recorded of one file's segments, all below `prefix`, before a request makes it so.
+    """What is recorded of one file's segments, all below `prefix`, before the request that makes it true.
 
-    `_on_first_put` is called before a request stores the first segment that no manifest names, which waits
-    for it. `_asked` are the ETags of manifests that may stand or come to stand: their PUT was not answered;
-    `_landed` are those of them that have been seen to stand. `named` are the segments of the manifest that
-    stands. One `is_inherited` while nobody has looked for what an earlier process left.
+    `_on_first_put` is called before the first segment that no manifest names is stored; the request waits for
+    it. `_asked` are the ETags of manifests whose PUT has no answer; `_landed` are those of them that Swift
+    was seen to have. `named` are the segments of the manifest that Swift has. The record `is_inherited` until
+    somebody has looked for the segments of an earlier process.
 
-    `lock` guards every field, and those of the uploader; it is not held across the network, nor while the
-    record is written. `begin_lock` comes before it, and lets no upload begin meanwhile.
+    `lock` guards every field, and those of the uploader. It is not held across the network, nor while the
+    record is written. `begin_lock` comes before it; while it is held no upload begins.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class UploadRecord:
 
     @property
     def has_begun(self) -> bool:
-        """Return whether there may be objects below the prefix that no manifest names."""
+        """Return whether there may be segments that no manifest names."""
         return self._has_begun
 
     def update(self, *, all_named: bool) -> UnreferencedPrefix | None:
-        """Return what lies below the prefix now, None if nothing was told since the last time.
+        """Return what is below the prefix now, None if nothing has begun since the last time.
 
-        Both locks are held. `all_named` says that no segment is there but those of the manifest that stands.
+        Both locks are held. `all_named` means that Swift's manifest names every segment.
         """
         if not self._has_begun:
             return None
@@ -118,14 +118,14 @@ class UploadRecord:
         )
 
     def state(self) -> UnreferencedPrefix:
-        """Return what may lie below the prefix, and which manifests may name it."""
+        """Return what may be below the prefix, and which manifests may name it."""
         with self.lock:
             return self._state()
 
     def asks(self, name: ObjectName, manifest: Manifest) -> bool:
-        """Record that the manifest is about to be stored as `name`; its answer may be lost.
+        """Record that the manifest is about to be stored as `name`, because the answer may be lost.
 
-        Return False when it was asked for before and that was not answered.
+        Return False if an earlier PUT of it has no answer.
         """
         self.begin_storing()
         with self.begin_lock:
@@ -140,14 +140,14 @@ class UploadRecord:
         return is_new
 
     def refused(self, manifest: Manifest) -> None:
-        """Record that the server refused the manifest: it will not stand."""
+        """Record that Swift refused the manifest."""
         with self.lock:
             self._asked.discard(manifest.etag)
 
     def answered(self, manifest: Manifest | None) -> bool:
-        """Record that `manifest` stands, None for a file stored whole; return whether another one may yet.
+        """Record that Swift has `manifest`, None for a file stored whole; return whether that is in doubt.
 
-        Its PUT may be carried out late: then it names segments that this one does not.
+        It is while an earlier PUT of another manifest, with other segments, may still be carried out.
         """
         with self.lock:
             in_doubt = bool(self._asked - self._landed - ({manifest.etag} if manifest else set()))
@@ -156,9 +156,9 @@ class UploadRecord:
             return in_doubt
 
     def landed(self, etag: str) -> bool:
-        """Return whether the version that stands is a manifest of ours whose PUT was not answered.
+        """Return whether the version that Swift has is a manifest of ours whose PUT had no answer.
 
-        That PUT is not late any more, which is recorded.
+        It is recorded that this PUT has been carried out.
         """
         with self.begin_lock:
             with self.lock:
@@ -167,18 +167,18 @@ class UploadRecord:
                     self._landed.add(etag)
                 state, is_ours = self._state(), etag in self._landed
             if is_new and self._on_first_put is not None:
-                with suppress(OSError):  # else what only it names goes some minutes later
+                with suppress(OSError):  # otherwise what only it names is deleted some minutes later
                     self._on_first_put(state)
         return is_ours
 
     @property
     def is_in_doubt(self) -> bool:
-        """Return whether a manifest was sent and not answered."""
+        """Return whether the PUT of a manifest has no answer."""
         with self.lock:
             return bool(self._asked)
 
     def recall(self, state: UnreferencedPrefix) -> None:
-        """Take over what an earlier process recorded of its upload."""
+        """Take over the record of an earlier process."""
         with self.lock:
             self._objects |= state.objects
             self._asked |= state.asked
@@ -186,7 +186,7 @@ class UploadRecord:
             self._since = max(self._since, state.since)
 
     def begin_storing(self) -> None:
-        """Fix the prefix and record it, before the first object is stored below it."""
+        """Choose the container, and record the prefix before the first object is stored below it."""
         place = self._places.of(self._container)
         with self.begin_lock:
             if not self._is_placed:

@@ -1,6 +1,6 @@
-"""Whether what was downloaded in pieces is what the object holds: checked in the background.
+"""Checks, in the background, that what was downloaded in pieces is what the object has.
 
-The pieces of a whole object or segment are looked at together when the last of them is here.
+The MD5 of an object or segment is compared when the last of its pieces is present.
 """
 
 import logging
@@ -21,7 +21,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 MUCH = 4 * 1024 * 1024
-"""Bytes of an SLO after which its segments are asked for: whoever reads so much reads on."""
+"""Bytes of an SLO that were read before its manifest is asked for: a program that reads so much reads on."""
 
 
 class Verifier:
@@ -44,7 +44,7 @@ class Verifier:
         self._activity = activity
 
     def arrived(self, info: ObjectInfo, first: int, last: int, *, whole: bool) -> None:
-        """Check what can be now that a download has brought some blocks, or the `whole` object. Lock held."""
+        """Check what a download of some blocks, or of the `whole` object, has completed. Lock held."""
         if info.is_slo:
             self._learn_segments()
         elif whole:
@@ -55,17 +55,17 @@ class Verifier:
             self._begin_checks(first, last)
 
     def _learn_segments(self) -> None:
-        """Ask for an SLO's segments when so much of it is read that whole ones may be here."""
+        """Ask for an SLO's manifest when so much was read that whole segments may be present."""
         blocks, checks = self._state.blocks, self._state.checks
         origin = blocks.origin
         much = len(blocks.present) * BLOCK >= MUCH or blocks.is_present(0, blocks.size)
         if origin is None or origin.manifest or checks.asked or checks.done or not much or self._state.closed:
             return
         checks.asked = True
-        self._look(self._ask_segments, origin)
+        self._submit(self._ask_segments, origin)
 
-    def _look(self, step: Callable[..., None], *arguments: object) -> bool:
-        """Run a step of the check in a thread; return False when there are none any more."""
+    def _submit(self, step: Callable[..., None], *arguments: object) -> bool:
+        """Run a step of the check in a thread; return False if the pool has been shut down."""
         self._state.checks.running += 1
         try:
             self._pool.submit(step, *arguments)
@@ -79,7 +79,7 @@ class Verifier:
         try:
             manifest = self._store.manifest(origin.name)
         except SwiftfsError as error:
-            log.info("%s: its segments cannot be checked: %s", origin.name, error)
+            log.info("%s: the segments cannot be checked: %s", origin.name, error)
         finally:
             with state.changed:
                 state.checks.running -= 1
@@ -89,15 +89,15 @@ class Verifier:
             self._activity.ended()
 
     def _begin_checks(self, first: int, last: int) -> None:
-        """Look at the parts of the object that are whole now that the blocks of this range are here."""
-        state, told = self._state, self._resolver.last_get_info
+        """Compare the MD5 of the parts of the object that these blocks have completed."""
+        state, info = self._state, self._resolver.last_get_info
         origin = state.blocks.origin
         if origin is None or state.closed or not state.blocks.is_clean():
             return
-        if told is not None and told.is_slo and origin.manifest is None:
+        if info is not None and info.is_slo and origin.manifest is None:
             return
         for part in state.checks.due(origin, state.blocks.present, first, last):
-            part.running = self._look(self._run_check, part, part.changes)
+            part.running = self._submit(self._run_check, part, part.changes)
 
     def _run_check(self, part: ChecksumRange, changes: int) -> None:
         state, digest = self._state, ""

@@ -18,7 +18,7 @@ from swiftfs.errors import (
 )
 from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_placed
+from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
 from swiftfs.filecache.segment_put import SegmentPut
 from swiftfs.filecache.segment_storer import map_bytes
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -62,11 +62,11 @@ class FileUpload:
                 return self._put(operation, cached_file, snapshot, record_superseded)
             return self._put_segments(operation, cached_file, snapshot, record_superseded)
         except ChangedDuringUpload:
-            cached_file.was_overtaken()
+            cached_file.record_changed_upload()
             raise
         except Corrupt as error:
-            if cached_file.overtaken:
-                cached_file.was_overtaken()
+            if cached_file.changed_during_upload:
+                cached_file.record_changed_upload()
                 raise ChangedDuringUpload(
                     f"{operation.name}: the file changed while it was uploaded"
                 ) from error
@@ -82,7 +82,7 @@ class FileUpload:
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        cached_file.ensure_kept(0, snapshot.size)
+        cached_file.ensure_verified(0, snapshot.size)
         body = map_bytes(cached_file.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
             record_superseded(replaced)
@@ -113,7 +113,7 @@ class FileUpload:
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", operation.name, error)
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        cached_file.keep_rest(snapshot.size)
+        cached_file.verify_rest(snapshot.size)
         manifest = cached_file.uploads.finish(snapshot.size)
         return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
 
@@ -248,11 +248,11 @@ class FileUpload:
         self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
     ) -> list[Segment]:
         """Return the parts as segments: each gap is uploaded, except what was evicted, which Swift has."""
-        parts = with_placed(parts, cached_file.evicted(), self._segment_size)
+        parts = with_stored(parts, cached_file.evicted(), self._segment_size)
         gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Gap):
-                cached_file.ensure_kept(part.start, part.end)
+                cached_file.ensure_verified(part.start, part.end)
                 gaps[index] = uploads.upload(part.start, part.end)
         return [
             part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)
@@ -261,5 +261,5 @@ class FileUpload:
 
 def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:
     """Raise `ChangedDuringUpload` when what was uploaded, as `etag`, holds zeros where the file was cut."""
-    if cached_file.is_cut:
+    if cached_file.is_truncated:
         raise ChangedDuringUpload(f"{operation.name}: the file was truncated while it was uploaded", etag)

@@ -74,7 +74,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         uploads=options.uploads,
         read_ahead=options.read_ahead,
         segments=options.segments,
-        rests=settle,
+        settle_seconds=settle,
         journal=journal_log.id,
     )
     files = {
