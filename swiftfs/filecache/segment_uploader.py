@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from swiftfs.concurrency import Executor, Future, monotonic
-from swiftfs.errors import ChangedDuringUpload
+from swiftfs.errors import ChangedDuringUpload, drop_tracebacks
 from swiftfs.filecache.block_map import Blocks, StoredSegment, block_range
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import SegmentContainerChooser
@@ -304,6 +304,9 @@ class SegmentUploader:
         try:
             segment = self._storer.store(upload, source)
             upload.inconsistent = self._is_inconsistent(upload)
+        except Exception as error:
+            drop_tracebacks(error)  # the future keeps it
+            raise
         finally:
             upload.frozen = None  # its disk space is freed when all uploads have ended
         return segment

@@ -45,6 +45,8 @@ class Task:
 
     - `error` is why the last of its `attempts` failed. A `blocked` task is not tried again by itself.
       `reported` says that some call has raised the error.
+    - Some call has returned success for a `promised` task, or an earlier process has: the failure of a later
+      call about the same name does not drop it.
     - An `ambiguous` task was sent before, maybe by an earlier process: Swift may have executed it.
     - What an ended task was to do may be its `successor`'s to do.
     - `flush_mark` is the number of attempts when a flush was asked for, None when none was.
@@ -69,6 +71,7 @@ class Task:
     blocked: bool = False
     reported: bool = False
     awaited_hand_in: int = 0
+    promised: bool = False
     ambiguous: bool = False
     ended: bool = False
     successor: "Task | None" = None
