@@ -12,11 +12,14 @@ from memory_store import MemoryStore
 
 from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
-from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.file_upload import FileUpload
 from swiftfs.journal.operations import Description, PutFile
@@ -70,21 +73,24 @@ class Writer:
         self.content = self.make(None)
 
     def make(self, origin: BaseVersion | None) -> CachedFile:
-        content = CachedFile(self.store, self.pool, self.folder, origin, 0)
-        return self.equip(content)
+        return self.compose(FileState.create(self.folder, origin, None, UNLIMITED))
 
-    def equip(self, content: CachedFile, prefix: ObjectName | None = None) -> CachedFile:
-        content.uploads = SegmentUploader(
+    def restore(self, record: FileRecord) -> CachedFile:
+        """Return what the process after one that died makes of what that had recorded."""
+        return self.compose(FileState.restore(self.folder, record, UNLIMITED), record.prefix)
+
+    def compose(self, state: FileState, prefix: ObjectName | None = None) -> CachedFile:
+        uploads = SegmentUploader(
             self.store,
             self.places,
             self.pool,
-            content.descriptor,
+            state.descriptor,
             NAME,
             SegmentLayout(MIB),
             prefix,
             self.begun.append,
         )
-        return content
+        return CachedFile(state, self.store, self.pool, uploads, 0)
 
     def reopen(self) -> None:
         """Let the content know nothing but the stored version."""
@@ -99,9 +105,8 @@ class Writer:
 
     def fill(self, data: bytes) -> None:
         """Write a new file, of which no segment is uploaded before it is stored."""
-        uploads, self.content.uploads = self.content.uploads, None
-        self.write(0, data)
-        self.content.uploads = uploads
+        self.write(1, data[1:])  # what does not begin at 0 is not written in sequence
+        self.write(0, data[:1])
 
     def truncate(self, size: int) -> None:
         self.content.truncate(size)

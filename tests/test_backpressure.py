@@ -11,7 +11,6 @@ from storing_house import MIB, NAME, Writer, noise
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.objects import ObjectName
@@ -23,7 +22,6 @@ EVERYTHING = 2**40
 
 def wait(writer: Writer) -> None:
     """Wait until nothing is uploaded any more."""
-    assert writer.content.uploads is not None
     while writer.content.uploads.is_busy:
         writer.pool.submit(int).result()
 
@@ -42,11 +40,9 @@ def restart(writer: Writer) -> None:
     assert isinstance(again, PutFile)
     assert again.file.evicted == intent.file.evicted
     old, saved = writer.content, again.file
-    writer.content = CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
-    writer.equip(writer.content, saved.prefix)
-    assert writer.content.uploads is not None
+    writer.content = writer.restore(saved)
     writer.content.uploads.restore(saved.evicted)
-    old._file.close()
+    old._state.file.close()
 
 
 def gets(writer: Writer) -> int:
@@ -134,9 +130,9 @@ def test_nothing_that_was_saved_is_evicted_before_the_next_change(writer: Writer
     saved = writer.content.to_record()
     assert saved.is_whole
     assert evict(writer) == 0
-    assert writer.content.evict(EVERYTHING, held=True) == 0
+    assert writer.content.evict(EVERYTHING, journaled=True) == 0
     writer.write(3 * MIB, b"more")
-    assert writer.content.evict(EVERYTHING, held=True) == 0
+    assert writer.content.evict(EVERYTHING, journaled=True) == 0
     assert evict(writer) > 0
 
 
@@ -148,7 +144,7 @@ def test_what_was_saved_as_evicted_may_be_again(writer: Writer) -> None:
     assert writer.read() == writer.model
     assert writer.content.evicted() == ()
     writer.content.read(3 * MIB, 1)
-    assert writer.content.evict(EVERYTHING, held=True) == 2 * MIB
+    assert writer.content.evict(EVERYTHING, journaled=True) == 2 * MIB
     assert writer.read() == writer.model
 
 

@@ -21,10 +21,9 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BodyChanged, ChangedDuringUpload
-from swiftfs.filecache import cached_file as content_module
-from swiftfs.filecache import frozen_copy
+from swiftfs.filecache import frozen_copier, frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks
-from swiftfs.filecache.cached_file import OFTEN
+from swiftfs.filecache.frozen_copier import OFTEN
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -91,7 +90,7 @@ def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pyt
     writer.store.during = None
     writer.write(0, b"x")
     writer.run()
-    monkeypatch.setattr(content_module, "FrozenCopy", None)
+    monkeypatch.setattr(frozen_copier, "FrozenCopy", None)
     writer.write(0, b"y")
     writer.run()
     assert writer.stored() == writer.model

@@ -166,7 +166,7 @@ def test_bytes_that_came_in_pieces_are_checked(house: House, caplog: pytest.LogC
     read_in_pieces(content)
     settle(content)
     assert "box/file" in caplog.text
-    assert "fetched again" in caplog.text
+    assert "downloaded again" in caplog.text
     assert read_in_pieces(content) == body
     settle(content)
     house.gets()
@@ -200,7 +200,7 @@ def test_a_check_of_bytes_that_change_meanwhile_says_nothing(
         assert go_on.wait(10)
         return "of other bytes"
 
-    monkeypatch.setattr("swiftfs.filecache.downloader.md5_of", wait)
+    monkeypatch.setattr("swiftfs.filecache.verifier.md5_of", wait)
     body = noise(2 * BLOCK)
     content = house.open(house.put("file", body))
     read_in_pieces(content)
@@ -227,7 +227,7 @@ def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., House])
     assert begun.wait(10)
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read, content, 0, BLOCK)
-        while not content._fetches:
+        while not content._downloader.fetches:
             assert not waiting.done()
         assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
         assert waiting.result(10) == body[:BLOCK]
@@ -287,7 +287,7 @@ def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., House
     house.store.hook = hold
     read(content, BLOCK, 6 * BLOCK)
     assert begun.wait(10)
-    running = next(fetch for fetch in content._fetches._under_way if not fetch.queued)
+    running = next(fetch for fetch in content._downloader.fetches._under_way if not fetch.queued)
     read(content, 40 * MIB, BLOCK)
     assert running.unwanted
     assert read(content, running.first * BLOCK, 10) == body[running.first * BLOCK :][:10]
@@ -296,7 +296,7 @@ def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., House
     house.store.hook = None
     house.pool.shutdown()
     again = house.open(origin)
-    assert not again._present.covers(running.first, running.last)
+    assert not again._state.blocks.present.covers(running.first, running.last)
 
 
 def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) -> None:
@@ -314,7 +314,7 @@ def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) ->
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read_in_pieces, content)
         assert begun.wait(10)
-        running = next(fetch for fetch in content._fetches._under_way if not fetch.queued)
+        running = next(fetch for fetch in content._downloader.fetches._under_way if not fetch.queued)
         while not running.waiters:
             assert not waiting.done()
         read(content, 40 * MIB, BLOCK)

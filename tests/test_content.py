@@ -16,10 +16,13 @@ from memory_store import MemoryStore
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader, segment_prefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.upload_record import segment_prefix
 from swiftfs.objects import ObjectName, Row
 from swiftfs.store.protocol import Headers
 
@@ -110,6 +113,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
+def compose(
+    store: MemoryStore, pool: ThreadPoolExecutor, folder: Path, origin: BaseVersion | None, read_ahead: int
+) -> CachedFile:
+    """Return a file of one MiB a segment that belongs to no cache."""
+    state = FileState.create(folder, origin, None, UNLIMITED)
+    chooser = SegmentContainerChooser(store)
+    uploads = SegmentUploader(store, chooser, pool, state.descriptor, NAME, SegmentLayout(MIB))
+    return CachedFile(state, store, pool, uploads, read_ahead)
+
+
 @pytest.fixture
 def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Open]:
     """Open the content of an object that holds the given bytes."""
@@ -118,7 +131,7 @@ def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -
     def open_it(body: bytes) -> CachedFile:
         etag = store.put(NAME, body, PLAIN).version.etag
         origin = BaseVersion(NAME, etag, len(body), len(body))
-        opened.append(CachedFile(store, pool, tmp_path, origin, 4 * MIB))
+        opened.append(compose(store, pool, tmp_path, origin, 4 * MIB))
         return opened[-1]
 
     yield open_it
@@ -251,11 +264,8 @@ def test_a_failed_download_is_told_and_tried_again(open_content: Open, store: Me
 def test_a_segment_written_to_again_is_uploaded_again(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    content = CachedFile(store, pool, tmp_path, None, 0)
-    upload = SegmentUploader(
-        store, SegmentContainerChooser(store), pool, content.descriptor, NAME, SegmentLayout(MIB)
-    )
-    content.uploads = upload
+    content = compose(store, pool, tmp_path, None, 0)
+    upload = content.uploads
     body = bytearray(random.Random(2).randbytes(3 * MIB + 5))
     for offset in range(0, len(body), BLOCK):
         write(content, offset, bytes(body[offset : offset + BLOCK]))
@@ -281,18 +291,15 @@ def test_a_writer_waits_for_no_listing_of_leftovers(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     """The rows come page by page, and in an outage no page comes for minutes."""
-    content = CachedFile(store, pool, tmp_path, None, 0)
-    upload = SegmentUploader(
-        store, SegmentContainerChooser(store), pool, content.descriptor, NAME, SegmentLayout(MIB)
-    )
-    content.uploads = upload
+    content = compose(store, pool, tmp_path, None, 0)
+    upload = content.uploads
 
     def rows() -> Iterator[Row]:
         pool.submit(write, content, 0, b"text").result(10)
-        yield Row(f"{upload.prefix.key}{0:013d}-abc", 4, "hash", "", "")
+        yield Row(f"{upload.record.prefix.key}{0:013d}-abc", 4, "hash", "", "")
 
     upload.adopt_leftovers(rows())
     assert upload.commit_manifest(None) == [
-        ObjectName(upload.prefix.container, f"{upload.prefix.key}{0:013d}-abc")
+        ObjectName(upload.record.prefix.container, f"{upload.record.prefix.key}{0:013d}-abc")
     ]
     content.close()

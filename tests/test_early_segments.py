@@ -39,15 +39,14 @@ def test_a_hole_that_is_made_again_is_stored_again(writer: Writer) -> None:
 def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writer]) -> None:
     writer = build_writer()
     uploads = writer.content.uploads
-    assert uploads is not None
-    uploads._rests = 3600.0
+    uploads._settle_seconds = 3600.0
     writer.write(0, noise(4 * MIB))
     assert not uploads.is_busy
     assert writer.puts() == 0
-    uploads._rests = 0.0
+    uploads._settle_seconds = 0.0
     writer.write(4 * MIB, noise(10))
     assert writer.puts() == 4
-    uploads._rests = 3600.0
+    uploads._settle_seconds = 3600.0
     writer.write(4 * MIB, noise(3 * MIB))
     assert writer.content.upload_full_segments()  # somebody needs room
     writer.run()
@@ -56,11 +55,10 @@ def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writ
 
 def test_a_segment_that_is_cut_while_it_rests_does_not_go_up(writer: Writer) -> None:
     uploads = writer.content.uploads
-    assert uploads is not None
-    uploads._rests = 3600.0
+    uploads._settle_seconds = 3600.0
     writer.write(0, noise(4 * MIB))
     writer.truncate(MIB + 10)
-    uploads._rests = 0.0
+    uploads._settle_seconds = 0.0
     writer.write(MIB + 10, b"more")
     assert writer.puts() == 1
     writer.write(MIB + 14, noise(2 * MIB))

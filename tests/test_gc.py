@@ -23,7 +23,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
 from swiftfs.filecache.segment_container import SEGMENT_NAME
-from swiftfs.filecache.segment_uploader import journal_of, segment_prefix
+from swiftfs.filecache.upload_record import journal_of, segment_prefix
 from swiftfs.journal.database import SCHEMA, JournalDB, Record
 from swiftfs.journal.operations import Description, PutFile
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled

@@ -12,10 +12,10 @@ from memory_store import MemoryStore
 from scenes import wait_until
 
 from swiftfs.errors import AccessDenied, SwiftfsError
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete
-from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.upkeep import Upkeep
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 
@@ -102,9 +102,10 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     log.close()
     foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
     jobs: list[Callable[[], None]] = []
-    monkeypatch.setattr(Scheduler, "soon", lambda _, job: jobs.append(job))
+    discard_all = Upkeep._discard_all
+    monkeypatch.setattr(Upkeep, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
     with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
-        filesystem.services.file_cache._maker._rests = 0.0
+        filesystem.services.file_cache._factory._settle_seconds = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"1" * 2_500_000)
         wait_until(lambda: len(keys(store, "box_segments")) == 3)

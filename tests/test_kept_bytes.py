@@ -144,7 +144,7 @@ CHANGES = [
 
 def store_it(house: House, content: CachedFile) -> None:
     """Store the file as the journal does."""
-    content.uploads._layout = SegmentLayout(SEGMENT) if content.uploads else SegmentLayout(0)  # type: ignore[union-attr]
+    content.uploads._layout = SegmentLayout(SEGMENT)
     large = house.store.head(NAME).is_slo
     intent = PutFile(NAME, content.to_record(), Description("text/plain", Stored()), large)
     with closing(JournalDB(house.folder, "box")) as log:
@@ -198,7 +198,7 @@ def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: Ho
     house.read(origin, middle, BLOCK)
     house.restart()
     content, model = house.open(origin), bytearray(body)
-    assert content._present
+    assert content._state.blocks.present
     patch(content, model)
     store_it(house, content)
     assert stored(house.store) == model
@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_an_object_that_is_verified_whole(house: House
 def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(house: House) -> None:
     """The store of the test itself holds 4 MiB of each answer."""
     content = house.open(put_plain(house.store, noise(80 * MIB)))
-    assert peak_of(lambda: content.ensure_kept(8 * MIB, 24 * MIB)) < 8 * MIB
+    assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
     assert house.gets() > 4
 
 

@@ -14,7 +14,7 @@ from storing_house import MIB, PLAIN, Writer, noise
 
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_put import place_of
@@ -51,6 +51,16 @@ class Gate(MemoryStore):
         self._open.set()
 
 
+class Abandoned(NoBacklog):
+    """Notes whose segments are to be deleted."""
+
+    def __init__(self) -> None:
+        self.uploads: list[SegmentUploader] = []
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        self.uploads.append(uploads)
+
+
 class Rig:
     """A cache of files with segments of one MiB, one of which is uploaded at a time."""
 
@@ -60,9 +70,8 @@ class Rig:
         self.maker = CachedFileFactory(
             self.store, SegmentLayout(MIB), lambda _standing: None, connections=1, uploads=1, read_ahead=0
         )
-        self.cache = FileCache(folder, None, self.maker, {})
-        self.abandoned: list[SegmentUploader] = []
-        self.cache.abandoned = self.abandoned.append
+        self.abandoned = Abandoned()
+        self.cache = FileCache(folder, None, self.maker, {}, self.abandoned)
 
     def written(self, name: ObjectName, body: bytes) -> CachedFile:
         """Return a new file, whose full segments are being uploaded: the first waits in its PUT."""
@@ -202,10 +211,9 @@ def test_the_segment_of_an_upload_that_begins_to_store_when_the_file_is_thrown_a
     write(content, 0, noise(2 * MIB))
     assert reached.wait(20)
     uploads = content.uploads
-    assert uploads is not None
-    assert not uploads.has_begun or rig.store.waiting
+    assert not uploads.record.has_begun or rig.store.waiting
     rig.cache.release(content)
-    assert rig.abandoned == [uploads]
+    assert rig.abandoned.uploads == [uploads]
     go_on.set()
     names = uploads.abandon()
     assert [name.key for name in names] == [row.key for row in rig.store.list_page("box_segments").rows]

@@ -231,7 +231,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
         assert gate.reached.wait(20)
         write(filesystem, "/second", b"2")
         with journal._changed:
-            journal._outcomes.is_away = True  # one request at a time
+            journal._queue.is_away = True  # one request at a time
             task = journal._queue.tail(name)
         waiter, wrong = in_thread(journal.flush, [name])
         wait_until(lambda: task is not None and bool(task.awaited_hand_in))

@@ -15,7 +15,7 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
 from swiftfs.filecache.segment_container import SegmentContainerChooser
-from swiftfs.filecache.segment_uploader import segment_prefix
+from swiftfs.filecache.upload_record import segment_prefix
 from swiftfs.objects import ObjectName
 from swiftfs.paths import SEGMENTS_FOLDER, Source
 

@@ -15,7 +15,7 @@ from storing_house import MIB
 
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
-from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectName
@@ -27,6 +27,19 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+class Relief(NoBacklog):
+    """Notes that files are to be stored, which a test does."""
+
+    def __init__(self) -> None:
+        self.wanted: threading.Event | None = None
+
+    def start_uploads_for_space(self) -> bool:
+        if self.wanted is None:
+            return False
+        self.wanted.set()
+        return True
+
+
 class Yard:
     """A cache folder with little room, and a store whose PUTs a test can hold back."""
 
@@ -35,7 +48,8 @@ class Yard:
         maker = CachedFileFactory(
             self.store, SegmentLayout(MIB), lambda _: None, connections=2, uploads=2, read_ahead=0
         )
-        self.cache = FileCache(folder, limit, maker, {})
+        self.relief = Relief()
+        self.cache = FileCache(folder, limit, maker, {}, self.relief)
         self.open: list[CachedFile] = []
 
     def new(self, key: str = "file") -> CachedFile:
@@ -142,13 +156,7 @@ def test_what_the_journal_stores_makes_room(yard: Yard) -> None:
         put(content, offset, noise(BLOCK))
     yard.cache.pin(content.file_name)
     content.to_record()
-    relieved = threading.Event()
-
-    def relieve() -> bool:
-        relieved.set()
-        return True
-
-    yard.cache.start_uploads_for_space = relieve
+    relieved = yard.relief.wanted = threading.Event()
     second = yard.new("second")
     writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
     writing.start()

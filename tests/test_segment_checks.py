@@ -57,7 +57,7 @@ def test_a_wrong_segment_is_fetched_again_and_no_other(
     house.store.wrong = 1
     read(content, SIZE + BLOCK, 4 * BLOCK)
     assert read_slowly(content) != BODY
-    assert f"box_segments/large/{SIZE:012d}: the bytes that came have the MD5" in caplog.text
+    assert f"box_segments/large/{SIZE:012d}: the downloaded bytes have the MD5" in caplog.text
     assert len(caplog.records) == 1
     house.gets()
     assert read_slowly(content) == BODY

@@ -282,9 +282,8 @@ def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
 def _begin_segments(filesystem: FileSystem) -> None:
     """Have all full segments of the files that wait uploaded."""
     for use in filesystem.services.file_cache._used.values():
-        assert use.content is not None
-        assert use.content.uploads is not None
-        use.content.uploads.begin_full(4 * MIB, lambda _start, _end: True)
+        assert use.cached_file is not None
+        use.cached_file.uploads.begin_full(4 * MIB, lambda _start, _end: True)
 
 
 def test_a_stranger_who_overwrites_a_renamed_file_does_not_inherit(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from memory_store import MemoryStore
 
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, SegmentRemoval

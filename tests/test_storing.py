@@ -10,8 +10,7 @@ from storing_house import MIB, NAME, Writer, noise
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.downloader import FilledFile
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.objects import ObjectName
 
 pytest_plugins = ["writer_fixtures"]
@@ -73,7 +72,6 @@ def test_wrong_bytes_on_the_way_are_not_overtaken(writer: Writer) -> None:
 @pytest.mark.parametrize("size", [3 * BLOCK, 3 * MIB])
 def test_a_file_that_was_cut_during_the_upload_is_overtaken(writer: Writer, size: int) -> None:
     writer.write(0, noise(size - 5) + bytes(5))
-    writer.content.uploads = writer.content.uploads if size > MIB else None
 
     def cut() -> None:
         writer.truncate(size - 5)
@@ -98,7 +96,7 @@ def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
     writer.store.during = Once(fail)
     with pytest.raises(Unavailable):
         writer.run()
-    assert not writer.content.overtaken
+    assert not writer.content.changed_during_upload
     assert [run[0] for run in writer.content.changes().runs(0, 24)] == [0, 16]
     writer.run()
     assert writer.stored() == writer.model
@@ -127,8 +125,9 @@ def test_what_is_downloaded_for_an_upload_is_not_taken_for_the_object(writer: Wr
 def wait_idle(writer: Writer) -> None:
     """Wait until neither a download nor a check is under way."""
     content = writer.content
-    with content._changed:
-        assert content._changed.wait_for(lambda: FilledFile._is_idle(content), 10)
+    state, fetches = content._state, content._downloader.fetches
+    with state.changed:
+        assert state.changed.wait_for(lambda: not (fetches or state.checks.running), 10)
 
 
 def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones_stay(writer: Writer) -> None:
@@ -200,46 +199,46 @@ def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> No
     def puts() -> int:
         return sum(method == "put" for method, _ in writer.store.requests)
 
-    assert writer.content.uploads is not None
-    writer.content.uploads._on_first_put = lambda standing: told.append((standing, puts()))
+    writer.content.uploads.record._on_first_put = lambda standing: told.append((standing, puts()))
     assert writer.content.to_record().prefix is None
     for round_ in range(2):
         writer.write(round_ * MIB, noise(4 * MIB))
         writer.run()
     (first, before), *manifests = told
-    assert first == UnreferencedPrefix(writer.content.uploads.prefix, frozenset(), objects=frozenset({NAME}))
+    assert first == UnreferencedPrefix(
+        writer.content.uploads.record.prefix, frozenset(), objects=frozenset({NAME})
+    )
     assert before == 0
     assert [len(standing.asked) for standing, _ in manifests] == [1, 1]  # each is recorded before it is sent
-    assert writer.content.to_record().prefix == writer.content.uploads.prefix
-    assert all(name.key.startswith(writer.content.uploads.prefix.key) for name in writer.named())
+    assert writer.content.to_record().prefix == writer.content.uploads.record.prefix
+    assert all(name.key.startswith(writer.content.uploads.record.prefix.key) for name in writer.named())
 
 
 def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
     def fail(_standing: UnreferencedPrefix) -> None:
         raise OSError(28, "No space left on device")
 
-    assert writer.content.uploads is not None
-    writer.content.uploads._on_first_put = fail
+    writer.content.uploads.record._on_first_put = fail
     writer.write(0, noise(2 * MIB))
     with pytest.raises(OSError, match="No space"):
         writer.run()
     assert writer.puts() == 0
-    writer.content.uploads._on_first_put = writer.begun.append
+    writer.content.uploads.record._on_first_put = writer.begun.append
     writer.run()
     assert writer.stored() == writer.model
 
 
 def restore(writer: Writer, saved: FileRecord) -> CachedFile:
     """Return what the process after one that died makes of what that had saved."""
-    content = CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
     assert saved.prefix is None or saved.prefix.container == "box_segments"
-    return writer.equip(content, saved.prefix)
+    return writer.restore(saved)
 
 
 def replace_content(writer: Writer, content: CachedFile) -> None:
     old, writer.content = writer.content, content
-    old._file.close()
-    old._file.close = old._file.remove = lambda: None  # type: ignore[method-assign]
+    file = old._state.file
+    file.close()
+    file.close = file.remove = lambda: None  # type: ignore[method-assign]
 
 
 def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
@@ -256,14 +255,13 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     restored = restore(writer, saved)
     replace_content(writer, restored)
     assert len(writer.segments()) == 3
-    assert restored.uploads is not None
     restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows)
     writer.puts()
     writer.run()
     assert writer.puts() == 2
     assert writer.stored() == writer.model
     assert writer.segments() == writer.named()
-    assert [one.prefix for one in writer.begun if not one.asked] == [restored.uploads.prefix]
+    assert [one.prefix for one in writer.begun if not one.asked] == [restored.uploads.record.prefix]
 
 
 def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> None:
@@ -276,7 +274,6 @@ def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> Non
         writer.run()
     restored = restore(writer, writer.content.to_record())
     replace_content(writer, restored)
-    assert restored.uploads is not None
     restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows, kept)
     garbage = set(restored.uploads.abandon())
     assert garbage == writer.segments() - kept
@@ -307,7 +304,7 @@ def test_a_saved_file_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
     with path.open("r+b") as file:
         file.truncate(5)
     with pytest.raises(OSError, match=saved.file):
-        CachedFile.restore(writer.store, writer.pool, writer.folder, saved, 0)
+        writer.restore(saved)
     with path.open("r+b") as file:
         file.truncate(saved.size)
 

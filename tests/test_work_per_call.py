@@ -190,8 +190,7 @@ def test_a_write_to_a_file_of_many_segments(tmp_path: Path, evicted: bool) -> No
             size = (count + 1) * BLOCK
             write(content, 0, bytes(range(256)) * (size // 256))
             uploads = content.uploads
-            assert uploads is not None
-            wait_until(lambda: len(uploads.stored(promised=False)) >= count)  # noqa: B023
+            wait_until(lambda: len(uploads.stored(protected=False)) >= count)  # noqa: B023
             settle(content)
             if evicted:
                 content.evict(count * BLOCK)

@@ -1,1 +1,1 @@
-"""What files hold: a sparse local file for each version, parallel reads, segment uploads."""
+"""Cached files: a sparse local file for each version, parallel downloads, segment uploads."""

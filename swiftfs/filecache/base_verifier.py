@@ -1,79 +1,72 @@
-"""Bytes of the old version that are stored again: they are verified first.
+"""Verifies bytes of the base version before they are stored again.
 
-A wrong byte that came over the network costs a reader one wrong answer. Stored again it would be wrong for
-good, and every MD5 would say that it is right. So what a change keeps of the old object is either part of
-something whose MD5 was right, or came twice, in two independent answers.
+A wrong byte from the network costs a reader one wrong answer. Stored again it would be wrong for good, with
+an MD5 that matches. So the bytes that a change keeps of the old object are either part of something whose MD5
+was right, or came equal in two independent answers.
 """
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed, SwiftfsError
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range, missing_of_all
+from swiftfs.filecache.base_resolver import BaseResolver
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
+from swiftfs.filecache.checksum_ranges import is_md5
 from swiftfs.filecache.compared_answers import PIECE, Answer
-from swiftfs.filecache.downloader import FilledFile
+from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.downloads import Download
-from swiftfs.filecache.sparse_file import md5_of
-from swiftfs.filecache.verifier import is_md5
+from swiftfs.filecache.file_state import FileState
 from swiftfs.objects import Manifest, ObjectInfo
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
 WHOLE = 4 * 1024 * 1024
-"""A plain object up to this size is downloaded whole, for its ETag tells whether it came right; of a larger
-one so much at most is compared at once."""
+"""Bytes. A plain object up to this size is downloaded whole, because its ETag is then its MD5; of a larger
+object at most this much is compared at once."""
 
 LARGEST_WHOLE = 64 * 1024 * 1024
 """A plain object up to this size is downloaded whole when a quarter of it or more is needed."""
 
 
-class VerifiedFile(FilledFile):
-    """A local file whose bytes of the origin can be verified before they are stored again."""
+class BaseVerifier:
+    """Downloads and verifies bytes of one file's base version."""
 
-    def ensure_kept(self, offset: int, end: int) -> None:
-        """Download what is missing of the bytes from `offset` to `end`; verify what is the origin's.
+    def __init__(
+        self, state: FileState, store: ObjectStore, resolver: BaseResolver, downloader: Downloader
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._resolver = resolver
+        self._downloader = downloader
 
-        Raise `Corrupt` when Swift's answers differ each time.
+    def ensure_verified(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`; verify those of the base version.
+
+        Raise `Corrupt` when all of Swift's answers differ.
         """
         while (fetch := self._claim_unverified(offset, end)) is not None:
-            self._run(fetch)
-            if fetch.error is not None:
-                raise fetch.error
-        self.ensure(offset, end)  # what is in segments of the file's own
-
-    def _is_kept(self, offset: int, end: int) -> bool:
-        """Say whether the bytes are here and verified, as far as they are the origin's."""
-        blocks = block_range(offset, end)
-        return next(self._unverified(*blocks), None) is None and next(self._missing(*blocks), None) is None
-
-    def _unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of a range of blocks whose bytes are the origin's, and may be wrong."""
-        known = (*self._changed_blocks(), self._verified, self._remote.blocks)
-        return missing_of_all(known, first, min(last, self._filled))
-
-    def _changed_blocks(self) -> tuple[Blocks, ...]:
-        """Return sets of the blocks that differ from the origin's."""
-        return (self._dirty,)
+            self._downloader.run(fetch)
+        self._downloader.ensure(offset, end)  # the blocks in the file's own segments
 
     def _claim_unverified(self, offset: int, end: int) -> Download | None:
-        """Return a download for the caller to run; None when all is verified. Wait for those under way."""
-        with self._changed:
-            while (run := next(self._unverified(*block_range(offset, end)), None)) is not None:
-                if under_way := self._fetches.touching(*run):
-                    self._wait_for(under_way)
-                elif self._check.is_looking_at(*run):
-                    self._changed.wait()
+        """Return a download for the caller to run, None when all is verified; wait for those under way."""
+        state, fetches = self._state, self._downloader.fetches
+        with state.changed:
+            while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
+                if under_way := fetches.touching(*run):
+                    self._downloader.wait_for(under_way)
+                elif state.checks.is_checking(*run):
+                    state.changed.wait()
                 else:
-                    return self._fetches.add(Download(*run, None, queued=False, ahead=None, verified=True))
+                    return fetches.add(Download(*run, self._execute))
         return None
 
-    def _download(self, fetch: Download) -> None:
-        origin = self._origin
-        if not fetch.verified or origin is None or self._closed:
-            super()._download(fetch)
+    def _execute(self, fetch: Download) -> None:
+        origin = self._state.blocks.origin
+        if origin is None or self._state.closed:
             return
         try:
             if not self._is_worth_all_of(origin, fetch) or not self._download_whole(origin):
@@ -83,21 +76,21 @@ class VerifiedFile(FilledFile):
         except NotFound:
             raise PreconditionFailed(f"{origin.name}: the object was deleted while it was changed") from None
         except PreconditionFailed:
-            if not self._correct(origin):
+            if not self._resolver.ask(origin):
                 raise
 
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
-        """Say whether one download of the whole object is the cheapest way to verify some blocks of it."""
-        told = self.last_get_info
-        if origin.manifest is not None or (told is not None and (told.is_slo or told.dlo_prefix is not None)):
+        """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""
+        info = self._resolver.last_get_info
+        if origin.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
-        # No answer can begin before the object does, so two of its beginning are not independent.
+        # Two answers with the object's first bytes begin at one offset, so they are not independent.
         much = 4 * needed >= origin.object_size or fetch.first == 0
         return origin.object_size <= WHOLE or (origin.object_size <= LARGEST_WHOLE and much)
 
     def _download_whole(self, origin: BaseVersion) -> bool:
-        """Download the object and look at its MD5; return False when its ETag is none."""
+        """Download the object and compare its MD5; return False when its ETag is not an MD5."""
         for _ in range(2):
             with closing(self._empty_answer(0, origin.object_size)) as answer:
                 info = self._get(origin, answer)
@@ -107,14 +100,16 @@ class VerifiedFile(FilledFile):
                 if digest == info.version.etag:
                     self._take(origin, answer, 0, origin.object_size, info)
                     return True
-            log.info("%s: the bytes that came have the MD5 %s; they are fetched again", origin.name, digest)
-        raise Corrupt(f"{origin.name}: the bytes that came have the MD5 {digest} instead of the ETag")
+            log.info(
+                "%s: the downloaded bytes have the MD5 %s; they are downloaded again", origin.name, digest
+            )
+        raise Corrupt(f"{origin.name}: the downloaded bytes have the MD5 {digest}, which is not the ETag")
 
     def _download_twice(self, origin: BaseVersion, first: int, last: int) -> None:
-        """Take for the bytes of some blocks what two answers agree on; what is here counts as one.
+        """Download some blocks until two answers agree; the bytes in the local file count as one answer.
 
-        Each answer begins elsewhere, so that what is always wrong at one place of a body (a proxy's fault) is
-        wrong at different bytes of the object. Of whole segments one answer is enough when it has their MD5.
+        Each answer begins at another offset: a fault that always hits one place of a body (a proxy's) then
+        hits different bytes of the object. For whole segments one answer is enough if it has their MD5s.
         """
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
         with ExitStack() as opened:
@@ -130,69 +125,46 @@ class VerifiedFile(FilledFile):
                     return
                 if seen:
                     log.info(
-                        "%s: other bytes came from %d than before; they are fetched again",
+                        "%s: two answers differ in the bytes from %d on; they are downloaded again",
                         origin.name,
                         offset,
                     )
                 seen.append(answer)
-        raise Corrupt(f"{origin.name}: the bytes from {offset} to {end} come different each time")
+        raise Corrupt(f"{origin.name}: all answers differ in the bytes from {offset} to {end}")
 
     def _bytes_here(self, offset: int, end: int) -> Iterator[Answer]:
-        """Yield a copy of what the file holds from `offset` to `end`, if that is all here."""
-        with self._changed:
-            if not self._present.covers(*block_range(offset, end)):
+        """Yield a copy of the local file's bytes from `offset` to `end`, if all of them are present."""
+        with self._state.changed:
+            if not self._state.blocks.present.covers(*block_range(offset, end)):
                 return
         answer = self._empty_answer(offset, end)
         for position in range(offset, end, PIECE):
-            answer.write(position, os.pread(self.descriptor, min(PIECE, end - position), position))
+            answer.write(position, os.pread(self._state.descriptor, min(PIECE, end - position), position))
         yield answer
 
     def _empty_answer(self, offset: int, end: int) -> Answer:
-        return Answer(self._file.path.parent, offset, end)
+        return Answer(self._state.file.path.parent, offset, end)
 
     def _manifest(self, origin: BaseVersion) -> Manifest | None:
-        """Return an SLO's manifest, which the upload will need; None when it cannot be had."""
-        with self._changed:
-            now = self._origin
-            if now is None or now.manifest is not None or self._check.asked:
+        """Return an SLO's manifest, which the upload will need too; None when Swift does not give it."""
+        state = self._state
+        with state.changed:
+            now = state.blocks.origin
+            if now is None or now.manifest is not None or state.checks.asked:
                 return now.manifest if now is not None else None
-            self._check.asked = True
+            state.checks.asked = True
         try:
             manifest = self._store.manifest(origin.name)
         except SwiftfsError as error:
-            log.info("%s: its segments cannot be checked: %s", origin.name, error)
+            log.info("%s: the segments cannot be checked: %s", origin.name, error)
             return None
-        with self._changed:
-            if self._origin is None or manifest.etag != self._origin.etag or not self._is_from(origin):
-                return None
-            self._origin = replace(self._origin, manifest=manifest)
-        return manifest
-
-    def _verify_evicted(self, fetch: Download, source: StoredSegment) -> None:
-        """Look at the MD5 of a segment when the last of its blocks comes back, before any writer changes it.
-
-        What is wrong is fetched again.
-        """
-        segment = source.segment
-        with self._changed:
-            left = self._remote.blocks.copy()
-            left.discard(fetch.first, fetch.last)
-            if left.touches(*source.blocks) or segment.nested or segment.length is not None:
-                return
-        for is_last in (False, True):
-            digest = md5_of(self.descriptor, source.start, source.end, lambda: self._closed)
-            if digest == segment.etag or self._closed:
-                return
-            said = f"{segment.name}: the bytes that came have the MD5 {digest} instead of {segment.etag}"
-            if is_last:
-                raise Corrupt(said)
-            log.info("%s; they are fetched again", said)
-            self._get_evicted(source, *source.blocks, again=True)
+        with state.changed:
+            return manifest if self._resolver.learn_manifest(origin, manifest) else None
 
     def _get(self, origin: BaseVersion, answer: Answer) -> ObjectInfo:
-        """Download the bytes that the answer is for."""
+        """Download the bytes of an answer."""
         size = answer.end - answer.offset
-        self.on_growth(size)
+        self._state.space.on_growth(size)
         length = None if size == origin.object_size else size
         info = self._store.get(
             origin.name, answer.write, offset=answer.offset, length=length, etag=origin.etag
@@ -202,26 +174,27 @@ class VerifiedFile(FilledFile):
         return info
 
     def _take(self, origin: BaseVersion, answer: Answer, offset: int, end: int, info: ObjectInfo) -> None:
-        """Write verified bytes wherever we have none of our own."""
-        with self._changed:
-            now = self._origin
-            if now is None or not self._is_from(origin) or self._closed:
+        """Write verified bytes to the blocks that are neither changed nor verified."""
+        state, blocks = self._state, self._state.blocks
+        with state.changed:
+            now = blocks.origin
+            if now is None or not blocks.is_from(origin) or state.closed:
                 return
             end = min(end, now.size)
-            for one, other in list(self._unverified(*block_range(offset, end))):
+            for one, other in list(blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):
-                    os.pwrite(self.descriptor, piece, position)
+                    os.pwrite(state.descriptor, piece, position)
                     position += len(piece)
-                self._present.add(one, other)
-                self._verified.add(one, other)
-            self._certain = True
-            self._learn(info)
-            self._changed.notify_all()
+                blocks.present.add(one, other)
+                blocks.verified.add(one, other)
+            state.is_certain = True
+            self._resolver.learn(info)
+            state.changed.notify_all()
 
 
 def _is_of_segments(manifest: Manifest | None, answer: Answer, offset: int, end: int) -> bool:
-    """Say whether the bytes from `offset` to `end` are made of whole segments and have their MD5s."""
+    """Return whether the bytes from `offset` to `end` are made of whole segments and have their MD5s."""
     start, verified = 0, 0
     for segment in manifest.segments if manifest is not None else ():
         begin, start = start, start + segment.span

@@ -1,12 +1,13 @@
-"""Sets of blocks as bytes, for the journal and the index.
+"""Encodes sets of blocks as bytes, for the journal and the index.
 
-A set is a sequence of records and a zero byte. A record begins with a number, seven bits a byte and the least
-first, whose last two bits are its kind and whose others say for how many blocks it speaks: those behind the
-record before. `_ABSENT` and `_PRESENT` are runs, and `_BITMAP` is followed by a bit for each block, padded to
-a byte, the least first. What is behind the last record is absent.
+A set is a sequence of records, then a zero byte. A record begins with a number: seven bits in each byte, the
+least significant first. The lowest two bits of the number are the record's kind, the others are the number of
+blocks it describes; these follow those of the record before. `_ABSENT` and `_PRESENT` are runs. `_BITMAP` is
+followed by one bit for each block, the least significant first, padded to a byte. Blocks after the last
+record are absent.
 
-A set that is a single bitmap is that without anything else, as release 0.1 wrote every set. Its last byte is
-never zero, and that tells them apart.
+A set of a single bitmap is written as that bitmap alone, as release 0.1 wrote every set. Its last byte is
+never zero, which distinguishes the two forms.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ _MOST = 1 << 53
 
 
 def pack(pieces: Iterable[tuple[int, int, int]]) -> bytes:
-    """Return the bytes of a set that is made of these pieces; see `block_tree.pieces`, from 0 on."""
+    """Encode a set that consists of these pieces, which begin at block 0; see `block_tree.pieces`."""
     records: list[bytes] = []
     kind, length = _ABSENT, 0  # of the run that is not written yet
     for start, stop, bits in pieces:
@@ -44,7 +45,7 @@ def pack(pieces: Iterable[tuple[int, int, int]]) -> bytes:
 
 
 def unpack(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the pieces of a set, without those that are absent; raise `ValueError` for what is none."""
+    """Yield the pieces of an encoded set, without absent ones; raise `ValueError` for anything else."""
     if not data:
         return
     if data[-1]:
@@ -55,13 +56,13 @@ def unpack(data: bytes) -> Iterator[tuple[int, int, int]]:
         number, position = _read_number(data, position)
         kind, length = number & _KIND_MASK, number >> _KIND_BITS
         if start + length > _MOST:
-            raise ValueError("a set of blocks that no file has")
+            raise ValueError("a set of blocks beyond the largest file")
         if kind == _PRESENT:
             yield start, start + length, ALL
         elif kind == _BITMAP:
             end = position + -(-length // 8)
             if end >= len(data):
-                raise ValueError("a set of blocks that is cut")
+                raise ValueError("a truncated set of blocks")
             yield from _bitmap(start, data[position:end])
             position = end
         elif kind != _ABSENT:
@@ -91,7 +92,7 @@ def _number(number: int) -> bytes:
 
 
 def _read_number(data: bytes, position: int) -> tuple[int, int]:
-    """Return the number at a position, and where it ends."""
+    """Return the number at a position, and the position after it."""
     number = shift = 0
     while shift < 64:
         byte = data[position]

@@ -1,17 +1,19 @@
-"""Which blocks of a file are where: sets, the version below, segments, and the record of it all.
+"""Where the blocks of a file are: sets of blocks, the base version, stored segments, the journal's record.
 
-What a call costs depends on how many blocks of its range change their state in turn, not on the file's size.
+The time of a call depends on the number of runs in its range, not on the file's size.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from heapq import merge
 
 from swiftfs.filecache import block_tree as tree
 from swiftfs.filecache.block_codec import pack, unpack
+from swiftfs.filecache.spans import Spans
 from swiftfs.objects import Manifest, ObjectName, Segment
 
 BLOCK = 128 * 1024
-"""Bytes in a block: one kernel request, so that a random read downloads little more than it was asked for."""
+"""Bytes in a block: one request of the kernel, so that a random read downloads little more than it needs."""
 
 
 def block_range(offset: int, end: int) -> tuple[int, int]:
@@ -22,7 +24,7 @@ def block_range(offset: int, end: int) -> tuple[int, int]:
 class Blocks:
     """A set of block numbers. Ranges are half open: `first` to one before `last`. Not locked.
 
-    What `runs` and `missing` yield is as it was when they were called. A copy takes no time and no memory.
+    `runs` and `missing` yield the state at the time of the call. A copy takes no time and no memory.
     """
 
     def __init__(self) -> None:
@@ -56,23 +58,23 @@ class Blocks:
         self._root = tree.difference(mine, theirs, self._height)
 
     def touches(self, first: int, last: int) -> bool:
-        """Say whether any block of the range is in the set."""
+        """Return whether any block of the range is in the set."""
         return next(self.runs(first, last), None) is not None
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are in the set, in order."""
-        return _runs(tree.pieces(self._root, self._height, first, last), tree.NONE)
+        return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.NONE)
 
     def covers(self, first: int, last: int) -> bool:
-        """Say whether all blocks of the range are in the set."""
+        """Return whether all blocks of the range are in the set."""
         return next(self.missing(first, last), None) is None
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of the range that are not in the set, in order."""
-        return _runs(tree.pieces(self._root, self._height, first, last), tree.ALL)
+        return tree.runs_of(tree.pieces(self._root, self._height, first, last), tree.ALL)
 
     def widened(self, count: int) -> "Blocks":
-        """Return a set of all groups of `count` blocks, a power of two, that have a block of the set."""
+        """Return all groups of `count` blocks, a power of two, that have any block of the set."""
         other = self.copy()
         other._root = tree.widened(self._root, self._height, count.bit_length() - 1)
         return other
@@ -84,12 +86,12 @@ class Blocks:
         return other
 
     def to_bytes(self) -> bytes:
-        """Return the set as bytes, for `from_bytes`."""
+        """Encode the set for `from_bytes`."""
         return pack(tree.pieces(self._root, self._height, 0, 1 << self._height))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Blocks":
-        """Return the set that `to_bytes` wrote, of this release or an earlier one; raise `ValueError`."""
+        """Decode what `to_bytes` of this or an earlier release has written; raise `ValueError`."""
         blocks = cls()
         for first, last, bits in unpack(data):
             if bits == tree.ALL:
@@ -105,7 +107,7 @@ class Blocks:
         return tree.count(self._root, self._height)
 
     def _add_bits(self, first: int, bits: int) -> None:
-        """Add the blocks that bits say, from `first` on."""
+        """Add the blocks whose bits are set, from `first` on."""
         while bits:
             start = first % tree.LEAF_SIZE
             self._raise_to(first + 1)
@@ -119,7 +121,7 @@ class Blocks:
             self._height = tree.next_height(self._height)
 
     def _level_with(self, other: "Blocks") -> tuple[tree.Node, tree.Node]:
-        """Return both roots at one height, which is that of the higher one."""
+        """Raise the lower of both roots to the height of the other; return both."""
         self._raise_to(1 << other._height)
         root, height = other._root, other._height
         while height < self._height:
@@ -128,7 +130,7 @@ class Blocks:
 
 
 def missing_of_all(sets: Iterable[Blocks], first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs of the range that none of the sets has, in order; the sets must not change meanwhile."""
+    """Yield the runs of the range that no set has, in order. The sets must not change meanwhile."""
     runs = iter([(first, last)])
     for one in sets:
         runs = _without(runs, one)
@@ -140,45 +142,12 @@ def _without(runs: Iterator[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[
         yield from blocks.missing(*run)
 
 
-def _runs(pieces: Iterator[tuple[int, int, int]], none: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs of what is in the pieces, or with `ALL` for `none` of what is not."""
-    begin = end = -1  # of a run that the next piece may continue
-    for start, stop, bits in pieces:
-        if bits == none:
-            if begin >= 0:
-                yield begin, end
-            begin = -1
-        if bits == ~none:
-            begin, end = (begin if begin >= 0 else start), stop
-        elif bits != none:
-            for one, other in _bit_runs((bits ^ none) & (1 << stop - start) - 1, start):
-                if begin >= 0 and one != end:
-                    yield begin, end
-                    begin = -1
-                begin, end = (begin if begin >= 0 else one), other
-            if begin >= 0 and end < stop:  # at once: who wants the first run only looks no further
-                yield begin, end
-                begin = -1
-    if begin >= 0:
-        yield begin, end
-
-
-def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
-    while bits:
-        zeros = (bits & -bits).bit_length() - 1
-        bits >>= zeros
-        ones = (~bits & bits + 1).bit_length() - 1
-        bits >>= ones
-        yield start + zeros, start + zeros + ones
-        start += zeros + ones
-
-
 @dataclass(frozen=True, slots=True)
 class BaseVersion:
-    """The version whose bytes fill the file: the first `size` bytes of it, `etag` empty while unknown.
+    """The version whose first `size` bytes fill the file; `etag` is empty while it is unknown.
 
     `object_size` is the size of the object, which `size` falls below when the file is truncated. `manifest`
-    is an SLO's own where it is known.
+    is that of an SLO, if it is known.
     """
 
     name: ObjectName
@@ -190,7 +159,7 @@ class BaseVersion:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment that holds the file's bytes from `start` on, which are not in the local file."""
+    """A segment with the file's bytes from `start` on."""
 
     start: int
     segment: Segment
@@ -202,17 +171,78 @@ class StoredSegment:
 
     @property
     def blocks(self) -> tuple[int, int]:
-        """The blocks, first and one past the last, that lie wholly in the segment."""
+        """The blocks, first and one past the last, that are completely in the segment."""
         return -(-self.start // BLOCK), self.end // BLOCK
+
+
+class RemoteBlocks:
+    """The evicted blocks of one file, guarded by its lock, and the segments that have them.
+
+    INVARIANT: a segment with an evicted block has the present bytes of the file. Before a byte of it changes,
+    all of its blocks are fetched back.
+    `whole` are the first bytes of the segments whose blocks are all evicted.
+    """
+
+    def __init__(self) -> None:
+        self.blocks = Blocks()
+        self.whole: set[int] = set()
+        self._segments: Spans[StoredSegment] = Spans()
+
+    def add(self, segment: StoredSegment, first: int, last: int) -> None:
+        """Record that blocks of a segment were evicted."""
+        self._segments.put(segment)
+        self.blocks.add(first, last)
+        if self.blocks.covers(*segment.blocks):
+            self.whole.add(segment.start)
+
+    def discard(self, first: int, last: int) -> None:
+        """Record that blocks are in the local file again, or that the file does not have them any more."""
+        if first >= last:
+            return
+        self.blocks.discard(first, last)
+        for segment in self._segments.touching(first * BLOCK, last * BLOCK):
+            self.whole.discard(segment.start)
+            if not self.blocks.touches(*segment.blocks):
+                self._segments.pop(segment.start)
+
+    def clear(self) -> None:
+        """Forget all blocks, because the base version has them now."""
+        self.blocks = Blocks()
+        self.whole.clear()
+        self._segments.clear()
+
+    def segments(self) -> tuple[StoredSegment, ...]:
+        """Return the segments that have evicted blocks, in the order of the file."""
+        return tuple(sorted(self._segments.values(), key=lambda segment: segment.start))
+
+    def source(self, block: int) -> StoredSegment | None:
+        """Return the segment that has an evicted block, None for other blocks."""
+        if not self.blocks.touches(block, block + 1):
+            return None
+        touching = self._segments.touching(block * BLOCK, (block + 1) * BLOCK)
+        return next(one for one in touching if one.blocks[0] <= block < one.blocks[1])
+
+    def runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the evicted runs of a range of blocks, each of one segment."""
+        for one in self._segments.touching(first * BLOCK, last * BLOCK):
+            begin, end = one.blocks
+            yield from self.blocks.runs(max(first, begin), min(last, end))
+
+    def touched(self, offset: int, end: int) -> list[tuple[int, int]]:
+        """Return the blocks of the segments with evicted blocks that have a byte from `offset` to `end`."""
+        return [one.blocks for one in self._segments.touching(offset, end)]
+
+    def __bool__(self) -> bool:
+        return bool(self._segments)
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A content's local file by its name in its folder, the bytes it has, and where the others are.
+    """The journal's record of a cached file: the name of its local file, and where its blocks are.
 
-    The `dirty` blocks are in the local file, those `evicted` in segments, and all others, of which nobody
-    knows whether a writer has changed them since, are the origin's. `prefix` is what the names of its
-    segments begin with, None while there are none.
+    The `dirty` blocks are in the local file, and `evicted` ones in segments. All others are those of the base
+    version, since the local file may have been changed after the record. `prefix` is that of the file's
+    segments, None if there are none.
     """
 
     file: str
@@ -229,13 +259,236 @@ class FileRecord:
         return not self.evicted and self.dirty.covers(first, last)
 
     def with_blocks_of(self, older: "FileRecord") -> "FileRecord":
-        """Return it with what an older state of the same local file and version has there besides."""
+        """Return the record with the dirty blocks of an older one of the same local file and version."""
         versions = {(origin.name, origin.etag) if (origin := one.origin) else None for one in (self, older)}
         if len(versions) > 1:
             return self
         dirty = older.dirty.copy()
         dirty.discard(block_range(0, self.size)[1], block_range(0, max(self.size, older.size))[1])
-        for placed in self.evicted:
-            dirty.discard(*placed.blocks)
+        for segment in self.evicted:
+            dirty.discard(*segment.blocks)
         dirty.update(self.dirty)
         return replace(self, dirty=dirty, prefix=self.prefix or older.prefix)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What an upload stores: the bytes as they were when it began.
+
+    `dirty` are the blocks that differ from the base version. `least` is the smallest size that the file has
+    had since. `changed` means that the file has changed since.
+    """
+
+    origin: BaseVersion | None
+    size: int
+    dirty: Blocks
+    least: int
+    changed: bool = False
+
+
+class BlockMap:
+    """Where the blocks of a file of `size` bytes are. Not locked: its owner's lock guards it.
+
+    - `present` blocks are right in the local file.
+    - `dirty` blocks differ from those of `origin`, the base version. During an upload of `snapshot`
+      they are the blocks that have changed since it began.
+    - `remote` blocks are in segments of the file's own, and not present.
+    - `verified` blocks of the base version may be stored again.
+
+    INVARIANT: dirty blocks are present, remote, or behind the end of the base version.
+    INVARIANT: blocks behind the end of the base version have zeros or our own bytes, and count as present.
+    """
+
+    def __init__(
+        self, origin: BaseVersion | None, present: Blocks | None = None, *, verified: bool = False
+    ) -> None:
+        self.origin = origin
+        self.size = origin.size if origin is not None else 0
+        self.present = present if present is not None else Blocks()
+        self.dirty = Blocks()
+        self.verified = self.present.copy() if verified else Blocks()
+        self.remote = RemoteBlocks()
+        self.snapshot: Snapshot | None = None
+
+    @property
+    def origin_end(self) -> int:
+        """One past the last block that has bytes of the base version."""
+        return block_range(0, self.origin.size)[1] if self.origin else 0
+
+    def is_from(self, origin: BaseVersion | None) -> bool:
+        """Return whether `origin` is the base version, or one of the two is None."""
+        now = self.origin
+        return now is None or origin is None or (now.name, now.etag) == (origin.name, origin.etag)
+
+    def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a range of blocks that are not in the local file, each of one source."""
+        runs = self.present.missing(first, min(last, self.origin_end))
+        if not self.remote:
+            return runs
+        others = (other for run in runs for other in self.remote.blocks.missing(*run))
+        return merge(others, self.remote.runs(first, last))
+
+    def first_missing(self, offset: int, end: int) -> tuple[int, int] | None:
+        """Return the first missing run of blocks with bytes from `offset` to `end`, None if there is none."""
+        return next(self.missing(*block_range(offset, end)), None)
+
+    def unverified(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a range of blocks that are of the base version and not verified."""
+        changed = (self.dirty,) if self.snapshot is None else (self.dirty, self.snapshot.dirty)
+        known = (*changed, self.verified, self.remote.blocks)
+        return missing_of_all(known, first, min(last, self.origin_end))
+
+    def is_present(self, offset: int, end: int) -> bool:
+        """Return whether the bytes are in the local file."""
+        return self.first_missing(offset, end) is None
+
+    def is_verified(self, offset: int, end: int) -> bool:
+        """Return whether the bytes are in the local file, and those of the base version verified."""
+        return next(self.unverified(*block_range(offset, end)), None) is None and self.is_present(offset, end)
+
+    def is_dirty(self) -> bool:
+        """Return whether Swift does not have these bytes."""
+        return self.origin is None or bool(self.dirty) or self.snapshot is not None
+
+    def is_clean(self) -> bool:
+        """Return whether the bytes are those of a version that can be downloaded again."""
+        origin = self.origin
+        return (
+            self.snapshot is None
+            and origin is not None
+            and bool(origin.etag)
+            and not self.dirty
+            and origin.size == origin.object_size == self.size
+        )
+
+    def is_full(self, start: int, end: int) -> bool:
+        """Return whether all bytes from `start` to `end` are new, and in the local file."""
+        first, last = block_range(start, end)
+        return self.dirty.covers(first, last) and not self.remote.blocks.touches(first, last)
+
+    def is_new(self, start: int, end: int) -> bool:
+        """Return whether any byte is new, none is of the base version, and all are in the local file."""
+        first, last = block_range(start, end)
+        return (
+            self.dirty.touches(first, last)
+            and self.dirty.covers(first, min(last, self.origin_end))
+            and not self.remote.blocks.touches(first, last)
+        )
+
+    def is_own(self, segment: StoredSegment) -> bool:
+        """Return whether a segment is within the file and has no byte of the base version."""
+        first, last = block_range(segment.start, segment.end)
+        return segment.end <= self.size and self.dirty.covers(first, min(last, self.origin_end))
+
+    def changes(self) -> Blocks:
+        """Return a copy of the blocks that differ from the base version; during an upload those it stores."""
+        return (self.snapshot.dirty if self.snapshot else self.dirty).copy()
+
+    def unsaved(self) -> Blocks:
+        """Return the blocks that only the local file has."""
+        blocks = self.dirty.copy()
+        if self.snapshot is not None:
+            blocks.update(self.snapshot.dirty)
+        blocks.subtract(self.remote.blocks)
+        return blocks
+
+    def write(self, offset: int, end: int) -> None:
+        """Record that the bytes from `offset` to `end` were written."""
+        blocks = block_range(offset, end)
+        self.present.add(*blocks)
+        self.dirty.add(*blocks)
+        self.size = max(self.size, end)
+        if self.snapshot is not None:
+            self.snapshot.changed = True
+
+    def cut(self, size: int) -> None:
+        """Forget the blocks behind the first `size` bytes. Call `resize` when their bytes are zeros."""
+        if self.origin is not None and size < self.origin.size:
+            self.origin = replace(self.origin, size=size)
+        behind = block_range(0, size)[1], block_range(0, self.size)[1]
+        self.present.discard(*behind)
+        self.remote.discard(*behind)
+
+    def resize(self, size: int) -> None:
+        """Record that the file is `size` bytes long now; new bytes are zeros."""
+        if size >= self.size:
+            self.dirty.add(*block_range(self.size, size))
+        self.size = size
+        if self.snapshot is not None:
+            self.snapshot.changed = True
+            self.snapshot.least = min(self.snapshot.least, size)
+
+    def own_all(self) -> None:
+        """Make every block dirty."""
+        self.dirty.add(*block_range(0, self.size))
+
+    def drop(self, first: int, last: int) -> None:
+        """Record that blocks are not in the local file any more."""
+        self.present.discard(first, last)
+        self.verified.discard(first, last)
+
+    def freeze(self) -> Snapshot:
+        """Begin an upload of the bytes as they are now; blocks that are written later are dirty again."""
+        assert self.snapshot is None
+        self.snapshot = Snapshot(self.origin, self.size, self.dirty, self.size)
+        self.dirty = Blocks()
+        return self.snapshot
+
+    def thaw(self) -> None:
+        """End an upload that has stored nothing, if one runs: its blocks are dirty again."""
+        if self.snapshot is not None:
+            self.dirty.update(self.snapshot.dirty)
+            self.snapshot = None
+
+    def adopt(self, name: ObjectName, etag: str, manifest: Manifest | None) -> Snapshot:
+        """Make a stored version the base version; return the snapshot that was stored.
+
+        It has the bytes of the time when the upload began; without an upload, the present ones.
+        """
+        taken = self.snapshot or Snapshot(self.origin, self.size, self.dirty, self.size)
+        if self.snapshot is None:
+            self.dirty = Blocks()
+        self.snapshot = None
+        size = min(taken.size, taken.least)
+        # Bytes behind the end of the old base version are ours, even zeros that nobody wrote.
+        ours = self.origin_end, block_range(0, size)[1]
+        self.present.add(*ours)
+        self.verified.add(*ours)
+        self.verified.update(taken.dirty)
+        self.present.subtract(self.remote.blocks)
+        self.verified.subtract(self.remote.blocks)
+        self.remote.clear()
+        self.origin = BaseVersion(name, etag, size, taken.size, manifest)
+        return taken
+
+    def rebase(self, origin: BaseVersion) -> None:
+        """Make a newer version the base version; it differs from the old one in dirty blocks only."""
+        size = min(origin.size, self.origin.size if self.origin else origin.size)
+        self.origin = replace(origin, size=size)
+
+    def detach(self) -> None:
+        """Forget the base version: every byte is in the local file."""
+        self.origin = None
+        self.own_all()
+
+    def rename(self, name: ObjectName) -> None:
+        """Record that the object was moved to `name`."""
+        if self.origin is not None:
+            self.origin = replace(self.origin, name=name)
+        if self.snapshot is not None and self.snapshot.origin is not None:
+            self.snapshot.origin = replace(self.snapshot.origin, name=name)
+
+    @classmethod
+    def restore(cls, record: FileRecord) -> "BlockMap":
+        """Return the map of a file as `to_record` has recorded it."""
+        blocks = cls(record.origin, record.dirty.copy())
+        blocks.size = record.size
+        blocks.dirty = record.dirty.copy()
+        for segment in record.evicted:
+            blocks.dirty.add(*segment.blocks)
+            blocks.remote.add(segment, *segment.blocks)
+        return blocks
+
+    def to_record(self, file: str, prefix: ObjectName | None) -> FileRecord:
+        """Return the record of the file for the journal."""
+        return FileRecord(file, self.size, self.origin, self.unsaved(), prefix, self.remote.segments())

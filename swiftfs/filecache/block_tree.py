@@ -1,16 +1,16 @@
-"""Sets of numbers as trees that never change: a changed set shares all other nodes with the one before.
+"""Sets of numbers as immutable trees: a changed set shares the nodes that did not change with the old set.
 
-A leaf is an integer whose bits say which of `LEAF_SIZE` numbers are in the set; an inner node has `CHILDREN`
-of its kind one step lower. A node of any height is `NONE` or `ALL` where it is uniform, so a run of any
-length takes no more than one path on each of its sides, and a set of many runs no more than its bits. The
-height of a node is the logarithm, to the base 2, of how many numbers it speaks of.
+A leaf is an integer with one bit for each of `LEAF_SIZE` numbers. An inner node has `CHILDREN` nodes one step
+lower. A node of any height that is empty or full is `NONE` or `ALL`. So a run of any length takes at most one
+path at each of its ends, and a set of many runs takes at most its bits. A node of height h covers 2**h
+numbers.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 LEAF = 11
-"""The height of a leaf. A larger one makes each change dearer, a smaller one the tree higher."""
+"""The height of a leaf. Larger leaves make each change slower, smaller ones make the tree higher."""
 
 LEAF_SIZE = 1 << LEAF
 _FULL = (1 << LEAF_SIZE) - 1
@@ -26,7 +26,7 @@ ALL = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inner:
-    """A node that is not uniform, and how many numbers it has."""
+    """A node that is neither empty nor full; it has `count` numbers."""
 
     children: tuple["Node", ...]
     count: int
@@ -43,9 +43,10 @@ def count(node: Node, height: int) -> int:
 
 
 def assign(node: Node, height: int, first: int, last: int, value: int) -> Node:
-    """Return a node with all numbers from `first` to before `last`, or none of them: `value` says which.
+    """Return a node with all numbers from `first` to before `last`, or none of them, as `value` says.
 
-    Both are counted from the node's first number, and lie in it.
+    `value` is `ALL` or `NONE`. `first` and `last` are counted from the node's first number, and lie within
+    the node.
     """
     if isinstance(node, int) and node == value:
         return node
@@ -71,7 +72,7 @@ def assign(node: Node, height: int, first: int, last: int, value: int) -> Node:
 
 
 def add_bits(node: Node, height: int, first: int, bits: int) -> Node:
-    """Return a node with the numbers too that the bits of a leaf say, which begins at `first`."""
+    """Return a node with the numbers of a leaf added; the leaf has these bits and begins at `first`."""
     if isinstance(node, int) and height == LEAF:
         return _leaf(node | bits)
     children, height = list(_children(node)), height - _STEP
@@ -107,7 +108,7 @@ def difference(one: Node, other: Node, height: int) -> Node:
 
 
 def widened(node: Node, height: int, log: int) -> Node:
-    """Return a node with all groups of 2**`log` numbers of which the node has any; no leaf cuts one."""
+    """Return a node with all groups of 2**`log` numbers, within leaves, of which the node has any."""
     if isinstance(node, Inner):
         children = [widened(child, height - _STEP, log) for child in node.children]
         total = sum([count(child, height - _STEP) for child in children])
@@ -117,7 +118,7 @@ def widened(node: Node, height: int, log: int) -> Node:
     groups = _FULL // ((1 << (1 << log)) - 1)  # the first bit of each
     for shift in range(log):
         node |= node >> (1 << shift)
-    # What a shift brought in from the next group is above no first bit.
+    # A shift also brings in bits of the next group, but never to the first bit of a group.
     return _leaf((node & groups) * ((1 << (1 << log)) - 1))
 
 
@@ -127,9 +128,9 @@ def raised(node: Node, height: int) -> Node:
 
 
 def pieces(root: Node, height: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """Yield what a range is made of, in order: where a piece begins and ends, and its bits from there on.
+    """Yield the pieces of a range in order: the first number, one past the last, and the bits.
 
-    Those are `NONE`, `ALL`, or of a leaf; some behind the end may be there too.
+    The bits are `NONE`, `ALL`, or those of a leaf from the first number on, which may go on after the end.
     """
     end = min(last, 1 << height)
     while first < end:
@@ -173,12 +174,45 @@ def _inner(children: list[Node], total: int, height: int) -> Node:
 
 
 def _merged(merge: Callable[[Node, Node, int], Node], one: Node, other: Node, height: int) -> Node:
-    """Return `one` with its children merged with those of `other`; a child without numbers changes none."""
+    """Return `one` with its children merged with those of `other` that have any number."""
     children, low = list(_children(one)), height - _STEP
     before = total = count(one, height)
     for index, (mine, theirs) in enumerate(zip(children, _children(other), strict=True)):
         if theirs != NONE:
             after = children[index] = merge(mine, theirs, low)
             total += count(after, low) - count(mine, low)
-    # A union only adds and a difference only removes: with as many numbers it is the same.
+    # A union only adds, a difference only removes: an equal count means that nothing changed.
     return one if total == before else _inner(children, total, height)
+
+
+def runs_of(pieces: Iterator[tuple[int, int, int]], none: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of numbers that are in the pieces (`none` is `NONE`), or are not (`none` is `ALL`)."""
+    begin = end = -1  # of a run that the next piece may continue
+    for start, stop, bits in pieces:
+        if bits == none:
+            if begin >= 0:
+                yield begin, end
+            begin = -1
+        if bits == ~none:
+            begin, end = (begin if begin >= 0 else start), stop
+        elif bits != none:
+            for one, other in _bit_runs((bits ^ none) & (1 << stop - start) - 1, start):
+                if begin >= 0 and one != end:
+                    yield begin, end
+                    begin = -1
+                begin, end = (begin if begin >= 0 else one), other
+            if begin >= 0 and end < stop:  # at once, for callers that need the first run only
+                yield begin, end
+                begin = -1
+    if begin >= 0:
+        yield begin, end
+
+
+def _bit_runs(bits: int, start: int) -> Iterator[tuple[int, int]]:
+    while bits:
+        zeros = (bits & -bits).bit_length() - 1
+        bits >>= zeros
+        ones = (~bits & bits + 1).bit_length() - 1
+        bits >>= ones
+        yield start + zeros, start + zeros + ones
+        start += zeros + ones

@@ -1,7 +1,7 @@
-"""The cache folder: a budget of disk for contents in use, and files kept for the next open of their version.
+"""The cache folder: cached files in use, and local files that are kept for the next open of their version.
 
-A content in use has a file of its own; when the last user goes and nothing was changed, `VersionCache` gets
-it for the next user.
+A cached file in use has a local file of its own. When its last user releases it unchanged, `VersionCache`
+keeps that local file for the next open.
 """
 
 import errno
@@ -9,29 +9,32 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from swiftfs.concurrency import Rank, new_lock, new_pool
 from swiftfs.config.cache_dir import CONTENT, VERSIONS
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BaseVersion, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.segment_container import AUTO, SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
-from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
-from swiftfs.filecache.space import SpaceOutlook, SpaceWaiter
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import UNLIMITED, HasSize, SpaceCalls, SpaceOutlook, SpaceWaiter
 from swiftfs.filecache.sparse_file import CachedVersion
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.filecache.version_cache import VersionCache
 from swiftfs.objects import ObjectName, ObjectVersion
 from swiftfs.store.protocol import ObjectStore
 
 
 class CachedFileFactory:
-    """Makes contents, which download with `connections` threads together and upload segments with `uploads`.
-    They go where `segments` says, see `SegmentContainerChooser`.
+    """Makes cached files, which share `connections` threads for downloads and `uploads` threads for segments.
 
-    `on_first_put` is told of a prefix before the first segment is stored below it, and its name ends in the
-    id of the `journal`. `recalled` is what an earlier process recorded of uploads, by their prefix. A full
-    segment of a file that is being written rests for `rests` seconds before it goes up.
+    `segments` says which container the segments go to; see `SegmentContainerChooser`. `on_first_put` is
+    called with a prefix before the first segment is stored below it. The prefix ends in the id of the
+    `journal`. `recalled` has what an earlier process recorded of its uploads, by their prefix. A full segment
+    of a file that is being written is uploaded `settle_seconds` after its writer has left it.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class CachedFileFactory:
         uploads: int,
         read_ahead: int,
         segments: str = AUTO,
-        rests: float = 0.0,
+        settle_seconds: float = 0.0,
         journal: str = "",
     ) -> None:
         self.read_ahead = read_ahead
@@ -52,7 +55,7 @@ class CachedFileFactory:
         self._layout = layout
         self._parallel = uploads
         self._on_first_put = on_first_put
-        self._rests = rests
+        self._settle_seconds = settle_seconds
         self._journal = journal
         self.places = SegmentContainerChooser(store, segments)
         self.recalled: dict[ObjectName, UnreferencedPrefix] = {}
@@ -60,48 +63,58 @@ class CachedFileFactory:
         self._uploads = new_pool("upload", uploads)
 
     def make(
-        self, folder: Path, name: ObjectName, origin: BaseVersion | None, kept: CachedVersion | None
+        self,
+        folder: Path,
+        name: ObjectName,
+        origin: BaseVersion | None,
+        cached: CachedVersion | None,
+        space: SpaceCalls = UNLIMITED,
     ) -> CachedFile:
-        """Return the content of a file that is to be stored as `name`."""
-        content = CachedFile(self._store, self._downloads, folder, origin, self.read_ahead, kept)
-        content.uploads = self._segments(content, name, None)
-        return content
+        """Return a new cached file, which is to be stored as `name`; `cached` has blocks of `origin`."""
+        state = FileState.create(folder, origin, cached, space)
+        return self._compose(state, self._segments(state, name, None))
 
-    def restore(self, folder: Path, name: ObjectName, saved: FileRecord) -> CachedFile:
-        """Return a content as it was saved; raise `OSError` when its file is not what it was."""
-        content = CachedFile.restore(self._store, self._downloads, folder, saved, self.read_ahead)
-        content.uploads = self._segments(content, name, saved.prefix)
-        content.uploads.restore(saved.evicted)
-        if saved.prefix is not None and (state := self.recalled.get(saved.prefix)) is not None:
-            content.uploads.recall(state)
-        return content
+    def restore(
+        self, folder: Path, name: ObjectName, record: FileRecord, space: SpaceCalls = UNLIMITED
+    ) -> CachedFile:
+        """Return the file of a record; raise `OSError` when its local file has been changed or is gone."""
+        state = FileState.restore(folder, record, space)
+        uploads = self._segments(state, name, record.prefix)
+        uploads.restore(record.evicted)
+        if record.prefix is not None and (recalled := self.recalled.get(record.prefix)) is not None:
+            uploads.record.recall(recalled)
+        return self._compose(state, uploads)
 
-    def room(self, size: int) -> int:
-        """Return how many bytes of disk a writer needs who has written `size` bytes of a file.
+    def space_needed(self, size: int) -> int:
+        """Return how many bytes of disk the writer of a file of `size` bytes needs.
 
-        Segments go up while the next one is written, and none goes up before it is whole.
+        A segment is uploaded when it is whole, while the next ones are written.
         """
         start, end = self._layout.bounds(self._layout.index(max(size - 1, 0)))
         return max((self._parallel + 1) * self._layout.segment_size, 2 * (end - start))
 
     def close(self) -> None:
-        """End the threads; of the segments that nobody waits for any more, those under way are stored."""
+        """End the threads when the requests under way have ended; cancel the uploads that have not begun."""
         self._uploads.shutdown(cancel_futures=True)
         self._downloads.shutdown()
 
-    def _segments(self, content: CachedFile, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
+    def _compose(self, state: FileState, uploads: SegmentUploader) -> CachedFile:
+        return CachedFile(state, self._store, self._downloads, uploads, self.read_ahead)
+
+    def _segments(self, state: FileState, name: ObjectName, prefix: ObjectName | None) -> SegmentUploader:
         return SegmentUploader(
             self._store,
             self.places,
             self._uploads,
-            content.descriptor,
+            state.descriptor,
             name,
             self._layout,
             prefix,
             self._on_first_put,
-            self._rests,
-            content.file_name,
+            self._settle_seconds,
+            state.file.path.name,
             self._journal,
+            state.space.on_stored,
         )
 
 
@@ -110,256 +123,275 @@ MIB = 1024 * 1024
 LARGEST_AUTOMATIC = 10 * 1024 * MIB
 
 STEP = 8 * MIB
-"""So much may be added before the budget is looked at again, which costs an fstat(2) for each open file."""
+"""Bytes that may be added between two checks of the budget, each of which costs an fstat(2) per open file."""
 
 RESERVE = 4 * STEP
-"""Free disk below which clean files go, whatever the budget: some writers may each be a step ahead."""
+"""Free bytes of disk below which clean blocks are evicted, whatever the budget: several writers may each be
+a step ahead."""
 
 SMALL = 1024 * 1024
-"""Files up to this size that only wait for the journal are closed: there may be more than descriptors."""
+"""Files up to this size that only wait for the journal are closed: there may be more of them than
+descriptors."""
 
 
 @dataclass(slots=True)
 class _Use:
-    """A local file in use: by `users`, and `held` by so many intents. A suspended content is None."""
+    """A local file with its number of users, and of operations of the journal that pin it.
+
+    While it is suspended `cached_file` is None, and it takes `bytes` of disk.
+    """
 
     name: ObjectName
-    content: CachedFile | None
+    cached_file: CachedFile | None
     users: int = 1
-    held: int = 0
+    pins: int = 0
     bytes: int = 0
 
 
-def _leave_them(_uploads: SegmentUploader) -> None:
-    """Leave the segments where they are."""
+class Backlog(Protocol):
+    """The part of the journal that the cache calls.
+
+    `abandon` is called with the cache's lock held, so it must not wait.
+    """
+
+    def start_uploads_for_space(self) -> bool:
+        """Begin to store the files that wait; return whether anything is under way."""
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Delete, in another thread, the segments of a file that will never be stored."""
 
 
-def _no_relief() -> bool:
-    """Store nothing, for nobody would."""
-    return False
+class NoBacklog:
+    """The backlog of a cache that has no journal."""
+
+    def start_uploads_for_space(self) -> bool:
+        """Return False: nothing waits to be stored."""
+        return False
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        """Do nothing: the segments stay."""
 
 
 class FileCache:
-    """Makes contents, keeps those that nobody uses, and holds all of them to `limit` bytes of disk.
+    """Makes cached files, keeps those that nobody uses, and limits all of them to `limit` bytes of disk.
 
-    Without a limit it is half of the disk that is free, at most 10 GiB. Clean data of files nobody uses goes
-    first, longest unused first, then what open files can download again. Data that is not in Swift stays.
-    The lock guards the kept files, the names in the folder and who uses them; it comes before a content's. No
-    download is waited for with it, since every open and create needs it.
+    The default limit is half of the free disk, at most 10 GiB. Files that nobody uses are evicted first, in
+    the order of their last use, then blocks of open files that can be downloaded again. Data that is not in
+    Swift stays. The lock guards the cached versions, the names in the folder and who uses them. It comes
+    before the lock of a cached file. Nobody waits for a download while holding it, because every open and
+    create needs it.
 
-    `journaled` are the files that wait to be stored, of objects by these names; `lost` is given when there
-    were more; `abandoned` is called with the segments of a file that will never be, and
-    `start_uploads_for_space` when the disk is full of files that wait: it says whether any is on its way. A
-    writer waits while more than `limit` bytes, or the room its segments need, are not in Swift and some are
-    on their way. It may hold the lock of its own node meanwhile and no other.
+    `journaled` maps the local files that wait to be stored to the names of their objects. `lost` is a folder
+    for local files that a damaged journal may have named. A writer waits while more than `limit` bytes, or
+    than the space that its segments need, are not in Swift and some of them are being stored. Meanwhile it
+    may hold the lock of its own open file and no other.
     """
 
     def __init__(
         self,
         cache: Path,
         limit: int | None,
-        maker: CachedFileFactory,
+        factory: CachedFileFactory,
         journaled: Mapping[str, ObjectName],
+        backlog: Backlog | None = None,
         lost: Path | None = None,
     ) -> None:
         self._folder = cache / CONTENT
-        self._maker = maker
+        self._factory = factory
         self._lock = new_lock(Rank.CACHE, reentrant=True)
         self._versions = VersionCache(self._folder, cache / VERSIONS)
-        self._resting: dict[ObjectVersion, CachedFile] = {}
+        self._closing: dict[ObjectVersion, CachedFile] = {}
         self._used: dict[str, _Use] = {file: _Use(name, None, users=0) for file, name in journaled.items()}
         self._growth = 0
         self._space = SpaceWaiter()
-        self.abandoned: Callable[[SegmentUploader], None] = _leave_them
-        self.start_uploads_for_space: Callable[[], bool] = _no_relief
+        self._calls = SpaceCalls(self._on_growth, self._wait_for_space, self._space.progress)
+        self._backlog = backlog or NoBacklog()
         self._versions.sweep(self._used, lost)
         self.limit = self._automatic_limit() if limit is None else limit
-        # What was read in advance must not push out what is about to be read.
-        maker.read_ahead = min(maker.read_ahead, self.limit // 4)
+        # What is read ahead must not evict what is about to be read.
+        factory.read_ahead = min(factory.read_ahead, self.limit // 4)
 
     def new(self, name: ObjectName, origin: BaseVersion | None) -> CachedFile:
-        """Return a content that has nothing yet, and leave it to the caller."""
-        content = self._maker.make(self._folder, name, origin, None)
+        """Return a new cached file without any block, for the caller to release."""
+        cached_file = self._factory.make(self._folder, name, origin, None, self._calls)
         with self._lock:
-            return self._introduce(content, name)
+            return self._introduce(cached_file, name)
 
     def __contains__(self, version: ObjectVersion) -> bool:
-        """Say whether something of `version` is kept."""
+        """Return whether blocks of `version` are cached."""
         with self._lock:
-            return version in self._resting or version in self._versions
+            return version in self._closing or version in self._versions
 
     def acquire_version(self, version: ObjectVersion) -> CachedFile | None:
-        """Return the content of `version` and leave it to the caller, or None."""
+        """Return the cached file of `version`, for the caller to release; None without one."""
         with self._lock:
-            content = self._resting.pop(version, None)
-            if content is not None:
-                return self._introduce(content, version.name)
-            if (kept := self._versions.take(version)) is None:
+            cached_file = self._closing.pop(version, None)
+            if cached_file is not None:
+                return self._introduce(cached_file, version.name)
+            if (cached := self._versions.take(version)) is None:
                 return None
-            size = kept.file.mark().size
-            origin = BaseVersion(version.name, version.etag, size, size, kept.manifest)
-            return self._introduce(self._maker.make(self._folder, version.name, origin, kept), version.name)
+            size = cached.file.mark().size
+            origin = BaseVersion(version.name, version.etag, size, size, cached.manifest)
+            cached_file = self._factory.make(self._folder, version.name, origin, cached, self._calls)
+            return self._introduce(cached_file, version.name)
 
     def find(self, version: ObjectVersion) -> CachedFile | None:
-        """Return the content of `version`, in use or not, for the caller to leave; None without one."""
+        """Return the cached file of `version`, in use or not, for the caller to release; None without one."""
         with self._lock:
             for use in self._used.values():
-                content = use.content
-                if content is None or content.is_dirty() or (origin := content.origin) is None:
+                cached_file = use.cached_file
+                if cached_file is None or cached_file.is_dirty() or (origin := cached_file.origin) is None:
                     continue
                 if ObjectVersion(origin.name, origin.etag) == version:
                     use.users += 1
-                    return content
+                    return cached_file
             return self.acquire_version(version)
 
     def is_changing(self, name: ObjectName) -> bool:
         """Return whether a file that is to be stored as `name` has changes that Swift does not have."""
         with self._lock:
             uses = [use for use in self._used.values() if use.name == name]
-            return any(use.content is None or use.content.is_dirty() for use in uses)
+            return any(use.cached_file is None or use.cached_file.is_dirty() for use in uses)
 
     def prefer(self, versions: Iterable[ObjectVersion]) -> None:
-        """Evict all others before these versions: they may be all that is left of what was stored."""
+        """Evict these versions last: they may be the only copy of what was stored."""
         with self._lock:
             self._versions.prefer(versions)
 
     def moved(self, version: ObjectVersion, name: ObjectName) -> None:
-        """Keep what is kept of a version as that of `name`: the object was moved there."""
-        if (content := self.acquire_version(version)) is not None:
-            content.rename(name)
-            self.release(content)
+        """Cache a version under `name`: the object was moved there."""
+        if (cached_file := self.acquire_version(version)) is not None:
+            cached_file.rename(name)
+            self.release(cached_file)
 
     def pin(self, file: str) -> None:
-        """Keep the local file `file`, which is in use or was journaled, for one intent more."""
+        """Keep the local file `file`, which is in use or journaled, for one operation more."""
         with self._lock:
-            self._used[file].held += 1
+            self._used[file].pins += 1
 
     def unpin(self, file: str) -> None:
-        """Take note that an intent needs a local file no more."""
+        """Record that an operation does not need a local file any more."""
         with self._lock:
             use = self._used[file]
-            use.held -= 1
-            if not use.users and not use.held:
+            use.pins -= 1
+            if not use.users and not use.pins:
                 self._end(file, use)
-            if use.content is not None and use.content.size >= STEP:
+            if use.cached_file is not None and use.cached_file.size >= STEP:
                 self._growth = STEP  # what is stored can go
         self._space.progress()
 
-    def is_pinned(self, content: CachedFile) -> bool:
-        """Say whether the journal needs a content's local file."""
+    def is_pinned(self, cached_file: CachedFile) -> bool:
+        """Return whether the journal needs the local file."""
         with self._lock:
-            return self._used[content.file_name].held > 0
+            return self._used[cached_file.file_name].pins > 0
 
     def detach(self, file: str) -> None:
-        """Let a whole file that the journal holds be another object's than the one it was opened as."""
+        """Let a complete file that the journal has pinned forget the version it was opened from."""
         with self._lock:
-            if (content := self._used[file].content) is not None:
-                content.detach()
+            if (cached_file := self._used[file].cached_file) is not None:
+                cached_file.detach()
 
     def recall(self, uploads: Iterable[UnreferencedPrefix]) -> None:
-        """Record what an earlier process said of the uploads of files that the journal holds."""
-        self._maker.recalled.update((standing.prefix, standing) for standing in uploads)
+        """Take over what an earlier process recorded of the uploads of files that the journal has pinned."""
+        self._factory.recalled.update((one.prefix, one) for one in uploads)
 
-    def acquire_pending(self, saved: FileRecord) -> CachedFile:
-        """Return the content of a file that the journal holds, for the caller to leave as well.
+    def acquire_pending(self, record: FileRecord) -> CachedFile:
+        """Return the file of a record whose local file the journal has pinned, for the caller to release.
 
-        Raise `OSError` when the local file is not there any more, or not what it was.
+        Raise `OSError` when the local file has been changed or is gone.
         """
         with self._lock:
-            use = self._used[saved.file]
-            if use.content is None:
+            use = self._used[record.file]
+            if use.cached_file is None:
                 try:
-                    use.content = self._maker.restore(self._folder, use.name, saved)
+                    use.cached_file = self._factory.restore(self._folder, use.name, record, self._calls)
                 except FileNotFoundError as error:
                     raise os_error(errno.EIO, error.filename) from error  # what waits is not "missing"
-                self._equip(use.content)
                 use.bytes = 0
             use.users += 1
-            return use.content
+            return use.cached_file
 
-    def release(self, content: CachedFile) -> None:
-        """Take note that a caller needs a content no more; the last one's is kept, if Swift has it too."""
+    def release(self, cached_file: CachedFile) -> None:
+        """Release a file; after its last user it stays cached if it is unchanged."""
         with self._lock:
-            file = content.file_name
+            file = cached_file.file_name
             use = self._used[file]
             use.users -= 1
             if use.users:
                 return
-            if not use.held:
+            if not use.pins:
                 self._end(file, use)
-            elif _can_be_restored(content) and (size := content.suspend()) is not None:
-                use.content, use.bytes = None, size
+            elif _can_be_restored(cached_file) and (size := cached_file.suspend()) is not None:
+                use.cached_file, use.bytes = None, size
 
     def _end(self, file: str, use: _Use) -> None:
         del self._used[file]
-        content = use.content
-        if content is None:
+        cached_file = use.cached_file
+        if cached_file is None:
             (self._folder / file).unlink(missing_ok=True)
-        elif content.is_dirty():
-            content.discard()
-            # In this order: an upload that has ended, and stored anything, has begun.
-            if content.uploads is not None and (content.uploads.is_busy or content.uploads.has_begun):
-                self.abandoned(content.uploads)
+        elif cached_file.is_dirty():
+            cached_file.discard()
+            # In this order: between the two an upload may end, but one that stored anything has begun.
+            if cached_file.uploads.is_busy or cached_file.uploads.record.has_begun:
+                self._backlog.abandon(cached_file.uploads)
         else:
-            self.keep(content)
+            self.keep(cached_file)
 
-    def keep(self, content: CachedFile) -> None:
-        """Keep an unchanged content that nobody uses any more, when the downloads under way have ended."""
-        origin = content.origin
+    def keep(self, cached_file: CachedFile) -> None:
+        """Cache an unchanged file that nobody uses any more, when its downloads under way have ended."""
+        origin = cached_file.origin
         if origin is None or not origin.etag:
-            content.discard()
+            cached_file.discard()
             return
         version = ObjectVersion(origin.name, origin.etag)
         with self._lock:
-            self._used.pop(content.file_name, None)
-            replaced = self._resting.pop(version, None)
-            self._resting[version] = content
+            self._used.pop(cached_file.file_name, None)
+            replaced = self._closing.pop(version, None)
+            self._closing[version] = cached_file
         if replaced is not None:
             replaced.discard()
-        content.when_idle(lambda: self._store(version, content))
+        cached_file.when_idle(lambda: self._store(version, cached_file))
 
-    def drop(self, content: CachedFile) -> None:
-        """Forget a content that nobody uses."""
+    def drop(self, cached_file: CachedFile) -> None:
+        """Delete a file that nobody uses."""
         with self._lock:
-            self._used.pop(content.file_name, None)
-        content.discard()
+            self._used.pop(cached_file.file_name, None)
+        cached_file.discard()
 
     def fit(self, more: int = 0) -> None:
-        """Give disk back until the budget is kept with `more` bytes, as far as Swift has what there is."""
+        """Evict until `more` bytes fit into the budget, as far as Swift has the data."""
         with self._lock:
             excess = self._excess() + more
             if excess > 0:
                 excess -= self._versions.evict(excess)
-            used = [(use.content, use.held > 0) for use in self._used.values() if use.content is not None]
-            for content, held in sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ():
+            used = [
+                (use.cached_file, use.pins > 0) for use in self._used.values() if use.cached_file is not None
+            ]
+            for cached_file, journaled in (
+                sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ()
+            ):
                 if excess <= 0:
                     return
-                excess -= content.evict(excess, held=held)
+                excess -= cached_file.evict(excess, journaled=journaled)
 
     def close(self) -> None:
-        """Store what rests; the folder is then complete and on the disk."""
-        self._maker.close()
+        """Cache the files that were waiting for their downloads, and bring the folder to the disk."""
+        self._factory.close()
         with self._lock:
-            resting = list(self._resting.items())
-            held = [use.content for use in self._used.values() if use.content is not None]
-        for version, content in resting:
-            self._store(version, content)
-        for content in held:
-            content.suspend()
+            closing = list(self._closing.items())
+            used = [use.cached_file for use in self._used.values() if use.cached_file is not None]
+        for version, cached_file in closing:
+            self._store(version, cached_file)
+        for cached_file in used:
+            cached_file.suspend()
         self._versions.close()
 
-    def _introduce(self, content: CachedFile, name: ObjectName) -> CachedFile:
-        self._equip(content)
-        self._used[content.file_name] = _Use(name, content)
-        return content
-
-    def _equip(self, content: CachedFile) -> None:
-        content.on_growth, content.wait_for_space = self._on_growth, self._wait_for_space
-        if content.uploads is not None:
-            content.uploads.stored_one = self._space.progress
+    def _introduce(self, cached_file: CachedFile, name: ObjectName) -> CachedFile:
+        self._used[cached_file.file_name] = _Use(name, cached_file)
+        return cached_file
 
     def _is_due(self, size: int) -> bool:
-        # Threads may overwrite each other's sum: the budget is then looked at somewhat later.
+        # Threads may overwrite each other's sum; the budget is then checked somewhat later.
         self._growth += size
         if self._growth < STEP:
             return False
@@ -370,58 +402,60 @@ class FileCache:
         if self._is_due(size):
             self.fit()
 
-    def _wait_for_space(self, content: CachedFile, size: int) -> None:
-        """Return when a writer may add `size` bytes to a content; raise `OSError` ENOSPC if never."""
-        if self._is_due(size) and not self._space.wait(lambda: self._outlook(content, size)):
-            self._growth = STEP  # whoever writes next looks again
+    def _wait_for_space(self, cached_file: HasSize, size: int) -> None:
+        """Return when a writer may add `size` bytes to a file; raise `OSError` ENOSPC if never."""
+        if self._is_due(size) and not self._space.wait(lambda: self._outlook(cached_file, size)):
+            self._growth = STEP  # the next writer checks again
             raise os_error(errno.ENOSPC)
 
-    def _outlook(self, content: CachedFile, size: int) -> SpaceOutlook:
-        """Make room as far as that goes at once, and begin what will make more."""
-        limit = max(self.limit, self._maker.room(content.size))
+    def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
+        """Free what can be freed at once, and begin the uploads that will free more."""
+        limit = max(self.limit, self._factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
             return SpaceOutlook.ROOM
-        hope = self.start_uploads_for_space()
+        hope = self._backlog.start_uploads_for_space()
         with self._lock:
-            hope = self._upload_full_segments() or hope or any(use.held for use in self._used.values())
+            hope = self._upload_full_segments() or hope or any(use.pins for use in self._used.values())
             hope = hope or self._upload_full_segments(holes=True)
-        self.fit(size)  # what has ended is no hope any more
+        self.fit(size)  # an upload may have ended meanwhile
         is_over = self._unsaved() + size > limit
         if not is_over and (self._free() >= RESERVE or not hope):
-            return SpaceOutlook.ROOM  # where others fill the disk, it says itself when it is full
+            return SpaceOutlook.ROOM  # others fill the disk: write() fails when it is full
         return SpaceOutlook.HOPE if hope else SpaceOutlook.NONE
 
     def _upload_full_segments(self, *, holes: bool = False) -> bool:
-        """Begin to upload what can be; say whether anything is under way."""
-        contents = [use.content for use in self._used.values() if use.content is not None]
-        busy = [content.upload_full_segments(holes=holes) for content in contents]
+        """Begin to upload full segments; return whether any upload is under way. Lock held."""
+        cached_files = [use.cached_file for use in self._used.values() if use.cached_file is not None]
+        busy = [cached_file.upload_full_segments(holes=holes) for cached_file in cached_files]
         return any(busy)
 
     def _unsaved(self) -> int:
         """Return how many bytes of disk hold what Swift does not have."""
         with self._lock:
-            return sum(use.content.unsaved() if use.content else use.bytes for use in self._used.values())
+            return sum(
+                use.cached_file.unsaved() if use.cached_file else use.bytes for use in self._used.values()
+            )
 
-    def _store(self, version: ObjectVersion, content: CachedFile) -> None:
+    def _store(self, version: ObjectVersion, cached_file: CachedFile) -> None:
         with self._lock:
-            if self._resting.get(version) is not content:
+            if self._closing.get(version) is not cached_file:
                 return
-            del self._resting[version]
-            kept = content.detach_file()
-            if kept is not None:
-                self._versions.put(version, kept)
-        if kept is None:
-            content.discard()
+            del self._closing[version]
+            cached = cached_file.detach_file()
+            if cached is not None:
+                self._versions.put(version, cached)
+        if cached is None:
+            cached_file.discard()
 
     def peek(self, file: str) -> CachedFile | None:
-        """Return the content of a local file in use, for a look only; None when it is suspended or gone."""
+        """Return the file that uses a local file, to read its state only; None if it is suspended or gone."""
         with self._lock:
             use = self._used.get(file)
-            return use.content if use else None
+            return use.cached_file if use else None
 
     def disk_use(self) -> tuple[int, int]:
-        """Return how many bytes of disk the folder takes, and how many of them are nowhere else."""
+        """Return how many bytes of disk the folder takes, and how many of them Swift does not have."""
         with self._lock:
             return self._occupied(), self._unsaved()
 
@@ -429,9 +463,11 @@ class FileCache:
         return max(self._occupied() - self.limit, RESERVE - self._free())
 
     def _occupied(self) -> int:
-        in_use = (use.content.allocated() if use.content else use.bytes for use in self._used.values())
-        resting = (content.allocated() for content in self._resting.values())
-        return self._versions.bytes + sum(in_use) + sum(resting)
+        in_use = (
+            use.cached_file.allocated() if use.cached_file else use.bytes for use in self._used.values()
+        )
+        closing = (cached_file.allocated() for cached_file in self._closing.values())
+        return self._versions.bytes + sum(in_use) + sum(closing)
 
     def _automatic_limit(self) -> int:
         return min(LARGEST_AUTOMATIC, (self._free() + self._versions.bytes) // 2)
@@ -440,8 +476,9 @@ class FileCache:
         return shutil.disk_usage(self._folder.parent).free
 
 
-def _can_be_restored(content: CachedFile) -> bool:
-    """Say whether nothing but the local file is worth keeping, and no upload reads it."""
-    # In this order: an upload that has ended, and stored anything, has begun.
-    uploads = content.uploads
-    return content.size <= SMALL and (uploads is None or not (uploads.is_busy or uploads.has_begun))
+def _can_be_restored(cached_file: CachedFile) -> bool:
+    """Return whether the local file is all there is to keep, and no upload reads it."""
+    # In this order: between the two an upload may end, but one that stored anything has begun.
+    return cached_file.size <= SMALL and not (
+        cached_file.uploads.is_busy or cached_file.uploads.record.has_begun
+    )

@@ -1,187 +1,216 @@
-"""A file's bytes: a local file that fills itself from one version of an object and takes changes.
+"""A cached file: a local file with bytes of one version of an object, and with changes of them.
 
-The kernel reads and writes the local file by its descriptor. A reader gets the bytes of one version and its
-own changes, never a mixture.
+The kernel reads and writes the local file by its descriptor. A reader gets the bytes of one version and the
+changes, never a mixture of versions.
 """
 
 import errno
-import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from math import inf
-from pathlib import Path
 
-from swiftfs.concurrency import Executor, monotonic, thread_id
-from swiftfs.errors import NotFound, SwiftfsError, os_error
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, block_range
-from swiftfs.filecache.eviction import EvictingFile, Snapshot
-from swiftfs.filecache.frozen_copy import FrozenCopy, refuse_without_room
-from swiftfs.filecache.patch_plan import PIECE, piece_of
-from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, punch_hole
+from swiftfs.concurrency import Executor, monotonic
+from swiftfs.errors import os_error
+from swiftfs.filecache.activity import Activity
+from swiftfs.filecache.base_resolver import BaseResolver
+from swiftfs.filecache.base_verifier import BaseVerifier
+from swiftfs.filecache.block_map import (
+    BLOCK,
+    BaseVersion,
+    Blocks,
+    FileRecord,
+    Snapshot,
+    StoredSegment,
+    block_range,
+)
+from swiftfs.filecache.downloader import Downloader
+from swiftfs.filecache.eviction import Evictor
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.frozen_copier import FrozenCopier
+from swiftfs.filecache.patch_plan import PIECE
+from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.segment_fetcher import SegmentFetcher
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import CachedVersion, punch_hole
+from swiftfs.filecache.verifier import Verifier
 from swiftfs.objects import FileSpan, Manifest, ObjectInfo, ObjectName
 from swiftfs.store.protocol import ObjectStore
 
-log = logging.getLogger(__name__)
-
-OFTEN = 3
-"""After so many uploads in a row that writers have overtaken, the next one sends a copy of one moment."""
-
 LARGE_PIECES = 4
-"""An object of more pieces is changed by a patch, which takes whole pieces."""
-
-WaitForSpace = Callable[["CachedFile", int], None]
-"""Returns when there is room for so many bytes more of a content; raises `OSError` when there is none."""
+"""A change of an object of more pieces is uploaded as a patch, which consists of whole pieces."""
 
 Fill = Callable[[int, int], int]
-"""Copies the bytes of a write into a descriptor at a position, and returns how many it copied."""
+"""Copies the bytes of a write to a descriptor and position; returns how many it copied."""
 
 
-def _never_wait(_content: "CachedFile", _size: int) -> None:
-    """Let everybody write."""
+class CachedFile:
+    """The bytes of one open or cached file, and the parts that download, verify, upload and evict them.
 
-
-class CachedFile(EvictingFile):
-    """The bytes of one open or cached file.
-
-    INVARIANT: the local file is not made shorter while it is used: uploads map it, and a page behind the end
-    kills.
-    INVARIANT: dirty blocks are present, away, or lie behind the origin's size.
-    While an upload runs, `_dirty` are the blocks that have changed since it began. `wait_for_space` is asked
-    before each write, while the lock is not held.
-
-    `_overtaken` counts uploads in a row that were in vain, and `_touched` are the blocks that have changed
-    since a copy for the next one was begun, None while none is made.
+    All parts share one state and its lock. `uploads`, the file's segments, learns of every change while the
+    lock is held.
+    INVARIANT: the local file is neither closed nor handed on before every download, check and upload of a
+    segment has ended, even those that nobody needs any more.
     """
 
-    _overtaken = 0
-    _touched: Blocks | None = None
-    wait_for_space: WaitForSpace = staticmethod(_never_wait)
-
-    @classmethod
-    def restore(
-        cls, store: ObjectStore, pool: Executor, folder: Path, saved: FileRecord, read_ahead: int
-    ) -> "CachedFile":
-        """Return what another process had `saved`; raise `OSError` if its file is not there or too short."""
-        file = SparseFile.open(folder / saved.file)
-        rest = file.mark().size - saved.size
-        if rest < 0:
-            file.close()
-            raise os_error(errno.EIO, str(file.path))
-        content = cls(
+    def __init__(
+        self, state: FileState, store: ObjectStore, pool: Executor, uploads: SegmentUploader, read_ahead: int
+    ) -> None:
+        self._state = state
+        self.descriptor = state.descriptor
+        self.uploads = uploads
+        self._activity = Activity(state, uploads)
+        streams = Streams(read_ahead)
+        self._resolver = BaseResolver(state, store, uploads)
+        self._downloader = Downloader(
+            state,
             store,
             pool,
-            folder,
-            saved.origin,
-            read_ahead,
-            CachedVersion(file, saved.dirty.copy(), checked=False),
+            streams,
+            self._resolver,
+            Verifier(state, store, pool, streams, self._resolver, self._activity),
+            SegmentFetcher(state, store),
+            self._activity,
         )
-        content._dirty = saved.dirty.copy()
-        content._certain = bool(saved.dirty)  # a block that was written in part has bytes of the origin
-        punch_hole(file.descriptor, saved.size, rest)  # what a writer left who never closed it
-        content._grow(saved.size)
-        content._is_saved = True
-        for placed in saved.evicted:
-            content._dirty.add(*placed.blocks)
-            content._remote.add(placed, *placed.blocks)
-        return content
+        self._base_verifier = BaseVerifier(state, store, self._resolver, self._downloader)
+        self._evictor = Evictor(state, uploads, streams, self._activity.fetches)
+        self._copier = FrozenCopier(state, uploads, self._downloader)
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes."""
+        return self._state.blocks.size
+
+    @property
+    def origin(self) -> BaseVersion | None:
+        """Return the base version, None for a new file."""
+        return self._state.blocks.origin
+
+    @property
+    def last_get_info(self) -> ObjectInfo | None:
+        """What the last download since `forget_get_info` said of the object, or None."""
+        return self._resolver.last_get_info
+
+    def forget_get_info(self) -> None:
+        """Forget what the last download said of the object, because that may be stale."""
+        self._resolver.last_get_info = None
+
+    def was_base_seen(self, seconds: float) -> bool:
+        """Return whether Swift has shown the base version since the last change, and within these seconds."""
+        return self._resolver.was_seen(seconds)
+
+    @property
+    def file_name(self) -> str:
+        """The local file's name in its folder. It stays the same while the file is used."""
+        return self._state.file.path.name
+
+    def allocated(self) -> int:
+        """Return how many bytes of disk the file takes, including a copy for an upload."""
+        with self._state.changed:
+            frozen = self._copier.frozen
+            own = 0 if self._state.closed else self._state.file.allocated()
+            return own + (frozen.allocated() if frozen is not None else 0)
+
+    def is_complete(self) -> bool:
+        """Return whether nothing is left to download."""
+        with self._state.changed:
+            return self._state.blocks.is_present(0, self.size)
+
+    def is_untouched(self) -> bool:
+        """Return whether no byte was ever downloaded or written."""
+        with self._state.changed:
+            return not self._state.blocks.present and not self._state.blocks.dirty
+
+    def is_dirty(self) -> bool:
+        """Return whether Swift does not have these bytes."""
+        with self._state.changed:
+            return self._state.blocks.is_dirty()
+
+    def evicted(self) -> tuple[StoredSegment, ...]:
+        """Return the segments that have evicted blocks."""
+        with self._state.changed:
+            return self._state.blocks.remote.segments()
+
+    def unsaved(self) -> int:
+        """Return how many bytes of disk have data that Swift does not have."""
+        with self._state.changed:
+            if self._state.closed:
+                return 0
+            return min(len(self._state.blocks.unsaved()) * BLOCK, self._state.file.allocated())
+
+    def changes(self) -> Blocks:
+        """Return a copy of the blocks that differ from the base version; during an upload those it stores."""
+        with self._state.changed:
+            return self._state.blocks.changes()
 
     def to_record(self) -> FileRecord:
-        """Return what `restore` needs; the local file has all that was written, the disk maybe not yet."""
-        with self._changed:
-            dirty = self._dirty.copy()
-            if self._snapshot is not None:
-                dirty.update(self._snapshot.dirty)
-            dirty.subtract(self._remote.blocks)
-            evicted = self._remote.placed()
-            if self.uploads:
-                self.uploads.protect(evicted)
-            self._is_saved = True
-            prefix = self.uploads.prefix if self.uploads and self.uploads.has_begun else None
-            return FileRecord(self._file.path.name, self.size, self._origin, dirty, prefix, evicted)
+        """Return the record for `FileState.restore`.
+
+        The local file has all that was written; it may not be on the disk yet.
+        """
+        with self._state.changed:
+            self.uploads.protect(self._state.blocks.remote.segments())
+            self._state.is_recorded = True
+            prefix = self.uploads.record.prefix if self.uploads.record.has_begun else None
+            return self._state.blocks.to_record(self.file_name, prefix)
 
     def read(self, offset: int, size: int) -> FileSpan:
-        """Return where the bytes from `offset` lie, downloading what is missing.
+        """Download what is missing of the bytes from `offset`, and return where they are.
 
-        Fewer than `size` bytes come only where the file ends. Raise `PreconditionFailed` (ESTALE) when the
-        version is gone, and what the store raises.
+        There are fewer than `size` only at the file's end. Raise `PreconditionFailed` (ESTALE) if the version
+        is gone, and what the store raises.
         """
         end = min(offset + size, self.size)
         if end <= offset:
             return FileSpan(self.descriptor, offset, 0)
-        # The kernel takes the bytes after this has returned, but before this thread reads again.
-        self._answers[thread_id()] = block_range(offset, end)
-        self.ensure_read(offset, end)
+        self._evictor.keep_for_answer(offset, end)
+        self._downloader.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
 
     def write(self, offset: int, size: int, fill: Fill) -> int:
         """Let `fill` copy `size` bytes to `offset`; return how many it copied.
 
-        A block that the write covers in part is downloaded first, and so is an evicted segment that it
-        touches. Raise `OSError` ENOSPC when there is no room for it.
+        Blocks that the write covers in part, and evicted segments that it touches, are downloaded first.
+        Raise `OSError` ENOSPC if there is no space.
         """
         began, end = monotonic(), offset + size
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
-        self.wait_for_space(self, size)
+        self._state.space.wait_for_space(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
-            blocks = block_range(offset, offset + copied)
-            self._changes_since(began)
-            self._present.add(*blocks)
-            self._dirty.add(*blocks)
-            self._check.begin(done=False)
-            self._is_saved = False
-            self.size = max(self.size, offset + copied)
-            if self._touched is not None:
-                self._touched.add(*blocks)
-            if self._snapshot is not None:
-                self._snapshot.changed = True
-            if self.uploads:
-                self.uploads.written(offset, copied)
+            self._resolver.forget_seen(before=began)
+            self._state.blocks.write(offset, offset + copied)
+            self._state.begin_change()
+            self._copier.touch(offset, offset + copied)
+            self.uploads.written(offset, copied)
         return copied
 
     def truncate(self, size: int) -> None:
-        """Make the file `size` bytes long; what is new reads as zeros."""
+        """Make the file `size` bytes long; new bytes are zeros."""
         began, edge = monotonic(), min(size, self.size)
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
-        # Of a shorter file no block changes: what is left of the last one is verified when it is stored.
-        with self._holding(partly, size - 1, size if size < self.size else 0, changing=size > self.size):
+        behind = size if size < self.size else 0
+        # In a shorter file no block changes: the rest of the last one is verified when it is stored.
+        with self._holding(partly, size - 1, behind, changing=size > self.size):
             before = self.size
-            self._changes_since(began)
-            self._check.begin(done=False)
-            self._is_saved = False
+            self._resolver.forget_seen(before=began)
+            self._state.begin_change()
             if size < before:
-                if self._origin is not None and size < self._origin.size:
-                    self._origin = replace(self._origin, size=size)
-                self._present.discard(block_range(0, size)[1], block_range(0, before)[1])
-                self._remote.discard(block_range(0, size)[1], block_range(0, before)[1])
+                self._state.blocks.cut(size)
                 punch_hole(self.descriptor, size, before - size)
-                self.size = size
             else:
-                self._dirty.add(*block_range(before, size))
-                self._grow(size)
-            if self._touched is not None:
-                self._touched.add(*block_range(min(before, size), max(before, size)))
-            if self._snapshot is not None:
-                self._snapshot.changed = True
-                self._snapshot.least = min(self._snapshot.least, size)
-            if self.uploads:
-                self.uploads.truncated(before, size)
-
-    def _changes_since(self, began: float) -> None:
-        """Forget when the base version was seen, unless the change that then began has asked for it."""
-        if self._base_seen < began:
-            self._base_seen = -inf
+                self._state.extend(size)
+            self._state.blocks.resize(size)
+            self._copier.touch(min(before, size), max(before, size))
+            self.uploads.truncated(before, size)
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
-        """Return how much of a write counts: a full disk may cut it inside a block that is not present."""
+        """Return how many bytes of a write count: a full disk may end it in a block that is not present."""
         end = offset + copied
-        if copied == size or not end % BLOCK or self._first_missing(end, end + 1) is None:
+        if copied == size or not end % BLOCK or self._state.blocks.is_present(end, end + 1):
             return copied
         if end - end % BLOCK <= offset:
             raise os_error(errno.ENOSPC)
@@ -191,35 +220,38 @@ class CachedFile(EvictingFile):
     def _holding(
         self, edges: Collection[int], offset: int, end: int, *, changing: bool = True
     ) -> Iterator[None]:
-        """Hold the lock while the blocks at `edges` are present; without it they may be given back again.
+        """Hold the lock, so that nothing is evicted, while the blocks at `edges` are present.
 
-        So is all of the evicted segments that hold a byte from `offset` to `end`: they will be uploaded anew.
-        What the edges keep of the origin is verified before they are `changing`: it cannot be afterwards.
+        All blocks of the evicted segments with a byte from `offset` to `end` are present too, because these
+        segments will be uploaded again. If the edges are `changing`, their bytes of the base version are
+        verified first: afterwards that is impossible.
         """
-        is_ready = self._is_kept if changing else self._is_present
-        ensure = self.ensure_kept if changing else self.ensure
+        blocks = self._state.blocks
+        is_ready = blocks.is_verified if changing else blocks.is_present
+        ensure = self.ensure_verified if changing else self._downloader.ensure
         while True:
             for start, stop in self._edge_pieces(edges, is_ready, whole=changing):
                 ensure(start, stop)
-            with self._changed:
-                touched = self._remote.touched(offset, end)
+            with self._state.changed:
+                touched = blocks.remote.touched(offset, end)
             for first, last in touched:
-                self.ensure(first * BLOCK, last * BLOCK)
-            with self._changed:
+                self._downloader.ensure(first * BLOCK, last * BLOCK)
+            with self._state.changed:
                 ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
-                if ready and not self._remote.touched(offset, end):
+                if ready and not blocks.remote.touched(offset, end):
                     yield
                     return
 
     def _edge_pieces(
         self, edges: Collection[int], is_ready: Callable[[int, int], bool], *, whole: bool
     ) -> list[tuple[int, int]]:
-        """Return what to download for blocks that are not ready.
+        """Return the ranges to download for the blocks that are not ready.
 
-        Of a large object it is their `whole` pieces, which the upload will want; of neighbours one range.
+        With `whole` they are pieces of a large object, which its upload needs. Two neighbours are one range.
         """
-        with self._changed:
-            large = self._origin is not None and self._origin.object_size > LARGE_PIECES * PIECE
+        with self._state.changed:
+            origin = self.origin
+            large = origin is not None and origin.object_size > LARGE_PIECES * PIECE
             needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
         step = PIECE if large and whole else BLOCK
         pieces = sorted({edge - edge % step for edge in needed})
@@ -227,270 +259,188 @@ class CachedFile(EvictingFile):
             return [(pieces[0], pieces[1] + step)]
         return [(start, start + step) for start in pieces]
 
-    def _is_present(self, offset: int, end: int) -> bool:
-        return self._first_missing(offset, end) is None
+    def begin(self, pool: Executor) -> None:
+        """Begin to download, in a thread of `pool`, what is missing, unless a download is under way."""
+        self._downloader.begin(pool)
+
+    def ensure(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
+        self._downloader.ensure(offset, end)
+
+    def ensure_verified(self, offset: int, end: int) -> None:
+        """Download what is missing of the bytes from `offset` to `end`; verify those of the base version."""
+        self._base_verifier.ensure_verified(offset, end)
+
+    def ensure_rest(self, size: int) -> None:
+        """Download what is missing of the first `size` bytes, except for evicted segments."""
+        for start, end in self._beside_evicted(size):
+            self.ensure(start, end)
+
+    def verify_rest(self, size: int) -> None:
+        """Download as `ensure_rest` does, and verify the bytes of the base version."""
+        for start, end in self._beside_evicted(size):
+            self.ensure_verified(start, end)
+
+    def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
+        position = 0
+        for stored in self.evicted():
+            yield position, stored.start
+            position = stored.end
+        yield position, size
 
     def ensure_all(self) -> None:
-        """Download all that the origin has and the file has not, and keep it."""
-        self.pin()
+        """Download all that is missing, and evict nothing of it."""
+        self._state.pin()
         self.ensure_rest(self.size)
 
-    def changes(self) -> Blocks:
-        """Return a copy of the blocks that differ from the origin's, or did when the upload began."""
-        with self._changed:
-            return (self._snapshot.dirty if self._snapshot else self._dirty).copy()
+    def pin(self) -> None:
+        """Evict nothing before the next `adopt`: the base version may go, or an upload maps the file."""
+        self._state.pin()
+
+    def evict(self, size: int, *, journaled: bool = False) -> int:
+        """Evict about `size` bytes; see `Evictor.evict`."""
+        return self._evictor.evict(size, journaled=journaled)
+
+    def upload_full_segments(self, *, holes: bool = False) -> bool:
+        """Begin to upload the segments that are full of new bytes; return whether any upload is under way.
+
+        With `holes` also those that are written in part, if they need no old bytes.
+        """
+        state = self._state
+        with state.changed:
+            if state.closed:
+                return False
+            if not state.pinned:
+                self.uploads.begin_full(self.size, state.blocks.is_new if holes else state.blocks.is_full)
+            return self.uploads.is_busy
 
     def begin_upload(self) -> Snapshot:
-        """Take the bytes as they are now for an upload; return what they are.
+        """Begin an upload of the bytes as they are now; return the snapshot.
 
-        What is written afterwards is a later change. Nothing is given back to the disk until `adopt`. A file
-        that changes all the time is copied, so that the upload does not fail once more.
+        Bytes that are written afterwards are another change. Nothing is evicted until `adopt`. A file that
+        changed during each of its last uploads is copied, so that this upload can succeed.
         """
-        still = self._begin_copy() if self._overtaken >= OFTEN else None
-        with self._changed:
-            assert self._snapshot is None
-            still = self._end_copy(still) if still is not None else None
-            self._snapshot = Snapshot(self._origin, self.size, self._dirty, self.size, frozen=still)
-            self._dirty = Blocks()
-            self._pinned = True
-            if self.uploads:
-                self.uploads.began(self.size, still)
-            return self._snapshot
+        frozen = self._copier.begin()
+        with self._state.changed:
+            self._copier.frozen = self._copier.end(frozen) if frozen is not None else None
+            snapshot = self._state.blocks.freeze()
+            self._state.pinned = True
+            self.uploads.began(snapshot.size, self._copier.frozen)
+            return snapshot
 
-    def _begin_copy(self) -> FrozenCopy | None:
-        """Copy what the next upload reads, while writers go on; return None where that is not possible."""
-        try:
-            self.pin()
-            with self._changed:
-                wanted, size = self._hot(), self.size
-                self._touched = Blocks()
-            still = FrozenCopy(self._file.path.parent)
-            if not (is_clone := still.clone(self.descriptor)):
-                self.on_growth(len(wanted) * BLOCK)
-                refuse_without_room(self._file.path.parent, len(wanted) * BLOCK)
-            for first, last in wanted.runs(*block_range(0, size)):
-                self.ensure(first * BLOCK, min(last * BLOCK, size))
-            if not is_clone:
-                still.copy(self.descriptor, wanted, size)
-                still.blocks = wanted
-        except (OSError, SwiftfsError) as error:
-            log.info("%s: it is stored without a copy of one moment: %s", self._file.path.name, error)
-            self._touched = None
-            return None
-        return still
-
-    def _end_copy(self, still: FrozenCopy) -> FrozenCopy | None:
-        """Copy what has changed meanwhile, which no writer can now; None where that fails. Lock held."""
-        touched, self._touched = self._touched or Blocks(), None
-        wanted = self._hot()
-        for run in list(self._missing(*block_range(0, self.size))):
-            wanted.discard(*run)
-        try:
-            if still.clone(self.descriptor):
-                still.blocks = wanted
-                return still
-            still.blocks.subtract(touched)
-            todo = wanted.copy()
-            todo.subtract(still.blocks)
-            still.copy(self.descriptor, todo, self.size)
-            still.blocks.update(todo)
-        except OSError as error:
-            log.info("%s: it is stored without a copy of one moment: %s", self._file.path.name, error)
-            return None
-        return still
-
-    def _hot(self) -> Blocks:
-        """Return the blocks that an upload reads and a writer may change. Lock held.
-
-        A patch reads the pieces that have changed, and sometimes their neighbours; where that was not enough
-        all of the file is read. Segments that are stored already and not evicted are not read.
-        """
-        hot = Blocks()
-        if self._origin is None or self._overtaken >= 2 * OFTEN:
-            hot.add(*block_range(0, self.size))
-        else:
-            for first, last in self._dirty.runs(*block_range(0, self.size)):
-                start = piece_of(max(0, piece_of(first * BLOCK) - PIECE))
-                hot.add(*block_range(start, min(piece_of(last * BLOCK - 1) + 2 * PIECE, self.size)))
-        if self._origin is None and self.uploads is not None:
-            for placed in self.uploads.stored(promised=False):
-                hot.discard(*placed.blocks)
-        hot.subtract(self._remote.blocks)
-        return hot
-
-    def was_overtaken(self) -> None:
-        """Take note that the upload was in vain, because the file has changed."""
-        with self._changed:
-            self._overtaken += 1
+    def record_changed_upload(self) -> None:
+        """Record that the upload failed because the file changed."""
+        with self._state.changed:
+            self._copier.count_changed_upload()
 
     def upload_source(self, size: int) -> int:
-        """Return the descriptor of the first `size` bytes as the upload stores them."""
-        with self._changed:
-            still = self._snapshot.frozen if self._snapshot is not None else None
-            return still.descriptor if still is not None and still.covers(0, size) else self.descriptor
-
-    def allocated(self) -> int:
-        """Return how many bytes of disk the file takes, with a copy for an upload."""
-        with self._changed:
-            still = self._snapshot.frozen if self._snapshot is not None else None
-            return super().allocated() + (still.allocated() if still is not None else 0)
+        """Return the descriptor from which the upload reads the first `size` bytes."""
+        with self._state.changed:
+            frozen = self._copier.frozen
+            return frozen.descriptor if frozen is not None and frozen.covers(0, size) else self.descriptor
 
     @property
-    def overtaken(self) -> bool:
-        """Say whether the upload may have sent anything that has changed since it began."""
-        with self._changed:
-            return self._snapshot is not None and self._snapshot.changed and not self._snapshot.is_frozen
+    def changed_during_upload(self) -> bool:
+        """Return whether the upload may have sent bytes that have changed since it began."""
+        with self._state.changed:
+            taken = self._state.blocks.snapshot
+            return taken is not None and taken.changed and not self._copier.covers(taken.size)
 
     @property
-    def is_cut(self) -> bool:
-        """Say whether the file has been shorter since the upload began: bytes of it are gone."""
-        with self._changed:
-            taken = self._snapshot
-            return taken is not None and taken.least < taken.size and not taken.is_frozen
+    def is_truncated(self) -> bool:
+        """Return whether the file has been shorter since the upload began: bytes of it are gone."""
+        with self._state.changed:
+            taken = self._state.blocks.snapshot
+            return taken is not None and taken.least < taken.size and not self._copier.covers(taken.size)
 
     def upload_failed(self) -> None:
-        """Take note that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
-        with self._changed:
-            if self._snapshot is not None:
-                self._dirty.update(self._snapshot.dirty)
-                self._snapshot = None
-            if self.uploads:
-                self.uploads.ended()
+        """Record that the upload that runs, if any does, has stored nothing: the bytes are dirty again."""
+        with self._state.changed:
+            self._state.blocks.thaw()
+            self._copier.frozen = None
+            self.uploads.ended()
 
     def adopt(self, info: ObjectInfo, manifest: Manifest | None = None) -> None:
-        """Take the stored version `info` as the origin; `manifest` is its own.
+        """Make the stored version `info`, with its `manifest`, the base version.
 
-        It is what these bytes were when the upload began; without an upload, what they are.
+        It has the bytes of the time when the upload began; without an upload, the present ones.
         """
-        with self._changed:
-            taken = self._snapshot or Snapshot(self._origin, self.size, self._dirty, self.size)
-            if self._snapshot is None:
-                self._dirty = Blocks()
-            self._snapshot = None
-            if not taken.changed:
-                self._overtaken = 0
-            kept = min(taken.size, taken.least)
-            # What the old origin had no bytes for is ours, be it zeros that nobody wrote.
-            ours = self._filled, block_range(0, kept)[1]
-            self._present.add(*ours)
-            self._verified.add(*ours)
-            self._verified.update(taken.dirty)
-            self._present.subtract(self._remote.blocks)
-            self._verified.subtract(self._remote.blocks)
-            self._remote.clear()
-            self._origin = BaseVersion(info.version.name, info.version.etag, kept, taken.size, manifest)
-            self._pinned = False
-            self._certain = True
-            self._check.begin(done=not taken.changed and self._first_missing(0, kept) is None)
-        self.on_growth(taken.size)  # what can be given back did
+        state = self._state
+        with state.changed:
+            taken = state.blocks.adopt(info.version.name, info.version.etag, manifest)
+            self._copier.stored(taken)
+            state.pinned = False
+            state.is_certain = True
+            is_here = state.blocks.is_present(0, min(taken.size, taken.least))
+            state.checks.begin(done=not taken.changed and is_here)
+        state.space.on_growth(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
-        """Download all that is missing and need the origin no more: every byte is as if it were written."""
-        self.pin()
-        self.ensure_kept(0, self.size)
-        with self._changed:
-            self._dirty.add(*block_range(0, self.size))
+        """Download all that is missing, and need the base version no more: every block is dirty."""
+        self._state.pin()
+        self.ensure_verified(0, self.size)
+        with self._state.changed:
+            self._state.blocks.own_all()
 
     def detach(self) -> None:
-        """Forget the origin: every byte is in the local file, and the object is to be another one."""
-        with self._changed:
-            self._origin = None
-            self._dirty.add(*block_range(0, self.size))
+        """Forget the base version: every byte is in the local file, which becomes another object."""
+        with self._state.changed:
+            self._state.blocks.detach()
 
     def rebase(self, origin: BaseVersion) -> None:
-        """Take a newer version as the origin, which differs from the old one in dirty blocks only."""
-        with self._changed:
-            size = min(origin.size, self._origin.size if self._origin else origin.size)
-            self._origin = replace(origin, size=size)
+        """Make a newer version the base version; it differs from the old one in dirty blocks only."""
+        with self._state.changed:
+            self._state.blocks.rebase(origin)
 
-    def _follow_upload(self, origin: BaseVersion) -> bool:
-        """Take for the origin what an upload whose answer was lost has put in its place; say whether one has.
-
-        The HEAD comes with the first refusal, be it a reader's: the next attempt may be long in coming.
-        """
-        if self.uploads is None or not self.uploads.is_in_doubt:
-            return False
-        try:
-            info = self._store.head(origin.name)
-        except NotFound:
-            return False
-        if info.version.etag == origin.etag or not self.uploads.landed(info.version.etag):
-            return False
-        with self._changed:
-            if self._is_from(origin):
-                self.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
-        log.info("%s: an upload whose answer was lost was carried out", origin.name)
-        return True
-
-    def is_dirty(self) -> bool:
-        """Say whether Swift does not have these bytes."""
-        with self._changed:
-            return self._origin is None or bool(self._dirty) or self._snapshot is not None
-
-    @property
-    def file_name(self) -> str:
-        """The local file's name in its folder; while the content is used it stays the same."""
-        return self._file.path.name
+    def correct(self, info: ObjectInfo) -> bool:
+        """Take `info` for the base version if a listing was wrong; see `BaseResolver.correct`."""
+        return self._resolver.correct(info)
 
     def suspend(self) -> int | None:
-        """Close the local file, for `restore`; return the disk it takes, in bytes, None while it is busy."""
-        with self._changed:
-            if self._closed or self._snapshot or not self._is_idle():
+        """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""
+        state = self._state
+        with state.changed:
+            if state.closed or state.blocks.snapshot or not self._activity.is_idle():
                 return None
-            self._closed = True
-            size = self._file.allocated()
-            self._file.close()
+            state.closed = True
+            size = state.file.allocated()
+            state.file.close()
             return size
 
     def rename(self, name: ObjectName) -> None:
-        """Fetch from `name` from now on: the object was moved there."""
-        with self._changed:
-            if self._origin is not None:
-                self._origin = replace(self._origin, name=name)
-            if self._snapshot is not None and self._snapshot.origin is not None:
-                self._snapshot.origin = replace(self._snapshot.origin, name=name)
+        """Download from `name` from now on: the object was moved there."""
+        with self._state.changed:
+            self._state.blocks.rename(name)
 
     def close(self) -> None:
-        """Close the local file when the last download and the last upload have ended."""
-        with self._changed:
-            self._closed = True
-        self._cancel_queued()
-        with self._changed:
-            self._changed.wait_for(self._is_idle)
-            self._file.remove()
+        """Delete the local file when the last download and the last upload have ended."""
+        with self._state.changed:
+            self._state.closed = True
+        self._activity.cancel_queued()
+        with self._state.changed:
+            self._state.changed.wait_for(self._activity.is_idle)
+            self._state.file.remove()
 
     def discard(self) -> None:
-        """Close the local file as soon as what is under way has ended, in any thread; wait for nothing."""
-        with self._changed:
-            self._closed = True
+        """Delete the local file as soon as nothing is under way, in any thread; do not wait."""
+        with self._state.changed:
+            self._state.closed = True
         self.when_idle(self.close)
 
     def when_idle(self, idle: Callable[[], None]) -> None:
-        """Drop the downloads and uploads that nobody needs; call `idle` when the others have ended.
-
-        That may be in any thread, and is at once when there are none.
-        """
-        with self._changed:
-            self._idle = idle
-        self._cancel_queued()
-        self._tell_idle()
-
-    def _cancel_queued(self) -> None:
-        """Drop what is under way and nobody needs; what goes on tells when it ends."""
-        with self._changed:
-            self._fetches.cancel()
-        for upload in self.uploads.cancel_queued() if self.uploads is not None else ():
-            upload.stored.add_done_callback(lambda _: self._tell_idle())
+        """Cancel what nobody needs; call `idle` when the rest has ended. See `Activity.when_idle`."""
+        self._activity.when_idle(idle)
 
     def detach_file(self) -> CachedVersion | None:
-        """End the content and return its file; None, and go on, unless it holds blocks of a version only."""
-        with self._changed:
-            if self._closed or not (self._is_idle() and self._is_clean()):
+        """Return the local file, and end; return None, and go on, unless it has blocks of a version only."""
+        state, blocks = self._state, self._state.blocks
+        with state.changed:
+            if state.closed or not (self._activity.is_idle() and blocks.is_clean()):
                 return None
-            if not self._present or self._check.has_failed:
+            if not blocks.present or state.checks.has_failed:
                 return None
-            self._closed = True
-            # No upload maps it, since it is idle; what keeps the file tells the version's size by its own.
-            os.ftruncate(self.descriptor, self.size)
-            manifest = self._origin.manifest if self._origin else None
-            return CachedVersion(self._file, self._present, self._check.done, manifest)
+            state.closed = True
+            # Nothing is under way, so no upload maps it. The cache takes its size for the version's.
+            os.ftruncate(self.descriptor, blocks.size)
+            manifest = blocks.origin.manifest if blocks.origin else None
+            return CachedVersion(state.file, blocks.present, state.checks.done, manifest)

@@ -1,4 +1,4 @@
-"""Bytes of an object as one answer told them, before anybody knows that they are right."""
+"""Bytes of an object as one answer brought them, not yet verified."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Answer:
         self._file: IO[bytes] = BytesIO() if end - offset <= PIECE else TemporaryFile(dir=folder)  # noqa: SIM115
 
     def write(self, position: int, data: bytes) -> None:
-        """Keep what has come; raise `OSError` when the disk is full."""
+        """Store bytes of the answer; raise `OSError` when the disk is full."""
         self._file.seek(position - self.offset)
         self._file.write(data)
 
@@ -45,5 +45,5 @@ class Answer:
         return all(one == another for one, another in both)
 
     def close(self) -> None:
-        """Give the memory or the disk back."""
+        """Free the memory or the disk."""
         self._file.close()

@@ -1,6 +1,6 @@
-"""The downloads of one content that have not ended."""
+"""The downloads of one cached file that have not ended."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from swiftfs.filecache.block_map import Blocks, StoredSegment
 from swiftfs.filecache.read_ahead import ReadAhead
@@ -11,63 +11,63 @@ class GivenUp(Exception):
 
 
 class Download:
-    """A download; whoever waits for its blocks, `first` to one before `last`, learns its failure.
+    """A download of the blocks from `first` to one before `last`; `error` is raised in all who wait for them.
 
-    A `queued` one has not begun, and may be cancelled. One that runs `ahead` of a stream may be given up
-    while it has no `waiters`: `unwanted` says so. All blocks come from one `source`: a segment of the file's
-    own, or with None the origin. A `verified` one brings bytes that are to be stored again.
+    A `queued` download has not begun and may be cancelled. One that runs `ahead` of a stream may be stopped
+    while it has no `waiters`; it is `unwanted` then. `execute` carries it out. All blocks come from one
+    `source`: a segment of the file's own, or the base version if it is None.
     """
 
     def __init__(
         self,
         first: int,
         last: int,
-        source: StoredSegment | None,
+        execute: "Callable[[Download], None]",
+        source: StoredSegment | None = None,
         *,
-        queued: bool,
-        ahead: ReadAhead | None,
-        verified: bool = False,
+        queued: bool = False,
+        ahead: ReadAhead | None = None,
     ) -> None:
         self.first = first
         self.last = last
+        self.execute = execute
         self.source = source
         self.queued = queued
         self.ahead = ahead
-        self.verified = verified
         self.waiters = 0
         self.unwanted = False
         self.error: BaseException | None = None
 
     def refuse_unwanted(self) -> None:
-        """Raise `GivenUp` when nobody wants the bytes any more."""
+        """Raise `GivenUp` if nobody wants the bytes any more."""
         if self.unwanted:
             raise GivenUp
 
 
 class Downloads:
-    """A content's downloads, guarded by the content's lock."""
+    """The downloads of one file that have not ended. Guarded by the file's lock."""
 
     def __init__(self) -> None:
         self._under_way: list[Download] = []
 
     def add(self, fetch: Download) -> Download:
-        """Take note of a new download and return it."""
+        """Record a new download and return it."""
         self._under_way.append(fetch)
         return fetch
 
     def begin(self, fetch: Download) -> bool:
-        """Take note that a queued download begins; say whether it is still wanted."""
+        """Record that a queued download begins; return whether it is still wanted."""
         fetch.queued = False
         return fetch in self._under_way
 
     def end(self, fetch: Download) -> None:
-        """Take note that a download has ended."""
+        """Record that a download has ended."""
         self._under_way.remove(fetch)
 
     def cancel(self, streams: Collection[ReadAhead] | None = None) -> None:
-        """Forget the downloads that have not begun, and give up those that run ahead and nobody waits for.
+        """Cancel the downloads that have not begun, and stop those that run ahead and nobody waits for.
 
-        With `streams` only what runs ahead of those.
+        With `streams` only those that run ahead of them.
         """
         left = [
             fetch
@@ -79,14 +79,14 @@ class Downloads:
             fetch.unwanted = fetch.unwanted or (fetch.ahead is not None and not fetch.waiters)
 
     def free(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of the range that no download brings."""
+        """Yield the runs of the range that nobody downloads."""
         taken = Blocks()
         for fetch in self.touching(first, last):
             taken.add(fetch.first, fetch.last)
         return taken.missing(first, last)
 
     def touching(self, first: int, last: int) -> list[Download]:
-        """Return those that bring a block of the range."""
+        """Return the downloads that have a block of the range."""
         return [
             fetch
             for fetch in self._under_way
@@ -94,7 +94,7 @@ class Downloads:
         ]
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the blocks that are under way."""
+        """Return the ranges of blocks that are being downloaded."""
         return [(fetch.first, fetch.last) for fetch in self._under_way]
 
     def __bool__(self) -> bool:

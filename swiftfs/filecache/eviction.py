@@ -1,145 +1,100 @@
-"""A file larger than its share of the disk: what is uploaded already is evicted before the file is closed."""
+"""Evicts blocks of a file that can be downloaded again, even before the file is stored."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 
-from swiftfs.filecache.base_verifier import VerifiedFile
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment, block_range
-from swiftfs.filecache.frozen_copy import FrozenCopy
+from swiftfs.concurrency import thread_id
+from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
+from swiftfs.filecache.downloads import Downloads
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import punch_hole
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """What an upload stores: the bytes as they were when it began.
+class Evictor:
+    """Evicts blocks of one file: frees their disk space.
 
-    `dirty` are the blocks that differ from the origin's; `least` is the smallest size the file has had since.
-    `changed` says that the file has changed since; a `frozen` holds bytes that were about to.
+    INVARIANT: blocks that Swift's object does not have are not evicted between a record of the file and the
+    next change, because the record does not say that they are in a segment; nor during an upload of the file.
+    INVARIANT: the bytes that the upload of a segment reads are not evicted until it has ended, even if nobody
+    needs it any more.
+    INVARIANT: no block is evicted that an answer to the kernel points to: `_answers` has the last one of each
+    thread.
     """
 
-    origin: BaseVersion | None
-    size: int
-    dirty: Blocks
-    least: int
-    changed: bool = False
-    frozen: FrozenCopy | None = None
+    def __init__(
+        self, state: FileState, uploads: SegmentUploader, streams: Streams, fetches: Downloads
+    ) -> None:
+        self._state = state
+        self._uploads = uploads
+        self._streams = streams
+        self._fetches = fetches
+        self._answers: dict[int, tuple[int, int]] = {}
 
-    @property
-    def is_frozen(self) -> bool:
-        """True when no later change can reach any of the bytes."""
-        return self.frozen is not None and self.frozen.covers(0, self.size)
+    def keep_for_answer(self, offset: int, end: int) -> None:
+        """Keep the bytes from `offset` to `end` until this thread's next answer.
 
+        The kernel takes the bytes after the answer was returned, but before this thread reads again.
+        """
+        self._answers[thread_id()] = block_range(offset, end)
 
-class EvictingFile(VerifiedFile):
-    """A local file with changes, whose uploaded segments may be evicted.
+    def evict(self, size: int, *, journaled: bool) -> int:
+        """Evict about `size` bytes that can be downloaded again; return how many it were.
 
-    INVARIANT: nothing of what Swift's object does not have is given back between `save` and the next change,
-    for what was saved does not say where it went, nor between `begin_upload` and `adopt`.
-    INVARIANT: while an upload of a segment has not ended, not even one that nobody wants any more, the local
-    file is neither closed nor given up, and what the upload reads is not given back.
-    `uploads` are the file's segments, and are told of every change while the lock is held.
-    """
-
-    uploads: SegmentUploader | None = None
-    _snapshot: Snapshot | None = None
-    _is_saved = False
-
-    def ensure_rest(self, size: int) -> None:
-        """Download what is missing of the first `size` bytes and is in no segment of the file's own."""
-        for start, end in self._beside_evicted(size):
-            self.ensure(start, end)
-
-    def keep_rest(self, size: int) -> None:
-        """Do what `ensure_rest` does, and verify what will be stored again of it."""
-        for start, end in self._beside_evicted(size):
-            self.ensure_kept(start, end)
-
-    def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
-        position = 0
-        for placed in self.evicted():
-            yield position, placed.start
-            position = placed.end
-        yield position, size
-
-    def evicted(self) -> tuple[StoredSegment, ...]:
-        """Return the segments that hold what is not in Swift's object and not in the local file any more."""
-        with self._changed:
-            return self._remote.placed()
-
-    def unsaved(self) -> int:
-        """Return how many bytes of disk hold what Swift's object does not have."""
-        with self._changed:
-            if self._closed:
+        The blocks furthest from where the last reader goes on are evicted first. A `journaled` file keeps the
+        blocks that the journal's record needs.
+        """
+        state = self._state
+        with state.changed:
+            if state.closed or state.pinned:
                 return 0
-            blocks = self._dirty.copy()
-            if self._snapshot is not None:
-                blocks.update(self._snapshot.dirty)
-            blocks.subtract(self._remote.blocks)
-            return min(len(blocks) * BLOCK, self._file.allocated())
+            position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
+            evictable = self._evictable(journaled=journaled)
+            ahead = [block_range(*needed) for needed in self._streams.needed()]
+            for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
+                evictable.discard(*needed)
+            freed = 0
+            for first, end in chain(evictable.runs(position, last), evictable.runs(0, position)):
+                if freed >= size:
+                    break
+                stop = min(end, first + block_range(0, size - freed)[1])
+                self._give_back(first, stop)
+                freed += (stop - first) * BLOCK
+            return freed
 
-    def upload_full_segments(self, *, holes: bool = False) -> bool:
-        """Begin to upload the segments that are full of new bytes; say whether any upload is under way.
+    def _give_back(self, first: int, last: int) -> None:
+        state = self._state
+        state.blocks.drop(first, last)
+        if not state.blocks.is_clean():
+            for stored in self._segments(journaled=False, within=(first * BLOCK, last * BLOCK)):
+                begin, end = max(first, stored.blocks[0]), min(last, stored.blocks[1])
+                if begin < end:
+                    state.blocks.remote.add(stored, begin, end)
+        state.checks.forget(first, last)
+        punch_hole(state.descriptor, first * BLOCK, (last - first) * BLOCK)
 
-        With `holes` the segments count too that nobody has written whole, as far as they need no old bytes.
+    def _evictable(self, *, journaled: bool) -> Blocks:
+        """Return the blocks that can be downloaded again, from the base version or from stored segments."""
+        state, blocks = self._state, self._state.blocks
+        is_clean = blocks.is_clean()
+        evictable = blocks.present.copy() if is_clean and not journaled else Blocks()
+        for upload in self._uploads.under_way() if evictable else ():
+            evictable.discard(*block_range(upload.start, upload.end))
+        if is_clean or (state.is_recorded and not journaled):
+            return evictable
+        for stored in self._segments(journaled=journaled):
+            for run in blocks.remote.blocks.missing(*stored.blocks):
+                evictable.add(*run)
+        return evictable
+
+    def _segments(self, *, journaled: bool, within: tuple[int, int] | None = None) -> Iterator[StoredSegment]:
+        """Yield stored segments with the file's present bytes, none of them of the base version.
+
+        Those whose blocks are all evicted are left out. Given bytes to look `within`, only segments that hold
+        any of them.
         """
-        with self._changed:
-            if self.uploads is None or self._closed:
-                return False
-            if not self._pinned:
-                self.uploads.begin_full(self.size, self._is_new if holes else self._is_full)
-            return self.uploads.is_busy
-
-    def _is_idle(self) -> bool:
-        return super()._is_idle() and not (self.uploads is not None and self.uploads.is_busy)
-
-    def _is_clean(self) -> bool:
-        return self._snapshot is None and super()._is_clean()
-
-    def _changed_blocks(self) -> tuple[Blocks, ...]:
-        changed = super()._changed_blocks()
-        return changed if self._snapshot is None else (*changed, self._snapshot.dirty)
-
-    def _is_full(self, start: int, end: int) -> bool:
-        first, last = block_range(start, end)
-        return self._dirty.covers(first, last) and not self._remote.blocks.touches(first, last)
-
-    def _is_new(self, start: int, end: int) -> bool:
-        first, last = block_range(start, end)
-        return (
-            self._dirty.touches(first, last)
-            and self._dirty.covers(first, min(last, self._filled))
-            and not self._remote.blocks.touches(first, last)
-        )
-
-    def _evictable(self, *, held: bool) -> Blocks:
-        """Return what can be downloaded again: of the origin, or of segments that go into the next object."""
-        loose = super()._evictable(held=held)
-        for upload in self.uploads.under_way() if self.uploads is not None and loose else ():
-            loose.discard(*block_range(upload.start, upload.end))
-        if self._is_clean() or self.uploads is None or (self._is_saved and not held):
-            return loose
-        for placed in self._evictable_segments(held=held):
-            for run in self._remote.blocks.missing(*placed.blocks):
-                loose.add(*run)
-        return loose
-
-    def _evictable_segments(
-        self, *, held: bool, within: tuple[int, int] | None = None
-    ) -> Iterator[StoredSegment]:
-        """Yield the segments that hold what the file has there now, all of it our own, and not all evicted.
-
-        With bytes to look `within` only those that hold any of them.
-        """
-        assert self.uploads is not None
-        for placed in self.uploads.stored(promised=held, within=within, beside=self._remote.whole):
-            first, last = block_range(placed.start, placed.end)
-            if placed.end <= self.size and self._dirty.covers(first, min(last, self._filled)):
-                yield placed
-
-    def _given_back(self, first: int, last: int) -> None:
-        if self._is_clean():
-            return
-        for placed in self._evictable_segments(held=False, within=(first * BLOCK, last * BLOCK)):
-            begin, end = max(first, placed.blocks[0]), min(last, placed.blocks[1])
-            if begin < end:
-                self._remote.add(placed, begin, end)
+        blocks = self._state.blocks
+        for stored in self._uploads.stored(protected=journaled, within=within, beside=blocks.remote.whole):
+            if blocks.is_own(stored):
+                yield stored

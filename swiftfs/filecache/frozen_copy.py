@@ -1,4 +1,4 @@
-"""A copy of a file's bytes as they were at one moment, for a file that changes all the time."""
+"""A copy of a file's bytes of one moment, for a file that changes all the time."""
 
 import errno
 import fcntl
@@ -21,9 +21,9 @@ _NO_COPY_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class FrozenCopy:
-    """A file without a name that holds `blocks` of another one; they are not changed once it is used.
+    """A file without a name that holds `blocks` of another one. They do not change once an upload uses it.
 
-    The descriptor is closed when nobody has the object any more: uploads that have not begun map it later.
+    The descriptor is closed when the object is freed, because uploads that have not begun will map it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class FrozenCopy:
         return os.fstat(self.descriptor).st_blocks * 512
 
     def clone(self, source: int) -> bool:
-        """Share all blocks of the file `source`, if its file system can; that costs neither time nor disk."""
+        """Share all blocks of the file `source`, which takes no disk; return whether that is possible."""
         try:
             fcntl.ioctl(self.descriptor, _FICLONE, source)
         except OSError:
@@ -70,13 +70,13 @@ class FrozenCopy:
                 raise
             os.lseek(self.descriptor, start, os.SEEK_SET)
             copied = os.sendfile(self.descriptor, source, start, length)
-        if not copied:  # the source was cut: who cut it has that copied again
+        if not copied:  # the source was truncated; who did that has these bytes copied again
             return length
         return copied
 
 
 def refuse_without_room(folder: Path, size: int) -> None:
-    """Raise `OSError` ENOSPC unless the disk has room for `size` bytes, and some more."""
+    """Raise `OSError` ENOSPC unless the disk has room for `size` bytes and `RESERVE`."""
     if shutil.disk_usage(folder).free < size + RESERVE:
         raise os_error(errno.ENOSPC, str(folder))
 
@@ -84,7 +84,7 @@ def refuse_without_room(folder: Path, size: int) -> None:
 def _next_data(descriptor: int, start: int, end: int) -> int:
     try:
         return min(os.lseek(descriptor, start, os.SEEK_DATA), end)
-    except OSError:  # ENXIO: there is nothing up to the file's end
+    except OSError:  # ENXIO: no data up to the file's end
         return end
 
 

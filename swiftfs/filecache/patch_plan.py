@@ -1,24 +1,24 @@
-"""Changing a large object: which parts of the old one stay, and which are uploaded.
+"""Plans the change of a large object: which parts of the old object stay, and which are uploaded.
 
-A new manifest may name the old segments, whole or by a range of their bytes, between new ones.
-Source: the chapter "Segment ranges" of Swift's static large objects, tried against Swift 2.38.
+The new manifest may name old segments, whole or by a range of their bytes, between new ones.
+Source: the chapter "Segment ranges" of Swift's static large objects; tested with Swift 2.38.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from swiftfs.filecache.block_map import BLOCK, Blocks, block_range
+from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
 from swiftfs.objects import Segment
 
 PIECE = 1024 * 1024
-"""The least a patch uploads and the least it keeps: Swift serves smaller segments one a second."""
+"""The least that a patch uploads or keeps, in bytes: Swift serves only one smaller segment a second."""
 
 BLOCKS_A_PIECE = PIECE // BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Bytes of the new file, from `start` to `end`, that no old segment holds."""
+    """Bytes of the new file, from `start` to `end`, that no old segment has."""
 
     start: int
     end: int
@@ -33,10 +33,10 @@ def piece_of(offset: int) -> int:
 
 
 def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest: int) -> list[Part]:
-    """Return what the new file of `size` bytes is made of, in order.
+    """Return the parts of the new file of `size` bytes, in order.
 
-    The first `kept` bytes are those of the old segments but for the `changed` blocks. No gap is larger than
-    `largest` bytes. A stretch shorter than a piece is not kept, except where an old segment is as short.
+    The first `kept` bytes are those of the old segments, except for the `changed` blocks. No gap is larger
+    than `largest` bytes. A part that is shorter than a piece is not kept, unless it is a whole old segment.
     """
     parts: list[Part] = []
     position = covered = 0
@@ -55,22 +55,22 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
 
 
 def compact(parts: Sequence[Part], limit: int, largest: int) -> list[Part]:
-    """Return `parts` with runs of small ones uploaded anew, so that there are at most `limit` of them."""
-    room = PIECE
-    while len(parts) > limit and room < largest:
-        room *= 2
-        parts = _merge(parts, room)
+    """Join runs of small parts to gaps of at most `largest` bytes, until there are `limit` parts."""
+    span_limit = PIECE
+    while len(parts) > limit and span_limit < largest:
+        span_limit *= 2
+        parts = _merge(parts, span_limit)
     return list(parts)
 
 
-def _merge(parts: Sequence[Part], room: int) -> list[Part]:
-    """Join neighbours to gaps of at most `room` bytes."""
+def _merge(parts: Sequence[Part], span_limit: int) -> list[Part]:
+    """Join neighbours to gaps of at most `span_limit` bytes."""
     merged: list[Part] = []
     start = position = 0
     run: list[Part] = []
     for part in parts:
         end = position + span(part)
-        if run and end - start > room:
+        if run and end - start > span_limit:
             merged.extend(_joined(run, start, position))
             start, run = position, []
         run.append(part)
@@ -84,12 +84,12 @@ def _joined(run: Sequence[Part], start: int, end: int) -> list[Part]:
 
 
 def span(part: Part) -> int:
-    """Return how many bytes of the file a part makes."""
+    """Return how many bytes of the file a part has."""
     return part.end - part.start if isinstance(part, Gap) else part.span
 
 
 def _unchanged(start: int, end: int, changed: Blocks) -> Iterator[tuple[int, int]]:
-    """Yield the stretches between `start` and `end` without the `changed` blocks."""
+    """Yield the ranges of bytes between `start` and `end` that have no `changed` block."""
     if start < end:
         for first, last in changed.missing(*block_range(start, end)):
             yield max(start, first * BLOCK), min(last * BLOCK, end)
@@ -106,6 +106,30 @@ def cut_gaps(start: int, end: int, largest: int) -> Iterator[Gap]:
     while start < end:
         stop = min(start + largest, end)
         if 0 < end - stop < PIECE:
-            stop = end  # no crumb behind a full gap
+            stop = end  # no gap shorter than a piece after a full one
         yield Gap(start, stop)
         start = stop
+
+
+def with_stored(parts: Sequence[Part], stored: Sequence[StoredSegment], largest: int) -> list[Part]:
+    """Return the parts with `stored` segments in place of gaps; gaps have at most `largest` bytes."""
+    if not stored:
+        return list(parts)
+    found: list[Part] = []
+    position = covered = 0
+    for part in parts:
+        if not isinstance(part, Gap):
+            found.extend(_fill(covered, position, stored, largest))
+            found.append(part)
+            covered = position + span(part)
+        position += span(part)
+    return [*found, *_fill(covered, position, stored, largest)]
+
+
+def _fill(start: int, end: int, stored: Sequence[StoredSegment], largest: int) -> Iterator[Part]:
+    for one in stored:
+        if start <= one.start and one.end <= end:
+            yield from cut_gaps(start, one.start, largest)
+            yield one.segment
+            start = one.end
+    yield from cut_gaps(start, end, largest)

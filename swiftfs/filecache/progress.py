@@ -1,4 +1,4 @@
-"""How far contents are, for those who watch: nothing here changes anything."""
+"""The progress of uploads, for status and metrics. It only reads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,32 +8,33 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectName
 
 UnderWay = Callable[[str], int]
-"""Tells how many bytes of unanswered PUTs are sent to an object, or below a name that ends in a slash."""
+"""Returns how many bytes of PUTs without an answer are sent to an object, or below a name that ends in a
+slash."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """Bytes of disk: those `used` of the `limit`, and those among them that Swift's objects do not have."""
+    """Bytes of disk: how many of the `limit` are `used`, and how many of those only the cache has."""
 
     used: int
     dirty: int
     limit: int
 
 
-def sent_bytes(name: ObjectName, content: CachedFile, under_way: UnderWay) -> int:
-    """Return how many bytes of a file on its way to `name` need not be sent any more.
+def sent_bytes(name: ObjectName, cached_file: CachedFile, under_way: UnderWay) -> int:
+    """Return how many bytes of a file that is uploaded as `name` need not be sent any more.
 
-    They are on the network, in segments of the file's own, or in the old object where a large one is changed.
+    They are on the network, in segments of the file's own, or in the old object that a patch keeps.
     """
-    uploads = content.uploads
-    if uploads is None or not uploads.has_begun:
+    uploads = cached_file.uploads
+    if not uploads.record.has_begun:
         return under_way(str(name))
-    missing = content.changes()
-    for placed in (*content.evicted(), *uploads.stored(promised=False)):
-        missing.discard(*block_range(placed.start, placed.end))
-    size = content.size
+    missing = cached_file.changes()
+    for stored in (*cached_file.evicted(), *uploads.stored(protected=False)):
+        missing.discard(*block_range(stored.start, stored.end))
+    size = cached_file.size
     end = block_range(0, size)[1]
     missing.cut(end)
-    behind = -size % BLOCK  # bytes of the last block that are not in the file
+    behind = -size % BLOCK  # bytes of the last block behind the file's end
     there = size - len(missing) * BLOCK + (behind if missing.touches(end - 1, end) else 0)
-    return min(size, there + under_way(f"{uploads.prefix}"))
+    return min(size, there + under_way(f"{uploads.record.prefix}"))

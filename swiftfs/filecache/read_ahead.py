@@ -1,4 +1,4 @@
-"""Which bytes the readers of a file will want next."""
+"""Predicts which bytes the readers of a file will read next."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,35 +6,35 @@ from swiftfs.concurrency import monotonic
 from swiftfs.filecache.block_map import BLOCK
 
 FIRST_PIECE = 1024 * 1024
-"""Small, so that the first byte comes soon; a file below it costs one request."""
+"""Bytes. Small, so that the first byte comes soon; a smaller file costs one request."""
 
 LAST_PIECE = 16 * 1024 * 1024
-"""Large enough that the requests of a big file do not count, small enough for several at once."""
+"""Bytes. Large enough that the number of requests does not matter, small enough for several at once."""
 
 NEARBY = 1024 * 1024
-"""The kernel's own read-ahead sends requests side by side: this much out of order is still sequential."""
+"""Bytes. The kernel reads ahead with several requests at once: reads so far out of order are sequential."""
 
 REORDERED = 4 * 1024 * 1024
-"""Programs that read with several threads are so far out of order, in what they are reading already."""
+"""Bytes. Programs that read with several threads go back so far within what they read already."""
 
 _NOWHERE = -NEARBY - 1
-"""Where a stream is that nobody has read: its first read plans nothing, for it may be the only one."""
+"""The position of a stream before its first read, which plans nothing: it may be the only one."""
 
 STREAMS = 8
-"""Places of one file that are read in sequence at the same time; the least recently used one is dropped."""
+"""Sequential streams of one file at a time; the least recently used one is dropped."""
 
 IDLE_SECONDS = 2.0
-"""After so long without a read, what runs ahead of a stream makes way for the other streams."""
+"""Seconds without a read after which a stream's downloads are cancelled for the other streams."""
 
 
 class ReadAhead:
     """Detects sequential reading and plans downloads in a growing window. Not locked.
 
-    `limit` is how far, in bytes, the plan may run ahead of the reader, whose last read ended at `position`;
-    with 0 there is none. Pieces begin and end with whole blocks, but for the last one of a file.
+    `limit` is how many bytes the plan may run ahead of the reader, whose last read ended at `position`; 0
+    turns it off. Pieces consist of whole blocks, except at the end of the file.
 
-    A stream `lasts` once it was continued after a read elsewhere: such a read is another reader's then.
-    `used` is when it was last read, `readers` how many reads of it are answered at this moment.
+    A stream `lasts` once it was continued after a read elsewhere, which was another reader's then. `used` is
+    the time of its last read, `readers` the number of reads that are being answered.
     """
 
     def __init__(self, limit: int, position: int = 0) -> None:
@@ -49,31 +49,31 @@ class ReadAhead:
         self._stopped = False
 
     def leaves(self, offset: int) -> bool:
-        """Say whether a read at `offset` is elsewhere than where the reader was."""
+        """Return whether a read at `offset` does not continue the stream."""
         if abs(offset - self.position) <= NEARBY:
             return False
         return not max(self._begin, self.position - REORDERED) <= offset <= self._planned
 
     def is_idle(self, now: float) -> bool:
-        """Say whether nobody has read it for a while."""
+        """Return whether nobody has read the stream for a while."""
         return not self.readers and self.used + IDLE_SECONDS < now
 
     @property
     def runs_ahead(self) -> bool:
-        """Say whether anything was planned beyond the reader."""
+        """Return whether anything ahead of the reader was planned."""
         return self._planned > self.position
 
     def stop(self) -> None:
-        """Begin anew at the next read: what was planned is given up."""
+        """Drop the plan; the next read begins a new one."""
         self.lasts, self._stopped = False, True
         self._planned = self.position
 
     def replan(self) -> None:
-        """Plan again what lies before the reader: some of it was given up."""
+        """Plan again what lies ahead of the reader, because some of it was cancelled."""
         self._planned = min(self._planned, self.position - self.position % BLOCK)
 
     def plan(self, offset: int, end: int, size: int, streams: int = 1) -> Iterator[tuple[int, int]]:
-        """Yield the ranges to begin to download now, given a read of `offset` to `end` in `size` bytes.
+        """Yield the ranges to download now, after a read from `offset` to `end` of a file of `size` bytes.
 
         The limit is shared by so many `streams`.
         """
@@ -89,7 +89,7 @@ class ReadAhead:
         window = min(max(FIRST_PIECE, 4 * (self._read - BLOCK)), self._limit // streams)
         half = window // 2
         piece = min(max(FIRST_PIECE, half - half % BLOCK), LAST_PIECE)
-        # Whole pieces: whoever asks as soon as a block is read asks for far too little, far too often.
+        # Whole pieces: one request for each block that was read would be far too many.
         while self._planned < size and min(self._planned + min(piece, half), size) <= offset + window:
             stop = min(self._planned + piece, size)
             yield self._planned, stop
@@ -97,9 +97,9 @@ class ReadAhead:
 
 
 class Streams:
-    """The places at which one file is read in sequence, the most recently used one last. Not locked.
+    """The sequential streams of one file, the most recently used one last. Not locked.
 
-    A read joins the stream that it continues, whatever handle or thread it comes by.
+    A read joins the stream that it continues, from whatever handle or thread it comes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -107,9 +107,9 @@ class Streams:
         self._streams = [ReadAhead(limit)]
 
     def join(self, offset: int) -> tuple[ReadAhead, list[ReadAhead]]:
-        """Return the stream of a read at `offset`, and those whose downloads nobody wants any more.
+        """Return the stream of a read at `offset`, and the streams whose downloads are to be cancelled.
 
-        The read lasts until `ended` is told of it.
+        Call `ended` when the read is answered.
         """
         now = monotonic()
         near = [stream for stream in self._streams if not stream.leaves(offset)]
@@ -133,17 +133,17 @@ class Streams:
         return stream, left
 
     def ended(self, stream: ReadAhead) -> None:
-        """Take note that a read is answered."""
+        """Record that a read is answered."""
         stream.readers -= 1
         stream.used = monotonic()
 
     def plan(self, stream: ReadAhead, offset: int, end: int, size: int) -> Iterable[tuple[int, int]]:
-        """Return what to begin to download now; see `ReadAhead.plan`."""
+        """Return the ranges to download now; see `ReadAhead.plan`."""
         others = sum(one.runs_ahead for one in self._streams if one is not stream)
         return stream.plan(offset, end, size, 1 + others)
 
     def forget(self) -> None:
-        """Begin anew: blocks that had come were wrong."""
+        """Drop all streams, because downloaded blocks were wrong."""
         self._streams = [ReadAhead(self._limit)]
 
     @property
@@ -152,13 +152,13 @@ class Streams:
         return self._streams[-1].position
 
     def needed(self) -> Iterator[tuple[int, int]]:
-        """Yield the bytes before each reader that the limit lets it have in advance."""
+        """Yield the ranges ahead of the readers that the limit allows."""
         last = self._streams[-1]
         streams = [stream for stream in self._streams if stream is last or stream.runs_ahead]
         for stream in streams:
             yield stream.position, stream.position + self._limit // len(streams)
 
     def _replan(self) -> None:
-        """Let each stream plan again what lies before it: a stream that was stopped may have had it."""
+        """Let each stream plan again what lies ahead of it: a stopped stream may have downloaded that."""
         for stream in self._streams:
             stream.replan()

@@ -1,4 +1,4 @@
-"""Where the segments of large files go: a container beside the file's, a given one, or a hidden prefix."""
+"""The place of large files' segments: a container beside the file's, a given one, or a hidden folder."""
 
 import logging
 import re
@@ -12,21 +12,21 @@ from swiftfs.paths import SEGMENTS_FOLDER
 from swiftfs.store.protocol import ObjectStore
 
 SEGMENTS_SUFFIX = "_segments"
-"""The container beside a container that holds its segments; the swift CLI names it so too."""
+"""The ending of the container with another one's segments; the swift CLI uses it too."""
 
 LONGEST_PREFIX = 257
-"""Bytes of a container's longest name and a slash: so long may what a place puts before a name be."""
+"""Bytes of the longest container name and a slash: the longest prefix of a place."""
 
 LONGEST_ID = len("/swiftfs-") + 32 + len("/") + 13 + len("-") + 12
-"""Bytes that one of our segments' names has behind the object's key."""
+"""Bytes that the name of our segments has behind the object's key."""
 
 LONGEST_KEY = 1024 - LONGEST_ID - LONGEST_PREFIX
-"""Bytes of an object's key in the names of its segments; the rest of a longer one is cut off."""
+"""Bytes of an object's key in the names of its segments; a longer key is truncated."""
 
 AUTO, SAME = "auto", "same"
 
 RCLONE_FOLDER = ".file-segments"
-"""Where rclone puts segments that it keeps in the file's own container."""
+"""The folder of segments that rclone stores in the file's own container."""
 
 _UPLOAD = r"""(?:
         swiftfs-[0-9a-f]{32} |
@@ -36,22 +36,22 @@ _UPLOAD = r"""(?:
     )"""
 
 SEGMENT_NAME = re.compile(rf"(.+/{_UPLOAD})/[^/]+", re.VERBOSE | re.DOTALL)
-"""A segment's name; the group is what all segments of one upload begin with.
+"""A segment's name; the group is the prefix of all segments of one upload.
 
-`<key>/swiftfs-<id>/…` is ours, `<key>/slo/<time>/<size>/<segment>/<number>` (or without `slo/`) is that of
-python-swiftclient 4, `<key>/<date>-<time>-<id>/<number>` of rclone 1.75, both as those clients wrote them;
+`<key>/swiftfs-<id>/…` is ours. `<key>/slo/<time>/<size>/<segment>/<number>` (or without `slo/`) is
+python-swiftclient 4's, `<key>/<date>-<time>-<id>/<number>` rclone 1.75's, both as those clients wrote them.
 `<key>/<time>/<size>/<number>` is from the source of older rclone versions (backend/swift).
 """
 
 _BEHIND_KEY = re.compile(rf"{_UPLOAD}/[^/]+", re.VERBOSE)
-"""What follows the object's key and a slash in the name of one of its segments."""
+"""The part of a segment's name behind the object's key and a slash."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentContainer:
-    """A container, and how the names of the segments in it begin."""
+    """A place of segments: a container, and the prefix of their names in it."""
 
     container: str
     prefix: str = ""
@@ -61,11 +61,11 @@ class SegmentContainer:
         return ObjectName(self.container, self.prefix + key)
 
     def instead(self, other: "SegmentContainer", name: ObjectName) -> ObjectName:
-        """Return the name here of what would be `name` in the other place."""
+        """Return the name in this place of the segment `name` of the other place."""
         return self.name(name.key.removeprefix(other.prefix))
 
     def holds(self, name: ObjectName) -> bool:
-        """Say whether a segment lies here."""
+        """Return whether a segment is in this place."""
         return name.container == self.container and name.key.startswith(self.prefix)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ def place_inside(container: str) -> SegmentContainer:
 
 
 def places_of(container: str, choice: str = AUTO) -> tuple[SegmentContainer, ...]:
-    """Return where segments of objects in `container` may lie.
+    """Return the places where segments of objects in `container` may be.
 
     `choice` is as in `SegmentContainerChooser`.
     """
@@ -96,7 +96,7 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
     """Return whether the segment's name says that it was uploaded for the object `owner`.
 
     The name must follow a known convention, in a segment place of the owner's container, below the owner's
-    key. The names say nothing of a key that is long enough to be cut: another one may be cut to the same.
+    key. A key that is long enough to be truncated never counts: another key may be truncated to the same.
     """
     if len(owner.key.encode()) > LONGEST_KEY - 4:
         return False
@@ -108,10 +108,10 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
 
 
 class SegmentContainerChooser:
-    """The place of each container's segments. Containers are made once, and one that is known is not.
+    """Chooses the place of each container's segments, and makes its container once, unless it is known.
 
-    `choice` is `same`, a container's name, or `auto`: beside, and inside where that is refused. Whoever needs
-    a place that is being decided waits for it; the lock is not held across the requests of a decision.
+    `choice` is `same`, a container's name, or `auto`: beside, or inside if the server refuses that. Threads
+    that need a place that is being chosen wait for a future; the lock is not held across the requests.
     """
 
     def __init__(self, store: ObjectStore, choice: str = AUTO) -> None:
@@ -121,9 +121,9 @@ class SegmentContainerChooser:
         self._decided: dict[str, Future[SegmentContainer]] = {}
 
     def of(self, container: str) -> SegmentContainer:
-        """Return the place for segments of files in `container`; it is there, as far as is known.
+        """Return the place for segments of files in `container`; make its container if it may be missing.
 
-        Raise `StoreError` when the server neither makes it nor refuses to.
+        Raise `StoreError` if the server neither makes it nor refuses to.
         """
         with self._lock:
             decision = self._decided.get(container)
@@ -143,11 +143,11 @@ class SegmentContainerChooser:
         return mine.result()
 
     def likely(self, container: str) -> SegmentContainer:
-        """Return the place unless the server will refuse it; nothing is asked."""
+        """Return the place that will be chosen unless the server refuses it. It sends no request."""
         return self._wanted(container)
 
     def found(self, container: str, known: Iterable[Segment]) -> None:
-        """Take note of segments of a file in `container`: where they are is room for more."""
+        """Record segments of a file in `container`: their place exists, so it is chosen."""
         if self._choice == SAME:
             return
         places = [self._wanted(container)]
@@ -160,7 +160,7 @@ class SegmentContainerChooser:
                     decided.set_result(place)
 
     def gone(self, container: str) -> None:
-        """Take note that the place is not there any more."""
+        """Record that the place does not exist any more."""
         with self._lock:
             self._decided.pop(container, None)
 
@@ -180,10 +180,10 @@ class SegmentContainerChooser:
         try:
             self._store.create_container(wanted.container)
         except (AccessDenied, BadName, BadRequest) as error:
-            # Who may not make containers may still use one that is there.
+            # A user who may not make containers may still use one that exists.
             if self._choice != AUTO or (isinstance(error, AccessDenied) and self._is_there(wanted)):
                 return wanted
-            self._tell(container, error)
+            log.info("segments of %s go to %s: %s", container, place_inside(container), error)
             return place_inside(container)
         return wanted
 
@@ -193,6 +193,3 @@ class SegmentContainerChooser:
         except (NotFound, AccessDenied):
             return False
         return True
-
-    def _tell(self, container: str, error: Exception) -> None:
-        log.info("segments of %s go to %s: %s", container, place_inside(container), error)

@@ -1,4 +1,4 @@
-"""Where the segments of a large file begin and end."""
+"""The sizes of a large file's segments."""
 
 import errno
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from swiftfs.errors import os_error
 
 MAX_SEGMENT = 5 * 1024**3
-"""What Swift and NAVER take in one PUT, in bytes."""
+"""The largest PUT that Swift and NAVER accept, in bytes."""
 
 GROWTH = ((64, 1), (36, 4), (100, 16), (100, 64))
-"""How many segments have how many times the first one's size; the rest of 1000 are as large as can be. With
-16 MiB at first that is 1 GiB of small ones for fine changes, 131 GiB of at most 1 GiB that are soon sent
-again when one fails, and 3.5 TiB in all. No growth gets beyond 1000 of 5 GiB, 4.88 TiB, without manifests
-that name manifests."""
+"""Pairs: a number of segments, and their size as a multiple of the first one's. The others, up to 1000, have
+the largest size. With 16 MiB at first, the first GiB has small segments for small changes; the first 131 GiB
+have segments of at most 1 GiB, which are soon sent again when one fails; all together have 3.5 TiB. Without
+manifests that name manifests, 1000 segments of 5 GiB, 4.88 TiB, are the limit."""
 
 SEGMENTS = 1000
 """The most that a manifest may name, by Swift's default."""
@@ -21,7 +21,7 @@ SEGMENTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class SegmentLayout:
-    """Where a file's segments begin and end; it depends on nothing but the first segment's size in bytes."""
+    """Where a file's segments begin and end. It depends only on the size of the first one, in bytes."""
 
     segment_size: int
 
@@ -35,7 +35,7 @@ class SegmentLayout:
         raise os_error(errno.EFBIG)
 
     def index(self, offset: int) -> int:
-        """Return the segment that holds the byte at `offset`."""
+        """Return the number of the segment that has the byte at `offset`."""
         before = start = 0
         for count, size in self._tiers():
             if offset < start + count * size:
@@ -44,11 +44,11 @@ class SegmentLayout:
         raise os_error(errno.EFBIG)
 
     def is_segment(self, start: int, end: int) -> bool:
-        """Return whether the bytes from `start` to `end` are one whole segment."""
+        """Return whether the bytes from `start` to `end` are one complete segment."""
         return self.bounds(self.index(start)) == (start, end)
 
     def segments(self, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the bounds of the segments that lie wholly in the first `size` bytes, in order."""
+        """Yield the bounds of the complete segments of the first `size` bytes, in order."""
         start = 0
         for count, length in self._tiers():
             for _ in range(min(count, (size - start) // length)):
@@ -57,7 +57,7 @@ class SegmentLayout:
 
     @property
     def largest_file(self) -> int:
-        """The most bytes that the segments hold."""
+        """The size of the largest file, in bytes."""
         return sum(count * size for count, size in self._tiers())
 
     def _tiers(self) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""One segment on its way to Swift."""
+"""The upload of one segment."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,17 +12,19 @@ from swiftfs.objects import ObjectName, Segment
 
 @dataclass(slots=True)
 class SegmentPut:
-    """The bytes from `start` to `end` on their way to a segment.
+    """The upload of the bytes from `start` to `end` as a segment.
 
-    `superseded` says that they changed after this began; `inconsistent`, that they changed after the
-    content's upload began and before this ended; `later`, that they were written after the content's upload
-    began. `zero_segment` is the segment when others may have the same one. It reads a `frozen`, where there
-    is one, which does not change.
+    - `superseded`: the bytes changed after this upload began.
+    - `inconsistent`: the bytes changed after the snapshot of the file's upload, before this upload ended.
+    - `in_advance`: this is for the next upload of the file, not for one that is under way.
+
+    `zero_segment` is the segment of a hole, which other uploads may share. If there is a copy `frozen`, its
+    bytes are uploaded.
     """
 
     start: int
     end: int
-    later: bool = False
+    in_advance: bool = False
     superseded: bool = False
     inconsistent: bool = False
     zero_segment: ObjectName | None = None
@@ -30,17 +32,17 @@ class SegmentPut:
     stored: Future[Segment] = field(init=False)
 
     @classmethod
-    def of(cls, placed: StoredSegment) -> "SegmentPut":
-        """Return the upload that has stored a segment."""
-        upload = cls(placed.start, placed.end)
+    def of(cls, stored: StoredSegment) -> "SegmentPut":
+        """Return the ended upload of a stored segment."""
+        upload = cls(stored.start, stored.end)
         upload.stored = new_future()
-        upload.stored.set_result(placed.segment)
+        upload.stored.set_result(stored.segment)
         return upload
 
     def result(self) -> Segment:
-        """Return the segment when it is stored.
+        """Wait until the segment is stored and return it.
 
-        Raise `ChangedDuringUpload` if it may be of another moment.
+        Raise `ChangedDuringUpload` if its bytes may be of another moment than the snapshot.
         """
         segment = self.stored.result()
         if self.inconsistent:
@@ -48,14 +50,14 @@ class SegmentPut:
         return segment
 
     def is_good(self, end: int) -> bool:
-        """Say whether this brings the bytes to `end` as they are now."""
+        """Return whether this uploads the bytes to `end` as they are now, and has not failed."""
         if self.superseded or self.end != end or self.stored.cancelled():
             return False
         return not self.stored.done() or self.stored.exception() is None
 
 
 def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
-    """Say whether every upload has ended, in a segment that a manifest names."""
+    """Return whether every upload has stored a segment that is `named` in a manifest."""
     return all(
         upload.stored.done()
         and not upload.stored.cancelled()
@@ -66,12 +68,12 @@ def is_all_named(uploads: Iterable[SegmentPut], named: set[ObjectName]) -> bool:
 
 
 def place_of(key: str, size: int) -> tuple[int, int]:
-    """Return which bytes of the file the segment `key` holds, none if its name does not say."""
+    """Return the bytes of the file that the segment `key` has, (-1, -1) if its name does not say."""
     digits = key.rpartition("/")[2].partition("-")[0]
     return (int(digits), int(digits) + size) if digits.isascii() and digits.isdigit() else (-1, -1)
 
 
 def stored_names(uploads: Iterable[SegmentPut]) -> list[ObjectName]:
-    """Return the segments of uploads, which ended or are waited for; what has not begun is cancelled."""
+    """Cancel the uploads that have not begun; wait for the others and return their segments."""
     stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
     return [future.result().name for future in stored if future.exception() is None]

@@ -1,48 +1,88 @@
-"""Writers who wait until the disk has room for what they write."""
+"""Lets writers wait until the disk has space for what they write."""
 
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from swiftfs.concurrency import Rank, monotonic, new_condition
 
 PATIENCE = 120.0
-"""Seconds without any progress after which a writer is told that the disk is full: a server that is started
-anew is back sooner, and later a program that hangs in write() is taken for dead."""
+"""Seconds without progress after which a write fails because the disk is full. A server that restarts is back
+sooner; a program that hangs in write() for longer would seem dead."""
 
 PAUSE = 1.0
-"""Seconds after which uploads that failed are begun again."""
+"""Seconds between two attempts to begin uploads that failed."""
 
 
 class SpaceOutlook(enum.Enum):
-    """What a writer can expect: there is room, there will be, or nothing will make any."""
+    """What a writer can expect: there is space, there will be some, or there will be none."""
 
     ROOM = enum.auto()
     HOPE = enum.auto()
     NONE = enum.auto()
 
 
+class HasSize(Protocol):
+    """An object with a size, as a file has."""
+
+    @property
+    def size(self) -> int:
+        """The length in bytes."""
+
+
+def _ignore(_size: int) -> None:
+    """Do nothing: there is no budget."""
+
+
+def _never_wait(_file: HasSize, _size: int) -> None:
+    """Do nothing: there is no limit."""
+
+
+def _ignore_progress() -> None:
+    """Do nothing: nobody waits for space."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceCalls:
+    """The calls from a cached file to the cache. No lock is held during a call, except of `on_stored`.
+
+    `on_growth` is called with the number of bytes that are about to be added. `wait_for_space` returns when
+    there is space for so many bytes more of a file, and raises `OSError` if there will be none. `on_stored`
+    is called when a segment is stored.
+    """
+
+    on_growth: Callable[[int], None] = _ignore
+    wait_for_space: Callable[[HasSize, int], None] = _never_wait
+    on_stored: Callable[[], None] = _ignore_progress
+
+
+UNLIMITED = SpaceCalls()
+"""The calls of a file that belongs to no cache."""
+
+
 class SpaceWaiter:
-    """Tells writers who wait of progress. Its lock comes after every other."""
+    """Wakes writers that wait, at each progress. Its lock comes after every other."""
 
     def __init__(self) -> None:
         self._changed = new_condition(Rank.ROOM)
         self._progress = 0
 
     def progress(self) -> None:
-        """Take note that something was stored, or is needed no more."""
+        """Record that something was stored, or is not needed any more."""
         with self._changed:
             self._progress += 1
             self._changed.notify_all()
 
-    def wait(self, look: Callable[[], SpaceOutlook]) -> bool:
-        """Call `look` after each progress until it sees room; return False when there will be none."""
+    def wait(self, check: Callable[[], SpaceOutlook]) -> bool:
+        """Call `check` after each progress until there is space; return False if there will be none."""
         seen, deadline = -1, 0.0
         while True:
-            # Before the look: what comes after it ends the wait at once.
+            # Read before the check: progress during the check ends the wait at once.
             before = self._progress
             if before != seen:
                 seen, deadline = before, monotonic() + PATIENCE
-            if (outlook := look()) is not SpaceOutlook.HOPE:
+            if (outlook := check()) is not SpaceOutlook.HOPE:
                 return outlook is SpaceOutlook.ROOM
             rest = deadline - monotonic()
             if rest <= 0:

@@ -1,4 +1,4 @@
-"""Stretches of a file, found by a range of its bytes."""
+"""Ranges of a file's bytes, found by the bytes they contain."""
 
 from bisect import bisect_right, insort
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Span(Protocol):
-    """What holds a file's bytes from `start` to `end`."""
+    """An object that has a file's bytes from `start` to `end`."""
 
     @property
     def start(self) -> int:
@@ -21,10 +21,11 @@ Value = TypeVar("Value", bound=Span)
 
 
 class Spans(Generic[Value]):
-    """Stretches of one file by their first byte, of which no two have the same. Not locked.
+    """Spans of one file by their first bytes, which are all different. Not locked.
 
-    They may overlap. `_starts` are sorted, and apart by the bits of the length: one that reaches into a range
-    begins at most a length before it. So a look costs no more where there are more of them elsewhere.
+    Spans may overlap. `_starts` has one sorted list for each bit length of a span's length. A span that
+    reaches into a range begins at most its length before it, so the time of a search does not depend on the
+    number of spans elsewhere.
     """
 
     def __init__(self) -> None:
@@ -32,17 +33,17 @@ class Spans(Generic[Value]):
         self._starts: dict[int, list[int]] = {}
 
     def put(self, value: Value) -> None:
-        """Add a stretch, in place of another with its first byte; both end behind that."""
+        """Add a span, which is not empty; replace one with the same first byte."""
         self.pop(value.start)
         self._values[value.start] = value
         insort(self._starts.setdefault(_bits(value), []), value.start)
 
     def get(self, start: int) -> Value | None:
-        """Return the stretch that begins at `start`."""
+        """Return the span that begins at `start`, or None."""
         return self._values.get(start)
 
     def pop(self, start: int) -> Value | None:
-        """Remove and return the stretch that begins at `start`."""
+        """Remove and return the span that begins at `start`, or return None."""
         value = self._values.pop(start, None)
         if value is not None:
             starts = self._starts[_bits(value)]
@@ -55,11 +56,11 @@ class Spans(Generic[Value]):
         self._starts.clear()
 
     def values(self) -> Collection[Value]:
-        """Return all, in no order; they must not be added to or removed meanwhile."""
+        """Return all spans, in no order. None may be added or removed while the result is used."""
         return self._values.values()
 
     def touching(self, start: int, end: int) -> list[Value]:
-        """Return those that hold a byte from `start` to before `end`, in order of their first bytes."""
+        """Return the spans with a byte from `start` to before `end`, in the order of their first bytes."""
         found: list[Value] = []
         for bits, starts in self._starts.items():
             first = bisect_right(starts, start - (1 << bits))

@@ -1,4 +1,4 @@
-"""A sparse local file: named for itself while it is used, for its version while it is kept."""
+"""Sparse local files. One in use has a name of its own, a cached one the name of its version."""
 
 import ctypes
 import errno
@@ -30,7 +30,7 @@ _SECTOR = 512
 
 
 class Mark(NamedTuple):
-    """What the file system says of a file, times in ns: whoever changes or replaces it changes its mark."""
+    """What the file system says of a file, times in ns; every change of the file changes it."""
 
     inode: int
     size: int
@@ -47,7 +47,7 @@ class SparseFile:
 
     @classmethod
     def create(cls, folder: Path) -> "SparseFile":
-        """Make an empty file with a new name, and the folder when it is not there."""
+        """Create an empty file with a new name, and the folder if it is missing."""
         try:
             descriptor, name = tempfile.mkstemp(dir=folder, prefix=_IN_USE)
         except FileNotFoundError:
@@ -57,20 +57,20 @@ class SparseFile:
 
     @classmethod
     def open(cls, path: Path) -> "SparseFile":
-        """Open the file at `path`; raise `OSError` if it cannot be."""
+        """Open the file at `path`; raise `OSError` if that fails."""
         return cls(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), path)
 
     def move(self, path: Path) -> None:
-        """Rename the file, over another one too."""
+        """Rename the file; replace a file at `path`."""
         self.path.rename(path)
         self.path = path
 
     def rename_open(self) -> None:
-        """Give the file a name of its own again."""
+        """Rename the file to a new name of a file in use."""
         self.move(self.path.with_name(f"{_IN_USE}{uuid.uuid4().hex}"))
 
     def mark(self) -> Mark:
-        """Return what tells this state of the file from every other; a rename changes it too."""
+        """Return the mark of the file's present state; a rename changes it too."""
         stat = os.fstat(self.descriptor)
         return Mark(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
@@ -79,7 +79,7 @@ class SparseFile:
         return os.fstat(self.descriptor).st_blocks * _SECTOR
 
     def close(self) -> None:
-        """Close the file and leave it where it is."""
+        """Close the file and keep it."""
         os.close(self.descriptor)
 
     def remove(self) -> None:
@@ -92,9 +92,9 @@ class SparseFile:
 
 @dataclass(frozen=True, slots=True)
 class CachedVersion:
-    """A file that holds the `present` blocks of a version; `checked` says that their MD5 was right.
+    """A local file with the `present` blocks of a version; `checked` means that their MD5 was right.
 
-    `manifest` is the version's own where it is an SLO and that is known.
+    `manifest` is that of an SLO, if it is known.
     """
 
     file: SparseFile
@@ -104,7 +104,7 @@ class CachedVersion:
 
 
 def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -> str:
-    """Return the MD5 of a file's bytes from `start` to `end`, or of fewer when `stopped` says so."""
+    """Return the MD5 of a file's bytes from `start` to `end`, or of fewer once `stopped` returns True."""
     digest = hashlib.md5(usedforsecurity=False)
     for offset in range(start, end, _MIB):
         if stopped():
@@ -114,21 +114,21 @@ def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -
 
 
 def is_hole(descriptor: int, start: int, end: int) -> bool:
-    """Say whether the disk holds nothing of the file from `start` to `end`: it reads as zeros."""
+    """Return whether the file has no data from `start` to `end`, so that it reads as zeros."""
     try:
         return os.lseek(descriptor, start, os.SEEK_DATA) >= end
-    except OSError:  # ENXIO: there is nothing up to the file's end
+    except OSError:  # ENXIO: no data up to the file's end
         return True
 
 
 def map_zeros(length: int) -> memoryview:
-    """Return zeros that take no memory: all pages are the kernel's one page of zeros (mmap(2))."""
+    """Return zeros that take no memory: all pages are the kernel's page of zeros (mmap(2))."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     return memoryview(mmap.mmap(-1, length, flags=flags, prot=mmap.PROT_READ))
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
-    """Make `length` bytes from `offset` read as zeros and give their disk space back; keep the size."""
+    """Make `length` bytes from `offset` read as zeros and free their disk space; keep the size."""
     if length <= 0:
         return
     if _libc.fallocate(descriptor, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) == 0:

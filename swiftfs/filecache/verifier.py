@@ -1,143 +1,115 @@
-"""Whether what was downloaded in pieces is what the object holds.
+"""Checks, in the background, that what was downloaded in pieces is what the object has.
 
-A plain object's ETag is the MD5 of its bytes, and so is that of a segment that is no SLO itself. The pieces
-of a whole one are looked at together when the last of them is here.
+The MD5 of an object or segment is compared when the last of its pieces is present.
 """
 
 import logging
-import re
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice, takewhile
+from collections.abc import Callable
 
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
-from swiftfs.objects import ObjectName
+from swiftfs.concurrency import Executor
+from swiftfs.errors import SwiftfsError
+from swiftfs.filecache.activity import Activity
+from swiftfs.filecache.base_resolver import BaseResolver
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, block_range
+from swiftfs.filecache.checksum_ranges import ChecksumRange, is_md5
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.read_ahead import Streams
+from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.objects import ObjectInfo
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-_MD5 = re.compile(r"[0-9a-f]{32}")
-
-
-def is_md5(etag: str) -> bool:
-    """Say whether an ETag may be the MD5 of a plain object's bytes."""
-    return bool(_MD5.fullmatch(etag))
-
-
-@dataclass(slots=True, eq=False)
-class ChecksumRange:
-    """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
-
-    `right` says that the bytes here are, `changes` counts what makes an earlier look at them worthless. After
-    one of the `mismatches` the bytes are fetched again; after two the object or the way to it is at fault,
-    and `failure` says so.
-    """
-
-    name: ObjectName
-    etag: str
-    start: int
-    end: int
-    right: bool = False
-    running: bool = False
-    changes: int = 0
-    mismatches: int = 0
-    failure: str = ""
-
-    @property
-    def blocks(self) -> tuple[int, int]:
-        """The blocks, first and one past the last, that have bytes of it."""
-        return block_range(self.start, self.end)
-
-    def whole_blocks(self, size: int) -> tuple[int, int]:
-        """Return the blocks that hold no byte of another part in an object of `size` bytes."""
-        return -(-self.start // BLOCK), (block_range(0, size)[1] if self.end >= size else self.end // BLOCK)
-
-    @property
-    def is_due(self) -> bool:
-        """Say whether its bytes are to be looked at when all of them are here."""
-        return not (self.right or self.running or self.failure)
+MUCH = 4 * 1024 * 1024
+"""Bytes of an SLO that were read before its manifest is asked for: a program that reads so much reads on."""
 
 
 class Verifier:
-    """What is known of the bytes of one version, guarded by the content's lock. `done`: that all are right.
+    """Checks downloaded bytes of one file in threads of `pool`."""
 
-    `running` counts what is under way: looks at bytes, and the question which segments there are. That is
-    `asked` once at most.
-    """
+    def __init__(
+        self,
+        state: FileState,
+        store: ObjectStore,
+        pool: Executor,
+        streams: Streams,
+        resolver: BaseResolver,
+        activity: Activity,
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._pool = pool
+        self._streams = streams
+        self._resolver = resolver
+        self._activity = activity
 
-    def __init__(self, *, done: bool) -> None:
-        self.running = 0
-        self.begin(done=done)
+    def arrived(self, info: ObjectInfo, first: int, last: int, *, whole: bool) -> None:
+        """Check what a download of some blocks, or of the `whole` object, has completed. Lock held."""
+        if info.is_slo:
+            self._learn_segments()
+        elif whole:
+            self._state.checks.done = True
+            if info.dlo_prefix is None and is_md5(info.version.etag):
+                self._state.blocks.verified.add(first, last)
+        if info.dlo_prefix is None:
+            self._begin_checks(first, last)
 
-    def begin(self, *, done: bool) -> None:
-        """Begin anew, with the bytes of another version, or with our own."""
-        self.done = done
-        self.asked = False
-        self._parts: list[ChecksumRange] = []
-
-    def due(self, origin: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
-        """Yield the parts to look at now that the blocks from `first` to `last` are here."""
-        if self.done:
+    def _learn_segments(self) -> None:
+        """Ask for an SLO's manifest when so much was read that whole segments may be present."""
+        blocks, checks = self._state.blocks, self._state.checks
+        origin = blocks.origin
+        much = len(blocks.present) * BLOCK >= MUCH or blocks.is_present(0, blocks.size)
+        if origin is None or origin.manifest or checks.asked or checks.done or not much or self._state.closed:
             return
-        if not self._parts:
-            self._parts = list(_parts_of(origin))
-        for part in self._touching(first, last):
-            if part.is_due and present.covers(*part.blocks):
-                part.running = True
-                yield part
+        checks.asked = True
+        self._submit(self._ask_segments, origin)
 
-    def forget(self, first: int, last: int) -> None:
-        """Take note that blocks are not here any more."""
-        self.done = False
-        for part in self._touching(first, last):
-            part.right = False
-            part.changes += 1
-
-    def failure(self, first: int, last: int) -> str:
-        """Return what is wrong with a block of the range, empty if nothing is known."""
-        return next((part.failure for part in self._touching(first, last) if part.failure), "")
-
-    def is_looking_at(self, first: int, last: int) -> bool:
-        """Say whether a look at a block of the range is under way."""
-        return any(part.running for part in self._touching(first, last))
-
-    @property
-    def has_failed(self) -> bool:
-        """Say whether any part is wrong for good."""
-        return any(part.failure for part in self._parts)
-
-    def learn(self, part: ChecksumRange, changes: int, digest: str) -> bool:
-        """Take note of the MD5 that a part had after so many `changes`; say whether it is wrong."""
-        self.running -= 1
-        part.running = False
-        if part.changes != changes or part not in self._parts:
+    def _submit(self, step: Callable[..., None], *arguments: object) -> bool:
+        """Run a step of the check in a thread; return False if the pool has been shut down."""
+        self._state.checks.running += 1
+        try:
+            self._pool.submit(step, *arguments)
+        except RuntimeError:
+            self._state.checks.running -= 1
             return False
-        if digest == part.etag:
-            part.right = True
-            self.done = all(one.right for one in self._parts)
-            return False
-        said = f"{part.name}: the bytes that came have the MD5 {digest} instead of {part.etag}"
-        part.mismatches += 1
-        if part.mismatches == 1:
-            log.info("%s; they are fetched again", said)
-        else:
-            part.failure = said
-            log.error("%s, twice", said)
         return True
 
-    def _touching(self, first: int, last: int) -> Iterator[ChecksumRange]:
-        # In the order of the file, and none overlaps another.
-        index = bisect_right(self._parts, first * BLOCK, key=lambda part: part.end)
-        return takewhile(lambda part: part.start < last * BLOCK, islice(self._parts, index, None))
+    def _ask_segments(self, origin: BaseVersion) -> None:
+        state, manifest = self._state, None
+        try:
+            manifest = self._store.manifest(origin.name)
+        except SwiftfsError as error:
+            log.info("%s: the segments cannot be checked: %s", origin.name, error)
+        finally:
+            with state.changed:
+                state.checks.running -= 1
+                if manifest is not None and self._resolver.learn_manifest(origin, manifest):
+                    self._begin_checks(*block_range(0, state.blocks.size))
+                state.changed.notify_all()
+            self._activity.ended()
 
+    def _begin_checks(self, first: int, last: int) -> None:
+        """Compare the MD5 of the parts of the object that these blocks have completed."""
+        state, info = self._state, self._resolver.last_get_info
+        origin = state.blocks.origin
+        if origin is None or state.closed or not state.blocks.is_clean():
+            return
+        if info is not None and info.is_slo and origin.manifest is None:
+            return
+        for part in state.checks.due(origin, state.blocks.present, first, last):
+            part.running = self._submit(self._run_check, part, part.changes)
 
-def _parts_of(origin: BaseVersion) -> Iterator[ChecksumRange]:
-    if origin.manifest is None:
-        if _MD5.fullmatch(origin.etag):
-            yield ChecksumRange(origin.name, origin.etag, 0, origin.size)
-        return
-    start = 0
-    for segment in origin.manifest.segments:
-        if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
-            yield ChecksumRange(segment.name, segment.etag, start, start + segment.size)
-        start += segment.span
+    def _run_check(self, part: ChecksumRange, changes: int) -> None:
+        state, digest = self._state, ""
+        try:
+            digest = md5_of(state.descriptor, part.start, part.end, lambda: state.closed)
+        finally:
+            with state.changed:
+                if state.checks.learn(part, changes, digest) and not state.closed:
+                    state.blocks.drop(*part.blocks)
+                    state.checks.forget(*part.blocks)
+                    self._streams.forget()
+                elif part.right:
+                    state.blocks.verified.add(*part.whole_blocks(state.blocks.size))
+                state.changed.notify_all()
+            self._activity.ended()

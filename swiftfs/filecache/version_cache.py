@@ -1,6 +1,6 @@
-"""Files that nobody uses, kept for the next open of their version.
+"""Keeps local files that nobody uses for the next open of their version.
 
-A file under the name of a version never changes: whoever takes it gives it a name of its own.
+A file with the name of a version never changes. `take` renames it before it is used.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ _EVICTED_AT_ONCE = 64
 
 
 class VersionCache:
-    """The files of versions in `folder`, and the index that says what each holds. Not locked.
+    """The cached versions in `folder`, and the index of their blocks. Not locked.
 
-    Nothing here raises for what the disk does: what cannot be kept is not.
+    No method raises errors of the disk: a file that cannot be cached is removed.
     """
 
     def __init__(self, folder: Path, index: Path) -> None:
@@ -31,29 +31,29 @@ class VersionCache:
 
     @property
     def bytes(self) -> int:
-        """The disk that all take, in bytes."""
+        """The disk space of all files, in bytes."""
         return self._index.bytes
 
     def __contains__(self, version: ObjectVersion) -> bool:
         return self._index.has(_name(version))
 
-    def put(self, version: ObjectVersion, kept: CachedVersion) -> None:
-        """Keep a file, which is closed then; one that cannot be kept is removed."""
-        name, file = _name(version), kept.file
+    def put(self, version: ObjectVersion, cached: CachedVersion) -> None:
+        """Cache a file and close it; remove it if it cannot be cached."""
+        name, file = _name(version), cached.file
         try:
             file.move(self._folder / name)
         except OSError as error:  # the folder was wiped, or the disk fails
             log.info("%s: %s", file.path, error)
             _remove(file)
             return
-        row = Row(name, kept.present, kept.checked, file.allocated(), file.mark(), kept.manifest)
+        row = Row(name, cached.present, cached.checked, file.allocated(), file.mark(), cached.manifest)
         if self._index.put(row):
             file.close()
         else:
             _remove(file)
 
     def take(self, version: ObjectVersion) -> CachedVersion | None:
-        """Return the file of a version, which is not kept any more; None without one, or a changed one."""
+        """Remove the file of a version from the cache and return it; None if it is missing or was changed."""
         name = _name(version)
         row = self._index.pop(name)
         if row is None:
@@ -73,30 +73,30 @@ class VersionCache:
         return None
 
     def prefer(self, versions: Iterable[ObjectVersion]) -> None:
-        """Evict these versions last, from now on."""
+        """Evict these versions last."""
         self._preferred = frozenset(map(_name, versions))
 
     def evict(self, size: int) -> int:
-        """Delete the files that were used longest ago, `size` bytes or all; return how many it were."""
+        """Delete the least recently used files, `size` bytes or all; return how many bytes it were."""
         for name in self._preferred:
             self._index.touch(name)
         freed = 0
         while freed < size and (oldest := self._index.oldest(_EVICTED_AT_ONCE)):
-            doomed = []
+            evicted = []
             for name, allocated in oldest:
                 if freed >= size:
                     break
                 (self._folder / name).unlink(missing_ok=True)
-                doomed.append(name)
+                evicted.append(name)
                 freed += allocated
-            if not self._index.delete(doomed):
+            if not self._index.delete(evicted):
                 break
         return freed
 
     def sweep(self, used: Collection[str], lost: Path | None) -> None:
-        """Delete the files that are neither kept nor `used`: those of a process that died, or others'.
+        """Delete the files that are neither cached nor `used`, such as those of a process that died.
 
-        With a folder `lost` they go there.
+        Given a folder `lost`, move them there instead.
         """
         known = self._index.names() | set(used)
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -112,7 +112,7 @@ class VersionCache:
                 Path(entry.path).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End it when all is on the disk."""
+        """Bring all to the disk and close the index."""
         clean = True
         try:
             if self._index.bytes:
@@ -124,7 +124,7 @@ class VersionCache:
 
 
 def _name(version: ObjectVersion) -> str:
-    """Return the file name of a version; none of the three parts of what it hashes can hold a NUL."""
+    """Return the file name of a version: a hash of three strings, none of which can have a NUL."""
     text = "\0".join((version.name.container, version.name.key, version.etag))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,9 +1,9 @@
-"""Which versions the cache folder holds: an SQLite file that says no more than is true.
+"""The index of the cached versions, in SQLite.
 
-A row is written after the blocks it claims and deleted before the file is used again, so a process that is
-killed leaves a true index: what it wrote is in the kernel. A power cut may lose the file's bytes and keep the
-row. So the index holds whose session it is: rows are trusted after a session that ended with a sync, or one
-of the same boot. Losing the index costs downloads.
+A row is written after the blocks that it names, and deleted before the file is used again. So the index of a
+process that was killed is right: what the process wrote is in the kernel. After a power cut a row may be
+there and the file's bytes not. So the index records its session: rows are trusted after a session that ended
+with a sync, or that was of the same boot. A lost index costs downloads only.
 """
 
 import json
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 _CLEAN = "clean"
 
 _FORMAT_3 = "-- the tables are the same"
-"""`present` may be written as runs, which release 0.1 would take for other blocks."""
+"""`present` may be encoded as runs, which release 0.1 would decode as other blocks."""
 
 _SCHEMA = Schema(
     0x73776663,
@@ -41,7 +41,7 @@ INSERT INTO session VALUES ('');
 """,
     (_FORMAT_3,),
 )
-"""`used` grows with every row, so that its order is that of last use: a file in use has no row."""
+"""`used` grows with every row, so it orders rows by last use: a file in use has no row."""
 
 
 _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
@@ -49,9 +49,9 @@ _COLUMNS = "name, present, checked, bytes, inode, size, mtime, ctime, manifest"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A kept file: the blocks it holds, whether its MD5 was right, the disk it takes in bytes, its mark.
+    """A cached file: its blocks, whether their MD5 was right, its disk space in bytes, and its mark.
 
-    `manifest` is an SLO's own where it is known.
+    `manifest` is that of an SLO, if it is known.
     """
 
     name: str
@@ -63,18 +63,18 @@ class Row:
 
 
 class VersionIndex:
-    """The kept files by name, in the order of their last use; `bytes` is the disk they take. Not locked.
+    """The cached files by name, in the order of their last use; `bytes` is their disk space. Not locked.
 
-    Nothing here raises for what the disk does: a row that cannot be written is not kept.
+    No method raises errors of the disk.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = CacheDatabase(path, _SCHEMA, _begin, "what is cached is downloaded again")
+        self._file = CacheDatabase(path, _SCHEMA, _begin, "cached files are downloaded again")
         self.bytes = 0
         self._database = self._file.open()
 
     def put(self, row: Row) -> bool:
-        """Write a row, in place of another of its name; say whether that succeeded."""
+        """Write a row, replacing one of the same name; return whether that succeeded."""
         values = (
             row.name, row.present.to_bytes(), int(row.checked), row.bytes, *row.mark, _text_of(row.manifest)
         )  # fmt: skip
@@ -92,12 +92,12 @@ class VersionIndex:
         return self._try(insert, instead=False)
 
     def has(self, name: str) -> bool:
-        """Say whether there is a row of a name."""
+        """Return whether there is a row of this name."""
         query = "SELECT 1 FROM files WHERE name = ?"
         return self._try(lambda: self._database.execute(query, (name,)).fetchone() is not None, instead=False)
 
     def pop(self, name: str) -> Row | None:
-        """Return the row of a name and delete it; None without one, or if it cannot be deleted."""
+        """Delete the row of a name and return it; None without one, or if it cannot be deleted."""
 
         def pop() -> Row | None:
             found = self._database.execute(
@@ -118,7 +118,7 @@ class VersionIndex:
         return self._try(pop, instead=None)
 
     def oldest(self, count: int) -> list[tuple[str, int]]:
-        """Return names and bytes of disk of the rows that were used longest ago."""
+        """Return names and bytes of disk of the least recently used rows."""
         return self._try(
             lambda: self._database.execute(
                 "SELECT name, bytes FROM files ORDER BY used LIMIT ?", (count,)
@@ -127,7 +127,7 @@ class VersionIndex:
         )
 
     def touch(self, name: str) -> None:
-        """Let a row be the one that was used last."""
+        """Make a row the most recently used one."""
 
         def touch() -> None:
             with self._database:
@@ -138,7 +138,7 @@ class VersionIndex:
         self._try(touch, instead=None)
 
     def delete(self, names: list[str]) -> bool:
-        """Delete rows; say whether that succeeded."""
+        """Delete rows; return whether that succeeded."""
 
         def delete() -> bool:
             with self._database:
@@ -149,7 +149,7 @@ class VersionIndex:
         return self._try(delete, instead=False)
 
     def names(self) -> set[str]:
-        """Read all rows' names and sizes anew; return the names."""
+        """Read the names and sizes of all rows; return the names."""
         try:
             sizes = dict(self._database.execute("SELECT name, bytes FROM files"))
             self.bytes = sum(sizes.values())
@@ -159,7 +159,7 @@ class VersionIndex:
         return set(sizes)
 
     def close(self, *, clean: bool) -> None:
-        """Close the file; `clean` says that all it speaks of is on the disk."""
+        """Close the file; `clean` means that all files it names are on the disk."""
         if clean:
             self._try(lambda: _begin_session(self._database, _CLEAN), instead=None)
         self._database.close()
@@ -174,7 +174,7 @@ class VersionIndex:
         try:
             return step()
         except sqlite3.OperationalError as error:  # the disk is full, or fails
-            log.info("the cache's index %s: %s", self._file.path, error)
+            log.info("index of the cache %s: %s", self._file.path, error)
             self.bytes = before
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             self._restart(error)
@@ -187,7 +187,7 @@ class VersionIndex:
 
 
 def _begin(database: sqlite3.Connection) -> None:
-    """Begin a session, without the rows of one that may have left files behind that are not whole."""
+    """Begin a session; delete the rows if files of the last session may be incomplete."""
     boot = boot_id()
     state = database.execute("SELECT state FROM session").fetchone()
     if state is None or state[0] not in ({_CLEAN, boot} if boot else {_CLEAN}):
@@ -197,7 +197,7 @@ def _begin(database: sqlite3.Connection) -> None:
 
 
 def _begin_session(database: sqlite3.Connection, state: str) -> None:
-    """Write whose session it is and wait until the disk has it; other commits need not wait."""
+    """Record the session and wait until it is on the disk; other commits need not wait."""
     database.execute("PRAGMA synchronous = FULL")
     with database:
         database.execute("UPDATE session SET state = ?", (state,))

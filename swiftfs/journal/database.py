@@ -20,8 +20,8 @@ from typing import Any
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST
 from swiftfs.errors import ConfigurationError, os_error
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
 from swiftfs.filecache.sparse_file import synchronize
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import Operation
 from swiftfs.objects import ObjectName

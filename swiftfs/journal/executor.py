@@ -11,7 +11,6 @@ from swiftfs.concurrency import new_pool
 from swiftfs.errors import AlreadyExists, NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
 from swiftfs.journal.object_moves import ObjectMoves, RecordObjects, Remnant
@@ -72,10 +71,8 @@ class Executor:
     def _localize(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         if operation.file.is_whole:
             return operation
-        if cached_file.uploads is not None and cached_file.uploads.is_in_doubt:
-            self._find_own_manifest(
-                operation, cached_file, cached_file.uploads
-            )  # the base version may be gone already
+        if cached_file.uploads.record.is_in_doubt:
+            self._find_own_manifest(operation, cached_file)  # the base version may be gone already
         cached_file.own_all()
         return replace(operation, file=cached_file.to_record())
 
@@ -91,10 +88,10 @@ class Executor:
 
         `record_superseded` is told of objects that are to be deleted then, before that is so.
         """
-        if cached_file.uploads is not None and cached_file.uploads.is_inherited:
-            self._adopt_leftovers(operation, cached_file, cached_file.uploads)
-        elif cached_file.uploads is not None and cached_file.origin is not None and ambiguous:
-            self._find_own_manifest(operation, cached_file, cached_file.uploads)
+        if cached_file.uploads.record.is_inherited:
+            self._adopt_leftovers(operation, cached_file)
+        elif cached_file.origin is not None and ambiguous:
+            self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
             operation = self._with_headers(operation, cached_file)
         return self._file_upload.run(
@@ -103,18 +100,16 @@ class Executor:
             record_superseded,
         )
 
-    def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader) -> None:
+    def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
         """Adopt the segments that another process left; its manifest may stand already."""
-        named = self._find_own_manifest(operation, cached_file, uploads)
-        prefix, left = uploads.prefix, self.removal.leftovers()
+        named = self._find_own_manifest(operation, cached_file)
+        prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers()
         rows = iter_rows(self._store, prefix.container, prefix.key)
-        uploads.adopt_leftovers(
+        cached_file.uploads.adopt_leftovers(
             (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
         )
 
-    def _find_own_manifest(
-        self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader
-    ) -> Collection[ObjectName]:
+    def _find_own_manifest(self, operation: PutFile, cached_file: CachedFile) -> Collection[ObjectName]:
         """Return the segments of the manifest that stands; it becomes the base version if it is ours.
 
         The answer to our attempt was lost then, and what it replaced cannot be read any more. A manifest that
@@ -124,8 +119,9 @@ class Executor:
         if manifest is None:
             return set()
         named = {segment.name for segment in manifest.segments}
-        prefix = uploads.prefix
-        if uploads.landed(manifest.etag) or any(
+        record = cached_file.uploads.record
+        prefix = record.prefix
+        if record.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
             cached_file.rebase(

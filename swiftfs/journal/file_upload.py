@@ -16,13 +16,12 @@ from swiftfs.errors import (
     StoreError,
     TooLarge,
 )
-from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.block_map import BaseVersion, Snapshot
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.eviction import Snapshot
-from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span
-from swiftfs.filecache.remote_blocks import with_placed
+from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, with_stored
 from swiftfs.filecache.segment_put import SegmentPut
-from swiftfs.filecache.segment_uploader import SegmentUploader, map_bytes
+from swiftfs.filecache.segment_storer import map_bytes
+from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
@@ -63,11 +62,11 @@ class FileUpload:
                 return self._put(operation, cached_file, snapshot, record_superseded)
             return self._put_segments(operation, cached_file, snapshot, record_superseded)
         except ChangedDuringUpload:
-            cached_file.was_overtaken()
+            cached_file.record_changed_upload()
             raise
         except Corrupt as error:
-            if cached_file.overtaken:
-                cached_file.was_overtaken()
+            if cached_file.changed_during_upload:
+                cached_file.record_changed_upload()
                 raise ChangedDuringUpload(
                     f"{operation.name}: the file changed while it was uploaded"
                 ) from error
@@ -83,7 +82,7 @@ class FileUpload:
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        cached_file.ensure_kept(0, snapshot.size)
+        cached_file.ensure_verified(0, snapshot.size)
         body = map_bytes(cached_file.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
             record_superseded(replaced)
@@ -91,11 +90,11 @@ class FileUpload:
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
-        in_doubt = cached_file.uploads.answered(None) if cached_file.uploads else False
+        in_doubt = cached_file.uploads.record.answered(None)
         unused = {
             *replaced,
             *operation.superseded_segments,
-            *(cached_file.uploads.commit_manifest(None) if cached_file.uploads else ()),
+            *cached_file.uploads.commit_manifest(None),
         }
         self._removal.discard_replaced(operation.name, unused, in_doubt=in_doubt)
         return info
@@ -107,7 +106,6 @@ class FileUpload:
         snapshot: Snapshot,
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
-        assert cached_file.uploads is not None
         before = snapshot.origin.etag if snapshot.origin else ""
         if (patched := self._patch(operation, cached_file, cached_file.uploads, snapshot)) is not None:
             try:
@@ -115,7 +113,7 @@ class FileUpload:
             except BadRequest as error:  # segments of the old version are gone: another client replaced it
                 log.info("%s is uploaded whole: %s", operation.name, error)
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
-        cached_file.keep_rest(snapshot.size)
+        cached_file.verify_rest(snapshot.size)
         manifest = cached_file.uploads.finish(snapshot.size)
         return self._commit(operation, cached_file, manifest, replaced, before, record_superseded)
 
@@ -129,14 +127,13 @@ class FileUpload:
         record_superseded: RecordSuperseded,
     ) -> ObjectInfo:
         """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
-        assert cached_file.uploads is not None
         _refuse_truncated(operation, cached_file)
         named = {segment.name for segment in manifest.segments}
         if unused := {*old, *operation.superseded_segments} - named:
             record_superseded(unused)
         info = self._put_manifest(operation, cached_file.uploads, manifest, before)
         cached_file.adopt(info, manifest)
-        in_doubt = cached_file.uploads.answered(manifest)
+        in_doubt = cached_file.uploads.record.answered(manifest)
         self._removal.discard_replaced(
             operation.name,
             {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)} - named,
@@ -148,8 +145,8 @@ class FileUpload:
         self, operation: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str
     ) -> ObjectInfo:
         """Record the manifest, then store it: the answer may be lost."""
-        self._removal.owners.record_manifest(operation.name, before, manifest, uploads.prefix)
-        is_new = uploads.asks(operation.name, manifest)
+        self._removal.owners.record_manifest(operation.name, before, manifest, uploads.record.prefix)
+        is_new = uploads.record.asks(operation.name, manifest)
         described = replace(
             operation.description, stored=replace(operation.description.stored, slo=manifest.etag)
         )
@@ -157,7 +154,7 @@ class FileUpload:
             info = self._store.put_manifest(operation.name, manifest, described.headers())
         except StoreError as error:
             if is_new and not error.retryable:
-                uploads.refused(manifest)
+                uploads.record.refused(manifest)
             raise
         self._removal.owners.record_version(operation.name, manifest.etag)
         return info
@@ -251,11 +248,11 @@ class FileUpload:
         self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
     ) -> list[Segment]:
         """Return the parts as segments: each gap is uploaded, except what was evicted, which Swift has."""
-        parts = with_placed(parts, cached_file.evicted(), self._segment_size)
+        parts = with_stored(parts, cached_file.evicted(), self._segment_size)
         gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Gap):
-                cached_file.ensure_kept(part.start, part.end)
+                cached_file.ensure_verified(part.start, part.end)
                 gaps[index] = uploads.upload(part.start, part.end)
         return [
             part if isinstance(part, Segment) else gaps[index].result() for index, part in enumerate(parts)
@@ -264,5 +261,5 @@ class FileUpload:
 
 def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:
     """Raise `ChangedDuringUpload` when what was uploaded, as `etag`, holds zeros where the file was cut."""
-    if cached_file.is_cut:
+    if cached_file.is_truncated:
         raise ChangedDuringUpload(f"{operation.name}: the file was truncated while it was uploaded", etag)

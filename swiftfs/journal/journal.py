@@ -7,10 +7,11 @@ one with others. Whoever wants it in Swift now asks for a `flush`.
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from swiftfs.concurrency import Rank, monotonic, new_condition
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
@@ -30,8 +31,7 @@ from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.report import PendingChange, QueueReport, describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, TaskQueue, nobody_waits
-from swiftfs.journal.upkeep import Upkeep
+from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -53,10 +53,10 @@ class Journal:
         executor: Executor,
         cache: FileCache,
         db: JournalDB,
+        backlog: Backlog,
         *,
         mode: Mode,
         settle_seconds: float,
-        parallel: int,
         sent: Callable[[Task], int],
         watch: Watch | None = None,
     ) -> None:
@@ -65,16 +65,14 @@ class Journal:
         self._cache = cache
         self._db = db
         self._sent = sent
-        self._queue = TaskQueue()
-        self._changed = new_condition(Rank.JOURNAL)
+        self._backlog = backlog
+        self._queue = backlog.queue
+        self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
         self._late = LateRequests(watch, cache, db, self._put_right, self.is_idle) if watch else None
         self._outcomes = Outcomes(self._queue, self._changed, self._writer, db, self._late, mode)
-        self._scheduler = Scheduler(self._queue, self._changed, db, cache, executor, self._outcomes, parallel)
-        self._upkeep = Upkeep(db, executor.removal, self._scheduler.soon)
+        self._scheduler = Scheduler(backlog, db, cache, executor, self._outcomes)
         self._is_flushing = False
-        cache.abandoned = self._upkeep.abandon
-        cache.start_uploads_for_space = self.start_uploads_for_space
 
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
         """Take up what an earlier process left, then start. A move that it had begun is finished first."""
@@ -96,7 +94,7 @@ class Journal:
             names = [name for task in self._queue.tasks() for name in names_of(task.operation)]
             self._late.begin(make_done, names)
         self._scheduler.start()
-        self._upkeep.start(abandoned)
+        self._backlog.upkeep.start(abandoned)
 
     def submit(
         self, path: str, operation: Operation, done: Done = nobody_waits, *, at_least: float = 0.0
@@ -288,15 +286,6 @@ class Journal:
                     self._queue.run_now(task)
             self._changed.notify_all()
 
-    def start_uploads_for_space(self) -> bool:
-        """Begin to store files, for the disk is full of them; return whether anything is under way."""
-        with self._changed:
-            for task in self._queue.tasks():
-                if isinstance(task.operation, PutFile) and not task.attempts and task.due:
-                    self._queue.schedule(task, 0.0)
-            self._changed.notify_all()
-            return self._scheduler.is_busy()
-
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
         """Return the file that waits to be stored as `name`, for the caller to release, or None."""
         with self._changed:
@@ -332,7 +321,7 @@ class Journal:
         late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
             refusals = self._outcomes.refusals
-            found = report(self._queue.tasks(), refusals, away=self._outcomes.is_away, sent=self._sent)
+            found = report(self._queue.tasks(), refusals, away=self._queue.is_away, sent=self._sent)
             if self._is_flushing and not found.flushing:
                 refusals.show()
                 self._is_flushing = False
@@ -379,8 +368,9 @@ class Journal:
         if left:
             give_up()
         self._scheduler.stop()
+        self._backlog.stop()
         self._executor.close()
-        self._upkeep.stop()
+        self._backlog.upkeep.stop()
         if self._late is not None:
             self._late.save()
         self._db.close()

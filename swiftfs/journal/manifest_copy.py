@@ -7,7 +7,7 @@ from swiftfs.attributes import decode_type, encode_type
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.segment_container import SegmentContainerChooser
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix, segment_prefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix, segment_prefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
 from swiftfs.store.protocol import Headers, ObjectStore

@@ -47,8 +47,7 @@ class Unforeseen(SwiftfsError):
 class Outcomes:
     """Ends attempts. `changed` is the journal's lock, which is taken here and guards every field.
 
-    `is_away` says that the server gave no answer last. With `late`, what a lost request may undo is saved
-    before anybody is told that an operation is done.
+    With `late`, what a lost request may undo is saved before anybody is told that an operation is done.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class Outcomes:
         # In sync mode the caller waits and gets the error: the log need not repeat it.
         self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
         self.refusals = Refusals()
-        self.is_away = False
         self._stored: LRUCache[ObjectName, str] = LRUCache(MOST_STORED)
 
     def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
@@ -77,7 +75,7 @@ class Outcomes:
             self._late.save()  # recorded before anybody learns "stored"
         task.notify(info)  # before it ends, so that whoever waits for it sees what it did
         with self._changed:
-            self.is_away = False
+            self._queue.is_away = False
             task.error = None
             self.refusals.forget_earlier(task)
             if info is not None:
@@ -243,8 +241,8 @@ class Outcomes:
         return True
 
     def _note_outage(self, error: Failure) -> None:
-        if isinstance(error, Unavailable) and not self.is_away:
-            self.is_away = True
+        if isinstance(error, Unavailable) and not self._queue.is_away:
+            self._queue.is_away = True
             log.info("changes wait for the server: %s", error)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from swiftfs.concurrency import Condition, monotonic
 from swiftfs.errors import StoreError
 from swiftfs.filecache.cache import FileCache
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateRequests

@@ -1,18 +1,19 @@
 """The scheduler: one thread takes the tasks that are due, workers execute them."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
+from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.remnants import remnant_tasks
-from swiftfs.journal.tasks import Task, TaskQueue
+from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 
 BATCH = 1000
@@ -20,32 +21,24 @@ BATCH = 1000
 
 
 class Scheduler:
-    """Executes the tasks of a queue, at most `parallel` at once, and one while the server is away.
+    """Executes the tasks of a backlog, as many as it has workers at once, and one while the server is away.
 
     `changed` is the journal's lock, which guards the queue and every field, and tells of every change.
     `outcomes` ends the attempts.
     """
 
     def __init__(
-        self,
-        queue: TaskQueue,
-        changed: Condition,
-        db: JournalDB,
-        cache: FileCache,
-        executor: Executor,
-        outcomes: Outcomes,
-        parallel: int,
+        self, backlog: Backlog, db: JournalDB, cache: FileCache, executor: Executor, outcomes: Outcomes
     ) -> None:
-        self._queue = queue
-        self._changed = changed
+        self._queue = backlog.queue
+        self._changed = backlog.changed
         self._db = db
         self._cache = cache
         self._executor = executor
         self._outcomes = outcomes
-        self._parallel = parallel
-        self._workers = new_pool("operation", parallel)
+        self._parallel = backlog.parallel
+        self._workers = backlog.workers
         self._thread = new_thread(self._run, "scheduler")
-        self._under_way = 0
         self._stopping = False
 
     def start(self) -> None:
@@ -53,25 +46,16 @@ class Scheduler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no more tasks, and return when what is under way has ended."""
+        """Begin no more tasks, and end the thread; what is under way goes on."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
-        self._workers.shutdown()
-
-    def soon(self, job: Callable[[], None]) -> None:
-        """Run a job in a worker; nobody waits for it."""
-        self._workers.submit(job)
-
-    def is_busy(self) -> bool:
-        """Return whether the server is reachable and work is running or due. Lock held."""
-        return not self._outcomes.is_away and (self._under_way > 0 or self._queue.next_due() is not None)
 
     def flush_all(self, tasks: Iterable[Task]) -> None:
         """Begin to execute tasks that do not run; a report shows the progress. Lock held."""
-        self._outcomes.is_away = False  # only what the server answers from now on counts
+        self._queue.is_away = False  # only what the server answers from now on counts
         for task in tasks:
             task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
             self._queue.run_now(task)
@@ -105,7 +89,7 @@ class Scheduler:
         with self._changed:
             while not self._stopping:
                 due = None
-                if self._under_way < (1 if self._outcomes.is_away else self._parallel):
+                if self._queue.under_way < (1 if self._queue.is_away else self._parallel):
                     now = monotonic()
                     if (task := self._queue.pop_due(now)) is not None:
                         batch = [task]
@@ -113,7 +97,7 @@ class Scheduler:
                             batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
                         for one in batch:
                             one.begin()
-                        self._under_way += 1
+                        self._queue.under_way += 1
                         return batch
                     due = self._queue.next_due()
                 self._changed.wait(None if due is None else max(0.0, due - monotonic()))
@@ -132,7 +116,7 @@ class Scheduler:
             self._outcomes.abort(batch, error)
         finally:
             with self._changed:
-                self._under_way -= 1
+                self._queue.under_way -= 1
                 self._changed.notify_all()
 
     def _delete(self, batch: list[Task]) -> None:

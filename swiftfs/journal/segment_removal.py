@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
 from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
-from swiftfs.filecache.segment_uploader import UnreferencedPrefix
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName

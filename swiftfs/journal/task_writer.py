@@ -169,7 +169,7 @@ class TaskWriter:
         With a `cached_file` that was stored the commit also has which of its segments no manifest names.
         """
         records = [other.record() for other in changed]
-        if cached_file is not None and cached_file.uploads is not None:
+        if cached_file is not None:
             with cached_file.uploads.unreferenced() as unreferenced:
                 self._db.finish(drop, records, unreferenced)
         else:

@@ -157,6 +157,8 @@ class TaskQueue:
 
     INVARIANT: what was removed cannot be picked: a due entry counts only for a task that is in the queue.
 
+    `under_way` counts the batches of tasks that run. `is_away` says that the server gave no answer last.
+
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
     it may leave empty, so that no folder is gone for a moment. All others run side by side.
     """
@@ -167,6 +169,12 @@ class TaskQueue:
         self._due: list[tuple[float, int, Task]] = []
         self._ties = itertools.count()
         self._last = 0
+        self.under_way = 0
+        self.is_away = False
+
+    def is_busy(self) -> bool:
+        """Return whether the server is reachable and work is running or due."""
+        return not self.is_away and (self.under_way > 0 or self.next_due() is not None)
 
     def __len__(self) -> int:
         return len(self._tasks)

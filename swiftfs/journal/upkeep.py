@@ -1,12 +1,13 @@
 """Background work of the journal: it syncs the database, and deletes segments that nobody needs."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
-from swiftfs.concurrency import new_event, new_thread
+from swiftfs.concurrency import Executor, new_event, new_thread
 from swiftfs.errors import StoreError
-from swiftfs.filecache.segment_uploader import SegmentUploader, UnreferencedPrefix
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
 
@@ -18,23 +19,21 @@ than a second's changes."""
 
 
 class Upkeep:
-    """Owns the thread that syncs the database; `soon` runs a job in a worker of the journal.
+    """Owns the thread that syncs the database.
 
-    Segments are deleted in the workers, for that takes requests.
+    Segments are deleted in the journal's `workers`, for that takes requests.
     """
 
-    def __init__(
-        self, db: JournalDB, removal: SegmentRemoval, soon: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, db: JournalDB, removal: SegmentRemoval, workers: Executor) -> None:
         self._db = db
         self._removal = removal
-        self._soon = soon
+        self._workers = workers
         self._stopping = new_event()
         self._thread = new_thread(self._sync, "journal sync")
 
     def start(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         """Start the thread, and delete the segments of files that an earlier process had open."""
-        self._soon(lambda: self._discard_all(abandoned))
+        self._workers.submit(self._discard_all, abandoned)
         self._thread.start()
 
     def stop(self) -> None:
@@ -45,7 +44,7 @@ class Upkeep:
 
     def abandon(self, uploads: SegmentUploader) -> None:
         """Delete the segments of a file that will not be stored, in a worker."""
-        self._soon(lambda: self._delete_segments(uploads))
+        self._workers.submit(self._delete_segments, uploads)
 
     def _discard_all(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         for unreferenced in abandoned:
@@ -62,13 +61,13 @@ class Upkeep:
     def _delete_segments(self, uploads: SegmentUploader) -> None:
         """Delete what the file has uploaded; ask Swift first where a manifest may name it."""
         names = uploads.abandon()
-        if uploads.is_inherited or uploads.is_in_doubt:
-            self._discard(uploads.state())
+        if uploads.record.is_inherited or uploads.record.is_in_doubt:
+            self._discard(uploads.record.state())
             return
         failures = self._removal.delete_all(names)
         self._removal.log_unused(failures)
         if not failures:  # else the next mount finds them by their prefix
-            self._db.end_upload(uploads.prefix)
+            self._db.end_upload(uploads.record.prefix)
 
     def _sync(self) -> None:
         while not self._stopping.wait(SYNC_SECONDS):
@@ -78,4 +77,4 @@ class Upkeep:
                 log.warning("what was closed may not survive a power cut: %s", error)
             if self._removal.is_due():
                 with suppress(RuntimeError):  # the workers have ended: the next mount looks
-                    self._soon(self._removal.look_again)
+                    self._workers.submit(self._removal.look_again)

@@ -22,7 +22,7 @@ from swiftfs.filecache.segment_container import (
     SegmentContainer,
     places_of,
 )
-from swiftfs.filecache.segment_uploader import journal_of
+from swiftfs.filecache.upload_record import journal_of
 from swiftfs.objects import ObjectName, Row
 from swiftfs.paths import Source
 from swiftfs.store.paging import iter_containers, iter_pages

@@ -256,7 +256,7 @@ class FileOps:
             version, size = entry.version, entry.attributes.size
             base = BaseVersion(version.name, entry.etag, size, size)
             cached_file = self._prefetch.acquire(version) or self._file_cache.new(version.name, base)
-        cached_file.last_get_info = None  # headers from a download of an earlier open may be stale
+        cached_file.forget_get_info()  # headers from a download of an earlier open may be stale
         headers = entry.headers or Headers(entry.media_type)
         description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
         file = OpenFile(path, entry.version.name, cached_file, entry.attributes, description, entry)

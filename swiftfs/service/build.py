@@ -8,6 +8,7 @@ from swiftfs.config.cache_dir import HEADS
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.executor import Executor
@@ -73,15 +74,16 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         uploads=options.uploads,
         read_ahead=options.read_ahead,
         segments=options.segments,
-        rests=settle,
+        settle_seconds=settle,
         journal=journal_log.id,
     )
     files = {
         one.operation.file.file: one.operation.name for one in records if isinstance(one.operation, PutFile)
     }
     lost = journal_log.lost_folder if journal_log.lost else None
-    contents = FileCache(cache, options.cache_size, maker, files, lost)
     removal = SegmentRemoval(store, journal_log, SegmentOwnership(journal_log, options.segments))
+    backlog = Backlog(journal_log, removal, PER_UPLOAD * options.uploads)
+    contents = FileCache(cache, options.cache_size, maker, files, backlog, lost)
     copier = ManifestCopier(store, maker.places, journal_log)
     conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
     execution = Executor(store, options.segment_size, conflicts, removal)
@@ -89,9 +91,9 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         execution,
         contents,
         journal_log,
+        backlog,
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
-        parallel=PER_UPLOAD * options.uploads,
         sent=progress(contents, stores.counters.under_way),
         watch=Watch(stores.ambiguous, store, request.source),
     )

@@ -1,0 +1,123 @@
+"""Which version of the object fills a file, as Swift's answers show it."""
+
+import logging
+from dataclasses import replace
+from math import inf
+
+from swiftfs.attributes import decode_type
+from swiftfs.concurrency import monotonic
+from swiftfs.errors import NotFound
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.objects import Manifest, ObjectInfo
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class BaseResolver:
+    """Corrects the base version (`origin`) of one file by the answers of Swift.
+
+    While the version is known from a listing only, one thread may be `_asking` Swift for it. `last_get_info`
+    is what the last download said of the object. `_seen` is when an answer last showed the base version, -inf
+    since a change.
+    """
+
+    def __init__(self, state: FileState, store: ObjectStore, uploads: SegmentUploader) -> None:
+        self._state = state
+        self._store = store
+        self._uploads = uploads
+        self._asking = False
+        self._seen = -inf
+        self.last_get_info: ObjectInfo | None = None
+
+    def learn(self, info: ObjectInfo) -> None:
+        """Record what a download said of the object. Lock held."""
+        blocks = self._state.blocks
+        if blocks.origin is not None and not blocks.origin.etag:
+            blocks.origin = replace(blocks.origin, etag=info.version.etag)
+        self.last_get_info, self._seen = info, monotonic()
+
+    def was_seen(self, seconds: float) -> bool:
+        """Return whether Swift has shown the base version since the last change, and within these seconds."""
+        with self._state.changed:
+            return monotonic() - self._seen < seconds
+
+    def forget_seen(self, *, before: float) -> None:
+        """Forget when the base version was seen, if that was `before` a change began. Lock held.
+
+        An answer that came since is one that the change itself has asked for.
+        """
+        if self._seen < before:
+            self._seen = -inf
+
+    def learn_manifest(self, origin: BaseVersion, manifest: Manifest) -> bool:
+        """Record the manifest of `origin`; return False if another version is the base by now. Lock held."""
+        blocks = self._state.blocks
+        if blocks.origin is None or manifest.etag != blocks.origin.etag or not blocks.is_from(origin):
+            return False
+        blocks.origin = replace(blocks.origin, manifest=manifest)
+        return True
+
+    def correct(self, info: ObjectInfo) -> bool:
+        """Take `info` for the base version if a listing was wrong about it; return whether it was.
+
+        A listing shows the version of a large object by a parameter of its Content-Type. Copies keep that
+        parameter, so it can be wrong for good. Where a new listing would show the right version, a new
+        listing is needed instead. After the first byte of a version no other version is taken.
+        """
+        state = self._state
+        etag, said = info.version.etag, decode_type(info.content_type)[1].slo
+        is_listed = said == etag if info.is_slo else said is None
+        with state.changed:
+            origin = state.blocks.origin
+            if state.is_certain or origin is None or origin.etag in ("", etag):
+                return False
+            if is_listed or info.size != origin.object_size or info.version.name != origin.name:
+                return False
+            state.blocks.origin, state.is_certain = replace(origin, etag=etag), True
+            self.last_get_info = info
+        log.info("%s: the Content-Type names another version than the object has", origin.name)
+        return True
+
+    def ask(self, origin: BaseVersion) -> bool:
+        """Ask Swift, once, which version there is instead of a refused one; return whether it may be used."""
+        state = self._state
+        with state.changed:
+            state.changed.wait_for(lambda: not self._asking)
+            if state.is_certain:
+                return False
+            self._asking = True
+        try:
+            corrected = self.correct(self._store.head(origin.name))
+            state.is_certain = True
+        except NotFound:
+            return False
+        else:
+            return corrected
+        finally:
+            with state.changed:
+                self._asking = False
+                state.changed.notify_all()
+
+    def follow_upload(self, origin: BaseVersion) -> bool:
+        """Take for the base version what an upload of ours stored whose answer was lost.
+
+        Return whether there is one. The first refusal causes the HEAD, even if it is a reader's: the next
+        attempt of the upload may come much later.
+        """
+        if not self._uploads.record.is_in_doubt:
+            return False
+        try:
+            info = self._store.head(origin.name)
+        except NotFound:
+            return False
+        if info.version.etag == origin.etag or not self._uploads.record.landed(info.version.etag):
+            return False
+        blocks = self._state.blocks
+        with self._state.changed:
+            if blocks.is_from(origin):
+                blocks.rebase(BaseVersion(origin.name, info.version.etag, info.size, info.size))
+        log.info("%s: an upload whose answer was lost had succeeded", origin.name)
+        return True

@@ -1,0 +1,142 @@
+"""Tracks which parts of a version have the right MD5 in the local file.
+
+The ETag of a plain object is the MD5 of its bytes, and so is that of a segment that is not an SLO itself.
+"""
+
+import logging
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
+from swiftfs.objects import ObjectName
+
+log = logging.getLogger(__name__)
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def is_md5(etag: str) -> bool:
+    """Return whether an ETag may be the MD5 of a plain object's bytes."""
+    return bool(_MD5.fullmatch(etag))
+
+
+@dataclass(slots=True, eq=False)
+class ChecksumRange:
+    """The bytes of a file from `start` to `end`, whose MD5 is `etag`: those of the object or segment `name`.
+
+    `right` means that the local bytes have this MD5. `changes` counts changes of them: a check that began
+    before the last one does not count. After one of the `mismatches` the bytes are downloaded again. After
+    two the object or the network is at fault, and `failure` is the message.
+    """
+
+    name: ObjectName
+    etag: str
+    start: int
+    end: int
+    right: bool = False
+    running: bool = False
+    changes: int = 0
+    mismatches: int = 0
+    failure: str = ""
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The blocks, first and one past the last, that have bytes of the range."""
+        return block_range(self.start, self.end)
+
+    def whole_blocks(self, size: int) -> tuple[int, int]:
+        """Return the blocks that have no byte of another range in an object of `size` bytes."""
+        return -(-self.start // BLOCK), (block_range(0, size)[1] if self.end >= size else self.end // BLOCK)
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether the bytes are to be checked when all of them are present."""
+        return not (self.right or self.running or self.failure)
+
+
+class ChecksumRanges:
+    """The checks of one version's bytes, guarded by the file's lock. `done` means that all bytes are right.
+
+    `running` counts the checks and the request for the manifest that are under way. The manifest is `asked`
+    for once at most.
+    """
+
+    def __init__(self, *, done: bool) -> None:
+        self.running = 0
+        self.begin(done=done)
+
+    def begin(self, *, done: bool) -> None:
+        """Forget everything, because the bytes are those of another version or our own."""
+        self.done = done
+        self.asked = False
+        self._ranges: list[ChecksumRange] = []
+
+    def due(self, origin: BaseVersion, present: Blocks, first: int, last: int) -> Iterator[ChecksumRange]:
+        """Yield the ranges to check now that the blocks from `first` to `last` are present."""
+        if self.done:
+            return
+        if not self._ranges:
+            self._ranges = list(_ranges_of(origin))
+        for part in self._touching(first, last):
+            if part.is_due and present.covers(*part.blocks):
+                part.running = True
+                yield part
+
+    def forget(self, first: int, last: int) -> None:
+        """Record that blocks are not present any more."""
+        self.done = False
+        for part in self._touching(first, last):
+            part.right = False
+            part.changes += 1
+
+    def failure(self, first: int, last: int) -> str:
+        """Return the failure of a range with any of the blocks, empty if there is none."""
+        return next((part.failure for part in self._touching(first, last) if part.failure), "")
+
+    def is_checking(self, first: int, last: int) -> bool:
+        """Return whether a check of any of the blocks is under way."""
+        return any(part.running for part in self._touching(first, last))
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether any range has failed."""
+        return any(part.failure for part in self._ranges)
+
+    def learn(self, part: ChecksumRange, changes: int, digest: str) -> bool:
+        """Record the MD5 that a range had after so many `changes`; return whether it is wrong."""
+        self.running -= 1
+        part.running = False
+        if part.changes != changes or part not in self._ranges:
+            return False
+        if digest == part.etag:
+            part.right = True
+            self.done = all(one.right for one in self._ranges)
+            return False
+        message = f"{part.name}: the downloaded bytes have the MD5 {digest} instead of {part.etag}"
+        part.mismatches += 1
+        if part.mismatches == 1:
+            log.info("%s; they are downloaded again", message)
+        else:
+            part.failure = message
+            log.error("%s, twice", message)
+        return True
+
+    def _touching(self, first: int, last: int) -> Iterator[ChecksumRange]:
+        # The ranges are sorted and do not overlap.
+        index = bisect_right(self._ranges, first * BLOCK, key=lambda part: part.end)
+        return takewhile(lambda part: part.start < last * BLOCK, islice(self._ranges, index, None))
+
+
+def _ranges_of(origin: BaseVersion) -> Iterator[ChecksumRange]:
+    if origin.manifest is None:
+        if _MD5.fullmatch(origin.etag):
+            yield ChecksumRange(origin.name, origin.etag, 0, origin.size)
+        return
+    start = 0
+    for segment in origin.manifest.segments:
+        if segment.length is None and not segment.nested and _MD5.fullmatch(segment.etag):
+            yield ChecksumRange(segment.name, segment.etag, start, start + segment.size)
+        start += segment.span

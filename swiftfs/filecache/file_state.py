@@ -1,0 +1,91 @@
+"""The state that the parts of one cached file share: the lock, the local file, and the map of its blocks."""
+
+import errno
+import os
+from pathlib import Path
+
+from swiftfs.concurrency import Rank, new_condition
+from swiftfs.errors import os_error
+from swiftfs.filecache.block_map import BaseVersion, BlockMap, FileRecord
+from swiftfs.filecache.checksum_ranges import ChecksumRanges
+from swiftfs.filecache.space import SpaceCalls
+from swiftfs.filecache.sparse_file import CachedVersion, SparseFile, punch_hole
+
+
+class FileState:
+    """The state of one cached file. `changed` is its lock, and is notified of arriving blocks.
+
+    The lock guards every field and each change of the local file; it is not held across the network.
+    INVARIANT: the local file is never made shorter while it is used. Uploads map it, and reading a page
+    behind the end is a SIGBUS.
+
+    `is_certain` means that an answer of Swift had the base version's ETag, or that no other version may be
+    taken any more; until then the ETag is from a listing. `is_recorded` means that the journal's record
+    describes this state. Of a `pinned` file nothing is evicted until the next version is stored: the base
+    version may be gone by then, or an upload maps the file.
+    """
+
+    def __init__(
+        self,
+        file: SparseFile,
+        blocks: BlockMap,
+        space: SpaceCalls,
+        *,
+        is_certain: bool,
+        is_checked: bool = False,
+        is_recorded: bool = False,
+    ) -> None:
+        self.file = file
+        self.descriptor = file.descriptor
+        self.blocks = blocks
+        self.space = space
+        self.changed = new_condition(Rank.CONTENT)
+        self.checks = ChecksumRanges(done=is_checked)
+        self.is_certain = is_certain
+        self.is_recorded = is_recorded
+        self.pinned = False
+        self.closed = False
+
+    @classmethod
+    def create(
+        cls, folder: Path, origin: BaseVersion | None, cached: CachedVersion | None, space: SpaceCalls
+    ) -> "FileState":
+        """Return the state of a file with the bytes of `origin`; `cached` has some of them."""
+        is_checked = cached is not None and cached.checked
+        blocks = BlockMap(origin, cached.present if cached else None, verified=is_checked)
+        file = cached.file if cached else SparseFile.create(folder)
+        state = cls(file, blocks, space, is_certain=cached is not None, is_checked=is_checked)
+        state.extend(blocks.size)
+        return state
+
+    @classmethod
+    def restore(cls, folder: Path, record: FileRecord, space: SpaceCalls) -> "FileState":
+        """Return the state that an earlier process recorded.
+
+        Raise `OSError` if the local file is missing or too short.
+        """
+        file = SparseFile.open(folder / record.file)
+        rest = file.mark().size - record.size
+        if rest < 0:
+            file.close()
+            raise os_error(errno.EIO, str(file.path))
+        # A block that was written in part has bytes of the base version.
+        is_certain = bool(record.dirty)
+        state = cls(file, BlockMap.restore(record), space, is_certain=is_certain, is_recorded=True)
+        state.extend(record.origin.size if record.origin is not None else 0)
+        punch_hole(file.descriptor, record.size, rest)  # bytes of a writer that never closed the file
+        return state
+
+    def extend(self, size: int) -> None:
+        """Make the local file `size` bytes long, if it is shorter."""
+        os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))
+
+    def pin(self) -> None:
+        """Evict nothing before the next version is stored."""
+        with self.changed:
+            self.pinned = True
+
+    def begin_change(self) -> None:
+        """Forget the checks and the journal's record, because the bytes change. Lock held."""
+        self.checks.begin(done=False)
+        self.is_recorded = False

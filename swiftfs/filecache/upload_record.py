@@ -1,0 +1,197 @@
+"""Records which objects are below the prefix of one file's segments, and which manifests may name them."""
+
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from swiftfs.concurrency import Rank, new_lock, unix_time
+from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainerChooser
+from swiftfs.objects import Manifest, ObjectName
+
+_PREFIX = re.compile(r".+/swiftfs-[0-9a-f]{20}([0-9a-f]{12})/?", re.DOTALL)
+
+
+def segment_prefix(name: ObjectName, journal: str = "") -> str:
+    """Return a prefix for segment keys that no other upload of any client has.
+
+    It ends in the id, 12 hexadecimal digits, of the `journal` that knows whether the upload goes on.
+    """
+    key = name.key.encode()[:LONGEST_KEY].decode(errors="ignore")
+    return f"{key}/swiftfs-{uuid.uuid4().hex[: 32 - len(journal)]}{journal}/"
+
+
+def journal_of(prefix: str) -> str | None:
+    """Return the id of the journal that made a prefix of ours, None for a prefix of another client.
+
+    Uploads of release 0.1 have random digits there, which are no journal's.
+    """
+    match = _PREFIX.fullmatch(prefix)
+    return match[1] if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreferencedPrefix:
+    """A prefix with segments that no manifest names; `named` are the keys of those that a manifest does name.
+
+    If `named` is None there are no others. `file` is the local file of the segments. A manifest of one of
+    `objects` may name them. `asked` are the ETags of manifests whose PUT has no answer; the last one was sent
+    at `since` (Unix seconds). `landed` are those of them that Swift was seen to have.
+    """
+
+    prefix: ObjectName
+    named: frozenset[str] | None
+    file: str = ""
+    objects: frozenset[ObjectName] = frozenset()
+    asked: frozenset[str] = frozenset()
+    since: float = 0.0
+    landed: frozenset[str] = frozenset()
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """True if the PUT of a manifest may still be carried out."""
+        return bool(self.asked - self.landed)
+
+
+class UploadRecord:
+    """What is recorded of one file's segments, all below `prefix`, before the request that makes it true.
+
+    `_on_first_put` is called before the first segment that no manifest names is stored; the request waits for
+    it. `_asked` are the ETags of manifests whose PUT has no answer; `_landed` are those of them that Swift
+    was seen to have. `named` are the segments of the manifest that Swift has. The record `is_inherited` until
+    somebody has looked for the segments of an earlier process.
+
+    `lock` guards every field, and those of the uploader. It is not held across the network, nor while the
+    record is written. `begin_lock` comes before it; while it is held no upload begins.
+    """
+
+    def __init__(
+        self,
+        places: SegmentContainerChooser,
+        name: ObjectName,
+        prefix: ObjectName | None = None,
+        on_first_put: Callable[[UnreferencedPrefix], None] | None = None,
+        file: str = "",
+        journal: str = "",
+    ) -> None:
+        self._places = places
+        self._container = name.container
+        self._on_first_put = on_first_put
+        self._file = file
+        self._objects = {name}
+        self._asked: set[str] = set()
+        self._landed: set[str] = set()
+        self._since = 0.0
+        self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
+        self._is_placed = prefix is not None
+        self._has_begun = self.is_inherited = prefix is not None
+        self.named: set[ObjectName] = set()
+        self.begin_lock = new_lock(Rank.SEGMENTS_BEGIN)
+        self.lock = new_lock(Rank.SEGMENTS)
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether there may be segments that no manifest names."""
+        return self._has_begun
+
+    def update(self, *, all_named: bool) -> UnreferencedPrefix | None:
+        """Return what is below the prefix now, None if nothing has begun since the last time.
+
+        Both locks are held. `all_named` means that Swift's manifest names every segment.
+        """
+        if not self._has_begun:
+            return None
+        stored = all_named and not self._asked
+        self._has_begun = not stored
+        return UnreferencedPrefix(self.prefix, None) if stored else self._state()
+
+    def _state(self) -> UnreferencedPrefix:
+        return UnreferencedPrefix(
+            self.prefix,
+            frozenset(name.key for name in self.named),
+            self._file,
+            frozenset(self._objects),
+            frozenset(self._asked),
+            self._since,
+            frozenset(self._landed),
+        )
+
+    def state(self) -> UnreferencedPrefix:
+        """Return what may be below the prefix, and which manifests may name it."""
+        with self.lock:
+            return self._state()
+
+    def asks(self, name: ObjectName, manifest: Manifest) -> bool:
+        """Record that the manifest is about to be stored as `name`, because the answer may be lost.
+
+        Return False if an earlier PUT of it has no answer.
+        """
+        self.begin_storing()
+        with self.begin_lock:
+            with self.lock:
+                is_new = manifest.etag not in self._asked
+                self._objects.add(name)
+                self._asked.add(manifest.etag)
+                self._since = unix_time()
+                state = self._state()
+            if self._on_first_put is not None:
+                self._on_first_put(state)
+        return is_new
+
+    def refused(self, manifest: Manifest) -> None:
+        """Record that Swift refused the manifest."""
+        with self.lock:
+            self._asked.discard(manifest.etag)
+
+    def answered(self, manifest: Manifest | None) -> bool:
+        """Record that Swift has `manifest`, None for a file stored whole; return whether that is in doubt.
+
+        It is while an earlier PUT of another manifest, with other segments, may still be carried out.
+        """
+        with self.lock:
+            in_doubt = bool(self._asked - self._landed - ({manifest.etag} if manifest else set()))
+            self._asked.clear()
+            self._landed.clear()
+            return in_doubt
+
+    def landed(self, etag: str) -> bool:
+        """Return whether the version that Swift has is a manifest of ours whose PUT had no answer.
+
+        It is recorded that this PUT has been carried out.
+        """
+        with self.begin_lock:
+            with self.lock:
+                is_new = etag in self._asked - self._landed
+                if is_new:
+                    self._landed.add(etag)
+                state, is_ours = self._state(), etag in self._landed
+            if is_new and self._on_first_put is not None:
+                with suppress(OSError):  # otherwise what only it names is deleted some minutes later
+                    self._on_first_put(state)
+        return is_ours
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Return whether the PUT of a manifest has no answer."""
+        with self.lock:
+            return bool(self._asked)
+
+    def recall(self, state: UnreferencedPrefix) -> None:
+        """Take over the record of an earlier process."""
+        with self.lock:
+            self._objects |= state.objects
+            self._asked |= state.asked
+            self._landed |= state.landed
+            self._since = max(self._since, state.since)
+
+    def begin_storing(self) -> None:
+        """Choose the container, and record the prefix before the first object is stored below it."""
+        place = self._places.of(self._container)
+        with self.begin_lock:
+            if not self._is_placed:
+                self.prefix = place.instead(self._places.likely(self._container), self.prefix)
+                self._is_placed = True
+            if not self._has_begun and self._on_first_put is not None:
+                self._on_first_put(self.state())
+            self._has_begun = True
