@@ -24,11 +24,12 @@ from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailabl
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.merging import one_a_file
-from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.object_meta import ObjectMeta
 
 SOON = "settle=0.01,segment_size=1M"
 LARGE = 3_500_000
@@ -357,14 +358,14 @@ def dirty(*blocks: int) -> Blocks:
 
 def saved(size: int, blocks: Blocks, origin: BaseVersion | None = None) -> PutFile:
     file = FileRecord("open-one", size, origin, blocks, None)
-    return PutFile(ObjectName("box", "file"), file, Description("text/plain", Stored()), True, "etag")
+    return PutFile(ObjectName("box", "file"), file, ObjectMeta("text/plain", Stored()), True, "etag")
 
 
 def test_the_newest_of_two_records_counts() -> None:
     origin = BaseVersion(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
     older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1, 4), origin), 13, "no")
     file = FileRecord("open-two", 1, None, dirty(0), None)
-    other = Record(4, "/other", PutFile(ObjectName("box", "other"), file, Description("", Stored())))
+    other = Record(4, "/other", PutFile(ObjectName("box", "other"), file, ObjectMeta("", Stored())))
     newest = Record(5, "/file", saved(4 * BLOCK, dirty(2), origin))
     records, replaced = one_a_file([older, other, newest])
     assert [record.seq for record in records] == [4, 5]

@@ -196,9 +196,9 @@ class Outcomes:
                     creates=False,
                 )
             elif isinstance(other.operation, SetAttributes):
-                stored = replace(other.operation.description.stored, slo=slo)
-                description = replace(other.operation.description, stored=stored)
-                other.operation = replace(other.operation, description=description, is_slo=info.is_slo)
+                other.operation = replace(
+                    other.operation, meta=other.operation.meta.with_slo(slo), is_slo=info.is_slo
+                )
         return followers
 
     def _give_up(self, task: Task, error: Failure) -> None:

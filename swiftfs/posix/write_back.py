@@ -2,7 +2,6 @@
 
 import logging
 from contextlib import suppress
-from dataclasses import replace
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
@@ -94,17 +93,15 @@ class WriteBack:
     def _hand_in(self, file: OpenFile) -> None:
         if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
             info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
-            file.description = replace(
-                file.description, metadata=info.metadata, preserved_headers=info.preserved_headers
-            )
+            file.meta = file.meta.inherit(info)
         self._learn_version(file)
         self.free_name(file.name)
         replaced = file.entry or file.replaces
-        description = file.describe()
+        meta = file.current_meta()
         operation = PutFile(
             file.name,
             file.cached_file.to_record(),
-            description,
+            meta,
             replaces_large=replaced.is_slo if replaced else False,
             replaces_etag=(replaced.etag or None) if replaced else None,
             creates=replaced is None,
@@ -114,7 +111,7 @@ class WriteBack:
             file.path,
             file.name,
             file.cached_file.size,
-            description,
+            meta,
             self._services.defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )

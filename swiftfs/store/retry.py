@@ -194,9 +194,7 @@ class RetryingStore:
         with suppress(StoreError):
             info = self._store.head(version.name)
             if info.version.etag == version.etag:
-                effect = replace(
-                    effect, headers=Headers(info.content_type, info.metadata, info.preserved_headers)
-                )
+                effect = replace(effect, headers=Headers.of(info))
                 if info.is_slo:
                     effect = replace(effect, manifest=self._store.manifest(version.name))
         return effect
