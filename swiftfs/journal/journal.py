@@ -26,6 +26,7 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.outcomes import Outcomes
+from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.report import PendingChange, QueueReport, describe, report
 from swiftfs.journal.scheduler import Scheduler
@@ -69,8 +70,9 @@ class Journal:
         self._changed = new_condition(Rank.JOURNAL)
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
         self._late = LateRequests(watch, cache, db, self._put_right, self.is_idle) if watch else None
-        self._outcomes = Outcomes(self._queue, self._changed, self._writer, db, self._late, mode)
-        self._scheduler = Scheduler(self._queue, self._changed, db, cache, executor, self._outcomes, parallel)
+        self._parts = JournalParts(self._queue, self._changed, self._writer, db, cache, executor, self._late)
+        self._outcomes = Outcomes(self._parts, mode)
+        self._scheduler = Scheduler(self._parts, self._outcomes, parallel)
         self._upkeep = Upkeep(db, executor.removal, self._scheduler.soon)
         self._is_flushing = False
         cache.abandoned = self._upkeep.abandon
@@ -80,18 +82,7 @@ class Journal:
         """Take up what an earlier process left, then start. A move that it had begun is finished first."""
         if self._late is not None:
             self._late.load()
-        recovery = Recovery(
-            self._queue,
-            self._changed,
-            self._writer,
-            self._db,
-            self._cache,
-            self._executor,
-            self._outcomes.refusals,
-            self._late,
-            make_done,
-        )
-        abandoned = recovery.run(records)
+        abandoned = Recovery(self._parts, self._outcomes.refusals, make_done).run(records)
         if self._late is not None:
             names = [name for task in self._queue.tasks() for name in names_of(task.operation)]
             self._late.begin(make_done, names)

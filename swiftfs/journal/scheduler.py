@@ -3,16 +3,14 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from swiftfs.concurrency import Condition, monotonic, new_pool, new_thread
+from swiftfs.concurrency import monotonic, new_pool, new_thread
 from swiftfs.errors import SwiftfsError
-from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.database import JournalDB
-from swiftfs.journal.executor import Executor
 from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
+from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.remnants import remnant_tasks
-from swiftfs.journal.tasks import Task, TaskQueue
+from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 
 BATCH = 1000
@@ -26,21 +24,12 @@ class Scheduler:
     `outcomes` ends the attempts.
     """
 
-    def __init__(
-        self,
-        queue: TaskQueue,
-        changed: Condition,
-        db: JournalDB,
-        cache: FileCache,
-        executor: Executor,
-        outcomes: Outcomes,
-        parallel: int,
-    ) -> None:
-        self._queue = queue
-        self._changed = changed
-        self._db = db
-        self._cache = cache
-        self._executor = executor
+    def __init__(self, parts: JournalParts, outcomes: Outcomes, parallel: int) -> None:
+        self._queue = parts.queue
+        self._changed = parts.changed
+        self._db = parts.db
+        self._cache = parts.cache
+        self._executor = parts.executor
         self._outcomes = outcomes
         self._parallel = parallel
         self._workers = new_pool("operation", parallel)

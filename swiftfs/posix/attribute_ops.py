@@ -32,11 +32,9 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
-from swiftfs.paths import Source
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
@@ -63,25 +61,18 @@ class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
-        self,
-        services: Services,
-        source: Source,
-        open_files: OpenFiles,
-        pending: PendingChanges,
-        write_back: WriteBack,
-        files: FileOps,
-        inodes: Inodes,
+        self, services: Services, pending: PendingChanges, write_back: WriteBack, files: FileOps
     ) -> None:
         self._store = services.store
         self._namespace = services.namespace
         self._journal = services.journal
         self._defaults = services.defaults
-        self._source = source
-        self._open_files = open_files
+        self._source = services.source
+        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
         self._files = files
-        self._inodes = inodes
+        self._inodes = services.inodes
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,

@@ -13,9 +13,8 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
 from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
-from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services
@@ -28,22 +27,15 @@ log = logging.getLogger(__name__)
 class FileOps:
     """Creates, opens, reads and writes files."""
 
-    def __init__(
-        self,
-        services: Services,
-        open_files: OpenFiles,
-        pending: PendingChanges,
-        write_back: WriteBack,
-        inodes: Inodes,
-    ) -> None:
+    def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
         self._services = services
         self._namespace = services.namespace
         self._file_cache = services.file_cache
-        self._open_files = open_files
+        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
-        self._inodes = inodes
-        self._prefetch = Prefetch(services.namespace, self._file_cache, open_files, services.options)
+        self._inodes = services.inodes
+        self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""

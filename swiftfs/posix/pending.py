@@ -68,11 +68,11 @@ class JournaledChange:
 class PendingChanges:
     """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
 
-    def __init__(self, services: Services, open_files: OpenFiles) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
         self._namespace = services.namespace
         self._journal = services.journal
-        self._open_files = open_files
+        self._open_files = services.open_files
         self._lookup_seconds = 0.0
 
     @property

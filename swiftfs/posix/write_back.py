@@ -6,7 +6,7 @@ from contextlib import suppress
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
 
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 class WriteBack:
     """Hands open files to the journal: what was written, and the deletions of those that were unlinked."""
 
-    def __init__(self, services: Services, pending: PendingChanges, open_files: OpenFiles) -> None:
+    def __init__(self, services: Services, pending: PendingChanges) -> None:
         self._services = services
         self._namespace = services.namespace
         self._journal = services.journal
         self._pending = pending
-        self._open_files = open_files
+        self._open_files = services.open_files
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.

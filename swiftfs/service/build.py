@@ -7,6 +7,7 @@ from pathlib import Path
 from swiftfs.config.cache_dir import HEADS
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.database import JournalDB
@@ -22,11 +23,13 @@ from swiftfs.journal.tasks import Mode
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
+from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
-from swiftfs.store import Stores
+from swiftfs.store import ObjectStore, Stores
 
 PER_UPLOAD = 4
 """Changes under way at once where a large file has one segment: they mostly wait for the answer."""
@@ -45,8 +48,39 @@ class MountRequest:
 
 def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
     """Put the floors together."""
-    options = request.options
-    defaults = Defaults(
+    options, store = request.options, stores.foreground
+    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    db = JournalDB(cache, f"{request.source} of {stores.label}")
+    records = db.records()
+    defaults = _defaults(options)
+    namespace = _namespace(store, request, defaults, cache)
+    layout = SegmentLayout(options.segment_size)
+    maker = _file_factory(store, layout, db, options)
+    puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
+    needed = {put.file.file: put.name for put in puts}
+    file_cache = FileCache(cache, options.cache_size, maker, needed, db.lost_folder if db.lost else None)
+    services = Services(
+        store,
+        namespace,
+        file_cache,
+        _journal(stores, request, db, file_cache, maker.places),
+        layout,
+        options,
+        defaults,
+        cache,
+        request.source,
+        OpenFiles(),
+        Inodes(request.source),
+    )
+    return FileSystem(services, records)
+
+
+def _settle_seconds(options: Options) -> float:
+    return 0.0 if options.sync else options.settle
+
+
+def _defaults(options: Options) -> Defaults:
+    return Defaults(
         uid=os.getuid() if options.uid is None else options.uid,
         gid=os.getgid() if options.gid is None else options.gid,
         umask=options.umask,
@@ -55,45 +89,49 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,
     )
-    store = stores.foreground
-    # First of all: a journal of another format ends the mount, and then no other file was touched.
-    journal_log = JournalDB(cache, f"{request.source} of {stores.label}")
-    records = journal_log.records()
-    details = HeadFetcher(store, HeadCache(cache / HEADS))
-    namespace = Namespace(
-        store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
-    )
-    layout = SegmentLayout(options.segment_size)
-    settle = 0.0 if options.sync else options.settle
-    maker = CachedFileFactory(
+
+
+def _namespace(store: ObjectStore, request: MountRequest, defaults: Defaults, cache: Path) -> Namespace:
+    heads = HeadFetcher(store, HeadCache(cache / HEADS))
+    ttl, max_entries = request.options.ttl, request.options.max_entries
+    return Namespace(store, heads, request.source, defaults, ttl=ttl, max_entries=max_entries)
+
+
+def _file_factory(
+    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options
+) -> CachedFileFactory:
+    return CachedFileFactory(
         store,
         layout,
-        journal_log.begin_upload,
+        db.begin_upload,
         connections=options.connections,
         uploads=options.uploads,
         read_ahead=options.read_ahead,
         segments=options.segments,
-        rests=settle,
-        journal=journal_log.id,
+        rests=_settle_seconds(options),
+        journal=db.id,
     )
-    files = {
-        one.operation.file.file: one.operation.name for one in records if isinstance(one.operation, PutFile)
-    }
-    lost = journal_log.lost_folder if journal_log.lost else None
-    contents = FileCache(cache, options.cache_size, maker, files, lost)
-    removal = SegmentRemoval(store, journal_log, SegmentOwnership(journal_log, options.segments))
-    copier = ManifestCopier(store, maker.places, journal_log)
+
+
+def _journal(
+    stores: Stores,
+    request: MountRequest,
+    db: JournalDB,
+    file_cache: FileCache,
+    containers: SegmentContainerChooser,
+) -> Journal:
+    options, store = request.options, stores.foreground
+    removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
+    copier = ManifestCopier(store, containers, db)
     conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
-    execution = Executor(store, options.segment_size, conflicts, removal)
-    journal = Journal(
-        execution,
-        contents,
-        journal_log,
+    settle = _settle_seconds(options)
+    return Journal(
+        Executor(store, options.segment_size, conflicts, removal),
+        file_cache,
+        db,
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
         parallel=PER_UPLOAD * options.uploads,
-        sent=progress(contents, stores.counters.under_way),
+        sent=progress(file_cache, stores.counters.under_way),
         watch=Watch(stores.ambiguous, store, request.source),
     )
-    services = Services(store, namespace, contents, journal, layout, options, defaults, cache)
-    return FileSystem(services, request.source, records)
