@@ -10,7 +10,7 @@ from rich.console import Console
 from swiftfs.cli.status_view import counts, pluralize
 from swiftfs.control.client import flush, printable, read_state, retry
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.report import PendingChange
+from swiftfs.journal.queue_report import QueuedChange
 
 
 def run_flush(mountpoint: Path) -> None:
@@ -35,7 +35,7 @@ def run_flush(mountpoint: Path) -> None:
     sys.exit(1)
 
 
-def _given_up(change: PendingChange) -> str:
+def _given_up(change: QueuedChange) -> str:
     done = {"Delete": "deleted", "Move": "moved", "MoveFolder": "moved"}.get(change.kind, "changed")
     return f"could not be {done}, given up: {printable(change.reason)}"
 

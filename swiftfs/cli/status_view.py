@@ -13,7 +13,7 @@ from swiftfs.config.options import show_size
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import printable
 from swiftfs.control.snapshot import Bounds, MountStatus
-from swiftfs.journal.report import PendingChange, QueueReport
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
 
 KINDS = {
     "PutFile": "file",
@@ -166,7 +166,7 @@ def _requests(state: MountStatus) -> Table:
     return table
 
 
-def _uploads(state: MountStatus, running: Iterable[PendingChange]) -> Table:
+def _uploads(state: MountStatus, running: Iterable[QueuedChange]) -> Table:
     table = Table.grid(padding=(0, 1))
     rows = [(change.path, change.sent, change.bytes, "") for change in running]
     rows += [(file.path, file.sent, file.bytes, ", being written") for file in state.writing]
@@ -180,7 +180,7 @@ def _uploads(state: MountStatus, running: Iterable[PendingChange]) -> Table:
     return table
 
 
-def _changes(changes: Iterable[PendingChange]) -> Table:
+def _changes(changes: Iterable[QueuedChange]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("state", "what", "size", "tries", "path", "reason"):
         table.add_column(

@@ -10,7 +10,7 @@ from swiftfs.concurrency import monotonic, sleep
 from swiftfs.control.detached_mount import mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, mount_error
-from swiftfs.journal.report import QueueReport
+from swiftfs.journal.queue_report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
 
 POLL_SECONDS = 0.1

@@ -16,7 +16,7 @@ from pathlib import Path
 from swiftfs.concurrency import new_thread
 from swiftfs.control.drain import Drain
 from swiftfs.journal.journal import Journal
-from swiftfs.journal.report import QueueReport
+from swiftfs.journal.queue_report import QueueReport
 
 log = logging.getLogger(__name__)
 

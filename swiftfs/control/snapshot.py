@@ -9,7 +9,7 @@ import cattrs
 
 from swiftfs.config.prices import Cost
 from swiftfs.filecache.progress import CacheUse
-from swiftfs.journal.report import QueueReport
+from swiftfs.journal.queue_report import QueueReport
 from swiftfs.store.counters import Count
 
 SCHEMA = 1

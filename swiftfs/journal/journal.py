@@ -27,8 +27,9 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
-from swiftfs.journal.report import PendingChange, QueueReport, describe, report
+from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, TaskQueue, nobody_waits
@@ -312,7 +313,7 @@ class Journal:
                     return task.error
         return None
 
-    def waiting(self) -> list[PendingChange]:
+    def waiting(self) -> list[QueuedChange]:
         """Return what is not executed yet."""
         with self._changed:
             return [describe(task) for task in self._queue.tasks()]
@@ -328,7 +329,7 @@ class Journal:
                 self._is_flushing = False
         return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
 
-    def refused(self) -> list[PendingChange]:
+    def refused(self) -> list[QueuedChange]:
         """Return the changes that Swift refused for good and that were not reported yet."""
         with self._changed:
             unreported = [one for one in self._outcomes.refusals.kept() if not one.shown]
@@ -350,7 +351,7 @@ class Journal:
 
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
-    ) -> list[PendingChange]:
+    ) -> list[QueuedChange]:
         """Execute what waits, for `seconds` at most, and end the threads; return what is left to do.
 
         `progress` is called with the number of operations that still wait, and `give_up` when the time is up:
