@@ -21,15 +21,16 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs import __version__
-from swiftfs.cli.status_view import KINDS, MOST_ROWS, view
+from swiftfs.cli.status_view import MOST_ROWS, view
+from swiftfs.cli.wording import KINDS
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import operations
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.store import Count, Counters
+from swiftfs.objects import CacheUse, Count
+from swiftfs.store import Counters
 
 MIB = 1024 * 1024
 
