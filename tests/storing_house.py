@@ -22,10 +22,11 @@ from swiftfs.filecache.space import UNLIMITED
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.file_upload import FileUpload
-from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024
@@ -115,7 +116,7 @@ class Writer:
 
     def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
         large = self.is_large() if replaces_large is None else replaces_large
-        file, description = self.content.to_record(), Description("text/plain", Stored())
+        file, description = self.content.to_record(), ObjectMeta("text/plain", Stored())
         # As in the journal, what an attempt in vain has replaced goes with the next one that succeeds.
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))

@@ -12,8 +12,9 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.journal.codec import decode, encode
-from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
+from swiftfs.store.object_meta import ObjectMeta
 
 pytest_plugins = ["writer_fixtures"]
 
@@ -35,7 +36,7 @@ def evict(writer: Writer) -> int:
 
 def restart(writer: Writer) -> None:
     """Let another process go on with the content as the journal has it."""
-    intent = PutFile(NAME, writer.content.to_record(), Description("text/plain", Stored()))
+    intent = PutFile(NAME, writer.content.to_record(), ObjectMeta("text/plain", Stored()))
     again = decode(encode(intent))
     assert isinstance(again, PutFile)
     assert again.file.evicted == intent.file.evicted

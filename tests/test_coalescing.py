@@ -8,7 +8,6 @@ from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
     Delete,
-    Description,
     Move,
     Operation,
     PutFile,
@@ -18,10 +17,11 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.objects import ObjectName
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "name")
-OLD, NEW = (Description("text/plain", Stored(mode=0o100644, mtime_ns=time)) for time in (1, 2))
+OLD, NEW = (ObjectMeta("text/plain", Stored(mode=0o100644, mtime_ns=time)) for time in (1, 2))
 FILE = FileRecord("open-1", 5, None, Blocks(), None)
 OTHER = FileRecord("open-2", 6, None, Blocks(), None)
 GARBAGE = (ObjectName("box_segments", "x"),)

@@ -25,13 +25,14 @@ from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
 from swiftfs.filecache.segment_container import SEGMENT_NAME
 from swiftfs.filecache.upload_record import journal_of, segment_prefix
 from swiftfs.journal.database import SCHEMA, JournalDB, Record
-from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.operations import PutFile
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import Search
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Source
 from swiftfs.sqlite import make_tables
 from swiftfs.store import SwiftStore, open_account
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
@@ -424,7 +425,7 @@ def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
     placed = StoredSegment(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
     saved = FileRecord("local", MIB, None, Blocks(), prefix, (placed,))
     with closing(JournalDB(tmp_path, "me")) as log:
-        log.commit([Record(1, "/film", PutFile(name, saved, Description("a/b", Stored())))])
+        log.commit([Record(1, "/film", PutFile(name, saved, ObjectMeta("a/b", Stored())))])
         said = journaled(tmp_path)
         assert said == Journaled(frozenset({log.id}), frozenset({prefix, placed.segment.name}))
     with closing(JournalDB(tmp_path, "me")) as log:

@@ -18,7 +18,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import Unavailable
-from swiftfs.journal.report import MOST_BYTES, PendingChange, QueueReport
+from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = pytest.mark.mount_options("settle=1000")
@@ -170,7 +170,7 @@ def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryS
 
 
 def test_a_report_fits_into_an_attribute() -> None:
-    change = PendingChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
+    change = QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
     found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500)
     text = found.to_json()
     assert len(text.encode()) <= MOST_BYTES

@@ -25,10 +25,11 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.file_upload import FileUpload
-from swiftfs.journal.operations import Description, PutFile
+from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Sink
 
 pytest_plugins = ["cache_fixtures", "writer_fixtures"]
@@ -146,7 +147,7 @@ def store_it(house: House, content: CachedFile) -> None:
     """Store the file as the journal does."""
     content.uploads._layout = SegmentLayout(SEGMENT)
     large = house.store.head(NAME).is_slo
-    intent = PutFile(NAME, content.to_record(), Description("text/plain", Stored()), large)
+    intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(house.folder, "box")) as log:
         storing = FileUpload(house.store, SEGMENT, SegmentRemoval(house.store, log, SegmentOwnership(log)))
         storing.run(intent, content, lambda _: None)

@@ -14,6 +14,7 @@ from threading import Event
 
 import pytest
 from bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
+from edited_file import CHANGES, Edited
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -21,7 +22,7 @@ from scenes import wait_until
 from storing_house import Writer, noise
 from swiftclient import Connection
 from test_large_files import manifest_names, segment_names
-from test_second_close import CHANGES, Edited, kill
+from test_second_close import kill
 from test_segments_mounted import append, cut, patch
 
 from swiftfs.config.sources import parse_options
@@ -32,7 +33,7 @@ from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import Counters, RetryingStore, Stores
+from swiftfs.store import ConnectedAccount, Counters, RetryingStore
 from swiftfs.store.protocol import Body, Headers
 
 OPTIONS = "settle=0.01,segment_size=1M"
@@ -96,7 +97,7 @@ def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS
     store.landed = lambda: copy_live(cache, image)
     patient = RetryingStore(store, NOBODY_WAITS)
     request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
-    filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)
+    filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
     try:
         filesystem.begin()
         yield filesystem

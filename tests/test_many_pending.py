@@ -15,11 +15,11 @@ from scenes import wait_until
 
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
-from swiftfs.journal.operations import Description
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
 from swiftfs.posix import pending
 from swiftfs.posix.pending import unstored_entry
+from swiftfs.store.object_meta import ObjectMeta
 
 FOLDERS = 300
 
@@ -91,13 +91,13 @@ def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_
 )
 def test_a_promised_file_is_what_a_listing_will_show(media_type: str, stored: Stored) -> None:
     name = ObjectName("box", "d/file")
-    description = Description(media_type, stored, {"colour": "red"})
+    meta = ObjectMeta(media_type, stored, {"colour": "red"})
     defaults = Defaults(uid=1, gid=2)
-    promised = unstored_entry("/d/file", name, 7, description, defaults)
-    row = Row(name.key, 7, "", description.headers().content_type, "")
+    promised = unstored_entry("/d/file", name, 7, meta, defaults)
+    row = Row(name.key, 7, "", meta.headers().content_type, "")
     listed = file_entry("file", name.container, row, defaults)
-    assert promised.headers is not None
-    assert promised == replace(listed, etag="", is_slo=None, complete=True, headers=promised.headers)
+    assert promised.meta is not None
+    assert promised == replace(listed, etag="", is_slo=None, complete=True, meta=promised.meta)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.report import QueueReport
+from swiftfs.journal.queue_report import QueueReport
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

@@ -18,7 +18,7 @@ from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
-from swiftfs.journal.report import MOST_BYTES, PendingChange, QueueReport
+from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.objects import UNCACHED_HANDLES, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -290,7 +290,7 @@ def test_a_folder_that_exists_already_is_no_complaint(store: MemoryStore, tmp_pa
 
 
 def test_a_report_of_many_refusals_fits_into_an_attribute() -> None:
-    change = PendingChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
+    change = QueuedChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
     found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
     text = found.to_json()
     assert len(text.encode()) <= MOST_BYTES

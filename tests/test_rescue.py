@@ -16,15 +16,16 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord, StoredSegment
 from swiftfs.journal.database import JournalDB, Record
-from swiftfs.journal.operations import Delete, Description, Operation, PutFile, PutMarker, PutSpecial
+from swiftfs.journal.operations import Delete, Operation, PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import copy_journal, salvage
 from swiftfs.maintenance.export import NAMELESS, PARTIAL, Export, damaged_journals, find_cache
 from swiftfs.objects import ObjectName, Segment
+from swiftfs.store.object_meta import ObjectMeta
 
 OWNER = "box of memory"
 NEVER = "settle=1000"
 MTIME = 1_700_000_000_123_456_789
-DESCRIPTION = Description("text/plain", Stored(stat.S_IFREG | 0o640, MTIME))
+DESCRIPTION = ObjectMeta("text/plain", Stored(stat.S_IFREG | 0o640, MTIME))
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(
 def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    link = Description("inode/symlink", Stored(stat.S_IFLNK | 0o777))
+    link = ObjectMeta("inode/symlink", Stored(stat.S_IFLNK | 0o777))
     cache.note("/a", PutSpecial(ObjectName("box", "a"), str(outside).encode(), link))
     cache.add("/a/b", b"behind a link", "open-1")
     cache.add("/../../outside/up", b"up", "open-2")
@@ -206,9 +207,7 @@ def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
     cache.add("/c", b"a file", "open-4")
     cache.add("/c/d", b"in a file", "open-5")
     cache.note("/" + "n" * 300, PutMarker(ObjectName("box", "n" * 300)))
-    cache.note(
-        "/fifo", PutSpecial(ObjectName("box", "fifo"), b"", Description("inode/fifo", Stored(0o10600)))
-    )
+    cache.note("/fifo", PutSpecial(ObjectName("box", "fifo"), b"", ObjectMeta("inode/fifo", Stored(0o10600))))
     cache.note("/c", Delete(ObjectName("box", "c"), is_slo=False))
     cache.close()
     rescue = cache.export()

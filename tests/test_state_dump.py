@@ -10,7 +10,7 @@ from mounts import Mount
 from scenes import wait_until
 from test_logs import record
 
-from swiftfs.journal.report import PendingChange, QueueReport
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.service.logging import Repetition
 from swiftfs.service.signals import ALWAYS, log_state
 
@@ -35,7 +35,7 @@ def test_a_mount_logs_its_stacks_and_its_queue_and_goes_on(mounted: Mount) -> No
 
 
 def test_a_line_says_what_waits_and_why(caplog: pytest.LogCaptureFixture) -> None:
-    parked = PendingChange("/a", "PutFile", "parked", 100, 3, "put a: 403", 40)
+    parked = QueuedChange("/a", "PutFile", "parked", 100, 3, "put a: 403", 40)
     report = QueueReport(1, 0, 1, 100, away=True, flushing=0, unflushed=0, changes=(parked,), left_out=1)
     with caplog.at_level(logging.INFO):
         log_state(lambda: report)

@@ -21,15 +21,16 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs import __version__
-from swiftfs.cli.status_view import KINDS, MOST_ROWS, view
+from swiftfs.cli.status_view import MOST_ROWS, view
+from swiftfs.cli.wording import KINDS
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import operations
-from swiftfs.journal.report import PendingChange, QueueReport
-from swiftfs.store import Count, Counters
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
+from swiftfs.objects import CacheUse, Count
+from swiftfs.store import Counters
 
 MIB = 1024 * 1024
 
@@ -107,8 +108,8 @@ def test_numbers_and_nouns_agree(report: QueueReport, told: str) -> None:
 
 def test_what_runs_and_what_is_written_has_a_bar() -> None:
     changes = (
-        PendingChange("/film", "PutFile", "running", 4_000_000, 0, "", 1_000_000),
-        PendingChange("/gone", "Delete", "running", 0, 0, ""),
+        QueuedChange("/film", "PutFile", "running", 4_000_000, 0, "", 1_000_000),
+        QueuedChange("/gone", "Delete", "running", 0, 0, ""),
     )
     report = replace(NOTHING_WAITS, running=2, bytes=4_000_000, changes=changes)
     told = shown(replace(STATE, report=report, writing=(Writing("/tape", 10_000_000, 5_000_000),)))
@@ -118,7 +119,7 @@ def test_what_runs_and_what_is_written_has_a_bar() -> None:
 
 
 def test_of_very_many_changes_the_last_are_counted() -> None:
-    changes = tuple(PendingChange(f"/{number}", "PutMarker", "waiting", 0, 0, "") for number in range(30))
+    changes = tuple(QueuedChange(f"/{number}", "PutMarker", "waiting", 0, 0, "") for number in range(30))
     told = shown(replace(STATE, report=replace(NOTHING_WAITS, waiting=100, changes=changes, left_out=70)))
     assert told.count(" folder ") == MOST_ROWS
     assert "\n  and 80 more\n" in told
@@ -142,7 +143,7 @@ def test_what_it_cost() -> None:
 
 
 def test_a_state_survives_json() -> None:
-    changes = (PendingChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0"),)
+    changes = (QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0"),)
     state = replace(
         STATE,
         report=replace(NOTHING_WAITS, parked=1, changes=changes),

@@ -5,18 +5,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from swiftfs.cli.status_view import counts, pluralize
+from swiftfs.cli.wording import counts, pluralize, spinner
 from swiftfs.control.client import flush, printable, read_state, retry
 from swiftfs.errors import ConfigurationError
-from swiftfs.journal.report import PendingChange
+from swiftfs.journal.queue_report import QueuedChange
 
 
 def run_flush(mountpoint: Path) -> None:
     """Wait until all closed files are stored; exit with code 1 if some could not be."""
-    with Console(stderr=True).status(f"flushing {mountpoint}") as status:
-        report = flush(mountpoint, lambda now: status.update(f"{mountpoint}: {counts(now)}"))
+    with spinner(f"flushing {mountpoint}") as show:
+        report = flush(mountpoint, lambda now: show(f"{mountpoint}: {counts(now)}"))
     for change in report.refusals:
         click.echo(f"swiftfs: {printable(change.path)}: {_given_up(change)}", err=True)
     if report.refused > len(report.refusals):
@@ -35,7 +34,7 @@ def run_flush(mountpoint: Path) -> None:
     sys.exit(1)
 
 
-def _given_up(change: PendingChange) -> str:
+def _given_up(change: QueuedChange) -> str:
     done = {"Delete": "deleted", "Move": "moved", "MoveFolder": "moved"}.get(change.kind, "changed")
     return f"could not be {done}, given up: {printable(change.reason)}"
 

@@ -1,7 +1,6 @@
 """The progress of uploads, for status and metrics. It only reads."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.cached_file import CachedFile
@@ -10,15 +9,6 @@ from swiftfs.objects import ObjectName
 UnderWay = Callable[[str], int]
 """Returns how many bytes of PUTs without an answer are sent to an object, or below a name that ends in a
 slash."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """Bytes of disk: how many of the `limit` are `used`, and how many of those only the cache has."""
-
-    used: int
-    dirty: int
-    limit: int
 
 
 def sent_bytes(name: ObjectName, cached_file: CachedFile, under_way: UnderWay) -> int:

@@ -15,7 +15,6 @@ from swiftfs.filecache.block_map import BaseVersion, Blocks
 from swiftfs.journal.operations import (
     KINDS,
     Delete,
-    Description,
     Move,
     Operation,
     PutFile,
@@ -24,16 +23,22 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.store.ambiguous import Ambiguity
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
 _KEYS: Mapping[type, Mapping[str, str]] = {
     Headers: {"preserved_headers": "kept"},
-    Description: {"preserved_headers": "kept"},
+    ObjectMeta: {"preserved_headers": "kept"},
     BaseVersion: {"object_size": "whole"},
-    PutFile: {"creates": "fresh", "foreign_headers_unknown": "inherit", "superseded_segments": "garbage"},
-    PutSpecial: {"creates": "fresh"},
+    PutFile: {
+        "meta": "description",
+        "creates": "fresh",
+        "foreign_headers_unknown": "inherit",
+        "superseded_segments": "garbage",
+    },
+    PutSpecial: {"meta": "description", "creates": "fresh"},
     PutMarker: {"creates": "fresh"},
-    SetAttributes: {"is_slo": "large"},
+    SetAttributes: {"meta": "description", "is_slo": "large"},
     Delete: {"is_slo": "large"},
     Move: {"is_slo": "large"},
 }
@@ -58,6 +63,8 @@ def _converter() -> Converter:
     converter.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _read_mapping)
     for kind, keys in _KEYS.items():
         named: dict[str, Any] = {field: override(rename=key) for field, key in keys.items()}
+        if kind is ObjectMeta:  # every release has written it, empty too
+            named["stored"] = override(omit_if_default=False)
         converter.register_unstructure_hook(
             kind, make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=True, **named)
         )

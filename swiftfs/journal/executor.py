@@ -19,7 +19,6 @@ from swiftfs.journal.operations import (
     Delete,
     DeleteContainer,
     DescribeContainer,
-    Description,
     Move,
     MoveFolder,
     Operation,
@@ -31,6 +30,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 
@@ -139,10 +139,7 @@ class Executor:
         except NotFound:
             return replace(operation, replaces_large=False)
         cached_file.correct(info)
-        # With a DLO's own header Swift would serve its segments instead of the bytes.
-        kept = {name: value for name, value in info.preserved_headers.items() if name != "X-Object-Manifest"}
-        description = replace(operation.description, metadata=info.metadata, preserved_headers=kept)
-        return replace(operation, description=description, replaces_large=info.is_slo)
+        return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
 
     def run(self, operation: Operation) -> ObjectInfo | None:
         """Carry out one operation; return what Swift said of an object that was stored.
@@ -152,14 +149,14 @@ class Executor:
         match operation:
             case PutSpecial():
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
-                info = self._store.put(operation.name, operation.body, operation.description.headers())
+                info = self._store.put(operation.name, operation.body, operation.meta.headers())
                 self.removal.owners.forget(operation.name)
                 self.removal.discard(operation.name, replaced)
                 return info
             case PutMarker():
                 return self._store.put(operation.name, b"", operation.headers, if_absent=True)
             case SetAttributes():
-                self._store.post(operation.name, self._described(operation).headers())
+                self._store.post(operation.name, self._current_meta(operation).headers())
             case ReplaceHeaders():
                 self._store.post(operation.name, operation.headers)
             case Delete():
@@ -174,16 +171,15 @@ class Executor:
                 self._store.delete_container(operation.container)
         return None
 
-    def _described(self, operation: SetAttributes) -> Description:
-        """Return the description, for an SLO with its ETag: a listing shows that then, and not its own hash.
+    def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
+        """Return what to store, for an SLO with its ETag: a listing shows that then, and not its own hash.
 
         The ETag is asked for now: a POST with a wrong one would hide what other clients have stored.
         """
         if operation.is_slo is False:
-            return operation.description
+            return operation.meta
         info = self._store.head(operation.name)
-        stored = replace(operation.description.stored, slo=info.version.etag if info.is_slo else None)
-        return replace(operation.description, stored=stored)
+        return operation.meta.with_slo(info.version.etag if info.is_slo else None)
 
     def move(self, operation: Move | MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
         """Carry out a move; return what it could not delete.

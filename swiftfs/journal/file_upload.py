@@ -86,7 +86,7 @@ class FileUpload:
         body = map_bytes(cached_file.upload_source(snapshot.size), 0, snapshot.size)
         if replaced:
             record_superseded(replaced)
-        info = self._store.put(operation.name, body, operation.description.headers())
+        info = self._store.put(operation.name, body, operation.meta.headers())
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
@@ -147,11 +147,9 @@ class FileUpload:
         """Record the manifest, then store it: the answer may be lost."""
         self._removal.owners.record_manifest(operation.name, before, manifest, uploads.record.prefix)
         is_new = uploads.record.asks(operation.name, manifest)
-        described = replace(
-            operation.description, stored=replace(operation.description.stored, slo=manifest.etag)
-        )
+        headers = operation.meta.with_slo(manifest.etag).headers()
         try:
-            info = self._store.put_manifest(operation.name, manifest, described.headers())
+            info = self._store.put_manifest(operation.name, manifest, headers)
         except StoreError as error:
             if is_new and not error.retryable:
                 uploads.record.refused(manifest)

@@ -27,8 +27,10 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.outcomes import Outcomes
+from swiftfs.journal.parts import JournalParts
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
-from swiftfs.journal.report import PendingChange, QueueReport, describe, report
+from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
 from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, nobody_waits
@@ -70,26 +72,16 @@ class Journal:
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
         self._late = LateRequests(watch, cache, db, self._put_right, self.is_idle) if watch else None
-        self._outcomes = Outcomes(self._queue, self._changed, self._writer, db, self._late, mode)
-        self._scheduler = Scheduler(backlog, db, cache, executor, self._outcomes)
+        self._parts = JournalParts(backlog, self._writer, db, cache, executor, self._late)
+        self._outcomes = Outcomes(self._parts, mode)
+        self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
         """Take up what an earlier process left, then start. A move that it had begun is finished first."""
         if self._late is not None:
             self._late.load()
-        recovery = Recovery(
-            self._queue,
-            self._changed,
-            self._writer,
-            self._db,
-            self._cache,
-            self._executor,
-            self._outcomes.refusals,
-            self._late,
-            make_done,
-        )
-        abandoned = recovery.run(records)
+        abandoned = Recovery(self._parts, self._outcomes.refusals, make_done).run(records)
         if self._late is not None:
             names = [name for task in self._queue.tasks() for name in names_of(task.operation)]
             self._late.begin(make_done, names)
@@ -311,7 +303,7 @@ class Journal:
                     return task.error
         return None
 
-    def waiting(self) -> list[PendingChange]:
+    def waiting(self) -> list[QueuedChange]:
         """Return what is not executed yet."""
         with self._changed:
             return [describe(task) for task in self._queue.tasks()]
@@ -327,7 +319,7 @@ class Journal:
                 self._is_flushing = False
         return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
 
-    def refused(self) -> list[PendingChange]:
+    def refused(self) -> list[QueuedChange]:
         """Return the changes that Swift refused for good and that were not reported yet."""
         with self._changed:
             unreported = [one for one in self._outcomes.refusals.kept() if not one.shown]
@@ -349,7 +341,7 @@ class Journal:
 
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
-    ) -> list[PendingChange]:
+    ) -> list[QueuedChange]:
         """Execute what waits, for `seconds` at most, and end the threads; return what is left to do.
 
         `progress` is called with the number of operations that still wait, and `give_up` when the time is up:

@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from swiftfs.attributes import Stored, decode_type, is_directory_type
+from swiftfs.attributes import decode_type, is_directory_type
 from swiftfs.concurrency import Rank, new_event, new_lock, new_thread, unix_time
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
@@ -26,7 +26,6 @@ from swiftfs.journal.database import JournalDB
 from swiftfs.journal.late_copies import LateCopies
 from swiftfs.journal.operations import (
     Delete,
-    Description,
     Operation,
     PutFile,
     PutMarker,
@@ -38,6 +37,7 @@ from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.paths import Source
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class LateRequests:
     def _done(self, path: str, operation: Operation) -> Done:
         """Return the `Done` of a repair; where another kind of object stands, listings show it soon."""
         if self._make_done is None or (
-            isinstance(operation, PutSpecial) and _is_folder(operation.description)
+            isinstance(operation, PutSpecial) and is_directory_type(operation.meta.media_type)
         ):
             return nobody_waits
         return self._make_done(path, operation)
@@ -424,25 +424,12 @@ def _is_special(last: Effect) -> bool:
     return mode is not None and not stat.S_ISREG(mode)
 
 
-def _is_folder(description: Description) -> bool:
-    return is_directory_type(description.media_type)
-
-
-def _description(headers: Headers) -> Description:
-    """Return what sends these headers again."""
-    media_type, stored = decode_type(headers.content_type)
-    metadata = {name: value for name, value in headers.metadata.items() if name.lower() != "mtime"}
-    if stored.mtime_ns is None:
-        metadata = dict(headers.metadata)
-    return Description(media_type, replace(stored, slo=None), metadata, headers.preserved_headers)
-
-
 def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Operation | None:
     if last.headers is None:
         return None
     if is_directory_type(last.headers.content_type) or info.dlo_prefix is not None:
         return ReplaceHeaders(name, last.headers)
-    return SetAttributes(name, _description(last.headers), is_slo=info.is_slo)
+    return SetAttributes(name, ObjectMeta.of(last.headers).with_slo(None), is_slo=info.is_slo)
 
 
 def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Operation | None:
@@ -453,14 +440,12 @@ def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Op
     if _is_marker(last):
         if info is None:
             return PutMarker(name, last.headers, creates=False)
-        description = Description(
-            last.headers.content_type, Stored(), last.headers.metadata, last.headers.preserved_headers
-        )
+        meta = ObjectMeta(last.headers.content_type).inherit(last.headers)
     else:
-        description = _description(last.headers)
+        meta = ObjectMeta.of(last.headers).with_slo(None)
     is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutSpecial(name, last.body or b"", description, is_slo, etag)
+    return PutSpecial(name, last.body or b"", meta, is_slo, etag)
 
 
 def _file_again(
@@ -468,4 +453,4 @@ def _file_again(
 ) -> Operation:
     is_slo = info.is_slo if info is not None else False
     etag = info.version.etag if info is not None else None
-    return PutFile(name, cached_file.to_record(), _description(headers), is_slo, etag)
+    return PutFile(name, cached_file.to_record(), ObjectMeta.of(headers).with_slo(None), is_slo, etag)

@@ -70,4 +70,4 @@ def _headers(info: ObjectInfo, manifest: Manifest) -> Headers:
     media_type, stored = decode_type(info.content_type)
     if stored.slo is not None:
         stored = replace(stored, slo=manifest.etag)
-    return Headers(encode_type(media_type, stored), info.metadata, info.preserved_headers)
+    return replace(Headers.of(info), content_type=encode_type(media_type, stored))

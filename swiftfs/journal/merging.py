@@ -38,9 +38,9 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
             if isinstance(merged, PutFile) and isinstance(earlier, PutFile):
                 merged = replace(merged, superseded_segments=earlier.superseded_segments, sent=earlier.sent)
         case PutFile(), SetAttributes():
-            merged = replace(earlier, description=later.description, foreign_headers_unknown=False)
+            merged = replace(earlier, meta=later.meta, foreign_headers_unknown=False)
         case PutSpecial(), SetAttributes():
-            merged = replace(earlier, description=later.description)
+            merged = replace(earlier, meta=later.meta)
         case (PutMarker(), ReplaceHeaders()):
             merged = replace(earlier, headers=later.headers)
         case (Delete(), PutFile() | PutSpecial()):

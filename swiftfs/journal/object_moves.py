@@ -20,7 +20,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.paging import iter_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class ObjectMoves:
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
-                is_copy = _attributes(source) == _attributes(target)
+                is_copy = Headers.of(source) == Headers.of(target)
             if is_copy:
                 return self._delete_unchanged([_Item(operation.source, operation.target, etag, copied=etag)])
             if is_replaced and not operation.served:
@@ -439,11 +439,6 @@ def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
 def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
     """Return whether an object is the version that was copied; the copy of a DLO's manifest is empty."""
     return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
-
-
-def _attributes(info: ObjectInfo) -> tuple[object, ...]:
-    """Return what a copy has of its source besides the bytes."""
-    return info.content_type, info.metadata, info.preserved_headers
 
 
 def _deletion(item: _Item) -> Delete:

@@ -3,33 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from swiftfs.attributes import Stored, encode_marker, encode_type, format_time
 from swiftfs.filecache.block_map import FileRecord
-from swiftfs.objects import DIRECTORY_TYPE, NOTHING, Attributes, ObjectName
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """All that travels with a file besides its bytes."""
-
-    media_type: str
-    stored: Stored
-    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-
-    def headers(self) -> Headers:
-        """Return the headers to send."""
-        return Headers(
-            encode_type(self.media_type, self.stored), self.sent_metadata(), self.preserved_headers
-        )
-
-    def sent_metadata(self) -> Mapping[str, str]:
-        """Return the metadata with the time, which rclone and the swift CLI read there."""
-        metadata = dict(self.metadata)
-        if self.stored.mtime_ns is not None:
-            metadata["mtime"] = format_time(self.stored.mtime_ns)
-        return metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +24,7 @@ class PutFile:
 
     name: ObjectName
     file: FileRecord
-    description: Description
+    meta: ObjectMeta
     replaces_large: bool | None = False
     replaces_etag: str | None = None
     creates: bool = False
@@ -77,7 +54,7 @@ class PutSpecial:
 
     name: ObjectName
     body: bytes
-    description: Description
+    meta: ObjectMeta
     replaces_large: bool | None = False
     replaces_etag: str | None = None
     creates: bool = False
@@ -102,10 +79,10 @@ class PutMarker:
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """Replace the description of a file's object, which may be an SLO; `is_slo` None is unknown."""
+    """Replace the `meta` of a file's object, which may be an SLO; `is_slo` None is unknown."""
 
     name: ObjectName
-    description: Description
+    meta: ObjectMeta
     is_slo: bool | None
 
 
@@ -254,21 +231,3 @@ def names_of(operation: Operation) -> tuple[ObjectName, ...]:
         case CreateContainer() | DescribeContainer() | DeleteContainer():
             return ()
     return (operation.name,)
-
-
-def marker_headers(
-    attributes: Attributes,
-    metadata: Mapping[str, str] = NOTHING,
-    kept: Mapping[str, str] = NOTHING,
-    *,
-    typed: bool,
-) -> Headers:
-    """Return the headers of a directory marker; with `typed` its attributes are in the Content-Type too.
-
-    There a listing shows them, but rclone takes such a marker for a file.
-    """
-    content_type = DIRECTORY_TYPE
-    if typed:
-        stored = Stored(attributes.mode, attributes.mtime_ns, attributes.uid, attributes.gid)
-        content_type = encode_type(content_type, stored)
-    return Headers(content_type, {**metadata, **encode_marker(attributes)}, kept)

@@ -8,11 +8,9 @@ from dataclasses import replace
 
 from cachetools import LRUCache
 
-from swiftfs.concurrency import Condition, monotonic
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable, drop_tracebacks
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.database import JournalDB
-from swiftfs.journal.late_requests import LateRequests
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
     Delete,
@@ -25,9 +23,9 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
+from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals, complaint
-from swiftfs.journal.task_writer import TaskWriter
-from swiftfs.journal.tasks import Failure, Mode, Task, TaskQueue
+from swiftfs.journal.tasks import Failure, Mode, Task
 from swiftfs.objects import ObjectInfo, ObjectName
 
 log = logging.getLogger(__name__)
@@ -50,20 +48,12 @@ class Outcomes:
     With `late`, what a lost request may undo is saved before anybody is told that an operation is done.
     """
 
-    def __init__(
-        self,
-        queue: TaskQueue,
-        changed: Condition,
-        writer: TaskWriter,
-        db: JournalDB,
-        late: LateRequests | None,
-        mode: Mode,
-    ) -> None:
-        self._queue = queue
-        self._changed = changed
-        self._writer = writer
-        self._db = db
-        self._late = late
+    def __init__(self, parts: JournalParts, mode: Mode) -> None:
+        self._queue = parts.backlog.queue
+        self._changed = parts.backlog.changed
+        self._writer = parts.writer
+        self._db = parts.db
+        self._late = parts.late
         # In sync mode the caller waits and gets the error: the log need not repeat it.
         self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
         self.refusals = Refusals()
@@ -204,9 +194,9 @@ class Outcomes:
                     creates=False,
                 )
             elif isinstance(other.operation, SetAttributes):
-                stored = replace(other.operation.description.stored, slo=slo)
-                description = replace(other.operation.description, stored=stored)
-                other.operation = replace(other.operation, description=description, is_slo=info.is_slo)
+                other.operation = replace(
+                    other.operation, meta=other.operation.meta.with_slo(slo), is_slo=info.is_slo
+                )
         return followers
 
     def _give_up(self, task: Task, error: Failure) -> None:

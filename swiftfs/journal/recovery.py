@@ -4,20 +4,17 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from swiftfs.concurrency import Condition, monotonic
+from swiftfs.concurrency import monotonic
 from swiftfs.errors import StoreError
-from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.upload_record import UnreferencedPrefix
-from swiftfs.journal.database import JournalDB, Record
-from swiftfs.journal.executor import Executor
-from swiftfs.journal.late_requests import LateRequests
+from swiftfs.journal.database import Record
 from swiftfs.journal.merging import attempted, one_a_file
 from swiftfs.journal.object_moves import Remnant
 from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile
+from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.remnants import remnant_tasks
-from swiftfs.journal.task_writer import TaskWriter
-from swiftfs.journal.tasks import MakeDone, Task, TaskQueue, nobody_waits
+from swiftfs.journal.tasks import MakeDone, Task, nobody_waits
 
 log = logging.getLogger(__name__)
 
@@ -31,26 +28,15 @@ class Recovery:
     `changed` is the journal's lock; it is not held while a move is finished, which takes requests.
     """
 
-    def __init__(
-        self,
-        queue: TaskQueue,
-        changed: Condition,
-        writer: TaskWriter,
-        db: JournalDB,
-        cache: FileCache,
-        executor: Executor,
-        refusals: Refusals,
-        late: LateRequests | None,
-        make_done: MakeDone,
-    ) -> None:
-        self._queue = queue
-        self._changed = changed
-        self._writer = writer
-        self._db = db
-        self._cache = cache
-        self._executor = executor
+    def __init__(self, parts: JournalParts, refusals: Refusals, make_done: MakeDone) -> None:
+        self._queue = parts.backlog.queue
+        self._changed = parts.backlog.changed
+        self._writer = parts.writer
+        self._db = parts.db
+        self._cache = parts.cache
+        self._executor = parts.executor
+        self._late = parts.late
         self._refusals = refusals
-        self._late = late
         self._make_done = make_done
 
     def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:

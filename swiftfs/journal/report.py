@@ -1,20 +1,16 @@
-"""Reports of what waits: the values that a status shows, and their JSON."""
+"""Reports of what waits, made of the tasks."""
 
 import heapq
-import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.progress import UnderWay, sent_bytes
 from swiftfs.journal.operations import KINDS, PutFile
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.tasks import Task
-
-MOST_BYTES = 60_000
-"""Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
 MOST_CHANGES = 500
 """Changes in a report: so many fit, unless names are long."""
@@ -24,83 +20,14 @@ REASON_CHARACTERS = 300
 _ORDER = ("parked", "running", "waiting")
 
 
-@dataclass(frozen=True, slots=True)
-class PendingChange:
-    """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
-
-    `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
-    need not be sent any more.
-    """
-
-    path: str
-    kind: str
-    state: str
-    bytes: int
-    attempts: int
-    reason: str
-    sent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueReport:
-    """How many changes Swift has not got yet, by state, and the bytes of their files.
-
-    - `oldest`: seconds since the first of them was handed in, or since the mount began.
-    - `away`: the server did not answer the last request.
-    - `unflushed`: changes that a flush was asked for and that are not in Swift; `flushing` of them were not
-      tried since.
-    - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
-    - `refused`: changes that Swift refused for good and that were not reported yet; `refusals` are the first.
-    - `watched`: objects for which a request whose answer was lost could undo what was stored since.
-    - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
-    """
-
-    waiting: int
-    running: int
-    parked: int
-    bytes: int
-    away: bool
-    flushing: int
-    unflushed: int
-    changes: tuple[PendingChange, ...] = ()
-    left_out: int = 0
-    oldest: float = 0.0
-    refused: int = 0
-    refusals: tuple[PendingChange, ...] = ()
-    watched: int = 0
-    put_right: int = 0
-    overwritten: int = 0
-
-    @property
-    def total(self) -> int:
-        """The number of changes that Swift has not got yet."""
-        return self.waiting + self.running + self.parked
-
-    def to_json(self) -> str:
-        """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""
-        room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": [], "refusals": []}))
-        refusals = _fitting(self.refusals, room // 2)
-        shown = _fitting(self.changes, room - len(json.dumps(refusals)))
-        left_out = self.total - len(shown)
-        return json.dumps({**asdict(self), "changes": shown, "refusals": refusals, "left_out": left_out})
-
-    @classmethod
-    def from_json(cls, text: str) -> "QueueReport":
-        """Return what `to_json` wrote; raise `ValueError` or `TypeError` for anything else."""
-        values = json.loads(text)
-        for name in ("changes", "refusals"):
-            values[name] = tuple(PendingChange(**change) for change in values.get(name, ()))
-        return cls(**values)
-
-
-def describe(task: Task, sent: int = 0, state: str = "") -> PendingChange:
+def describe(task: Task, sent: int = 0, state: str = "") -> QueuedChange:
     """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more.
 
     Without a `state` it is the task's own.
     """
     reason = str(task.error)[:REASON_CHARACTERS] if task.error is not None else ""
     kind = KINDS[type(task.operation)]
-    return PendingChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
+    return QueuedChange(task.path, kind, state or _state(task), _size(task), task.attempts, reason, sent)
 
 
 def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
@@ -137,17 +64,6 @@ def report(
         len(refusals),
         tuple(describe(one.task, state="refused") for one in refusals.kept()[:MOST_CHANGES]),
     )
-
-
-def _fitting(changes: Iterable[PendingChange], room: int) -> list[dict[str, object]]:
-    """Return the first of the changes that take at most `room` bytes of JSON."""
-    shown: list[dict[str, object]] = []
-    for change in changes:
-        room -= len(json.dumps(asdict(change))) + 2
-        if room < 0:
-            break
-        shown.append(asdict(change))
-    return shown
 
 
 def _state(task: Task) -> str:

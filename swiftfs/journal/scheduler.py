@@ -5,13 +5,10 @@ from dataclasses import replace
 
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
-from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.backlog import Backlog
-from swiftfs.journal.database import JournalDB
-from swiftfs.journal.executor import Executor
 from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
+from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.remnants import remnant_tasks
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
@@ -27,14 +24,13 @@ class Scheduler:
     `outcomes` ends the attempts.
     """
 
-    def __init__(
-        self, backlog: Backlog, db: JournalDB, cache: FileCache, executor: Executor, outcomes: Outcomes
-    ) -> None:
+    def __init__(self, parts: JournalParts, outcomes: Outcomes) -> None:
+        backlog = parts.backlog
         self._queue = backlog.queue
         self._changed = backlog.changed
-        self._db = db
-        self._cache = cache
-        self._executor = executor
+        self._db = parts.db
+        self._cache = parts.cache
+        self._executor = parts.executor
         self._outcomes = outcomes
         self._parallel = backlog.parallel
         self._workers = backlog.workers

@@ -186,7 +186,7 @@ class Export:
         suffix = "" if saved.is_whole and not cut else PARTIAL
         target = self._new(path, suffix)
         copied = self._copy(saved, target)
-        _describe(target, intent.description.stored)
+        _describe(target, intent.meta.stored)
         line = ""
         if cut:
             line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are {target}"
@@ -332,7 +332,7 @@ def _describe(path: Path, stored: Stored) -> None:
 
 
 def _make_small(path: Path, intent: PutSpecial) -> None:
-    stored = intent.description.stored
+    stored = intent.meta.stored
     if stat.S_ISLNK(stored.mode or 0):
         path.symlink_to(intent.body.decode())
     else:

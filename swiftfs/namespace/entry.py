@@ -15,7 +15,7 @@ from swiftfs.attributes import (
 )
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
 from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape, plain_marker, slash_marker
-from swiftfs.store.protocol import Headers
+from swiftfs.store.object_meta import ObjectMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Entry:
     `object` is the file's object or the folder's marker, None for a folder that only its children imply.
     `etag` is the version for `If-Match`, empty while unknown. `hash` and `last_modified` are the listing's,
     and change with every PUT and POST. `is_slo` is None while unknown. `complete` is False when the listing
-    does not show all attributes: then a HEAD is needed. `headers` are the object's, None while unknown.
+    does not show all attributes: then a HEAD is needed. `meta` is the object's, None while unknown.
 
     An `etag` is `hinted` when it comes from the Content-Type. That travels with copies of the object, so the
     ETag may be another object's. An entry is `missing` when Swift lists the object and does not have it.
@@ -41,7 +41,7 @@ class Entry:
     target: str | None = None
     is_slo: bool | None = False
     complete: bool = True
-    headers: Headers | None = None
+    meta: ObjectMeta | None = None
     hinted: bool = False
     missing: bool = False
 
@@ -182,7 +182,6 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
     if not entry.is_directory:
         attributes = replace(attributes, size=info.size)
-    base, _ = decode_type(info.content_type)
     return replace(
         entry,
         object=info.version.name,
@@ -190,7 +189,7 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         etag=info.version.etag,
         is_slo=info.is_slo,
         complete=True,
-        headers=Headers(base, info.metadata, info.preserved_headers),
+        meta=ObjectMeta.of(info),
         hinted=False,
     )
 

@@ -27,23 +27,20 @@ from swiftfs.attributes import (
 from swiftfs.errors import AccessDenied, NotFound, os_error
 from swiftfs.journal.operations import (
     DescribeContainer,
-    Description,
     PutMarker,
     ReplaceHeaders,
     SetAttributes,
-    marker_headers,
 )
 from swiftfs.namespace.entry import Entry
-from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectInfo
-from swiftfs.paths import Source
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_dlo_segments
-from swiftfs.store.protocol import Headers, ObjectStore
+from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -64,25 +61,18 @@ class AttributeOps:
     """Returns and changes the attributes and xattrs of files and folders."""
 
     def __init__(
-        self,
-        services: Services,
-        source: Source,
-        open_files: OpenFiles,
-        pending: PendingChanges,
-        write_back: WriteBack,
-        files: FileOps,
-        inodes: Inodes,
+        self, services: Services, pending: PendingChanges, write_back: WriteBack, files: FileOps
     ) -> None:
         self._store = services.store
         self._namespace = services.namespace
         self._journal = services.journal
         self._defaults = services.defaults
-        self._source = source
-        self._open_files = open_files
+        self._source = services.source
+        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
         self._files = files
-        self._inodes = inodes
+        self._inodes = services.inodes
         # Other processes ask the mount by xattrs of its root.
         self._answers: Mapping[str, Callable[[], object]] = {
             PID_ATTRIBUTE: os.getpid,
@@ -199,9 +189,9 @@ class AttributeOps:
         file = self._open_files.at(path)
         if file is not None and (file.dirty or file.unlinked):
             self._learn_headers(file)
-            return file.description.metadata
+            return file.meta.metadata
         entry = file.entry if file is not None else None
-        return self._headers(entry or self._namespace.lookup(path)).metadata
+        return self._meta(entry or self._namespace.lookup(path)).metadata
 
     def _set_metadata(self, path: str, name: str, value: bytes, flags: int) -> None:
         header = xattr_to_header(name)
@@ -228,36 +218,33 @@ class AttributeOps:
             self._submit(path, self._namespace.lookup(path), _unchanged, metadata)
             return
         with file.lock:
-            preserved = file.description.preserved_headers
+            preserved = file.meta.preserved_headers
             if not file.dirty and not file.unlinked and file.entry is not None:
                 file.entry = self._submit(path, file.entry, _unchanged, metadata)
-                preserved = self._headers(file.entry).preserved_headers
-            file.description = replace(file.description, metadata=metadata, preserved_headers=preserved)
+                preserved = self._meta(file.entry).preserved_headers
+            file.meta = replace(file.meta, metadata=metadata, preserved_headers=preserved)
             file.foreign_headers_unknown = False
 
     def _learn_headers(self, file: OpenFile) -> None:
         """Ask for the headers that another client gave an open file's object, before they are changed."""
         if file.foreign_headers_unknown:
             with suppress(NotFound):
-                info = self._store.head(file.name)
-                file.description = replace(
-                    file.description, metadata=info.metadata, preserved_headers=info.preserved_headers
-                )
+                file.meta = file.meta.inherit(self._store.head(file.name))
             file.foreign_headers_unknown = False
 
-    def _headers(self, entry: Entry) -> Headers:
-        """Return all headers of the entry's object, asking for them where they are not known."""
-        if entry.headers is not None:
-            return entry.headers
+    def _meta(self, entry: Entry) -> ObjectMeta:
+        """Return what the entry's object carries, asking for it where it is not known."""
+        if entry.meta is not None:
+            return entry.meta
         if entry.object is None or (entry.missing and entry.is_directory):
-            return Headers(DIRECTORY_TYPE)
+            return ObjectMeta(DIRECTORY_TYPE)
         try:
             info = self._store.head(entry.object)
         except NotFound:
             if entry.last_modified:
                 raise
-            return Headers(entry.media_type)  # another client deleted it, and our change will store it again
-        return Headers(entry.media_type, info.metadata, info.preserved_headers)
+            return ObjectMeta(entry.media_type)  # another client deleted it; our change will store it again
+        return ObjectMeta(entry.media_type).inherit(info)
 
     def _submit(self, path: str, entry: Entry, update: Update, metadata: Mapping[str, str] | None) -> Entry:
         """Store an entry's new attributes, and new metadata unless it is None; return the new entry."""
@@ -265,30 +252,30 @@ class AttributeOps:
         if attributes == entry.attributes and metadata is None:
             return entry
         entry = self._namespace.verify(path, entry, ask=True)
-        headers = self._headers(entry)
+        meta = self._meta(entry)
         if metadata is not None:
-            headers = replace(headers, metadata=metadata)
-        entry = replace(entry, attributes=attributes, headers=headers)
+            meta = replace(meta, metadata=metadata)
+        entry = replace(entry, attributes=attributes, meta=meta)
         if entry.is_directory:
-            return self._submit_folder(path, entry, headers)
-        self._submit_file(path, entry, headers)
+            return self._submit_folder(path, entry, meta)
+        self._submit_file(path, entry, meta)
         return entry
 
-    def _submit_file(self, path: str, entry: Entry, headers: Headers) -> None:
+    def _submit_file(self, path: str, entry: Entry, meta: ObjectMeta) -> None:
         assert entry.object is not None
         new = entry.attributes
-        if "X-Object-Manifest" in headers.preserved_headers:
+        if meta.is_dlo:
             # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
-            sent = replace(headers, metadata={**headers.metadata, **encode_marker(new)})
+            sent = meta.with_metadata_of(new).headers()
             self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
         else:
             slo = entry.etag if entry.is_slo else None
             device = new.device or None
             stored = Stored(new.mode, new.mtime_ns, new.uid, new.gid, entry.target, slo, device)
-            description = Description(entry.media_type, stored, headers.metadata, headers.preserved_headers)
-            self._pending.submit(path, SetAttributes(entry.object, description, entry.is_slo), entry)
+            meta = replace(meta, media_type=entry.media_type, stored=stored)
+            self._pending.submit(path, SetAttributes(entry.object, meta, entry.is_slo), entry)
 
-    def _submit_folder(self, path: str, entry: Entry, headers: Headers) -> Entry:
+    def _submit_folder(self, path: str, entry: Entry, meta: ObjectMeta) -> Entry:
         folder = self._source.folder(path)
         if path == "/" and folder.container and not folder.prefix:
             self._describe_container(folder.container, entry)
@@ -296,9 +283,7 @@ class AttributeOps:
             # In an account the containers' attributes live as long as the mount.
             self._record(path, entry)
             return entry
-        sent = marker_headers(
-            entry.attributes, headers.metadata, headers.preserved_headers, typed=self._defaults.typed_markers
-        )
+        sent = meta.marker(entry.attributes, typed=self._defaults.typed_markers).headers()
         operation: ReplaceHeaders | PutMarker
         if entry.object is not None and not entry.missing:
             operation = ReplaceHeaders(entry.object, sent)

@@ -7,37 +7,28 @@ from collections.abc import Iterator
 
 from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, os_error
-from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker, marker_headers
+from swiftfs.journal.operations import CreateContainer, Delete, DeleteContainer, PutMarker
 from swiftfs.namespace.entry import Entry, folder_inode
-from swiftfs.namespace.inodes import Inodes
-from swiftfs.objects import Attributes, Caller, ObjectName
-from swiftfs.paths import Folder, Source, join, plain_marker, slash_marker, split
-from swiftfs.posix.open_files import OpenFiles
+from swiftfs.objects import DIRECTORY_TYPE, Attributes, Caller, ObjectName
+from swiftfs.paths import Folder, join, plain_marker, slash_marker, split
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
+from swiftfs.store.object_meta import ObjectMeta
 
 
 class DirectoryOps:
     """Makes, reads and removes folders."""
 
-    def __init__(
-        self,
-        services: Services,
-        source: Source,
-        open_files: OpenFiles,
-        pending: PendingChanges,
-        write_back: WriteBack,
-        inodes: Inodes,
-    ) -> None:
+    def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
         self._namespace = services.namespace
         self._journal = services.journal
         self._defaults = services.defaults
-        self._source = source
-        self._open_files = open_files
+        self._source = services.source
+        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
-        self._inodes = inodes
+        self._inodes = services.inodes
         self._numbers = itertools.count(1)
         self._open: dict[int, str] = {}
 
@@ -141,5 +132,5 @@ class DirectoryOps:
         """Return the entry of a folder that gets a marker, and the operation that makes it."""
         name: ObjectName = self._defaults.marker(folder)
         self._write_back.free_name(name)
-        headers = marker_headers(attributes, typed=self._defaults.typed_markers)
-        return Entry(split(path)[1], name, attributes, headers=headers), PutMarker(name, headers)
+        meta = ObjectMeta(DIRECTORY_TYPE).marker(attributes, typed=self._defaults.typed_markers)
+        return Entry(split(path)[1], name, attributes, meta=meta), PutMarker(name, meta.headers())

@@ -11,16 +11,15 @@ from swiftfs.concurrency import unix_time_ns
 from swiftfs.errors import NotFound, PreconditionFailed, StoreError, SwiftfsError, os_error
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import Fill
-from swiftfs.journal.operations import Description, PutSpecial
+from swiftfs.journal.operations import PutSpecial
 from swiftfs.namespace.entry import Entry, inode_of
-from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import Attributes, Caller, FileSpan
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.prefetch import Prefetch
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
-from swiftfs.store.protocol import Headers
+from swiftfs.store.object_meta import ObjectMeta
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +27,15 @@ log = logging.getLogger(__name__)
 class FileOps:
     """Creates, opens, reads and writes files."""
 
-    def __init__(
-        self,
-        services: Services,
-        open_files: OpenFiles,
-        pending: PendingChanges,
-        write_back: WriteBack,
-        inodes: Inodes,
-    ) -> None:
+    def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
         self._services = services
         self._namespace = services.namespace
         self._file_cache = services.file_cache
-        self._open_files = open_files
+        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
-        self._inodes = inodes
-        self._prefetch = Prefetch(services.namespace, self._file_cache, open_files, services.options)
+        self._inodes = services.inodes
+        self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
         """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
@@ -57,9 +49,9 @@ class FileOps:
             permissions = stat.S_IMODE(mode) | stat.S_IFREG
             now, inode = unix_time_ns(), inode_of(name)
             attributes = Attributes(permissions, 0, now, caller.uid, caller.gid, inode)
-            description = Description(guess_type(name.key), Stored())
+            meta = ObjectMeta(guess_type(name.key))
             cached_file = self._file_cache.new(name, None)
-            file = OpenFile(path, name, cached_file, attributes, description, None, dirty=True)
+            file = OpenFile(path, name, cached_file, attributes, meta, None, dirty=True)
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
@@ -233,9 +225,9 @@ class FileOps:
             if self._open_files.at(path) is not None or self._namespace.find(path) is not None:
                 raise os_error(errno.EEXIST, path)
             self._write_back.free_name(name)
-            description = Description(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
-            entry = unstored_entry(path, name, len(body), description, self._services.defaults)
-            self._pending.submit(path, PutSpecial(name, body, description, creates=True), entry)
+            meta = ObjectMeta(SPECIAL_TYPES[stat.S_IFMT(stored.mode)], stored)
+            entry = unstored_entry(path, name, len(body), meta, self._services.defaults)
+            self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
 
     def _add_handle(self, file: OpenFile, flags: int) -> int:
         """Return a new handle on `file`, or on the one that another thread opened at its path meanwhile."""
@@ -257,10 +249,9 @@ class FileOps:
             base = BaseVersion(version.name, entry.etag, size, size)
             cached_file = self._prefetch.acquire(version) or self._file_cache.new(version.name, base)
         cached_file.forget_get_info()  # headers from a download of an earlier open may be stale
-        headers = entry.headers or Headers(entry.media_type)
-        description = Description(headers.content_type, Stored(), headers.metadata, headers.preserved_headers)
-        file = OpenFile(path, entry.version.name, cached_file, entry.attributes, description, entry)
-        file.foreign_headers_unknown = entry.headers is None
+        meta = entry.meta or ObjectMeta(entry.media_type)
+        file = OpenFile(path, entry.version.name, cached_file, entry.attributes, meta, entry)
+        file.foreign_headers_unknown = entry.meta is None
         return file
 
     def _verified(self, path: str, entry: Entry) -> Entry:

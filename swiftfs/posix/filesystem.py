@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
-from swiftfs.namespace.inodes import Inodes
-from swiftfs.paths import Source
 from swiftfs.posix.attribute_ops import AttributeOps
 from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.file_ops import FileOps
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
@@ -22,22 +20,21 @@ from swiftfs.posix.write_back import WriteBack
 
 
 class FileSystem:
-    """One mounted source; `records` are the changes that an earlier process left in the journal.
+    """One mount; `records` are the changes that an earlier process left in the journal.
 
     The calls that `fuse/operations.py` makes are the parts' own methods, without a call between.
     """
 
-    def __init__(self, services: Services, source: Source, records: Iterable[Record] = ()) -> None:
+    def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
         self._services = services
         self._records = records
-        self._open_files = opened = OpenFiles()
-        inodes = Inodes(source)
-        self._pending = pending = PendingChanges(services, opened)
-        self._write_back = write_back = WriteBack(services, pending, opened)
-        self._files = files = FileOps(services, opened, pending, write_back, inodes)
-        directories = DirectoryOps(services, source, opened, pending, write_back, inodes)
-        renames = RenameOps(services, source, opened, pending, write_back, directories, inodes)
-        attributes = AttributeOps(services, source, opened, pending, write_back, files, inodes)
+        self._open_files = services.open_files
+        self._pending = pending = PendingChanges(services)
+        self._write_back = write_back = WriteBack(services, pending)
+        self._files = files = FileOps(services, pending, write_back)
+        directories = DirectoryOps(services, pending, write_back)
+        renames = RenameOps(services, pending, write_back, directories)
+        attributes = AttributeOps(services, pending, write_back, files)
 
         self.getattr = attributes.getattr
         self.getattr_handle = attributes.getattr_handle
@@ -72,7 +69,7 @@ class FileSystem:
 
         self.unlink = renames.unlink
         self.rename = renames.rename
-        self.statfs = UsageReport(services.store, source).of
+        self.statfs = UsageReport(services.store, services.source).of
 
         self.waiting = services.journal.waiting
         self.retry = services.journal.retry

@@ -9,12 +9,13 @@ from cachetools import TTLCache
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.operations import Delete, Description
+from swiftfs.journal.operations import Delete
 from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.paths import is_below, split
 from swiftfs.posix.rename_barrier import RenameBarrier
+from swiftfs.store.object_meta import ObjectMeta
 
 UNCACHED_SECONDS = 5.0
 """Longer than libfuse uses the mtime and size that it looked up before."""
@@ -56,7 +57,7 @@ class OpenFile:
     name: ObjectName
     cached_file: CachedFile
     attributes: Attributes
-    description: Description
+    meta: ObjectMeta
     entry: Entry | None
     dirty: bool = False
     failed: bool = False
@@ -78,7 +79,7 @@ class OpenFile:
         self.entry, self.name = entry, entry.object
         self.cached_file.rename(entry.object)
 
-    def describe(self) -> Description:
+    def current_meta(self) -> ObjectMeta:
         """Return what an upload would store besides the bytes.
 
         Headers that another client gave the object are preserved as xattrs are. Content-Encoding is one of
@@ -87,12 +88,7 @@ class OpenFile:
         """
         stat = self.attributes
         stored = Stored(stat.mode, stat.mtime_ns, stat.uid, stat.gid)
-        preserved = {
-            name: value
-            for name, value in self.description.preserved_headers.items()
-            if name != "X-Object-Manifest"
-        }
-        return replace(self.description, stored=stored, preserved_headers=preserved)
+        return replace(self.meta, stored=stored).without_dlo()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from swiftfs.attributes import decode_metadata, decode_type
+from swiftfs.attributes import decode_metadata
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import (
     Delete,
-    Description,
     Move,
     MoveFolder,
     Operation,
@@ -27,7 +26,7 @@ from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
-from swiftfs.store.protocol import Headers
+from swiftfs.store.object_meta import ObjectMeta
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
@@ -69,11 +68,11 @@ class JournaledChange:
 class PendingChanges:
     """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
 
-    def __init__(self, services: Services, open_files: OpenFiles) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
         self._namespace = services.namespace
         self._journal = services.journal
-        self._open_files = open_files
+        self._open_files = services.open_files
         self._lookup_seconds = 0.0
 
     @property
@@ -155,49 +154,40 @@ class PendingChanges:
         finally:
             self._lookup_seconds += monotonic() - begun
         if isinstance(operation, ReplaceHeaders):
-            stored, headers = decode_metadata(operation.headers.metadata), operation.headers
+            stored, meta = decode_metadata(operation.headers.metadata), ObjectMeta.of(operation.headers)
         else:
-            sent = operation.description.headers()
-            stored = operation.description.stored
-            headers = Headers(operation.description.media_type, sent.metadata, sent.preserved_headers)
+            stored, meta = operation.meta.stored, operation.meta
         attributes = self._services.defaults.apply(entry.attributes, stored)
-        return replace(entry, attributes=attributes, headers=headers)
+        return replace(entry, attributes=attributes, meta=meta)
 
 
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:
     """Return the entry of a file as a listing will show it, now that Swift has stored it."""
     etag = info.version.etag
-    headers = entry.headers or Headers(entry.media_type, info.metadata, info.preserved_headers)
-    return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, headers=headers)
+    meta = entry.meta or ObjectMeta(entry.media_type).inherit(info)
+    return replace(entry, etag=etag, hash="" if info.is_slo else etag, is_slo=info.is_slo, meta=meta)
 
 
 def unstored_entry(
     path: str,
     name: ObjectName,
     size: int,
-    description: Description,
+    meta: ObjectMeta,
     defaults: Defaults,
     *,
     foreign_headers_unknown: bool = False,
 ) -> Entry:
     """Return the entry of a file of `size` bytes that Swift does not have yet; arguments as in `PutFile`."""
-    media_type, stored = description.media_type, description.stored
-    if ";" in media_type or stored.target is not None:  # a listing may show less than was sent
-        media_type, stored = decode_type(description.headers().content_type)
-    attributes = defaults.apply(defaults.file(size, 0, inode_of(name)), stored)
-    headers = (
-        None
-        if foreign_headers_unknown
-        else Headers(description.media_type, description.sent_metadata(), description.preserved_headers)
-    )
+    if ";" in meta.media_type or meta.stored.target is not None:  # a listing may show less than was sent
+        meta = ObjectMeta.of(meta.headers())
     return Entry(
         split(path)[1],
         name,
-        attributes,
-        media_type=media_type,
-        target=stored.target,
+        defaults.apply(defaults.file(size, 0, inode_of(name)), meta.stored),
+        media_type=meta.media_type,
+        target=meta.stored.target,
         is_slo=None,
-        headers=headers,
+        meta=None if foreign_headers_unknown else meta,
     )
 
 
@@ -207,14 +197,14 @@ def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry 
         case PutFile():
             size, unknown = operation.file.size, operation.foreign_headers_unknown
             return unstored_entry(
-                path, operation.name, size, operation.description, defaults, foreign_headers_unknown=unknown
+                path, operation.name, size, operation.meta, defaults, foreign_headers_unknown=unknown
             )
         case PutSpecial():
-            return unstored_entry(path, operation.name, len(operation.body), operation.description, defaults)
+            return unstored_entry(path, operation.name, len(operation.body), operation.meta, defaults)
         case PutMarker():
             folder = Folder(operation.name.container, operation.name.key.removesuffix("/") + "/")
             attributes = defaults.apply(
                 defaults.directory(folder_inode(folder)), decode_metadata(operation.headers.metadata)
             )
-            return Entry(split(path)[1], operation.name, attributes, headers=operation.headers)
+            return Entry(split(path)[1], operation.name, attributes, meta=ObjectMeta.of(operation.headers))
     return None

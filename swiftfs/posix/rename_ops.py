@@ -12,11 +12,10 @@ from swiftfs.journal.object_moves import EMPTY, Unmoved
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
-from swiftfs.namespace.inodes import Inodes
 from swiftfs.objects import ObjectName
-from swiftfs.paths import Folder, Source, is_below, join, path_below, plain_marker, slash_marker, split
+from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, slash_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.open_files import HeldDeletion, OpenFile, OpenFiles
+from swiftfs.posix.open_files import HeldDeletion, OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
@@ -29,24 +28,17 @@ class RenameOps:
     """Renames and unlinks files, and renames folders."""
 
     def __init__(
-        self,
-        services: Services,
-        source: Source,
-        open_files: OpenFiles,
-        pending: PendingChanges,
-        write_back: WriteBack,
-        directories: DirectoryOps,
-        inodes: Inodes,
+        self, services: Services, pending: PendingChanges, write_back: WriteBack, directories: DirectoryOps
     ) -> None:
         self._namespace = services.namespace
         self._journal = services.journal
         self._file_cache = services.file_cache
-        self._source = source
-        self._open_files = open_files
+        self._source = services.source
+        self._open_files = services.open_files
         self._pending = pending
         self._write_back = write_back
         self._directories = directories
-        self._inodes = inodes
+        self._inodes = services.inodes
 
     def unlink(self, path: str) -> None:
         """Delete a file, a link or a special file."""

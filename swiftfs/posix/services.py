@@ -1,4 +1,4 @@
-"""The parts that the modules of posix/ share."""
+"""What the modules of posix/ share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,16 @@ from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.journal import Journal
 from swiftfs.namespace.entry import Defaults
+from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace
+from swiftfs.paths import Source
+from swiftfs.posix.open_files import OpenFiles
 from swiftfs.store.protocol import ObjectStore
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a mount below the file system, which `service/build.py` makes.
+    """The parts of one mount that every kind of call needs; `service/build.py` makes them.
 
     `layout` limits the size of a file. `defaults` are the attributes of objects that store none.
     """
@@ -27,3 +30,6 @@ class Services:
     options: Options
     defaults: Defaults
     cache_dir: Path
+    source: Source
+    open_files: OpenFiles
+    inodes: Inodes

@@ -2,12 +2,11 @@
 
 import logging
 from contextlib import suppress
-from dataclasses import replace
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
 from swiftfs.objects import ObjectName
-from swiftfs.posix.open_files import OpenFile, OpenFiles
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges, unstored_entry
 from swiftfs.posix.services import Services
 
@@ -17,12 +16,12 @@ log = logging.getLogger(__name__)
 class WriteBack:
     """Hands open files to the journal: what was written, and the deletions of those that were unlinked."""
 
-    def __init__(self, services: Services, pending: PendingChanges, open_files: OpenFiles) -> None:
+    def __init__(self, services: Services, pending: PendingChanges) -> None:
         self._services = services
         self._namespace = services.namespace
         self._journal = services.journal
         self._pending = pending
-        self._open_files = open_files
+        self._open_files = services.open_files
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
         """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.
@@ -94,17 +93,15 @@ class WriteBack:
     def _hand_in(self, file: OpenFile) -> None:
         if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
             info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
-            file.description = replace(
-                file.description, metadata=info.metadata, preserved_headers=info.preserved_headers
-            )
+            file.meta = file.meta.inherit(info)
         self._learn_version(file)
         self.free_name(file.name)
         replaced = file.entry or file.replaces
-        description = file.describe()
+        meta = file.current_meta()
         operation = PutFile(
             file.name,
             file.cached_file.to_record(),
-            description,
+            meta,
             replaces_large=replaced.is_slo if replaced else False,
             replaces_etag=(replaced.etag or None) if replaced else None,
             creates=replaced is None,
@@ -114,7 +111,7 @@ class WriteBack:
             file.path,
             file.name,
             file.cached_file.size,
-            description,
+            meta,
             self._services.defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )

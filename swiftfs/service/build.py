@@ -7,6 +7,7 @@ from pathlib import Path
 from swiftfs.config.cache_dir import HEADS
 from swiftfs.config.options import Options
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.journal.backlog import Backlog
 from swiftfs.journal.conflicts import Conflicts
@@ -23,11 +24,13 @@ from swiftfs.journal.tasks import Mode
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
 from swiftfs.namespace.head_fetcher import HeadFetcher
+from swiftfs.namespace.inodes import Inodes
 from swiftfs.namespace.namespace import Namespace
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
-from swiftfs.store import Stores
+from swiftfs.store import ConnectedAccount, ObjectStore
 
 PER_UPLOAD = 4
 """Changes under way at once where a large file has one segment: they mostly wait for the answer."""
@@ -44,10 +47,44 @@ class MountRequest:
     cloud: str | None = None
 
 
-def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
+def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
     """Put the floors together."""
-    options = request.options
-    defaults = Defaults(
+    options, store = request.options, account.store
+    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    db = JournalDB(cache, f"{request.source} of {account.label}")
+    records = db.records()
+    defaults = _defaults(options)
+    namespace = _namespace(store, request, defaults, cache)
+    layout = SegmentLayout(options.segment_size)
+    factory = _file_factory(store, layout, db, options)
+    puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
+    needed = {put.file.file: put.name for put in puts}
+    removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
+    backlog = Backlog(db, removal, PER_UPLOAD * options.uploads)
+    lost = db.lost_folder if db.lost else None
+    file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
+    services = Services(
+        store,
+        namespace,
+        file_cache,
+        _journal(account, request, db, file_cache, removal, backlog, factory.places),
+        layout,
+        options,
+        defaults,
+        cache,
+        request.source,
+        OpenFiles(),
+        Inodes(request.source),
+    )
+    return FileSystem(services, records)
+
+
+def _settle_seconds(options: Options) -> float:
+    return 0.0 if options.sync else options.settle
+
+
+def _defaults(options: Options) -> Defaults:
+    return Defaults(
         uid=os.getuid() if options.uid is None else options.uid,
         gid=os.getgid() if options.gid is None else options.gid,
         umask=options.umask,
@@ -56,46 +93,50 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         typed_markers=options.dir_attributes == "content-type",
         show_segments=options.show_segments,
     )
-    store = stores.foreground
-    # First of all: a journal of another format ends the mount, and then no other file was touched.
-    journal_log = JournalDB(cache, f"{request.source} of {stores.label}")
-    records = journal_log.records()
-    details = HeadFetcher(store, HeadCache(cache / HEADS))
-    namespace = Namespace(
-        store, details, request.source, defaults, ttl=options.ttl, max_entries=options.max_entries
-    )
-    layout = SegmentLayout(options.segment_size)
-    settle = 0.0 if options.sync else options.settle
-    maker = CachedFileFactory(
+
+
+def _namespace(store: ObjectStore, request: MountRequest, defaults: Defaults, cache: Path) -> Namespace:
+    heads = HeadFetcher(store, HeadCache(cache / HEADS))
+    ttl, max_entries = request.options.ttl, request.options.max_entries
+    return Namespace(store, heads, request.source, defaults, ttl=ttl, max_entries=max_entries)
+
+
+def _file_factory(
+    store: ObjectStore, layout: SegmentLayout, db: JournalDB, options: Options
+) -> CachedFileFactory:
+    return CachedFileFactory(
         store,
         layout,
-        journal_log.begin_upload,
+        db.begin_upload,
         connections=options.connections,
         uploads=options.uploads,
         read_ahead=options.read_ahead,
         segments=options.segments,
-        settle_seconds=settle,
-        journal=journal_log.id,
+        settle_seconds=_settle_seconds(options),
+        journal=db.id,
     )
-    files = {
-        one.operation.file.file: one.operation.name for one in records if isinstance(one.operation, PutFile)
-    }
-    lost = journal_log.lost_folder if journal_log.lost else None
-    removal = SegmentRemoval(store, journal_log, SegmentOwnership(journal_log, options.segments))
-    backlog = Backlog(journal_log, removal, PER_UPLOAD * options.uploads)
-    contents = FileCache(cache, options.cache_size, maker, files, backlog, lost)
-    copier = ManifestCopier(store, maker.places, journal_log)
-    conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
-    execution = Executor(store, options.segment_size, conflicts, removal)
-    journal = Journal(
-        execution,
-        contents,
-        journal_log,
+
+
+def _journal(
+    account: ConnectedAccount,
+    request: MountRequest,
+    db: JournalDB,
+    file_cache: FileCache,
+    removal: SegmentRemoval,
+    backlog: Backlog,
+    containers: SegmentContainerChooser,
+) -> Journal:
+    options, store = request.options, account.store
+    copier = ManifestCopier(store, containers, db)
+    conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
+    settle = _settle_seconds(options)
+    return Journal(
+        Executor(store, options.segment_size, conflicts, removal),
+        file_cache,
+        db,
         backlog,
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
-        sent=progress(contents, stores.counters.under_way),
-        watch=Watch(stores.ambiguous, store, request.source),
+        sent=progress(file_cache, account.counters.under_way),
+        watch=Watch(account.ambiguous, store, request.source),
     )
-    services = Services(store, namespace, contents, journal, layout, options, defaults, cache)
-    return FileSystem(services, request.source, records)

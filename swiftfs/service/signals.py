@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 
 from swiftfs.concurrency import new_event, new_thread
-from swiftfs.journal.report import PendingChange, QueueReport
+from swiftfs.journal.queue_report import QueuedChange, QueueReport
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def log_state(report: Callable[[], QueueReport]) -> None:
         log.info("and %d more", queue.left_out, extra=ALWAYS)
 
 
-def _line(change: PendingChange) -> str:
+def _line(change: QueuedChange) -> str:
     parts = [f"{change.state} {change.kind} {change.path}"]
     if change.bytes:
         parts.append(f"{change.sent} of {change.bytes} bytes sent")

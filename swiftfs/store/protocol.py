@@ -22,6 +22,11 @@ class Headers:
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     preserved_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
+    @classmethod
+    def of(cls, info: ObjectInfo) -> "Headers":
+        """Return the headers that an object has."""
+        return cls(info.content_type, info.metadata, info.preserved_headers)
+
 
 class ObjectStore(Protocol):
     """A Swift account. Every method is one request unless it says otherwise, and raises `StoreError`.

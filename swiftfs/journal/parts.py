@@ -1,0 +1,26 @@
+"""What the modules that work on the journal's queue share."""
+
+from dataclasses import dataclass
+
+from swiftfs.filecache.cache import FileCache
+from swiftfs.journal.backlog import Backlog
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.executor import Executor
+from swiftfs.journal.late_requests import LateRequests
+from swiftfs.journal.task_writer import TaskWriter
+
+
+@dataclass(frozen=True, slots=True)
+class JournalParts:
+    """The parts of one journal.
+
+    `backlog` has the queue and its lock. `writer` changes the tasks of the queue. With `late`, what a lost
+    request may undo is looked at again.
+    """
+
+    backlog: Backlog
+    writer: TaskWriter
+    db: JournalDB
+    cache: FileCache
+    executor: Executor
+    late: LateRequests | None

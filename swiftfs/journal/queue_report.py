@@ -1,0 +1,96 @@
+"""What a status shows of the journal's queue, and its JSON: values that need nothing of the journal."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+MOST_BYTES = 60_000
+"""Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedChange:
+    """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
+
+    `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
+    need not be sent any more.
+    """
+
+    path: str
+    kind: str
+    state: str
+    bytes: int
+    attempts: int
+    reason: str
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    """How many changes Swift has not got yet, by state, and the bytes of their files.
+
+    - `oldest`: seconds since the first of them was handed in, or since the mount began.
+    - `away`: the server did not answer the last request.
+    - `unflushed`: changes that a flush was asked for and that are not in Swift; `flushing` of them were not
+      tried since.
+    - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
+    - `refused`: changes that Swift refused for good and that were not reported yet; `refusals` are the first.
+    - `watched`: objects for which a request whose answer was lost could undo what was stored since.
+    - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
+    """
+
+    waiting: int
+    running: int
+    parked: int
+    bytes: int
+    away: bool
+    flushing: int
+    unflushed: int
+    changes: tuple[QueuedChange, ...] = ()
+    left_out: int = 0
+    oldest: float = 0.0
+    refused: int = 0
+    refusals: tuple[QueuedChange, ...] = ()
+    watched: int = 0
+    put_right: int = 0
+    overwritten: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of changes that Swift has not got yet."""
+        return self.waiting + self.running + self.parked
+
+    def left_over(self) -> str:
+        """Return in words what a flush has left."""
+        first = next((change for change in self.changes if change.reason), None)
+        why = "the server does not answer" if self.away else "they could not be stored"
+        if first is not None:
+            why = f"the first is {first.path}: {first.reason}"
+        return f"{self.unflushed} changes wait: {why}"
+
+    def to_json(self) -> str:
+        """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""
+        room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": [], "refusals": []}))
+        refusals = _fitting(self.refusals, room // 2)
+        shown = _fitting(self.changes, room - len(json.dumps(refusals)))
+        left_out = self.total - len(shown)
+        return json.dumps({**asdict(self), "changes": shown, "refusals": refusals, "left_out": left_out})
+
+    @classmethod
+    def from_json(cls, text: str) -> "QueueReport":
+        """Return what `to_json` wrote; raise `ValueError` or `TypeError` for anything else."""
+        values = json.loads(text)
+        for name in ("changes", "refusals"):
+            values[name] = tuple(QueuedChange(**change) for change in values.get(name, ()))
+        return cls(**values)
+
+
+def _fitting(changes: Iterable[QueuedChange], room: int) -> list[dict[str, object]]:
+    """Return the first of the changes that take at most `room` bytes of JSON."""
+    shown: list[dict[str, object]] = []
+    for change in changes:
+        room -= len(json.dumps(asdict(change))) + 2
+        if room < 0:
+            break
+        shown.append(asdict(change))
+    return shown
