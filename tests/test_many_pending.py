@@ -17,7 +17,6 @@ from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.namespace.entry import Defaults, file_entry
 from swiftfs.objects import ObjectName, Row
-from swiftfs.posix import pending
 from swiftfs.posix.pending import unstored_entry
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -37,10 +36,9 @@ def leave_descriptions(store: MemoryStore, cache: Path) -> None:
 
 
 def test_described_files_do_not_cost_a_listing_each_before_the_start(
-    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, tmp_path: Path
 ) -> None:
     leave_descriptions(store, tmp_path)
-    monkeypatch.setattr(pending, "RECALL_SECONDS", 0.0)
     with bench(store, tmp_path, NEVER) as filesystem:
         counted = Counter(method for method, _ in store.requests)
         assert counted["list_page"] <= 2
@@ -50,11 +48,12 @@ def test_described_files_do_not_cost_a_listing_each_before_the_start(
         assert modes == {0o600}
 
 
-def test_a_described_file_is_shown_as_it_will_be(store: MemoryStore, tmp_path: Path) -> None:
+def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path: Path) -> None:
     leave_descriptions(store, tmp_path)
     refuse(store, "post", Unavailable)
     with bench(store, tmp_path, NEVER) as filesystem:
-        assert stat.S_IMODE(filesystem.getattr("/d0/file").mode) == 0o600
+        modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
+        assert modes == {0o600}
         assert len(filesystem.waiting()) == FOLDERS
         store.hook = None
 

@@ -1,7 +1,7 @@
 """The namespace: which files and folders exist, from listings in memory or by one request a folder."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -21,7 +21,7 @@ from swiftfs.namespace.entry import (
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import Overlay, PendingChange
+from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
@@ -71,6 +71,7 @@ class Namespace:
         self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
         self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay()
+        self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
 
     def close(self) -> None:
@@ -102,6 +103,11 @@ class Namespace:
         """
         if path == "/":
             return self._root
+        if path in self._deferred:
+            return self._show_deferred(path, self._look_up_listed(path, complete=True))
+        return self._look_up_listed(path, complete=complete)
+
+    def _look_up_listed(self, path: str, *, complete: bool) -> Entry:
         parent, name = split(path)
         listing = self._listing(self._source.folder(parent))
         try:
@@ -114,6 +120,32 @@ class Namespace:
         if entry is None:
             raise os_error(errno.ENOENT, path)
         return entry
+
+    def _show_deferred(self, path: str, entry: Entry) -> Entry:
+        """Return the entry with the deferred change of `path`, which is a pending one from now on."""
+        with self._lock:
+            deferred = self._deferred.get(path)
+            if deferred is not None:
+                entry = deferred.update(entry)
+                deferred.pending = self._record(path, entry, pending=True)
+                return entry
+        return self.lookup(path)  # another thread has shown it, or it has ended
+
+    def defer(self, path: str, update: Callable[[Entry], Entry]) -> DeferredChange:
+        """Record a change that Swift does not have yet, to be shown when `path` is looked up.
+
+        To look up thousands of names at once would cost a listing for each folder.
+        """
+        with self._lock:
+            deferred = self._deferred[path] = DeferredChange(update)
+        return deferred
+
+    def take_deferred(self, path: str, deferred: DeferredChange) -> PendingChange | None:
+        """End a deferred change; return the pending one that is shown, None when nobody looked it up."""
+        with self._lock:
+            if self._deferred.get(path) is deferred:
+                del self._deferred[path]
+            return deferred.pending
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
         """Return `entry` with its true version, where it has only the one in the Content-Type.
@@ -219,19 +251,22 @@ class Namespace:
 
     def record(self, path: str, entry: Entry | None) -> None:
         """Record a change that Swift has made: `path` is now `entry`, or gone. Listings may show it later."""
-        self._record(path, entry, pending=False)
+        with self._lock:
+            self._record(path, entry, pending=False)
 
     def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
         """Record a change that Swift does not have yet: `path` is now `entry`, or gone."""
-        return self._record(path, entry, pending=True)
+        with self._lock:
+            return self._record(path, entry, pending=True)
 
     def _record(self, path: str, entry: Entry | None, *, pending: bool) -> PendingChange:
+        """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
         folder = self._source.folder(parent)
-        with self._lock:
-            if (listing := self._listings.get(folder)) is not None:
-                listing.update(name, entry)
-            change = self._overlay.record(folder, name, entry, pending=pending)
+        self._deferred.pop(path, None)
+        if (listing := self._listings.get(folder)) is not None:
+            listing.update(name, entry)
+        change = self._overlay.record(folder, name, entry, pending=pending)
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
 
     def record_root(self, entry: Entry) -> None:

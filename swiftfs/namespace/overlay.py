@@ -1,6 +1,7 @@
 """Our own changes, laid over listings until Swift's own listings show them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Lock, monotonic
@@ -127,6 +128,17 @@ class Overlay:
         """Drop the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
             del self._folders[other]
+
+
+class DeferredChange:
+    """A pending change of a name whose entry is not known yet: `update` returns what it makes of that.
+
+    `pending` is the change as it is shown, None until the name is looked up. The namespace's lock guards it.
+    """
+
+    def __init__(self, update: Callable[[Entry], Entry]) -> None:
+        self.update = update
+        self.pending: PendingChange | None = None
 
 
 class PendingChange:

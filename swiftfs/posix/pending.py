@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from swiftfs.attributes import decode_metadata
-from swiftfs.concurrency import monotonic
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import (
     Delete,
@@ -19,7 +19,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
     names_of,
 )
-from swiftfs.journal.tasks import Done, Failure, Mode
+from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
 from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
 from swiftfs.namespace.overlay import PendingChange
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -30,10 +30,6 @@ from swiftfs.store.object_meta import ObjectMeta
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
-
-RECALL_SECONDS = 1.0
-"""Seconds that the start of a mount spends on lookups of files whose attributes wait in the journal: each
-folder of them costs a listing."""
 
 
 class JournaledChange:
@@ -73,7 +69,6 @@ class PendingChanges:
         self._namespace = services.namespace
         self._journal = services.journal
         self._open_files = services.open_files
-        self._lookup_seconds = 0.0
 
     @property
     def is_sync(self) -> bool:
@@ -130,29 +125,30 @@ class PendingChanges:
         """Show again a change that an earlier process left; return what the journal calls with the outcome.
 
         A move is finished by then: its old name is shown as gone, which listings may not show yet.
-        When new attributes of many files wait, some files show the old ones until Swift has the new ones: the
-        lookups would take longer than `RECALL_SECONDS`.
         """
-        entry = pending_entry(path, operation, self._services.defaults)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
-            entry = self._described_entry(path, operation)
-        if isinstance(operation, Move | MoveFolder):
-            self._namespace.invalidate_all()  # a lookup above may have listed what has moved
-        elif entry is None and not isinstance(operation, Delete):
+            return self._described(path, operation)
+        entry = pending_entry(path, operation, self._services.defaults)
+        if entry is None and not isinstance(operation, Delete | Move | MoveFolder):
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry).settle
 
-    def _described_entry(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
-        """Return the entry of `path` with its new attributes; None when it cannot be looked up in time."""
-        if self._lookup_seconds >= RECALL_SECONDS:
-            return None
-        begun = monotonic()
-        try:
-            entry = self._namespace.lookup(path)
-        except (SwiftfsError, OSError):
-            return None
-        finally:
-            self._lookup_seconds += monotonic() - begun
+    def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
+        """Show new attributes of `path` when it is looked up."""
+        if path == "/":
+            self._namespace.record_root(self._with_attributes(operation, self._namespace.lookup(path)))
+            return nobody_waits
+        deferred = self._namespace.defer(path, partial(self._with_attributes, operation))
+
+        def settle(outcome: ObjectInfo | Failure | None) -> None:
+            if (pending := self._namespace.take_deferred(path, deferred)) is not None:
+                JournaledChange(pending, self._open_files).settle(outcome)
+            else:
+                self._namespace.invalidate(path)
+
+        return settle
+
+    def _with_attributes(self, operation: SetAttributes | ReplaceHeaders, entry: Entry) -> Entry:
         if isinstance(operation, ReplaceHeaders):
             stored, meta = decode_metadata(operation.headers.metadata), ObjectMeta.of(operation.headers)
         else:
