@@ -289,7 +289,8 @@ def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `swiftfs status` with another table of mounts than the kernel's."""
     code = (
         "import sys; from pathlib import Path; from swiftfs.control import client; "
-        "from swiftfs.cli.app import main; client.OWN_TABLE = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
+        "from swiftfs.cli.app import main; client.OWN_TABLE = Path(sys.argv[1]); "
+        "main(['status', *sys.argv[2:]])"
     )
     command = [sys.executable, "-c", code, str(mounts), *words]
     environment = {**clean_environment(), "COLUMNS": "200"}
