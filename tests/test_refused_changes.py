@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, copy_live, get, names, put, read, write
+from bench_filesystem import ME, bench, copy_live, names, put, read, write
 from commands import swiftfs
 from journal_house import NEVER, body, foreign, keys
 from memory_store import MemoryStore
@@ -19,7 +19,7 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
-from swiftfs.objects import UNCACHED_HANDLES, ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -237,18 +237,6 @@ def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
     with bench(store, tmp_path / "killed") as filesystem:
         assert read(filesystem, "/new").startswith(b"bytes")
     assert body(store, "new").startswith(b"bytes")
-
-
-def test_with_sync_a_reader_gets_no_pages_of_what_was_refused(store: MemoryStore, tmp_path: Path) -> None:
-    foreign(store, "file", b"bytes")
-    refuse(store, AccessDenied, "put")
-    with bench(store, tmp_path) as filesystem:
-        with pytest.raises(AccessDenied):
-            write(filesystem, "/file", b"other")
-        handle = filesystem.open("/file", os.O_RDONLY)
-        assert handle >= UNCACHED_HANDLES
-        assert get(filesystem, handle) == b"bytes"
-        filesystem.release(handle)
 
 
 @pytest.mark.parametrize("size", [5, 3 * MIB])
