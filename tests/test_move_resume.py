@@ -22,7 +22,7 @@ from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailabl
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.queue_report import QueueReport
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -137,6 +137,43 @@ def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folde
         assert names(filesystem, "/") == ["e"]
         filesystem.refresh()
         assert names(filesystem, "/") == ["e"]
+
+
+class Outdated(MemoryStore):
+    """A store whose listings stay as they were at first."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.listed: MemoryStore | None = None
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        listed = super().list_page if self.listed is None else self.listed.list_page
+        return listed(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folder: bool) -> None:
+    store = Outdated("box")
+    old, new = ("d/a/b", "e/a/b") if folder else ("d", "e")
+    put_all(store, old)
+    store.listed = MemoryStore("box")
+    put_all(store.listed, old)
+    etag = store.head(ObjectName("box", old)).version.etag
+    row = MovedObject(old, etag)
+    intent = (
+        MoveFolder("box", "d/", "box", "e/", objects=(row,))
+        if folder
+        else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    )
+    copy(store, old, new)
+    delete(store, old)
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert read(filesystem, f"/{new}") == old.encode()
+        with pytest.raises(FileExistsError):
+            filesystem.create(f"/{new}", 0o644, os.O_WRONLY | os.O_EXCL, ME)
 
 
 @pytest.mark.parametrize("gone", [True, False])

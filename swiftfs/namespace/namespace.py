@@ -15,6 +15,7 @@ from swiftfs.namespace.entry import (
     container_entry,
     entries_of,
     folder_inode,
+    implied_entry,
     row_of,
     with_head,
 )
@@ -268,6 +269,20 @@ class Namespace:
             listing.update(name, entry)
         change = self._overlay.record(folder, name, entry, pending=pending)
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
+
+    def record_stored(self, info: ObjectInfo) -> None:
+        """Record an object that Swift has, and the folders that it implies: listings may not show them yet.
+
+        It is for the start of a mount: what a listing in memory knows of these folders would be forgotten.
+        """
+        path = self._source.path(info.version.name)
+        if path is None:
+            return
+        folder = self._source.folder(split(path)[0])
+        for entry in entries_of(folder, [row_of(info)], [], self._defaults):
+            self.record(path, with_head(entry, info, self._defaults))
+        while (path := split(path)[0]) != "/":
+            self.record(path, implied_entry(split(path)[1], self._source.folder(path), self._defaults))
 
     def record_root(self, entry: Entry) -> None:
         """Record the root's new attributes."""

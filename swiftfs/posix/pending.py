@@ -1,12 +1,13 @@
 """Changes on their way to Swift: the namespace shows them, and the journal makes them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 from swiftfs.attributes import decode_metadata
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -27,6 +28,10 @@ from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.paging import iter_rows
+
+MOST_UNLISTED = 100
+"""How many objects that a listing misses are looked up after a move was finished, a HEAD each."""
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
@@ -124,14 +129,35 @@ class PendingChanges:
     def recovered(self, path: str, operation: Operation) -> Done:
         """Show again a change that an earlier process left; return what the journal calls with the outcome.
 
-        A move is finished by then: its old name is shown as gone, which listings may not show yet.
+        A move is finished by then: listings may show its old name, and not yet its new one.
         """
+        if isinstance(operation, Move | MoveFolder):
+            self._show_moved(operation)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             return self._described(path, operation)
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None and not isinstance(operation, Delete | Move | MoveFolder):
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry).settle
+
+    def _show_moved(self, operation: Move | MoveFolder) -> None:
+        """Show what a move that was finished at the start has at its new place."""
+        for name in islice(self._unlisted(operation), MOST_UNLISTED):
+            with suppress(StoreError):
+                self._namespace.record_stored(self._services.store.head(name))
+
+    def _unlisted(self, operation: Move | MoveFolder) -> Iterator[ObjectName]:
+        """Yield the objects at the new place that a listing may miss, without markers that end in a slash."""
+        if isinstance(operation, Move):
+            yield operation.target
+            return
+        yield from (target for _, target in operation.markers if not target.key.endswith("/"))
+        container = operation.target_container
+        listed = {row.key for row in iter_rows(self._services.store, container, operation.target)}
+        for moved in operation.objects or ():
+            key = operation.target + moved.key.removeprefix(operation.source)
+            if key not in listed and not key.endswith("/"):
+                yield ObjectName(container, key)
 
     def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
         """Show new attributes of `path` when it is looked up."""
