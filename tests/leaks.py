@@ -22,8 +22,7 @@ class Belongings:
 
     def left(self) -> list[str]:
         """Return what is left after a grace; references that only a cycle holds are no leak."""
-        found = self._more()
-        if found:
+        if self._more():
             gc.collect()
         ends = time.monotonic() + within(GRACE_SECONDS)
         while (found := self._more()) and time.monotonic() < ends:
