@@ -2,10 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from bench_filesystem import NOBODY_WAITS
 from deadlines import within
+from memory_store import MemoryStore
 
-from swiftfs.objects import ObjectName
+from swiftfs.errors import AlreadyExists
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.store.ambiguous import GONE, Ambiguity, AmbiguousRequests, Effect
+from swiftfs.store.protocol import Headers
+from swiftfs.store.retry import RetryingStore
 
 NAME = ObjectName("box", "file")
 STORED = Effect("put", "an etag")
@@ -51,6 +57,20 @@ def test_a_file_that_is_deleted_again_is_not_remembered_as_stored() -> None:
     again = AmbiguousRequests()
     again.load(recorded.rows.values())
     assert not again.all()[0].is_dangerous
+
+
+def test_what_is_made_again_and_stands_already_is_no_longer_deleted() -> None:
+    """The lost PUT of a folder's marker came after its deletion: the folder is made again all the same."""
+    store, requests = MemoryStore("box"), AmbiguousRequests()
+    requests.lost(NAME, STORED)
+    requests.done(NAME, lambda: GONE)
+    headers = Headers(DIRECTORY_TYPE)
+    store.put(NAME, b"", headers)
+    with pytest.raises(AlreadyExists):
+        RetryingStore(store, NOBODY_WAITS, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
+    (found,) = requests.all()
+    assert found.last is not None
+    assert found.last.kind == "put"
 
 
 def test_a_wake_before_the_wait_is_not_lost() -> None:

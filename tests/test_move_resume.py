@@ -139,6 +139,24 @@ def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folde
         assert names(filesystem, "/") == ["e"]
 
 
+@pytest.mark.parametrize("marker", ["plain", "slash"])
+def test_a_refused_rename_onto_an_empty_folder_keeps_that(
+    store: MemoryStore, tmp_path: Path, marker: str
+) -> None:
+    with bench(store, tmp_path, f"dir_marker={marker}") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        filesystem.mkdir("/e", 0o755, ME)
+        write(filesystem, "/d/file", b"x")
+        refuse(store, "copy", QuotaExceeded)
+        with pytest.raises(SwiftfsError):
+            filesystem.rename("/d", "/e")
+        store.hook = None
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        filesystem.rename("/d", "/e")
+        assert names(filesystem, "/e") == ["file"]
+
+
 class Outdated(MemoryStore):
     """A store whose listings stay as they were at first."""
 

@@ -58,7 +58,8 @@ class _Item:
     """An object that moves; `etag` is what it should have, `row` its row in the listing.
 
     `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
-    `seconds`. `is_slo` is False for what is known to be no SLO.
+    `seconds`. `is_slo` is False for what is known to be no SLO. With `keeps_target` the target is the
+    marker of a folder that was there before, and no undo deletes it.
     """
 
     source: ObjectName
@@ -70,6 +71,7 @@ class _Item:
     error: BaseException | None = None
     seconds: float = 0.0
     is_slo: bool | None = None
+    keeps_target: bool = False
 
     @property
     def may_share(self) -> bool:
@@ -244,7 +246,10 @@ class ObjectMoves:
 
     def _items(self, operation: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
         """Return what moves, markers first: what the listing shows, and what this mount has just stored."""
-        markers = [_Item(source, target, EMPTY, marker=True) for source, target in operation.markers]
+        markers = [
+            _Item(source, target, EMPTY, marker=True, keeps_target=operation.over_folder)
+            for source, target in operation.markers
+        ]
         items = {item.source.key: item for item in _items_of(operation, rows)}
         for own in operation.recent:
             if own.key not in items:
@@ -261,7 +266,8 @@ class ObjectMoves:
                 continue
             stands = self._head(target) is not None
             if stands or not operation.served:
-                yield _Item(source, target, EMPTY, marker=True, copied=EMPTY if stands else None)
+                copied, keeps = EMPTY if stands else None, operation.over_folder
+                yield _Item(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
 
     def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[_Item]:
         """Yield what had just been stored when the move began and no listing shows yet."""
@@ -311,7 +317,8 @@ class ObjectMoves:
 
         The answer to some copies was lost, and what stands there may be another client's: a HEAD checks each.
         """
-        made = [item for item in items if item.copied is not None or item.error is not None]
+        tried = (item for item in items if item.copied is not None or item.error is not None)
+        made = [item for item in tried if not item.keeps_target]
         copies = [
             _Item(item.target, item.source, "", copied=item.copied or item.etag, is_slo=False)
             for item in made
@@ -393,7 +400,13 @@ class ObjectMoves:
 
 def _items_of(operation: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
     return [
-        _Item(ObjectName(operation.container, row.key), _target_of(operation, row.key), _etag_of(row), row)
+        _Item(
+            ObjectName(operation.container, row.key),
+            _target_of(operation, row.key),
+            _etag_of(row),
+            row,
+            keeps_target=operation.over_folder and row.key == operation.source,  # the marker `d/`
+        )
         for row in rows
     ]
 

@@ -155,6 +155,7 @@ class MoveFolder:
     - `together`: whether one folder holds both places and, as far as is known, nothing else, so that one
       listing shows both.
     - `served`: as in `Move`.
+    - `over_folder`: whether an empty folder is at the target: its marker stays when the move is undone.
     """
 
     container: str
@@ -167,6 +168,7 @@ class MoveFolder:
     empty: bool = False
     together: bool = False
     served: bool = False
+    over_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,7 @@ class RenameOps:
             self._recent_below(old),
             empty=target is None and self._namespace.has_just_listed(new),
             together=self._namespace.are_alone(old, new),
+            over_folder=target is not None,
         )
         left = self._run_folder_move(old, new, operation)
         self._record_folder_move(old, new, moving, renamed if moves_marker else None)

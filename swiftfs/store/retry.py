@@ -151,7 +151,11 @@ class RetryingStore:
             small = bytes(body) if len(memoryview(body).cast("B")) <= SMALL_BODY else None
             return Effect("put", etag, headers, body=small, if_absent=if_absent)
 
-        info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
+        try:
+            info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
+        except AlreadyExists:  # maybe by a lost request of our own: from now on it is to stand
+            self._ambiguous.done(name, lambda: effect(_md5(body)))
+            raise
         self._ambiguous.done(name, lambda: effect(info.version.etag))
         return info
 
