@@ -228,3 +228,56 @@ class FilesystemUsage:
     total_objects: int = 0
     free_objects: int = 0
     name_bytes: int = 1024
+
+
+REQUEST_CLASSES = (
+    *("put", "put_manifest", "copy", "post", "delete", "delete_many"),
+    *("get", "head", "manifest", "list_page", "list_containers"),
+    *("create_container", "post_container", "delete_container", "container_usage", "account_usage"),
+    "limits",
+)
+"""The classes of requests, named after the methods of `ObjectStore` that send them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
+
+    `failures` are those of them that got no answer, or one outside 2xx.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(
+            self.requests + other.requests,
+            self.failures + other.failures,
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The state of the counters at one moment; `classes` are named after the store's methods."""
+
+    classes: Mapping[str, Count] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Count:
+        """The sum over all classes."""
+        return sum(self.classes.values(), Count())
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Bytes of disk: those `used` of the `limit`, and those among them that Swift's objects do not have."""
+
+    used: int
+    dirty: int
+    limit: int

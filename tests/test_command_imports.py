@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from mounts import clean_environment
@@ -16,7 +17,7 @@ HEAVY = {
     "openstack",
     "prometheus_client",
     "requests",
-    "rich",
+    "rich.console",
     "sqlite3",
     "swiftclient",
     "tenacity",
@@ -43,15 +44,18 @@ pkgutil.resolve_name(function)()
 """
 
 
-def run(*words: str, program: str = "swiftfs", environment: Mapping[str, str] | None = None) -> str:
-    """Run a program; return what it prints, and then the modules it has loaded."""
+def run(
+    *words: str, program: str = "swiftfs", environment: Mapping[str, str] | None = None, code: int = 0
+) -> str:
+    """Run a program that ends with `code`; return what it prints, and then the modules it has loaded."""
     result = subprocess.run(
         [sys.executable, "-c", CODE, ENTRY_POINTS[program], program, *words],
         env={**clean_environment(), **(environment or {})},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert result.returncode == code, result.stderr
     return result.stdout
 
 
@@ -66,9 +70,14 @@ def complete(*words: str, incomplete: str) -> str:
     )
 
 
+def loaded(output: str) -> set[str]:
+    """Return the modules that a program has loaded."""
+    return set(output.rpartition("loaded ")[2].split())
+
+
 def heavy(output: str) -> set[str]:
     """Return the heavy modules among those that a program has loaded."""
-    return HEAVY & set(output.rpartition("loaded ")[2].split())
+    return HEAVY & loaded(output)
 
 
 def test_the_version_loads_no_library() -> None:
@@ -82,8 +91,8 @@ def test_the_help_loads_no_command(words: tuple[str]) -> None:
     output = run(*words)
     assert output.startswith(("Usage: swiftfs ", "swiftfs, version "))
     assert heavy(output) == set()
-    loaded = {name for name in output.split() if name.startswith("swiftfs.cli.")}
-    assert loaded <= {"swiftfs.cli.app", "swiftfs.cli.options"}
+    commands = {name for name in loaded(output) if name.startswith("swiftfs.cli.")}
+    assert commands <= {"swiftfs.cli.app", "swiftfs.cli.options"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -108,3 +117,23 @@ def test_completion_loads_no_library(words: tuple[str, ...], incomplete: str, fo
     output = complete(*words, incomplete=incomplete)
     assert found in output
     assert heavy(output) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        (("status",), set()),
+        (("status", "--json"), set()),
+        (("flush",), set()),
+        (("retry",), set()),
+        (("umount",), {"sqlite3"}),  # by the module that names the files of a cache folder
+    ],
+)
+def test_a_command_that_asks_a_mount_loads_no_part_of_one(
+    words: tuple[str, ...], more: set[str], tmp_path: Path
+) -> None:
+    output = run(*words, str(tmp_path), code=1)
+    assert heavy(output) <= {"swiftfs.journal", *more}
+    floors = ("filecache", "fuse", "journal", "namespace", "posix", "store")
+    parts = {name for name in loaded(output) if name.startswith(tuple(f"swiftfs.{one}." for one in floors))}
+    assert parts <= {"swiftfs.journal.queue_report"}

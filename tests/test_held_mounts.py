@@ -15,8 +15,8 @@ from mounts import Mount, run
 from scenes import wait_until
 from swiftclient import Connection
 
-from swiftfs.control.detached_mount import find_holders
 from swiftfs.control.drain import Drain
+from swiftfs.control.mount_table import find_holders
 from swiftfs.demo.server import Fault, SwiftServer
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mount namespaces")

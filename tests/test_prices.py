@@ -6,7 +6,7 @@ import pytest
 
 from swiftfs.config.prices import Prices
 from swiftfs.errors import ConfigurationError
-from swiftfs.store.counters import CLASSES, Count, Counts
+from swiftfs.objects import REQUEST_CLASSES, Count, Counts
 from swiftfs.store.protocol import ObjectStore
 
 TABLE = """
@@ -77,4 +77,4 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_classes_are_the_store_s_methods() -> None:
     methods = {name for name in vars(ObjectStore) if not name.startswith("_")}
-    assert set(CLASSES) == methods - {"close"}
+    assert set(REQUEST_CLASSES) == methods - {"close"}

@@ -21,15 +21,16 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs import __version__
-from swiftfs.cli.status_view import KINDS, MOST_ROWS, view
+from swiftfs.cli.status_view import MOST_ROWS, view
+from swiftfs.cli.wording import KINDS
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal import operations
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.store import Count, Counters
+from swiftfs.objects import CacheUse, Count
+from swiftfs.store import Counters
 
 MIB = 1024 * 1024
 
@@ -288,7 +289,8 @@ def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `swiftfs status` with another table of mounts than the kernel's."""
     code = (
         "import sys; from pathlib import Path; from swiftfs.control import client; "
-        "from swiftfs.cli.app import main; client.MOUNTS = Path(sys.argv[1]); main(['status', *sys.argv[2:]])"
+        "from swiftfs.cli.app import main; client.OWN_TABLE = Path(sys.argv[1]); "
+        "main(['status', *sys.argv[2:]])"
     )
     command = [sys.executable, "-c", code, str(mounts), *words]
     environment = {**clean_environment(), "COLUMNS": "200"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from swiftfs.cli.status_view import KINDS
+from swiftfs.cli.wording import KINDS
 from swiftfs.config.cache_dir import JOURNAL, LOST
 from swiftfs.control.client import printable
 from swiftfs.journal import operations

@@ -5,9 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from swiftfs.cli.status_view import counts, pluralize
+from swiftfs.cli.wording import counts, pluralize, spinner
 from swiftfs.control.client import flush, printable, read_state, retry
 from swiftfs.errors import ConfigurationError
 from swiftfs.journal.queue_report import QueuedChange
@@ -15,8 +14,8 @@ from swiftfs.journal.queue_report import QueuedChange
 
 def run_flush(mountpoint: Path) -> None:
     """Wait until all closed files are stored; exit with code 1 if some could not be."""
-    with Console(stderr=True).status(f"flushing {mountpoint}") as status:
-        report = flush(mountpoint, lambda now: status.update(f"{mountpoint}: {counts(now)}"))
+    with spinner(f"flushing {mountpoint}") as show:
+        report = flush(mountpoint, lambda now: show(f"{mountpoint}: {counts(now)}"))
     for change in report.refusals:
         click.echo(f"swiftfs: {printable(change.path)}: {_given_up(change)}", err=True)
     if report.refused > len(report.refusals):

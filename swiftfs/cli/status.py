@@ -6,10 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.live import Live
 
-from swiftfs.cli.status_view import view
 from swiftfs.concurrency import sleep
 from swiftfs.control.client import mountpoints, printable, read_state
 from swiftfs.control.snapshot import MountStatus
@@ -64,7 +61,13 @@ def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
     """Provide a function that shows states: on a terminal in place of the last ones, else below them."""
     if as_json:
         yield lambda states: _print_json(states, alone=alone, indent=None)
-    elif not Console().is_terminal:
+        return
+    from rich.console import Console  # noqa: PLC0415  it takes time to load
+    from rich.live import Live  # noqa: PLC0415
+
+    from swiftfs.cli.status_view import view  # noqa: PLC0415
+
+    if not Console().is_terminal:
         yield _print
     else:
         with Live(auto_refresh=False) as live:
@@ -72,6 +75,10 @@ def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
 
 
 def _print(states: list[MountStatus]) -> None:
+    from rich.console import Console  # noqa: PLC0415  it takes time to load
+
+    from swiftfs.cli.status_view import view  # noqa: PLC0415
+
     Console().print(view(states))
 
 

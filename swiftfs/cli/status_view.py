@@ -9,47 +9,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from swiftfs.cli.wording import KINDS, counts, pluralize
 from swiftfs.config.options import show_size
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import printable
 from swiftfs.control.snapshot import Bounds, MountStatus
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 
-KINDS = {
-    "PutFile": "file",
-    "PutSmall": "link or special file",
-    "PutMarker": "folder",
-    "Describe": "attributes",
-    "SetHeaders": "attributes",
-    "Delete": "deletion",
-    "Move": "move",
-    "MoveFolder": "move",
-}
-"""What people call the intents of the journal."""
-
 MOST_ROWS = 20
 """How many changes of a kind are shown at most; the others are counted."""
 
 BAR_COLUMNS = 30
-
-
-def pluralize(count: int, one: str, more: str = "") -> str:
-    """Return a count with its noun: `1 change`, `2,000 changes`."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
-def counts(report: QueueReport) -> str:
-    """Return in words how much waits."""
-    if not report.total:
-        return "nothing waits: all that was closed is in Swift"
-    by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
-    states = [(state, count) for state, count in by_state if count]
-    changes = pluralize(report.total, "change")
-    if len(states) == 1:
-        told = f"{changes} {states[0][0]}"
-    else:
-        told = f"{changes}: {', '.join(f'{count:,} {state}' for state, count in states)}"
-    return f"{told}; {decimal(report.bytes)} of files" if report.bytes else told
 
 
 def view(states: Iterable[MountStatus]) -> RenderableType:

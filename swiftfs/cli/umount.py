@@ -3,21 +3,18 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from swiftfs.cli.status_view import pluralize
+from swiftfs.cli.wording import pluralize, spinner
 from swiftfs.control.client import printable
 from swiftfs.control.unmount import unmount
 
 
 def run(mountpoint: Path) -> None:
     """Unmount, and return when all is stored; errors as in `unmount`."""
-    console = Console(stderr=True)
-    with console.status(f"unmounting {mountpoint}") as status:
-
-        def progress(waiting: int) -> None:
-            status.update(f"{mountpoint}: {pluralize(waiting, 'change')} still to store")
-
-        held = unmount(mountpoint.absolute(), progress)
+    with spinner(f"unmounting {mountpoint}") as show:
+        held = unmount(
+            mountpoint.absolute(),
+            lambda waiting: show(f"{mountpoint}: {pluralize(waiting, 'change')} still to store"),
+        )
     if held:
         click.echo(f"swiftfs: {printable(held)}", err=True)

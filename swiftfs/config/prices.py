@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftfs.errors import ConfigurationError
-from swiftfs.store.counters import CLASSES, Counts
+from swiftfs.objects import REQUEST_CLASSES, Counts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,7 +65,7 @@ class Prices:
         currency = values.get("currency")
         if not isinstance(currency, str) or not currency.isprintable() or not 0 < len(currency) <= 10:
             raise ValueError('say the currency, such as currency = "EUR"')
-        requests = _prices(values, "requests", (DEFAULT, *CLASSES))
+        requests = _prices(values, "requests", (DEFAULT, *REQUEST_CLASSES))
         traffic = _prices(values, "traffic", ("sent", "received"))
         return cls(currency, requests, traffic.get("sent", 0.0), traffic.get("received", 0.0))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swiftfs.attributes import FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE, STATUS_ATTRIBUTE
 from swiftfs.concurrency import monotonic, sleep
-from swiftfs.control.detached_mount import mount_entries
+from swiftfs.control.mount_table import OWN_TABLE, mount_entries
 from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, mount_error
 from swiftfs.journal.queue_report import QueueReport
@@ -19,12 +19,10 @@ POLL_SECONDS = 0.1
 REST = 10
 """How many times longer than a look the pause is: a look at 100,000 changes delays their uploads."""
 
-MOUNTS = Path("/proc/self/mountinfo")
-
 
 def mountpoints() -> list[Path]:
     """Return where swiftfs is mounted, for this user or others (proc_pid_mountinfo(5))."""
-    return [entry.mountpoint for entry in mount_entries(MOUNTS)]
+    return [entry.mountpoint for entry in mount_entries(OWN_TABLE)]
 
 
 def read_state(mountpoint: Path) -> MountStatus:

@@ -6,83 +6,22 @@ is another place in the same tree. The process lives until the last of them lets
 
 import logging
 import os
-import re
 import select
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from swiftfs.concurrency import new_thread
 from swiftfs.control.drain import Drain
+from swiftfs.control.mount_table import OWN_TABLE, MountEntry, mount_entries
 from swiftfs.journal.journal import Journal
 from swiftfs.journal.queue_report import QueueReport
 
 log = logging.getLogger(__name__)
-
-PROCESSES = Path("/proc")
-OWN_TABLE = Path("/proc/self/mountinfo")
-TYPE = b"fuse.swiftfs"
 
 GRACE = 1.0
 """Seconds in which an ordinary unmount has ended the mount."""
 
 POLL_SECONDS = 0.2
 """Between two looks at how much still waits."""
-
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class MountEntry:
-    """A swiftfs in a table of mounts: its device as `st_dev` has it, and where it is mounted."""
-
-    device: int
-    mountpoint: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process in whose mount namespace a mount is still to be found, and where."""
-
-    pid: int
-    command: str
-    mountpoint: Path
-
-    def __str__(self) -> str:
-        return f"{self.mountpoint} in the mount namespace of process {self.pid} ({self.command})"
-
-    @property
-    def reachable(self) -> Path:
-        """The mount, by a path that leads into the namespace."""
-        return PROCESSES / str(self.pid) / "root" / str(self.mountpoint).lstrip("/")
-
-
-def mount_entries(table: Path) -> Iterator[MountEntry]:
-    """Yield the swiftfs mounts of a `mountinfo` (proc_pid_mountinfo(5)); raise `OSError`."""
-    for line in table.read_bytes().split(b"\n"):
-        before, _, after = line.partition(b" - ")
-        if after.split(b" ")[0] == TYPE:
-            fields = before.split(b" ")
-            major, minor = fields[2].split(b":")
-            plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
-            yield MountEntry(os.makedev(int(major), int(minor)), Path(os.fsdecode(plain)))
-
-
-def find_holders(device: int) -> list[Holder]:
-    """Return a process of each mount namespace that has the device mounted, as far as this user may see."""
-    found: dict[str, Holder] = {}
-    for folder in sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name)):
-        with suppress(OSError):
-            namespace = str((folder / "ns" / "mnt").readlink())
-            if namespace in found:
-                continue
-            for entry in mount_entries(folder / "mountinfo"):
-                if entry.device == device:
-                    command = (folder / "comm").read_text().strip()
-                    found[namespace] = Holder(int(folder.name), command, entry.mountpoint)
-                    break
-    return list(found.values())
 
 
 class DetachWatch:
@@ -142,13 +81,4 @@ class DetachWatch:
 
 def _failure(report: QueueReport) -> str:
     """Return what to say of changes that were to be stored and could not be, empty when all are."""
-    return unflushed(report) if report.unflushed and not report.flushing else ""
-
-
-def unflushed(report: QueueReport) -> str:
-    """Return in words what a flush has left."""
-    first = next((change for change in report.changes if change.reason), None)
-    why = "the server does not answer" if report.away else "they could not be stored"
-    if first is not None:
-        why = f"the first is {first.path}: {first.reason}"
-    return f"{report.unflushed} changes wait: {why}"
+    return report.left_over() if report.unflushed and not report.flushing else ""

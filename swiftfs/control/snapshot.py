@@ -5,12 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import cattrs
-
 from swiftfs.config.prices import Cost
-from swiftfs.filecache.progress import CacheUse
 from swiftfs.journal.queue_report import QueueReport
-from swiftfs.store.counters import Count
+from swiftfs.objects import CacheUse, Count
 
 SCHEMA = 1
 """Grows when a field goes or changes its meaning; new ones may come without that."""
@@ -88,6 +85,8 @@ class MountStatus:
     @classmethod
     def from_json(cls, text: str) -> "MountStatus":
         """Return what `to_json` wrote; raise `ValueError` for anything else."""
+        import cattrs  # noqa: PLC0415  it takes time to load, and a mount writes only
+
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError("no state of a mount that this version knows")

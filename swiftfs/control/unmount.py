@@ -12,12 +12,15 @@ from pathlib import Path
 from swiftfs.attributes import CACHE_ATTRIBUTE, PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
 from swiftfs.control.client import flush, mountpoints
-from swiftfs.control.detached_mount import GRACE, Holder, find_holders, unflushed
 from swiftfs.control.drain import Drain
+from swiftfs.control.mount_table import Holder, find_holders
 from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError, mount_error
 
 POLL_SECONDS = 0.2
 """Between two looks at how much still waits."""
+
+HELD_SECONDS = 2.0
+"""Longer than an ordinary unmount takes to end the mount."""
 
 LOOKS = 25
 """After so many of them who else holds the mount is looked for, unless its process knows of somebody."""
@@ -63,7 +66,7 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
 
     `process` is a descriptor of the process `pid`.
     """
-    looks, held_from = 0, monotonic() + 2 * GRACE
+    looks, held_from = 0, monotonic() + HELD_SECONDS
     while not select.select([process], [], [], POLL_SECONDS)[0]:
         drain = Drain.read(cache)
         progress(drain.waiting)
@@ -92,7 +95,7 @@ def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
     except ConfigurationError:
         return False
     if report.unflushed:
-        raise SwiftfsError(f"{holder.mountpoint} is unmounted here, but {unflushed(report)}")
+        raise SwiftfsError(f"{holder.mountpoint} is unmounted here, but {report.left_over()}")
     return True
 
 

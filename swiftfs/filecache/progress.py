@@ -1,7 +1,6 @@
 """How far contents are, for those who watch: nothing here changes anything."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from swiftfs.filecache.block_map import BLOCK, block_range
 from swiftfs.filecache.cached_file import CachedFile
@@ -9,15 +8,6 @@ from swiftfs.objects import ObjectName
 
 UnderWay = Callable[[str], int]
 """Tells how many bytes of unanswered PUTs are sent to an object, or below a name that ends in a slash."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """Bytes of disk: those `used` of the `limit`, and those among them that Swift's objects do not have."""
-
-    used: int
-    dirty: int
-    limit: int
 
 
 def sent_bytes(name: ObjectName, content: CachedFile, under_way: UnderWay) -> int:

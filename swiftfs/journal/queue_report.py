@@ -60,6 +60,14 @@ class QueueReport:
         """The number of changes that Swift has not got yet."""
         return self.waiting + self.running + self.parked
 
+    def left_over(self) -> str:
+        """Return in words what a flush has left."""
+        first = next((change for change in self.changes if change.reason), None)
+        why = "the server does not answer" if self.away else "they could not be stored"
+        if first is not None:
+            why = f"the first is {first.path}: {first.reason}"
+        return f"{self.unflushed} changes wait: {why}"
+
     def to_json(self) -> str:
         """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""
         room = MOST_BYTES - len(json.dumps({**asdict(self), "changes": [], "refusals": []}))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from swiftfs.objects import Limits
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
-from swiftfs.store.counters import Count, Counters, Counts
+from swiftfs.store.counters import Counters
 from swiftfs.store.protocol import Headers, ObjectStore
 from swiftfs.store.retry import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy
 from swiftfs.store.swift_store import SwiftStore
@@ -15,9 +15,7 @@ __all__ = [
     "BACKGROUND",
     "FOREGROUND",
     "Account",
-    "Count",
     "Counters",
-    "Counts",
     "Headers",
     "ObjectStore",
     "RetryPolicy",

@@ -1,55 +1,12 @@
 """Counts requests by class, because providers charge for each of them."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from swiftfs.concurrency import Rank, new_lock
-
-CLASSES = (
-    *("put", "put_manifest", "copy", "post", "delete", "delete_many"),
-    *("get", "head", "manifest", "list_page", "list_containers"),
-    *("create_container", "post_container", "delete_container", "container_usage", "account_usage"),
-    "limits",
-)
-"""The classes of requests, named after the store's methods that send them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
-
-    `failures` are those of them that got no answer, or one outside 2xx.
-    """
-
-    requests: int = 0
-    failures: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "Count") -> "Count":
-        return Count(
-            self.requests + other.requests,
-            self.failures + other.failures,
-            self.bytes_sent + other.bytes_sent,
-            self.bytes_received + other.bytes_received,
-            self.seconds + other.seconds,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The state of the counters at one moment; `classes` are named after the store's methods."""
-
-    classes: Mapping[str, Count] = field(default_factory=dict)
-
-    @property
-    def total(self) -> Count:
-        """The sum over all classes."""
-        return sum(self.classes.values(), Count())
+from swiftfs.objects import Count, Counts
 
 
 class Counters:

@@ -10,8 +10,9 @@ import requests
 
 from swiftfs.concurrency import may_block, monotonic
 from swiftfs.errors import Corrupt, StoreError, TimedOut
+from swiftfs.objects import Count
 from swiftfs.store.auth import Account
-from swiftfs.store.counters import Count, Counters
+from swiftfs.store.counters import Counters
 from swiftfs.store.error_map import NETWORK_ERRORS, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import Request

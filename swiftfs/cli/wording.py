@@ -1,0 +1,52 @@
+"""What commands print of changes that wait, and how they show that they wait themselves."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.filesize import decimal
+
+from swiftfs.journal.queue_report import QueueReport
+
+KINDS = {
+    "PutFile": "file",
+    "PutSmall": "link or special file",
+    "PutMarker": "folder",
+    "Describe": "attributes",
+    "SetHeaders": "attributes",
+    "Delete": "deletion",
+    "Move": "move",
+    "MoveFolder": "move",
+}
+"""What people call the intents of the journal."""
+
+
+def pluralize(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: `1 change`, `2,000 changes`."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def counts(report: QueueReport) -> str:
+    """Return in words how much waits."""
+    if not report.total:
+        return "nothing waits: all that was closed is in Swift"
+    by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
+    states = [(state, count) for state, count in by_state if count]
+    changes = pluralize(report.total, "change")
+    if len(states) == 1:
+        told = f"{changes} {states[0][0]}"
+    else:
+        told = f"{changes}: {', '.join(f'{count:,} {state}' for state, count in states)}"
+    return f"{told}; {decimal(report.bytes)} of files" if report.bytes else told
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something is waited for; provide what replaces the text."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console  # noqa: PLC0415  it takes time to load
+
+    with Console(stderr=True).status(text) as status:
+        yield status.update

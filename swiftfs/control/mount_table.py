@@ -1,0 +1,66 @@
+"""Where swiftfs is mounted: in this mount namespace, and in those of other processes."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROCESSES = Path("/proc")
+OWN_TABLE = Path("/proc/self/mountinfo")
+TYPE = b"fuse.swiftfs"
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """A swiftfs in a table of mounts: its device as `st_dev` has it, and where it is mounted."""
+
+    device: int
+    mountpoint: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process in whose mount namespace a mount is still to be found, and where."""
+
+    pid: int
+    command: str
+    mountpoint: Path
+
+    def __str__(self) -> str:
+        return f"{self.mountpoint} in the mount namespace of process {self.pid} ({self.command})"
+
+    @property
+    def reachable(self) -> Path:
+        """The mount, by a path that leads into the namespace."""
+        return PROCESSES / str(self.pid) / "root" / str(self.mountpoint).lstrip("/")
+
+
+def mount_entries(table: Path) -> Iterator[MountEntry]:
+    """Yield the swiftfs mounts of a `mountinfo` (proc_pid_mountinfo(5)); raise `OSError`."""
+    for line in table.read_bytes().split(b"\n"):
+        before, _, after = line.partition(b" - ")
+        if after.split(b" ")[0] == TYPE:
+            fields = before.split(b" ")
+            major, minor = fields[2].split(b":")
+            plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
+            yield MountEntry(os.makedev(int(major), int(minor)), Path(os.fsdecode(plain)))
+
+
+def find_holders(device: int) -> list[Holder]:
+    """Return a process of each mount namespace that has the device mounted, as far as this user may see."""
+    found: dict[str, Holder] = {}
+    for folder in sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name)):
+        with suppress(OSError):
+            namespace = str((folder / "ns" / "mnt").readlink())
+            if namespace in found:
+                continue
+            for entry in mount_entries(folder / "mountinfo"):
+                if entry.device == device:
+                    command = (folder / "comm").read_text().strip()
+                    found[namespace] = Holder(int(folder.name), command, entry.mountpoint)
+                    break
+    return list(found.values())
