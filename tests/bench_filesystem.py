@@ -13,7 +13,7 @@ from swiftfs.objects import Caller
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import Counters, RetryingStore, RetryPolicy, Stores
+from swiftfs.store import ConnectedAccount, Counters, RetryingStore, RetryPolicy
 from swiftfs.store.ambiguous import AmbiguousRequests
 
 NOBODY_WAITS = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
@@ -31,9 +31,9 @@ def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box
         options = f"{options},sync".lstrip(",")
     ambiguous = AmbiguousRequests()
     patient = RetryingStore(store, NOBODY_WAITS, ambiguous=ambiguous)
-    stores = Stores(patient, patient, Counters(), "memory", ambiguous=ambiguous)
+    connected = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
-    filesystem = build(stores, request, cache)
+    filesystem = build(connected, request, cache)
     try:
         filesystem.begin()
         yield filesystem

@@ -19,7 +19,7 @@ def main(silence: float, deadline: float, arguments: list[str]) -> None:
     policy = store.RetryPolicy(deadline=deadline, first_pause=0.1, longest_pause=0.3)
     patched: Any = (store, mount, Outcomes)
     patched[0].SwiftStore = partial(store.SwiftStore, longest_silence=silence)
-    patched[1].connect = partial(store.connect, foreground=policy)
+    patched[1].connect = partial(store.connect, policy=policy)
     patched[2]._note_outage = lambda *_: None
     concurrency.check()
     app.main(arguments)

@@ -9,7 +9,7 @@ from stores import QUICK, TEXT, new_container
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.objects import Limits, ObjectName
-from swiftfs.store import FOREGROUND, RetryingStore, SwiftStore, open_account
+from swiftfs.store import PATIENT, RetryingStore, SwiftStore, open_account
 from swiftfs.store.protocol import ObjectStore
 
 _numbers = itertools.count(1)
@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
         server: SwiftServer = request.getfixturevalue("swift_server")
         opened = SwiftStore(open_account(server.environment()))
         if request.param == "retrying":
-            opened = RetryingStore(opened, FOREGROUND)
+            opened = RetryingStore(opened, PATIENT)
     yield opened
     opened.close()
 

@@ -83,23 +83,23 @@ def test_a_policy_that_the_server_has_not_is_refused_before_anything_is_mounted(
 
 
 def test_an_unknown_policy_is_einval_with_the_servers_words(swift: SwiftServer, container: str) -> None:
-    stores = connect(swift.environment(), storage_policy="gold")
+    connected = connect(swift.environment(), storage_policy="gold")
     try:
         with pytest.raises(BadRequest, match=r"[Pp]olicy.*gold") as caught:
-            stores.foreground.create_container(container)
+            connected.store.create_container(container)
     finally:
-        stores.close()
+        connected.close()
     assert caught.value.errno == errno.EINVAL
 
 
 def test_a_container_that_has_another_policy_exists_already(swift: SwiftServer, container: str) -> None:
     swift.inject(Fault("PUT", f"/{container}", status=409, times=1))
-    stores = connect(swift.environment(), storage_policy="demo")
+    connected = connect(swift.environment(), storage_policy="demo")
     try:
-        assert stores.foreground.create_container(container) is False
-        assert stores.foreground.create_container(container) is True
+        assert connected.store.create_container(container) is False
+        assert connected.store.create_container(container) is True
     finally:
-        stores.close()
+        connected.close()
 
 
 def test_policies_are_read_with_their_aliases() -> None:

@@ -227,13 +227,13 @@ def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
         "      password: testing\n"
     )
     environment = {"OS_CLIENT_CONFIG_FILE": str(file)}
-    stores = connect(environment, cloud="demo")
+    connected = connect(environment, cloud="demo")
     try:
-        assert server.auth_url in stores.label
-        assert "test:tester" in stores.label
-        assert stores.foreground.account_usage().objects >= 0
+        assert server.auth_url in connected.label
+        assert "test:tester" in connected.label
+        assert connected.store.account_usage().objects >= 0
     finally:
-        stores.close()
+        connected.close()
     with pytest.raises(ConfigurationError, match="nowhere"):
         open_account({**environment, "OS_CLOUD": "nowhere"})
 
@@ -295,16 +295,16 @@ def test_a_failing_authentication_server_is_unavailable(server: SwiftServer) -> 
 
 def test_no_secret_is_shown(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    stores = connect(server.environment())
+    connected = connect(server.environment())
     try:
-        stores.foreground.account_usage()
+        connected.store.account_usage()
         account = open_account(server.environment())
-        shown = repr(account) + repr(stores) + repr(vars(account)) + caplog.text
+        shown = repr(account) + repr(connected) + repr(vars(account)) + caplog.text
         assert server.key not in shown.replace("test:tester", "")
         assert "AUTH_tk" not in shown
         account.close()
     finally:
-        stores.close()
+        connected.close()
 
 
 def test_threads_refused_together_share_a_login_that_fails() -> None:

@@ -30,7 +30,7 @@ IMPATIENCE = """
 from swiftfs.filecache import space as room
 from swiftfs.store import retry
 room.PATIENCE = 5.0
-object.__setattr__(retry.FOREGROUND, "deadline", 3.0)
+object.__setattr__(retry.PATIENT, "deadline", 3.0)
 """
 
 SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"

@@ -17,7 +17,7 @@ from mounts import Mount, swift_cli
 
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError
-from swiftfs.store import Stores, connect
+from swiftfs.store import ConnectedAccount, connect
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("keystone") is None, reason="needs Keystone: pip install 'swiftfs[keystone]'"
@@ -85,11 +85,11 @@ def test_names_and_ids_log_in_to_the_same_account(swift: KeystoneSwift) -> None:
     by_id = _ids(swift.keystone)
     for environment in (swift.environment(), by_id, {**by_id, **project}):
         swift.reset_requests()
-        stores = connect(environment)
+        connected = connect(environment)
         try:
-            assert stores.foreground.account_usage().objects == 0
+            assert connected.store.account_usage().objects == 0
         finally:
-            stores.close()
+            connected.close()
         account = f"/v1/AUTH_{swift.keystone.project_id}"
         assert [request.path for request in swift.requests()] == [account]
 
@@ -117,24 +117,24 @@ def test_a_region_without_swift_is_told(swift: KeystoneSwift) -> None:
 
 def test_one_token_serves_every_request_and_thread(swift: KeystoneSwift) -> None:
     before = swift.keystone.logins()
-    stores = connect(swift.environment())
+    connected = connect(swift.environment())
     try:
         with ThreadPoolExecutor(THREADS) as pool:
-            usages = [pool.submit(stores.foreground.account_usage) for _ in range(20)]
+            usages = [pool.submit(connected.store.account_usage) for _ in range(20)]
         assert all(usage.result().objects == 0 for usage in usages)
     finally:
-        stores.close()
+        connected.close()
     assert len(swift.requests()) == 20
     assert swift.keystone.logins() - before == 1
 
 
-def _work_until_logins(swift: KeystoneSwift, stores: Stores, wanted: int) -> None:
+def _work_until_logins(swift: KeystoneSwift, connected: ConnectedAccount, wanted: int) -> None:
     """Let many threads send requests until Keystone has been asked `wanted` times in all."""
     done = threading.Event()
 
     def work() -> None:
         while not done.is_set():
-            assert stores.foreground.account_usage().objects == 0
+            assert connected.store.account_usage().objects == 0
 
     with ThreadPoolExecutor(THREADS) as pool:
         workers = [pool.submit(work) for _ in range(THREADS)]
@@ -160,11 +160,11 @@ def test_tokens_are_renewed_once_before_they_expire(swift: KeystoneSwift) -> Non
     swift.keystone.set_token_life(RENEWED_EARLY + life)
     before = swift.keystone.logins()
     begun = time.monotonic()
-    stores = connect(swift.environment())
+    connected = connect(swift.environment())
     try:
-        _work_until_logins(swift, stores, before + 4)
+        _work_until_logins(swift, connected, before + 4)
     finally:
-        stores.close()
+        connected.close()
     assert swift.keystone.logins() - before <= _logins_possible(begun, life)
     assert _refused(swift) == 0
 
@@ -178,11 +178,11 @@ def test_tokens_that_swift_refuses_are_renewed_once(
     swift.keystone.set_token_life(life)
     before = swift.keystone.logins()
     begun = time.monotonic()
-    stores = connect(swift.environment())
+    connected = connect(swift.environment())
     try:
-        _work_until_logins(swift, stores, before + 3)
+        _work_until_logins(swift, connected, before + 3)
     finally:
-        stores.close()
+        connected.close()
     logins = swift.keystone.logins() - before
     assert logins <= _logins_possible(begun, life)
     assert logins - 1 <= _refused(swift) <= (logins - 1) * THREADS
@@ -207,11 +207,11 @@ def test_a_mount_lives_longer_than_its_tokens(swift: KeystoneSwift, tmp_path: Pa
 
 
 def _objects_of(environment: dict[str, str]) -> int:
-    stores = connect(environment)
+    connected = connect(environment)
     try:
-        return stores.foreground.account_usage().objects
+        return connected.store.account_usage().objects
     finally:
-        stores.close()
+        connected.close()
 
 
 def test_an_application_credential_logs_in(swift: KeystoneSwift) -> None:

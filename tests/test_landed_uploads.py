@@ -32,7 +32,7 @@ from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import Counters, RetryingStore, Stores
+from swiftfs.store import ConnectedAccount, Counters, RetryingStore
 from swiftfs.store.protocol import Body, Headers
 
 OPTIONS = "settle=0.01,segment_size=1M"
@@ -96,7 +96,7 @@ def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS
     store.landed = lambda: copy_live(cache, image)
     patient = RetryingStore(store, NOBODY_WAITS)
     request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
-    filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)
+    filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
     try:
         filesystem.begin()
         yield filesystem

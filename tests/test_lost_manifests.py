@@ -19,7 +19,7 @@ from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Folder, Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import Counters, RetryingStore, Stores
+from swiftfs.store import ConnectedAccount, Counters, RetryingStore
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
@@ -69,7 +69,7 @@ def killed(store: LossyStore, cache: Path) -> Iterator[FileSystem]:
     patient = RetryingStore(store, NOBODY_WAITS)
     options = parse_options([OPTIONS + ",drain=0"])
     request = MountRequest(Source.parse("box"), Path("/nowhere"), options)
-    filesystem = build(Stores(patient, patient, Counters(), "memory"), request, cache)
+    filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
     try:
         filesystem.begin()
         yield filesystem

@@ -28,7 +28,7 @@ from swiftfs.errors import SwiftfsError, Unavailable, errno_of
 from swiftfs.paths import Source, split
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
-from swiftfs.store import ObjectStore, Stores, connect
+from swiftfs.store import ConnectedAccount, ObjectStore, connect
 
 OPTIONS = "segment_size=1M,settle=0.2"
 
@@ -67,16 +67,16 @@ class Machine(RuleBasedStateMachine):
         self.client = Connection(self.swift.auth_url, self.swift.user, self.swift.key, retries=0)
         self.client.put_container(self.container)
         self.cache = Path(tempfile.mkdtemp(prefix="swiftfs-model-"))
-        self.stores: Stores = connect(self.swift.environment())
+        self.connected: ConnectedAccount = connect(self.swift.environment())
         self.model = ReferenceModel()
         self.real = self.mount()
 
     def mount(self) -> FileSystem:
         options = parse_options([OPTIONS])
         request = MountRequest(Source.parse(self.container), Path("/nowhere"), options)
-        self.line = Line(self.stores.foreground)
-        stores = replace(self.stores, foreground=cast(ObjectStore, self.line))
-        filesystem = build(stores, request, self.cache)
+        self.line = Line(self.connected.store)
+        connected = replace(self.connected, store=cast(ObjectStore, self.line))
+        filesystem = build(connected, request, self.cache)
         filesystem.begin()
         return filesystem
 
@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         for path, thing in self.model.things.items():
             if thing.kind == "file":
                 assert self.client.get_object(self.container, path[1:])[1] == thing.body, path
-        self.stores.close()
+        self.connected.close()
         self.client.close()
         shutil.rmtree(self.cache)
 

@@ -112,12 +112,12 @@ def test_a_container_quota(plain: SwiftStore, swift: SwiftServer, name: ObjectNa
 
 def test_another_user_is_refused(swift: SwiftServer, name: ObjectName) -> None:
     environment = {**swift.environment(), "ST_USER": READER.name, "ST_KEY": READER.key}
-    stores = connect(environment)
+    connected = connect(environment)
     try:
         with pytest.raises(AccessDenied, match="403"):
-            stores.foreground.head(name)
+            connected.store.head(name)
     finally:
-        stores.close()
+        connected.close()
 
 
 def test_one_login_for_many_threads(plain: SwiftStore, swift: SwiftServer, name: ObjectName) -> None:
@@ -206,9 +206,9 @@ def test_a_stalled_answer_is_timed_out(patient: RetryingStore, swift: SwiftServe
 
 def test_a_killed_server_is_unavailable_and_comes_back() -> None:
     with SwiftServer() as server:
-        stores = connect(server.environment(), foreground=replace(QUICK, deadline=1.0))
+        connected = connect(server.environment(), policy=replace(QUICK, deadline=1.0))
         try:
-            store = stores.foreground
+            store = connected.store
             store.create_container("c")
             name = ObjectName("c", "o")
             store.put(name, b"kept", TEXT)
@@ -223,7 +223,7 @@ def test_a_killed_server_is_unavailable_and_comes_back() -> None:
             store.get(name, lambda _offset, chunk: parts.append(chunk))
             assert b"".join(parts) == b"kept"
         finally:
-            stores.close()
+            connected.close()
 
 
 def test_info_that_is_absent_or_no_json(swift: SwiftServer) -> None:
@@ -263,14 +263,14 @@ def test_nothing_is_left_behind(swift: SwiftServer, container: str) -> None:
     process = psutil.Process()
     threads = set(threading.enumerate())
     sockets = len(process.net_connections())
-    stores = connect(swift.environment(), foreground=QUICK)
+    connected = connect(swift.environment(), policy=QUICK)
     box = container
-    stores.foreground.create_container(box)
+    connected.store.create_container(box)
     name = ObjectName(box, "o")
-    stores.foreground.put(name, os.urandom(400_000), TEXT)
+    connected.store.put(name, os.urandom(400_000), TEXT)
 
     def fetch(_number: int) -> None:
-        stores.foreground.get(name, lambda _offset, _chunk: None)
+        connected.store.get(name, lambda _offset, _chunk: None)
 
     def stop(_offset: int, _chunk: bytes) -> None:
         raise KeyboardInterrupt
@@ -278,8 +278,8 @@ def test_nothing_is_left_behind(swift: SwiftServer, container: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(fetch, range(40)))
     with pytest.raises(KeyboardInterrupt):
-        stores.background.get(name, stop)
-    stores.close()
+        connected.store.get(name, stop)
+    connected.close()
     assert set(threading.enumerate()) == threads
     assert len(process.net_connections()) <= sockets
 

@@ -12,7 +12,7 @@ from stores import QUICK, TEXT, methods_seen, read
 from swiftfs.demo.server import Fault, ServerSettings, SwiftServer
 from swiftfs.errors import AccessDenied, AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.objects import Limits, Manifest, ObjectName, Segment
-from swiftfs.store import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy, connect
+from swiftfs.store import PATIENT, RetryingStore, RetryPolicy, connect
 
 pytest_plugins = ["store_fixtures"]
 
@@ -115,9 +115,9 @@ def test_only_the_failed_names_are_deleted_again() -> None:
 
 def test_parallel_deletes_tell_each_failure() -> None:
     with SwiftServer(settings=ServerSettings(without=frozenset({"bulk"}))) as server:
-        stores = connect(server.environment(), foreground=QUICK)
+        connected = connect(server.environment(), policy=QUICK)
         try:
-            store = stores.foreground
+            store = connected.store
             store.create_container("c")
             names = [ObjectName("c", f"n{number}") for number in range(6)]
             for name in names:
@@ -128,7 +128,7 @@ def test_parallel_deletes_tell_each_failure() -> None:
             assert {name.key: type(error) for name, error in failures.items()} == {"n3": AccessDenied}
             assert [row.key for row in store.list_page("c").rows] == ["n3"]
         finally:
-            stores.close()
+            connected.close()
 
 
 def test_close_ends_the_pauses() -> None:
@@ -163,6 +163,5 @@ def test_programming_errors_are_not_repeated() -> None:
     assert calls == ["head"]
 
 
-def test_the_policies_are_patient_as_they_say() -> None:
-    assert 20 <= FOREGROUND.deadline <= 30
-    assert BACKGROUND.deadline >= 300
+def test_an_outage_is_an_error_before_users_give_up() -> None:
+    assert 20 <= PATIENT.deadline <= 30

@@ -10,7 +10,7 @@ from swiftfs.config.credentials import login_environment
 from swiftfs.config.options import Options
 from swiftfs.config.sources import build_options, gather
 from swiftfs.service.daemon import log_to_terminal
-from swiftfs.store import Stores, connect
+from swiftfs.store import ConnectedAccount, connect
 
 
 def account_options(flags: Mapping[str, Any]) -> Options:
@@ -19,15 +19,15 @@ def account_options(flags: Mapping[str, Any]) -> Options:
 
 
 @contextmanager
-def connected(options: Options) -> Iterator[Stores]:
-    """Log in, and lend the stores; errors as in `store.connect`."""
+def connected(options: Options) -> Iterator[ConnectedAccount]:
+    """Log in, and lend the account; errors as in `store.connect`."""
     log_to_terminal("DEBUG" if options.debug else "WARNING")
-    stores = connect(
+    account = connect(
         login_environment(options.credentials, os.environ),
         cloud=options.os_cloud or None,
         storage_policy=options.storage_policy,
     )
     try:
-        yield stores
+        yield account
     finally:
-        stores.close()
+        account.close()

@@ -18,7 +18,7 @@ from swiftfs.errors import AccessDenied
 from swiftfs.maintenance.journaled_uploads import Journaled, journaled
 from swiftfs.maintenance.orphan_segments import OrphanUpload, ScanProgress, Search, explain_refusal
 from swiftfs.paths import Source
-from swiftfs.store import Stores
+from swiftfs.store import ConnectedAccount
 
 SYSTEM_CACHE = Path("/var/cache/swiftfs")
 """Where the systemd units keep theirs."""
@@ -28,13 +28,13 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
     """Print the uploads without a manifest that are `age` seconds old, and delete them if asked to."""
     options = account_options(flags)
     parsed = Source.parse(source)
-    with connected(options) as stores:
+    with connected(options) as account:
         status = Console(stderr=True).status("looking")
-        search = Search(stores.foreground, parsed, lambda looked: status.update(_looked(looked)))
+        search = Search(account.store, parsed, lambda looked: status.update(_looked(looked)))
         try:
             with status:
                 _find(search, options, age, unfinished=unfinished)
-            _report(search, stores)
+            _report(search, account)
             if delete and search.candidates:
                 _delete(search, options)
             elif search.candidates:
@@ -65,7 +65,7 @@ def _journaled(options: Options) -> Journaled:
     return Journaled.all_of(journaled(root) for root in roots)
 
 
-def _report(search: Search, stores: Stores) -> None:
+def _report(search: Search, account: ConnectedAccount) -> None:
     uploads = segments = size = 0
     for upload in search.candidates.uploads():
         click.echo(_line(upload))
@@ -78,7 +78,7 @@ def _report(search: Search, stores: Stores) -> None:
             f"spared {len(search.unfinished)} unfinished uploads of swiftfs mounts whose journal is not on "
             "this machine: give their --cache-dir, or --unfinished-uploads where it is gone"
         )
-    requests = stores.counters.snapshot().total.requests
+    requests = account.counters.snapshot().total.requests
     click.echo(f"looked at {_looked(search.looked)}; {requests} requests")
 
 

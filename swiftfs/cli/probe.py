@@ -18,14 +18,14 @@ def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
     """Print what the server of `source` can and how fast it is, measured with objects of `size` bytes."""
     options = account_options(flags)
     findings: list[Finding] = []
-    with connected(options) as stores, Console(stderr=True).status("asking") as status:
-        found = Probe(stores.foreground, Source.parse(source), size, status.update)
+    with connected(options) as account, Console(stderr=True).status("asking") as status:
+        found = Probe(account.store, Source.parse(source), size, status.update)
         with contextlib.closing(found.run()) as running:
-            click.echo(f"account: {stores.label}")
+            click.echo(f"account: {account.label}")
             for finding in running:
                 findings.append(finding)
                 click.echo(f"{finding.subject}: {finding.text}")
-        total = stores.counters.snapshot().total
+        total = account.counters.snapshot().total
         click.echo(
             f"cost: {total.requests} requests, {decimal(total.bytes_sent)} sent, "
             f"{decimal(total.bytes_received)} received"

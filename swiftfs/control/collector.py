@@ -12,7 +12,7 @@ from swiftfs.filecache.progress import sent_bytes
 from swiftfs.objects import CacheUse, Limits
 from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store import Stores
+from swiftfs.store import ConnectedAccount
 
 MOST_WRITING = 100
 """How many open files a status lists at most: the largest ones."""
@@ -22,11 +22,16 @@ class StatusCollector:
     """Collects the status of a mount. Its methods may be called from any thread, until the process ends."""
 
     def __init__(
-        self, filesystem: FileSystem, stores: Stores, source: Source, mountpoint: Path, prices: Prices | None
+        self,
+        filesystem: FileSystem,
+        account: ConnectedAccount,
+        source: Source,
+        mountpoint: Path,
+        prices: Prices | None,
     ) -> None:
         self._filesystem = filesystem
         self._services = filesystem.services
-        self._stores = stores
+        self._account = account
         self._source = source
         self._mountpoint = mountpoint
         self._prices = prices
@@ -34,8 +39,8 @@ class StatusCollector:
 
     def state(self) -> MountStatus:
         """Return the state of this moment."""
-        services, counts = self._services, self._stores.counters.snapshot()
-        limits = self._stores.known_limits()
+        services, counts = self._services, self._account.counters.snapshot()
+        limits = self._account.known_limits()
         used, dirty = services.file_cache.disk_use()
         return MountStatus(
             schema=SCHEMA,
@@ -46,7 +51,7 @@ class StatusCollector:
             read_only=services.options.ro,
             since=self._since,
             now=unix_time(),
-            server=Server(self._stores.label, _software(limits)),
+            server=Server(self._account.label, _software(limits)),
             limits=self._bounds(limits),
             cache_folder=str(services.cache_dir.absolute()),
             set_aside=tuple(set_aside(services.cache_dir)),
@@ -72,7 +77,7 @@ class StatusCollector:
     def _writing(self) -> tuple[Writing, ...]:
         nodes = [node for node in self._filesystem.written() if not node.unlinked]
         nodes.sort(key=lambda node: node.cached_file.size, reverse=True)
-        under_way = self._stores.counters.under_way
+        under_way = self._account.counters.under_way
         return tuple(
             Writing(node.path, node.cached_file.size, sent_bytes(node.name, node.cached_file, under_way))
             for node in nodes[:MOST_WRITING]

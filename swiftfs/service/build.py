@@ -29,7 +29,7 @@ from swiftfs.paths import Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
-from swiftfs.store import ObjectStore, Stores
+from swiftfs.store import ConnectedAccount, ObjectStore
 
 PER_UPLOAD = 4
 """Changes under way at once where a large file has one segment: they mostly wait for the answer."""
@@ -46,11 +46,11 @@ class MountRequest:
     cloud: str | None = None
 
 
-def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
+def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
     """Put the floors together."""
-    options, store = request.options, stores.foreground
+    options, store = request.options, account.store
     # First of all: a journal of another format ends the mount, and then no other file was touched.
-    db = JournalDB(cache, f"{request.source} of {stores.label}")
+    db = JournalDB(cache, f"{request.source} of {account.label}")
     records = db.records()
     defaults = _defaults(options)
     namespace = _namespace(store, request, defaults, cache)
@@ -63,7 +63,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         store,
         namespace,
         file_cache,
-        _journal(stores, request, db, file_cache, maker.places),
+        _journal(account, request, db, file_cache, maker.places),
         layout,
         options,
         defaults,
@@ -114,16 +114,16 @@ def _file_factory(
 
 
 def _journal(
-    stores: Stores,
+    account: ConnectedAccount,
     request: MountRequest,
     db: JournalDB,
     file_cache: FileCache,
     containers: SegmentContainerChooser,
 ) -> Journal:
-    options, store = request.options, stores.foreground
+    options, store = request.options, account.store
     removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
     copier = ManifestCopier(store, containers, db)
-    conflicts = Conflicts(store, copier, removal, stores.ambiguous, keep=options.conflict == "keep")
+    conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(
         Executor(store, options.segment_size, conflicts, removal),
@@ -132,6 +132,6 @@ def _journal(
         mode=Mode.WRITE_BACK if settle else Mode.SYNC,
         settle_seconds=settle,
         parallel=PER_UPLOAD * options.uploads,
-        sent=progress(file_cache, stores.counters.under_way),
-        watch=Watch(stores.ambiguous, store, request.source),
+        sent=progress(file_cache, account.counters.under_way),
+        watch=Watch(account.ambiguous, store, request.source),
     )

@@ -33,7 +33,7 @@ from swiftfs.service.monitoring import Monitoring
 from swiftfs.service.signals import SignalWatch, block_signals, log_state
 from swiftfs.service.systemd import notify
 from swiftfs.service.write_access import may_write
-from swiftfs.store import Stores, connect
+from swiftfs.store import ConnectedAccount, connect
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +72,23 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
         policy = request.options.storage_policy
-        stores = connect(environment, cloud=request.cloud, storage_policy=policy)
-        stack.callback(stores.close)
+        account = connect(environment, cloud=request.cloud, storage_policy=policy)
+        stack.callback(account.close)
         if policy:
-            _check_policy(policy, stores.foreground.limits())
-        if not request.options.ro and not may_write(stores.foreground, request.source):
+            _check_policy(policy, account.store.limits())
+        if not request.options.ro and not may_write(account.store, request.source):
             request = replace(request, options=replace(request.options, ro=True))
-        cache = stack.enter_context(locked(_cache_folder(request, stores.label)))
+        cache = stack.enter_context(locked(_cache_folder(request, account.label)))
         with _collecting_later():
-            filesystem = build(stores, request, cache)
-        collector = StatusCollector(filesystem, stores, request.source, request.mountpoint, monitoring.prices)
+            filesystem = build(account, request, cache)
+        collector = StatusCollector(
+            filesystem, account, request.source, request.mountpoint, monitoring.prices
+        )
         Drain(0).write(cache)  # in place of what an earlier process told last
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
             with _collecting_later():
-                _begin(filesystem, request, stores)
+                _begin(filesystem, request, account)
             monitoring.begin(collector)
             _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
@@ -144,20 +146,20 @@ def _collecting_later() -> Iterator[None]:
         gc.enable()
 
 
-def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> None:
+def _begin(filesystem: FileSystem, request: MountRequest, account: ConnectedAccount) -> None:
     try:
         filesystem.begin()
     except NotFound:
         raise ConfigurationError(
-            f"no container {request.source.container!r} at {stores.label}: "
+            f"no container {request.source.container!r} at {account.label}: "
             "create it first, as by 'swift post'"
         ) from None
     except AccessDenied as error:
         raise ConfigurationError(
-            f"{stores.label} may not read {request.source}: check its rights and its project ({error})"
+            f"{account.label} may not read {request.source}: check its rights and its project ({error})"
         ) from None
     except StoreError as error:
-        raise ConfigurationError(f"{stores.label}: {request.source} cannot be listed: {error}") from None
+        raise ConfigurationError(f"{account.label}: {request.source} cannot be listed: {error}") from None
 
 
 def _mount(

@@ -8,19 +8,18 @@ from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.auth import Account, open_account
 from swiftfs.store.counters import Counters
 from swiftfs.store.protocol import Headers, ObjectStore
-from swiftfs.store.retry import BACKGROUND, FOREGROUND, RetryingStore, RetryPolicy
+from swiftfs.store.retry import PATIENT, RetryingStore, RetryPolicy
 from swiftfs.store.swift_store import SwiftStore
 
 __all__ = [
-    "BACKGROUND",
-    "FOREGROUND",
+    "PATIENT",
     "Account",
+    "ConnectedAccount",
     "Counters",
     "Headers",
     "ObjectStore",
     "RetryPolicy",
     "RetryingStore",
-    "Stores",
     "SwiftStore",
     "connect",
     "open_account",
@@ -28,23 +27,21 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
-    """One account under two retry policies, with shared connections, token and counters."""
+class ConnectedAccount:
+    """One account: its store, which repeats requests that fail, and what is counted and recorded of them."""
 
-    foreground: ObjectStore
-    background: ObjectStore
+    store: ObjectStore
     counters: Counters
     label: str
     """The auth URL and the user, for messages."""
     known_limits: Callable[[], Limits | None] = lambda: None
     """Returns the limits that the server has reported, None before that; sends no request."""
     ambiguous: AmbiguousRequests = field(default_factory=AmbiguousRequests)
-    """The requests of both stores whose answer was lost."""
+    """The requests whose answer was lost."""
 
     def close(self) -> None:
         """End every pause and close every connection."""
-        self.background.close()
-        self.foreground.close()
+        self.store.close()
 
 
 def connect(
@@ -52,10 +49,9 @@ def connect(
     *,
     cloud: str | None = None,
     storage_policy: str = "",
-    foreground: RetryPolicy = FOREGROUND,
-    background: RetryPolicy = BACKGROUND,
-) -> Stores:
-    """Return the stores of the account that `environment` or a cloud of clouds.yaml describes.
+    policy: RetryPolicy = PATIENT,
+) -> ConnectedAccount:
+    """Return the store of the account that `environment` or a cloud of clouds.yaml describes.
 
     New containers get the storage policy `storage_policy`, or the server's default one.
 
@@ -72,9 +68,8 @@ def connect(
         raise
     store = SwiftStore(account, storage_policy=storage_policy)
     ambiguous = AmbiguousRequests()
-    return Stores(
-        foreground=RetryingStore(store, foreground, ambiguous=ambiguous),
-        background=RetryingStore(store, background, owns=False, ambiguous=ambiguous),
+    return ConnectedAccount(
+        store=RetryingStore(store, policy, ambiguous=ambiguous),
         counters=store.counters,
         label=account.label,
         known_limits=store.known_limits,

@@ -56,11 +56,9 @@ class RetryPolicy:
     longest_retry_after: float = 10.0
 
 
-FOREGROUND = RetryPolicy(deadline=25.0)
-"""For system calls: a program gets the error of an outage before its user gives up."""
-
-BACKGROUND = RetryPolicy(deadline=600.0, longest_pause=30.0, longest_retry_after=120.0)
-"""For uploads that no system call waits for."""
+PATIENT = RetryPolicy(deadline=25.0)
+"""A program gets the error of an outage before its user gives up. Work in the background gets it as soon: see
+"Who tries again" in docs/architecture.md."""
 
 
 @dataclass(slots=True)
@@ -87,7 +85,7 @@ class RetryingStore:
     def __init__(
         self,
         store: ObjectStore,
-        policy: RetryPolicy = FOREGROUND,
+        policy: RetryPolicy = PATIENT,
         *,
         owns: bool = True,
         ambiguous: AmbiguousRequests | None = None,
