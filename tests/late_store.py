@@ -1,15 +1,24 @@
 """A store in memory that carries out requests late: their answer is lost, and `land` does what was asked."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
 
+import pytest
+from bench_filesystem import write
 from memory_store import MemoryStore
+from scenes import wait_until
 
 from swiftfs.errors import StoreError, TimedOut
 from swiftfs.journal.late_requests import LOOKS, LateRequests
+from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Body, Headers
+
+FILE = ObjectName("box", "file")
 
 
 class LateStore(MemoryStore):
@@ -98,3 +107,41 @@ def late(filesystem: FileSystem) -> LateRequests:
 def look(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
     """Look as if so many seconds were over."""
     late(filesystem).look(time.time() + seconds)
+
+
+def settle(filesystem: FileSystem) -> None:
+    """Return when Swift has all."""
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not filesystem.waiting())
+
+
+def store_file(filesystem: FileSystem, data: bytes, path: str = "/file") -> None:
+    write(filesystem, path, data)
+    settle(filesystem)
+
+
+def remove(filesystem: FileSystem, path: str = "/file") -> None:
+    filesystem.unlink(path)
+    settle(filesystem)
+
+
+def heads(store: LateStore) -> int:
+    return sum(method == "head" for method, _ in store.requests)
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == level]
+
+
+def recorded(cache: Path) -> int:
+    """Return how many names a copy of the journal records."""
+    folder = cache / "copy"
+    folder.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(copy_journal(cache / "journal.sqlite", folder))) as database:
+        return int(database.execute("SELECT count(*) FROM ambiguous").fetchone()[0])
+
+
+def store_body(store: LateStore, name: ObjectName) -> bytes:
+    parts: list[bytes] = []
+    store.get(name, lambda _offset, data: parts.append(data))
+    return b"".join(parts)

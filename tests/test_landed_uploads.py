@@ -14,6 +14,7 @@ from threading import Event
 
 import pytest
 from bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
+from edited_file import CHANGES, Edited
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -21,7 +22,7 @@ from scenes import wait_until
 from storing_house import Writer, noise
 from swiftclient import Connection
 from test_large_files import manifest_names, segment_names
-from test_second_close import CHANGES, Edited, kill
+from test_second_close import kill
 from test_segments_mounted import append, cut, patch
 
 from swiftfs.config.sources import parse_options

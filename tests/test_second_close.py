@@ -3,103 +3,30 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, copy_live, names, put, read, write
-from journal_house import NEVER, body, foreign, keys
+from edited_file import CHANGES, SOON, Edited, Gate
+from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
 from storing_house import noise
 from swiftclient import Connection
 
-from swiftfs.attributes import Stored
 from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
-from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
-from swiftfs.journal.database import JournalDB, Record
-from swiftfs.journal.merging import one_a_file
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.object_meta import ObjectMeta
 
-SOON = "settle=0.01,segment_size=1M"
 LARGE = 3_500_000
-
-
-class Gate:
-    """Holds what stores the file until it is opened, and raises `error` then, as long as it is the hook."""
-
-    def __init__(self, store: MemoryStore, error: Exception | None) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-        self._error = error
-        store.hook = self
-
-    def __call__(self, method: str, _subject: str) -> None:
-        if method in ("put", "put_manifest"):
-            self.reached.set()
-            assert self.open.wait(30)
-            if self._error is not None:
-                raise self._error
-
-
-@dataclass
-class Edited:
-    """A file of a mount, and the bytes it must have."""
-
-    filesystem: FileSystem
-    model: bytearray
-    path: str = "/file"
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.within(lambda handle: put(self.filesystem, handle, offset, data))
-        self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
-        self.model[offset : offset + len(data)] = data
-
-    def append(self, data: bytes) -> None:
-        self.write(len(self.model), data)
-
-    def truncate(self, size: int) -> None:
-        self.within(lambda handle: self.filesystem.truncate_handle(handle, size))
-        del self.model[size:]
-        self.model.extend(bytes(size - len(self.model)))
-
-    def cut_and_grow(self, size: int, data: bytes) -> None:
-        def change(handle: int) -> None:
-            self.filesystem.truncate_handle(handle, size)
-            put(self.filesystem, handle, size + 5000, data)
-
-        self.within(change)
-        del self.model[size:]
-        self.model.extend(bytes(5000) + data)
-
-    def within(self, change: Callable[[int], None]) -> None:
-        handle = self.filesystem.open(self.path, os.O_RDWR)
-        try:
-            change(handle)
-            with suppress(QuotaExceeded):  # why an older close is parked is told once
-                self.filesystem.flush(handle)
-        finally:
-            self.filesystem.release(handle)
-
-
-CHANGES: dict[str, Callable[[Edited, int], None]] = {
-    "append": lambda file, number: file.append(noise(1000, number)),
-    "append much": lambda file, number: file.append(noise(2_000_000, number)),
-    "grow": lambda file, number: file.truncate(len(file.model) + 200_000 * number),
-    "cut": lambda file, _: file.truncate(len(file.model) // 2),
-    "cut and grow": lambda file, number: file.cut_and_grow(len(file.model) // 2, noise(300_000, number)),
-    "patch": lambda file, number: file.write(400 * number, noise(300, number)),
-    "shrink below a segment": lambda file, number: file.truncate(900_000 // number),
-}
 
 SIZES = {"small": 10_000, "blocks": 900_000, "large": LARGE}
 
@@ -347,65 +274,6 @@ def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: Me
     foreign(store, "file", b"of another client")
     filesystem.refresh()
     wait_until(lambda: filesystem.getattr("/file").size == 17)
-
-
-def dirty(*blocks: int) -> Blocks:
-    found = Blocks()
-    for block in blocks:
-        found.add(block, block + 1)
-    return found
-
-
-def saved(size: int, blocks: Blocks, origin: BaseVersion | None = None) -> PutFile:
-    file = FileRecord("open-one", size, origin, blocks, None)
-    return PutFile(ObjectName("box", "file"), file, ObjectMeta("text/plain", Stored()), True, "etag")
-
-
-def test_the_newest_of_two_records_counts() -> None:
-    origin = BaseVersion(ObjectName("box", "file"), "etag", 5 * BLOCK, 5 * BLOCK)
-    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1, 4), origin), 13, "no")
-    file = FileRecord("open-two", 1, None, dirty(0), None)
-    other = Record(4, "/other", PutFile(ObjectName("box", "other"), file, ObjectMeta("", Stored())))
-    newest = Record(5, "/file", saved(4 * BLOCK, dirty(2), origin))
-    records, replaced = one_a_file([older, other, newest])
-    assert [record.seq for record in records] == [4, 5]
-    assert [record.seq for record in replaced] == [3]
-    merged = records[1].operation
-    assert isinstance(merged, PutFile)
-    assert merged.file.size == 4 * BLOCK
-    assert list(merged.file.dirty.runs(0, 9)) == [(0, 3)]
-    assert records[1].errno is None
-
-
-def test_blocks_of_an_older_version_are_no_changes_of_the_newer() -> None:
-    name = ObjectName("box", "file")
-    older = Record(3, "/file", saved(5 * BLOCK, dirty(0, 1), BaseVersion(name, "1", 5 * BLOCK, 5 * BLOCK)))
-    newest = Record(5, "/file", saved(5 * BLOCK, dirty(2), BaseVersion(name, "2", 5 * BLOCK, 5 * BLOCK)))
-    (record,), _ = one_a_file([older, newest])
-    assert isinstance(record.operation, PutFile)
-    assert list(record.operation.file.dirty.runs(0, 9)) == [(2, 3)]
-
-
-@pytest.mark.parametrize("change", ["append", "append much", "grow", "cut and grow"])
-def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, change: str) -> None:
-    with suppress(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
-        write(filesystem, "/file", b"first" * 5000)
-        file = Edited(filesystem, bytearray(b"first" * 5000))
-        journal = filesystem.services.journal
-        with journal._changed:
-            older = journal._queue.tasks()[0].record()
-        CHANGES[change](file, 2)
-        CHANGES[change](file, 3)
-        Gate(store, AccessDenied("no")).open.set()
-    log = JournalDB(tmp_path, "box of memory")
-    (newest,) = log.records()
-    log.commit([older, Record(newest.seq + 1, newest.path, newest.operation)])
-    log.close()
-    store.hook = None
-    with bench(store, tmp_path, SOON) as filesystem:
-        assert [one.bytes for one in filesystem.waiting()] in ([len(file.model)], [])
-        assert read(filesystem, "/file") == file.model
-    assert body(store, "file") == file.model
 
 
 def kill(mount: Mount) -> None:
