@@ -56,20 +56,27 @@ class FileOps:
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, and its object as it was until the flush."""
-        file = self.current(path)
-        if file is None:
-            entry = self._namespace.lookup(path)
-            if entry.is_directory:
-                raise os_error(errno.EISDIR, path)
-            if entry.missing and not flags & os.O_TRUNC:
-                raise os_error(errno.ENOENT, path)
-            file = self._open_object(path, entry)
-            if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
-                self._prefetch.opened(path)
-        handle = self._add_handle(file, flags)
+        handle = None
+        while handle is None:  # again when the last handle of an open file is closed meanwhile
+            if (file := self.current(path)) is not None:
+                handle = self._open_files.share(file, **_access(flags))
+            else:
+                handle = self._open_stored(path, flags)
         if flags & os.O_TRUNC:
             self._truncate(self._open_files.handle(handle).file, 0)
         return handle
+
+    def _open_stored(self, path: str, flags: int) -> int:
+        """Open a file that is not open yet."""
+        entry = self._namespace.lookup(path)
+        if entry.is_directory:
+            raise os_error(errno.EISDIR, path)
+        if entry.missing and not flags & os.O_TRUNC:
+            raise os_error(errno.ENOENT, path)
+        file = self._open_object(path, entry)
+        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            self._prefetch.opened(path)
+        return self._add_handle(file, flags)
 
     def current(self, path: str, *, ask: bool = True) -> OpenFile | None:
         """Return the open file at `path`; None if there is none, or another client has replaced it.
@@ -162,9 +169,9 @@ class FileOps:
         file = self._open_files.handle(handle).file
         if file.dirty or file.held_deletion is not None:
             with self._open_files.barrier.passing(lambda: (file.path,)):
-                self._release(handle, file)
+                self._write_back.close(handle, file)
         else:
-            self._release(handle, file)
+            self._write_back.close(handle, file)
         if file.unlinked and not file.users:
             self._inodes.forget(file.path)
 
@@ -230,9 +237,8 @@ class FileOps:
             self._pending.submit(path, PutSpecial(name, body, meta, creates=True), entry)
 
     def _add_handle(self, file: OpenFile, flags: int) -> int:
-        """Return a new handle on `file`, or on the one that another thread opened at its path meanwhile."""
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
-        handle, shared = self._open_files.open(file, writable=writable, append=bool(flags & os.O_APPEND))
+        """Return a handle on the new `file`, or on the one that another thread opened meanwhile."""
+        handle, shared = self._open_files.open(file, **_access(flags))
         if shared is not file:
             self._file_cache.release(file.cached_file)
         return handle
@@ -282,11 +288,10 @@ class FileOps:
         file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
         file.dirty, file.failed = True, False
 
-    def _release(self, handle: int, file: OpenFile) -> None:
-        if file.users == 1 and file.dirty and not file.failed:
-            self._write_back.drain(file)
-        if self._open_files.release(handle) is not None:
-            self._write_back.dispose(file)
+
+def _access(flags: int) -> dict[str, bool]:
+    """Return what a handle may do by the flags of open(2)."""
+    return {"writable": flags & os.O_ACCMODE != os.O_RDONLY, "append": bool(flags & os.O_APPEND)}
 
 
 def _etags(entry: Entry) -> set[str]:

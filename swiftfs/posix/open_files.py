@@ -137,13 +137,26 @@ class OpenFiles:
         return self._handles[number]
 
     def open(self, file: OpenFile, *, writable: bool, append: bool = False) -> tuple[int, OpenFile]:
-        """Add a handle on `file`, or on the one that is open at its path already; return both."""
+        """Add a handle on the new `file`, or on the one that is open at its path already; return both."""
         with self._lock:
-            shared = self._by_path.setdefault(file.path, file)
-            shared.users += 1
-            number = next(self._numbers) + (UNCACHED_HANDLES if self._is_mixed(shared) else 0)
-            self._handles[number] = Handle(shared, writable, append)
-            return number, shared
+            return self._add(self._by_path.setdefault(file.path, file), writable=writable, append=append)
+
+    def share(self, file: OpenFile, *, writable: bool, append: bool = False) -> int | None:
+        """Add a handle on a file that was open a moment ago; return None when it is open no more.
+
+        INVARIANT: a file whose last handle is closed is never opened again: its local file has another owner.
+        """
+        with self._lock:
+            if self._by_path.get(file.path) is not file:
+                return None
+            return self._add(file, writable=writable, append=append)[0]
+
+    def _add(self, shared: OpenFile, *, writable: bool, append: bool) -> tuple[int, OpenFile]:
+        """Add a handle. Lock held."""
+        shared.users += 1
+        number = next(self._numbers) + (UNCACHED_HANDLES if self._is_mixed(shared) else 0)
+        self._handles[number] = Handle(shared, writable, append)
+        return number, shared
 
     def replace(self, file: OpenFile) -> None:
         """Let `file` be found by its handles only: its path is another version's from now on."""

@@ -61,14 +61,15 @@ class RenameOps:
         entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
-        if (file := self._open_files.at(path)) is not None:
-            self._unlink_open(file, f"{path}.fuse_hidden")
-        elif entry is None or entry.object is None:
+        with self._write_back.held_open(path) as file:
+            if file is not None:
+                self._unlink_open(file, f"{path}.fuse_hidden")
+                return
+        if entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
-        else:
-            self._directories.keep_parent(path)
-            self._pending.submit(path, _deletion_of(entry), None)
-            self._inodes.forget(path)
+        self._directories.keep_parent(path)
+        self._pending.submit(path, _deletion_of(entry), None)
+        self._inodes.forget(path)
 
     def _unlink_open(self, file: OpenFile, hidden: str) -> None:
         """Take the name from an open file; it lives on as `hidden`, and its object is deleted.
@@ -93,7 +94,10 @@ class RenameOps:
         self._inodes.move(path, hidden)
 
     def _rename_file(self, old: str, new: str) -> None:
-        file = self._open_files.at(old)
+        with self._write_back.held_open(old) as file:
+            self._rename_held(old, new, file)
+
+    def _rename_held(self, old: str, new: str, file: OpenFile | None) -> None:
         # A program that writes a file of such a name does so under a temporary name that holds the name.
         if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
             if file is not None:

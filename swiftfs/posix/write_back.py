@@ -1,7 +1,8 @@
 """How the changes of open files come to the journal."""
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
@@ -75,6 +76,25 @@ class WriteBack:
             deletion, file.held_deletion = file.held_deletion, None
             if deletion is not None:
                 self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
+
+    @contextmanager
+    def held_open(self, path: str) -> Iterator[OpenFile | None]:
+        """Return the open file at `path`, which is not closed meanwhile; None when there is none."""
+        handle = None
+        while handle is None and (file := self._open_files.at(path)) is not None:
+            handle = self._open_files.share(file, writable=False)
+        try:
+            yield file
+        finally:
+            if handle is not None and file is not None:
+                self.close(handle, file)
+
+    def close(self, handle: int, file: OpenFile) -> None:
+        """Close a handle; with the last one, hand in what changed after its flush, and end the file."""
+        if file.users == 1 and file.dirty and not file.failed:
+            self.drain(file)
+        if self._open_files.release(handle) is not None:
+            self.dispose(file)
 
     def dispose(self, file: OpenFile) -> None:
         """End a file whose last handle was closed."""
