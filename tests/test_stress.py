@@ -56,6 +56,7 @@ UNUSED = "stays in Swift unused"
 
 EXPECTED = (
     "waits until it can be stored",
+    "stays here until Swift deletes it",
     "its last changes are dropped",  # with `sync`, after the close() that failed
     UNUSED,
     *(f": {name} (" for name in ("EIO", "ETIMEDOUT", "EDQUOT", "EFBIG", "EACCES")),
