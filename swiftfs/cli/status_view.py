@@ -1,4 +1,4 @@
-"""The state of mounts as people read it."""
+"""The status of mounts as text."""
 
 from collections.abc import Iterable, Iterator
 
@@ -25,7 +25,7 @@ KINDS = {
     "Move": "move",
     "MoveFolder": "move",
 }
-"""What people call the intents of the journal."""
+"""The names of the journal's operations in what users read."""
 
 MOST_ROWS = 20
 """How many changes of a kind are shown at most; the others are counted."""
@@ -39,9 +39,9 @@ def pluralize(count: int, one: str, more: str = "") -> str:
 
 
 def counts(report: QueueReport) -> str:
-    """Return in words how much waits."""
+    """Return in words how much is not stored yet."""
     if not report.total:
-        return "nothing waits: all that was closed is in Swift"
+        return "nothing is waiting: everything that was closed is in Swift"
     by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
     states = [(state, count) for state, count in by_state if count]
     changes = pluralize(report.total, "change")
@@ -53,7 +53,7 @@ def counts(report: QueueReport) -> str:
 
 
 def view(states: Iterable[MountStatus]) -> RenderableType:
-    """Return what is shown of mounts, one below the other."""
+    """Return the text for mounts, one below the other."""
     return Group(*(Group(*_mount(state)) for state in states))
 
 
@@ -93,15 +93,15 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
 
 
 def _late(report: QueueReport) -> Iterator[RenderableType]:
-    """Yield lines about requests whose answer was lost, and what they did later."""
+    """Yield lines about requests whose answer was lost and that may have been carried out late."""
     if report.overwritten:
         objects = pluralize(report.overwritten, "object")
-        yield _text(f"{objects} overwritten late by an older request: the log names what stands", "bold")
+        yield _text(f"{objects} overwritten late by an older request: the log names the versions", "bold")
     if report.put_right:
-        yield _text(f"{pluralize(report.put_right, 'object')} stored again after an older request came late")
+        yield _text(f"{pluralize(report.put_right, 'object')} stored again after a late older request")
     if report.watched:
         watched = pluralize(report.watched, "object")
-        yield _text(f"{watched} looked at again, because an older request may still come late")
+        yield _text(f"{watched} to be checked again, because an older request may still arrive late")
 
 
 def _facts(state: MountStatus) -> Table:
@@ -125,7 +125,7 @@ def _facts(state: MountStatus) -> Table:
             f"{decimal(state.cache.used)} of {decimal(state.cache.limit)},"
             f" {decimal(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
         ),
-        ("asked", asked + cost),
+        ("requests", asked + cost),
     ):
         table.add_row(label, _text(text))
     return table

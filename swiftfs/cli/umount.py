@@ -1,4 +1,4 @@
-"""`swiftfs umount`: unmount, and wait for what is still to store."""
+"""`swiftfs umount`: unmount, and wait until everything is stored."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from swiftfs.control.unmount import unmount
 
 
 def run(mountpoint: Path) -> None:
-    """Unmount, and return when all is stored; errors as in `unmount`."""
+    """Unmount, and return when everything is stored; errors as in `unmount`."""
     console = Console(stderr=True)
     with console.status(f"unmounting {mountpoint}") as status:
 
         def progress(waiting: int) -> None:
-            status.update(f"{mountpoint}: {pluralize(waiting, 'change')} still to store")
+            status.update(f"{mountpoint}: {pluralize(waiting, 'change')} still to be stored")
 
         held = unmount(mountpoint.absolute(), progress)
     if held:

@@ -76,7 +76,7 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-_STRANGER = "{} is mounted by another version of swiftfs"
+_STRANGER = "{} is mounted by an incompatible version of swiftfs"
 
 
 def _order(mountpoint: Path, attribute: str) -> None:

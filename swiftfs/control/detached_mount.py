@@ -102,7 +102,7 @@ class DetachWatch:
         try:
             watched = self._is_mounted()
         except OSError as error:
-            log.info("whether %s is unmounted is not watched: %s", self._mountpoint, error)
+            log.info("cannot watch whether %s is unmounted: %s", self._mountpoint, error)
             return
         if watched:
             self._thread.start()
@@ -125,7 +125,9 @@ class DetachWatch:
                     return
         if self._has_ended(GRACE):
             return
-        log.info("%s is unmounted, but still mounted elsewhere: what waits is stored now", self._mountpoint)
+        log.info(
+            "%s is unmounted, but still mounted elsewhere: pending changes are stored now", self._mountpoint
+        )
         self._journal.flush_all()
         while True:
             report = self._journal.report()
@@ -151,4 +153,4 @@ def unflushed(report: QueueReport) -> str:
     why = "the server does not answer" if report.away else "they could not be stored"
     if first is not None:
         why = f"the first is {first.path}: {first.reason}"
-    return f"{report.unflushed} changes wait: {why}"
+    return f"{report.unflushed} changes are not stored yet: {why}"

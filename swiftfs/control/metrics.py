@@ -49,7 +49,7 @@ class StateCollector(Collector):
         state = self._watch()
         yield InfoMetricFamily(
             "swiftfs",
-            "What is mounted where, and by which version.",
+            "Source, mount point and version.",
             value={"version": state.version, "source": state.source, "mountpoint": state.mountpoint},
         )
         yield GaugeMetricFamily("swiftfs_start_time_seconds", "When it was mounted.", value=state.since)
@@ -57,7 +57,9 @@ class StateCollector(Collector):
         yield from _changes(state)
         used, kinds = state.cache, ("used", "dirty", "limit")
         cache = GaugeMetricFamily(
-            "swiftfs_cache_bytes", "Disk of the cache folder; dirty is not in Swift yet.", labels=["kind"]
+            "swiftfs_cache_bytes",
+            "Disk space of the cache folder; dirty is not in Swift yet.",
+            labels=["kind"],
         )
         for kind, size in zip(kinds, (used.used, used.dirty, used.limit), strict=True):
             cache.add_metric([kind], size)
@@ -68,7 +70,7 @@ def _requests(state: MountStatus) -> Iterator[Metric]:
     families = (
         ("swiftfs_requests", "Requests to Swift.", "requests"),
         ("swiftfs_request_failures", "Requests without an answer, or with one outside 2xx.", "failures"),
-        ("swiftfs_request_seconds", "Time until the answers' ends, added up.", "seconds"),
+        ("swiftfs_request_seconds", "Total time until the ends of the answers.", "seconds"),
         ("swiftfs_sent_bytes", "Bytes of bodies sent to Swift.", "bytes_sent"),
         ("swiftfs_received_bytes", "Bytes of bodies received from Swift.", "bytes_received"),
     )
@@ -87,14 +89,18 @@ def _requests(state: MountStatus) -> Iterator[Metric]:
 
 def _changes(state: MountStatus) -> Iterator[Metric]:
     report = state.report
-    changes = GaugeMetricFamily("swiftfs_changes", "Changes that Swift has not got.", labels=["state"])
+    changes = GaugeMetricFamily("swiftfs_changes", "Changes that are not in Swift yet.", labels=["state"])
     for kind in ("waiting", "running", "parked"):
         changes.add_metric([kind], getattr(report, kind))
     yield changes
-    yield GaugeMetricFamily("swiftfs_waiting_bytes", "Bytes of their files.", value=report.bytes)
-    yield GaugeMetricFamily("swiftfs_oldest_change_seconds", "Age of the oldest.", value=report.oldest)
     yield GaugeMetricFamily(
-        "swiftfs_server_away", "1 while the server gives no answer, else 0.", value=float(report.away)
+        "swiftfs_waiting_bytes", "Bytes of the files of these changes.", value=report.bytes
+    )
+    yield GaugeMetricFamily(
+        "swiftfs_oldest_change_seconds", "Age of the oldest of these changes.", value=report.oldest
+    )
+    yield GaugeMetricFamily(
+        "swiftfs_server_away", "1 while the server does not answer, else 0.", value=float(report.away)
     )
 
 
@@ -168,7 +174,7 @@ class _Server(socketserver.ThreadingTCPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, _request: object, client: object) -> None:
-        log.info("metrics for %s were not sent", client, exc_info=log.isEnabledFor(logging.DEBUG))
+        log.info("cannot send metrics to %s", client, exc_info=log.isEnabledFor(logging.DEBUG))
 
 
 class FileExporter:
@@ -176,7 +182,7 @@ class FileExporter:
 
     def __init__(self, path: Path) -> None:
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            why = "no right to write there" if path.parent.is_dir() else "there is no such folder"
+            why = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
             raise ConfigurationError(f"option metrics={path}: {why}")
         self._path = path
         self._ended = new_event()
@@ -205,4 +211,4 @@ class FileExporter:
         try:
             write_to_textfile(str(self._path), registry)
         except OSError as error:
-            log.warning("metrics are not written to %s: %s", self._path, error.strerror)
+            log.warning("cannot write metrics to %s: %s", self._path, error.strerror)

@@ -90,10 +90,10 @@ class MountStatus:
         """Return what `to_json` wrote; raise `ValueError` for anything else."""
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise ValueError("no state of a mount that this version knows")
+            raise ValueError("not a mount status that this version can read")
         names = [field.name for field in fields(QueueReport)]
         values["report"] = {name: values.pop(name) for name in names if name in values}
         try:
             return cattrs.structure(values, cls)
         except (cattrs.BaseValidationError, TypeError, KeyError) as error:
-            raise ValueError(f"no state of a mount: {error}") from None
+            raise ValueError(f"not a mount status: {error}") from None

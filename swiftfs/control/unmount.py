@@ -40,7 +40,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         reason = mount_error(mountpoint, error)
         if isinstance(reason, DeadMount):
             detach(mountpoint)
-            raise DeadMount(f"{mountpoint}: its process had died; it is unmounted now") from None
+            raise DeadMount(f"{mountpoint}: its process had died; the mount is removed now") from None
         raise reason from None
     try:
         process = os.pidfd_open(pid)
@@ -55,7 +55,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         os.close(process)
     if failure := Drain.read(cache).failure:
         raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
-    return f"{mountpoint} is unmounted, and all is stored; {held}" if held else ""
+    return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
 
 
 def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[int], None]) -> str:
@@ -98,7 +98,7 @@ def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
 
 def _say_who(holders: Sequence[Holder]) -> str:
     who = ", ".join(map(str, holders)) or "a mount namespace that you may not look into"
-    return f"its process ends when nothing holds it any more: it is still mounted on {who}"
+    return f"its process continues as long as it is still mounted on {who}"
 
 
 def died(mountpoint: Path) -> bool:

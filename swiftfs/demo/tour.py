@@ -121,7 +121,7 @@ class Tour:
             raise
         if process.returncode:
             last = output.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
-            raise SwiftfsError(f"the tour ends here: {last.removeprefix('swiftfs: ')}")
+            raise SwiftfsError(f"the tour stops here: {last.removeprefix('swiftfs: ')}")
         return output
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:

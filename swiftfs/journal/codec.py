@@ -72,7 +72,7 @@ def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(
         isinstance(text, str) for pair in value.items() for text in pair
     ):
-        raise Unreadable(f"{value!r} is no mapping of texts")
+        raise Unreadable(f"{value!r} is not a mapping of texts")
     return value
 
 
@@ -89,7 +89,7 @@ def decode(text: str) -> Operation:
     try:
         operation: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"no operation: {text[:200]!r}") from error
+        raise Unreadable(f"not an operation: {text[:200]!r}") from error
     return operation
 
 
@@ -103,4 +103,4 @@ def decode_ambiguity(text: str) -> Ambiguity:
     try:
         return _CONVERTER.structure(json.loads(text), Ambiguity)
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"no record of lost requests: {text[:200]!r}") from error
+        raise Unreadable(f"not a record of lost requests: {text[:200]!r}") from error

@@ -63,7 +63,7 @@ class Conflicts:
         segments = self._copy_large(info, beside) if info.is_slo else set()
         if not info.is_slo:
             self._store.copy(operation.name, beside, manifest_only=True)
-        log.warning("%s was changed by another client: that version is now %s", operation.name, beside.key)
+        log.warning("%s was changed by another client: its version is kept as %s", operation.name, beside.key)
         return replace(
             operation,
             replaces_large=info.is_slo,

@@ -229,7 +229,7 @@ class JournalDB:
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
-            log.error("%s; 'swiftfs recover' brings back what it held", said)
+            log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
             return _open_file(self._path)
 
@@ -265,8 +265,8 @@ class JournalDB:
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
             if known not in ("", identity) and waiting:
                 raise ConfigurationError(
-                    f"cache folder {self._folder} holds {waiting} changes that {known} has not got yet: "
-                    "mount that once more, or give another --cache-dir"
+                    f"cache folder {self._folder} holds {waiting} changes that are not in {known} yet: "
+                    "mount that again, or use another --cache-dir"
                 )
             if known not in ("", identity):
                 self._commit(("DELETE FROM ambiguous WHERE container IS NOT NULL", [()]))
@@ -286,7 +286,7 @@ class JournalDB:
             if checksum != row_checksum(seq, path, text, number, reason):
                 raise Unreadable("its checksum is wrong")  # noqa: TRY301
             if self._trusted is not None and written > self._trusted:
-                raise Unreadable("the machine stopped before it was on the disk")  # noqa: TRY301
+                raise Unreadable("the machine stopped before it was written to the disk")  # noqa: TRY301
             return Record(seq, path, decode(text), number, reason)
         except Unreadable as error:
             aside = self.lost_folder / f"intent-{seq}.json"

@@ -154,7 +154,7 @@ class LateRequests:
                 self.save()
                 self.look(unix_time())
             except Exception:  # the next look may succeed
-                log.exception("late answers: an unforeseen failure")
+                log.exception("late requests: unexpected error")
             due = min(map(self._due, self._ambiguous.all()), default=None)
             self._ambiguous.wait(None if due is None else max(0.1, due - unix_time()))
 
@@ -172,7 +172,7 @@ class LateRequests:
             info = self._head(name)
             landed = self._landed(found, info)
         except StoreError as error:
-            log.info("%s cannot be looked at again: %s", name, error)
+            log.info("%s cannot be checked again: %s", name, error)
             return not error.retryable
         if landed is None or self._stopping.is_set():
             return True
@@ -234,8 +234,8 @@ class LateRequests:
             return True
         self._put_right += 1
         log.warning(
-            "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
-            "The newer one is sent again",
+            "%s: a request whose answer was lost was carried out late, after a newer change: Swift had %s. "
+            "The newer version is sent again",
             path,
             stands,
         )
@@ -262,7 +262,7 @@ class LateRequests:
         self._overwritten += 1
         assert found.last is not None
         log.error(
-            "%s: a request whose answer was lost was carried out late, after a newer change: %s stands there "
+            "%s: a request whose answer was lost was carried out late, after a newer change: Swift has %s, "
             "and the newer version %s cannot be stored again: %s",
             found.name,
             stands,
@@ -340,7 +340,7 @@ class LateRequests:
             try:
                 self._db.keep_ambiguous(texts)
             except OSError as error:
-                log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
+                log.warning("the next mount will not know of requests whose answer was lost: %s", error)
             self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
             for found in filter(None, unsaved.values()):
                 if _needs_copy(found):
@@ -355,7 +355,7 @@ class LateRequests:
             if cached_file.is_complete():
                 self._copies.put(version, cached_file)
         except OSError as error:
-            log.info("%s is not kept: %s", version.name, error)
+            log.info("cannot keep a copy of %s: %s", version.name, error)
         finally:
             self._cache.release(cached_file)
 

@@ -131,7 +131,7 @@ class ObjectMoves:
             if is_replaced and not operation.served:
                 return self.move(operation)
         self._removal.share(operation.source, operation.target)  # the copy may still be made
-        raise StoreError("one of both names is newer, or unknown: both stay as they are")
+        raise StoreError("source or target may have a newer version: both are kept")
 
     def move_folder(self, operation: MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
         """Copy all in parallel, then delete what has not changed since; return what could not be deleted.
@@ -145,7 +145,7 @@ class ObjectMoves:
         record_objects(replace(operation, objects=tuple(moved)))
         copied = self._copy(items)
         if not copied:
-            raise Unmoved(NotFound(f"{operation.container}/{operation.source}: nothing is there any more"))
+            raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
             rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
@@ -190,7 +190,7 @@ class ObjectMoves:
             self._share_copy(item)
         if kept:
             log.warning(
-                "moving %s to %s was interrupted, and at the old place %s stays, for one of both is newer",
+                "the move of %s to %s was interrupted: %s is kept at the old place, as either may be newer",
                 operation.source,
                 operation.target,
                 _some([item.source for item in kept]),
@@ -208,7 +208,7 @@ class ObjectMoves:
         info = self._head(deletion.name)
         if info is None or _is_copied(info, deletion.etag):
             return info is not None
-        log.warning("%s stays: another client has stored it anew", deletion.name)
+        log.warning("%s is kept: another client has stored a new version", deletion.name)
         return False
 
     def _list(self, operation: MoveFolder) -> list[Row]:
@@ -357,7 +357,9 @@ class ObjectMoves:
             else:
                 changed.append(item.source)
         if changed:
-            log.warning("another client changed %s while it was moved: that stays", _some(changed))
+            log.warning(
+                "another client changed %s while it was moved: the changed version is kept", _some(changed)
+            )
         if absent:
             log.info("%s was deleted while it was moved", _some(absent))
         items = {item.source: item for item in (*sure, *doubtful)}

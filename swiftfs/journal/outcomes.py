@@ -114,7 +114,7 @@ class Outcomes:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, monotonic() + pause)
             else:
-                log.log(self._level, "%s waits until it can be stored: %s", task.path, error)
+                log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._db.commit([task.record()])
 
@@ -132,12 +132,12 @@ class Outcomes:
     def abort(self, tasks: Iterable[Task], error: Exception) -> None:
         """End the attempt of each task that still runs after an unforeseen failure."""
         for task in [task for task in tasks if task.running]:
-            log.error("%s: an unforeseen failure", task.path, exc_info=error)
-            failure = Unforeseen(f"an unforeseen {error!r}")
+            log.error("%s: unexpected error", task.path, exc_info=error)
+            failure = Unforeseen(f"unexpected error: {error!r}")
             try:
                 self.fail(task, failure)
             except Exception:
-                log.exception("%s: an unforeseen failure", task.path)
+                log.exception("%s: unexpected error", task.path)
                 with self._changed:
                     self._block_in_memory(task, failure)
 

@@ -67,7 +67,7 @@ class Recovery:
         for record in records:
             self._take(record, _with_prefix(attempted(record.operation), by_file))
         if len(self._queue):
-            log.info("%d changes of an earlier mount are stored now", len(self._queue))
+            log.info("storing %d changes of an earlier mount", len(self._queue))
         operations = [task.operation for task in self._queue.tasks()]
         wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
@@ -94,12 +94,14 @@ class Recovery:
             remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
                 again = [Record(record.seq, record.path, replace(operation, served=True))]
-                log.warning("moving %s to %s cannot be finished now: %s", source, target, error)
+                log.warning(
+                    "the interrupted move of %s to %s cannot be finished now: %s", source, target, error
+                )
             else:
-                log.warning("moving %s to %s is given up: %s", source, target, error)
+                log.warning("the interrupted move of %s to %s is given up: %s", source, target, error)
                 self._refuse(record, operation, error)
         else:
-            log.info("moving %s to %s, which had been interrupted, is done", source, target)
+            log.info("the interrupted move of %s to %s is done", source, target)
             if not remnants:
                 self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)

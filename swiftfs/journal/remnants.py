@@ -24,7 +24,7 @@ def remnant_tasks(
         own = _path_of(deletion.name, path, operation)
         task = Task(queue.next_seq(), own, deletion, nobody_waits, now, now + FIRST_PAUSE, ambiguous=True)
         task.attempts, task.error, task.blocked = 1, error, not error.retryable
-        log.warning("%s was moved, and stays here until Swift deletes it: %s", own, error)
+        log.warning("%s was moved, but the old object stays until Swift deletes it: %s", own, error)
         tasks.append(task)
     return tasks
 

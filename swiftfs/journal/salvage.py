@@ -66,7 +66,7 @@ def salvage(journal: Path) -> Salvage:
             known = {one.operation.file.file for one in salvaged.found if isinstance(one.operation, PutFile)}
             for name, operation in _carve(copy).items():
                 if name not in known:
-                    doubt = "found in what is left of the journal"
+                    doubt = "found in the rest of a damaged journal"
                     salvaged.found.append(Found(path_of(operation), operation, doubt))
     return salvaged
 
@@ -93,7 +93,7 @@ def copy_journal(journal: Path, folder: Path) -> Path:
                 return folder / journal.name
     except OSError as error:
         raise ConfigurationError(f"the journal {journal} cannot be read: {error.strerror}") from None
-    raise ConfigurationError(f"the journal {journal} changes all the time: try again")
+    raise ConfigurationError(f"the journal {journal} keeps changing: try again")
 
 
 def path_of(operation: PutFile) -> str:
@@ -189,7 +189,7 @@ def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
     if checksum != row_checksum(seq, path, text, number, reason):
         doubt = "its checksum is wrong"
     elif trusted is not None and written > trusted:
-        doubt = "the machine stopped before it was on the disk"
+        doubt = "the machine stopped before it was written to the disk"
     salvaged.found.append(Found(path, operation, doubt))
 
 

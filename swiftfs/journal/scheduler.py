@@ -94,7 +94,7 @@ class Scheduler:
             assert failed.error is not None
             raise failed.error
         if not flush.is_done():
-            raise SwiftfsError("the mount ends")
+            raise SwiftfsError("the mount is ending")
 
     def _run(self) -> None:
         while batch := self._next_batch():

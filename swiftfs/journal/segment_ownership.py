@@ -66,9 +66,7 @@ class SegmentOwnership:
             or any(claim.covers(one, self._choice) for claim in claims)
         }
         if spared := len(named) - len(own):
-            log.info(
-                "%d segments that %s names are left alone: they are not known to be its own", spared, name
-            )
+            log.info("%d segments that %s names are kept: they may belong to other objects", spared, name)
         return own
 
     def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:

@@ -125,7 +125,7 @@ class Task:
         try:
             self.done(outcome)
         except Exception:
-            log.exception("%s: an unforeseen failure in the callback of a change", self.path)
+            log.exception("%s: unexpected error in the callback of a change", self.path)
 
     def record(self) -> Record:
         """Return the task as the database keeps it."""

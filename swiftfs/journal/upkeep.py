@@ -75,7 +75,7 @@ class Upkeep:
             try:
                 self._db.sync()
             except OSError as error:
-                log.warning("what was closed may not survive a power cut: %s", error)
+                log.warning("closed files may not survive a power cut: %s", error)
             if self._removal.is_due():
                 with suppress(RuntimeError):  # the workers have ended: the next mount looks
                     self._soon(self._removal.look_again)

@@ -61,7 +61,7 @@ def find_cache(path: Path) -> Path:
     try:
         return Path(os.fsdecode(os.getxattr(path, CACHE_ATTRIBUTE)))
     except OSError as error:
-        reason = mount_error(path, error, "name its cache folder instead")
+        reason = mount_error(path, error, "give its cache folder instead")
         if isinstance(reason, NotYours):  # it may be a cache folder as well
             raise ConfigurationError(f"{path}: {error.strerror}") from None
         if not isinstance(reason, NotAMount):
@@ -189,13 +189,13 @@ class Export:
         _describe(target, intent.description.stored)
         line = ""
         if cut:
-            line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are {target}"
+            line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are copied to {target}"
         elif suffix:
-            line = f"{path}: of its {saved.size} bytes {copied} are here, as {target}; {_elsewhere(saved)}"
+            line = f"{path}: {copied} of its {saved.size} bytes are copied to {target}; {_elsewhere(saved)}"
         elif found.doubt:
-            line = f"{path}: {found.doubt}: look at {target}"
+            line = f"{path}: {found.doubt}: check {target}"
         elif target != self._target / path.strip("/"):
-            line = f"{path}: it is copied as {target}"
+            line = f"{path}: copied as {target}"
         return _Copy(target, copied, line)
 
     def _open(self, saved: FileRecord) -> BinaryIO:
@@ -203,7 +203,7 @@ class Export:
         for folder in self._folders:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return os.fdopen(os.open(folder / saved.file, _READING), "rb")
-        raise NotCopied(f"its local file {saved.file} is not there any more")
+        raise NotCopied(f"its local file {saved.file} is gone")
 
     def _copy(self, saved: FileRecord, target: Path) -> int:
         """Copy what a local file has; return how many bytes that are."""
@@ -318,7 +318,7 @@ def _elsewhere(saved: FileRecord) -> str:
     """Return where the bytes of a file are that its local file has not."""
     places = []
     if saved.origin is not None:
-        places.append(f"those of the object {saved.origin.name}, ETag {saved.origin.etag}")
+        places.append(f"in the object {saved.origin.name}, ETag {saved.origin.etag}")
     if saved.evicted:
         places.append(f"in its segments below {saved.prefix}")
     return f"the others are {', or '.join(places)}"

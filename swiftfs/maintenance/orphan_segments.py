@@ -202,7 +202,7 @@ class Search:
         found = list(iter_containers(self._store))
         own = self._source.container
         if own and own not in found and own + SEGMENTS_SUFFIX not in found:
-            raise ConfigurationError(f"no container {own!r}, and none of its segments either")
+            raise ConfigurationError(f"no container {own!r}, and no container for its segments")
         return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
 
     def _places(self, containers: list[str], elsewhere: str) -> Iterator[SegmentContainer]:
@@ -288,6 +288,6 @@ def may_be_manifest(row: Row) -> bool:
 def explain_refusal(error: AccessDenied) -> ConfigurationError:
     """Return the failure of a search that may not look everywhere."""
     return ConfigurationError(
-        f"{error}: a manifest there may name any segment, so nothing is known to be an orphan; "
+        f"{error}: a manifest there may name any segment, so no segment is certain to be an orphan; "
         "use an account that may list every container"
     )

@@ -57,7 +57,7 @@ class Probe:
         yield from self._limits()
         if self.source.is_account:
             yield Finding("account", f"{self.store.account_usage().objects} objects")
-            yield Finding("objects", "not tried: name a container")
+            yield Finding("objects", "not tested: give a container")
             return
         yield self._latency()
         try:
@@ -89,11 +89,15 @@ class Probe:
     def _limits(self) -> Iterator[Finding]:
         limits = self.store.limits()
         kind = (
-            "Swift" if limits.is_swift else "not Swift itself, or /info is hidden: short pages end no listing"
+            "Swift"
+            if limits.is_swift
+            else "not Swift, or /info is hidden: a short page does not end a listing"
         )
         yield Finding("server", kind)
         yield Finding("limits", _limits_text(limits))
-        deletes = f"{limits.bulk_delete} names a request" if limits.bulk_delete else "no: a DELETE an object"
+        deletes = (
+            f"{limits.bulk_delete} names a request" if limits.bulk_delete else "no: one DELETE an object"
+        )
         yield Finding("bulk delete", deletes)
         if limits.policies:
             yield Finding("storage policies", ", ".join(limits.policies))
@@ -120,7 +124,7 @@ class Probe:
             return Finding("writing", f"refused: {error}", "ro")
         skew = info.last_modified_ns / 10**9 - (before + unix_time()) / 2
         agree = abs(skew) < SKEW_SECONDS
-        text = "the server's and ours agree" if agree else f"the server's is {skew:+.0f} s off"
+        text = "server and this machine agree" if agree else f"the server's is {skew:+.0f} s off"
         return Finding("clock", text)
 
     def _attributes(self) -> Finding:
@@ -144,7 +148,7 @@ class Probe:
             sleep(0.1)
         seconds = monotonic() - begun
         page = self.store.list_page(names[0].container, prefix=prefix, limit=2)
-        short = "; pages come short" if len(page.rows) < 2 else ""
+        short = "; pages are too short" if len(page.rows) < 2 else ""
         typed = any(row.content_type == TYPE for row in rows)
         shown = "attributes are shown" if typed else "attributes are not shown"
         return Finding("listing", f"shows new objects within {seconds:.1f} s, {shown}{short}")
@@ -154,7 +158,7 @@ class Probe:
             self.store.put(self.made[0], b"", Headers("text/plain"), if_absent=True)
         except AlreadyExists:
             return Finding("If-None-Match", "honoured")
-        return Finding("If-None-Match", "ignored: two mounts may make the same folder")
+        return Finding("If-None-Match", "ignored: two mounts may create the same folder")
 
     def _large_objects(self) -> Finding:
         if not self.store.limits().slo:
@@ -183,9 +187,9 @@ class Probe:
         try:
             self.store.create_container(beside)
         except StoreError as error:
-            return Finding("segments", f"{beside} cannot be made: {error}", "segments=same")
+            return Finding("segments", f"{beside} cannot be created: {error}", "segments=same")
         self.store.delete_container(beside)
-        return Finding("segments", f"{beside} can be made")
+        return Finding("segments", f"{beside} can be created")
 
     def _throughput(self) -> Iterator[Finding]:
         """Send and fetch `size` bytes, at first as one object, then as four at once."""

@@ -125,7 +125,7 @@ class HeadCache:
         if damaged:
             self._database = self._file.recreate(error)
         else:
-            log.warning("the answers of HEAD requests are kept in memory only: %s", error)
+            log.warning("answers to HEAD requests are kept in memory only: %s", error)
             self._database = self._file.in_memory()
 
     def _read(self, container: str, states: list[ObjectState]) -> Iterator[tuple[ObjectState, ObjectInfo]]:

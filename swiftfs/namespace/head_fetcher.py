@@ -133,7 +133,7 @@ class HeadFetcher:
             info = self._store.head(entry.object)
         except NotFound:
             if self._is_listed(entry):
-                raise Ghost(f"{entry.object} is listed, and Swift does not have it") from None
+                raise Ghost(f"{entry.object} is listed, but Swift does not have it") from None
             raise
         self.remember(entry, info)
         return info

@@ -161,7 +161,7 @@ class _Outage:
     def log_once(self) -> None:
         """Log that expired listings are used, once in an outage."""
         if self.lasts and not self._logged:
-            log.warning("Swift is out of reach, expired listings are used meanwhile: %s", self._reason)
+            log.warning("Swift does not answer; expired listings are used meanwhile: %s", self._reason)
             self._logged = True
 
     def end(self) -> None:

@@ -318,7 +318,7 @@ class AttributeOps:
         try:
             self._journal.run_unjournaled(DescribeContainer(container, metadata))
         except AccessDenied:
-            log.info("the root's attributes live as long as the mount: no right to change %s", container)
+            log.info("the root's attributes are lost at the unmount: no permission to change %s", container)
 
     def _record(self, path: str, entry: Entry) -> None:
         if path == "/":

@@ -79,7 +79,7 @@ class WriteBack:
         if not file.unlinked:
             self._learn_version(file)
         if file.dirty and not file.unlinked:
-            log.warning("%s: its last changes are dropped", file.path)
+            log.warning("%s: its last changes are lost", file.path)
             self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
             self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)

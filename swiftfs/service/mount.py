@@ -102,7 +102,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
 def _drain(filesystem: FileSystem, cache: Path) -> None:
     def tell(waiting: int) -> None:
         Drain(waiting).write(cache)
-        notify(f"STATUS=unmounted, {waiting} changes wait until they are stored")
+        notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
     try:
         filesystem.close(tell)
@@ -126,7 +126,7 @@ def _cache_folder(request: MountRequest, who: str) -> Path:
     if folder is None:
         return own_folder(who, request.source)
     if request.mountpoint in (folder, *folder.parents):
-        raise ConfigurationError(f"cache folder {folder} lies in the mount point: choose another")
+        raise ConfigurationError(f"cache folder {folder} is inside the mount point: choose another one")
     return folder
 
 
@@ -150,11 +150,11 @@ def _begin(filesystem: FileSystem, request: MountRequest, stores: Stores) -> Non
     except NotFound:
         raise ConfigurationError(
             f"no container {request.source.container!r} at {stores.label}: "
-            "create it first, as by 'swift post'"
+            "create it first, for example with 'swift post'"
         ) from None
     except AccessDenied as error:
         raise ConfigurationError(
-            f"{stores.label} may not read {request.source}: check its rights and its project ({error})"
+            f"{stores.label} may not read {request.source}: check the user's rights and the project ({error})"
         ) from None
     except StoreError as error:
         raise ConfigurationError(f"{stores.label}: {request.source} cannot be listed: {error}") from None

@@ -25,5 +25,5 @@ def may_write(store: ObjectStore, source: Source) -> bool:
         log.info("%s is mounted read-only: %s", source, error)
         return False
     except StoreError as error:
-        log.debug("whether %s can be written to is not known: %s", source, error)
+        log.debug("cannot find out whether %s is writable: %s", source, error)
     return True

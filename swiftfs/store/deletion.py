@@ -118,7 +118,9 @@ class Deletion:
             else:
                 outcome.refused = BulkRefused(error, remembered=False)
         else:
-            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} existed, and was not found"))
+            outcome.refused = BulkRefused(
+                StoreError(f"delete_many: the server did not find {first}, which existed")
+            )
 
     def _delete_halves(
         self, chunk: Sequence[ObjectName]
@@ -197,7 +199,7 @@ class BulkDeletes:
             if self._refused or not refusal.remembered:
                 return
             self._refused = True
-        log.info("the server refuses bulk-delete, so objects are deleted one by one: %s", refusal)
+        log.info("the server refuses bulk deletes, so objects are deleted one by one: %s", refusal)
 
     def delete(self, names: Sequence[ObjectName]) -> Outcome:
         """Delete `names` by one request."""

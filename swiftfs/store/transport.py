@@ -148,7 +148,7 @@ class Transport:
     def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
         timeout = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
         if timeout <= 0:
-            raise TimedOut(f"{request.operation} {request.subject}: no time is left", may_land=False)
+            raise TimedOut(f"{request.operation} {request.subject}: no time left", may_land=False)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
                 return connection.send(request, token, min(timeout, self._longest_silence), count)

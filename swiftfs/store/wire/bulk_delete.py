@@ -104,7 +104,7 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
         return
     number = _number(verdict["Response Status"])
     if 200 <= number < 300:
-        raise BulkRefused(StoreError("delete_many the account: nothing was done"))
+        raise BulkRefused(StoreError("delete_many the account: the server did nothing"))
     request = Request("delete_many", "POST", meaning={501: BadRequest})
     error = status_error(request, number, NOTHING, verdict["Response Body"])
     if number == 413:
