@@ -37,15 +37,15 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Delete: {"is_slo": "large"},
     Move: {"is_slo": "large"},
 }
-"""Keys on disk of fields that have another name in the code. INVARIANT: a key never changes."""
+"""Keys on disk of fields with another name in the code. INVARIANT: a key never changes."""
 
 
 class Unreadable(ValueError):
-    """A text is not a record that we wrote."""
+    """A text is not a record of this journal."""
 
 
 def _converter() -> Converter:
-    # Without details of where in a record a fault is, a mount with many changes starts sooner.
+    # Without the position of a fault in a record, a mount with many changes starts sooner.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
     converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
     converter.register_structure_hook(

@@ -1,4 +1,4 @@
-"""Recovery of what an earlier process left: its moves are finished, other operations become tasks."""
+"""Recovery after an earlier process: its moves are finished, its other operations become tasks."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ RECOVERY_SECONDS = 1.0
 class Recovery:
     """Fills the queue, before anything is executed and before the mount serves files.
 
-    `changed` is the journal's lock; it is not held while a move is finished, which takes requests.
+    `changed` is the journal's lock; it is not held while a move is finished, which sends requests.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Recovery:
         self._make_done = make_done
 
     def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:
-        """Take up the records; return the prefixes of segments that no file of theirs needs.
+        """Queue the records; return the prefixes of segments that none of their files needs.
 
-        They are looked up now, before anybody can write: later there are segments of open files too.
+        The prefixes are read now, before files are written: later there are segments of open files too.
         """
         records, replaced = one_a_file(records)
         if replaced:  # an earlier release wrote two records of a file that was closed twice
@@ -84,7 +84,7 @@ class Recovery:
             self._writer.add(task)
 
     def _resume(self, record: Record, operation: Move | MoveFolder) -> None:
-        """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
+        """Finish a move that an earlier process began, or give it up: the mount serves files from now on."""
         again: list[Record] = []
         remnants: list[Remnant] = []
         source, target = operation.source, operation.target
@@ -106,7 +106,7 @@ class Recovery:
                 self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if self._late is not None:
-            self._late.save()  # else a later mount would take what was moved for lost, and store it again
+            self._late.save()  # else a later mount would take moved objects for lost, and store them again
         self._db.finish([record.seq], [*again, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
@@ -121,7 +121,7 @@ class Recovery:
 
 
 def _with_prefix(operation: Operation, uploads: Mapping[str, UnreferencedPrefix]) -> Operation:
-    """Return the operation with the prefix of its file's segments, which were stored after its record."""
+    """Return the operation with the prefix of its file's segments, which was recorded after it."""
     if not isinstance(operation, PutFile) or operation.file.prefix is not None:
         return operation
     upload = uploads.get(operation.file.file)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def remnant_tasks(
     queue: TaskQueue, path: str, operation: Move | MoveFolder, remnants: Collection[Remnant]
 ) -> list[Task]:
-    """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
+    """Return the tasks that delete the objects that the move of `path` could not, each with its own path."""
     tasks = []
     now = monotonic()
     for deletion, error in remnants:

@@ -1,4 +1,4 @@
-"""Reports of what waits: the values that a status shows, and their JSON."""
+"""Reports of pending changes: the values that a status shows, and their JSON."""
 
 import heapq
 import json
@@ -17,7 +17,7 @@ MOST_BYTES = 60_000
 """Limit of a report in JSON: the value of an extended attribute has at most 64 KiB (xattr(7))."""
 
 MOST_CHANGES = 500
-"""Changes in a report: so many fit, unless names are long."""
+"""Changes in a report: this many fit, unless names are long."""
 
 REASON_CHARACTERS = 300
 
@@ -26,7 +26,7 @@ _ORDER = ("parked", "running", "waiting")
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
-    """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
+    """An operation in a status: `state` is waiting, running or parked (blocked); `reason` its last error.
 
     `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
     need not be sent any more.
@@ -43,15 +43,14 @@ class PendingChange:
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """How many changes Swift has not got yet, by state, and the bytes of their files.
+    """How many changes are not in Swift yet, by state, and the bytes of their files.
 
     - `oldest`: seconds since the first of them was handed in, or since the mount began.
     - `away`: the server did not answer the last request.
-    - `unflushed`: changes that a flush was asked for and that are not in Swift; `flushing` of them were not
-      tried since.
+    - `unflushed`: changes of the last flush that are not in Swift; `flushing` of them were not tried since.
     - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
-    - `refused`: changes that Swift refused for good and that were not reported yet; `refusals` are the first.
-    - `watched`: objects for which a request whose answer was lost could undo what was stored since.
+    - `refused`: changes that were given up and not reported yet; `refusals` are the first.
+    - `watched`: objects for which a request whose answer was lost could undo a newer change.
     - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
     """
 
@@ -73,7 +72,7 @@ class QueueReport:
 
     @property
     def total(self) -> int:
-        """The number of changes that Swift has not got yet."""
+        """The number of changes that are not in Swift yet."""
         return self.waiting + self.running + self.parked
 
     def to_json(self) -> str:
@@ -94,7 +93,7 @@ class QueueReport:
 
 
 def describe(task: Task, sent: int = 0, state: str = "") -> PendingChange:
-    """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more.
+    """Return a task as a status shows it; `sent` bytes of its file need not be sent any more.
 
     Without a `state` it is the task's own.
     """
@@ -104,7 +103,7 @@ def describe(task: Task, sent: int = 0, state: str = "") -> PendingChange:
 
 
 def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
-    """Return what tells how many bytes of a task's file need not be sent any more."""
+    """Return a function for the number of bytes of a task's file that need not be sent any more."""
 
     def sent(task: Task) -> int:
         if not isinstance(task.operation, PutFile):
@@ -118,7 +117,7 @@ def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
 def report(
     tasks: Iterable[Task], refusals: Refusals, *, away: bool, sent: Callable[[Task], int] = lambda _: 0
 ) -> QueueReport:
-    """Return a report about tasks; the journal's lock is held. `sent` is asked of those that run."""
+    """Return a report about tasks; the journal's lock is held. `sent` is called for the running ones."""
     tasks = list(tasks)
     states = [_state(task) for task in tasks]
     asked = [task for task in tasks if task.flush_mark is not None]
@@ -164,7 +163,7 @@ def _urgency(task: Task) -> tuple[bool, int, int]:
 
 
 def _is_tried(task: Task) -> bool:
-    """Return whether a task, or one that it waits for, has failed since a flush was asked for."""
+    """Return whether a task, or one that it waits for, has failed since the flush began."""
     if task.flush_mark is not None and task.attempts > task.flush_mark and not task.running:
         return True
     return any(map(_is_tried, task.blockers))

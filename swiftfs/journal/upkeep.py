@@ -1,4 +1,4 @@
-"""Background work of the journal: it syncs the database, and deletes segments that nobody needs."""
+"""Background work of the journal: it syncs the database, and deletes unneeded segments."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -13,14 +13,14 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 0.5
-"""Between two times that the database and the local files are brought to the disk: a power cut costs less
-than a second's changes."""
+"""The interval in which the database and the local files are synced to the disk: a power cut loses less than
+a second of changes."""
 
 
 class Upkeep:
     """Owns the thread that syncs the database; `soon` runs a job in a worker of the journal.
 
-    Segments are deleted in the workers, for that takes requests.
+    Segments are deleted in the workers, because that sends requests.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Upkeep:
             self._db.end_upload(unreferenced.prefix)
 
     def _delete_segments(self, uploads: SegmentUploader) -> None:
-        """Delete what the file has uploaded; ask Swift first where a manifest may name it."""
+        """Delete the segments of the file; ask Swift first if a manifest may name them."""
         names = uploads.abandon()
         if uploads.is_inherited or uploads.is_in_doubt:
             self._discard(uploads.state())

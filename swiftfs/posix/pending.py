@@ -1,4 +1,4 @@
-"""Changes on their way to Swift: the namespace shows them, and the journal makes them."""
+"""Pending changes: the namespace shows them, and the journal stores them in Swift."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +30,15 @@ from swiftfs.posix.services import Services
 from swiftfs.store.protocol import Headers
 
 SUPERSEDE_SECONDS = 0.5
-"""How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
+"""How long a deletion waits for a change that may replace it, which comes within milliseconds."""
 
 RECALL_SECONDS = 1.0
-"""Seconds that the start of a mount spends on lookups of files whose attributes wait in the journal: each
-folder of them costs a listing."""
+"""Seconds that the start of a mount spends on lookups of files with pending attributes: each folder of them
+costs a listing."""
 
 
 class JournaledChange:
-    """A change that the mount shows and the journal has; the journal calls `settle` once, with the outcome.
+    """A change that is shown in the mount and is in the journal, which calls `settle` once with the outcome.
 
     `error` is why the change was given up, None before that.
     """
@@ -49,7 +49,7 @@ class JournaledChange:
         self._open_files = open_files
 
     def settle(self, outcome: ObjectInfo | Failure | None) -> None:
-        """Confirm the change, with what Swift said of a stored object, or roll it back."""
+        """Confirm the change, with Swift's answer about a stored object, or roll it back."""
         entry = self._pending.entry
         if isinstance(outcome, Exception):  # the journal logs it, or `submit` raises it
             self.error = outcome
@@ -62,12 +62,12 @@ class JournaledChange:
             self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:
-        """Show again what was there, because the journal did not take the change."""
+        """Show the state before again, because the journal did not accept the change."""
         self._pending.rollback()
 
 
 class PendingChanges:
-    """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
+    """Shows changes in the mount and hands them in to the journal, which stores them in Swift."""
 
     def __init__(self, services: Services, open_files: OpenFiles) -> None:
         self._services = services
@@ -78,14 +78,14 @@ class PendingChanges:
 
     @property
     def is_sync(self) -> bool:
-        """True when Swift has a change before the call that makes it returns: there is no write delay."""
+        """True if each call returns only when its change is in Swift: there is no write delay."""
         return self._journal.mode is Mode.SYNC
 
     @contextmanager
     def changing(self, *paths: str) -> Iterator[None]:
         """Make a change about `paths` while no folder above them moves.
 
-        Raise `OSError` ENOENT when the folder of one has moved away while this waited.
+        Raise `OSError` ENOENT if the folder of one has moved away while this waited.
         """
         with self._open_files.barrier.passing(lambda: paths) as waited:
             if waited:
@@ -94,11 +94,11 @@ class PendingChanges:
             yield
 
     def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
-        """Show `entry` at `path` from now on (None for nothing), and have `operation` do that in Swift.
+        """Show `entry` at `path` from now on (None for nothing), and submit `operation`, which stores that.
 
         Without a write delay the operation is executed before this returns, and its failure is raised. With
-        `later` it may wait all the same, because another change is about to make it needless. With a write
-        delay a failure is logged, and what was there is shown again. Raise `OSError` when the journal cannot
+        `later` it may still wait, because another change is expected to replace it. With a write
+        delay a failure is logged, and the state before is shown again. Raise `OSError` if the journal cannot
         be written: then nothing has changed.
         """
         change = self.record(path, entry)
@@ -128,11 +128,11 @@ class PendingChanges:
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
     def recovered(self, path: str, operation: Operation) -> Done:
-        """Show again a change that an earlier process left; return what the journal calls with the outcome.
+        """Show again a change that an earlier process left; return the journal's callback for the outcome.
 
         A move is finished by then: its old name is shown as gone, which listings may not show yet.
-        When new attributes of many files wait, some files show the old ones until Swift has the new ones: the
-        lookups would take longer than `RECALL_SECONDS`.
+        If new attributes of many files are pending, some files show the old ones until Swift has the new
+        ones: the lookups would take longer than `RECALL_SECONDS`.
         """
         entry = pending_entry(path, operation, self._services.defaults)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
@@ -144,7 +144,7 @@ class PendingChanges:
         return self.record(path, entry).settle
 
     def _described_entry(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Entry | None:
-        """Return the entry of `path` with its new attributes; None when it cannot be looked up in time."""
+        """Return the entry of `path` with its new attributes; None if it cannot be looked up in time."""
         if self._lookup_seconds >= RECALL_SECONDS:
             return None
         begun = monotonic()
@@ -180,7 +180,7 @@ def unstored_entry(
     *,
     foreign_headers_unknown: bool = False,
 ) -> Entry:
-    """Return the entry of a file of `size` bytes that Swift does not have yet; arguments as in `PutFile`."""
+    """Return the entry of a file of `size` bytes that is not in Swift yet; arguments as in `PutFile`."""
     media_type, stored = description.media_type, description.stored
     if ";" in media_type or stored.target is not None:  # a listing may show less than was sent
         media_type, stored = decode_type(description.headers().content_type)
@@ -202,7 +202,7 @@ def unstored_entry(
 
 
 def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry | None:
-    """Return the entry of `path` after `operation`, None when the operation alone does not determine it."""
+    """Return the entry of `path` after `operation`, None if the operation alone does not determine it."""
     match operation:
         case PutFile():
             size, unknown = operation.file.size, operation.foreign_headers_unknown

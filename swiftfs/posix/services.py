@@ -14,7 +14,7 @@ from swiftfs.store.protocol import ObjectStore
 
 @dataclass(slots=True)
 class Services:
-    """The parts of a mount below the file system, which `service/build.py` makes.
+    """The parts of a mount below the filesystem, which `service/build.py` makes.
 
     `layout` limits the size of a file. `defaults` are the attributes of objects that store none.
     """

@@ -21,7 +21,7 @@ CLASSES = (
 class Count:
     """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
 
-    `failures` are those of them that got no answer, or one outside 2xx.
+    `failures` are those without an answer, or with one outside 2xx.
     """
 
     requests: int = 0
@@ -73,7 +73,7 @@ class Counters:
 
     @contextmanager
     def body(self, name: str) -> Iterator[Callable[[int], None]]:
-        """Lend a function that counts the bytes sent of a body to the object `name` (`container/key`).
+        """Provide a function that counts the bytes sent of a body to the object `name` (`container/key`).
 
         The context ends when the request was answered or has failed.
         """

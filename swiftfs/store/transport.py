@@ -113,7 +113,7 @@ class Transport:
 
     @contextmanager
     def open(self, request: Request) -> Iterator[Answer]:
-        """Send `request` and lend the answer, its body unread; raise `StoreError` unless it is within 2xx.
+        """Send `request` and provide the answer, its body unread; raise `StoreError` unless it is within 2xx.
 
         After a 401 the token is renewed, once for all threads, and the request is sent once more.
         """
