@@ -1,7 +1,7 @@
-"""A mount that left its mount point and that the kernel still serves, for it is mounted elsewhere too.
+"""A mount that was unmounted but is still mounted elsewhere, so that its process continues.
 
-A container or a unit with `PrivateMounts=` has a copy of every mount of the moment it began, and a bind mount
-is another place in the same tree. The process lives until the last of them lets go.
+A container or a unit with `PrivateMounts=` has a copy of every mount that existed at its start, and a bind
+mount is another place in the same tree. The process lives until the last of them is unmounted.
 """
 
 import logging
@@ -25,17 +25,17 @@ OWN_TABLE = Path("/proc/self/mountinfo")
 TYPE = b"fuse.swiftfs"
 
 GRACE = 1.0
-"""Seconds in which an ordinary unmount has ended the mount."""
+"""Seconds after which an ordinary unmount has ended the mount."""
 
 POLL_SECONDS = 0.2
-"""Between two looks at how much still waits."""
+"""The interval in which the number of pending changes is written."""
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A swiftfs in a table of mounts: its device as `st_dev` has it, and where it is mounted."""
+    """A swiftfs in a table of mounts: its device as in `st_dev`, and where it is mounted."""
 
     device: int
     mountpoint: Path
@@ -43,7 +43,7 @@ class MountEntry:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process in whose mount namespace a mount is still to be found, and where."""
+    """A process whose mount namespace still has a mount, and where."""
 
     pid: int
     command: str
@@ -54,7 +54,7 @@ class Holder:
 
     @property
     def reachable(self) -> Path:
-        """The mount, by a path that leads into the namespace."""
+        """The mount by a path into the namespace."""
         return PROCESSES / str(self.pid) / "root" / str(self.mountpoint).lstrip("/")
 
 
@@ -70,7 +70,7 @@ def mount_entries(table: Path) -> Iterator[MountEntry]:
 
 
 def find_holders(device: int) -> list[Holder]:
-    """Return a process of each mount namespace that has the device mounted, as far as this user may see."""
+    """Return a process of each mount namespace with the device mounted, if this user may see it."""
     found: dict[str, Holder] = {}
     for folder in sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name)):
         with suppress(OSError):
@@ -86,7 +86,7 @@ def find_holders(device: int) -> list[Holder]:
 
 
 class DetachWatch:
-    """A thread that stores everything once the mount left its mount point, and records how much waits."""
+    """A thread that stores everything after an unmount, and writes how much is pending to `drain.json`."""
 
     def __init__(self, mountpoint: Path, journal: Journal, cache: Path) -> None:
         self._mountpoint = mountpoint
@@ -97,7 +97,7 @@ class DetachWatch:
         self._thread = new_thread(self._watch, "detached")
 
     def start(self, device: int) -> None:
-        """Begin, now that the mount on `device` answers; nothing is watched without a table of mounts."""
+        """Begin, now that the mount on `device` answers; do nothing if there is no table of mounts."""
         self._entry = MountEntry(device, self._mountpoint.resolve())
         try:
             watched = self._is_mounted()
@@ -118,7 +118,7 @@ class DetachWatch:
         with OWN_TABLE.open("rb") as table:
             changes = select.poll()
             changes.register(self._ended, select.POLLIN)
-            changes.register(table, select.POLLPRI)  # the kernel says when the table changes
+            changes.register(table, select.POLLPRI)  # the kernel signals a change of the table
             while self._is_mounted():
                 changes.poll()
                 if self._has_ended(0):
@@ -143,12 +143,12 @@ class DetachWatch:
 
 
 def _failure(report: QueueReport) -> str:
-    """Return what to say of changes that were to be stored and could not be, empty when all are."""
+    """Return a message about changes that could not be stored, empty if all are."""
     return unflushed(report) if report.unflushed and not report.flushing else ""
 
 
 def unflushed(report: QueueReport) -> str:
-    """Return in words what a flush has left."""
+    """Return a message about the changes that a flush could not store."""
     first = next((change for change in report.changes if change.reason), None)
     why = "the server does not answer" if report.away else "they could not be stored"
     if first is not None:

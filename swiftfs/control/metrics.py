@@ -1,4 +1,4 @@
-"""A mount's state as metrics for Prometheus: served over HTTP, or written to a file for node_exporter.
+"""A mount's status as metrics for Prometheus: served over HTTP, or written to a file for node_exporter.
 
 Names and units follow Prometheus' conventions (prometheus.io/docs/practices/naming).
 """
@@ -23,19 +23,19 @@ from swiftfs.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 15.0
-"""Between two versions of the file: how often Prometheus usually asks."""
+"""The interval between two versions of the file: how often Prometheus usually asks."""
 
 CLIENT_SECONDS = 10.0
-"""How long a client may take to send its request or to take the answer."""
+"""How long a client may take to send its request or to read the answer."""
 
 STOP_SECONDS = 0.1
-"""How soon the server notices that it is to end."""
+"""How soon the server notices that it should end."""
 
 Watch = Callable[[], MountStatus]
 
 
 class StateCollector(Collector):
-    """Reads the mount's state when somebody asks for the metrics, and at no other time."""
+    """Reads the mount's status only when the metrics are requested."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -45,7 +45,7 @@ class StateCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of this moment."""
+        """Yield the current metrics."""
         state = self._watch()
         yield InfoMetricFamily(
             "swiftfs",
@@ -105,7 +105,7 @@ def _changes(state: MountStatus) -> Iterator[Metric]:
 
 
 def registry_of(watch: Watch) -> CollectorRegistry:
-    """Return a registry of the mount's state and of its process."""
+    """Return a registry of the mount's status and of its process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StateCollector(watch))
     ProcessCollector(registry=registry)
@@ -113,12 +113,12 @@ def registry_of(watch: Watch) -> CollectorRegistry:
 
 
 def text_of(watch: Watch) -> bytes:
-    """Return the metrics of this moment in Prometheus' text format."""
+    """Return the current metrics in Prometheus' text format."""
     return generate_latest(registry_of(watch))
 
 
 class Exporter(Protocol):
-    """Publishes metrics from `start` until `close`, in a thread of its own."""
+    """Publishes metrics from `start` until `close`, in its own thread."""
 
     def start(self, watch: Watch) -> None:
         """Begin; after a fork, if there is one."""
@@ -128,9 +128,9 @@ class Exporter(Protocol):
 
 
 def open_exporter(where: str) -> Exporter:
-    """Return the exporter that the option `metrics` asks for, its place taken or its folder looked at.
+    """Return the exporter for the option `metrics`; its port is bound, or its folder is checked.
 
-    Raise `ConfigurationError` when it cannot be had.
+    Raise `ConfigurationError` if that fails.
     """
     return FileExporter(Path(where)) if "/" in where else HttpExporter(where)
 
@@ -149,12 +149,12 @@ class HttpExporter:
         self._thread = new_thread(self._server.serve_forever, "metrics", (STOP_SECONDS,))
 
     def start(self, watch: Watch) -> None:
-        """Begin to answer; until now who asks has to wait."""
+        """Begin to answer; earlier clients have to wait until now."""
         self._server.RequestHandlerClass = _Handler.factory(registry_of(watch))
         self._thread.start()
 
     def close(self) -> None:
-        """Give the port back; whoever is being answered does not keep it."""
+        """Release the port, even if a client is being answered."""
         if self._thread.ident is not None:
             self._server.shutdown()
             self._thread.join()
@@ -178,7 +178,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 class FileExporter:
-    """Writes the metrics to a file every 15 s and at the end: aside first, so that nobody reads a half."""
+    """Writes the metrics to a file every 15 s and at the end, atomically: to another file first."""
 
     def __init__(self, path: Path) -> None:
         if not os.access(path.parent, os.W_OK | os.X_OK):

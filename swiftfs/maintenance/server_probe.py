@@ -1,4 +1,4 @@
-"""Asks a server what it can and how fast it is, with a few small objects that are deleted again."""
+"""Tests the features and the speed of a server, with a few small objects that are deleted again."""
 
 import os
 import statistics
@@ -24,14 +24,14 @@ LISTING_SECONDS = 10.0
 """Longest wait for a listing to show an object; Swift's own update takes up to a second."""
 
 SKEW_SECONDS = 5.0
-"""A larger difference of clocks is worth a word: files have the client's times, listings the server's."""
+"""A larger difference of the clocks is reported: files have the client's times, listings the server's."""
 
 TYPE = encode_type("application/x-swiftfs-probe", Stored(mode=0o100640, mtime_ns=1, uid=0, gid=0))
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about `subject`; `options` are advised for a mount because of it."""
+    """A result about `subject`; `options` are the mount options that it suggests."""
 
     subject: str
     text: str
@@ -52,7 +52,7 @@ class Probe:
     def run(self) -> Generator[Finding, None, None]:
         """Yield the findings one after the other; nothing is left behind when the iterator ends or is closed.
 
-        Raise `StoreError` where the server does not answer, `ConfigurationError` without the container.
+        Raise `StoreError` if the server does not answer, `ConfigurationError` without the container.
         """
         yield from self._limits()
         if self.source.is_account:
@@ -71,7 +71,7 @@ class Probe:
             self._clean()
 
     def left(self) -> list[ObjectName]:
-        """Return what could not be deleted."""
+        """Return the objects that could not be deleted."""
         return list(self.made)
 
     def _name(self, key: str) -> ObjectName:
@@ -192,7 +192,7 @@ class Probe:
         return Finding("segments", f"{beside} can be created")
 
     def _throughput(self) -> Iterator[Finding]:
-        """Send and fetch `size` bytes, at first as one object, then as four at once."""
+        """Send and fetch `size` bytes, first as one object, then as four in parallel."""
         body = os.urandom(self.size)
         quarter = self.size // 4
         speeds = {}
@@ -216,7 +216,7 @@ class Probe:
         self.store.get(name, lambda _offset, _data: None)
 
     def _clean(self) -> None:
-        """Delete all that was made; what cannot be stays in `made`."""
+        """Delete all objects of the probe; those that cannot be deleted stay in `made`."""
         if self.made:
             failures = self.store.delete_many(self.made)
             self.made = [name for name in self.made if name in failures]

@@ -77,7 +77,7 @@ class Listing:
     def add_page(self, page: Page) -> list[Entry]:
         """Add the next page of the folder's listing; return the entries that are certain now.
 
-        A file `a` is not certain before the page that would show a folder `a/`: beside one it has another name.
+        A file `a` is not certain before the page that would show a folder `a/`: then it has another name.
         """
         rows = self._carried + list(page.rows)
         prefix = self.folder.prefix

@@ -1,4 +1,4 @@
-"""Puts a mount's parts together, from the store up to the file system."""
+"""Builds a mount's parts, from the store up to the filesystem."""
 
 import os
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from swiftfs.posix.services import Services
 from swiftfs.store import Stores
 
 PER_UPLOAD = 4
-"""Changes under way at once where a large file has one segment: they mostly wait for the answer."""
+"""Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What `swiftfs mount` was asked to do."""
+    """The arguments of `swiftfs mount`."""
 
     source: Source
     mountpoint: Path
@@ -44,7 +44,7 @@ class MountRequest:
 
 
 def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
-    """Put the floors together."""
+    """Build the layers and connect them."""
     options = request.options
     defaults = Defaults(
         uid=os.getuid() if options.uid is None else options.uid,
@@ -56,7 +56,7 @@ def build(stores: Stores, request: MountRequest, cache: Path) -> FileSystem:
         show_segments=options.show_segments,
     )
     store = stores.foreground
-    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    # First of all: a journal of another format stops the mount before any other file is changed.
     journal_log = JournalDB(cache, f"{request.source} of {stores.label}")
     records = journal_log.records()
     details = HeadFetcher(store, HeadCache(cache / HEADS))
