@@ -4,7 +4,7 @@ No other module imports `threading` or `concurrent.futures`, or reads a clock. A
 `Runtime`, which a test may replace (`use`) before it builds the objects that are to run on it.
 
 A lock has a rank. A thread takes locks of rising ranks only, so no two threads can wait for each other. With
-`check` every acquisition asserts that, and `may_block` asserts that nobody waits for the network or for
+`check` every acquisition asserts that, and `may_block` asserts that no thread waits for the network or for
 another thread with a lock that others need. Without it the locks are the plain ones.
 """
 
@@ -258,7 +258,7 @@ class _CheckedLock:
 
 
 class _CheckedCondition(_CheckedLock):
-    """A condition that asserts its rank, and that whoever waits holds no other lock."""
+    """A condition that asserts its rank, and that a waiting thread holds no other lock."""
 
     def __init__(self, raw: Condition, rank: Rank, checks: _Checks) -> None:
         super().__init__(raw, rank, checks, reentrant=True)
@@ -282,7 +282,7 @@ class _CheckedCondition(_CheckedLock):
 
 
 class _CheckedFuture(Future[Any]):
-    """A future that asserts that whoever waits for it holds no lock but a file's."""
+    """A future that asserts that a thread that waits for it holds no lock but a file's."""
 
     def result(self, timeout: float | None = None) -> Any:
         self._may_wait()

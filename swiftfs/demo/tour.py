@@ -105,7 +105,7 @@ class Tour:
         methods = Counter(request.method for request in self.server.requests())
         self.server.reset_requests()
         told = ", ".join(f"{number} {method}" for method, number in methods.most_common()) or "nothing"
-        self.console.print(f"  [dim]Swift was asked: {told}[/dim]")
+        self.console.print(f"  [dim]requests to Swift: {told}[/dim]")
 
     def _call(self, command: list[str]) -> str:
         process: subprocess.Popen[str] | None = None

@@ -342,7 +342,7 @@ def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
 
 
 def _subject(name: str, args: tuple[Any, ...]) -> str:
-    """Name what a callback was about: its path or, since open files come without one, its handle."""
+    """Return the subject of a callback: its path or, since open files come without one, its handle."""
     path = args[1 if name == "symlink" else 0] if args else None
     if isinstance(path, bytes):
         return repr(path.decode("utf-8", "backslashreplace"))

@@ -190,7 +190,7 @@ class Executor:
         return replace(operation.description, stored=stored)
 
     def move(self, operation: Move | MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
-        """Carry out a move; return what it could not delete.
+        """Carry out a move; return the sources that it could not delete.
 
         `record_objects` is called with all objects of a folder's move before the first copy. Raise the
         store's errors, for a folder `Unmoved`: then the old state is unchanged.
@@ -200,7 +200,7 @@ class Executor:
         return self._object_moves.move_folder(operation, record_objects)
 
     def resume(self, operation: Move | MoveFolder) -> list[Remnant]:
-        """Finish a move that an earlier process began; return what it could not delete."""
+        """Finish a move that an earlier process began; return the sources that it could not delete."""
         if isinstance(operation, Move):
             return self._object_moves.resume_move(operation)
         return self._object_moves.resume_folder(operation)

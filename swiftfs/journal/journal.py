@@ -250,7 +250,7 @@ class Journal:
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
-        """Drop the last operation about `name`, which failed: its caller has got `error`."""
+        """Drop the last operation about `name`, which failed and whose caller got `error`."""
         with self._changed:
             task = self._queue.tail(name)
             if task is None or task.running:

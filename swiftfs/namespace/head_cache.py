@@ -71,7 +71,7 @@ class HeadCache:
     """
 
     def __init__(self, path: Path | None = None, capacity: int = CAPACITY) -> None:
-        loss = "objects are asked about again"
+        loss = "HEAD requests are sent again"
         self._file = CacheDatabase(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
         self._lock = new_lock(Rank.HEADS)

@@ -115,7 +115,7 @@ class FileSystem:
             first = left[0]
             problems.append(
                 f"{len(left)} changes stay in {self._services.cache_dir}, "
-                "and the next mount goes on with them; "
+                "and the next mount continues with them; "
                 f"the first is {first.path}: {first.reason or 'there was no time'}"
             )
         if refused := journal.refused():
