@@ -192,6 +192,17 @@ def os_error(number: int, subject: str | None = None) -> OSError:
     return OSError(number, os.strerror(number), subject)
 
 
+def drop_tracebacks(error: BaseException) -> None:
+    """Drop the tracebacks of an error that is kept, and of its causes.
+
+    Their frames would keep the bytes mapped that could not be sent, and the descriptor of the map open.
+    """
+    following: BaseException | None = error
+    while following is not None:
+        following.__traceback__ = None
+        following = following.__cause__ or following.__context__
+
+
 _NO_MOUNT = "{} is not a swiftfs mount"
 _PRIVATE = "{}: only the user who mounted it may do this (root too, with allow_root or allow_other)"
 _MOUNT_POINT_ERRORS: Mapping[int, tuple[type[ConfigurationError], str]] = {

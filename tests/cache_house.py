@@ -58,9 +58,10 @@ class House:
         self._read_ahead = read_ahead
         self._threads = threads
         self._lent: list[CachedFile] = []
-        self.cache = self._enter()
+        self.enter()
 
-    def _enter(self) -> FileCache:
+    def enter(self) -> None:
+        """Open the cache folder."""
         maker = CachedFileFactory(
             self.store,
             SegmentLayout(1024 * MIB),
@@ -70,11 +71,11 @@ class House:
             read_ahead=self._read_ahead,
         )
         self.pool = maker._downloads
-        return FileCache(self.folder, self._limit, maker, {})
+        self.cache = FileCache(self.folder, self._limit, maker, {})
 
     def restart(self) -> None:
         self.cache.close()
-        self.cache = self._enter()
+        self.enter()
 
     def put(self, key: str, body: bytes) -> BaseVersion:
         name = ObjectName("box", key)
@@ -87,8 +88,12 @@ class House:
         self._lent.append(content)
         return content
 
-    def keep(self, content: CachedFile) -> None:
+    def forget(self, content: CachedFile) -> None:
+        """Leave it to the test to give a file back."""
         self._lent.remove(content)
+
+    def keep(self, content: CachedFile) -> None:
+        self.forget(content)
         self.cache.keep(content)
 
     def read(self, origin: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:

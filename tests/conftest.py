@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiers
+from leaks import Belongings
 from mounts import Mount
 from swiftclient import Connection
 
@@ -23,6 +24,17 @@ RESIDENT = 200 * 1024 * 1024
 """Bytes of memory that a worker may take before it is made to give some back."""
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fail a test that leaves a thread, a descriptor or a mount behind when its fixtures have ended."""
+    before = Belongings(tmp_path_factory.getbasetemp())
+    yield
+    if request.node.get_closest_marker("leaves_open") is None:
+        assert before.left() == []
 
 
 @pytest.fixture(autouse=True)

@@ -57,6 +57,12 @@ class Mount:
         """Whether there is a process that was not stopped yet; it may have died."""
         return self._process is not None
 
+    def take_process(self) -> subprocess.Popen[bytes]:
+        """Return the process, which the test ends itself; the mount then counts as stopped."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        return process
+
     def start(self) -> None:
         """Mount, and return when the mount answers."""
         command = [sys.executable, *self.program, "mount", self.source, str(self.path), "--foreground"]

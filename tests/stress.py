@@ -28,6 +28,9 @@ from load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_side_by_side, run_wor
 from swiftclient import ClientException, Connection
 from uncertain import GONE, Piece, UncertainLedger, is_dead, moved
 
+from swiftfs.control.client import read_state
+from swiftfs.errors import SwiftfsError
+
 STORED_LOOK = "look=stored"
 """The query of a request that no injected fault may hit."""
 
@@ -40,6 +43,9 @@ PAUSES = (0.0, 0.0, 0.0, 0.1, 0.6, 1.6, 1.9, 2.05)
 POLL_SECONDS = 0.02
 
 RETRY_SECONDS = 0.5
+
+KERNEL_SECONDS = 1.1
+"""How long the kernel may show the attributes that it has."""
 
 NAMES_KEPT = 50
 """Names of things that are gone, which are used again."""
@@ -120,6 +126,7 @@ class StressWorker(Worker, UncertainLedger):
                 stored = True
                 self.counts["crashes"] += 1
                 self._wait_for_mount("waits")
+            self._wait_for_release()
             self.say("looks at all")
             try:
                 found = self._look_at_all()
@@ -130,6 +137,16 @@ class StressWorker(Worker, UncertainLedger):
                 time.sleep(RETRY_SECONDS)
         wrong = self.adopt(found, certain=stored)
         assert not wrong, "\n".join(["a look at all finds:", *wrong])
+
+    def _wait_for_release(self) -> None:
+        """Wait until what was refused is dropped, after the last close, and the kernel forgets it."""
+        with contextlib.suppress(OSError, SwiftfsError):  # it has died
+            while any(self._is_own(one.path) for one in read_state(self.root).writing):
+                time.sleep(POLL_SECONDS)
+            time.sleep(KERNEL_SECONDS)
+
+    def _is_own(self, path: str) -> bool:
+        return path.startswith((f"/{self.home}/", f"/{SHARED}/{self.home}-"))
 
     def _wait_for_mount(self, word: str) -> None:
         epoch = self._epoch()

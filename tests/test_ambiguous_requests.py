@@ -1,5 +1,9 @@
 """What is recorded of lost requests, and what of that the next mount is told."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+from deadlines import within
+
 from swiftfs.objects import ObjectName
 from swiftfs.store.ambiguous import GONE, Ambiguity, AmbiguousRequests, Effect
 
@@ -47,3 +51,13 @@ def test_a_file_that_is_deleted_again_is_not_remembered_as_stored() -> None:
     again = AmbiguousRequests()
     again.load(recorded.rows.values())
     assert not again.all()[0].is_dangerous
+
+
+def test_a_wake_before_the_wait_is_not_lost() -> None:
+    requests = AmbiguousRequests()
+    requests.wake()
+    requests.wait(None)  # it would last for ever
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(requests.wait, None)
+        requests.wake()
+        waiting.result(within(60))

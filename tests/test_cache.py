@@ -153,7 +153,7 @@ def test_a_damaged_file_is_a_miss(house: House, damage: Damage, restart: bool) -
         house.cache.close()
     damage(house.kept()[0])
     if restart:
-        house.cache = house._enter()
+        house.enter()
     house.gets()
     assert [house.read(origin) for origin in origins] == [noise(3 * BLOCK, seed) for seed in range(2)]
     assert house.gets() in (1, 2)
@@ -178,7 +178,7 @@ def test_a_damaged_index_is_a_miss(house: House, place: str, caplog: pytest.LogC
             index.write_bytes(b"not a database" * 1000)
         case "empty":
             index.write_bytes(b"")
-    house.cache = house._enter()
+    house.enter()
     assert [house.read(origin) for origin in origins] == [noise(BLOCK, number) for number in range(100)]
     house.restart()
     house.gets()
@@ -199,7 +199,7 @@ def test_a_wrong_bit_in_a_row_is_a_miss(house: House) -> None:
     place = stored.index(name) + len(name)
     assert stored[place] == 0b111
     index.write_bytes(stored[:place] + b"\xff" + stored[place + 1 :])
-    house.cache = house._enter()
+    house.enter()
     assert house.read(origin) == body
 
 
@@ -219,7 +219,7 @@ def test_what_was_not_synchronized_is_good_until_the_next_boot(
     house.read(origin)
     house.cache.close()
     marker.write_text(boot)
-    house.cache = house._enter()
+    house.enter()
     house.gets()
     assert house.read(origin) == noise(BLOCK)
     assert house.gets() == (0 if served else 1)
@@ -249,7 +249,7 @@ def test_leftovers_and_strangers_are_swept(house: House) -> None:
     house.cache.close()
     (house.files / "open-123").write_bytes(b"of a process that died")
     (house.files / "stranger").write_bytes(b"x")
-    house.cache = house._enter()
+    house.enter()
     assert len(house.kept()) == 1
     house.gets()
     assert house.read(origin) == b"mine"

@@ -45,8 +45,7 @@ def _is_in_place(pid: int, outside: Path) -> bool:
 
 def ends(mount: Mount) -> None:
     """Return when the process of a mount that is unmounted has ended as it should."""
-    process, mount._process = mount._process, None
-    assert process is not None
+    process = mount.take_process()
     assert process.wait(30) == 0, mount.log.read_text()
     assert not mount.noise()
 

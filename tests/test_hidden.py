@@ -253,7 +253,9 @@ def test_no_call_for_the_folder_reaches_the_file_system(name: str) -> None:
 def test_only_its_own_paths_are_hidden() -> None:
     hidden = control_dir()
     assert hidden.getattr(ROOT).is_directory
-    assert hidden.open(f"{ROOT}/log", os.O_RDONLY) >= DIRECT_HANDLES
+    handle = hidden.open(f"{ROOT}/log", os.O_RDONLY)
+    assert handle >= DIRECT_HANDLES
+    hidden.release(handle)
     assert all(name.startswith("swift.") for name in PRIVATE)
     for path in (f"{ROOT}/other", f"{ROOT}/log/x"):
         with pytest.raises(FileNotFoundError):

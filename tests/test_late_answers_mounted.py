@@ -108,8 +108,7 @@ def test_the_mount_after_a_kill_looks_too(
     swift.inject(Fault("PUT", f"/{container}/file", status=504, late=LATE, times=1))
     store(mount.path / "file", old)
     store(mount.path / "file", new)
-    process, mount._process = mount._process, None
-    assert process is not None
+    process = mount.take_process()
     process.kill()
     process.wait()
     run("fusermount", "-uz", mount.path)

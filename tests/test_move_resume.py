@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, names, read, write
+from bench_filesystem import ME, bench, copy_live, names, read, write
 from commands import swiftfs
-from journal_house import body, foreign, keys, refuse
+from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
@@ -100,6 +100,27 @@ def test_a_move_is_finished(
         assert names(filesystem, "/") == ["e"]
     assert contents(store) == {"e/a": b"d/a", "e/b": b"d/b"}
     assert records(tmp_path) == []
+
+
+def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemoryStore, tmp_path: Path) -> None:
+    put_all(store, "a")
+    killed = tmp_path / "killed"
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "copy":
+            copy_live(tmp_path / "cache", killed)
+            raise AccessDenied("no")
+
+    (tmp_path / "cache").mkdir()
+    with bench(store, tmp_path / "cache", NEVER) as filesystem:
+        write(filesystem, "/b", b"new")
+        store.hook = hook
+        with pytest.raises(AccessDenied):
+            filesystem.rename("/a", "/b")
+    store.hook = None
+    with bench(store, killed) as filesystem:
+        assert names(filesystem, "/") == ["b"]
+    assert contents(store) == {"b": b"a"}
 
 
 @pytest.mark.parametrize("folder", [True, False])

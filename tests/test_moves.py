@@ -120,8 +120,7 @@ def killed_while(mount: Mount, method: str, reached: int) -> None:
 
 def kill(mount: Mount) -> None:
     """Kill the process that serves the mount and take its dead mount away."""
-    process, mount._process = mount._process, None
-    assert process is not None
+    process = mount.take_process()
     process.kill()
     process.wait()
     run("fusermount", "-uz", mount.path)

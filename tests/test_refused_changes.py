@@ -4,12 +4,13 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bench_filesystem import ME, bench, names, read, write
+from bench_filesystem import ME, bench, copy_live, get, names, put, read, write
 from commands import swiftfs
-from journal_house import NEVER, foreign, keys
+from journal_house import NEVER, body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
@@ -18,7 +19,7 @@ from swiftclient import Connection
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
 from swiftfs.journal.report import MOST_BYTES, PendingChange, QueueReport
-from swiftfs.objects import ObjectName
+from swiftfs.objects import UNCACHED_HANDLES, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -48,10 +49,10 @@ def flush(filesystem: FileSystem) -> QueueReport:
     return report(filesystem)
 
 
-def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None]) -> str:
+def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:
     """Return what the end of a mount complains about after a job."""
     try:
-        with bench(store, cache, NEVER) as filesystem:
+        with bench(store, cache, options) as filesystem:
             job(filesystem)
     except SwiftfsError as error:
         return str(error)
@@ -196,6 +197,78 @@ def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
         assert report(filesystem).refused == 0
 
 
+def append(filesystem: FileSystem) -> None:
+    handle = filesystem.open("/new", os.O_WRONLY)
+    try:
+        put(filesystem, handle, 5, b" and more")
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+def close_unchanged(filesystem: FileSystem) -> None:
+    handle = filesystem.open("/new", os.O_RDWR)
+    try:
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+@pytest.mark.parametrize(
+    "call", [append, close_unchanged, lambda filesystem: filesystem.chmod("/new", 0o600)]
+)
+def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
+    store: MemoryStore, tmp_path: Path, call: Callable[[FileSystem], None]
+) -> None:
+    (tmp_path / "cache").mkdir()
+    with bench(store, tmp_path / "cache", NEVER) as filesystem:
+        write(filesystem, "/new", b"bytes")
+        copy_live(tmp_path / "cache", tmp_path / "killed")
+        filesystem.unlink("/new")
+    refuse(store, AccessDenied, "put")
+
+    def refused(filesystem: FileSystem) -> None:
+        with pytest.raises(AccessDenied):
+            call(filesystem)
+        assert read(filesystem, "/new").startswith(b"bytes")
+
+    assert "1 changes stay" in ended(store, tmp_path / "killed", refused, "")
+    store.hook = None
+    with bench(store, tmp_path / "killed") as filesystem:
+        assert read(filesystem, "/new").startswith(b"bytes")
+    assert body(store, "new").startswith(b"bytes")
+
+
+def test_with_sync_a_reader_gets_no_pages_of_what_was_refused(store: MemoryStore, tmp_path: Path) -> None:
+    foreign(store, "file", b"bytes")
+    refuse(store, AccessDenied, "put")
+    with bench(store, tmp_path) as filesystem:
+        with pytest.raises(AccessDenied):
+            write(filesystem, "/file", b"other")
+        handle = filesystem.open("/file", os.O_RDONLY)
+        assert handle >= UNCACHED_HANDLES
+        assert get(filesystem, handle) == b"bytes"
+        filesystem.release(handle)
+
+
+@pytest.mark.parametrize("size", [5, 3 * MIB])
+def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
+    """A thousand refused files must not use up the descriptors of the process."""
+    refuse(store, AccessDenied, "put", "put_segment")
+    with bench(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  the names are wanted
+        for number in range(8):
+            with suppress(AccessDenied):
+                write(filesystem, f"/{number}", b"x" * size)
+        wait_until(lambda: report(filesystem).parked == 8)
+        own = 8 if size > MIB else 0  # a file with segments stays open
+        assert len(os.listdir("/proc/self/fd")) <= before + own  # noqa: PTH208
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+    assert {body(store, str(number)) for number in range(8)} == {b"x" * size}
+
+
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete")
@@ -248,8 +321,7 @@ def test_umount_says_what_was_not_deleted(refused: Mount, swift: SwiftServer, st
     assert "1 changes were refused and given up; the first is /one: " in result.stderr
     assert str(status) in result.stderr
     assert "WARNING: /one: could not be deleted" in refused.log.read_text().replace("WARNING:  ", "WARNING: ")
-    process, refused._process = refused._process, None
-    assert process is not None
+    process = refused.take_process()
     assert process.wait(10) == 1
 
 

@@ -132,4 +132,4 @@ def test_what_is_written_is_no_part_of_the_object(house: House, large: BaseVersi
     assert read_slowly(content) == model
     assert read_slowly(content) == model
     house.cache.drop(content)
-    house._lent.remove(content)
+    house.forget(content)

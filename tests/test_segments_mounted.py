@@ -28,8 +28,7 @@ def download(connection: Connection, container: str, key: str) -> bytes:
 
 def kill(mount: Mount) -> None:
     """End a mount by SIGKILL."""
-    assert mount._process is not None
-    process, mount._process = mount._process, None
+    process = mount.take_process()
     process.send_signal(signal.SIGKILL)
     process.wait()
 

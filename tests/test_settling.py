@@ -157,8 +157,7 @@ def test_what_a_killed_process_was_to_delete_the_next_one_deletes(
     mounted.remount()
     before = keys(connection, container)
     run("rm", "-rf", mounted.path / "tree")
-    process, mounted._process = mounted._process, None
-    assert process is not None
+    process = mounted.take_process()
     process.kill()
     process.wait()
     run("fusermount", "-uz", mounted.path)

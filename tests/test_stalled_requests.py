@@ -93,7 +93,7 @@ def test_the_cache_does_not_wait_for_a_download(
     other = house.put("other", noise(MIB, 2))
     content = house.open(origin if version_is_known else replace(origin, etag=""))
     held, loading = stall(house, threads, content)
-    house._lent.remove(content)
+    house.forget(content)
     threads.submit(leave, house, content).result(SECONDS)
     for ask in (house.open, house.open):
         threads.submit(ask, other).result(SECONDS)
@@ -158,7 +158,7 @@ def test_a_file_that_another_one_takes_the_place_of_is_not_waited_for(
 def test_a_closed_file_is_gone_when_its_download_has_ended(house: House, threads: ThreadPoolExecutor) -> None:
     content = house.open(house.put("file", noise(4 * MIB)))
     held, loading = stall(house, threads, content)
-    house._lent.remove(content)
+    house.forget(content)
     leave_changed(house, content)
     assert len(house.kept()) == 1
     held.end()

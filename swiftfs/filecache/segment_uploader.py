@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from swiftfs.concurrency import Executor, Future, Rank, monotonic, new_future, new_lock, unix_time
-from swiftfs.errors import ChangedDuringUpload, NotFound, StoreError
+from swiftfs.errors import ChangedDuringUpload, NotFound, StoreError, drop_tracebacks
 from swiftfs.filecache.block_map import Blocks, StoredSegment, block_range
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.segment_container import LONGEST_KEY, SegmentContainerChooser
@@ -487,6 +487,9 @@ class SegmentUploader:
             segment = self._find(upload, source) or self._put_zeros(upload, source)
             segment = segment or self._put(map_bytes(source, upload.start, upload.end), upload.start)
             upload.inconsistent = self._is_inconsistent(upload)
+        except Exception as error:
+            drop_tracebacks(error)  # the future keeps it
+            raise
         finally:
             upload.frozen = None  # its disk is given back when all have ended
         return segment

@@ -207,6 +207,7 @@ class Journal:
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
             deletion = self._superseded_deletion(operation)
             self._scheduler.attempt([task for task in tasks if task is not deletion])
+            operation = self._outcomes.with_stored_target(operation)
             if deletion is not self._superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
@@ -250,14 +251,23 @@ class Journal:
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
-        """Drop the last operation about `name`, which failed and whose caller got `error`."""
+        """Drop the last operation about `name`, which failed and whose caller got `error`.
+
+        An operation with a change that another call was promised stays, and is tried again or blocked.
+        """
         with self._changed:
             task = self._queue.tail(name)
-            if task is None or task.running:
+            if task is None or task.running or task.promised:
                 return
             self._writer.drop(task)
             self._changed.notify_all()
         task.notify(error)
+
+    def is_promised(self, name: ObjectName) -> bool:
+        """Return whether a change of `name` waits that no failure of a call drops."""
+        with self._changed:
+            task = self._queue.tail(name)
+            return task is not None and task.promised
 
     def flush_below(self, folder: Folder) -> None:
         """Execute pending changes below `folder` now; errors as in `flush`."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from cachetools import LRUCache
 
 from swiftfs.concurrency import Condition, monotonic
-from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable
+from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable, drop_tracebacks
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.late_requests import LateRequests
@@ -91,6 +91,7 @@ class Outcomes:
 
     def fail(self, task: Task, error: Failure) -> None:
         """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error."""
+        drop_tracebacks(error)
         again = _may_pass(error)
         if _is_final(task, error, again=again):
             self._give_up(task, error)
@@ -128,6 +129,15 @@ class Outcomes:
         if etag is None or etag in (operation.replaces_etag, *operation.sent):
             return operation
         return replace(operation, sent=(*operation.sent, etag))
+
+    def with_stored_target(self, operation: Move | MoveFolder) -> Move | MoveFolder:
+        """Return a move with the version that this mount has just stored at its target. Lock held.
+
+        Else the next process, after a crash, would take that version for another client's.
+        """
+        if isinstance(operation, MoveFolder) or operation.replaces_etag is not None:
+            return operation
+        return replace(operation, replaces_etag=self._stored.get(operation.target))
 
     def abort(self, tasks: Iterable[Task], error: Exception) -> None:
         """End the attempt of each task that still runs after an unexpected error."""
@@ -174,7 +184,7 @@ class Outcomes:
         task.take_newer()
         task.operation = replace(task.operation, file=cached_file.to_record())
         task.stored_hand_in = task.sent_hand_in
-        task.running = task.ambiguous = task.reported = False
+        task.running = task.ambiguous = task.reported = task.promised = False
         if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
             task.flush_mark = None
         if task.awaited_hand_in <= task.stored_hand_in:
@@ -224,6 +234,7 @@ class Outcomes:
             return False
         newer = followers[0]
         newer.operation, newer.ambiguous = merged[0], True
+        newer.promised |= task.promised
         task.successor = newer
         self._writer.end(task, [newer])
         if task.awaited_hand_in:

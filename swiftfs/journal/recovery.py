@@ -79,7 +79,8 @@ class Recovery:
             return
         now = monotonic()
         done = self._make_done(record.path, operation)
-        task = Task(record.seq, record.path, operation, done, now, now + RECOVERY_SECONDS, ambiguous=True)
+        due = now + RECOVERY_SECONDS
+        task = Task(record.seq, record.path, operation, done, now, due, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
 

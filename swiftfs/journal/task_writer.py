@@ -49,7 +49,8 @@ class TaskWriter:
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""
         now = monotonic()
-        task = Task(self._queue.next_seq(), path, operation, done, now, now + self._delay(at_least))
+        due, promised = now + self._delay(at_least), at_least > 0
+        task = Task(self._queue.next_seq(), path, operation, done, now, due, promised=promised)
         self._db.commit([task.record()])
         self.add(task)
 
@@ -102,6 +103,7 @@ class TaskWriter:
         for task in behind:
             self._queue.remove(task)
             task.ended, task.successor = True, holder
+            holder.promised |= task.promised
         if holder.running:
             holder.keep_newer(HandIn(path, operation, done, now, now + self._delay(at_least)))
         else:

@@ -45,6 +45,8 @@ class Task:
 
     - `error` is the error of the last of its `attempts`. A `blocked` task (parked, for users) is not tried
       again by itself. `reported` is True if a call has raised the error.
+    - For a `promised` task a call, or an earlier process, has reported success: the failure of a later
+      call about the same name does not drop it.
     - An `ambiguous` task was sent before, perhaps by an earlier process: Swift may have executed it.
     - A `successor` has taken over the operation of an ended task.
     - `flush_mark` is the number of attempts at the last request for a flush, None if there was none.
@@ -69,6 +71,7 @@ class Task:
     blocked: bool = False
     reported: bool = False
     awaited_hand_in: int = 0
+    promised: bool = False
     ambiguous: bool = False
     ended: bool = False
     successor: "Task | None" = None

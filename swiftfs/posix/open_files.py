@@ -111,7 +111,8 @@ class OpenFiles:
 
     A file that another client replaced is found only by its handles. The kernel has one page cache for all
     handles of a path. So after a replacement new handles there bypass that cache, until no handle of
-    the old version is open and the file has changed once more.
+    the old version is open and the file has changed once more. The same holds for a moment after changes
+    were dropped because Swift refused them.
     """
 
     def __init__(self) -> None:
@@ -154,7 +155,7 @@ class OpenFiles:
         libfuse's auto_cache makes the kernel drop them at an open, when mtime or size differ from the open
         before. But libfuse may compare attributes that it looked up a while ago.
         """
-        mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
+        mark, now = _mark(file), monotonic()
         before, opened = self._mixed.get(file.path, (mark, now))
         if any(one.path == file.path for one in self._replaced):
             self._mixed[file.path] = mark, now
@@ -176,6 +177,8 @@ class OpenFiles:
                 return file
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
+            if file.dirty and not file.unlinked:
+                self._mixed[file.path] = _mark(file), monotonic()
             self._released[file.path] = None
             return file
 
@@ -225,3 +228,8 @@ class OpenFiles:
         """Return every open file."""
         with self._lock:
             return [*self._by_path.values(), *self._replaced]
+
+
+def _mark(file: OpenFile) -> tuple[int, int]:
+    """Return what libfuse tells states of a file apart by: its mtime in ns and its size."""
+    return file.attributes.mtime_ns, file.cached_file.size

@@ -116,7 +116,7 @@ class PendingChanges:
                 raise change.error
 
     def flush_or_withdraw(self, name: ObjectName) -> None:
-        """Execute the change of `name` now. If it fails, give it up and raise the failure."""
+        """Execute the change of `name` now. If it fails, give it up, as `withdraw` does, and raise."""
         try:
             self._journal.flush([name])
         except (SwiftfsError, OSError) as error:

@@ -28,7 +28,8 @@ class WriteBack:
         """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
 
         A `durable` flush returns when the file is in Swift. So does every flush without a write delay: there
-        a change that cannot be stored is given up, and the file stays dirty. Otherwise raise, once, the error
+        a change that cannot be stored is given up, and the file stays dirty, unless the same record also has
+        a change that an earlier call was promised: then both stay pending. Otherwise raise, once, the error
         of an earlier change of the file that could not be stored. Wait while a folder above the file moves.
         """
         with self._open_files.barrier.passing(lambda: (file.path,)):
@@ -46,7 +47,9 @@ class WriteBack:
                     self._pending.flush_or_withdraw(file.name)
             except (SwiftfsError, OSError):
                 if handed_in:
-                    file.entry, file.dirty, file.failed = before, True, True
+                    file.failed = True
+                    if not self._journal.is_promised(file.name):
+                        file.entry, file.dirty = before, True
                 raise
         if durable and not self._pending.is_sync:
             self._journal.flush([file.name])

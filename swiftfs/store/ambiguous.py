@@ -88,6 +88,7 @@ class AmbiguousRequests:
         self._changed = new_condition(Rank.AMBIGUOUS)
         self._found: dict[ObjectName, Ambiguity] = {}
         self._unsaved: set[ObjectName] = set()
+        self._is_woken = False
 
     def __contains__(self, name: ObjectName) -> bool:
         return name in self._found
@@ -171,12 +172,14 @@ class AmbiguousRequests:
     def wait(self, seconds: float | None) -> None:
         """Wait until a record changes or `wake` is called, for `seconds` at most."""
         with self._changed:
-            if not self._unsaved:
+            if not (self._unsaved or self._is_woken):
                 self._changed.wait(seconds)
+            self._is_woken = False
 
     def wake(self) -> None:
-        """End every `wait`."""
+        """End the present `wait`, or the next: whoever waits may have looked just before."""
         with self._changed:
+            self._is_woken = True
             self._changed.notify_all()
 
     def _put(self, found: Ambiguity) -> None:
