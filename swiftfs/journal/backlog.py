@@ -24,7 +24,7 @@ class Backlog:
         self.upkeep = Upkeep(db, removal, self.workers)
 
     def start_uploads_for_space(self) -> bool:
-        """Begin to store files, for the disk is full of them; return whether anything is under way."""
+        """Begin to store files, because they fill the disk; return whether any upload is running."""
         with self.changed:
             for task in self.queue.tasks():
                 if isinstance(task.operation, PutFile) and not task.attempts and task.due:

@@ -67,7 +67,7 @@ class ObjectMeta:
     def marker(self, attributes: Attributes, *, typed: bool) -> "ObjectMeta":
         """Return the same for a folder's marker; with `typed` its attributes are in the Content-Type too.
 
-        There a listing shows them, but rclone takes such a marker for a file.
+        There a listing shows them, but rclone treats such a marker as a file.
         """
         stored = Stored(attributes.mode, attributes.mtime_ns, attributes.uid, attributes.gid)
         return replace(
