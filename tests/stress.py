@@ -44,8 +44,8 @@ POLL_SECONDS = 0.02
 
 RETRY_SECONDS = 0.5
 
-KERNEL_SECONDS = 1.1
-"""How long the kernel may show the attributes that it has."""
+KERNEL_SECONDS = 2.2
+"""How long after that the mtime may be another one."""
 
 NAMES_KEPT = 50
 """Names of things that are gone, which are used again."""
@@ -143,6 +143,7 @@ class StressWorker(Worker, UncertainLedger):
         with contextlib.suppress(OSError, SwiftfsError):  # it has died
             while any(self._is_own(one.path) for one in read_state(self.root).writing):
                 time.sleep(POLL_SECONDS)
+            self._look_at_all()  # it makes the kernel drop its pages of what was refused
             time.sleep(KERNEL_SECONDS)
 
     def _is_own(self, path: str) -> bool:

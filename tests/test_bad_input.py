@@ -1,6 +1,8 @@
 """What users get wrong and what befalls the server: one clear line, the right errno, nothing lost."""
 
+import contextlib
 import errno
+import mmap
 import os
 import subprocess
 import sys
@@ -161,6 +163,28 @@ def test_refusals_are_told_at_close(
     assert file.read_bytes() == b"old"
     file.write_bytes(b"newest")
     assert connection.get_object(container, "file")[1] == b"newest"
+
+
+def test_a_reader_sees_nothing_of_a_refused_mapping(
+    mounted: Mount, swift: SwiftServer, container: str
+) -> None:
+    """Not from the kernel's pages either, which have it."""
+    mounted.expected += ["flush", "fsync", "last changes are lost"]
+    file = mounted.path / "file"
+    file.write_bytes(b"old" * 5000)
+    assert file.read_bytes() == b"old" * 5000
+    swift.inject(Fault(method="PUT", path=f"/{container}/file", status=403))
+    with file.open("r+b") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0)
+        mapping[:3] = b"new"
+        with contextlib.suppress(OSError):
+            mapping.flush()
+        mapping.close()
+        with contextlib.suppress(OSError):
+            stream.close()
+    swift.clear_faults()
+    wait_for(lambda: "last changes are lost" in mounted.log.read_text())
+    wait_for(lambda: file.read_bytes() == b"old" * 5000)
 
 
 def test_a_real_quota(mounted: Mount, connection: Connection, container: str) -> None:

@@ -85,13 +85,18 @@ class AttributeOps:
         """Return the attributes of `path`."""
         file = self._files.current(path, ask=False)
         if file is not None:
-            return self._inodes.of_open(path, file.current_attributes)
-        return self._inodes.of(path, self._namespace.lookup(path).attributes)
+            return self._attributes(path, file)
+        attributes = self._namespace.lookup(path).attributes
+        return self._open_files.as_shown(path, self._inodes.of(path, attributes))
 
     def getattr_handle(self, handle: int) -> Attributes:
         """Return the attributes of an open file, whether or not it still has a path."""
         file = self._open_files.handle(handle).file
-        return self._inodes.of_open(file.path, file.current_attributes)
+        return self._attributes(file.path, file)
+
+    def _attributes(self, path: str, file: OpenFile) -> Attributes:
+        attributes = self._inodes.of_open(path, file.current_attributes)
+        return attributes if file.dirty else self._open_files.as_shown(path, attributes)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits."""

@@ -1,10 +1,11 @@
 """Open files, each shared by its handles, and the table of all of them."""
 
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
@@ -19,6 +20,12 @@ from swiftfs.store.object_meta import ObjectMeta
 
 UNCACHED_SECONDS = 5.0
 """Longer than libfuse uses a cached mtime and size."""
+
+ATTRIBUTE_SECONDS = 1.0
+"""How long libfuse and the kernel go by attributes that they have."""
+
+DROPPED_FILES = 10_000
+"""Files whose dropped changes the kernel may still have in its pages, at most."""
 
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
@@ -118,6 +125,7 @@ class OpenFiles:
         self._by_path: dict[str, OpenFile] = {}
         self._replaced: list[OpenFile] = []
         self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
+        self._dropped: LRUCache[str, float] = LRUCache(DROPPED_FILES)
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
 
     def at(self, path: str) -> OpenFile | None:
@@ -172,8 +180,26 @@ class OpenFiles:
                 return file
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
+            if file.dirty and not file.unlinked:
+                self._dropped[file.path] = math.inf
             self._released[file.path] = None
             return file
+
+    def as_shown(self, path: str, attributes: Attributes) -> Attributes:
+        """Return the attributes to show of a file; after changes of it were dropped, once with another mtime.
+
+        The kernel has pages with these changes. libfuse's auto_cache makes it forget them when mtime or size
+        differ from what it saw last, which may be the state before the changes.
+        """
+        if path not in self._dropped:
+            return attributes
+        with self._lock:
+            ends = min(self._dropped.get(path, 0.0), monotonic() + ATTRIBUTE_SECONDS)
+            if ends < monotonic():
+                self._dropped.pop(path, None)
+                return attributes
+            self._dropped[path] = ends
+        return replace(attributes, mtime_ns=attributes.mtime_ns + 1)
 
     def was_just_released(self, path: str) -> bool:
         """Return whether the last handle of the file at `path` was closed a moment ago."""
@@ -192,6 +218,8 @@ class OpenFiles:
                     file.path = new + file.path[len(old) :]
             for path in [path for path in self._mixed if is_below(path, old)]:
                 self._mixed[new + path[len(old) :]] = self._mixed.pop(path)
+            for path in [path for path in self._dropped if is_below(path, old)]:
+                self._dropped[new + path[len(old) :]] = self._dropped.pop(path)
 
     def stored(self, pending: Entry, entry: Entry) -> None:
         """Set the entry of the file that was handed in as `pending` to `entry`, which is in Swift."""

@@ -112,6 +112,7 @@ class PendingChanges:
         elif self.is_sync and not later:
             self.flush_or_withdraw(names_of(operation)[0])
             if change.error is not None:  # another thread executed it, and the flush found nothing to do
+                self._journal.raise_refusal(names_of(operation)[0])
                 raise change.error
 
     def flush_or_withdraw(self, name: ObjectName) -> None:
