@@ -168,7 +168,7 @@ def test_refusals_are_told_at_close(
 def test_a_reader_sees_nothing_of_a_refused_mapping(
     mounted: Mount, swift: SwiftServer, container: str
 ) -> None:
-    """Not from the kernel's pages either, which have it."""
+    """Nor from the kernel's pages, which hold the refused bytes."""
     mounted.expected += ["flush", "fsync", "last changes are lost"]
     file = mounted.path / "file"
     file.write_bytes(b"old" * 5000)

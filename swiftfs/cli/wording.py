@@ -1,4 +1,4 @@
-"""What commands print of changes that wait, and how they show that they wait themselves."""
+"""Texts about pending changes, and the spinner of commands that wait."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def counts(report: QueueReport) -> str:
 
 @contextmanager
 def spinner(text: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal that something is waited for; provide what replaces the text."""
+    """Show a spinner on a terminal while the block runs; provide a function that replaces the text."""
     if not sys.stderr.isatty():
         yield lambda _text: None
         return

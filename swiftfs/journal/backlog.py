@@ -1,4 +1,4 @@
-"""The work that waits for Swift, as far as the file cache has a say in it."""
+"""The queue of the journal with its lock and workers, which the file cache calls too."""
 
 from swiftfs.concurrency import Rank, new_condition, new_pool
 from swiftfs.filecache.segment_uploader import SegmentUploader

@@ -59,7 +59,7 @@ class _Item:
 
     `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
     `seconds`. `is_slo` is False if the object is certainly not an SLO. With `keeps_target` the target is the
-    marker of a folder that was there before, and no undo deletes it.
+    marker of a folder that existed before, and no undo deletes it.
     """
 
     source: ObjectName

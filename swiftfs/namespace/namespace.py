@@ -133,7 +133,7 @@ class Namespace:
         return self.lookup(path)  # another thread has shown it, or it has ended
 
     def defer(self, path: str, update: Callable[[Entry], Entry]) -> DeferredChange:
-        """Record a change that Swift does not have yet, to be shown when `path` is looked up.
+        """Record a change that is not in Swift yet, to be shown when `path` is looked up.
 
         To look up thousands of names at once would cost a listing for each folder.
         """
@@ -142,7 +142,7 @@ class Namespace:
         return deferred
 
     def take_deferred(self, path: str, deferred: DeferredChange) -> PendingChange | None:
-        """End a deferred change; return the pending one that is shown, None when nobody looked it up."""
+        """End a deferred change; return the pending one that is shown, None if nobody looked it up."""
         with self._lock:
             if self._deferred.get(path) is deferred:
                 del self._deferred[path]

@@ -22,10 +22,10 @@ UNCACHED_SECONDS = 5.0
 """Longer than libfuse uses a cached mtime and size."""
 
 ATTRIBUTE_SECONDS = 1.0
-"""How long libfuse and the kernel go by attributes that they have."""
+"""How long libfuse and the kernel cache attributes."""
 
 DROPPED_FILES = 10_000
-"""Files whose dropped changes the kernel may still have in its pages, at most."""
+"""Limit of the files whose dropped changes may still be in the kernel's page cache."""
 
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
@@ -186,9 +186,9 @@ class OpenFiles:
             return file
 
     def as_shown(self, path: str, attributes: Attributes) -> Attributes:
-        """Return the attributes to show of a file; after changes of it were dropped, once with another mtime.
+        """Return the attributes to show of a file: for a moment after dropped changes with another mtime.
 
-        The kernel has pages with these changes. libfuse's auto_cache makes it forget them when mtime or size
+        The kernel has pages with these changes. libfuse's auto_cache invalidates them if mtime or size
         differ from what it saw last, which may be the state before the changes.
         """
         if path not in self._dropped:

@@ -31,7 +31,7 @@ from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
 
 MOST_UNLISTED = 100
-"""How many objects that a listing misses are looked up after a move was finished, a HEAD each."""
+"""How many objects that a listing lacks are looked up after a move was finished, by a HEAD each."""
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for a change that may replace it, which comes within milliseconds."""
@@ -142,13 +142,13 @@ class PendingChanges:
         return self.record(path, entry).settle
 
     def _show_moved(self, operation: Move | MoveFolder) -> None:
-        """Show what a move that was finished at the start has at its new place."""
+        """Show the objects of a move that was finished at the start, at the new place."""
         for name in islice(self._unlisted(operation), MOST_UNLISTED):
             with suppress(StoreError):
                 self._namespace.record_stored(self._services.store.head(name))
 
     def _unlisted(self, operation: Move | MoveFolder) -> Iterator[ObjectName]:
-        """Yield the objects at the new place that a listing may miss, without markers that end in a slash."""
+        """Yield the objects at the new place that a listing may lack, without markers that end in a slash."""
         if isinstance(operation, Move):
             yield operation.target
             return
