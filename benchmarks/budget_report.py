@@ -161,21 +161,21 @@ def repeats(samples: Samples) -> int:
 def page(results: dict[float, Samples], plan: Plan, plot: str, loads: Sequence[float]) -> str:
     """Return the whole page; `results` are by seconds of delay, `plot` a file beside it or ""."""
     text = [
-        "# What jobs cost, beside rclone",
+        "# Requests, bytes and seconds of jobs, compared with rclone",
         "",
-        "Written by `python benchmarks/budget.py`, which measures it again on your machine.",
+        "Written by `python benchmarks/budget.py`. Run it to measure on your machine.",
         "",
         f"{plan.files} small files, one of {plan.size // MIB} MiB, segments of {plan.segment // MIB} MiB.",
         f"On {machine()},",
         f"Swift {version('swift')}, swiftfs {version('swiftfs')}, {rclone_version()}.",
-        f"The load (of a minute) was {min(loads):.1f} to {max(loads):.1f} meanwhile, its own included.",
+        f"The load average of a minute was {min(loads):.1f} to {max(loads):.1f}, including the benchmark.",
         "",
     ]
     if plot:
         text += [f"![requests, bytes and seconds of each job, swiftfs and rclone mount]({plot})", ""]
     for delay, samples in results.items():
         text += [
-            f"## With {delay * 1000:g} ms more a request; measurements of each job: {repeats(samples)}",
+            f"## With {delay * 1000:g} ms of delay; measurements of each job: {repeats(samples)}",
             "",
             *table(samples, delay),
             "",
@@ -188,24 +188,24 @@ def page(results: dict[float, Samples], plan: Plan, plot: str, loads: Sequence[f
 
 METHOD = """## How it is measured
 
-- The two run one after the other at each job, in turns of who is first, against one real Swift on
-  loopback that the benchmark starts; everything lies in memory. The delay is added in the server and
-  holds up no other request.
-- Each job runs in a fresh mount with an empty cache; but `rm` runs in the mount that made or moved what
-  it removes.
-- Requests and bytes of bodies, of both directions together, are counted by the server, from the mount's
-  readiness until it asks for nothing any more, without requests for a token and for `/info`: the median
-  of the repeats.
+- swiftfs and rclone run each job one after the other, and take turns at being first, against one real Swift
+  on loopback that the benchmark starts; all data is in memory. The delay is added in the server and does
+  not delay other requests.
+- Each job runs in a new mount with an empty cache, except that `rm` runs in the mount that created or moved
+  the files.
+- The server counts requests and the bytes of bodies in both directions, from the moment when the mount is
+  ready until it sends no more requests, without requests for a token and for `/info`: the median of the
+  repeats.
 - Seconds are the best and the median of the repeats, until the command has ended **and** the server has
-  all: names, checksums of small files, the large file's size or ETag. What was changed in place is
-  compared with a local file.
-- "Times faster" is the median of the pairs. The goals are those for {goal:g} ms a request; one of time is
+  everything: names, checksums of small files, the large file's size or ETag. Changes in place are compared
+  with a local file.
+- "Times faster" is the median of the pairs. The goals are for {goal:g} ms a request; a goal of time is
   met when both the median of the pairs and the best of each reach it.
-- Each waits before it uploads, which is in all that is "stored": swiftfs {ours:g} s (`settle`), rclone
-  {rclone:g} s (`--vfs-write-back`). The defaults are 2 and 5; `--settle` gives both the same. For the rest
-  swiftfs has its defaults, and rclone `--vfs-cache-mode full` and segments of the same size. With rclone's
-  `--use-server-modtime` its HEADs would go, and the times that rsync compares with them.
-- The trees are as swiftfs stores them, with times that both read, and one is as `rclone copy` stores it.
+- Each waits before it uploads, and jobs "until stored" include that: swiftfs {ours:g} s (`settle`), rclone
+  {rclone:g} s (`--vfs-write-back`). The defaults are 2 and 5; `--settle` sets both to the same. Otherwise
+  swiftfs has its defaults, and rclone `--vfs-cache-mode full` and segments of the same size. With
+  `--use-server-modtime` rclone would send no HEADs, but rsync could not compare times.
+- The trees are as swiftfs stores them, with times that both can read; one is as `rclone copy` stores it.
 """
 
 

@@ -186,7 +186,7 @@ STATUS_ATTRIBUTE = "swift.status"
 
 FLUSH_ATTRIBUTE = "swift.flush"
 RETRY_ATTRIBUTE = "swift.retry"
-"""Set on the mount's root, to any value, they start uploading what waits, or retry what failed."""
+"""Set on the mount's root, to any value, they start uploading all pending changes, or retry failed ones."""
 
 _XATTR_PREFIX = "user."
 _VERBATIM_NAME = re.compile(r"[a-z0-9.-]+")

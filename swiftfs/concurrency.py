@@ -4,7 +4,7 @@ No other module imports `threading` or `concurrent.futures`, or reads a clock. A
 `Runtime`, which a test may replace (`use`) before it builds the objects that are to run on it.
 
 A lock has a rank. A thread takes locks of rising ranks only, so no two threads can wait for each other. With
-`check` every acquisition asserts that, and `may_block` asserts that nobody waits for the network or for
+`check` every acquisition asserts that, and `may_block` asserts that no thread waits for the network or for
 another thread with a lock that others need. Without it the locks are the plain ones.
 """
 
@@ -26,13 +26,13 @@ class Rank(enum.IntEnum):
     """What each lock guards, in the order in which a thread may take them. See docs/concurrency.md."""
 
     FILE = enum.auto()
-    """One open file (`OpenFile`): keeps writers apart from what hands the file to the journal."""
+    """One open file (`OpenFile`): excludes writers while the file is handed in."""
     BARRIER = enum.auto()
     """Which folders are moving, and which changes are being made."""
     OPEN_FILES = enum.auto()
     """The tables of open files and handles."""
     PREFETCH = enum.auto()
-    """What is fetched ahead, and for which readers."""
+    """Which files are fetched ahead, and for which readers."""
     LATE_ANSWERS = enum.auto()
     """The order in which the records of lost requests are saved."""
     JOURNAL = enum.auto()
@@ -58,7 +58,7 @@ class Rank(enum.IntEnum):
     REMOVAL = enum.auto()
     """Segments whose deletion waits for a lost PUT."""
     OWNERSHIP = enum.auto()
-    """Which segments go with which object."""
+    """Which segments belong to which object."""
     LOG = enum.auto()
     """The journal's database connection."""
     HEADS = enum.auto()
@@ -66,11 +66,11 @@ class Rank(enum.IntEnum):
     RENEWALS = enum.auto()
     """Logins in progress, by the token that was refused."""
     STORE = enum.auto()
-    """What is known of the server, and the threads for single DELETEs."""
+    """Facts about the server, and the threads for single DELETEs."""
     BULK = enum.auto()
-    """How many names a bulk-delete carries."""
+    """The number of names in a bulk delete."""
     CONNECTIONS = enum.auto()
-    """The connections that are free."""
+    """The idle connections."""
     AMBIGUOUS = enum.auto()
     """The requests whose answer was lost."""
     COUNTERS = enum.auto()
@@ -194,7 +194,7 @@ class LockOrderError(AssertionError):
 
 
 class _Checks:
-    """What the calling thread holds, in the order in which it took it."""
+    """The locks that the calling thread holds, in the order in which it took them."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
@@ -232,7 +232,7 @@ class _Checks:
 
 
 class _CheckedLock:
-    """A lock that asserts its rank. Of two with one rank the one that was made first comes first."""
+    """A lock that asserts its rank. Of two with the same rank, the one that was made first is taken first."""
 
     def __init__(self, raw: Lock, rank: Rank, checks: _Checks, *, reentrant: bool) -> None:
         self.rank, self.reentrant = rank, reentrant
@@ -258,7 +258,7 @@ class _CheckedLock:
 
 
 class _CheckedCondition(_CheckedLock):
-    """A condition that asserts its rank, and that whoever waits holds no other lock."""
+    """A condition that asserts its rank, and that a waiting thread holds no other lock."""
 
     def __init__(self, raw: Condition, rank: Rank, checks: _Checks) -> None:
         super().__init__(raw, rank, checks, reentrant=True)
@@ -282,7 +282,7 @@ class _CheckedCondition(_CheckedLock):
 
 
 class _CheckedFuture(Future[Any]):
-    """A future that asserts that whoever waits for it holds no lock but a file's."""
+    """A future that asserts that a thread that waits for it holds no lock but a file's."""
 
     def result(self, timeout: float | None = None) -> Any:
         self._may_wait()

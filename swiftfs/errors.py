@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class SwiftfsError(Exception):
-    """The base class; `errno` is what a system call returns for the error."""
+    """The base class; a system call that fails with the error returns `errno`."""
 
     errno: int = errno.EIO
 
@@ -19,11 +19,11 @@ class ConfigurationError(SwiftfsError):
 
 
 class NotAMount(ConfigurationError):
-    """No swiftfs is mounted there."""
+    """No swiftfs is mounted at the path."""
 
 
 class DeadMount(ConfigurationError):
-    """The process of the mount there was killed."""
+    """The process of the mount has died."""
 
 
 class NotYours(ConfigurationError):
@@ -33,7 +33,7 @@ class NotYours(ConfigurationError):
 class ChangedDuringUpload(SwiftfsError):
     """Bytes changed while they were uploaded; another attempt will store the new ones.
 
-    `etag` is that of a version which this attempt has stored nevertheless, empty for none.
+    `etag` is the ETag of a version that this attempt stored nevertheless, empty if it stored none.
     """
 
     errno = errno.EAGAIN
@@ -47,9 +47,9 @@ class ChangedDuringUpload(SwiftfsError):
 class StoreError(SwiftfsError):
     """A request to Swift failed.
 
-    A `retryable` one may succeed if it is sent again, after `retry_after` seconds if the server named a
-    pause. One that `may_land` was sent and not answered: the server may carry it out later. `etag` is then
-    that of the object it would store, where the sender knows it.
+    If it is `retryable`, it may succeed when sent again, after `retry_after` seconds if the server named a
+    pause. If it `may_land`, it was sent and not answered: the server may carry it out later. `etag` is then
+    the ETag of the object it would store, if the sender knows it.
     """
 
     retryable = False
@@ -72,13 +72,13 @@ class NotFound(StoreError):
 
 
 class AccessDenied(StoreError):
-    """403, or a 401 in spite of a new token."""
+    """403, or 401 with a new token."""
 
     errno = errno.EACCES
 
 
 class Ghost(NotFound):
-    """404 on an object that the container's listing still shows; a DELETE removes its row."""
+    """404 on an object that the container's listing still shows; a DELETE removes its listing row."""
 
 
 class BadName(StoreError):
@@ -100,7 +100,7 @@ class BadRequest(StoreError):
 
 
 class BadContainer(BadRequest):
-    """400 on creating a container: its name or storage policy is bad. EINVAL is mkdir(2)'s for that."""
+    """400 on creating a container: its name or storage policy is bad. mkdir(2) returns EINVAL for that."""
 
     errno = errno.EINVAL
 
@@ -136,13 +136,13 @@ class QuotaExceeded(StoreError):
 
 
 class TooLarge(StoreError):
-    """413 on an object: larger than the server takes in one request."""
+    """413 on an object: larger than the server accepts in one request."""
 
     errno = errno.EFBIG
 
 
 class NoSpace(StoreError):
-    """507: the cluster has no room."""
+    """507: the cluster has no space left."""
 
     errno = errno.ENOSPC
 
@@ -204,30 +204,30 @@ def drop_tracebacks(error: BaseException) -> None:
 
 
 _NO_MOUNT = "{} is not a swiftfs mount"
-_PRIVATE = "{}: only whoever mounted it may ask (root too, with allow_root or allow_other)"
+_PRIVATE = "{}: only the user who mounted it may do this (root too, with allow_root or allow_other)"
 _MOUNT_POINT_ERRORS: Mapping[int, tuple[type[ConfigurationError], str]] = {
     errno.ENODATA: (NotAMount, _NO_MOUNT),
     errno.EOPNOTSUPP: (NotAMount, _NO_MOUNT),
-    errno.ENOTCONN: (DeadMount, "{}: its process had died: {}"),
+    errno.ENOTCONN: (DeadMount, "{}: its process has died: {}"),
     errno.EACCES: (NotYours, _PRIVATE),
     errno.EPERM: (NotYours, _PRIVATE),
 }
-"""What it means when a question to a mount fails so; the second `{}` is what to do."""
+"""What an errno from a mount point means; the second `{}` is what to do."""
 
 
 def mount_error(
-    mountpoint: Path, error: OSError, remedy: str = "'swiftfs umount' it, mount it again, and it goes on"
+    mountpoint: Path, error: OSError, remedy: str = "unmount it with 'swiftfs umount', and mount it again"
 ) -> ConfigurationError:
-    """Return what it means that a question to the mount at `mountpoint` failed with `error`.
+    """Return the meaning of an `error` from a call on the mount at `mountpoint`.
 
-    `remedy` is what to do when the process of the mount died.
+    `remedy` is what to do if the process of the mount has died.
     """
     kind, text = _MOUNT_POINT_ERRORS.get(error.errno or 0, (ConfigurationError, f"{{}}: {error.strerror}"))
     return kind(text.format(mountpoint, remedy))
 
 
 def mount_point_error(mountpoint: Path, error: OSError) -> ConfigurationError:
-    """Return why nothing can be mounted on `mountpoint`, which failed with `error`."""
+    """Return why nothing can be mounted on `mountpoint`, a call on which failed with `error`."""
     if error.errno == errno.ENOTCONN:
-        return mount_error(mountpoint, error, "fusermount -u it first")
+        return mount_error(mountpoint, error, "run 'fusermount -u' on it first")
     return ConfigurationError(f"mount point {mountpoint}: {error.strerror}")

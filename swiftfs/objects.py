@@ -9,7 +9,7 @@ from types import MappingProxyType
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 DIRECTORY_TYPE = "application/directory"
-"""The Content-Type of a directory marker, without parameters: rclone takes a marker with one for a file."""
+"""The Content-Type of a directory marker, without parameters: with one, rclone treats a marker as a file."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -21,7 +21,7 @@ class ObjectName:
 
     @classmethod
     def parse(cls, text: str) -> "ObjectName":
-        """Read `container/key`, as `str` writes it; the key is empty where there is no slash."""
+        """Read `container/key`, as `str` writes it; the key is empty if there is no slash."""
         container, _, key = text.partition("/")
         return cls(container, key)
 
@@ -71,7 +71,7 @@ class ObjectInfo:
     `metadata` holds the `X-Object-Meta-*` headers with lower-case names without that prefix;
     `preserved_headers` holds the headers a POST drops unless it sends them again (`Content-Encoding`,
     `X-Delete-At`, …), by their names. `size` is in bytes; `last_modified_ns` in ns since the epoch, or 0
-    where it is unknown. `dlo_prefix` is what the names of a DLO's segments begin with.
+    if it is unknown. `dlo_prefix` is how the names of a DLO's segments begin.
     """
 
     version: ObjectVersion
@@ -243,7 +243,7 @@ REQUEST_CLASSES = (
 class Count:
     """The requests of one class: how many, body bytes sent and received, seconds until the answer's end.
 
-    `failures` are those of them that got no answer, or one outside 2xx.
+    `failures` are those without an answer, or with one outside 2xx.
     """
 
     requests: int = 0

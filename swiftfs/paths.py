@@ -1,9 +1,9 @@
 """Maps paths to object names and back.
 
 A folder's path maps to a prefix, a file's path to an object name, component by component. Three components
-are no valid file names, and an object `a` beside objects `a/…` needs a name other than the folder's. Both get
-an escape that begins with `%`. A component that looks like an escape gets one more `%`; before `file` each
-`%` is doubled, so that an odd number of them always marks the escape:
+are not valid file names, and an object `a` beside objects `a/…` needs a name other than the folder's. Both
+get an escape that begins with `%`. A component that looks like an escape gets one more `%`; before `file`
+each `%` is doubled, so that an odd number of them always marks the escape:
 
     ""  %empty     "."  %dot     ".."  %dotdot     "%empty"  %%empty
     object "a" beside "a/b"  a%file                "a%file"  a%%file
@@ -23,7 +23,7 @@ from swiftfs.objects import ObjectName
 SCHEME = "swift:"
 """The prefix of a source in fstab and in the mount table, by which mount(8) knows that it is mounted.
 
-Without the prefix, mount(8) takes a source that is also a file in the current directory for a path.
+Without the prefix, mount(8) turns a source into a path if the current directory has a file of that name.
 """
 
 HIDDEN_FOLDER = ".swiftfs"
@@ -80,7 +80,7 @@ def beside_hidden(name: str) -> str:
 
 
 def without_hidden(path: str) -> str:
-    """Return the path without what `beside_hidden` has added."""
+    """Return the path without the `%` that `beside_hidden` has added."""
     if not path.startswith("/%"):
         return path
     name, slash, rest = path[1:].partition("/")

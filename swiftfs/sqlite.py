@@ -133,7 +133,7 @@ class CacheDatabase:
                 aside = _put_aside(self.path, "other")
                 log.info("%s: it is kept as %s, and %s", error, aside.name, self._loss)
             else:
-                log.warning("%s cannot be used (%s): it is put aside, and %s", self.path, error, self._loss)
+                log.warning("%s cannot be used (%s): it is set aside, and %s", self.path, error, self._loss)
                 _put_aside(self.path, "damaged")
             return self._open(self.path)
         except (sqlite3.Error, OSError):
@@ -215,7 +215,7 @@ def _format_of(database: sqlite3.Connection, schema: Schema, path: Path) -> int:
     application, number = _pragma(database, "application_id"), _pragma(database, "user_version")
     if application != schema.application:
         raise OtherFormat(
-            f"{path} is no such file of swiftfs (its application id is {application:#x}, not "
+            f"{path} is not this database of swiftfs (its application id is {application:#x}, not "
             f"{schema.application:#x}): move it away, or use another cache_dir; it was not changed"
         )
     if not schema.first <= number <= schema.format:

@@ -1,4 +1,4 @@
-"""What the tests share: one real Swift for the session, and a container of its own for each test."""
+"""Fixtures of all tests: one real Swift per session, a new container per test, checks for leaks and locks."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ from swiftfs.demo.server import SwiftServer
 concurrency.check()
 
 RESIDENT = 200 * 1024 * 1024
-"""Bytes of memory that a worker may take before it is made to give some back."""
+"""Bytes of resident memory above which a worker frees unused memory after a test."""
 
 _numbers = itertools.count(1)
 
@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 def nothing_is_left(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Fail a test that leaves a thread, a descriptor or a mount behind when its fixtures have ended."""
+    """Fail a test if a thread, a descriptor or a mount is left after its fixtures have ended."""
     before = Belongings(tmp_path_factory.getbasetemp())
     yield
     if request.node.get_closest_marker("leaves_open") is None:
@@ -39,21 +39,21 @@ def nothing_is_left(
 
 @pytest.fixture(autouse=True)
 def lock_order() -> Iterator[None]:
-    """Fail a test in which any thread took locks out of order, or kept one from others while it waited."""
+    """Fail a test if a thread took locks out of order, or held a lock while it waited."""
     concurrency.take_violations()
     yield
     assert concurrency.take_violations() == []
 
 
 def pytest_configure() -> None:
-    """Let children have the default action of signals that we ignore, as in the background or under nohup."""
+    """Give children the default action of signals that pytest ignores, for example under nohup."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda _number, _frame: None)  # handlers do not survive exec
 
 
 def pytest_runtest_teardown() -> None:
-    """Give memory back: what a test held in several threads stays with the process otherwise."""
+    """Return freed memory to the system: glibc keeps what several threads have allocated."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     if resident > RESIDENT:
         gc.collect()
@@ -67,14 +67,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def swift_server() -> Iterator[SwiftServer]:
-    """A real Swift on loopback; tests use `swift`, which finds it without faults and records."""
+    """A real Swift on loopback; tests use `swift`, which clears its faults and records."""
     with SwiftServer() as server:
         yield server
 
 
 @pytest.fixture
 def swift(swift_server: SwiftServer) -> Iterator[SwiftServer]:
-    """The session's Swift, without the faults and records of other tests."""
+    """The Swift of the session, without faults and records of other tests."""
     swift_server.clear_faults()
     swift_server.reset_requests()
     yield swift_server
@@ -83,7 +83,7 @@ def swift(swift_server: SwiftServer) -> Iterator[SwiftServer]:
 
 @pytest.fixture
 def server() -> Iterator[SwiftServer]:
-    """A Swift of the test's own, which may be killed, with the empty container `box`."""
+    """A Swift for one test, which may kill it, with the empty container `box`."""
     with SwiftServer() as running:
         client = Connection(running.auth_url, running.user, running.key, retries=0)
         client.put_container("box")
@@ -93,13 +93,13 @@ def server() -> Iterator[SwiftServer]:
 
 @pytest.fixture
 def container() -> str:
-    """A name that no other test uses."""
+    """Return a container name that no other test uses."""
     return f"box{next(_numbers)}"
 
 
 @pytest.fixture
 def connection(swift: SwiftServer, container: str) -> Iterator[Connection]:
-    """Another client of the same account, with `container` made."""
+    """Another client of the same account; it has created `container`."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(container)
     swift.reset_requests()
@@ -111,7 +111,7 @@ def connection(swift: SwiftServer, container: str) -> Iterator[Connection]:
 def mounted(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Mount]:
-    """`container`, empty, mounted; `@pytest.mark.mount_options("ttl=0")` sets its `-o`."""
+    """A mount of the empty `container`; `@pytest.mark.mount_options("ttl=0")` sets its `-o`."""
     marker = request.node.get_closest_marker("mount_options")
     with Mount(swift, container, tmp_path, marker.args[0] if marker else "") as mount:
         yield mount

@@ -1,4 +1,4 @@
-"""What a test leaves behind in its process: threads, file descriptors, mounts."""
+"""Find what a test leaves in its process: threads, file descriptors, mounts."""
 
 import gc
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 from deadlines import within
 
 GRACE_SECONDS = 5
-"""How long what a test closed may take to end: threads that were told to, sockets of the other side."""
+"""Seconds that threads, and sockets of a peer in this process, may take to end after a test."""
 
 
 class Belongings:
-    """What the process has when it is made; `left` returns what it has more since."""
+    """The threads, descriptors and mounts of the process now; `left` returns the new ones since."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -21,7 +21,7 @@ class Belongings:
         self._descriptors = _descriptors()
 
     def left(self) -> list[str]:
-        """Return what is left after a grace; references that only a cycle holds are no leak."""
+        """Return what is left after `GRACE_SECONDS`; objects that only a cycle keeps are no leak."""
         if self._more():
             gc.collect()
         ends = time.monotonic() + within(GRACE_SECONDS)
@@ -40,17 +40,17 @@ class Belongings:
 
 
 def _descriptors() -> dict[int, str]:
-    """Return the open descriptors and what they lead to."""
+    """Return the open descriptors and their targets."""
     found = {}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - for each of thousands of tests
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
-        except FileNotFoundError:  # that of the listing itself, or another thread closed it
+        except FileNotFoundError:  # the descriptor of the listing itself, or another thread closed it
             continue
     return found
 
 
 def _mounts_below(folder: Path) -> list[str]:
-    """Return the mount points below a folder; the machine may have others, of other test processes."""
+    """Return the mount points below a folder; other test processes may have mounts elsewhere."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [point for line in lines if (point := line.split()[4]).startswith(f"{folder}/")]

@@ -148,7 +148,7 @@ def test_a_cache_folder_in_use(swift: SwiftServer, mounted: Mount, container: st
 def test_refusals_are_told_at_close(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, status: int, number: int
 ) -> None:
-    mounted.expected += ["flush", "fsync", "last changes are dropped"]
+    mounted.expected += ["flush", "fsync", "last changes are lost"]
     file = mounted.path / "file"
     file.write_bytes(b"old")
     swift.inject(Fault(method="PUT", path=f"/{container}/file", status=status))
@@ -168,8 +168,8 @@ def test_refusals_are_told_at_close(
 def test_a_reader_sees_nothing_of_a_refused_mapping(
     mounted: Mount, swift: SwiftServer, container: str
 ) -> None:
-    """Not from the kernel's pages either, which have it."""
-    mounted.expected += ["flush", "fsync", "last changes are dropped"]
+    """Nor from the kernel's pages, which hold the refused bytes."""
+    mounted.expected += ["flush", "fsync", "last changes are lost"]
     file = mounted.path / "file"
     file.write_bytes(b"old" * 5000)
     assert file.read_bytes() == b"old" * 5000
@@ -183,12 +183,12 @@ def test_a_reader_sees_nothing_of_a_refused_mapping(
         with contextlib.suppress(OSError):
             stream.close()
     swift.clear_faults()
-    wait_for(lambda: "last changes are dropped" in mounted.log.read_text())
+    wait_for(lambda: "last changes are lost" in mounted.log.read_text())
     wait_for(lambda: file.read_bytes() == b"old" * 5000)
 
 
 def test_a_real_quota(mounted: Mount, connection: Connection, container: str) -> None:
-    mounted.expected += ["flush", "last changes are dropped"]
+    mounted.expected += ["flush", "last changes are lost"]
     connection.post_container(container, {"X-Container-Meta-Quota-Bytes": "1000"})
     with fails(errno.EDQUOT), (mounted.path / "file").open("wb", buffering=0) as stream:
         stream.write(bytes(2000))
@@ -243,7 +243,7 @@ def test_a_server_killed_in_the_middle_of_a_copy(tmp_path: Path) -> None:
         connection.put_container("box")
         connection.put_object("box", "file", old)
         with Mount(server, "box", tmp_path, "segment_size=1M") as mounted:
-            mounted.expected += ["flush", "release", "getattr", "dropped", "stay", "unused", "write"]
+            mounted.expected += ["flush", "release", "getattr", "lost", "stay", "unused", "write"]
             server.inject(Fault(method="PUT", path="box_segments/.*/0000002097152", delay=60))
             with subprocess.Popen(["cp", new, mounted.path / "file"], stderr=subprocess.PIPE) as copy:
                 wait_for(lambda: any("/0000002097152" in one.path for one in server.requests()))

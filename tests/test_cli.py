@@ -164,7 +164,7 @@ def test_what_cannot_be_mounted_is_one_line(swift: SwiftServer, folder: Path, tm
         (("mount", "box", tmp_path / "file"), "Not a directory"),
         (("mount", "no-such-container", folder), "no container 'no-such-container'"),
         (("mount", "box", folder, "-o", "tll=3"), "did you mean 'ttl'"),
-        (("mount", "box", folder, "-o", "ttl=x"), "say seconds"),
+        (("mount", "box", folder, "-o", "ttl=x"), "expected seconds"),
         (("mount", "/absolute/path", folder), "/absolute/path"),
         (("mount", "box", folder, "--os-cloud", "nowhere"), "nowhere"),
     ):
@@ -222,7 +222,7 @@ def test_a_credentials_file_serves_without_environment(
     secret.write_text("\n".join(["# of the demo", "", "export " + lines[0], *lines[1:]]))
     words = ("mount", container, folder, "--cache-dir", tmp_path / "cache", "-o", f"credentials={secret}")
     secret.chmod(0o640)
-    assert "open to others" in one_line(swiftfs(*words))
+    assert "can be read by other users" in one_line(swiftfs(*words))
     secret.chmod(0o600)
     assert swiftfs(*words, environment={"ST_KEY": "of somebody else", "OS_CLOUD": "x"}).returncode == 0
     assert swiftfs("umount", folder).returncode == 0

@@ -44,10 +44,10 @@ def test_naver_s_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (NAVER.replace("project_id", "#"), "project_id missing"),
-        (f"{NAVER}OS_USERNAME=x", "access_key and OS_USERNAME name two users"),
-        (f"secret={SECRET}", "line 1: say OS_NAME=value"),
-        (f"OS_PASSWORD {SECRET}", "line 1: say OS_NAME=value"),
+        (NAVER.replace("project_id", "#"), "project_id is missing"),
+        (f"{NAVER}OS_USERNAME=x", "access_key and OS_USERNAME exclude each other"),
+        (f"secret={SECRET}", "line 1: expected OS_NAME=value"),
+        (f"OS_PASSWORD {SECRET}", "line 1: expected OS_NAME=value"),
     ],
 )
 def test_a_wrong_file_is_told_without_its_secret(tmp_path: Path, text: str, told: str) -> None:
@@ -59,7 +59,7 @@ def test_a_wrong_file_is_told_without_its_secret(tmp_path: Path, text: str, told
 
 def test_what_systemd_lends_has_the_mode_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = secret_file(tmp_path, NAVER, 0o440)
-    with pytest.raises(ConfigurationError, match="open to others"):
+    with pytest.raises(ConfigurationError, match="can be read by other users"):
         read_credentials(file)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert login_environment(str(file), {"OS_TOKEN": "of the environment"})["OS_PASSWORD"] == SECRET

@@ -209,7 +209,7 @@ def test_export_and_recover_speak_of_another_format(cache: Path, tmp_path: Path)
     assert (tmp_path / "out" / "file").read_bytes() == b"data"
     result = swiftfs("recover", cache)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "nothing was set aside" in result.stdout
+    assert "holds no damaged journal" in result.stdout
 
 
 def test_a_journal_whose_table_has_other_columns_is_told(cache: Path, tmp_path: Path) -> None:

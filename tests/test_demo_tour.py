@@ -74,7 +74,7 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
     assert commands.count("cp") == 2
     assert commands.count("swiftfs") == 6
     assert "all equal" in output
-    assert re.search(r"Swift was asked: .*\d+ PUT", output)
+    assert re.search(r"requests to Swift: .*\d+ PUT", output)
     assert "big.bin" in output
 
 

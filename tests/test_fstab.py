@@ -76,7 +76,7 @@ def test_umount_takes_away_a_mount_that_died(mounted: Mount) -> None:
     kill(mounted)
     result = umount(mounted.path)
     assert result.returncode == 0
-    assert "its process had died; it is unmounted now" in result.stderr
+    assert "its process had died; the mount is removed now" in result.stderr
     assert not mounted.path.is_mount()
 
 

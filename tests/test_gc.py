@@ -120,7 +120,7 @@ def test_orphans_of_every_client_are_found_and_what_is_named_stays(
     ]
     assert "3 uploads, 5 segments, 3.1 MB that no manifest names" in told
     assert "skipped 1 objects whose names match no known segment format" in told
-    assert "nothing was deleted: repeat it with --delete" in told
+    assert "nothing was deleted: run it again with --delete" in told
     assert keys(connection, beside) == everything
 
     assert "deleted 5 segments" in gc(swift, container, "--older-than", "0s", "--delete")
@@ -249,7 +249,7 @@ def test_what_may_not_be_looked_at_may_name_anything(
     swift.inject(Fault(method="GET", path=r"/secret\?", status=403))
     words = ("gc", container, "--older-than", "0s", "--delete", "--unfinished-uploads")
     line = one_line(swiftfs(*words, environment=swift.environment()))
-    assert "nothing is known to be an orphan" in line
+    assert "no segment is certain to be an orphan" in line
     assert keys(connection, f"{container}_segments") == {key}
 
 
@@ -267,7 +267,7 @@ def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connectio
 
 def test_wrong_words_are_refused(swift: SwiftServer) -> None:
     result = swiftfs("gc", "box", "--older-than", "soon", environment=swift.environment())
-    assert (result.returncode, "say 12h, 7d or 2w" in result.stderr) == (2, True)
+    assert (result.returncode, "expected an age such as 12h, 7d or 2w" in result.stderr) == (2, True)
     line = one_line(swiftfs("gc", "no-such-box", environment=swift.environment()))
     assert "no container 'no-such-box'" in line
 
@@ -364,7 +364,7 @@ def parked(swift: SwiftServer, container: str, folder: Path) -> Iterator[Mount]:
         mount.expected.append("413")
         swift.inject(Fault(method="PUT", path="multipart-manifest=put", status=413))
         (mount.path / "film").write_bytes(noise(96 * MIB))
-        wait_until(lambda: "waits until it can be stored" in mount.log.read_text())
+        wait_until(lambda: "is parked, because it cannot be stored" in mount.log.read_text())
         yield mount
 
 
@@ -377,9 +377,9 @@ def test_the_only_copy_of_what_another_mount_has_evicted_stays(
         assert len(before) == 24
         told = careful_gc(swift, container, "--older-than", "0s", "--delete")
         assert keys(connection, beside) == before
-        assert uploads_told(told)[0].startswith(f"spared: {beside}/film/swiftfs-")
+        assert uploads_told(told)[0].startswith(f"kept: {beside}/film/swiftfs-")
         assert "0 uploads" in told
-        assert "spared 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in told
+        assert "kept 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in told
         words = (container, "--older-than", "0s", "--delete", "--cache-dir", mount.cache)
         assert uploads_told(careful_gc(swift, *words)) == []
         assert uploads_told(careful_gc(swift, *words, "--unfinished-uploads")) == []
@@ -398,7 +398,7 @@ def test_what_a_journal_that_is_here_does_not_speak_of_is_an_orphan(
     connection.delete_object(container, "film")
     words = (container, "--older-than", "0s", "--delete")
     beside = f"{container}_segments"
-    assert "spared 1 unfinished" in careful_gc(swift, *words)
+    assert "kept 1 unfinished" in careful_gc(swift, *words)
     assert len(keys(connection, beside)) == 2
     assert len(uploads_told(careful_gc(swift, *words, "--cache-dir", mount.cache))) == 1
     assert keys(connection, beside) == set()

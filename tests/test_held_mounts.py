@@ -60,7 +60,7 @@ def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
         result = swiftfs("umount", mounted.path)
         assert time.monotonic() - begun < 20
         assert (result.returncode, result.stdout) == (0, "")
-        assert "all is stored" in result.stderr
+        assert "everything is stored" in result.stderr
         assert f"{mounted.path} in the mount namespace of process {holder} (sleep)" in result.stderr
         assert result.stderr.count("\n") == 1
         assert connection.get_object(container, "file")[1] == b"text"
@@ -85,13 +85,13 @@ def test_the_helper_of_umount_says_it_too(mounted: Mount) -> None:
 def test_what_cannot_be_stored_is_told_though_the_mount_is_held(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    mounted.expected += ["403", "waits until it can be stored"]
+    mounted.expected += ["403", "is parked, because it cannot be stored"]
     with namespace():
         (mounted.path / "file").write_text("text")
         swift.inject(Fault("PUT", "/file", status=403))
         result = swiftfs("umount", mounted.path)
         assert result.returncode == 1
-        assert "1 changes wait: the first is /file: " in result.stderr
+        assert "1 changes are not stored yet: the first is /file: " in result.stderr
         assert "403" in result.stderr
         swift.clear_faults()
     ends(mounted)

@@ -69,7 +69,7 @@ def test_the_log_of_a_mount_in_the_background(
         (tmp_path / "mnt" / "file").write_text("x")
         assert swiftfs("flush", tmp_path / "mnt").returncode == 1
         log = (tmp_path / "mnt" / ".swiftfs" / "log").read_text()
-        assert f" WARNING /file waits until it can be stored: put {container}/file: 403" in log
+        assert f" WARNING /file is parked, because it cannot be stored: put {container}/file: 403" in log
     finally:
         swift.clear_faults()
         assert swiftfs("umount", tmp_path / "mnt").returncode == 0
@@ -173,7 +173,7 @@ def test_the_commands_tell_other_users_who_may_ask(mounted: Mount) -> None:
             f"os.setgid({NOBODY}); os.setuid({NOBODY}); main(['{command}', {str(mounted.path)!r}])"
         )
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        reason = "only whoever mounted it may ask (root too, with allow_root or allow_other)"
+        reason = "only the user who mounted it may do this (root too, with allow_root or allow_other)"
         told = f"swiftfs: {mounted.path}: {reason}\n"
         assert (result.returncode, result.stderr) == (1, told)
 
@@ -288,7 +288,7 @@ def test_orders_to_a_read_only_mount_that_has_nothing(mounted: Mount) -> None:
 def test_a_read_only_mount_stores_what_an_earlier_one_left(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    mounted.expected += ["waits until it can be stored", "stay in"]
+    mounted.expected += ["is parked, because it cannot be stored", "stay in"]
     swift.inject(Fault("PUT", f"/{container}/file", status=403))
     (mounted.path / "file").write_text("left")
     mounted.exit_code = 1
@@ -305,4 +305,6 @@ def test_a_read_only_mount_stores_what_an_earlier_one_left(
 def test_a_folder_without_a_mount_is_told(tmp_path: Path) -> None:
     (tmp_path / ".swiftfs").mkdir()
     (tmp_path / ".swiftfs" / "status.json").write_text("{}")
-    assert one_line(swiftfs("status", tmp_path)).endswith("is mounted by another version of swiftfs\n")
+    assert one_line(swiftfs("status", tmp_path)).endswith(
+        "is mounted by an incompatible version of swiftfs\n"
+    )

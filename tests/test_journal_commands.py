@@ -75,7 +75,7 @@ def assert_filled(folder: Path) -> None:
 @pytest.fixture
 def refused(mounted: Mount, swift: SwiftServer, container: str) -> Iterator[Mount]:
     """A mount whose account may not write `no*`, until the test ends."""
-    mounted.expected.append("waits until it can be stored")
+    mounted.expected.append("is parked, because it cannot be stored")
     swift.inject(Fault("PUT", f"/{container}/no", status=403))
     yield mounted
     swift.clear_faults()
@@ -83,7 +83,7 @@ def refused(mounted: Mount, swift: SwiftServer, container: str) -> Iterator[Moun
 
 def test_status_shows_what_waits(mounted: Mount) -> None:
     assert status(mounted)["changes"] == []
-    assert "nothing waits" in swiftfs("status", mounted.path).stdout
+    assert "nothing is waiting" in swiftfs("status", mounted.path).stdout
     fill(mounted)
     found = status(mounted)
     assert (found["waiting"], found["parked"], found["bytes"]) == (5, 0, 4 + 3 * 1024 * 1024)
@@ -206,8 +206,8 @@ def test_export_of_a_live_mount_disturbs_nothing(
 def test_export_of_what_a_crash_left(mounted: Mount, tmp_path: Path) -> None:
     fill(mounted)
     os.kill(mounted.pid, signal.SIGKILL)
-    wait_until(lambda: "process had died" in one_line(swiftfs("export", mounted.path, tmp_path / "out")))
-    assert "process had died" in one_line(swiftfs("status", mounted.path))
+    wait_until(lambda: "process has died" in one_line(swiftfs("export", mounted.path, tmp_path / "out")))
+    assert "process has died" in one_line(swiftfs("status", mounted.path))
     mounted.exit_code = -signal.SIGKILL
     mounted.stop()
     before = {path: path.read_bytes() for path in mounted.cache.rglob("*") if path.is_file()}

@@ -125,7 +125,7 @@ def test_a_late_deletion_of_what_was_made_anew(
     look(filesystem)
     settle(filesystem)
     assert body(store, "file") == b"new"
-    assert "nothing stood there" in told(caplog, logging.WARNING)[0]
+    assert "Swift had nothing" in told(caplog, logging.WARNING)[0]
 
 
 def test_a_late_bulk_deletion(store: LateStore, filesystem: FileSystem) -> None:

@@ -148,11 +148,11 @@ def test_a_file_that_cannot_be_used_is_put_aside(
     assert path.with_name("heads.sqlite.damaged" if damaged else "heads.sqlite.other").exists()
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] or not damaged
     said = (
-        "put aside"
+        "set aside"
         if damaged
         else "has format 99"
         if harm == "other format"
-        else "is no such file of swiftfs"
+        else "is not this database of swiftfs"
     )
     assert len([record.message for record in caplog.records if said in record.message]) == 1
 
@@ -173,7 +173,7 @@ def test_a_row_that_is_no_text_is_damage(path: Path, caplog: pytest.LogCaptureFi
     database.close()
     assert recall(path, [state(2)]) == {}
     assert recall(path, [state(1), state(2)]) == {}
-    assert len([record for record in caplog.records if "put aside" in record.message]) == 1
+    assert len([record for record in caplog.records if "set aside" in record.message]) == 1
 
 
 def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -185,7 +185,7 @@ def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.Lo
     assert memory.recall_many(states[-1:]) == {states[-1]: info(states[-1])}
     memory.close()
     assert [record.message for record in caplog.records] == [
-        "the answers of HEAD requests are kept in memory only: database or disk is full"
+        "answers to HEAD requests are kept in memory only: database or disk is full"
     ]
 
 

@@ -64,7 +64,7 @@ def test_prometheus_reads_them_over_http(
 ) -> None:
     port = free_port()
     with mount_of(swift, container, tmp_path, port) as mount:
-        mount.expected.append("waits until it can be stored")
+        mount.expected.append("is parked, because it cannot be stored")
         swift.inject(Fault("PUT", f"/{container}/no", status=403))
         (mount.path / "no").write_bytes(bytes(1000))
         assert swiftfs("flush", mount.path).returncode == 1
@@ -123,10 +123,10 @@ def test_a_port_that_is_taken_is_told_before_anything_is_mounted(
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("0", "say a port, ADDRESS:PORT, or the path of a .prom file"),
-        ("host", "say a port, ADDRESS:PORT, or the path of a .prom file"),
-        ("1.2.3.4:99999", "say a port, ADDRESS:PORT, or the path of a .prom file"),
-        ("/tmp/metrics", "say a file's path that ends in .prom: node_exporter reads no other"),
+        ("0", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
+        ("host", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
+        ("1.2.3.4:99999", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
+        ("/tmp/metrics", "expected a path that ends in .prom: node_exporter reads no other files"),
         ("/nowhere/x.prom", "there is no such folder"),
         ("/proc/self/mem/x.prom", "there is no such folder"),
         ("192.0.2.1:9177", "Cannot assign requested address"),
@@ -179,12 +179,12 @@ def test_a_folder_that_goes_away_ends_nothing(
     file = tmp_path / "textfile" / "swiftfs.prom"
     file.parent.mkdir()
     with mount_of(swift, container, tmp_path, file) as mount:
-        mount.expected.append("metrics are not written to")
+        mount.expected.append("cannot write metrics to")
         wait_until(file.exists)
         file.unlink()
         file.parent.rmdir()
         (mount.path / "file").write_text("x")
-    assert f"metrics are not written to {file}: No such file or directory" in mount.log.read_text()
+    assert f"cannot write metrics to {file}: No such file or directory" in mount.log.read_text()
 
 
 def test_a_client_that_says_nothing_does_not_delay_an_unmount(

@@ -118,12 +118,12 @@ def test_a_container_that_is_not_there(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "told"),
     [
-        (b"ST_USER=u\n", 0o644, "is open to others: chmod 600 it"),
-        (b"ST_USER=u\nkey: x\n", 0o600, "line NUMBER: say"),
+        (b"ST_USER=u\n", 0o644, "can be read by other users: chmod 600 it"),
+        (b"ST_USER=u\nkey: x\n", 0o600, "line NUMBER: expected"),
         (b"ST_USER=\xe9\n", 0o600, "is not text in UTF-8"),
         ("ST_USER=u\n".encode("utf-16"), 0o600, "is not text in UTF-8"),
         (b"# nothing yet\n", 0o600, "is empty"),
-        (b"access_key=a\nsecret_key=b\nproject_id=c\n", 0o600, "NAME missing"),
+        (b"access_key=a\nsecret_key=b\nproject_id=c\n", 0o600, "NAME is missing"),
         (None, 0, "credentials file FILE: REASON"),
     ],
 )
@@ -156,9 +156,9 @@ def test_a_credentials_file_of_another_system_is_read(
     ("words", "told"),
     [
         ("tll=3", "unknown option"),
-        ("ttl=soon", "option NAME=VALUE (-o): say REASON"),
+        ("ttl=soon", "option NAME=VALUE (-o): expected REASON"),
         ("sync,settle=3", "contradict each other"),
-        ("remount,ro", "remount: a mount keeps its options"),
+        ("remount,ro", "remount is not supported"),
     ],
 )
 def test_options(refused: Refused, words: str, told: str) -> None:
@@ -209,7 +209,7 @@ def test_cache_folders(connection: Connection, refused: Refused, tmp_path: Path)
     file.touch()
     assert "holds other files: choose an empty folder" in refused(cache=own)
     assert (own.stat().st_mode, [path.name for path in own.iterdir()]) == (before, ["diary"])
-    assert "lies in the mount point" in refused(cache=tmp_path / "mountpoint" / "cache")
+    assert "is inside the mount point" in refused(cache=tmp_path / "mountpoint" / "cache")
     assert refused(cache=file).endswith("cache folder FOLDER: REASON")
     assert refused(cache=link).endswith("cache folder FOLDER: REASON")
 

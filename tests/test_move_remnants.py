@@ -89,7 +89,7 @@ def test_what_is_refused_for_good_waits_and_is_told(
     moved = ["/d/x", "/d/y"] if path == "/d" else ["/d/x"]
     assert sorted(one.path for one in waiting) == moved
     assert {(one.kind, one.state) for one in waiting} == {("Delete", "parked")}
-    assert "stays here until Swift deletes it" in caplog.text
+    assert "stays until Swift deletes it" in caplog.text
     assert names(filesystem, "/") == (["e"] if path == "/d" else ["d", "x"])
     filesystem.refresh()
     with pytest.raises(FileNotFoundError):
@@ -253,7 +253,7 @@ def test_what_another_client_stores_there_is_not_deleted(
         filesystem.retry()
         wait_until(lambda: not filesystem.waiting())
     assert body(store, "d/x") == b"theirs"
-    assert "box/d/x stays: another client has stored it anew" in caplog.text
+    assert "box/d/x is kept: another client has stored a new version" in caplog.text
 
 
 def test_markers_that_stay_hide_their_folder(filesystem: FileSystem, store: RefusingStore) -> None:
@@ -277,7 +277,11 @@ def test_markers_that_stay_hide_their_folder(filesystem: FileSystem, store: Refu
 def test_a_large_file_survives_the_refusal_of_its_deletion(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, folder: bool
 ) -> None:
-    mounted.expected += ["until Swift deletes it", "changes stay in", "waits until it can be stored"]
+    mounted.expected += [
+        "until Swift deletes it",
+        "changes stay in",
+        "is parked, because it cannot be stored",
+    ]
     data = os.urandom(20_000_000)
     (mounted.path / "d").mkdir()
     (mounted.path / "d" / "large").write_bytes(data)
@@ -319,7 +323,7 @@ def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) ->
         removal = SegmentRemoval(store, database, SegmentOwnership(database))
         with ThreadPoolExecutor() as pool:
             moves = ObjectMoves(store, pool, removal)
-            with pytest.raises(StoreError, match="both stay"):
+            with pytest.raises(StoreError, match="both are kept"):
                 moves.resume_move(Move(source, target, replaces_etag="other"))
         store.copy(source, target, manifest_only=True)
         removal.discard(source, removal.segments_of(source, is_slo=True))

@@ -1,4 +1,4 @@
-"""The table of prices: what is in it, what it costs, and what is no price."""
+"""The table of prices: what is in it, what it costs, and what is not a known price."""
 
 from pathlib import Path
 
@@ -50,15 +50,18 @@ def test_what_is_not_in_the_table_is_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", 'say the currency, such as currency = "EUR"'),
-        ("currency = 3", 'say the currency, such as currency = "EUR"'),
-        ('currency = "EUR"\nrequest = 3', "request is no price; did you mean 'requests'?"),
-        ('currency = "EUR"\n[requests]\nputt = 3', "requests.putt is no price; did you mean 'put'?"),
-        ('currency = "EUR"\n[traffic]\nzzz = 3', "traffic.zzz is no price; say one of sent, received"),
-        ('currency = "EUR"\n[traffic]\nsent = -1', "traffic.sent: say a number, 0 or more"),
-        ('currency = "EUR"\n[traffic]\nsent = inf', "traffic.sent: say a number, 0 or more"),
-        ('currency = "EUR"\n[requests]\nput = "1"', "requests.put: say a number, 0 or more"),
-        ('currency = "EUR"\n[requests]\nput = true', "requests.put: say a number, 0 or more"),
+        ("", 'set the currency, such as currency = "EUR"'),
+        ("currency = 3", 'set the currency, such as currency = "EUR"'),
+        ('currency = "EUR"\nrequest = 3', "request is not a known price; did you mean 'requests'?"),
+        ('currency = "EUR"\n[requests]\nputt = 3', "requests.putt is not a known price; did you mean 'put'?"),
+        (
+            'currency = "EUR"\n[traffic]\nzzz = 3',
+            "traffic.zzz is not a known price; expected one of sent, received",
+        ),
+        ('currency = "EUR"\n[traffic]\nsent = -1', "traffic.sent: expected a number, 0 or more"),
+        ('currency = "EUR"\n[traffic]\nsent = inf', "traffic.sent: expected a number, 0 or more"),
+        ('currency = "EUR"\n[requests]\nput = "1"', "requests.put: expected a number, 0 or more"),
+        ('currency = "EUR"\n[requests]\nput = true', "requests.put: expected a number, 0 or more"),
         ('currency = "EUR"\nrequests = 3', "write requests as a table, [requests]"),
         ("currency", "Expected '='"),
     ],

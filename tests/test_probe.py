@@ -33,12 +33,12 @@ def test_a_real_swift(swift: SwiftServer, connection: Connection, container: str
     assert lines["server"] == "Swift"
     assert lines["limits"] == "10000 names a listing, 5G an object, 1000 segments, names of 1024 bytes"
     assert lines["bulk delete"] == "10000 names a request"
-    assert lines["clock"] == "the server's and ours agree"
+    assert lines["clock"] == "server and this machine agree"
     assert lines["attributes in Content-Type"] == "kept"
     assert lines["listing"].endswith("s, attributes are shown")
     assert lines["If-None-Match"] == "honoured"
     assert lines["large objects"] == "SLO with ranges; COPY copies manifests"
-    assert lines["segments"] == f"{container}_segments can be made"
+    assert lines["segments"] == f"{container}_segments can be created"
     assert lines["upload"].partition(" ")[0].isdigit()
     assert lines["cost"].partition(" ")[0].isdigit()
     assert int(lines["cost"].split()[0]) < 60
@@ -55,14 +55,14 @@ def test_below_a_prefix_and_without_bulk_delete() -> None:
             assert store.list_page("box").rows == ()
         finally:
             store.close()
-    assert findings["bulk delete"].text == "no: a DELETE an object"
+    assert findings["bulk delete"].text == "no: one DELETE an object"
     assert findings["latency"].options == "connections=16"
 
 
 def test_the_account(swift: SwiftServer) -> None:
     result = swiftfs("probe", "/", environment=swift.environment())
     assert result.returncode == 0
-    assert "objects: not tried: name a container" in result.stdout
+    assert "objects: not tested: give a container" in result.stdout
 
 
 def test_refusals_become_advice() -> None:
@@ -73,7 +73,7 @@ def test_refusals_become_advice() -> None:
     store = MemoryStore("box")
     store.hook = hook
     findings = probe_of(store)
-    assert findings["segments"] == Finding("segments", "box_segments cannot be made: 403", "segments=same")
+    assert findings["segments"] == Finding("segments", "box_segments cannot be created: 403", "segments=same")
     store.hook = lambda method, _subject: _refuse(method == "put")
     assert probe_of(store)["writing"].options == "ro"
 
@@ -113,7 +113,7 @@ def test_what_could_not_be_deleted_is_told(
 
 def test_wrong_words(swift: SwiftServer) -> None:
     assert "no container 'nothing'" in swiftfs("probe", "nothing", environment=swift.environment()).stderr
-    assert "say a size, 1M to 1G" in swiftfs("probe", "box", "--size", "2T").stderr
+    assert "expected a size, 1M to 1G" in swiftfs("probe", "box", "--size", "2T").stderr
     assert "no credentials" in one_line(swiftfs("probe", "box"))
     with pytest.raises(ConfigurationError, match="create it first"):
         probe_of(MemoryStore())

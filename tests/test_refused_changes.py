@@ -327,7 +327,7 @@ def test_flush_says_what_was_not_changed_and_says_it_once(
     assert "2 changes refused and given up" in " ".join(shown.split())
     result = swiftfs("flush", refused.path)
     assert result.returncode == 1
-    lines = sorted(line.split(", given up")[0] for line in result.stderr.splitlines())
+    lines = sorted(line.split(" and was given up")[0] for line in result.stderr.splitlines())
     assert lines == ["swiftfs: /one: could not be deleted", "swiftfs: /two: could not be changed"]
     assert swiftfs("flush", refused.path).returncode == 0
     assert state(refused)["refused"] == 0

@@ -91,8 +91,8 @@ def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache
     assert copy.read_bytes() == bytes(BLOCK) + b"b" * BLOCK + bytes(BLOCK)
     assert copy.stat().st_blocks * 512 < 2 * BLOCK
     (line,) = cache.lines
-    assert line.startswith(f"/d/f: of its {3 * BLOCK} bytes {BLOCK} are here, as {copy}; ")
-    assert line.endswith("the others are those of the object box/f, ETag 0123")
+    assert line.startswith(f"/d/f: {BLOCK} of its {3 * BLOCK} bytes are copied to {copy}; ")
+    assert line.endswith("the others are in the object box/f, ETag 0123")
 
 
 def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: Cache) -> None:
@@ -107,7 +107,7 @@ def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: Cache) 
     cache.export()
     assert (cache.target / f"f{PARTIAL}").read_bytes() == data
     (line,) = cache.lines
-    assert line.startswith(f"/f: of its {3 * BLOCK} bytes {BLOCK} are here, as ")
+    assert line.startswith(f"/f: {BLOCK} of its {3 * BLOCK} bytes are copied to ")
     assert line.endswith("; the others are in its segments below box_segments/f/upload/")
 
 
@@ -129,8 +129,8 @@ def test_local_files_that_are_gone_or_cut_are_told(cache: Cache) -> None:
     (cache.folder / "content" / "open-1").unlink()
     cache.export()
     assert cache.lines == [
-        f"/cut: 7 of its 10 bytes are gone; the others are {cache.target / 'cut'}{PARTIAL}",
-        "/gone: its local file open-1 is not there any more",
+        f"/cut: 7 of its 10 bytes are gone; the others are copied to {cache.target / 'cut'}{PARTIAL}",
+        "/gone: its local file open-1 is gone",
     ]
     assert (cache.target / f"cut{PARTIAL}").read_bytes() == b"cut" + bytes(7)
     assert not (cache.target / "gone").exists()
@@ -217,7 +217,7 @@ def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
     assert stat.S_ISFIFO((cache.target / "fifo").lstat().st_mode)
     assert (cache.target / "a.2").readlink() == outside
     assert rescue.tally.files == 5
-    assert any(line.startswith("/c/d: it is copied as ") for line in cache.lines)
+    assert any(line.startswith("/c/d: copied as ") for line in cache.lines)
 
 
 def test_a_journal_that_others_write_to_is_copied_whole(cache: Cache, tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
     result = swiftfs("recover", cache.folder, cache.target)
     assert result.returncode == 1
     assert (cache.target / "f").read_bytes() == b"data"
-    assert result.stderr == f"swiftfs: /f: set aside as intent-1.json: look at {cache.target / 'f'}\n"
+    assert result.stderr == f"swiftfs: /f: set aside as intent-1.json: check {cache.target / 'f'}\n"
     assert [path.name for path in (cache.target / NAMELESS).iterdir()] == ["intent-1.json"]
 
 
@@ -328,7 +328,9 @@ def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytes
     log.close()
     monkeypatch.setattr("swiftfs.journal.salvage.boot_id", lambda: "another boot")
     cache.export()
-    assert cache.lines == [f"/f: the machine stopped before it was on the disk: look at {cache.target / 'f'}"]
+    assert cache.lines == [
+        f"/f: the machine stopped before it was written to the disk: check {cache.target / 'f'}"
+    ]
 
 
 def test_nothing_to_recover(cache: Cache) -> None:
@@ -337,7 +339,7 @@ def test_nothing_to_recover(cache: Cache) -> None:
     assert damaged_journals(cache.folder) == []
     result = swiftfs("recover", cache.folder, cache.target)
     assert result.returncode == 0
-    assert result.stdout == f"{cache.folder}: nothing was set aside there\n"
+    assert result.stdout == f"{cache.folder} holds no damaged journal\n"
     assert not cache.target.exists()
 
 

@@ -308,7 +308,7 @@ def test_a_file_refused_for_want_of_quota_is_whole_after_retry(
     path = mounted.path / "file"
     path.write_bytes(data)
     mounted.remount()
-    mounted.expected.append("/file waits until it can be stored")
+    mounted.expected.append("/file is parked, because it cannot be stored")
     swift.inject(Fault("PUT", f"/{container}/file", status=413, delay=2))
     swift.reset_requests()
     data += append(mounted, swift, first)

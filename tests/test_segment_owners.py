@@ -177,7 +177,7 @@ def test_of_a_manifest_that_names_both_only_its_own_go(
     with bench(store, tmp_path, OPTIONS) as filesystem:
         filesystem.unlink("/victim")
     assert everything(store) == {other, "box/another"}
-    (line,) = [record for record in caplog.records if "left alone" in record.getMessage()]
+    (line,) = [record for record in caplog.records if "are kept" in record.getMessage()]
     assert (line.levelno, line.getMessage().split()[0]) == (logging.INFO, "1")
 
 

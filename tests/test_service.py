@@ -134,7 +134,7 @@ def test_a_drain_tells_how_much_waits(
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     _drain(cast(FileSystem, Draining()), tmp_path)
-    assert channel.recv(100) == b"STATUS=unmounted, 3 changes wait until they are stored"
+    assert channel.recv(100) == b"STATUS=unmounted, 3 changes are still to be stored"
 
 
 def test_a_failed_start_never_says_ready(swift: SwiftServer, tmp_path: Path, channel: socket.socket) -> None:

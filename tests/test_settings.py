@@ -101,7 +101,7 @@ def test_the_user_s_own_file_is_read_where_it_exists(home: Path) -> None:
 
 def test_a_mode_in_toml_wants_quotes(tmp_path: Path) -> None:
     assert build_options([from_file(toml(tmp_path, "umask = '027'"))]).umask == 0o027
-    with pytest.raises(ConfigurationError, match=r"umask .*line 1\): write its value in quotes"):
+    with pytest.raises(ConfigurationError, match=r"umask .*line 1\): write the value in quotes"):
         from_file(toml(tmp_path, "umask = 0o27"))
 
 
@@ -110,9 +110,9 @@ def test_a_mode_in_toml_wants_quotes(tmp_path: Path) -> None:
     [
         ("# a comment\nttll = 3", "unknown option 'ttll' ({file}, line 2); did you mean 'ttl'?"),
         ("ttl = 3\n[mount]\nttl = 4", "unknown option 'mount' ({file}, line 2)"),
-        ("ttl = 'x'", "option ttl=x ({file}, line 1): say seconds, 0 to a year"),
-        ("ttl = [1]", "option ttl ({file}, line 1): write its value in quotes"),
-        ("config = 'x'", "option 'config' ({file}, line 1): a configuration file names no other"),
+        ("ttl = 'x'", "option ttl=x ({file}, line 1): expected seconds, 0 to a year"),
+        ("ttl = [1]", "option ttl ({file}, line 1): write the value in quotes"),
+        ("config = 'x'", "option 'config' ({file}, line 1): a configuration file cannot name another one"),
         ("ttl =\nuploads = 1", "configuration file {file}: Invalid value (at line 1"),
     ],
 )
@@ -137,7 +137,7 @@ def test_what_the_others_say_wrong_is_told_with_its_place() -> None:
     )
     assert "(variable SWIFTFS_OPTIONS)" in refusal(from_environment({"SWIFTFS_OPTIONS": "nothing"}))
     assert refusal([Setting("uploads", "65", "--uploads")]) == (
-        "option uploads=65 (--uploads): say a number, 1 to 64"
+        "option uploads=65 (--uploads): expected a number, 1 to 64"
     )
     with pytest.raises(ConfigurationError, match=r"unknown option 'tll' \(-o\); did you mean 'ttl'"):
         parse_options(["tll=3"])
@@ -184,7 +184,7 @@ def test_words_of_fstab_change_nothing_or_switch_off() -> None:
     assert not parse_options(["async"], {"SWIFTFS_SYNC": "yes"}).sync
     assert parse_options(["dirsync"]).sync
     assert not parse_options(["exec,noexec"]).exec
-    with pytest.raises(ConfigurationError, match="remount: a mount keeps its options; unmount it"):
+    with pytest.raises(ConfigurationError, match="remount is not supported: unmount it"):
         parse_options(["remount,ro"])
 
 

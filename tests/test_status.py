@@ -75,18 +75,18 @@ def status(mount: Mount) -> dict[str, Any]:
 def test_what_is_shown_of_a_mount() -> None:
     assert shown(STATE).splitlines() == [
         "photos on /mnt",
-        "  mounted  3 h 2 min ago, by swiftfs 1.2",
-        "  server   https://example.org as me; Swift 2.38",
-        "  limits   files up to 1.0 TB in segments of 16M; 1 upload and 8 downloads at once; the server's:",
-        "           5.0 GB an object, 10,000 names a listing, no bulk delete",
-        "  cache    2.0 MB of 10.0 GB, 1.0 kB of it not in Swift yet; /cache",
-        "  asked    2,001 requests, 3 failed; 1.0 kB sent, 5.0 MB received",
+        "  mounted   3 h 2 min ago, by swiftfs 1.2",
+        "  server    https://example.org as me; Swift 2.38",
+        "  limits    files up to 1.0 TB in segments of 16M; 1 upload and 8 downloads at once; the server's:",
+        "            5.0 GB an object, 10,000 names a listing, no bulk delete",
+        "  cache     2.0 MB of 10.0 GB, 1.0 kB of it not in Swift yet; /cache",
+        "  requests  2,001 requests, 3 failed; 1.0 kB sent, 5.0 MB received",
         "",
         "  requests  number  failed    sent  received  seconds",
         "  get        2,000       3            5.0 MB     10.0",
         "  put            1          1.0 kB                0.5",
         "",
-        "nothing waits: all that was closed is in Swift",
+        "nothing is waiting: everything that was closed is in Swift",
     ]
 
 
@@ -248,7 +248,7 @@ def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
     }
     told = swiftfs("status", mounted.path).stdout
     assert f"{mounted.source} on {mounted.path}" in told
-    assert "nothing waits" in told
+    assert "nothing is waiting" in told
 
 
 def test_prices_are_of_the_option_s_file(
@@ -264,7 +264,9 @@ def test_prices_are_of_the_option_s_file(
     line = one_line(
         swiftfs("mount", container, mount.path, "--prices", prices, environment=swift.environment())
     )
-    assert line == f"swiftfs: option prices={prices}: requests.putt is no price; did you mean 'put'?\n"
+    assert (
+        line == f"swiftfs: option prices={prices}: requests.putt is not a known price; did you mean 'put'?\n"
+    )
 
 
 def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
@@ -315,7 +317,7 @@ def test_a_mount_that_died_is_told_beside_the_others(
     other.exit_code = -signal.SIGKILL
     with other:
         os.kill(other.pid, signal.SIGKILL)
-        line = f"swiftfs: {other.path}: its process had died: 'swiftfs umount' it"
+        line = f"swiftfs: {other.path}: its process has died: unmount it with 'swiftfs umount'"
 
         def is_told() -> bool:
             result = status_of_all(tmp_path)
@@ -330,7 +332,7 @@ def test_a_mount_that_died_is_told_beside_the_others(
 def test_where_nothing_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "mounts").write_text("30 1 0:1 / / rw - ext4 /dev/x rw\n31 1 0:2 / /a rw - fuse.sshfs x rw\n")
     result = status_by(tmp_path / "mounts")
-    assert one_line(result) == "swiftfs: nothing is mounted by swiftfs on this machine\n"
+    assert one_line(result) == "swiftfs: no swiftfs mounts on this machine\n"
 
 
 @contextmanager
@@ -367,7 +369,7 @@ def terminal(*words: object) -> Iterator[tuple[subprocess.Popen[bytes], Callable
 @pytest.mark.mount_options("settle=1000")
 def test_watch_follows_until_interrupted(mounted: Mount) -> None:
     with terminal("status", mounted.path, "--watch") as (process, printed):
-        wait_until(lambda: printed(b"nothing waits"))
+        wait_until(lambda: printed(b"nothing is waiting"))
         (mounted.path / "file").write_text("x")
         wait_until(lambda: printed(b"1 change waiting"))
         process.send_signal(signal.SIGINT)
@@ -379,7 +381,7 @@ def test_watch_follows_until_interrupted(mounted: Mount) -> None:
 
 def test_watch_ends_with_the_mount(mounted: Mount) -> None:
     with terminal("status", mounted.path, "--watch") as (process, printed):
-        wait_until(lambda: printed(b"nothing waits"))
+        wait_until(lambda: printed(b"nothing is waiting"))
         mounted.stop()
         assert process.wait(30) == 0
 

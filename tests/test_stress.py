@@ -55,9 +55,9 @@ UNUSED = "stays in Swift unused"
 """The log says so of a segment whose deletion has failed for too long; `swiftfs gc` finds it."""
 
 EXPECTED = (
-    "waits until it can be stored",
-    "stays here until Swift deletes it",
-    "its last changes are dropped",  # with `sync`, after the close() that failed
+    "is parked, because it cannot be stored",
+    "the old object stays until Swift deletes it",
+    "its last changes are lost",  # with `sync`, after the close() that failed
     UNUSED,
     *(f": {name} (" for name in ("EIO", "ETIMEDOUT", "EDQUOT", "EFBIG", "EACCES")),
 )

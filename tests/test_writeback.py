@@ -25,7 +25,7 @@ def make_tree(top: Path) -> None:
 def test_rsync_outlives_an_outage(server: SwiftServer, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree")
     with Mount(server, "box", tmp_path, "settle=0.2") as mounted:
-        mounted.expected += ["out of reach"]
+        mounted.expected += ["expired listings are used"]
         copied = threading.Thread(target=run, args=("rsync", "-a", tmp_path / "tree", mounted.path))
         copied.start()
         wait_until(lambda: len([one for one in server.requests() if one.method == "PUT"]) > 100)
@@ -54,7 +54,7 @@ def test_fsync_of_a_folder_stores_what_is_in_it(
 
 @pytest.mark.mount_options("settle=1000")
 def test_fsync_says_what_the_server_says(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    mounted.expected += ["waits until it can be stored", "fsync handle"]
+    mounted.expected += ["is parked, because it cannot be stored", "fsync handle"]
     swift.inject(Fault(method="PUT", path=f".*/{container}/file", status=403))
     descriptor = os.open(mounted.path / "file", os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, b"data")

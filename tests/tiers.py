@@ -1,7 +1,7 @@
-"""Which tests `./dev test` runs, `./dev test slow` and `./dev test fast`.
+"""The tiers of the tests: which of them `./dev test`, `./dev test slow` and `./dev test fast` run.
 
-`slow` is what takes long and says little more: loads, storms, and of each matrix all but a few cases.
-`system` is what mounts or starts a Swift; the rest is `fast`.
+`slow` tests take long and find little more: loads, storms, and all but a few cases of each matrix.
+`system` tests mount or start a Swift; the rest is `fast`.
 """
 
 from collections import defaultdict
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 SYSTEM = frozenset({"Mount", "SwiftServer", "Killable", "subprocess", "swiftfs", "run"})
-"""Names by which the modules of tests start processes."""
+"""Names with which test modules start processes."""
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark each test with the tier that it belongs to."""
+    """Mark each test with its tier."""
     matrices: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         assert isinstance(item, pytest.Function)
@@ -32,12 +32,12 @@ def mark(items: Iterable[pytest.Item]) -> None:
 
 
 def starts_processes(names: Mapping[str, object]) -> bool:
-    """Return whether a module of tests can mount or start a Swift."""
+    """Return whether a test module can mount or start a Swift."""
     return not SYSTEM.isdisjoint(names)
 
 
 def spread(count: int, kept: int) -> set[int]:
-    """Return `kept` of the numbers below `count`, as far from each other as can be."""
+    """Return `kept` of the numbers below `count`, as far apart as possible."""
     if kept >= count:
         return set(range(count))
     return {round(number * (count - 1) / max(1, kept - 1)) for number in range(kept)}

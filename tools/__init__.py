@@ -1,1 +1,1 @@
-"""Programs for those who work on swiftfs; none of it is installed."""
+"""Programs for developers of swiftfs; they are not installed."""

@@ -1,4 +1,4 @@
-"""What is made from the code, man pages and tables of docs/: `./dev docs` writes it into the repository."""
+"""The generated man pages and tables of docs/: `./dev docs` writes them into the repository."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pages() -> Mapping[Path, str]:
-    """Return the whole text of each page, by its path in the repository."""
+    """Return the full text of each page, by its path in the repository."""
     reference = Path("docs/reference")
     options = reference / "options.md"
     store_faults, mount_faults_page = reference / "store-faults.md", reference / "mount-faults.md"
@@ -37,7 +37,7 @@ def option_table() -> str:
 
 
 def stale() -> Iterator[Path]:
-    """Yield the pages in the repository that are not what `pages` says."""
+    """Yield the pages in the repository that are out of date."""
     for path, text in pages().items():
         file = ROOT / path
         if not file.exists() or file.read_text() != text:
@@ -45,7 +45,7 @@ def stale() -> Iterator[Path]:
 
 
 def main() -> None:
-    """Write every page that is stale."""
+    """Write every page that is out of date."""
     texts = pages()
     for path in list(stale()):
         (ROOT / path).parent.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _with_tables(page: Path, tables: Mapping[str, str]) -> str:
-    """Return a page with its tables as they are now, each between the two comments that name it."""
+    """Return a page with current tables, each between the two comments that name it."""
     text = (ROOT / page).read_text()
     for name, table in tables.items():
         begin, end = f"<!-- {name}, made by ./dev docs -->", f"<!-- end of the {name} -->"

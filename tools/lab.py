@@ -1,4 +1,4 @@
-"""A real Swift, a mount of a container in it, and a shell beside both: `./dev lab [COMMAND…]`."""
+"""A real Swift, a mount of a container in it, and a shell: `./dev lab [COMMAND…]`."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ CONTAINER = "lab"
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command, by default the user's shell, in the folder that holds the mount point `mnt`.
+    """Run a command, by default the user's shell, in the folder that contains the mount point `mnt`.
 
-    Return its exit code. The mount, the server and the folder are gone then, also after a signal.
+    Return its exit code. The mount, the server and the folder are gone then, even after a signal.
     """
     console, interruption = Console(highlight=False, stderr=True), Interruption()
     with handled_by(interruption), contextlib.ExitStack() as stack:
@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> int:
         stack.callback(end, tour)
         tour.type("swift", "post", CONTAINER)
         tour.type("swiftfs", "mount", CONTAINER, "mnt", "--cache-dir", "cache")
-        # The programs of this Python come first, so that `swiftfs` is the one of this tree.
+        # The programs of this Python come first, so that `swiftfs` is that of this tree.
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         command = list(words) or [os.environ.get("SHELL", "/bin/sh")]
         environment = {**tour.environment, "PATH": programs}

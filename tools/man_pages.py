@@ -1,4 +1,4 @@
-"""The pages for man(1), written from the commands and the table of options."""
+"""The man pages, generated from the commands and the table of options."""
 
 import re
 from collections.abc import Iterator
@@ -9,26 +9,26 @@ from swiftfs import __version__
 from swiftfs.config.options import OPTIONS
 
 _FILES = (
-    ("~/.config/swiftfs/config.toml", "options, read where it exists"),
+    ("~/.config/swiftfs/config.toml", "options, read if it exists"),
     (
         "~/.cache/swiftfs/SOURCE-HASH/",
-        "the local copies, the journal and, without syslog, the log of a mount",
+        "the cache folder of a mount: local copies, the journal and, without syslog, the log",
     ),
     ("/etc/swiftfs/NAME.env", "source, mount point and options of swiftfs@NAME.service"),
     ("/etc/swiftfs/NAME.credentials", "its credentials, mode 600"),
 )
 
 _EXIT = (
-    ("0", "all went well"),
-    ("1", "it failed; one line on standard error says why"),
-    ("2", "wrong usage"),
+    ("0", "success"),
+    ("1", "failure; a line on standard error says why"),
+    ("2", "wrong command line"),
 )
 
 _ENVIRONMENT = (
     ("SWIFTFS_NAME", "the option NAME, as in SWIFTFS_READ_AHEAD=1M"),
     ("SWIFTFS_OPTIONS", "several options, written as after -o"),
-    ("OS_CLOUD", "a cloud of clouds.yaml"),
-    ("OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, ...", "Keystone: all variables of keystoneauth"),
+    ("OS_CLOUD", "name of a cloud in clouds.yaml"),
+    ("OS_AUTH_URL, OS_USERNAME, OS_PASSWORD, ...", "Keystone authentication: all variables of keystoneauth"),
     ("ST_AUTH, ST_USER, ST_KEY", "v1 authentication"),
 )
 
@@ -44,10 +44,9 @@ def command_page(main: click.Group) -> str:
         _section("COMMANDS"),
         *(part for name, command in sorted(main.commands.items()) for part in _command(name, command)),
         _section("MOUNT OPTIONS"),
-        _text("As flags of swiftfs mount (--read-ahead 1M), after -o (read_ahead=1M), in the environment"),
-        _text(
-            '(SWIFTFS_READ_AHEAD=1M), and in a TOML file (read_ahead = "1M"). The last of these is weakest.'
-        ),
+        _text("Set them as flags of swiftfs mount (--read-ahead 1M), after -o (read_ahead=1M), in the"),
+        _text('environment (SWIFTFS_READ_AHEAD=1M), or in a TOML file (read_ahead = "1M"). A place named'),
+        _text("earlier in this list overrides the later ones."),
         *_options(),
         _section("ENVIRONMENT"),
         *_terms(_ENVIRONMENT),
@@ -69,23 +68,23 @@ def helper_page() -> str:
         ".B mount -t swiftfs\n.RI [swift:] CONTAINER [/ PREFIX ]\n.I DIR\n.RB [ -o\n.IR OPTIONS ]",
         _section("DESCRIPTION"),
         _text(
-            "mount(8) finds this program in /sbin. Write swift: before the source, for mount(8) makes a path"
+            "mount(8) finds this program in /sbin. Write swift: before the source: if the current folder has"
         ),
-        _text("of a bare name when the current folder has something of that name."),
-        _text("umount(8) finds umount.fuse.swiftfs there, and with it returns when all is stored, as does"),
-        _text("swiftfs umount; where it is missing, or with -l or -f, it does not wait."),
+        _text("a file of that name, mount(8) turns a bare name into a path."),
+        _text("umount(8) finds umount.fuse.swiftfs in /sbin too, and then waits until everything is stored,"),
+        _text("as swiftfs umount does. Without that program, or with -l or -f, it does not wait."),
         _section("EXAMPLE"),
         ".nf\nswift:photos  /srv/photos  swiftfs  "
         + _escape("_netdev,nofail,x-systemd.automount,credentials=/etc/swiftfs/photos.credentials")
         + "  0 0\n.fi",
         _section("OPTIONS"),
         _text(
-            "Of the words of fstab noexec, ro, sync and their opposites are obeyed, dirsync counts as sync,"
+            "Of the usual words in fstab, noexec, ro, sync and their opposites have an effect; dirsync means"
         ),
-        _text("nosuid and nodev always hold, and those about times are ignored."),
+        _text("sync. nosuid and nodev are always on, and words about times are ignored."),
         *_options(),
         _section("EXIT STATUS"),
-        *_terms((("0", "mounted"), ("32", "not mounted; one line on standard error says why"))),
+        *_terms((("0", "mounted"), ("32", "not mounted; a line on standard error says why"))),
         _section("SEE ALSO"),
         ".BR swiftfs (1),\n.BR mount (8),\n.BR fstab (5)",
     ]
@@ -142,6 +141,6 @@ def _terms(rows: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    """Return text that troff prints as it is."""
+    """Return text with characters escaped that troff would interpret."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("…", "...")
     return re.sub(r"^(?=[.'])", r"\\&", escaped, flags=re.MULTILINE)

@@ -15,13 +15,13 @@ PICTURE = Path(__file__).parents[1] / "docs" / "mount.svg"
 _CONTAINER = "photos"
 _MOUNT = "mnt"
 _TAKEN = 1_718_445_600
-"""The time of the files, in seconds of the epoch: a picture must not change with the day of its making."""
+"""The time of the files, in seconds since the epoch: the picture must not change from day to day."""
 
 _FILES = {"beach.jpg": 2_831_155, "harbour.jpg": 3_145_728, "film.mov": 41_943_040, "notes.txt": 1_204}
 
 
 def main() -> None:
-    """Record the session and write the picture where it has changed."""
+    """Record the session and write the picture if it has changed."""
     console = Console(
         file=io.StringIO(),
         record=True,
@@ -41,7 +41,7 @@ def main() -> None:
             _session(tour)
         finally:
             tour.type("swiftfs", "umount", _MOUNT)
-    # A fixed id, for rich makes another one of each text, and a change would touch every line.
+    # A fixed id: rich would derive one from the text, and a change would touch every line.
     picture = console.export_svg(title=f"swiftfs mount {_CONTAINER} {_MOUNT}", unique_id="swiftfs")
     if not PICTURE.exists() or PICTURE.read_text() != picture:
         PICTURE.write_text(picture)

@@ -1,4 +1,4 @@
-"""The modules that one call passes, in order, over a store in memory: `./dev trace CALL`."""
+"""The modules that one call passes through, in order, with a store in memory: `./dev trace CALL`."""
 
 import os
 import sys
@@ -47,7 +47,7 @@ CALLS: dict[str, Callable[[FileSystem], None]] = {
 
 
 def trace(name: str) -> list[str]:
-    """Return the modules of swiftfs that a call passes, in all threads, by their first step."""
+    """Return the modules of swiftfs that a call passes through, in all threads, in order of first use."""
     passed: dict[str, None] = {}
     running = threading.Event()
 
@@ -69,7 +69,7 @@ def trace(name: str) -> list[str]:
                 CALLS[name](filesystem)
                 running.clear()
                 if name == "write":
-                    filesystem.unlink(NEW)  # so that nothing waits at the end
+                    filesystem.unlink(NEW)  # so that nothing is pending at the end
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
@@ -77,7 +77,7 @@ def trace(name: str) -> list[str]:
 
 
 def main() -> None:
-    """Print the modules of the call that was named, a line each, and their number."""
+    """Print the modules of the given call, a line each, and their number."""
     if len(sys.argv) != 2 or sys.argv[1] not in CALLS:
         sys.exit(f"usage: ./dev trace {'|'.join(CALLS)}")
     modules = trace(sys.argv[1])

@@ -1,1 +1,1 @@
-"""What people type: a module for each command."""
+"""The commands: a module for each."""

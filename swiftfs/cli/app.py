@@ -1,4 +1,4 @@
-"""The command line: what can be typed, and its help. A command loads its own module when it runs."""
+"""The command line: commands, options and their help. A command loads its own module when it runs."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class OneLineError(click.ClickException):
-    """A failure told in one line, exit code 1."""
+    """A failure reported in one line, exit code 1."""
 
     def show(self, file: object = None) -> None:  # noqa: ARG002  click's signature
         click.echo(f"swiftfs: {self.message}", err=True)
@@ -39,7 +39,7 @@ def main() -> None:
 @click.argument("source")
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
-    "-o", "words", multiple=True, metavar="OPT[,OPT…]", help="Options as in fstab: read_ahead=1M,ro."
+    "-o", "words", multiple=True, metavar="OPT[,OPT…]", help="Options as in fstab, such as read_ahead=1M,ro."
 )
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground and log to standard error.")
 @option_flags()
@@ -48,7 +48,7 @@ def mount(
 ) -> None:
     """Mount SOURCE on the empty folder MOUNTPOINT.
 
-    SOURCE is CONTAINER, CONTAINER/PREFIX, or / for the whole account, whose containers are the top folders.
+    SOURCE is CONTAINER, CONTAINER/PREFIX, or / for the whole account with a folder for each container.
     """
     from swiftfs.cli import mount as command
 
@@ -58,7 +58,7 @@ def mount(
 @main.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 def umount(mountpoint: Path) -> None:
-    """Unmount MOUNTPOINT and return when all that was written is in Swift."""
+    """Unmount MOUNTPOINT, and wait until everything written there is in Swift."""
     from swiftfs.cli import umount as command
 
     command.run(mountpoint)
@@ -69,12 +69,12 @@ def umount(mountpoint: Path) -> None:
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Where Swift keeps its data (default: a temporary folder).",
+    help="Folder for Swift's data (default: a temporary folder).",
 )
 def demo(mountpoint: Path | None, data: Path | None) -> None:
-    """Start a real Swift on loopback, mount a container of it, and take a short tour.
+    """Start a real Swift on loopback, mount a container of it, and show a short tour.
 
-    With MOUNTPOINT, stay mounted there until Ctrl-C.
+    With MOUNTPOINT, the container stays mounted there until Ctrl-C.
     """
     from swiftfs.demo.tour import run
 
@@ -83,14 +83,14 @@ def demo(mountpoint: Path | None, data: Path | None) -> None:
 
 @main.command()
 @click.argument("mountpoint", type=MOUNTPOINT, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON; with --watch a line each time.")
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C or the end of the mount.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch, one line each second.")
+@click.option("--watch", is_flag=True, help="Repeat every second, until Ctrl-C or until the mount ends.")
 def status(mountpoint: Path | None, as_json: bool, watch: bool) -> None:
-    """Show what the mount on MOUNTPOINT does, and what it has not stored yet and why.
+    """Show what the mount on MOUNTPOINT is doing, and which changes are not in Swift yet and why.
 
-    Without MOUNTPOINT, show all mounts on this machine that you may ask; as JSON they are an array then.
-    A change waits, runs, or is parked: one that Swift refused, kept until `swiftfs retry`, `swiftfs flush`
-    or the next mount.
+    Without MOUNTPOINT, show all mounts on this machine that you may read; the JSON is then an array.
+    A change is waiting, running or parked. A parked change was refused by Swift; it is kept, and is tried
+    again at `swiftfs retry`, at `swiftfs flush` and by the next mount.
     """
     from swiftfs.cli import status as command
 
@@ -100,11 +100,11 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool) -> None:
 @main.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 def flush(mountpoint: Path) -> None:
-    """Return when all that was closed in MOUNTPOINT is in Swift.
+    """Wait until every file closed in MOUNTPOINT, and every other change, is in Swift.
 
-    What is parked is tried again. Exit code 1 when something could not be stored, with a line for each path;
-    it stays where it is. So are deletions and changes of attributes that Swift has refused since the last
-    flush: they were given up.
+    Parked changes are tried again. If some could not be stored, they are kept: each is printed with its path,
+    and the exit code is 1. The same holds for deletions and attribute changes that Swift has refused since
+    the last flush, but these were given up.
     """
     from swiftfs.cli import flush as command
 
@@ -114,9 +114,9 @@ def flush(mountpoint: Path) -> None:
 @main.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 def retry(mountpoint: Path) -> None:
-    """Have MOUNTPOINT try again at once what failed, such as after a quota was raised.
+    """Make MOUNTPOINT try failed changes again at once, for example after a quota was raised.
 
-    It does not wait for that: `swiftfs status` shows what became of it, `swiftfs flush` waits.
+    The command does not wait for them: `swiftfs status` shows the result, and `swiftfs flush` waits.
     """
     from swiftfs.cli import flush as command
 
@@ -127,11 +127,11 @@ def retry(mountpoint: Path) -> None:
 @click.argument("origin", metavar="MOUNTPOINT-OR-CACHE", type=FOLDER)
 @click.argument("target", metavar="DIR", type=FOLDER)
 def export(origin: Path, target: Path) -> None:
-    """Copy what waits or is parked out of a mount, or out of the cache folder of one that died.
+    """Copy files that are not in Swift yet out of a mount, or out of the cache folder of a mount that died.
 
-    The files arrive below DIR, an empty folder or a new one, under their paths, with their times and modes;
-    nothing is changed in the mount. Of a file that was changed in part, the changed blocks are copied to
-    PATH.swiftfs-partial. Exit code 1 when something could not be copied whole, with a line for each.
+    The files are copied to DIR, an empty or new folder, under their paths, with their times and modes.
+    Nothing is changed in the mount. If only parts of a file were changed, the changed blocks are copied to
+    PATH.swiftfs-partial. Each file that could not be copied whole is printed, and the exit code is 1.
     """
     from swiftfs.cli import export as command
 
@@ -142,11 +142,11 @@ def export(origin: Path, target: Path) -> None:
 @click.argument("origin", metavar="MOUNTPOINT-OR-CACHE", type=FOLDER)
 @click.argument("target", metavar="[DIR]", type=FOLDER, required=False)
 def recover(origin: Path, target: Path | None) -> None:
-    """Show what a damaged journal held, and with DIR copy its files out.
+    """Show the contents of a damaged journal; with DIR, also copy its files out.
 
-    A mount that finds its journal damaged sets it aside in its cache folder, with the local files that nobody
-    knows the owner of any more, and goes on. They are copied below DIR, an empty folder or a new one: under
-    their paths, and those whose path is lost in DIR/swiftfs-lost. Nothing is deleted.
+    A mount that finds its journal damaged sets it aside in its cache folder, with the local files that the
+    journal may have named, and starts with a new one. This command copies these files to DIR, an empty or new
+    folder: under their paths, or in DIR/swiftfs-lost where the path is lost. Nothing is deleted.
     """
     from swiftfs.cli import export as command
 
@@ -156,13 +156,13 @@ def recover(origin: Path, target: Path | None) -> None:
 def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
     match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no age: say 12h, 7d or 2w")
+        raise click.BadParameter(f"{text!r}: expected an age such as 12h, 7d or 2w")
     return int(match[1]) * _UNITS[match[2]]
 
 
 @main.command()
 @click.argument("source")
-@click.option("--delete", is_flag=True, help="Delete what was found; without it nothing is changed.")
+@click.option("--delete", is_flag=True, help="Delete what was found. Without it, nothing is changed.")
 @click.option(
     "--older-than",
     "age",
@@ -170,23 +170,23 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     callback=_seconds,
     metavar="AGE",
     show_default=True,
-    help="Leave uploads alone that have a segment younger than this: they may still be going on.",
+    help="Skip uploads with a segment younger than this: they may still be running.",
 )
 @click.option(
     "--unfinished-uploads",
     "unfinished",
     is_flag=True,
-    help="Count uploads of swiftfs as orphans too whose journal is not on this machine. A mount elsewhere, "
-    "or one with another --cache-dir, may need them: they can hold the only copy of a file not stored yet.",
+    help="Include unfinished uploads of swiftfs whose journal is not on this machine. A mount on another "
+    "machine, or with another --cache-dir, may need them: they can be the only copy of a file.",
 )
 @account_flags("segments", "cache_dir")
 def gc(source: str, delete: bool, age: int, unfinished: bool, **flags: bool | str | None) -> None:
     """Find segments of SOURCE's files that no manifest names any more.
 
-    Uploads that broke off, and large objects that a client overwrote, leave such segments behind, and they
-    are paid for. Segments of swiftfs, the swift command and rclone are known by their names; all manifests in
-    the account are read. What a mount has uploaded whose journal is not on this machine is listed, but it
-    stays unless --unfinished-uploads is given.
+    Interrupted uploads leave such segments behind, and so do clients that overwrite large objects; they cost
+    storage. The segments of swiftfs, the swift command and rclone are recognized by their names. All
+    manifests in the account are read. Uploads of a mount whose journal is not on this machine are listed but
+    not deleted, unless --unfinished-uploads is given.
     """
     from swiftfs.cli import gc as command
 
@@ -197,23 +197,28 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> in
     try:
         size = parse_size(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r}: say {error}") from None
+        raise click.BadParameter(f"{text!r}: expected {error}") from None
     if not MIB <= size <= 1024 * MIB:
-        raise click.BadParameter(f"{text!r}: say a size, 1M to 1G")
+        raise click.BadParameter(f"{text!r}: expected a size, 1M to 1G")
     return size
 
 
 @main.command()
 @click.argument("source")
 @click.option(
-    "--size", default="16M", callback=_size, metavar="SIZE", show_default=True, help="For throughput."
+    "--size",
+    default="16M",
+    callback=_size,
+    metavar="SIZE",
+    show_default=True,
+    help="Bytes to send and to read.",
 )
 @account_flags()
 def probe(source: str, size: int, **flags: bool | str | None) -> None:
-    """Try what the server of SOURCE can, how fast it is, and say which options would suit it.
+    """Test the features and the speed of the server of SOURCE, and print the options that suit it.
 
-    It writes about thirty small objects and twice SIZE below one hidden prefix, reads them, deletes them all,
-    and says what that cost.
+    It writes about thirty small objects and twice SIZE bytes below a hidden prefix, reads them, deletes them
+    all, and prints how many requests and bytes that took.
     """
     from swiftfs.cli import probe as command
 
@@ -222,7 +227,7 @@ def probe(source: str, size: int, **flags: bool | str | None) -> None:
 
 @main.command()
 def version() -> None:
-    """Print the versions of swiftfs, libfuse and the libraries, for reports of bugs."""
+    """Print the versions of swiftfs, libfuse and the libraries, for bug reports."""
     from swiftfs.cli import version as command
 
     command.run()

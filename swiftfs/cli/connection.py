@@ -1,4 +1,4 @@
-"""What commands that speak to an account share: the way from its flags to a store."""
+"""What commands that connect to an account share: from flags to a store."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from swiftfs.store import ConnectedAccount, connect
 
 
 def account_options(flags: Mapping[str, Any]) -> Options:
-    """Return the options in the places that `settings.gather` knows, and in `flags`."""
+    """Return the options from all places that `sources.gather` reads, and from `flags`."""
     return build_options(gather(os.environ, flags=given(flags)))
 
 
 @contextmanager
 def connected(options: Options) -> Iterator[ConnectedAccount]:
-    """Log in, and lend the account; errors as in `store.connect`."""
+    """Log in and provide the account; errors as in `store.connect`."""
     log_to_terminal("DEBUG" if options.debug else "WARNING")
     account = connect(
         login_environment(options.credentials, os.environ),

@@ -1,4 +1,4 @@
-"""`swiftfs export` and `swiftfs recover`: what Swift has not got, copied to another folder."""
+"""`swiftfs export` and `swiftfs recover`: copy files that are not in Swift to another folder."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from swiftfs.maintenance.export import Export, Tally, damaged_journals, find_cac
 
 
 class _Lines:
-    """Prints what could not be done, a line each, and remembers that it did."""
+    """Prints each failure in a line, and counts them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -28,7 +28,7 @@ class _Lines:
 
 
 def run_export(origin: Path, target: Path) -> None:
-    """Copy what waits out of a mount or a cache folder; end with exit code 1 when not all could be copied."""
+    """Copy pending files out of a mount or a cache folder; exit with code 1 if not all could be copied."""
     cache = find_cache(origin)
     lines = _Lines()
     rescue = Export(cache, target, lines)
@@ -38,19 +38,19 @@ def run_export(origin: Path, target: Path) -> None:
 
 
 def run_recover(origin: Path, target: Path | None) -> None:
-    """Show what damaged journals held, or copy it below `target`."""
+    """Show the contents of damaged journals, or copy them to `target`."""
     cache = find_cache(origin)
     lost = cache / LOST
     salvages = [salvage(journal) for journal in damaged_journals(cache)] + [read_intents(lost)]
     if not any(one.found or one.problems for one in salvages) and not lost.is_dir():
-        click.echo(f"{cache}: nothing was set aside there")
+        click.echo(f"{cache} holds no damaged journal")
         return
     lines = _Lines()
     if target is None:
         for one in salvages:
             _show(one, lines)
         files = len(list(lost.iterdir())) if lost.is_dir() else 0
-        click.echo(f"{files} files in {lost}; name a folder, and all of this is copied there")
+        click.echo(f"{files} files in {lost}; with DIR, all of this is copied there")
         return
     rescue = Export(cache, target, lines)
     for one in salvages:

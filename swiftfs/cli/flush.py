@@ -1,4 +1,4 @@
-"""`swiftfs flush` and `swiftfs retry`: have a mount store now what it has still to store."""
+"""`swiftfs flush` and `swiftfs retry`: make a mount store its pending changes now."""
 
 import sys
 from contextlib import suppress
@@ -13,7 +13,7 @@ from swiftfs.journal.queue_report import QueuedChange
 
 
 def run_flush(mountpoint: Path) -> None:
-    """Wait until all closed files are stored; exit with code 1 if some could not be."""
+    """Wait until all changes are stored; exit with code 1 if some could not be."""
     with spinner(f"flushing {mountpoint}") as show:
         report = flush(mountpoint, lambda now: show(f"{mountpoint}: {counts(now)}"))
     for change in report.refusals:
@@ -28,7 +28,7 @@ def run_flush(mountpoint: Path) -> None:
     for change in failed:
         click.echo(f"swiftfs: {printable(change.path)}: {printable(change.reason)}", err=True)
     if report.unflushed > len(failed):
-        why = "the server does not answer" if report.away else "they wait for these"
+        why = "the server does not answer" if report.away else "they wait for the changes above"
         more = pluralize(report.unflushed - len(failed), "more change")
         click.echo(f"swiftfs: {more}: {why}", err=True)
     sys.exit(1)
@@ -36,17 +36,17 @@ def run_flush(mountpoint: Path) -> None:
 
 def _given_up(change: QueuedChange) -> str:
     done = {"Delete": "deleted", "Move": "moved", "MoveFolder": "moved"}.get(change.kind, "changed")
-    return f"could not be {done}, given up: {printable(change.reason)}"
+    return f"could not be {done} and was given up: {printable(change.reason)}"
 
 
 def run_retry(mountpoint: Path) -> None:
-    """Have the mount try again at once what failed."""
+    """Make the mount try failed changes again at once."""
     retry(mountpoint)
     _tell_read_only(mountpoint)
 
 
 def _tell_read_only(mountpoint: Path) -> None:
-    with suppress(ConfigurationError):  # of another version: it has done what was asked
+    with suppress(ConfigurationError):  # another version: it has done what was asked
         state = read_state(mountpoint)
         if state.read_only and not state.report.total:
             click.echo(f"{mountpoint} is mounted read-only and has nothing to store")

@@ -21,15 +21,15 @@ from swiftfs.paths import Source
 from swiftfs.store import ConnectedAccount
 
 SYSTEM_CACHE = Path("/var/cache/swiftfs")
-"""Where the systemd units keep theirs."""
+"""Where the cache folders of the systemd units are."""
 
 
 def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfinished: bool) -> None:
-    """Print the uploads without a manifest that are `age` seconds old, and delete them if asked to."""
+    """Print the uploads without a manifest that are at least `age` seconds old; delete them if asked to."""
     options = account_options(flags)
     parsed = Source.parse(source)
     with connected(options) as account:
-        status = Console(stderr=True).status("looking")
+        status = Console(stderr=True).status("searching")
         search = Search(account.store, parsed, lambda looked: status.update(_looked(looked)))
         try:
             with status:
@@ -38,7 +38,7 @@ def run(source: str, age: int, flags: Mapping[str, Any], *, delete: bool, unfini
             if delete and search.candidates:
                 _delete(search, options)
             elif search.candidates:
-                click.echo("nothing was deleted: repeat it with --delete")
+                click.echo("nothing was deleted: run it again with --delete")
         finally:
             search.close()
 
@@ -72,14 +72,14 @@ def _report(search: Search, account: ConnectedAccount) -> None:
         uploads, segments, size = uploads + 1, segments + upload.segments, size + upload.size
     click.echo(f"{uploads} uploads, {segments} segments, {decimal(size)} that no manifest names")
     for upload in search.unfinished:
-        click.echo(f"spared: {_line(upload)}")
+        click.echo(f"kept: {_line(upload)}")
     if search.unfinished:
         click.echo(
-            f"spared {len(search.unfinished)} unfinished uploads of swiftfs mounts whose journal is not on "
-            "this machine: give their --cache-dir, or --unfinished-uploads where it is gone"
+            f"kept {len(search.unfinished)} unfinished uploads of swiftfs mounts whose journal is not on "
+            "this machine: use the --cache-dir of these mounts, or --unfinished-uploads if it is gone"
         )
     requests = account.counters.snapshot().total.requests
-    click.echo(f"looked at {_looked(search.looked)}; {requests} requests")
+    click.echo(f"checked {_looked(search.looked)}; {requests} requests")
 
 
 def _looked(looked: ScanProgress) -> str:
@@ -95,7 +95,7 @@ def _line(upload: OrphanUpload) -> str:
 
 
 def _delete(search: Search, options: Options) -> None:
-    for prefix in _journaled(options).prefixes:  # what a mount has begun to upload meanwhile
+    for prefix in _journaled(options).prefixes:  # uploads that a mount has begun meanwhile
         search.candidates.clear_below(prefix)
     count = len(search.candidates)
     with Console(stderr=True).status(f"deleting {count} segments"):

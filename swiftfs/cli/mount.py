@@ -1,4 +1,4 @@
-"""`swiftfs mount`: from what was typed to a mount that answers."""
+"""`swiftfs mount`: from the command line to a mount that answers."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from swiftfs.service.systemd import notify
 def run(
     source: str, mountpoint: Path, words: tuple[str, ...], flags: Mapping[str, Any], *, foreground: bool
 ) -> None:
-    """Mount, and return when the mount answers, or in the foreground when it has ended."""
+    """Mount, and return when the mount answers; in the foreground, when it has ended."""
     options = build_options(gather(os.environ, words, given(flags)))
     request = MountRequest(
         Source.parse(source),

@@ -1,4 +1,4 @@
-"""What mount(8), umount(8) and fstab call: `mount.swiftfs SOURCE DIR …` and `umount.fuse.swiftfs DIR …`."""
+"""The helpers of mount(8), umount(8) and fstab: `mount.swiftfs SOURCE DIR …`, `umount.fuse.swiftfs DIR …`."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError
 from swiftfs.paths import SCHEME, Source
 
 FAILED = 32
-"""mount(8) and umount(8): the exit code when it failed."""
+"""The exit code for a failure, as in mount(8) and umount(8)."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source")
 @click.argument("mountpoint")
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="As for 'swiftfs mount'.")
-@click.option("-f", "fake", is_flag=True, help="Check source and options, mount nothing.")
+@click.option("-f", "fake", is_flag=True, help="Check source and options, but do not mount.")
 @click.option("-s", "sloppy", is_flag=True, expose_value=False, help="Accepted for mount(8).")
 @click.option("-n", "no_mtab", is_flag=True, expose_value=False, help="Accepted for mount(8).")
 @click.option("-v", "verbose", is_flag=True, expose_value=False, help="Accepted for mount(8).")
@@ -46,14 +46,14 @@ def helper(source: str, mountpoint: str, options: tuple[str, ...], fake: bool) -
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("-f", "force", is_flag=True, help="As for umount(8); then nothing is waited for.")
-@click.option("-l", "lazy", is_flag=True, help="As for umount(8); then nothing is waited for.")
+@click.option("-f", "force", is_flag=True, help="As for umount(8); uploads are not waited for.")
+@click.option("-l", "lazy", is_flag=True, help="As for umount(8); uploads are not waited for.")
 @click.option("-n", "no_mtab", is_flag=True, expose_value=False, help="Accepted for umount(8).")
 @click.option("-r", "read_only", is_flag=True, expose_value=False, help="Accepted for umount(8).")
 @click.option("-v", "verbose", is_flag=True, expose_value=False, help="Accepted for umount(8).")
 @click.option("-t", "kind", expose_value=False, help="Accepted for umount(8).")
 def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
-    """Unmount MOUNTPOINT for umount(8), and return when all that was written is in Swift."""
+    """Unmount MOUNTPOINT for umount(8), and wait until everything written there is in Swift."""
     if force or lazy:
         flags = ["-f"] * force + ["-l"] * lazy
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])

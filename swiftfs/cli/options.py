@@ -11,7 +11,7 @@ from swiftfs.config.sources import Setting
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Not click's own check: a mount that died is not readable, and that is told in other words.
+# Without click's check: a dead mount is not readable, and swiftfs reports that in its own words.
 MOUNTPOINT = FOLDER = click.Path(path_type=Path, readable=False)
 
 
@@ -27,12 +27,12 @@ def option_flags(names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]
 
 
 def account_flags(*more: str) -> Callable[[Command], Command]:
-    """Return a decorator with the flags that say whose account it is, and those of `more` options."""
+    """Return a decorator with the flags that name the account, and those of `more` options."""
     return option_flags(["os_cloud", "credentials", "config", *more, "debug"])
 
 
 def given(flags: Mapping[str, Any]) -> list[Setting]:
-    """Return the settings that were given as flags; a command gets the others as None."""
+    """Return the settings that were given as flags; flags that were not given are None."""
     return [
         Setting(name, _text(value), OPTIONS[name].flag) for name, value in flags.items() if value is not None
     ]

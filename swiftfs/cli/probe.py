@@ -1,4 +1,4 @@
-"""`swiftfs probe`: what a server can, how fast it is, and the options that follow."""
+"""`swiftfs probe`: the features and the speed of a server, and the options that suit it."""
 
 import contextlib
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from swiftfs.paths import Source
 
 
 def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
-    """Print what the server of `source` can and how fast it is, measured with objects of `size` bytes."""
+    """Print features and speed of the server of `source`, measured with objects of `size` bytes."""
     options = account_options(flags)
     findings: list[Finding] = []
-    with connected(options) as account, Console(stderr=True).status("asking") as status:
+    with connected(options) as account, Console(stderr=True).status("testing") as status:
         found = Probe(account.store, Source.parse(source), size, status.update)
         with contextlib.closing(found.run()) as running:
             click.echo(f"account: {account.label}")
@@ -30,6 +30,8 @@ def run(source: str, size: int, flags: Mapping[str, Any]) -> None:
             f"cost: {total.requests} requests, {decimal(total.bytes_sent)} sent, "
             f"{decimal(total.bytes_received)} received"
         )
-        click.echo(f"advice: -o {advice(findings)}" if advice(findings) else "advice: the defaults suit it")
+        click.echo(f"advice: -o {advice(findings)}" if advice(findings) else "advice: the defaults are fine")
         if left := found.left():
-            raise SwiftfsError(f"{len(left)} objects could not be deleted, such as {left[0]}: delete them")
+            raise SwiftfsError(
+                f"{len(left)} objects could not be deleted, such as {left[0]}: delete them yourself"
+            )

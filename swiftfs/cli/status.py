@@ -1,4 +1,4 @@
-"""`swiftfs status`: what a mount does, has still to store, and has asked of Swift."""
+"""`swiftfs status`: what a mount is doing, what is not stored yet, and its requests to Swift."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from swiftfs.control.snapshot import MountStatus
 from swiftfs.errors import ConfigurationError, NotYours
 
 WATCH_SECONDS = 1.0
-"""Between two looks of `--watch`."""
+"""The interval of `--watch`."""
 
 Show = Callable[[list[MountStatus]], None]
 
 
 def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
-    """Print the state of the mount on MOUNTPOINT, or of all mounts that answer."""
+    """Print the status of the mount on MOUNTPOINT, or of all mounts that answer."""
     asked = None if mountpoint is None else mountpoint.absolute()
     states, failures = _look(asked)
     for failure in failures:
@@ -36,9 +36,9 @@ def run(mountpoint: Path | None, *, as_json: bool, watch: bool) -> None:
 
 
 def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
-    """Return the state of the mount asked for, or of all that answer, and why others do not.
+    """Return the status of the mount asked for, or of all that answer, and why others do not.
 
-    Raise `ConfigurationError` when none does.
+    Raise `ConfigurationError` if none does.
     """
     if asked is not None:
         return [read_state(asked)], []
@@ -51,14 +51,14 @@ def _look(asked: Path | None) -> tuple[list[MountStatus], list[str]]:
         except ConfigurationError as error:
             failures.append(str(error))
     if not states:
-        nothing = "nothing is mounted by swiftfs on this machine"
+        nothing = "no swiftfs mounts on this machine"
         raise ConfigurationError("; ".join([*failures, *private]) or nothing)
     return states, failures
 
 
 @contextmanager
 def _shown(*, as_json: bool, alone: bool) -> Iterator[Show]:
-    """Provide a function that shows states: on a terminal in place of the last ones, else below them."""
+    """Provide a function that prints statuses: on a terminal in place of the last ones, else below them."""
     if as_json:
         yield lambda states: _print_json(states, alone=alone, indent=None)
         return

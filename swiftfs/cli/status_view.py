@@ -1,4 +1,4 @@
-"""The state of mounts as people read it."""
+"""The status of mounts as text."""
 
 from collections.abc import Iterable, Iterator
 
@@ -23,7 +23,7 @@ BAR_COLUMNS = 30
 
 
 def view(states: Iterable[MountStatus]) -> RenderableType:
-    """Return what is shown of mounts, one below the other."""
+    """Return the text for mounts, one below the other."""
     return Group(*(Group(*_mount(state)) for state in states))
 
 
@@ -63,15 +63,15 @@ def _mount(state: MountStatus) -> Iterator[RenderableType]:
 
 
 def _late(report: QueueReport) -> Iterator[RenderableType]:
-    """Yield lines about requests whose answer was lost, and what they did later."""
+    """Yield lines about requests whose answer was lost and that may have been carried out late."""
     if report.overwritten:
         objects = pluralize(report.overwritten, "object")
-        yield _text(f"{objects} overwritten late by an older request: the log names what stands", "bold")
+        yield _text(f"{objects} overwritten late by an older request: the log names the versions", "bold")
     if report.put_right:
-        yield _text(f"{pluralize(report.put_right, 'object')} stored again after an older request came late")
+        yield _text(f"{pluralize(report.put_right, 'object')} stored again after a late older request")
     if report.watched:
         watched = pluralize(report.watched, "object")
-        yield _text(f"{watched} looked at again, because an older request may still come late")
+        yield _text(f"{watched} to be checked again, because an older request may still arrive late")
 
 
 def _facts(state: MountStatus) -> Table:
@@ -95,7 +95,7 @@ def _facts(state: MountStatus) -> Table:
             f"{decimal(state.cache.used)} of {decimal(state.cache.limit)},"
             f" {decimal(state.cache.dirty)} of it not in Swift yet; {state.cache_folder}",
         ),
-        ("asked", asked + cost),
+        ("requests", asked + cost),
     ):
         table.add_row(label, _text(text))
     return table

@@ -1,4 +1,4 @@
-"""`swiftfs umount`: unmount, and wait for what is still to store."""
+"""`swiftfs umount`: unmount, and wait until everything is stored."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from swiftfs.control.unmount import unmount
 
 
 def run(mountpoint: Path) -> None:
-    """Unmount, and return when all is stored; errors as in `unmount`."""
+    """Unmount, and return when everything is stored; errors as in `unmount`."""
     with spinner(f"unmounting {mountpoint}") as show:
         held = unmount(
             mountpoint.absolute(),
-            lambda waiting: show(f"{mountpoint}: {pluralize(waiting, 'change')} still to store"),
+            lambda waiting: show(f"{mountpoint}: {pluralize(waiting, 'change')} still to be stored"),
         )
     if held:
         click.echo(f"swiftfs: {printable(held)}", err=True)

@@ -1,4 +1,4 @@
-"""`swiftfs version`: what a report of a bug must name."""
+"""`swiftfs version`: the versions that a bug report must name."""
 
 import ctypes
 import ctypes.util
@@ -24,7 +24,7 @@ def run() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions by name: ours, the system's, and those of the libraries we depend on."""
+    """Return the versions by name: of swiftfs, the system and the libraries that swiftfs depends on."""
     return {
         "swiftfs": __version__,
         "python": platform.python_version(),
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def _libfuse() -> str:
-    """Ask the library that fusepy loads: `fuse_version` of libfuse 2 counts 29 for 2.9."""
+    """Return the version of the library that fusepy loads: `fuse_version` returns 29 for libfuse 2.9."""
     path = ctypes.util.find_library("fuse")
     if path is None:
         return NONE
@@ -53,7 +53,7 @@ def _fusermount() -> str:
 
 
 def _libraries() -> list[str]:
-    """Return the names of what we always need, and of what `--os-cloud` needs."""
+    """Return the names of the required libraries, and of those that `--os-cloud` needs."""
     needed = (line for line in requires("swiftfs") or [] if ";" not in line or _CLOUDS.search(line))
     return sorted(match[0] for line in needed if (match := re.match(r"[\w.-]+", line)))
 

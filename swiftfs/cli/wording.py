@@ -1,4 +1,4 @@
-"""What commands print of changes that wait, and how they show that they wait themselves."""
+"""Texts about pending changes, and the spinner of commands that wait."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ KINDS = {
     "Move": "move",
     "MoveFolder": "move",
 }
-"""What people call the intents of the journal."""
+"""The names of the journal's operations in what users read."""
 
 
 def pluralize(count: int, one: str, more: str = "") -> str:
@@ -27,9 +27,9 @@ def pluralize(count: int, one: str, more: str = "") -> str:
 
 
 def counts(report: QueueReport) -> str:
-    """Return in words how much waits."""
+    """Return in words how much is not stored yet."""
     if not report.total:
-        return "nothing waits: all that was closed is in Swift"
+        return "nothing is waiting: everything that was closed is in Swift"
     by_state = (("waiting", report.waiting), ("running", report.running), ("parked", report.parked))
     states = [(state, count) for state, count in by_state if count]
     changes = pluralize(report.total, "change")
@@ -42,7 +42,7 @@ def counts(report: QueueReport) -> str:
 
 @contextmanager
 def spinner(text: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal that something is waited for; provide what replaces the text."""
+    """Show a spinner on a terminal while the block runs; provide a function that replaces the text."""
     if not sys.stderr.isatty():
         yield lambda _text: None
         return

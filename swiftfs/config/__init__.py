@@ -1,1 +1,1 @@
-"""What is asked for: options and where they come from, credentials, prices."""
+"""Options and where they come from, credentials, prices, the cache folder."""

@@ -1,4 +1,4 @@
-"""The folder on this machine that a mount works in, for one process at a time."""
+"""The cache folder of a mount: the names of its files, and its lock for one process at a time."""
 
 import contextlib
 import fcntl
@@ -15,26 +15,26 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.paths import Source
 
 LOCK = "lock"
-"""Held by the process that has the folder."""
+"""Locked by the process that uses the folder."""
 JOURNAL = "journal.sqlite"
 JOURNAL_RESERVE = "journal.reserve"
-"""Disk space that a commit can use when the disk is full."""
+"""Reserved disk space, which a commit can use when the disk is full."""
 DAMAGED_JOURNAL = "journal.damaged-"
-"""How the names of damaged journals begin that were set aside."""
+"""How the names of damaged journals begin."""
 LOST = "lost"
-"""The folder for what a damaged journal may have named."""
+"""The folder for unreadable records, and for local files that a damaged journal may have named."""
 LATE = "late"
 """The folder for copies of files that a late request may overwrite."""
 CONTENT = "content"
 """The folder for the bytes of files."""
 VERSIONS = "content.sqlite"
-"""Which versions and blocks the files in `CONTENT` hold."""
+"""Index of the versions and blocks that the files in `CONTENT` hold."""
 HEADS = "heads.sqlite"
-"""What HEAD requests returned."""
+"""Answers to HEAD requests."""
 DRAIN = "drain.json"
-"""How many changes wait after an unmount."""
+"""How many changes are still to be stored after an unmount."""
 LOG = "swiftfs.log"
-"""The log of a mount in the background where there is no syslog."""
+"""The log of a background mount if there is no syslog."""
 
 _SQLITE_SIDE_FILES = ("-wal", "-shm")
 
@@ -46,7 +46,7 @@ def damaged_journals(folder: Path) -> list[Path]:
 
 
 def own_folder(who: str, source: Source) -> Path:
-    """Return the folder of a source in `who`'s account, below the user's cache folder."""
+    """Return the cache folder of a source in the account `who`, below the user's cache folder."""
     digest = hashlib.sha256(f"{who} {source}".encode()).hexdigest()[:12]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(source)).strip("-")[:60]
     return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"
@@ -54,15 +54,15 @@ def own_folder(who: str, source: Source) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """Make the cache folder, for its owner alone, and keep other mounts out while the context lasts.
+    """Create the cache folder, for its owner only, and lock it against other mounts during the context.
 
-    Raise `ConfigurationError` when it cannot be used, or has files that are not ours.
+    Raise `ConfigurationError` if it cannot be used, or holds other files.
     """
     try:
         lock = _lock(folder)
     except BlockingIOError:
         raise ConfigurationError(
-            f"cache folder {folder} is in use by another mount: unmount that, or give a --cache-dir"
+            f"cache folder {folder} is in use by another mount: unmount that one, or use another --cache-dir"
         ) from None
     except OSError as error:
         raise ConfigurationError(f"cache folder {folder}: {error.strerror}") from None
@@ -75,7 +75,7 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int:
-    """Return the descriptor that holds the cache folder's lock; raise `BlockingIOError` when another does."""
+    """Return a descriptor that holds the folder's lock; raise `BlockingIOError` if another process does."""
     mark = folder / LOCK
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):

@@ -28,10 +28,10 @@ def _show(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How values of one kind are written: `word` stands for one in the help.
+    """How values of one kind are written: `word` is its placeholder in the help.
 
-    `parse` reads one, or raises `ValueError` with what to say instead; `show` writes it again. `from_number`
-    says whether a number of TOML means the same as its digits.
+    `parse` reads one, or raises `ValueError` with what is expected; `show` writes it again. `from_number` is
+    whether a number in TOML means the same as its digits.
     """
 
     word: str
@@ -84,11 +84,11 @@ def _parse_octal(text: str) -> int:
 
 
 def _parse_path(text: str) -> str:
-    """Expand `~`: in fstab and TOML no shell does."""
+    """Expand `~`, since in fstab and TOML no shell does."""
     try:
         return str(Path(text).expanduser()) if text else ""
     except RuntimeError:
-        raise ValueError("a path; there is no such home folder") from None
+        raise ValueError("a path: there is no such home folder") from None
 
 
 def _parse_place(text: str) -> str:
@@ -98,11 +98,11 @@ def _parse_place(text: str) -> str:
 
 
 def _parse_metrics(text: str) -> str:
-    """Read a port, for which it adds the loopback address, `ADDRESS:PORT`, or the path of a `.prom` file."""
+    """Read a port (the loopback address is added), `ADDRESS:PORT`, or the path of a `.prom` file."""
     if "/" in text:
         path = Path(_parse_path(text)).absolute()
         if path.suffix != ".prom":
-            raise ValueError("a file's path that ends in .prom: node_exporter reads no other")
+            raise ValueError("a path that ends in .prom: node_exporter reads no other files")
         return str(path)
     address, _, port = text.rpartition(":")
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
@@ -154,78 +154,104 @@ def _option(default: Any, kind: Kind, text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a mount can be told. Sizes are in bytes, times in seconds."""
+    """The options of a mount. Sizes are in bytes, times in seconds."""
 
-    ro: bool = _option(False, SWITCH, "refuse every change")
-    allow_other: bool = _option(False, SWITCH, "let other users in (root, or user_allow_other)")
-    allow_root: bool = _option(False, SWITCH, "let root in besides the user who mounts")
+    ro: bool = _option(False, SWITCH, "mount read-only")
+    allow_other: bool = _option(
+        False, SWITCH, "let other users in (needs root, or user_allow_other in /etc/fuse.conf)"
+    )
+    allow_root: bool = _option(False, SWITCH, "let root in, besides the user who mounts")
     default_permissions: bool | None = _option(
         None,
         SWITCH,
-        "let the kernel check modes and owners (default: as soon as others are let in); "
-        "`no_default_permissions` lets them do everything",
+        "let the kernel check modes and owners (default: with allow_other and allow_root); "
+        "`no_default_permissions` turns it off",
     )
-    exec: bool = _option(True, SWITCH, "let programs be run from the mount; `noexec` forbids it")
+    exec: bool = _option(True, SWITCH, "allow running programs from the mount; `noexec` forbids it")
     uid: int | None = _option(
-        None, _number(0, 2**32 - 2), "owner for objects that store no owner (default: who mounts)"
+        None, _number(0, 2**32 - 2), "owner for objects that store no owner (default: the user who mounts)"
     )
     gid: int | None = _option(
-        None, _number(0, 2**32 - 2), "group for objects that store no group (default: who mounts)"
+        None, _number(0, 2**32 - 2), "group for objects that store no group (default: that user's)"
     )
     umask: int = _option(0o022, _OCTAL, "mode bits to clear on objects that store no mode")
-    ttl: float = _option(60.0, _SECONDS, "how long a listing may answer before Swift is asked again")
-    max_entries: int = _option(1_000_000, _number(1000, 10**9), "names the listing cache holds at most")
-    mtime: str = _option(
-        "meta", _choice("meta", "listing"), "times of other clients' objects: by HEAD, or the listing's"
+    ttl: float = _option(60.0, _SECONDS, "how long a listing is used before Swift is asked again")
+    max_entries: int = _option(
+        1_000_000, _number(1000, 10**9), "how many names the listing cache holds at most"
     )
-    dir_marker: str = _option("plain", _choice("plain", "slash"), "mkdir writes the marker `d`, or `d/`")
+    mtime: str = _option(
+        "meta",
+        _choice("meta", "listing"),
+        "times of other clients' objects: from a HEAD request, or from the listing",
+    )
+    dir_marker: str = _option(
+        "plain", _choice("plain", "slash"), "name of the marker object that mkdir writes: `d`, or `d/`"
+    )
     dir_attributes: str = _option(
         "headers",
         _choice("headers", "content-type"),
-        "where markers keep their attributes: in headers, or in the type, which rclone takes for a file's",
+        "where directory markers keep attributes: in headers, or in the Content-Type; rclone then takes them "
+        "for files",
     )
-    show_segments: bool = _option(False, SWITCH, "in an account, show the containers that end in _segments")
-    storage_policy: str = _option(
-        "", _TEXT, "the storage policy of containers that are made (default: Swift's)"
+    show_segments: bool = _option(
+        False, SWITCH, "in an account mount, show containers whose names end in _segments"
     )
+    storage_policy: str = _option("", _TEXT, "storage policy of new containers (default: the server's)")
     segments: str = _option(
         "auto",
         _PLACE,
-        "where segments go: a container, `same` as the file's, or `auto`: NAME_segments, else the same",
+        "container of the segments: a name, `same` as the file's, or `auto`: NAME_segments if possible, "
+        "else the same",
     )
     segment_size: int = _option(
-        16 * MIB, _size(MIB, 4 * GIB), "files above it become large objects of such segments"
+        16 * MIB,
+        _size(MIB, 4 * GIB),
+        "files larger than this are stored as large objects, in segments of this size",
     )
-    uploads: int = _option(4, _number(1, 64), "segments uploaded at once")
-    connections: int = _option(8, _number(1, 64), "ranges downloaded at once, and half the small files")
+    uploads: int = _option(4, _number(1, 64), "how many segments are uploaded at once")
+    connections: int = _option(
+        8, _number(1, 64), "how many ranges, or twice as many small files, are downloaded at once"
+    )
     read_ahead: int = _option(
         64 * MIB, _size(0, 4 * GIB), "how far sequential reads are downloaded in advance"
     )
-    prefetch: bool = _option(True, SWITCH, "fetch the next small files of a folder that is read file by file")
+    prefetch: bool = _option(
+        True, SWITCH, "when the small files of a folder are read in order, download the next ones in advance"
+    )
     cache_size: int | None = _option(
         None,
         _size(64 * MIB, 2**60),
-        "disk for local copies of what is in Swift (default: 10G, at most half of what is free)",
+        "disk space for local copies of files (default: 10G, at most half of the free space)",
     )
     drain: float = _option(
-        300.0, _SECONDS, "how long unmounting waits for uploads; the next mount goes on with the rest"
+        300.0, _SECONDS, "how long unmounting waits for uploads; the next mount continues with the rest"
     )
     conflict: str = _option(
-        "last", _choice("last", "keep"), "an object another client changed: overwrite it, or keep it beside"
+        "last",
+        _choice("last", "keep"),
+        "if another client changed the object: overwrite its version, or keep it under another name",
     )
-    settle: float = _option(2.0, _SECONDS, "how long a change waits for others to be sent with it")
-    sync: bool = _option(False, SWITCH, "let close() return only when the file is in Swift")
-    cache_dir: str = _option("", _FOLDER, "where local copies live (default: below the user's cache folder)")
-    config: str = _option("", _FILE, "a TOML file of options (default: see Configuration files)")
-    os_cloud: str = _option("", _TEXT, "a cloud of clouds.yaml (needs the extra `clouds`)")
-    credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner may read")
-    metrics: str = _option("", _METRICS, "serve metrics for Prometheus, or write them to a .prom file")
-    prices: str = _option("", _FILE, "a TOML file of what requests and traffic cost, for `swiftfs status`")
-    debug: bool = _option(False, SWITCH, "narrate every operation in the log")
+    settle: float = _option(
+        2.0, _SECONDS, "how long a change waits, so that later ones can be merged with it"
+    )
+    sync: bool = _option(False, SWITCH, "make close() wait until the file is in Swift")
+    cache_dir: str = _option(
+        "", _FOLDER, "folder for local copies and the journal (default: in the user's cache folder)"
+    )
+    config: str = _option("", _FILE, "a TOML file of options (default: ~/.config/swiftfs/config.toml)")
+    os_cloud: str = _option("", _TEXT, "name of a cloud in clouds.yaml (needs the extra `clouds`)")
+    credentials: str = _option("", _FILE, "a file of OS_* or ST_* variables that only its owner can read")
+    metrics: str = _option(
+        "", _METRICS, "serve metrics for Prometheus at a port, or write them to a .prom file"
+    )
+    prices: str = _option(
+        "", _FILE, "a TOML file with the prices of requests and traffic, for `swiftfs status`"
+    )
+    debug: bool = _option(False, SWITCH, "log every operation")
 
     @property
     def checks_permissions(self) -> bool:
-        """Whether the kernel checks modes and owners: without it whoever is let in may do everything."""
+        """Whether the kernel checks modes and owners: if not, everyone who is let in may do everything."""
         if self.default_permissions is None:
             return self.allow_other or self.allow_root
         return self.default_permissions
@@ -252,7 +278,7 @@ class Option:
 
 
 PREFIX = "SWIFTFS_"
-"""How variables of the environment begin that are options."""
+"""How the names of environment variables begin that set options."""
 
 
 def _row(name: str, default: Any, metadata: Mapping[str, Any]) -> Option:

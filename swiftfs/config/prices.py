@@ -1,4 +1,4 @@
-"""What requests and traffic cost, by a table that the user keeps: swiftfs knows nobody's prices."""
+"""What requests and traffic cost, by the user's own table: swiftfs knows no provider's prices."""
 
 import difflib
 import math
@@ -17,14 +17,14 @@ else:
     import tomli as tomllib
 
 GB = 10**9
-"""Vendors count traffic in these, not in GiB."""
+"""The unit in which providers charge traffic; not GiB."""
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a mount's requests and its traffic have cost so far; storage is not in it."""
+    """What a mount's requests and its traffic have cost so far, without storage."""
 
     currency: str
     requests: float
@@ -38,7 +38,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices in one currency: `requests` of 1,000 of a class, `sent` and `received` of a GB of bodies."""
+    """Prices in one currency: `requests` for 1,000 of a class, `sent` and `received` for a GB of bodies."""
 
     currency: str
     requests: Mapping[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Prices:
 
     @classmethod
     def read(cls, path: Path) -> "Prices":
-        """Read the TOML file at `path`; raise `ConfigurationError`, which names what is wrong in it."""
+        """Read the TOML file at `path`; raise `ConfigurationError`, which says what is wrong in it."""
         try:
             values = tomllib.loads(path.read_text())
         except OSError as error:
@@ -64,7 +64,7 @@ class Prices:
         _know(values, ("currency", "requests", "traffic"), "")
         currency = values.get("currency")
         if not isinstance(currency, str) or not currency.isprintable() or not 0 < len(currency) <= 10:
-            raise ValueError('say the currency, such as currency = "EUR"')
+            raise ValueError('set the currency, such as currency = "EUR"')
         requests = _prices(values, "requests", (DEFAULT, *REQUEST_CLASSES))
         traffic = _prices(values, "traffic", ("sent", "received"))
         return cls(currency, requests, traffic.get("sent", 0.0), traffic.get("received", 0.0))
@@ -83,12 +83,12 @@ class Prices:
 def _prices(values: dict[str, Any], table: str, names: tuple[str, ...]) -> dict[str, float]:
     prices = values.get(table, {})
     if not isinstance(prices, dict):
-        raise ValueError(f"write {table} as a table, [{table}]")  # noqa: TRY004  told in one way
+        raise ValueError(f"write {table} as a table, [{table}]")  # noqa: TRY004  the caller reports one kind
     _know(prices, names, f"{table}.")
     for name, price in prices.items():
         known = isinstance(price, int | float) and not isinstance(price, bool)
         if not known or not 0 <= price < math.inf:
-            raise ValueError(f"{table}.{name}: say a number, 0 or more")
+            raise ValueError(f"{table}.{name}: expected a number, 0 or more")
     return {name: float(price) for name, price in prices.items()}
 
 
@@ -96,5 +96,5 @@ def _know(values: dict[str, Any], names: tuple[str, ...], place: str) -> None:
     for name in values:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; say one of {', '.join(names)}"
-            raise ValueError(f"{place}{name} is no price{hint}")
+            hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(names)}"
+            raise ValueError(f"{place}{name} is not a known price{hint}")

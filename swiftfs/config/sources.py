@@ -24,7 +24,7 @@ IGNORED = frozenset(
     | {"atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"}
     | {"lazytime", "nolazytime", "mand", "nomand", "iversion", "noiversion"}
 )
-"""Words of fstab that mount(8) hands on and that change nothing here."""
+"""Words of fstab that mount(8) passes on and that have no effect here."""
 
 OPPOSITES = {
     "rw": "ro",
@@ -32,27 +32,27 @@ OPPOSITES = {
     "noexec": "exec",
     "no_default_permissions": "default_permissions",
 }
-"""Words after `-o` and of fstab that switch an option off."""
+"""Words after `-o` and in fstab that turn an option off."""
 
 SYNONYMS = {"dirsync": "sync"}
-"""Words of fstab that say less than an option which keeps them too."""
+"""Words of fstab that are covered by an option."""
 
 CONTRADICTIONS = (
-    ("allow_other", "allow_root", "the first lets in root too"),
-    ("sync", "settle", "with sync nothing waits"),
+    ("allow_other", "allow_root", "allow_other includes root"),
+    ("sync", "settle", "with sync, changes are sent at once"),
     ("os_cloud", "credentials", "they name two users"),
 )
 """Pairs of which at most one may be set, and why."""
 
 UNIT_VARIABLES = frozenset({"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT"})
-"""What the systemd unit passes as arguments."""
+"""Variables that the systemd unit passes as arguments."""
 
 _OPTIONS_VARIABLE = "SWIFTFS_OPTIONS"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """An option as somebody wrote it; `origin` says where, for messages."""
+    """An option as it was written; `origin` says where, for messages."""
 
     name: str
     text: str
@@ -69,7 +69,7 @@ def gather(
 ) -> list[list[Setting]]:
     """Return the settings of every source, the weakest first: file, environment, `-o`, flags.
 
-    The file is what the strongest of the others names as `config`, else the user's own if there is one.
+    The file is the one that the strongest of the others names as `config`, else the user's own if it exists.
     Raise `ConfigurationError` for a file that cannot be read.
     """
     levels = [from_environment(environment), from_words(words), list(flags)]
@@ -81,12 +81,12 @@ def gather(
 
 
 def default_file() -> Path:
-    """Return the file that is read when none is named, whether it exists or not."""
+    """Return the path of the file that is read when no other is named; it need not exist."""
     return platformdirs.user_config_path("swiftfs") / "config.toml"
 
 
 def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
-    """Return the settings in `-o` arguments, each `name[=value][,…]`, without what concerns mount(8) alone.
+    """Return the settings in `-o` arguments, each `name[=value][,…]`, without words for mount(8) only.
 
     Raise `ConfigurationError` for `remount`.
     """
@@ -94,7 +94,9 @@ def from_words(words: Iterable[str], origin: str = "-o") -> list[Setting]:
     for word in (part.strip() for text in words for part in text.split(",")):
         name, _, value = word.partition("=")
         if name == "remount":
-            raise ConfigurationError("remount: a mount keeps its options; unmount it, then mount it again")
+            raise ConfigurationError(
+                "remount is not supported: unmount it, then mount it with the new options"
+            )
         if name in OPPOSITES:
             settings.append(Setting(OPPOSITES[name], "no", origin))
         elif name in SYNONYMS:
@@ -115,7 +117,7 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
 
 
 def from_file(path: Path) -> list[Setting]:
-    """Return the settings in a TOML file; raise `ConfigurationError` for what is no option's value."""
+    """Return the settings in a TOML file; raise `ConfigurationError` for a value that no option can have."""
     try:
         text = path.read_text()
         values = tomllib.loads(text)
@@ -129,8 +131,8 @@ def from_file(path: Path) -> list[Setting]:
 def build_options(levels: Iterable[Sequence[Setting]]) -> Options:
     """Build `Options` from settings, the weakest source first; within a source the later one wins.
 
-    What a stronger source sets ends what contradicts it in a weaker one. Raise `ConfigurationError`, which
-    names the origin, for an unknown name, a value that is none, and what contradicts itself.
+    A setting of a stronger source removes settings of weaker ones that contradict it. Raise
+    `ConfigurationError`, which names the origin, for an unknown name, an invalid value or a contradiction.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -162,12 +164,12 @@ def _parse(setting: Setting) -> Any:
         return option.kind.parse(setting.text)
     except ValueError as error:
         raise ConfigurationError(
-            f"option {setting.name}={setting.text} ({setting.origin}): say {error}"
+            f"option {setting.name}={setting.text} ({setting.origin}): expected {error}"
         ) from None
 
 
 def _check_sizes(options: Options, origins: Mapping[str, str]) -> None:
-    """A segment is whole on the disk before it goes up."""
+    """Raise `ConfigurationError` if a segment, which is on the disk before its upload, exceeds the cache."""
     if options.cache_size is None or options.segment_size <= options.cache_size:
         return
     raise ConfigurationError(
@@ -179,18 +181,18 @@ def _check_sizes(options: Options, origins: Mapping[str, str]) -> None:
 def _from_toml(name: str, value: object, origin: str) -> Setting:
     option = OPTIONS.get(name)
     if name == "config":
-        raise ConfigurationError(f"option 'config' ({origin}): a configuration file names no other")
+        raise ConfigurationError(f"option 'config' ({origin}): a configuration file cannot name another one")
     if isinstance(value, bool):
         return Setting(name, "yes" if value else "no", origin)
     if isinstance(value, str) or option is None:
         return Setting(name, str(value), origin)
     if isinstance(value, int | float) and option.kind.from_number:
         return Setting(name, str(value), origin)
-    raise ConfigurationError(f"option {name} ({origin}): write its value in quotes, as after -o")
+    raise ConfigurationError(f"option {name} ({origin}): write the value in quotes, as after -o")
 
 
 def _line_of(name: str, text: str) -> int:
-    """Return the line of a top-level key or table, counted from 1; the parser does not tell."""
+    """Return the line of a top-level key or table, counted from 1; the parser does not report it."""
     key = re.escape(name)
     pattern = re.compile(rf"""\s*(\[+\s*)?(["']?){key}\2\s*[=.\]]""")
     lines = enumerate(text.splitlines(), 1)

@@ -1,1 +1,1 @@
-"""What a mount is asked from outside: status, metrics, orders, unmounting."""
+"""Control of a running mount from outside: status, metrics, flush, retry, unmount."""

@@ -1,4 +1,4 @@
-"""A mount asked from outside: its state by a file of its hidden folder, orders by attributes of its root."""
+"""Reads the status of a mount from its hidden folder, and starts a flush or retry by xattrs of its root."""
 
 import errno
 import os
@@ -14,10 +14,10 @@ from swiftfs.journal.queue_report import QueueReport
 from swiftfs.paths import HIDDEN_FOLDER
 
 POLL_SECONDS = 0.1
-"""Between two looks at how much still waits."""
+"""The shortest interval in which the number of pending changes is read."""
 
 REST = 10
-"""How many times longer than a look the pause is: a look at 100,000 changes delays their uploads."""
+"""How many times longer than a read of the report the pause is: a read of 100,000 changes delays uploads."""
 
 
 def mountpoints() -> list[Path]:
@@ -26,11 +26,11 @@ def mountpoints() -> list[Path]:
 
 
 def read_state(mountpoint: Path) -> MountStatus:
-    """Return the state of the mount at `mountpoint`; errors as in `read_report`."""
+    """Return the status of the mount at `mountpoint`; errors as in `read_report`."""
     try:
         return MountStatus.from_json((mountpoint / HIDDEN_FOLDER / "status.json").read_text())
     except FileNotFoundError:
-        read_report(mountpoint)  # says what is there instead
+        read_report(mountpoint)  # raises the error that says what is there instead
         raise ConfigurationError(_STRANGER.format(mountpoint)) from None
     except OSError as error:
         raise mount_error(mountpoint, error) from None
@@ -39,7 +39,7 @@ def read_state(mountpoint: Path) -> MountStatus:
 
 
 def read_report(mountpoint: Path) -> QueueReport:
-    """Return what waits in the mount at `mountpoint`; raise `ConfigurationError` when there is none."""
+    """Return the pending changes of the mount at `mountpoint`; raise `ConfigurationError` without a mount."""
     try:
         return QueueReport.from_json(os.getxattr(mountpoint, STATUS_ATTRIBUTE).decode())
     except OSError as error:
@@ -49,10 +49,10 @@ def read_report(mountpoint: Path) -> QueueReport:
 
 
 def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueReport:
-    """Return when Swift has all that was closed before, or has refused it, or is away.
+    """Return when all earlier changes are in Swift, or were refused, or when Swift does not answer.
 
-    `progress` is called now and then with what waits. The last report is returned: nothing is `unflushed`
-    when all went well. Errors as in `read_report`.
+    `progress` is called now and then with a report. The last report is returned: nothing is `unflushed`
+    on success. Errors as in `read_report`.
     """
     _order(mountpoint, FLUSH_ATTRIBUTE)
     began = monotonic()
@@ -65,16 +65,16 @@ def flush(mountpoint: Path, progress: Callable[[QueueReport], None]) -> QueueRep
 
 
 def retry(mountpoint: Path) -> None:
-    """Make the mount try again what failed, without waiting for it; errors as in `read_report`."""
+    """Make the mount try failed changes again, without waiting for them; errors as in `read_report`."""
     _order(mountpoint, RETRY_ATTRIBUTE)
 
 
 def printable(text: str) -> str:
-    """Return text in one line, in which nothing can command a terminal."""
+    """Return text in one line, without characters that control a terminal."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-_STRANGER = "{} is mounted by another version of swiftfs"
+_STRANGER = "{} is mounted by an incompatible version of swiftfs"
 
 
 def _order(mountpoint: Path, attribute: str) -> None:
@@ -84,7 +84,7 @@ def _order(mountpoint: Path, attribute: str) -> None:
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
-            # The kernel lets nothing else through to a mount that is read-only, or whose root is another's.
+            # On a read-only mount, or one whose root has another owner, the kernel refuses setxattr(2).
             os.getxattr(mountpoint, attribute)
     except OSError as error:
         raise mount_error(mountpoint, error) from None

@@ -1,4 +1,4 @@
-"""What a mount knows of itself, asked inside its process; no request goes to Swift for it."""
+"""Collects the status of a mount inside its process, without a request to Swift."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ class StatusCollector:
         self._since = unix_time()
 
     def state(self) -> MountStatus:
-        """Return the state of this moment."""
+        """Return the current status."""
         services, counts = self._services, self._account.counters.snapshot()
         limits = self._account.known_limits()
         used, dirty = services.file_cache.disk_use()
@@ -85,7 +85,7 @@ class StatusCollector:
 
 
 def set_aside(cache: Path) -> list[str]:
-    """Return the names of what a damaged journal left in a cache folder: itself, and `lost`."""
+    """Return the names of damaged journals in a cache folder, and of the folder `lost`."""
     lost = [LOST] if (cache / LOST).exists() else []
     return [*(path.name for path in damaged_journals(cache)), *lost]
 

@@ -1,6 +1,6 @@
 """The folder `.swiftfs` in a mount's root: the mount's status as files that no listing shows.
 
-Only root and the user who mounted may read there. Every change is EROFS. No call here reaches Swift.
+Only root and the user who mounted may read it. Every change fails with EROFS. No call here reaches Swift.
 """
 
 import errno
@@ -20,18 +20,18 @@ from swiftfs.paths import HIDDEN_FOLDER, beside_hidden, split, without_hidden
 ROOT = f"/{HIDDEN_FOLDER}"
 
 PRIVATE = frozenset({STATUS_ATTRIBUTE, FLUSH_ATTRIBUTE, RETRY_ATTRIBUTE})
-"""Attributes of the mount's root that only the same users may use."""
+"""Xattrs of the mount's root that only the same users may use."""
 
 _CONTAINER = "\0"
 """No container can have this name, so no object can have the inode of one of these files."""
 
 
 class ControlDir:
-    """The files of the folder; `files` renders the whole text of each.
+    """The files of the folder; `files` renders the full text of each.
 
     An open file keeps the text of the moment it was opened. stat(2) returns the size of another moment, so
-    the kernel must not cache these files: their handles are from `DIRECT_HANDLES` on. `caller` returns who
-    made the current system call.
+    the kernel must not cache these files: their handles begin at `DIRECT_HANDLES`. `caller` returns the
+    caller of the current system call.
     """
 
     def __init__(self, files: Mapping[str, Callable[[], bytes]], caller: Callable[[], Caller]) -> None:
@@ -88,7 +88,7 @@ class ControlDir:
         return handle
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
-        """Return where the bytes lie."""
+        """Return where the bytes are."""
         _, descriptor = self._open[handle]
         return FileSpan(descriptor, offset, max(0, min(size, os.fstat(descriptor).st_size - offset)))
 
@@ -108,9 +108,9 @@ class ControlDir:
 
 
 class ControlDirFS(FileSystem):
-    """`filesystem` with `control` in its root, whose own objects of that name get another one.
+    """`filesystem` with `control` in its root; an object of that name gets another path.
 
-    Each call goes to the one that its path or its handle belongs to.
+    Each call goes to the one to which its path or its handle belongs.
     """
 
     def __init__(self, filesystem: FileSystem, control: ControlDir) -> None:
@@ -248,19 +248,19 @@ class ControlDirFS(FileSystem):
 
 
 def _is_control(path: str) -> bool:
-    """Return whether a path is the folder's or one below it."""
+    """Return whether a path is the control folder or below it."""
     return path.startswith(ROOT) and path[len(ROOT) :][:1] in ("", "/")
 
 
 def _changeable(path: str) -> str:
-    """Return the path in the file system; raise `OSError` EROFS for one of the control folder."""
+    """Return the path in the filesystem; raise `OSError` EROFS for one in the control folder."""
     if _is_control(path):
         raise os_error(errno.EROFS, path)
     return without_hidden(path)
 
 
 def _writable(handle: int) -> int:
-    """Return the handle; raise `OSError` EROFS for one of the control folder."""
+    """Return the handle; raise `OSError` EROFS for one in the control folder."""
     if handle >= DIRECT_HANDLES:
         raise os_error(errno.EROFS)
     return handle

@@ -1,7 +1,7 @@
-"""A mount that left its mount point and that the kernel still serves, for it is mounted elsewhere too.
+"""A mount that was unmounted but is still mounted elsewhere, so that its process continues.
 
-A container or a unit with `PrivateMounts=` has a copy of every mount of the moment it began, and a bind mount
-is another place in the same tree. The process lives until the last of them lets go.
+A container or a unit with `PrivateMounts=` has a copy of every mount that existed at its start, and a bind
+mount is another place in the same tree. The process lives until the last of them is unmounted.
 """
 
 import logging
@@ -18,14 +18,14 @@ from swiftfs.journal.queue_report import QueueReport
 log = logging.getLogger(__name__)
 
 GRACE = 1.0
-"""Seconds in which an ordinary unmount has ended the mount."""
+"""Seconds after which an ordinary unmount has ended the mount."""
 
 POLL_SECONDS = 0.2
-"""Between two looks at how much still waits."""
+"""The interval in which the number of pending changes is written."""
 
 
 class DetachWatch:
-    """A thread that stores everything once the mount left its mount point, and records how much waits."""
+    """A thread that stores everything after an unmount, and writes how much is pending to `drain.json`."""
 
     def __init__(self, mountpoint: Path, journal: Journal, cache: Path) -> None:
         self._mountpoint = mountpoint
@@ -36,12 +36,12 @@ class DetachWatch:
         self._thread = new_thread(self._watch, "detached")
 
     def start(self, device: int) -> None:
-        """Begin, now that the mount on `device` answers; nothing is watched without a table of mounts."""
+        """Begin, now that the mount on `device` answers; do nothing if there is no table of mounts."""
         self._entry = MountEntry(device, self._mountpoint.resolve())
         try:
             watched = self._is_mounted()
         except OSError as error:
-            log.info("whether %s is unmounted is not watched: %s", self._mountpoint, error)
+            log.info("cannot watch whether %s is unmounted: %s", self._mountpoint, error)
             return
         if watched:
             self._thread.start()
@@ -57,14 +57,16 @@ class DetachWatch:
         with OWN_TABLE.open("rb") as table:
             changes = select.poll()
             changes.register(self._ended, select.POLLIN)
-            changes.register(table, select.POLLPRI)  # the kernel says when the table changes
+            changes.register(table, select.POLLPRI)  # the kernel signals a change of the table
             while self._is_mounted():
                 changes.poll()
                 if self._has_ended(0):
                     return
         if self._has_ended(GRACE):
             return
-        log.info("%s is unmounted, but still mounted elsewhere: what waits is stored now", self._mountpoint)
+        log.info(
+            "%s is unmounted, but still mounted elsewhere: pending changes are stored now", self._mountpoint
+        )
         self._journal.flush_all()
         while True:
             report = self._journal.report()
@@ -80,5 +82,5 @@ class DetachWatch:
 
 
 def _failure(report: QueueReport) -> str:
-    """Return what to say of changes that were to be stored and could not be, empty when all are."""
+    """Return a message about changes that could not be stored, empty if all are."""
     return report.left_over() if report.unflushed and not report.flushing else ""

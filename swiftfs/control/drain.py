@@ -1,4 +1,4 @@
-"""What a mount still has to store after it was unmounted, told through a file in its cache folder."""
+"""The file in the cache folder that says how much a mount still has to store after it was unmounted."""
 
 import json
 import logging
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How many files and deletions wait, and why the rest could not be stored, empty while all goes well.
+    """How many files and deletions are pending, and why the rest could not be stored, empty without failure.
 
-    While a mount is `held`, the process goes on: it was unmounted, and is still mounted elsewhere.
+    A mount that is `held` was unmounted but is still mounted elsewhere: the process continues.
     """
 
     waiting: int
@@ -32,7 +32,7 @@ class Drain:
 
     @classmethod
     def read(cls, cache: Path) -> "Drain":
-        """Return what was told last; nothing waits where nothing was told."""
+        """Return the last state written; without one, nothing is pending."""
         try:
             return cls(**json.loads(_file(cache).read_text()))
         except (OSError, ValueError, TypeError):

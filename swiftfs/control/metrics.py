@@ -1,4 +1,4 @@
-"""A mount's state as metrics for Prometheus: served over HTTP, or written to a file for node_exporter.
+"""A mount's status as metrics for Prometheus: served over HTTP, or written to a file for node_exporter.
 
 Names and units follow Prometheus' conventions (prometheus.io/docs/practices/naming).
 """
@@ -23,19 +23,19 @@ from swiftfs.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 15.0
-"""Between two versions of the file: how often Prometheus usually asks."""
+"""The interval between two versions of the file: how often Prometheus usually asks."""
 
 CLIENT_SECONDS = 10.0
-"""How long a client may take to send its request or to take the answer."""
+"""How long a client may take to send its request or to read the answer."""
 
 STOP_SECONDS = 0.1
-"""How soon the server notices that it is to end."""
+"""How soon the server notices that it should end."""
 
 Watch = Callable[[], MountStatus]
 
 
 class StateCollector(Collector):
-    """Reads the mount's state when somebody asks for the metrics, and at no other time."""
+    """Reads the mount's status only when the metrics are requested."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -45,11 +45,11 @@ class StateCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of this moment."""
+        """Yield the current metrics."""
         state = self._watch()
         yield InfoMetricFamily(
             "swiftfs",
-            "What is mounted where, and by which version.",
+            "Source, mount point and version.",
             value={"version": state.version, "source": state.source, "mountpoint": state.mountpoint},
         )
         yield GaugeMetricFamily("swiftfs_start_time_seconds", "When it was mounted.", value=state.since)
@@ -57,7 +57,9 @@ class StateCollector(Collector):
         yield from _changes(state)
         used, kinds = state.cache, ("used", "dirty", "limit")
         cache = GaugeMetricFamily(
-            "swiftfs_cache_bytes", "Disk of the cache folder; dirty is not in Swift yet.", labels=["kind"]
+            "swiftfs_cache_bytes",
+            "Disk space of the cache folder; dirty is not in Swift yet.",
+            labels=["kind"],
         )
         for kind, size in zip(kinds, (used.used, used.dirty, used.limit), strict=True):
             cache.add_metric([kind], size)
@@ -68,7 +70,7 @@ def _requests(state: MountStatus) -> Iterator[Metric]:
     families = (
         ("swiftfs_requests", "Requests to Swift.", "requests"),
         ("swiftfs_request_failures", "Requests without an answer, or with one outside 2xx.", "failures"),
-        ("swiftfs_request_seconds", "Time until the answers' ends, added up.", "seconds"),
+        ("swiftfs_request_seconds", "Total time until the ends of the answers.", "seconds"),
         ("swiftfs_sent_bytes", "Bytes of bodies sent to Swift.", "bytes_sent"),
         ("swiftfs_received_bytes", "Bytes of bodies received from Swift.", "bytes_received"),
     )
@@ -87,19 +89,23 @@ def _requests(state: MountStatus) -> Iterator[Metric]:
 
 def _changes(state: MountStatus) -> Iterator[Metric]:
     report = state.report
-    changes = GaugeMetricFamily("swiftfs_changes", "Changes that Swift has not got.", labels=["state"])
+    changes = GaugeMetricFamily("swiftfs_changes", "Changes that are not in Swift yet.", labels=["state"])
     for kind in ("waiting", "running", "parked"):
         changes.add_metric([kind], getattr(report, kind))
     yield changes
-    yield GaugeMetricFamily("swiftfs_waiting_bytes", "Bytes of their files.", value=report.bytes)
-    yield GaugeMetricFamily("swiftfs_oldest_change_seconds", "Age of the oldest.", value=report.oldest)
     yield GaugeMetricFamily(
-        "swiftfs_server_away", "1 while the server gives no answer, else 0.", value=float(report.away)
+        "swiftfs_waiting_bytes", "Bytes of the files of these changes.", value=report.bytes
+    )
+    yield GaugeMetricFamily(
+        "swiftfs_oldest_change_seconds", "Age of the oldest of these changes.", value=report.oldest
+    )
+    yield GaugeMetricFamily(
+        "swiftfs_server_away", "1 while the server does not answer, else 0.", value=float(report.away)
     )
 
 
 def registry_of(watch: Watch) -> CollectorRegistry:
-    """Return a registry of the mount's state and of its process."""
+    """Return a registry of the mount's status and of its process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StateCollector(watch))
     ProcessCollector(registry=registry)
@@ -107,12 +113,12 @@ def registry_of(watch: Watch) -> CollectorRegistry:
 
 
 def text_of(watch: Watch) -> bytes:
-    """Return the metrics of this moment in Prometheus' text format."""
+    """Return the current metrics in Prometheus' text format."""
     return generate_latest(registry_of(watch))
 
 
 class Exporter(Protocol):
-    """Publishes metrics from `start` until `close`, in a thread of its own."""
+    """Publishes metrics from `start` until `close`, in its own thread."""
 
     def start(self, watch: Watch) -> None:
         """Begin; after a fork, if there is one."""
@@ -122,9 +128,9 @@ class Exporter(Protocol):
 
 
 def open_exporter(where: str) -> Exporter:
-    """Return the exporter that the option `metrics` asks for, its place taken or its folder looked at.
+    """Return the exporter for the option `metrics`; its port is bound, or its folder is checked.
 
-    Raise `ConfigurationError` when it cannot be had.
+    Raise `ConfigurationError` if that fails.
     """
     return FileExporter(Path(where)) if "/" in where else HttpExporter(where)
 
@@ -143,12 +149,12 @@ class HttpExporter:
         self._thread = new_thread(self._server.serve_forever, "metrics", (STOP_SECONDS,))
 
     def start(self, watch: Watch) -> None:
-        """Begin to answer; until now who asks has to wait."""
+        """Begin to answer; earlier clients have to wait until now."""
         self._server.RequestHandlerClass = _Handler.factory(registry_of(watch))
         self._thread.start()
 
     def close(self) -> None:
-        """Give the port back; whoever is being answered does not keep it."""
+        """Release the port, even if a client is being answered."""
         if self._thread.ident is not None:
             self._server.shutdown()
             self._thread.join()
@@ -168,15 +174,15 @@ class _Server(socketserver.ThreadingTCPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, _request: object, client: object) -> None:
-        log.info("metrics for %s were not sent", client, exc_info=log.isEnabledFor(logging.DEBUG))
+        log.info("cannot send metrics to %s", client, exc_info=log.isEnabledFor(logging.DEBUG))
 
 
 class FileExporter:
-    """Writes the metrics to a file every 15 s and at the end: aside first, so that nobody reads a half."""
+    """Writes the metrics to a file every 15 s and at the end, atomically: to another file first."""
 
     def __init__(self, path: Path) -> None:
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            why = "no right to write there" if path.parent.is_dir() else "there is no such folder"
+            why = "no permission to write there" if path.parent.is_dir() else "there is no such folder"
             raise ConfigurationError(f"option metrics={path}: {why}")
         self._path = path
         self._ended = new_event()
@@ -205,4 +211,4 @@ class FileExporter:
         try:
             write_to_textfile(str(self._path), registry)
         except OSError as error:
-            log.warning("metrics are not written to %s: %s", self._path, error.strerror)
+            log.warning("cannot write metrics to %s: %s", self._path, error.strerror)

@@ -16,7 +16,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A swiftfs in a table of mounts: its device as `st_dev` has it, and where it is mounted."""
+    """A swiftfs in a table of mounts: its device as in `st_dev`, and where it is mounted."""
 
     device: int
     mountpoint: Path
@@ -24,7 +24,7 @@ class MountEntry:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process in whose mount namespace a mount is still to be found, and where."""
+    """A process whose mount namespace still has a mount, and where."""
 
     pid: int
     command: str
@@ -35,7 +35,7 @@ class Holder:
 
     @property
     def reachable(self) -> Path:
-        """The mount, by a path that leads into the namespace."""
+        """The mount by a path into the namespace."""
         return PROCESSES / str(self.pid) / "root" / str(self.mountpoint).lstrip("/")
 
 
@@ -51,7 +51,7 @@ def mount_entries(table: Path) -> Iterator[MountEntry]:
 
 
 def find_holders(device: int) -> list[Holder]:
-    """Return a process of each mount namespace that has the device mounted, as far as this user may see."""
+    """Return a process of each mount namespace with the device mounted, if this user may see it."""
     found: dict[str, Holder] = {}
     for folder in sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name)):
         with suppress(OSError):

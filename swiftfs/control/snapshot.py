@@ -10,12 +10,12 @@ from swiftfs.journal.queue_report import QueueReport
 from swiftfs.objects import CacheUse, Count
 
 SCHEMA = 1
-"""Grows when a field goes or changes its meaning; new ones may come without that."""
+"""Increased when a field is removed or changes its meaning, but not for new fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Whose account it is, and what `/info` calls the software; empty where it does not say."""
+    """The account, and the name of the software in `/info`, empty if that does not say it."""
 
     account: str
     software: str
@@ -23,9 +23,9 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What bounds a mount, in bytes and numbers; the server's are None until it was asked.
+    """The limits of a mount, in bytes and numbers; the server's are None before the first `/info` request.
 
-    `object_size` is of a single PUT, `bulk_delete` the names in one request, 0 where the server has none.
+    `object_size` is the limit of a single PUT, `bulk_delete` the names in one request, 0 without bulk delete.
     """
 
     segment_size: int
@@ -40,7 +40,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """A file that is open and was written to since the journal got it last; `sent` bytes are in segments."""
+    """An open file with changes that are not in the journal yet; `sent` bytes are in segments."""
 
     path: str
     bytes: int
@@ -49,11 +49,11 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class MountStatus:
-    """A mount at the moment `now`, mounted at `since`, both in seconds of the epoch.
+    """A mount at the moment `now`, mounted at `since`, both in seconds since the epoch.
 
-    `report` is what waits, `writing` the files that are open with changes, `requests` what was asked of Swift
-    by class, `cost` what that cost by the user's own prices, None without any. `set_aside` names what a
-    damaged journal left in `cache_folder`.
+    `report` has the pending changes, `writing` the open files with changes, `requests` the requests to Swift
+    by class, `cost` their cost by the user's own prices, None without prices. `set_aside` names damaged
+    journals and `lost` in `cache_folder`.
     """
 
     schema: int
@@ -89,10 +89,10 @@ class MountStatus:
 
         values: dict[str, Any] = json.loads(text)
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise ValueError("no state of a mount that this version knows")
+            raise ValueError("not a mount status that this version can read")
         names = [field.name for field in fields(QueueReport)]
         values["report"] = {name: values.pop(name) for name in names if name in values}
         try:
             return cattrs.structure(values, cls)
         except (cattrs.BaseValidationError, TypeError, KeyError) as error:
-            raise ValueError(f"no state of a mount: {error}") from None
+            raise ValueError(f"not a mount status: {error}") from None

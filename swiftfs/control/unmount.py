@@ -17,24 +17,25 @@ from swiftfs.control.mount_table import Holder, find_holders
 from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError, mount_error
 
 POLL_SECONDS = 0.2
-"""Between two looks at how much still waits."""
+"""The interval in which the number of pending changes is read."""
 
 HELD_SECONDS = 2.0
 """Longer than an ordinary unmount takes to end the mount."""
 
 LOOKS = 25
-"""After so many of them who else holds the mount is looked for, unless its process knows of somebody."""
+"""After this many intervals, search for other mounts of the device, unless the process has found some."""
 
 
 def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
-    """Unmount `mountpoint` and return when its process has ended, all uploads done.
+    """Unmount `mountpoint` and return when its process has ended and all uploads are done.
 
-    Where something else holds the mount, the process goes on: return when all is stored, and say who it is;
-    else return nothing. `progress` is called now and then with the number of files and deletions that still
-    wait. Raise `ConfigurationError` when nothing is mounted there or when it is in use, `SwiftfsError` when
-    something could not be stored, and `DeadMount`, having unmounted it, when its process had died.
+    If it is still mounted elsewhere, the process continues: return when everything is stored, with a message
+    that says where; else return an empty string. `progress` is called now and then with the number of pending
+    files and deletions. Raise `ConfigurationError` if nothing is mounted there or if it is in use,
+    `SwiftfsError` if something could not be stored, and `DeadMount`, after unmounting, if its process had
+    died.
     """
-    mountpoint = mountpoint.resolve()  # fusermount(1) knows a mount by its own path only
+    mountpoint = mountpoint.resolve()  # fusermount(1) does not resolve symbolic links
     try:
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
@@ -43,7 +44,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         reason = mount_error(mountpoint, error)
         if isinstance(reason, DeadMount):
             detach(mountpoint)
-            raise DeadMount(f"{mountpoint}: its process had died; it is unmounted now") from None
+            raise DeadMount(f"{mountpoint}: its process had died; the mount is removed now") from None
         raise reason from None
     try:
         process = os.pidfd_open(pid)
@@ -58,11 +59,11 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
         os.close(process)
     if failure := Drain.read(cache).failure:
         raise SwiftfsError(f"{mountpoint} is unmounted, but {failure}{'; ' if held else ''}{held}")
-    return f"{mountpoint} is unmounted, and all is stored; {held}" if held else ""
+    return f"{mountpoint} is unmounted, and everything is stored; {held}" if held else ""
 
 
 def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[int], None]) -> str:
-    """Return when the process has ended, or has stored all and goes on; say then why it does.
+    """Return when the process has ended, or has stored everything but continues; then return why.
 
     `process` is a descriptor of the process `pid`.
     """
@@ -74,7 +75,7 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
             return _say_who(find_holders(device))
         looks += 1
         if looks % LOOKS == 0 and not drain.held:
-            # It may see its mount where it was, for it lives in another namespace.
+            # Its process may still see its mount, if it runs in another namespace.
             holders = [one for one in find_holders(device) if _is_served_by(pid, one)]
             if holders and _flush(holders[0], progress):
                 return _say_who(holders)
@@ -101,23 +102,23 @@ def _flush(holder: Holder, progress: Callable[[int], None]) -> bool:
 
 def _say_who(holders: Sequence[Holder]) -> str:
     who = ", ".join(map(str, holders)) or "a mount namespace that you may not look into"
-    return f"its process ends when nothing holds it any more: it is still mounted on {who}"
+    return f"its process continues as long as it is still mounted on {who}"
 
 
 def died(mountpoint: Path) -> bool:
     """Return whether a swiftfs is mounted there whose process was killed."""
     try:
-        # Not stat(2), which the kernel may answer for a second more.
+        # Not stat(2): the kernel may answer it from its cache for a second.
         os.close(os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        # The folder above is resolved alone: of a dead mount itself nothing can be asked.
+        # Only the folder above is resolved: every call on a dead mount itself fails.
         place = mountpoint.parent.resolve() / mountpoint.name
         return error.errno == errno.ENOTCONN and place in mountpoints()
     return False
 
 
 def detach(mountpoint: Path) -> None:
-    """Take the mount from the tree; raise `ConfigurationError` with fusermount's reason when it refuses."""
+    """Unmount with fusermount; raise `ConfigurationError` with its reason if it refuses."""
     command = shutil.which("fusermount") or shutil.which("fusermount3")
     if command is None:
         raise SwiftfsError("fusermount is missing: install the package fuse")

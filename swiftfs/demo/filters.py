@@ -1,4 +1,4 @@
-"""WSGI filters in front of the demo's proxy: they record requests, make them fail, and obey the parent."""
+"""WSGI filters in front of the demo's proxy: they record requests, make them fail, and serve the parent."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ Write = Callable[[bytes], object]
 StartResponse = Callable[..., Write]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 Record = dict[str, Any]
-"""The fields of a `RecordedRequest`, filled in while the request goes on."""
+"""The fields of a `RecordedRequest`, filled in while the request runs."""
 
 REMEMBERED_REQUESTS = 100_000
 """Older requests are forgotten: a demo may run for days."""
@@ -39,13 +39,13 @@ def request_text(environ: Environ) -> tuple[str, str]:
 
 
 class MemoryCache:
-    """What the filters of Swift use of memcached, for one process."""
+    """The part of memcached that Swift's filters use, for one process."""
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[float, Any]] = {}
 
     def get(self, key: str, **_options: Any) -> Any:
-        """Return the value, or None when there is none or its time is over."""
+        """Return the value, or None if there is none or it has expired."""
         end, value = self._values.get(key, (0.0, None))
         if end and end < unix_time():
             del self._values[key]
@@ -53,7 +53,7 @@ class MemoryCache:
         return value
 
     def set(self, key: str, value: Any, *, time: float = 0, **_options: Any) -> None:
-        """Keep the value for `time` seconds, for ever with 0."""
+        """Store the value for `time` seconds, for ever with 0."""
         self._values[key] = (_end_of(time), value)
 
     def incr(self, key: str, delta: int = 1, time: float = 0) -> int:
@@ -63,7 +63,7 @@ class MemoryCache:
         return value
 
     def delete(self, key: str, **_options: Any) -> None:
-        """Forget the value."""
+        """Delete the value."""
         self._values.pop(key, None)
 
 
@@ -83,18 +83,18 @@ def cache_filter(application: Application) -> Application:
 
 
 class CountedInput:
-    """A request's body that counts the bytes that are read of it."""
+    """A request's body that counts the bytes that are read from it."""
 
     def __init__(self, body: Any) -> None:
         self._body = body
         self.count = 0
 
     def read(self, *arguments: Any) -> bytes:
-        """Read as the body does."""
+        """Read from the body."""
         return self._counted(self._body.read(*arguments))
 
     def readline(self, *arguments: Any) -> bytes:
-        """Read a line as the body does."""
+        """Read a line from the body."""
         return self._counted(self._body.readline(*arguments))
 
     def _counted(self, data: bytes) -> bytes:
@@ -106,7 +106,7 @@ class CountedInput:
 
 
 class Recorder:
-    """Writes down every request, from its arrival on, so that a hanging one is seen too."""
+    """Records every request, from its arrival on, so that a hanging one is visible too."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -145,7 +145,7 @@ class Recorder:
 def _counted_answer(
     answer: Iterable[bytes], record: Record, finish: Callable[[], None]
 ) -> Generator[bytes, None, None]:
-    """Pass the answer on, one block late: a record is complete before the client can have the last byte."""
+    """Pass the answer on, one block late: the record is complete before the client has the last byte."""
     waiting = b""
     record["bytes_out"] = 0
     try:
@@ -170,7 +170,7 @@ def close(answer: Iterable[bytes]) -> None:
 
 @dataclass
 class ActiveFault:
-    """A fault and how often it will still apply, negative for always."""
+    """A fault and how often it will still apply, negative for ever."""
 
     fault: Fault
     pattern: re.Pattern[str]
@@ -186,7 +186,7 @@ class ActiveFault:
 
 
 class Faults:
-    """Delays every request by `delay` seconds, and makes those fail that an injected fault fits."""
+    """Delays every request by `delay` seconds, and makes those fail that match an injected fault."""
 
     def __init__(self, application: Application, delay: float) -> None:
         self._application = application
@@ -194,7 +194,7 @@ class Faults:
         self._active: list[ActiveFault] = []
 
     def inject(self, fault: Fault) -> None:
-        """Add a fault; raise `re.error` when its path is no regular expression."""
+        """Add a fault; raise `re.error` if its path is not a regular expression."""
         self._active.append(ActiveFault(fault, re.compile(fault.path), fault.times))
 
     def clear(self) -> None:
@@ -202,7 +202,7 @@ class Faults:
         self._active.clear()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer as the application or the first fault that fits does."""
+        """Answer as the application or the first matching fault does."""
         if self._delay:
             eventlet.sleep(self._delay)
         fault = self._take(environ)
@@ -237,7 +237,7 @@ class Faults:
         return self._damaged(fault, environ, _with_headers(fault, start_response))
 
     def _carry_out_later(self, environ: Environ, seconds: float) -> None:
-        """Take the request in now, and have Swift carry it out so many seconds later."""
+        """Read the request now, and let Swift carry it out some seconds later."""
         body = environ["wsgi.input"].read()
         later = {**environ, "wsgi.input": io.BytesIO(body), "eventlet.posthooks": []}
 
@@ -267,7 +267,7 @@ def _refuse(fault: Fault, environ: Environ, start_response: StartResponse) -> It
 
 
 def _with_headers(fault: Fault, start_response: StartResponse) -> StartResponse:
-    """Return a `start_response` that puts the fault's headers in place of those of the same names."""
+    """Return a `start_response` that replaces headers by the fault's headers of the same names."""
     replaced = {name.lower() for name in fault.headers}
 
     def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Write:
@@ -278,7 +278,7 @@ def _with_headers(fault: Fault, start_response: StartResponse) -> StartResponse:
 
 
 def _hang_up(environ: Environ) -> None:
-    """Close the connection after all that was to be sent."""
+    """Close the connection after the answer."""
     with contextlib.suppress(OSError):
         environ["eventlet.input"].get_socket().shutdown(socket.SHUT_RDWR)
 
@@ -334,7 +334,7 @@ def _abort(environ: Environ) -> None:
 
 
 class Control:
-    """The parent's door: `/_control/…` answers to it and is neither recorded nor delayed."""
+    """The parent's interface: `/_control/…` answers it and is neither recorded nor delayed."""
 
     def __init__(self, recorder: Recorder, faults: Faults, add_rows: Callable[..., None]) -> None:
         self._recorder = recorder
@@ -342,14 +342,14 @@ class Control:
         self._add_rows = add_rows
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer the parent in JSON, everybody else as the recorder does."""
+        """Answer the parent in JSON, and others as the recorder does."""
         path = environ.get("PATH_INFO", "")
         if not path.startswith("/_control/"):
             return self._recorder(environ, start_response)
         value = json.loads(environ["wsgi.input"].read() or b"null")
         try:
             status, answer = self._answer(environ["REQUEST_METHOD"], path.rpartition("/")[2], value)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the parent shall read it
+        except Exception as error:  # noqa: BLE001 - the parent gets it as the answer
             status, answer = HTTPStatus.BAD_REQUEST, repr(error)
         body = json.dumps(answer).encode()
         start_response(f"{status.value} {status.phrase}", [("Content-Length", str(len(body)))])

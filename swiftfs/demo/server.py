@@ -1,4 +1,4 @@
-"""Start and stop a real Swift in a child process, watch its requests and make it fail."""
+"""Starts and stops a real Swift in a child process, records its requests and makes them fail."""
 
 import contextlib
 import http.client
@@ -23,7 +23,7 @@ __all__ = ["Fault", "RecordedRequest", "ServerSettings", "SwiftServer"]
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 60.0
-"""Seconds until a start has failed; it takes about one, and more on a busy machine."""
+"""Seconds after which a start has failed; it takes about one, and more on a busy machine."""
 CONTROL_TIMEOUT = 30.0
 SHARED_MEMORY = Path("/dev/shm")
 EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"
@@ -32,8 +32,8 @@ EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"
 class SwiftServer:
     """A Swift with one account and its data in the folder `data`; every method may be called from any thread.
 
-    Without `data` the folder is a private one, in memory where the system has room for that, and goes when
-    the server stops. The port stays the same from the first start to `stop`; 0 lets the system choose.
+    Without `data` the folder is a private one, in memory if the system has space for that, and is deleted
+    when the server stops. The port stays the same from the first start to `stop`; 0 lets the system choose.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SwiftServer:
 
     @property
     def auth_url(self) -> str:
-        """Where a v1 token is asked for."""
+        """The URL for v1 authentication."""
         return f"http://{HOST}:{self._port}/auth/v1.0"
 
     @property
@@ -87,13 +87,13 @@ class SwiftServer:
             return Path(self._private.name) if self._private else self._data
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which the clients of Swift find this server."""
+        """Return the environment variables by which Swift clients find this server."""
         return {"ST_AUTH": self.auth_url, "ST_USER": self.user, "ST_KEY": self.key}
 
     def start(self) -> None:
         """Start the child and wait until it answers; do nothing while it runs.
 
-        Raises `ConfigurationError` when Swift is not installed, the port is taken, or the child fails.
+        Raises `ConfigurationError` if Swift is not installed, the port is in use, or the child fails.
         """
         with self._lock:
             if self._process is not None and self._process.poll() is None:
@@ -109,7 +109,7 @@ class SwiftServer:
                 raise
 
     def stop(self) -> None:
-        """End the child and give back the port and the private folder; do nothing when that is done."""
+        """End the child, release the port and delete the private folder; do nothing if that is done."""
         with self._lock:
             self.kill()
             if self._reservation is not None:
@@ -120,7 +120,7 @@ class SwiftServer:
                 self._private = None
 
     def kill(self) -> None:
-        """Kill the child as a crash would; its data stays for the next start, requests and faults do not."""
+        """Kill the child as a crash would; its data stays for the next start, but not requests and faults."""
         with self._lock:
             if self._process is None:
                 return
@@ -143,15 +143,15 @@ class SwiftServer:
         self._control("DELETE", "requests")
 
     def inject(self, fault: Fault) -> None:
-        """Apply the fault from now on; of several that fit a request, the one that came first applies."""
+        """Apply the fault from now on; if several match a request, the first one applies."""
         self._control("POST", "faults", {**vars(fault), "headers": dict(fault.headers)})
 
     def clear_faults(self) -> None:
-        """Let everything go right again."""
+        """Remove all faults."""
         self._control("DELETE", "faults")
 
     def add_rows(self, container: str, names: Iterable[str], *, size: int = 0) -> None:
-        """List objects of `size` bytes in the container that are not there: 100,000 of them in seconds."""
+        """Add listing rows of objects of `size` bytes that do not exist: 100,000 of them in seconds."""
         row = {"size": size, "content_type": "application/octet-stream", "etag": EMPTY_ETAG}
         rows = [{"name": name, **row} for name in names]
         account = self.storage_url.rpartition("/")[2]
@@ -168,7 +168,7 @@ class SwiftServer:
         return json.loads(body)
 
     def _reserve_port(self) -> None:
-        """Hold the port, bound but not listening, so that nobody else gets it while the child is down.
+        """Keep the port, bound but not listening, so that no other process gets it while the child is down.
 
         Linux lets another socket with SO_REUSEADDR listen there, and refuses connections until one does.
         """
@@ -198,7 +198,7 @@ class SwiftServer:
         log = data / "swift.log"
         with log.open("ab") as stderr:
             logged = stderr.tell()
-            # A session of its own keeps Ctrl-C for the parent, which may have uploads to finish.
+            # In its own session the child does not get Ctrl-C: the parent may have uploads to finish.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "swiftfs.demo.swift_process"],
                 stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """The child process: proxy, account, container and object servers of Swift on one event loop.
 
-Orders come as one line of JSON on stdin, whose end tells that the parent is gone; one line on stdout says
-that the server answers. Swift patches the standard library, so this needs a process of its own.
+The settings come as one line of JSON on stdin, whose end means that the parent is gone; one line on stdout
+says that the server answers. Swift patches the standard library, so this needs its own process.
 Layout of a cluster of one node: https://docs.openstack.org/swift/latest/development_saio.html
 """
 
@@ -30,10 +30,10 @@ DEVICE = "disk"
 PART_POWER = 4
 """16 partitions: each is a folder of the data, and more of them only slow the disk down."""
 HASH_SUFFIX = "swiftfs-demo"
-"""Part of every path in the data folder: the same for ever, or old data is not found."""
+"""Part of every path in the data folder. It must never change, or old data is not found."""
 BACKLOG = 1024
 ACCOUNT_UPDATE_INTERVAL = 1.0
-"""Seconds until an account knows what its containers hold; five minutes on an ordinary cluster."""
+"""Seconds until an account knows the usage of its containers; five minutes on an ordinary cluster."""
 TOKEN_KEY = b"tokens outlive a restart".ljust(32)
 """A cluster keeps its tokens while a node is down; with a key they need no store (older ones ignore it)."""
 
@@ -57,7 +57,7 @@ PIPELINE = (
 """The filters in front of the proxy, in the order of Swift's own `proxy-server.conf-sample`."""
 
 KEYSTONE_FILTERS = ("authtoken", "keystoneauth")
-"""In place of tempauth: one validates the token, the other decides what its user may do."""
+"""Instead of tempauth: one validates the token, the other decides what its user may do."""
 
 COMMON = {
     "log_level": "WARNING",
@@ -65,7 +65,7 @@ COMMON = {
     "mount_check": "false",
     "disable_fallocate": "true",
     "fallocate_reserve": "0",
-    # One busy core serves everything: a slow answer is no dead node.
+    # One busy core serves everything: a slow answer does not mean a dead node.
     "conn_timeout": "5",
     "node_timeout": "60",
     "container_update_timeout": "60",
@@ -73,7 +73,7 @@ COMMON = {
 PROXY = {
     "account_autocreate": "true",
     "allow_account_management": "true",
-    # The only node must not be taken out after a few errors.
+    # The only node must not be disabled after a few errors.
     "error_suppression_limit": "1000000000",
 }
 FILTERS: Mapping[str, Mapping[str, str]] = {
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _watch_parent(rubbish: Path | None) -> None:
-    """End with the parent. A parent that was killed cannot remove its private folder, so this does."""
+    """End with the parent. A killed parent cannot delete its private folder, so this does it."""
     os.read(sys.stdin.fileno(), 1)
     if rubbish is not None:
         shutil.rmtree(rubbish, ignore_errors=True)
@@ -123,7 +123,7 @@ def _import_swift(configuration: Path) -> None:
 
 
 def serve(data: Path, configuration: Path, port: int, settings: Mapping[str, Any]) -> None:
-    """Start the four servers, tell the parent and serve for ever; `port` is the proxy's."""
+    """Start the four servers, notify the parent and serve for ever; `port` is the proxy's."""
     import eventlet  # noqa: PLC0415 - not before Swift chose what to patch
     from swift.common.utils import get_hub  # noqa: PLC0415
 
@@ -277,7 +277,7 @@ def _run(listener: Any, application: Any) -> None:
 
 
 def _log_to_stderr() -> None:
-    """Give Swift's loggers one place instead of syslog, which a machine may not have."""
+    """Send all logs of Swift to one file instead of syslog, which a machine may not have."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     for logger in [logging.getLogger(name) for name in tuple(logging.root.manager.loggerDict)]:

@@ -32,7 +32,7 @@ TREE = "tree"
 BIG = "big.bin"
 BIG_MIB = 100
 SHOWN_LINES = 8
-"""Of a command's output: the tour shall fit on a screen or two."""
+"""Lines shown of a command's output: the tour should fit on a screen or two."""
 END_SECONDS = 60.0
 """How long the mount gets at the end to store what programs have just written."""
 INTERRUPT_SECONDS = 30.0
@@ -66,7 +66,7 @@ class Interruption:
 
 @dataclass(frozen=True, slots=True)
 class Tour:
-    """What the steps share; commands run in the folder `work`, by whose names the user knows the files."""
+    """The common state of the steps; commands run in the folder `work`, with names relative to it."""
 
     server: SwiftServer
     mountpoint: Path
@@ -82,7 +82,7 @@ class Tour:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The user's own environment with the demo's credentials in place of others."""
+        """The user's own environment with the demo's credentials instead of others."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "ST_"))}
         return {**own, **self.server.environment()}
 
@@ -101,16 +101,16 @@ class Tour:
             self.console.print(f"  [dim]… and {len(lines) - SHOWN_LINES} more lines[/dim]")
 
     def count(self) -> None:
-        """Print what the server was asked since the last count."""
+        """Print the number of requests since the last count."""
         methods = Counter(request.method for request in self.server.requests())
         self.server.reset_requests()
         told = ", ".join(f"{number} {method}" for method, number in methods.most_common()) or "nothing"
-        self.console.print(f"  [dim]Swift was asked: {told}[/dim]")
+        self.console.print(f"  [dim]requests to Swift: {told}[/dim]")
 
     def _call(self, command: list[str]) -> str:
         process: subprocess.Popen[str] | None = None
         try:
-            # A signal between the fork and the assignment would leave a child that nobody knows.
+            # A signal between the fork and the assignment would leave an unknown child.
             with self.interruption.held():
                 process = self._start(command)
             output, _ = process.communicate()
@@ -121,7 +121,7 @@ class Tour:
             raise
         if process.returncode:
             last = output.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
-            raise SwiftfsError(f"the tour ends here: {last.removeprefix('swiftfs: ')}")
+            raise SwiftfsError(f"the tour stops here: {last.removeprefix('swiftfs: ')}")
         return output
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:
@@ -140,9 +140,9 @@ class Tour:
 def run(mountpoint: Path | None, data: Path | None) -> None:
     """Take the tour on `mountpoint` and stay mounted there until Ctrl-C; without one, end after the tour.
 
-    Swift keeps its data in the folder `data`, by default in one of its own that goes at the end. Nothing is
-    left behind, also after Ctrl-C, SIGTERM or SIGHUP. Raise `ConfigurationError` when something is missing
-    on this machine, `SwiftfsError` when a step fails.
+    Swift keeps its data in the folder `data`, by default in a temporary one. Nothing is
+    left behind, even after Ctrl-C, SIGTERM or SIGHUP. Raise `ConfigurationError` if something is missing
+    on this machine, `SwiftfsError` if a step fails.
     """
     console = Console(highlight=False)
     interruption = Interruption()
@@ -159,7 +159,7 @@ def run(mountpoint: Path | None, data: Path | None) -> None:
 
 
 def find_program(name: str) -> str:
-    """Find a program, first beside the Python that runs us; raise `ConfigurationError` when there is none."""
+    """Find a program, first beside the current Python; raise `ConfigurationError` if there is none."""
     own = Path(sys.executable).with_name(name)
     found = str(own) if own.exists() else shutil.which(name)
     if found is None:
@@ -170,7 +170,7 @@ def find_program(name: str) -> str:
 def _end_command(process: subprocess.Popen[str]) -> None:
     """Interrupt a command and wait for its end; kill it when that takes too long."""
     with process:
-        # Not SIGKILL at first: a mount that is about to appear must be called off.
+        # Not SIGKILL at first: a mount that is about to appear must be stopped.
         process.send_signal(signal.SIGINT)
         try:
             process.wait(INTERRUPT_SECONDS)
@@ -270,7 +270,7 @@ def _explain(tour: Tour) -> None:
 
 
 def end(tour: Tour) -> None:
-    """Unmount, whatever happened before; a mount that is in use goes too. No signal can interrupt this."""
+    """Unmount, even if the mount is in use. No signal can interrupt this."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -295,7 +295,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def handled_by(interruption: Interruption) -> Iterator[None]:
-    """Let every signal that ends a program raise `KeyboardInterrupt`, so that all is cleaned up."""
+    """Make every signal that ends a program raise `KeyboardInterrupt`, so that everything is cleaned up."""
     before = {number: signal.signal(number, interruption) for number in _ENDING}
     try:
         yield

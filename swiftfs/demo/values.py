@@ -9,7 +9,7 @@ TOKEN_LIFE = 86_400
 
 @dataclass(frozen=True)
 class User:
-    """A user of tempauth; with the right `.admin` it owns its account, with `.reseller_admin` all."""
+    """A user of tempauth; with the group `.admin` it owns its account, with `.reseller_admin` all."""
 
     name: str
     key: str
@@ -18,7 +18,7 @@ class User:
 
 OWNER = User("test:tester", "testing", (".admin",))
 READER = User("test:reader", "reading")
-"""Belongs to the owner's account and may do nothing there but what a container's ACL says."""
+"""Belongs to the owner's account, but has only the rights of a container's ACL there."""
 STRANGER = User("other:tester", "testing", (".admin",))
 """Owns another account."""
 OPERATOR = User("admin:admin", "admin", (".admin", ".reseller_admin"))
@@ -28,7 +28,7 @@ USERS = (OWNER, READER, STRANGER, OPERATOR)
 
 @dataclass(frozen=True)
 class Keystone:
-    """Keystone v3 in place of tempauth: its URL with `/v3`, and a user there who may validate tokens.
+    """Keystone v3 instead of tempauth: its URL with `/v3`, and a user there who may validate tokens.
 
     The user and its project belong to the domain with the id `default`. Needs PyPI `keystonemiddleware`.
     """
@@ -60,8 +60,8 @@ class ServerSettings:
 class RecordedRequest:
     """A client's request as the server saw it.
 
-    `path` and `query` are unquoted; `status` is 0 while there is no answer, and for ever when the connection
-    was broken first. Bytes are those of the bodies. `headers` have capitalised names and no secrets.
+    `path` and `query` are unquoted; `status` is 0 while there is no answer, and stays 0 if the connection
+    was broken first. Bytes are those of the bodies. `headers` have capitalized names and no secrets.
     """
 
     method: str
@@ -76,20 +76,21 @@ class RecordedRequest:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with the requests of `method` ("" is any) whose `path?query`, unquoted, has `path`.
+    """A failure of the requests with `method` ("" is any) whose unquoted `path?query` matches `path`.
 
-    `path` is a regular expression that is searched; requests for a token are spared unless it contains
+    `path` is a regular expression that is searched; requests for a token never match unless it contains
     `/auth`. The fault applies to the next `times` such requests, -1 is all. It waits `delay` seconds, then
 
-    - breaks the connection (`reset`) without doing what was asked, after `accept_body` bytes of the request's
+    - breaks the connection (`reset`) without executing the request, after `accept_body` bytes of the
+    request's
       body, or
-    - answers `status` with `headers` and `body`, without doing what was asked, or
-    - lets Swift answer, with `headers` in place of its own; the body whole, or with one byte changed
-      (`flip_byte`), or with a pause of `stall` seconds before its last byte, or cut after `truncate_body`
-      bytes and the connection closed, or broken with `reset`.
+    - answers `status` with `headers` and `body`, without executing the request, or
+    - lets Swift answer, with `headers` instead of its own; with the whole body, or with one byte changed
+      (`flip_byte`), or with a pause of `stall` seconds before its last byte, or truncated after
+      `truncate_body` bytes and the connection closed, or broken with `reset`.
 
-    With `after` Swift does what was asked before the delay, and its answer is lost. With `late` it does that
-    so many seconds after it came, as a server behind a slow proxy may.
+    With `after` Swift executes the request before the delay, and its answer is lost. With `late` Swift
+    executes it this many seconds after its arrival, as a server behind a slow proxy may do.
     """
 
     method: str = ""

@@ -54,10 +54,10 @@ _ALWAYS: Mapping[str, OptionValue] = {
 }
 
 _NOT_OURS = (b"security.", b"system.posix_acl")
-"""Attributes that never reach the file system: the kernel asks for `security.capability` at every write."""
+"""Attributes that never reach the filesystem: the kernel asks for `security.capability` at every write."""
 
 _NOT_SUPPORTED = -errno.EOPNOTSUPP
-"""Told so, `ls -l` asks once; where an attribute is merely absent (ENODATA), it asks again for every file."""
+"""With this answer `ls -l` asks only once; with ENODATA it would ask again for every file."""
 
 
 _REMEDIES = {
@@ -65,16 +65,16 @@ _REMEDIES = {
     "mount failed: Operation not permitted": ": fusermount should belong to root and be set-user-ID",
     "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf": ", by root",
 }
-"""What helps when libfuse or fusermount refuses."""
+"""What to do when libfuse or fusermount refuses."""
 
 _EVERYDAY = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
-"""What a server answers to what programs try; any other refusal of it is worth a line in the log."""
+"""Errors of ordinary attempts of programs; any other error is logged."""
 
 _threads = AttachedThreads()
 
 
 class _DivertedStderr:
-    """Descriptor 2 held back in memory: there, and only there, libfuse says why it cannot mount."""
+    """Descriptor 2, redirected to memory: libfuse reports only there why it cannot mount."""
 
     def __init__(self) -> None:
         self._stderr = os.dup(2)
@@ -166,7 +166,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
             log.error("libfuse stopped serving %s with an error", self._mountpoint)
 
     def _check_mountpoint(self) -> None:
-        """Refuse what libfuse would accept, such as a file, or explain in words of its own."""
+        """Refuse a mount point that libfuse would accept, such as a file, or report with other words."""
         try:
             if not S_ISDIR(self._mountpoint.stat().st_mode):
                 raise self._refusal("it is not a directory")
@@ -217,7 +217,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         write_stat(stat, self._fgetattr(handle_of(file_info)))
 
     def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
-        """Hand every entry with its inode and type to libfuse, which keeps them while the folder is open."""
+        """Pass every entry with its inode and type to libfuse, which keeps them while the folder is open."""
         image = fuse.c_stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
         stat = ctypes.addressof(image)
         for name in (b".", b".."):
@@ -229,14 +229,14 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
                 raise os_error(errno.ENOMEM)
 
     def read_buf(self, path: bytes | None, target: int, size: int, offset: int, file_info: int) -> None:
-        """Answer with a piece of a local file, which libfuse splices to the kernel."""
+        """Answer with a range of a local file, which libfuse splices to the kernel."""
         span = self._read(handle_of(file_info), offset, size)
         if not 0 <= span.length <= size:
             raise ValueError(f"{span.length} bytes read where {size} were asked")
         answer_from_file(target, span.descriptor, span.position, span.length)
 
     def write_buf(self, path: bytes | None, source: int, offset: int, file_info: int) -> int:
-        """Let the file system say where in a local file the data goes, and move it there."""
+        """Ask the filesystem where in a local file the data goes, and move it there."""
         size = buffer_size(source)
         written = self._write(handle_of(file_info), offset, size, partial(copy_to_file, source, size))
         if not 0 <= written <= size:
@@ -244,19 +244,19 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         return written
 
     def open(self, path: bytes, file_info: Any) -> None:
-        """Open a file; what must not be cached is read from us alone, to its end whatever stat(2) says."""
+        """Open a file; handles that must not be cached bypass the page cache and the size of stat(2)."""
         info = file_info.contents
         info.fh = self.operations.open(path.decode(), info.flags)
         info.direct_io = info.fh >= UNCACHED_HANDLES
 
     def create(self, path: bytes, mode: int, file_info: Any) -> None:
-        """Make and open a file (fusepy passes no flags)."""
+        """Create and open a file (fusepy passes no flags)."""
         info = file_info.contents
         info.fh = self.operations.create(path.decode(), mode, info.flags)
         info.direct_io = info.fh >= UNCACHED_HANDLES
 
     def utimens(self, path: bytes, times: Any) -> None:
-        """Set times; utimensat(2)'s NOW becomes the clock's and OMIT becomes None."""
+        """Set times; utimensat(2)'s NOW becomes the current time and OMIT becomes None."""
         if times:
             atime, mtime = _nanoseconds(times.contents.actime), _nanoseconds(times.contents.modtime)
         else:
@@ -268,7 +268,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         self.operations.fallocate(handle_of(file_info), mode, offset, length)
 
     def getxattr(self, path: bytes, name: bytes, value: Any, size: int, *args: Any) -> int:
-        """Return an attribute of the user's."""
+        """Return an xattr."""
         if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         return int(super().getxattr(path, name, value, size, *args))
@@ -276,14 +276,14 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
     def setxattr(
         self, path: bytes, name: bytes, value: Any, size: int, options: int, *args: Any
     ) -> int | None:
-        """Set an attribute of the user's."""
+        """Set an xattr."""
         if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         super().setxattr(path, name, value, size, options, *args)
         return None
 
     def removexattr(self, path: bytes, name: bytes) -> int | None:
-        """Remove an attribute of the user's."""
+        """Remove an xattr."""
         if name.startswith(_NOT_OURS):
             return _NOT_SUPPORTED
         super().removexattr(path, name)
@@ -291,7 +291,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
 
 def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]:
-    """Return what libfuse calls: whatever `method` does, an int leaves, and a failure is a negative errno."""
+    """Return the callback for libfuse: it always returns an int, for a failure a negative errno."""
     mark, attach = _threads.mark, _threads.attach
 
     def callback(*args: Any) -> int:
@@ -313,7 +313,7 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
 
 
 def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
-    """Log `error`, an unforeseen one as an error, and return its positive errno."""
+    """Log `error`, an unexpected one as an error, and return its positive errno."""
     if isinstance(error, UnicodeDecodeError) and error.object in args:
         number = errno.EILSEQ
     else:
@@ -342,7 +342,7 @@ def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
 
 
 def _subject(name: str, args: tuple[Any, ...]) -> str:
-    """Name what a callback was about: its path or, since open files come without one, its handle."""
+    """Return the subject of a callback: its path or, since open files come without one, its handle."""
     path = args[1 if name == "symlink" else 0] if args else None
     if isinstance(path, bytes):
         return repr(path.decode("utf-8", "backslashreplace"))
@@ -374,7 +374,7 @@ def _mount_options(source: str, options: Mapping[str, OptionValue]) -> str:
 
 
 def _first_reason(said: str) -> str:
-    """Return libfuse's or fusermount's own first line without the program's name, and what to do."""
+    """Return the first line of libfuse or fusermount without the program's name, and what to do."""
     for line in said.splitlines():
         program, colon, reason = line.partition(": ")
         if line.strip():
@@ -386,7 +386,7 @@ def _first_reason(said: str) -> str:
 
 @contextlib.contextmanager
 def _default_interrupt() -> Iterator[None]:
-    """Take Python's SIGINT handler away, for libfuse handles only signals that have their default action."""
+    """Remove Python's SIGINT handler: libfuse handles only signals that have their default action."""
     if not is_main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""fusepy's Operations over a file system that knows nothing of FUSE: each method only translates."""
+"""fusepy's Operations for a `FileSystem`, which does not know FUSE: each method only converts arguments."""
 
 # ruff: noqa: ARG002  the methods have fusepy's arguments
 
@@ -17,18 +17,18 @@ _BLOCK = 4096
 
 
 class FileSystem(Protocol):
-    """What the binding calls. Every method may be called from many threads at once.
+    """The methods that the binding calls, from many threads at once.
 
     Paths begin with `/`. Failures are `OSError` or `SwiftfsError` with an errno; everything else is EIO.
-    Times are in ns since the epoch, sizes and offsets in bytes; `mode` holds permission bits only, except in
+    Times are in ns since the epoch, sizes and offsets in bytes; `mode` has only permission bits, except in
     `mknod`.
     """
 
     def getattr(self, path: str) -> Attributes:
-        """Return what stat(2) tells."""
+        """Return the result of stat(2)."""
 
     def getattr_handle(self, handle: int) -> Attributes:
-        """Return what fstat(2) tells."""
+        """Return the result of fstat(2)."""
 
     def readlink(self, path: str) -> str:
         """Return a symbolic link's target."""
@@ -40,10 +40,10 @@ class FileSystem(Protocol):
         """Return the names in a folder without `.` and `..`; a generator is read to its end."""
 
     def fsyncdir(self, handle: int) -> None:
-        """Return when the folder and what is in it is stored."""
+        """Return when the folder and its contents are stored."""
 
     def releasedir(self, handle: int) -> None:
-        """Give the handle back."""
+        """Release the handle."""
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         """Make a folder."""
@@ -67,10 +67,10 @@ class FileSystem(Protocol):
         """Set the permission bits."""
 
     def chown(self, path: str, uid: int | None, gid: int | None, caller: Caller) -> None:
-        """Set the owner and group; None leaves as it is."""
+        """Set the owner and group; None leaves them unchanged."""
 
     def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:
-        """Set the times; None leaves as it is."""
+        """Set the times; None leaves them unchanged."""
 
     def truncate(self, path: str, size: int) -> None:
         """Set a file's size."""
@@ -85,29 +85,29 @@ class FileSystem(Protocol):
         """Return a handle on a file."""
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
-        """Return where the bytes lie; fewer than `size` only where the file ends.
+        """Return where the bytes are; fewer than `size` only at the file's end.
 
         The descriptor must stay open and the bytes in place until the handle is released: the kernel reads
         them after this has returned.
         """
 
     def write(self, handle: int, offset: int, size: int, fill: Callable[[int, int], int]) -> int:
-        """Call `fill(descriptor, position)` once, which puts the bytes there, and return what it returned."""
+        """Call `fill(descriptor, position)` once, which writes the bytes there, and return its result."""
 
     def flush(self, handle: int) -> None:
-        """Answer a close(2), possibly one of several; a failure is the close's."""
+        """Handle a close(2), possibly one of several; its failure is the result of close(2)."""
 
     def fsync(self, handle: int, data_only: bool) -> None:
-        """Return when the file is safe."""
+        """Return when the file is stored."""
 
     def release(self, handle: int) -> None:
-        """Give the handle back; nobody sees a failure."""
+        """Release the handle; a failure is not reported."""
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Do what fallocate(2) does."""
 
     def statfs(self, path: str) -> FilesystemUsage:
-        """Return what statvfs(3) tells."""
+        """Return the result of statvfs(3)."""
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return an extended attribute, never one of `security` or `system`."""
@@ -125,7 +125,7 @@ class FileSystem(Protocol):
 class Operations(fuse.Operations):  # type: ignore[misc]
     """The callbacks as fusepy calls them, answered by a `FileSystem`.
 
-    A member that is None is not offered to the kernel, which then decides itself: permissions, locks.
+    A member that is None is not offered to the kernel, which then handles it itself: permissions, locks.
     """
 
     use_ns = True
@@ -138,7 +138,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
 
     def __init__(self, filesystem: FileSystem) -> None:
         self._filesystem = filesystem
-        # These callbacks are the file system's own methods, without a call between.
+        # These callbacks are the filesystem's own methods, without a call in between.
         self.getattr = filesystem.getattr
         self.fgetattr = filesystem.getattr_handle
         self.read_buf = filesystem.read
@@ -164,7 +164,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self._filesystem.releasedir(fh)
 
     def fsyncdir(self, path: str | None, datasync: int, fh: int) -> None:
-        """Make a folder safe, and what is in it."""
+        """Return when a folder and its contents are stored."""
         self._filesystem.fsyncdir(fh)
 
     def mkdir(self, path: str, mode: int) -> None:
@@ -176,7 +176,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self._filesystem.symlink(source, target, caller())
 
     def link(self, target: str, source: str) -> None:
-        """Refuse: an object has one name (EPERM, as link(2) says of such file systems)."""
+        """Refuse: an object has one name (link(2): EPERM for such filesystems)."""
         raise os_error(errno.EPERM, target)
 
     def mknod(self, path: str, mode: int, dev: int) -> None:
@@ -188,7 +188,7 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         self._filesystem.chmod(path, S_IMODE(mode))
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        """Set owner and group, of which fusepy passes -1 for "leave"."""
+        """Set owner and group; fusepy passes -1 for "unchanged"."""
         self._filesystem.chown(path, None if uid == -1 else uid, None if gid == -1 else gid, caller())
 
     def utimens(self, path: str, times: tuple[int | None, int | None]) -> None:
@@ -207,11 +207,11 @@ class Operations(fuse.Operations):  # type: ignore[misc]
         return self._filesystem.create(path, S_IMODE(mode), flags, caller())
 
     def flush(self, path: str | None, fh: int) -> None:
-        """Answer a close."""
+        """Handle a close(2)."""
         self._filesystem.flush(fh)
 
     def fsync(self, path: str | None, datasync: int, fh: int) -> None:
-        """Make a file safe."""
+        """Return when a file is stored."""
         self._filesystem.fsync(fh, bool(datasync))
 
     def release(self, path: str | None, fh: int) -> None:

@@ -15,7 +15,7 @@ from swiftfs.objects import Attributes
 
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
-"""The values of `tv_nsec` that utimensat(2) gives a meaning."""
+"""Special values of `tv_nsec` in utimensat(2)."""
 
 UNKNOWN_INODE = 0xFFFFFFFF
 """What libfuse itself gives an entry without an inode; 0 would hide the entry from readdir(3)."""
@@ -60,7 +60,7 @@ _ADDED = [
 
 
 class FuseOperations(ctypes.Structure):
-    """libfuse 2.9's whole `struct fuse_operations`; libfuse takes its size from the caller."""
+    """libfuse 2.9's complete `struct fuse_operations`; libfuse takes its size from the caller."""
 
     _fields_ = [
         *((name, _RETYPED.get(name, kind), *bits) for name, kind, *bits in fuse.fuse_operations._fields_),
@@ -102,7 +102,7 @@ _CODES = {2: "H", 4: "I", 8: "Q"}
 def stat_layout(kind: Any) -> tuple[struct.Struct, "itemgetter[Any]"]:
     """Return the packed form of a platform's `struct stat` and the order in which it takes `_STAT_VALUES`.
 
-    `kind` is the ctypes structure of that platform; fields that we do not know stay zero.
+    `kind` is the ctypes structure of that platform; unknown fields stay zero.
     """
     order: list[int] = []
     pattern, end = "=", 0
@@ -175,7 +175,7 @@ def buffer_size(source: int) -> int:
 
 
 def copy_to_file(source: int, size: int, descriptor: int, position: int) -> int:
-    """Move the `size` bytes of the buffer at the address into a file, by splice where they lie in a pipe.
+    """Move the `size` bytes of the buffer at the address into a file, by splice if they are in a pipe.
 
     Return how many arrived; raise OSError as write(2) does.
     """

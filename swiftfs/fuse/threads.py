@@ -12,7 +12,7 @@ _ThreadExit = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _exit_hook() -> Callable[[Any], bool] | None:
-    """Return what registers a function to run when the calling thread ends, or None without glibc."""
+    """Return a function that registers a callback for the calling thread's end, or None without glibc."""
     register = getattr(ctypes.PyDLL(None), "__cxa_thread_atexit_impl", None)
     if register is None:
         return None
@@ -28,9 +28,9 @@ _at_thread_exit = _exit_hook()
 class AttachedThreads:
     """libfuse's threads, each of which keeps the Python thread state that its first callback made.
 
-    ctypes makes and destroys a thread state around every callback unless another PyGILState_Ensure holds it.
-    That hold is given back by a destructor that glibc runs while the thread still has its thread-local values
-    (pthread keys are cleared too early for that), so threads may come and go. Without glibc nothing is kept.
+    ctypes creates and destroys a thread state around every callback unless another PyGILState_Ensure holds
+    it. A destructor releases it, which glibc runs while the thread still has its thread-local values (pthread
+    keys are cleared too early for that), so threads may come and go. Without glibc nothing is kept.
     """
 
     def __init__(self) -> None:
@@ -56,6 +56,6 @@ class AttachedThreads:
         _release(0)
 
     def join(self, seconds: float) -> None:
-        """Wait until all have ended: a thread that meets the end of the interpreter crashes the process."""
+        """Wait until all have ended: a thread that runs at the interpreter's end crashes the process."""
         with self._ended:
             self._ended.wait_for(lambda: self._attached == 0, seconds)

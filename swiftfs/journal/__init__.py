@@ -1,1 +1,1 @@
-"""What must still happen: every change of Swift is recorded here until it is carried out."""
+"""The journal: every change of Swift is recorded here until it is carried out."""

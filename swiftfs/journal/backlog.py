@@ -1,4 +1,4 @@
-"""The work that waits for Swift, as far as the file cache has a say in it."""
+"""The queue of the journal with its lock and workers, which the file cache calls too."""
 
 from swiftfs.concurrency import Rank, new_condition, new_pool
 from swiftfs.filecache.segment_uploader import SegmentUploader
@@ -24,7 +24,7 @@ class Backlog:
         self.upkeep = Upkeep(db, removal, self.workers)
 
     def start_uploads_for_space(self) -> bool:
-        """Begin to store files, for the disk is full of them; return whether anything is under way."""
+        """Begin to store files, because they fill the disk; return whether any upload is running."""
         with self.changed:
             for task in self.queue.tasks():
                 if isinstance(task.operation, PutFile) and not task.attempts and task.due:

@@ -42,15 +42,15 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Delete: {"is_slo": "large"},
     Move: {"is_slo": "large"},
 }
-"""Keys on disk of fields that have another name in the code. INVARIANT: a key never changes."""
+"""Keys on disk of fields with another name in the code. INVARIANT: a key never changes."""
 
 
 class Unreadable(ValueError):
-    """A text is not a record that we wrote."""
+    """A text is not a record of this journal."""
 
 
 def _converter() -> Converter:
-    # Without details of where in a record a fault is, a mount with many changes starts sooner.
+    # Without the position of a fault in a record, a mount with many changes starts sooner.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
     converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
     converter.register_structure_hook(
@@ -79,7 +79,7 @@ def _read_mapping(value: Any, _kind: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(
         isinstance(text, str) for pair in value.items() for text in pair
     ):
-        raise Unreadable(f"{value!r} is no mapping of texts")
+        raise Unreadable(f"{value!r} is not a mapping of texts")
     return value
 
 
@@ -96,7 +96,7 @@ def decode(text: str) -> Operation:
     try:
         operation: Operation = _CONVERTER.structure(json.loads(text), Operation)  # type: ignore[arg-type]
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"no operation: {text[:200]!r}") from error
+        raise Unreadable(f"not an operation: {text[:200]!r}") from error
     return operation
 
 
@@ -110,4 +110,4 @@ def decode_ambiguity(text: str) -> Ambiguity:
     try:
         return _CONVERTER.structure(json.loads(text), Ambiguity)
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"no record of lost requests: {text[:200]!r}") from error
+        raise Unreadable(f"not a record of lost requests: {text[:200]!r}") from error

@@ -22,9 +22,9 @@ MOST_SENT = 20
 
 
 class Conflicts:
-    """Lets the last writer win. With `keep` the version to be overwritten is copied first, for one more HEAD.
+    """Lets the last writer win. With `keep` another client's version is copied first, for one more HEAD.
 
-    `ambiguous` knows the versions that our own requests may have stored although their answer was lost.
+    `ambiguous` has the versions that requests of this mount may have stored although their answer was lost.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Conflicts:
         self._keep = keep
 
     def resolve(self, operation: PutFile, cached_file: CachedFile, *, ambiguous: bool) -> PutFile:
-        """Copy the object of another client that `operation` would overwrite; return what is to be done then.
+        """Copy the object of another client that `operation` would overwrite; return the updated operation.
 
-        An `ambiguous` operation may have been executed: what stands may be its own object.
+        An `ambiguous` operation may have been executed: Swift's object may be its own.
         """
         if not self._keep or (not operation.creates and operation.replaces_etag is None and not ambiguous):
             return operation
@@ -63,7 +63,7 @@ class Conflicts:
         segments = self._copy_large(info, beside) if info.is_slo else set()
         if not info.is_slo:
             self._store.copy(operation.name, beside, manifest_only=True)
-        log.warning("%s was changed by another client: that version is now %s", operation.name, beside.key)
+        log.warning("%s was changed by another client: its version is kept as %s", operation.name, beside.key)
         return replace(
             operation,
             replaces_large=info.is_slo,
@@ -82,7 +82,7 @@ class Conflicts:
         )
 
     def _copy_large(self, info: ObjectInfo, beside: ObjectName) -> set[ObjectName]:
-        """Copy an SLO with its segments; return the old segments, which its own name will not need any more.
+        """Copy an SLO with its segments; return the old segments, which the old name will not need any more.
 
         A copy of the manifest alone would name the same segments: any client that changes or deletes one
         object would destroy the other.
@@ -104,7 +104,7 @@ class Conflicts:
 
 
 def _is_ours(info: ObjectInfo, cached_file: CachedFile) -> bool:
-    """Return whether an earlier attempt stored the object, maybe by a process that died before it knew."""
+    """Return whether an earlier attempt stored the object, even if its process died before the answer."""
     origin = cached_file.origin
     if info.is_slo:
         return origin is not None and origin.etag == info.version.etag

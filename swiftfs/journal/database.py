@@ -1,4 +1,4 @@
-"""The journal's database: the operations that are not executed yet, in SQLite beside their local files.
+"""The journal's database: the operations that are not executed yet, in SQLite.
 
 A commit survives the death of the process at once, and a power cut after the next `sync`. A damaged database
 is set aside for `swiftfs recover` and never deleted.
@@ -51,8 +51,8 @@ CREATE TABLE ambiguous (
     container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
 ) WITHOUT ROWID
 """
-"""`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
-`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` are of
+"""`upload_facts` has more about the rows of `uploads`. `leftovers` are segments that a manifest of one of
+`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` belong to
 `SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
 
 SCHEMA = Schema(
@@ -70,13 +70,13 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """,
     (_FORMAT_2,),
 )
-"""`written` numbers the commit that wrote a row, and the fact `synced` the last one that is on the disk for
-certain. `uploads` are prefixes under which segments may lie that no manifest names yet.
+"""`written` is the number of the commit that wrote a row, and the fact `synced` that of the last one that is
+certainly on the disk. `uploads` are prefixes below which there may be segments that no manifest names yet.
 
 A released format never changes: new tables and columns come as a migration."""
 
 RESERVE = 1024 * 1024
-"""Bytes of disk kept for the database: enough for thousands of records."""
+"""Bytes of disk space reserved for the database: enough for thousands of records."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """How large the WAL may grow before a checkpoint, for which commits wait."""
@@ -84,7 +84,7 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An operation that waits, about `path` in the mount; with an `errno` it is parked, for a `reason`."""
+    """A pending operation about `path` in the mount; with an `errno` it is blocked, for a `reason`."""
 
     seq: int
     path: str
@@ -96,7 +96,7 @@ class Record:
 class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
-    Raise `ConfigurationError` when the folder holds operations of another source, or a journal that cannot be
+    Raise `ConfigurationError` if the folder has operations of another source, or a journal that cannot be
     opened or has another format. The lock guards the database; it comes after every other one.
     """
 
@@ -119,23 +119,23 @@ class JournalDB:
             raise
 
     def records(self) -> list[Record]:
-        """Return all records in their order; one that is damaged is set aside, and named in `lost`."""
+        """Return all records in their order; a damaged one is set aside, and reported in `lost`."""
         with self._lock:
             rows = self._database.execute("SELECT * FROM intents")
             found = [self._read(*row) for row in rows.fetchall()]
         return sorted((record for record in found if record), key=lambda record: record.seq)
 
     def commit(self, put: Iterable[Record] = (), drop: Iterable[int] = ()) -> None:
-        """Write and delete records in one step; raise `OSError` when the disk does not take it."""
+        """Write and delete records in one commit; raise `OSError` if the disk refuses it."""
         with self._lock:
             self._write(put, drop, None)
 
     def finish(
         self, drop: Iterable[int], put: Iterable[Record] = (), unreferenced: UnreferencedPrefix | None = None
     ) -> None:
-        """Delete the records of what is done, and write others and an `unreferenced` prefix.
+        """Delete the records of operations that are done, and write others and an `unreferenced` prefix.
 
-        When the disk refuses, the deletions are repeated with the next commit. To execute an operation twice
+        If the disk refuses it, the deletions are repeated with the next commit. Executing an operation twice
         does no harm.
         """
         with self._lock:
@@ -148,16 +148,16 @@ class JournalDB:
                     self._pending_prefixes.append(unreferenced)
 
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
-        """Record that segments may lie below a prefix that no manifest names."""
+        """Record that below a prefix there may be segments that no manifest names."""
         with self._lock:
             self._write((), (), unreferenced)
 
     def end_upload(self, prefix: ObjectName) -> None:
-        """Record that a manifest names all that is left below `prefix`."""
+        """Record that a manifest names all segments that are left below `prefix`."""
         self.finish((), (), UnreferencedPrefix(prefix, None))
 
     def uploads(self) -> list[UnreferencedPrefix]:
-        """Return the prefixes below which segments may lie that no manifest names."""
+        """Return the prefixes below which there may be segments that no manifest names."""
         with self._lock:
             rows = self._database.execute("SELECT container, prefix, named FROM uploads").fetchall()
             facts = self._database.execute("SELECT * FROM upload_facts").fetchall()
@@ -168,12 +168,12 @@ class JournalDB:
         ]
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a table that another class keeps in this database."""
+        """Return the rows of a table that belongs to another class."""
         with self._lock:
             return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
     def change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
-        """Run a statement about such a table with each of `rows`; raise `OSError` when the disk refuses."""
+        """Run a statement on such a table with each of `rows`; raise `OSError` if the disk refuses it."""
         with self._lock:
             self._commit((sql, rows))
 
@@ -197,7 +197,7 @@ class JournalDB:
             )
 
     def sync(self) -> None:
-        """Write all that was committed, and the files it names, to the disk: it survives a power cut then."""
+        """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
         with self._lock:
             commits = self._commits
         if commits == self._synced:
@@ -210,7 +210,7 @@ class JournalDB:
             self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]))
             if recent.stat().st_size > CHECKPOINT_BYTES:
                 self._checkpoint()
-        with recent.open("rb") as file:  # else a power cut may take the fact
+        with recent.open("rb") as file:  # else a power cut may lose the fact
             os.fdatasync(file.fileno())
 
     def close(self) -> None:
@@ -229,12 +229,12 @@ class JournalDB:
         except sqlite3.DatabaseError as error:
             aside = self._set_aside()
             said = f"{self._path} is damaged ({error}): it is set aside as {aside.name}"
-            log.error("%s; 'swiftfs recover' brings back what it held", said)
+            log.error("%s; 'swiftfs recover' copies out what can be read of it", said)
             self.lost.append(said)
             return _open_file(self._path)
 
     def _check_empty(self) -> None:
-        """Raise `sqlite3.DatabaseError` for an empty database beside local files: it has lost its bytes."""
+        """Raise `sqlite3.DatabaseError` if the database is empty but local files exist: it lost its bytes."""
         with suppress(FileNotFoundError):
             if not self._path.stat().st_size and any((self._folder / CONTENT).iterdir()):
                 raise sqlite3.DatabaseError("it is empty")
@@ -265,13 +265,13 @@ class JournalDB:
             waiting = self._database.execute("SELECT count(*) FROM intents").fetchone()[0]
             if known not in ("", identity) and waiting:
                 raise ConfigurationError(
-                    f"cache folder {self._folder} holds {waiting} changes that {known} has not got yet: "
-                    "mount that once more, or give another --cache-dir"
+                    f"cache folder {self._folder} holds {waiting} changes that are not in {known} yet: "
+                    "mount that again, or use another --cache-dir"
                 )
             if known not in ("", identity):
                 self._commit(("DELETE FROM ambiguous WHERE container IS NOT NULL", [()]))
             self._put_fact("identity", identity)
-            # A power cut may have kept the record of a file and lost its bytes.
+            # After a power cut there may be the record of a file without its bytes.
             boot = boot_id()
             synced = int(self._fact("synced") or 0)
             self._trusted = None if boot and self._fact("boot") == boot else synced
@@ -286,7 +286,7 @@ class JournalDB:
             if checksum != row_checksum(seq, path, text, number, reason):
                 raise Unreadable("its checksum is wrong")  # noqa: TRY301
             if self._trusted is not None and written > self._trusted:
-                raise Unreadable("the machine stopped before it was on the disk")  # noqa: TRY301
+                raise Unreadable("the machine stopped before it was written to the disk")  # noqa: TRY301
             return Record(seq, path, decode(text), number, reason)
         except Unreadable as error:
             aside = self.lost_folder / f"intent-{seq}.json"
@@ -299,7 +299,7 @@ class JournalDB:
             return None
 
     def _own_id(self) -> str:
-        """Return the id of this journal, by which `gc` knows whose an upload is."""
+        """Return the id of this journal, by which `gc` recognizes its uploads."""
         with self._lock:
             if not self._fact("id"):
                 self._put_fact("id", uuid.uuid4().hex[:12])
@@ -359,7 +359,7 @@ class JournalDB:
         return os_error(errno.ENOSPC if "full" in str(error) else errno.EIO, str(self._path))
 
     def _release_reserve(self) -> bool:
-        """Free the disk that is kept for the database; return whether there was any."""
+        """Free the disk space that is reserved for the database; return whether there was any."""
         try:
             self._reserve.unlink()
         except FileNotFoundError:
@@ -367,7 +367,7 @@ class JournalDB:
         return True
 
     def _fill_reserve(self) -> None:
-        """Keep some disk for the database, so that files can be closed while the disk is full."""
+        """Reserve disk space for the database, so that files can be closed while the disk is full."""
         if not self._reserve.exists():
             with suppress(OSError):
                 self._reserve.write_bytes(bytes(RESERVE))

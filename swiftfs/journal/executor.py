@@ -1,6 +1,6 @@
 """The requests of each operation, and their order.
 
-INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
+INVARIANT: one request replaces the old state by the new one, and nothing of the old one is deleted before it.
 """
 
 import logging
@@ -37,7 +37,7 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 PARALLEL = 16
-"""Copies, deletions and markers under way at once."""
+"""Parallel copies, deletions and markers."""
 
 
 class Executor:
@@ -59,10 +59,10 @@ class Executor:
         self._pool.shutdown()
 
     def prepare(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
-        """Return the operation as the next process must know it if this one dies during the PUT.
+        """Return the operation as the next process must see it if this one dies during the PUT.
 
-        A file that is stored as one object is made complete first: once the object stands, the version that
-        the file was changed from is gone.
+        A file that is stored as one object is downloaded completely first: after the PUT, its base version
+        is gone.
         """
         if cached_file.size > self._segment_size:
             return operation
@@ -86,7 +86,7 @@ class Executor:
     ) -> ObjectInfo:
         """Store a file; an `ambiguous` one may have been stored already. Errors as in `run`.
 
-        `record_superseded` is told of objects that are to be deleted then, before that is so.
+        `record_superseded` is called before with the objects that are to be deleted afterwards.
         """
         if cached_file.uploads.record.is_inherited:
             self._adopt_leftovers(operation, cached_file)
@@ -101,7 +101,7 @@ class Executor:
         )
 
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
-        """Adopt the segments that another process left; its manifest may stand already."""
+        """Adopt the segments that another process left; its manifest may be stored already."""
         named = self._find_own_manifest(operation, cached_file)
         prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers()
         rows = iter_rows(self._store, prefix.container, prefix.key)
@@ -110,10 +110,10 @@ class Executor:
         )
 
     def _find_own_manifest(self, operation: PutFile, cached_file: CachedFile) -> Collection[ObjectName]:
-        """Return the segments of the manifest that stands; it becomes the base version if it is ours.
+        """Return the segments of the current manifest; it becomes the base version if it is ours.
 
-        The answer to our attempt was lost then, and what it replaced cannot be read any more. A manifest that
-        only truncates the old one names no segment of ours; its ETag tells that it is ours.
+        Then the answer to our attempt was lost, and the version that it replaced cannot be read any more. A
+        manifest that only truncates the old one names no segment of ours; its ETag shows that it is ours.
         """
         manifest = self.removal.manifest_of(operation.name, is_slo=operation.replaces_large)
         if manifest is None:
@@ -132,7 +132,7 @@ class Executor:
     def _with_headers(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
         """Return the operation with the headers that another client gave the object, if it is still there.
 
-        The answer also has the version, for which a listing may have had an old one.
+        The answer also has the current version; a listing may have had an old one.
         """
         try:
             info = self._store.head(operation.name)
@@ -142,9 +142,9 @@ class Executor:
         return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
 
     def run(self, operation: Operation) -> ObjectInfo | None:
-        """Carry out one operation; return what Swift said of an object that was stored.
+        """Carry out one operation; return Swift's answer about a stored object.
 
-        Raise what the store raises, while the old state stands, unless the method below says otherwise.
+        Raise the store's errors; the old state is then unchanged, unless the method below says otherwise.
         """
         match operation:
             case PutSpecial():
@@ -172,9 +172,9 @@ class Executor:
         return None
 
     def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
-        """Return what to store, for an SLO with its ETag: a listing shows that then, and not its own hash.
+        """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.
 
-        The ETag is asked for now: a POST with a wrong one would hide what other clients have stored.
+        The ETag is requested now: a POST with a wrong one would hide the version of another client.
         """
         if operation.is_slo is False:
             return operation.meta
@@ -182,23 +182,23 @@ class Executor:
         return operation.meta.with_slo(info.version.etag if info.is_slo else None)
 
     def move(self, operation: Move | MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
-        """Carry out a move; return what it could not delete.
+        """Carry out a move; return the sources that it could not delete.
 
-        `record_objects` is told all that a folder's move will copy, before the first copy. Raise what the
-        store raises, of a folder `Unmoved`: then the old state stands.
+        `record_objects` is called with all objects of a folder's move before the first copy. Raise the
+        store's errors, for a folder `Unmoved`: then the old state is unchanged.
         """
         if isinstance(operation, Move):
             return self._object_moves.move(operation)
         return self._object_moves.move_folder(operation, record_objects)
 
     def resume(self, operation: Move | MoveFolder) -> list[Remnant]:
-        """Finish a move that an earlier process began; return what it could not delete."""
+        """Finish a move that an earlier process began; return the sources that it could not delete."""
         if isinstance(operation, Move):
             return self._object_moves.resume_move(operation)
         return self._object_moves.resume_folder(operation)
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
-        """Delete objects, then the segments of those that are SLOs, in few requests; return what failed."""
+        """Delete objects, then the segments of the SLOs, in few requests; return the failures."""
         failures: dict[ObjectName, StoreError] = {}
         found: dict[ObjectName, set[ObjectName]] = {}
         operations = self._without_changed(operations, failures)
@@ -226,7 +226,7 @@ class Executor:
     def _without_changed(
         self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]
     ) -> list[Delete]:
-        """Return the deletions to execute: none of what a move left behind and that has changed since."""
+        """Return the deletions to execute, without objects that a move left behind and that have changed."""
         wanted = []
         for operation in operations:
             try:

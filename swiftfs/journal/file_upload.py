@@ -1,6 +1,6 @@
-"""Uploads of files: whole, as segments, or as a patch of the large object that is there.
+"""Uploads of files: whole, as segments, or as a patch of the existing large object.
 
-INVARIANT: after one request the new state stands, and nothing of the old one is deleted before it.
+INVARIANT: one request replaces the old state by the new one, and nothing of the old one is deleted before it.
 """
 
 import logging
@@ -30,10 +30,10 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 SEEN = 5.0
-"""Seconds for which an answer may speak for the version that it was of."""
+"""Seconds for which an answer proves that Swift still has its version."""
 
 RecordSuperseded = Callable[[set[ObjectName]], None]
-"""Records on disk which objects are to be deleted once the next request has succeeded."""
+"""Records on disk which objects are to be deleted after the next request has succeeded."""
 
 
 class FileUpload:
@@ -47,14 +47,14 @@ class FileUpload:
     def run(
         self, operation: PutFile, cached_file: CachedFile, record_superseded: RecordSuperseded
     ) -> ObjectInfo:
-        """Store the file as it is now. The old state stands until the last request; then its segments go.
+        """Store the current file; the last request replaces the old state, whose segments are then deleted.
 
         `record_superseded` records those segments before that request.
 
-        Writers go on meanwhile. Every PUT sends the MD5 that the bytes had before, so a PUT that succeeds has
-        stored the bytes of one moment. Raise `ChangedDuringUpload` when a PUT is refused because the bytes
-        changed, or when the segments are of several moments. The next attempt uploads the rest; after some
-        such attempts it uploads a copy of one moment.
+        Writers continue meanwhile. Every PUT sends the MD5 that the bytes had before, so a PUT that succeeds
+        has stored the bytes of one moment. Raise `ChangedDuringUpload` if a PUT is refused because the bytes
+        changed, or if the segments are of several moments. The next attempt uploads the rest; after some such
+        attempts it uploads a copy of one moment.
         """
         snapshot = cached_file.begin_upload()
         try:
@@ -160,9 +160,9 @@ class FileUpload:
     def _patch(
         self, operation: PutFile, cached_file: CachedFile, uploads: SegmentUploader, snapshot: Snapshot
     ) -> tuple[Manifest, set[ObjectName]] | None:
-        """Upload what changed; return a manifest of that and of old segments, and the old segments.
+        """Upload the changes; return a manifest of them and of old segments, and the old segments.
 
-        Return None where little of the old object stays, or when it is another version now.
+        Return None if little of the old object stays, or if it is another version now.
         """
         origin = snapshot.origin
         if origin is None or not origin.etag or origin.size < PIECE:
@@ -188,16 +188,16 @@ class FileUpload:
         return Manifest(tuple(self._upload_gaps(cached_file, uploads, parts))), old
 
     def _stands(self, origin: BaseVersion) -> bool:
-        """Return whether Swift still has the version, of which only this mount's memory tells."""
+        """Return whether Swift still has the version, which is known only from this mount's memory."""
         try:
             return self._store.head(origin.name).version.etag == origin.etag
         except NotFound:
             return False
 
     def _copy_segments(self, uploads: SegmentUploader, parts: list[Part]) -> bool:
-        """Copy the segments of a version that stands no more, for another object may have them now.
+        """Copy the segments of a version that was replaced: another object may own them now.
 
-        Return False when one is gone, or too large for that.
+        Return False if one is gone, or too large for that.
         """
         copies: dict[ObjectName, ObjectVersion] = {}
         for index, part in enumerate(parts):
@@ -238,14 +238,14 @@ class FileUpload:
         return True
 
     def _is_dlo(self, origin: BaseVersion) -> bool:
-        """Return whether the version is a DLO's: its ETag is made of its segments', not of the bytes."""
+        """Return whether the version is a DLO's: its ETag is made from its segments' ETags, not the bytes."""
         info = self._store.head(origin.name)
         return info.dlo_prefix is not None and info.version.etag == origin.etag
 
     def _upload_gaps(
         self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
     ) -> list[Segment]:
-        """Return the parts as segments: each gap is uploaded, except what was evicted, which Swift has."""
+        """Return the parts as segments: each gap is uploaded, except evicted blocks, which are in Swift."""
         parts = with_stored(parts, cached_file.evicted(), self._segment_size)
         gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):
@@ -258,6 +258,6 @@ class FileUpload:
 
 
 def _refuse_truncated(operation: PutFile, cached_file: CachedFile, etag: str = "") -> None:
-    """Raise `ChangedDuringUpload` when what was uploaded, as `etag`, holds zeros where the file was cut."""
+    """Raise `ChangedDuringUpload` if the upload `etag` has zeros because the file was truncated meanwhile."""
     if cached_file.is_truncated:
         raise ChangedDuringUpload(f"{operation.name}: the file was truncated while it was uploaded", etag)

@@ -1,7 +1,7 @@
-"""The journal: takes changes from the floors above, records them, and sends them to Swift.
+"""The journal: takes changes from the layers above, records them, and sends them to Swift.
 
-An operation is on the disk when `add` returns, and is executed after a settling delay, in which it may become
-one with others. Whoever wants it in Swift now asks for a `flush`.
+An operation is on the disk when `submit` returns, and is executed after a settling delay, in which it may be
+merged with others. `flush` executes it at once.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -44,9 +44,9 @@ class Journal:
     """The operations of one mount, which `db` keeps on the disk.
 
     In `Mode.WRITE_BACK` a change is executed `settle_seconds` after it was handed in; in `Mode.SYNC` as soon
-    as it can be, and whoever hands it in flushes it. The lock guards the queue; it comes after those of open
+    as possible, and the caller flushes it. The lock guards the queue; it comes after those of open
     files, and before those of the namespace, of cached files and of the database. `sent` returns how many
-    bytes of a task's file need not be sent any more. What `watch` names is looked at again after a request
+    bytes of a task's file need not be sent any more. The objects of `watch` are checked again after a request
     was lost.
     """
 
@@ -78,7 +78,7 @@ class Journal:
         self._is_flushing = False
 
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
-        """Take up what an earlier process left, then start. A move that it had begun is finished first."""
+        """Queue the operations that an earlier process left, then start. Its moves are finished first."""
         if self._late is not None:
             self._late.load()
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done).run(records)
@@ -91,10 +91,10 @@ class Journal:
     def submit(
         self, path: str, operation: Operation, done: Done = nobody_waits, *, at_least: float = 0.0
     ) -> bool:
-        """Take an operation about `path`, to be executed after `at_least` so many seconds.
+        """Record an operation about `path`, to be executed after `at_least` so many seconds.
 
-        Return False when nothing is left to do: `done` will not be called. Raise `OSError` when the disk does
-        not take it; nothing is changed then.
+        Return False if nothing is left to do: `done` will not be called. Raise `OSError` if the disk refuses
+        the record; nothing is changed then.
         """
         with self._changed:
             if isinstance(operation, PutFile) and (holder := self._writer.holder_of(operation)) is not None:
@@ -115,8 +115,8 @@ class Journal:
     def hold(self, path: str, deletion: Delete) -> int:
         """Record a deletion that waits for the last close of `path`, and return its number.
 
-        Raise `OSError` when the disk does not take it. This mount executes it when it is let go, and the next
-        one in any case: nobody has the file open any more.
+        Raise `OSError` if the disk refuses it. This mount executes it after `let_go`; the next one always
+        executes it, because the file is not open any more.
         """
         with self._changed:
             seq = self._queue.next_seq()
@@ -124,9 +124,10 @@ class Journal:
             return seq
 
     def let_go(self, held: int, path: str, deletion: Delete, done: Done) -> None:
-        """Submit a deletion that was held; errors as in `submit`, which leave no record of it.
+        """Submit a held deletion; errors as in `submit`, which leave no record of it.
 
-        INVARIANT: nothing that uses the name again is recorded before the record of the held one is gone.
+        INVARIANT: the record of the held deletion is gone before any new operation about the name is
+        recorded.
         """
         with self._changed:
             try:
@@ -136,7 +137,7 @@ class Journal:
 
     @property
     def late(self) -> LateRequests | None:
-        """The watcher of late requests, None where nothing is watched."""
+        """The watcher of late requests, None if nothing is watched."""
         return self._late
 
     def is_idle(self, name: ObjectName) -> bool:
@@ -161,10 +162,10 @@ class Journal:
         replaces_etag: str | None,
         creates: bool,
     ) -> bool:
-        """Store what waits for `source` as `target`, which is `path`; return False if that is impossible.
+        """Store the pending file `source` as `target`, which is `path`; return False if that is impossible.
 
-        Then `record` is called with the lock held. What waited for `target` is not stored any more; the other
-        arguments say what Swift has there now, as in `PutFile`.
+        `record` is called with the lock held. Pending changes of `target` are not stored any more; the other
+        arguments describe Swift's object there, as in `PutFile`.
         """
         with self._changed:
             chain = self._queue.chain(source)
@@ -187,7 +188,7 @@ class Journal:
             return True
 
     def run_move(self, path: str, operation: Move | MoveFolder) -> list[ObjectName]:
-        """Execute a move, after all that waits for its names; raise why it failed.
+        """Execute a move, after all pending changes of its names; raise its error.
 
         If the process dies the next one finishes it. Return the objects at the old place that could not be
         deleted; their deletion is tried again.
@@ -216,13 +217,13 @@ class Journal:
             try:
                 self._scheduler.attempt([task])
             except (SwiftfsError, OSError) as error:
-                # It may still wait for what failed: a move that was refused must not be made later.
+                # It may still wait for the failed task: a refused move must not be executed later.
                 self._outcomes.cancel(task, error)
                 raise
             return task.left
 
     def watch(self, name: ObjectName, done: Done) -> None:
-        """Call `done` when the object that a move left at `name` is deleted, or never will be."""
+        """Call `done` when the object that a move left at `name` is deleted, or its deletion is given up."""
         with self._changed:
             task = self._queue.tail(name)
             if task is not None and isinstance(task.operation, Delete) and task.operation.moved:
@@ -231,18 +232,18 @@ class Journal:
         done(None)
 
     def run_unjournaled(self, operation: Operation) -> None:
-        """Execute an operation of one request, which needs no journal; raise why that failed."""
+        """Execute an operation of one request, which needs no journal; raise its error."""
         self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
-        """Execute what waits for `names` now; raise why it failed. What failed still waits."""
+        """Execute pending changes of `names` now; raise the error of a failed one, which stays pending."""
         with self._changed:
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
-        """Drop the last operation about `name`, which failed: its caller has got `error`.
+        """Drop the last operation about `name`, which failed and whose caller got `error`.
 
-        What contains a change that another call was promised stays, and is tried again or parked.
+        An operation with a change that another call was promised stays, and is tried again or blocked.
         """
         with self._changed:
             task = self._queue.tail(name)
@@ -259,19 +260,19 @@ class Journal:
             return task is not None and task.promised
 
     def flush_below(self, folder: Folder) -> None:
-        """Execute now what waits below `folder`; errors as in `flush`."""
+        """Execute pending changes below `folder` now; errors as in `flush`."""
         with self._changed:
             self._scheduler.attempt(self._queue.below(folder))
 
     def flush_all(self) -> None:
-        """Begin to execute all that waits or is parked; `report` shows the progress."""
+        """Begin to execute all waiting and blocked tasks; `report` shows the progress."""
         with self._changed:
             self._outcomes.refusals.forget_shown()
             self._is_flushing = True
             self._scheduler.flush_all(self._queue.tasks())
 
     def retry(self) -> None:
-        """Begin to execute what is parked or has failed."""
+        """Begin to execute blocked and failed tasks."""
         with self._changed:
             for task in self._queue.tasks():
                 if task.error is not None:
@@ -279,7 +280,7 @@ class Journal:
             self._changed.notify_all()
 
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
-        """Return the file that waits to be stored as `name`, for the caller to release, or None."""
+        """Return the pending file of `name`, for the caller to release, or None."""
         with self._changed:
             for task in reversed(self._queue.chain(name)):
                 if isinstance(newest := task.newest, PutFile):
@@ -287,7 +288,7 @@ class Journal:
         return None
 
     def body(self, name: ObjectName) -> bytes | None:
-        """Return the body of a small object that waits to be stored as `name`, or None."""
+        """Return the body of a pending small object of `name`, or None."""
         with self._changed:
             tail = self._queue.tail(name)
             return (
@@ -295,7 +296,7 @@ class Journal:
             )
 
     def failure(self, name: ObjectName) -> Failure | None:
-        """Return why an operation about `name` is parked, once for each failure; None afterwards."""
+        """Return why an operation about `name` is blocked, once for each failure; None afterwards."""
         with self._changed:
             for task in self._queue.chain(name):
                 if task.blocked and task.error is not None and not task.reported:
@@ -304,12 +305,12 @@ class Journal:
         return None
 
     def waiting(self) -> list[QueuedChange]:
-        """Return what is not executed yet."""
+        """Return the operations that are not executed yet."""
         with self._changed:
             return [describe(task) for task in self._queue.tasks()]
 
     def report(self) -> QueueReport:
-        """Return counts of what is not executed yet, and the first operations."""
+        """Return the counts of the operations that are not executed yet, and the first of them."""
         late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
             refusals = self._outcomes.refusals
@@ -320,20 +321,20 @@ class Journal:
         return replace(found, watched=late.watched, put_right=late.put_right, overwritten=late.overwritten)
 
     def refused(self) -> list[QueuedChange]:
-        """Return the changes that Swift refused for good and that were not reported yet."""
+        """Return the changes that were given up and not reported yet."""
         with self._changed:
             unreported = [one for one in self._outcomes.refusals.kept() if not one.shown]
             return [describe(one.task, state="refused") for one in unreported]
 
     def raise_refusal(self, name: ObjectName) -> None:
-        """Raise why a change of `name` was given up, once."""
+        """Raise the error of a change of `name` that was given up, once."""
         with self._changed:
             error = self._outcomes.refusals.take(name)
         if error is not None:
             raise error
 
     def raise_refusal_below(self, folder: Folder) -> None:
-        """Raise why a change below `folder` was given up, once."""
+        """Raise the error of a change below `folder` that was given up, once."""
         with self._changed:
             error = self._outcomes.refusals.take_below(folder)
         if error is not None:
@@ -342,9 +343,9 @@ class Journal:
     def close(
         self, seconds: float, progress: Callable[[int], None], give_up: Callable[[], None]
     ) -> list[QueuedChange]:
-        """Execute what waits, for `seconds` at most, and end the threads; return what is left to do.
+        """Execute pending operations for at most `seconds`, and end the threads; return the rest.
 
-        `progress` is called with the number of operations that still wait, and `give_up` when the time is up:
+        `progress` is called with the number of pending operations, and `give_up` when the time is up:
         it ends the store's retries.
         """
         deadline = monotonic() + seconds
@@ -369,13 +370,13 @@ class Journal:
         return self.waiting()
 
     def _wait_for_fewer(self, deadline: float) -> int:
-        """Return how many tasks can still be executed: 0 as soon as there are none, else after a moment."""
+        """Wait a moment, or until no task can be executed; return how many can."""
         seconds = max(0.0, min(PROGRESS_SECONDS, deadline - monotonic()))
         with self._changed:
             self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
             return sum(not task.is_stuck for task in self._queue.tasks())
 
     def _superseded_deletion(self, operation: Move | MoveFolder) -> Task | None:
-        """Return the deletion of a move's target that waits; the move makes it superfluous."""
+        """Return the pending deletion of a move's target, which the move replaces."""
         tail = self._queue.tail(operation.target) if isinstance(operation, Move) else None
         return tail if tail and not tail.running and isinstance(tail.operation, Delete) else None

@@ -11,13 +11,13 @@ from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectVersion
 
 MOST_BYTES = 256 * 1024 * 1024
-"""Of all copies together. What does not fit is only in the version cache, where it is evicted last."""
+"""The size of all copies together. Others are only in the version cache, where they are evicted last."""
 
 PIECE = 1024 * 1024
 
 
 class LateCopies:
-    """The copies in `folder`, which is made when needed. One thread at a time may change it."""
+    """The copies in `folder`, which is created when needed. One thread at a time may change it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,7 +39,7 @@ class LateCopies:
         unfinished.rename(path)
 
     def reader(self, version: ObjectVersion) -> BinaryIO | None:
-        """Open the copy of a version, None where there is none."""
+        """Open the copy of a version; return None if there is none."""
         try:
             return self._path(version).open("rb")
         except FileNotFoundError:

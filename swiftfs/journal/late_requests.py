@@ -1,9 +1,10 @@
-"""Late requests: looks, minutes after an answer was lost, for what the request did late, and undoes that.
+"""Late requests: checks, minutes after an answer was lost, whether the request was carried out late, and
+undoes that.
 
 A request that timed out may still wait in front of the server, in a load balancer's buffer or in a queue of
-connections, and overwrite later what was stored since. That cannot be prevented: Swift orders requests by the
-time at which they reach it. Nothing is asked unless a request was lost and another change of the same object
-was stored after it.
+connections, and later overwrite a newer version. That cannot be prevented: Swift orders requests by the
+time at which they reach it. Requests are sent only if a request was lost and another change of the same
+object was stored after it.
 """
 
 import logging
@@ -43,24 +44,24 @@ from swiftfs.store.protocol import Headers, ObjectStore
 log = logging.getLogger(__name__)
 
 LOOKS = (60.0, 180.0, 600.0)
-"""Seconds after a loss. Proxies give up a request that waits after about 60 s (HAProxy's and nginx's usual
-time-outs, Swift's `client_timeout`), one that passes it on to a second and third server takes three times
-that, and 600 s is the longest that a request of ours is waited for."""
+"""Seconds after a loss. Proxies give up a waiting request after about 60 s (HAProxy's and nginx's usual
+time-outs, Swift's `client_timeout`), after three times that if they try a second and a third server, and
+600 s is the longest time that this program waits for an answer."""
 
 AGAIN_SECONDS = 30.0
-"""Until the next look at an object that is about to change, or whose server did not answer."""
+"""Pause before the next check of an object that is about to change, or whose server did not answer."""
 
 COPY_BYTES = 1024 * 1024
 
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
 Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
-"""Submits a change if nothing else waits for its name and the condition holds; returns whether it did."""
+"""Submits a change if its name has no pending change and the condition holds; returns whether it did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is watched: the requests that `store` records in `ambiguous`, about objects of `source`."""
+    """The requests to watch: those that `store` records in `ambiguous`, about objects of `source`."""
 
     ambiguous: AmbiguousRequests
     store: ObjectStore
@@ -69,7 +70,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class LateCounts:
-    """How many objects are watched, were put right, and were overwritten for good since the mount began."""
+    """How many objects are watched, were stored again, and could not be stored again, since the mount."""
 
     watched: int = 0
     put_right: int = 0
@@ -77,10 +78,10 @@ class LateCounts:
 
 
 class LateRequests:
-    """Watches the objects whose lost requests would undo what was stored since.
+    """Watches the objects whose lost requests would undo a newer change.
 
-    Its records are in `db` too, so that the next mount goes on. The cache keeps the bytes of versions that
-    may have to be stored again as long as others can go instead.
+    Its records are in `db` too, so that the next mount continues. The cache keeps the bytes of versions that
+    may have to be stored again, and evicts others first.
     """
 
     def __init__(
@@ -108,11 +109,11 @@ class LateRequests:
         self._copies = LateCopies(db.late_folder)
 
     def load(self) -> None:
-        """Read what an earlier mount watched; before any request, for what is done now changes it."""
+        """Read the records of an earlier mount, before any request, because requests change them."""
         self._ambiguous.load(self._recorded())
 
     def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
-        """Go on with what an earlier mount watched, and start.
+        """Start, and continue to watch the objects of an earlier mount.
 
         That mount may have sent the operations about the `recovered` objects already.
         """
@@ -123,7 +124,7 @@ class LateRequests:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking; do not wait for a request under way."""
+        """Stop; do not wait for a running request."""
         self._stopping.set()
         self._ambiguous.wake()
 
@@ -133,7 +134,7 @@ class LateRequests:
         return LateCounts(watched, self._put_right, self._overwritten)
 
     def look(self, now: float) -> None:
-        """Look at every object that is due at `now` (Unix seconds)."""
+        """Check every object that is due at `now` (Unix seconds)."""
         for found in self._ambiguous.all():
             if self._stopping.is_set():
                 return
@@ -153,8 +154,8 @@ class LateRequests:
             try:
                 self.save()
                 self.look(unix_time())
-            except Exception:  # the next look may succeed
-                log.exception("late answers: an unforeseen failure")
+            except Exception:  # the next check may succeed
+                log.exception("late requests: unexpected error")
             due = min(map(self._due, self._ambiguous.all()), default=None)
             self._ambiguous.wait(None if due is None else max(0.1, due - unix_time()))
 
@@ -164,15 +165,15 @@ class LateRequests:
         return max(next((at for at in times if at > looked), looked), self._postponed.get(found.name, 0.0))
 
     def _settle(self, found: Ambiguity) -> bool:
-        """Look at an object and repair it if needed; return False when that must wait."""
+        """Check an object and repair it if needed; return False if that must wait."""
         name = found.name
         if not self._is_idle(name) or self._cache.is_changing(name):
-            return False  # what stands is about to be replaced
+            return False  # the object is about to be replaced
         try:
             info = self._head(name)
             landed = self._landed(found, info)
         except StoreError as error:
-            log.info("%s cannot be looked at again: %s", name, error)
+            log.info("%s cannot be checked again: %s", name, error)
             return not error.retryable
         if landed is None or self._stopping.is_set():
             return True
@@ -185,7 +186,7 @@ class LateRequests:
             return None
 
     def _landed(self, found: Ambiguity, info: ObjectInfo | None) -> str | None:
-        """Return what a lost request has changed: `object`, `headers`, or None when nothing is to be done."""
+        """Return what a lost request has changed: `object`, `headers`, or None if nothing is to be done."""
         last = found.last
         assert last is not None
         if _stands(last, info):
@@ -207,11 +208,11 @@ class LateRequests:
             return effect.etag == info.version.etag
         if effect.source is None:
             return False
-        source = self._head(effect.source)  # only an unanswered copy of what is still there is late
+        source = self._head(effect.source)  # a copy can come late only while its source is there
         return source is not None and source.version.etag == info.version.etag
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
-        """Submit what restores the object; return False when something newer waits for the name."""
+        """Submit the repair of an object; return False if a newer change of the name is pending."""
         last, path = found.last, self._source.path(found.name)
         assert last is not None
         stands = f"the version {info.version.etag}" if info is not None else "nothing"
@@ -234,8 +235,8 @@ class LateRequests:
             return True
         self._put_right += 1
         log.warning(
-            "%s: a request whose answer was lost was carried out late, after a newer change: %s stood there. "
-            "The newer one is sent again",
+            "%s: a request whose answer was lost was carried out late, after a newer change: Swift had %s. "
+            "The newer version is sent again",
             path,
             stands,
         )
@@ -245,7 +246,7 @@ class LateRequests:
     def _restoring(
         self, name: ObjectName, last: Effect, info: ObjectInfo | None, *, headers_only: bool
     ) -> Iterator[Operation | None]:
-        """Yield what restores an object, None when its bytes are gone; hold its file meanwhile."""
+        """Yield the operation that restores an object, None if its bytes are gone; hold its file."""
         if headers_only and info is not None:
             yield _headers_again(name, last, info)
         elif last.kind == "delete" or _is_marker(last) or _is_special(last):
@@ -262,7 +263,7 @@ class LateRequests:
         self._overwritten += 1
         assert found.last is not None
         log.error(
-            "%s: a request whose answer was lost was carried out late, after a newer change: %s stands there "
+            "%s: a request whose answer was lost was carried out late, after a newer change: Swift has %s, "
             "and the newer version %s cannot be stored again: %s",
             found.name,
             stands,
@@ -282,7 +283,7 @@ class LateRequests:
         return now is not None and now.last is found.last
 
     def _done(self, path: str, operation: Operation) -> Done:
-        """Return the `Done` of a repair; where another kind of object stands, listings show it soon."""
+        """Return the `Done` of a repair; for another kind of object, listings show it soon."""
         if self._make_done is None or (
             isinstance(operation, PutSpecial) and is_directory_type(operation.meta.media_type)
         ):
@@ -290,7 +291,7 @@ class LateRequests:
         return self._make_done(path, operation)
 
     def _bytes_of(self, name: ObjectName, last: Effect) -> CachedFile | None:
-        """Return a new file with a version's bytes, for the caller to release; None when they are gone."""
+        """Return a new file with a version's bytes, for the caller to release; None if they are gone."""
         if last.manifest is not None:  # its segments are in Swift
             size = last.manifest.size
             return self._cache.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
@@ -331,7 +332,7 @@ class LateRequests:
         return None
 
     def save(self) -> None:
-        """Write what was recorded since the last time to disk; nothing, unless a request was lost."""
+        """Write new records to the disk; there are none unless a request was lost."""
         with self._saving:
             unsaved = self._ambiguous.take_unsaved()
             if not unsaved:
@@ -340,7 +341,7 @@ class LateRequests:
             try:
                 self._db.keep_ambiguous(texts)
             except OSError as error:
-                log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
+                log.warning("the next mount will not know of requests whose answer was lost: %s", error)
             self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
             for found in filter(None, unsaved.values()):
                 if _needs_copy(found):
@@ -348,14 +349,14 @@ class LateRequests:
         self._pin()
 
     def _copy(self, version: ObjectVersion) -> None:
-        """Copy a version's bytes: a kill -9 may lose them until the last close, a full cache afterwards."""
+        """Copy a version's bytes: a kill -9 may lose them before the last close, a full cache afterwards."""
         if version in self._copies or (cached_file := self._cache.find(version)) is None:
             return
         try:
             if cached_file.is_complete():
                 self._copies.put(version, cached_file)
         except OSError as error:
-            log.info("%s is not kept: %s", version.name, error)
+            log.info("cannot keep a copy of %s: %s", version.name, error)
         finally:
             self._cache.release(cached_file)
 
@@ -381,7 +382,7 @@ def _version(found: Ambiguity) -> ObjectVersion:
 
 
 def _needs_copy(found: Ambiguity) -> bool:
-    """Return whether nothing but a local file has the bytes that may have to be stored again."""
+    """Return whether only a local file has the bytes that may have to be stored again."""
     last = found.last
     if last is None or not found.is_dangerous:
         return False
@@ -433,7 +434,7 @@ def _headers_again(name: ObjectName, last: Effect, info: ObjectInfo) -> Operatio
 
 
 def _object_again(name: ObjectName, last: Effect, info: ObjectInfo | None) -> Operation | None:
-    """Return what deletes the object again, or makes it a folder or special file again."""
+    """Return the operation that deletes the object again, or makes it a folder or special file again."""
     if last.kind == "delete":
         return Delete(name, info.is_slo, info.version.etag) if info is not None else None
     assert last.headers is not None

@@ -1,4 +1,4 @@
-"""Copies of large objects with all their segments, which need nothing of the original any more."""
+"""Copies of large objects with all their segments, independent of the original."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +17,7 @@ PARALLEL = 16
 
 
 class ManifestCopier:
-    """Copies SLOs on the server; `db` has the new segments until a manifest names them."""
+    """Copies SLOs on the server; `db` records the new segments until a manifest names them."""
 
     def __init__(self, store: ObjectStore, places: SegmentContainerChooser, db: JournalDB) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class ManifestCopier:
     def copy(self, info: ObjectInfo, target: ObjectName) -> Manifest:
         """Copy the version `info` of an SLO to `target`, segments and headers; return its own manifest.
 
-        Raise what the store raises, and `Unavailable` when another version stands meanwhile.
+        Raise the store's errors, and `Unavailable` if the object has another version now.
         """
         source = info.version.name
         manifest = self._store.manifest(source)
@@ -58,7 +58,7 @@ class ManifestCopier:
 def _copied(
     segments: Iterable[Segment], copies: dict[ObjectName, tuple[ObjectName, str]]
 ) -> Iterable[Segment]:
-    """Yield the segments by their new names; one that was an SLO itself is an ordinary object now."""
+    """Yield the segments with their new names; one that was an SLO itself is an ordinary object now."""
     for segment in segments:
         name, etag = copies[segment.name]
         if etag != segment.etag and not segment.nested:

@@ -1,4 +1,4 @@
-"""Merging of operations about one name: states that no other client needs to see are not sent."""
+"""Merging of operations about one name: intermediate states are not sent."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,9 +16,9 @@ from swiftfs.journal.operations import (
 
 
 def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | None:
-    """Return what replaces both operations, nothing or one; None when both must be executed in order.
+    """Return the operations that replace both, none or one; None if both must be executed in order.
 
-    `earlier` waits for its execution and is the last of its name, which `later` has too.
+    `earlier` is pending and is the last operation about its name, which `later` has too.
     """
     merged: Operation | None
     match earlier, later:
@@ -53,7 +53,7 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
 
 
 def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:
-    """Return what stores a newer hand-in of a file in place of an earlier one."""
+    """Return the operation that stores a newer hand-in of a file instead of an earlier one."""
     merged = coalesce(earlier, later)
     assert merged is not None
     assert isinstance(merged[0], PutFile)
@@ -87,7 +87,7 @@ def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
 
 
 def attempted(operation: Operation) -> Operation:
-    """Return the operation as it is after an attempt: Swift may have executed it, whatever it answered."""
+    """Return the operation as it is after an attempt: Swift may have executed it in spite of its answer."""
     if isinstance(operation, PutFile | PutSpecial) and not operation.replaces_large:
         return replace(operation, creates=False, replaces_large=None)
     return replace(operation, creates=False) if isinstance(operation, PutMarker) else operation

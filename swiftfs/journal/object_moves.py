@@ -1,7 +1,7 @@
-"""Moves: copies on the server, then the deletion of what was copied and has not changed since.
+"""Moves: copies on the server, then the deletion of sources that have not changed since.
 
-INVARIANT: an object is deleted only where another name holds the same version of it, and nothing that another
-client has stored is overwritten or deleted, as far as Swift can say at that moment.
+INVARIANT: an object is deleted only if another name has the same version, and no version of another client is
+overwritten or deleted, as far as Swift can say at that moment.
 """
 
 import errno
@@ -25,8 +25,8 @@ from swiftfs.store.protocol import Headers, ObjectStore
 log = logging.getLogger(__name__)
 
 MOMENT = 1.0
-"""Seconds for which the listing that the copies were made from counts for the sources, if no copy took
-unusually long: another listing takes about as long, and costs a request."""
+"""Seconds for which the listing of the sources counts as current, if no copy took unusually long: another
+listing takes about as long, and costs a request."""
 
 MOST_HEADS = 8
 """Rows at the target that a HEAD checks: listings may still show objects that are gone."""
@@ -38,14 +38,14 @@ EMPTY = md5(usedforsecurity=False).hexdigest()
 """The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
 
 Remnant = tuple[Delete, StoreError]
-"""What could not be deleted after it was copied, and why."""
+"""The deletion of a source that failed after the copy, and its error."""
 
 RecordObjects = Callable[[MoveFolder], None]
-"""Records the operation with all objects that it moves, before anything is copied."""
+"""Records the operation with all objects that it moves, before the first copy."""
 
 
 class Unmoved(StoreError):
-    """A folder was not moved, because of `cause`; copies of its objects may be `left` at the target."""
+    """A folder was not moved because of `cause`; copies of its objects may be `left` at the target."""
 
     def __init__(self, cause: BaseException, left: tuple[Delete, ...] = ()) -> None:
         super().__init__(f"the folder was not moved: {cause}")
@@ -58,8 +58,8 @@ class _Item:
     """An object that moves; `etag` is what it should have, `row` its row in the listing.
 
     `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
-    `seconds`. `is_slo` is False for what is known to be no SLO. With `keeps_target` the target is the
-    marker of a folder that was there before, and no undo deletes it.
+    `seconds`. `is_slo` is False if the object is certainly not an SLO. With `keeps_target` the target is the
+    marker of a folder that existed before, and no undo deletes it.
     """
 
     source: ObjectName
@@ -75,16 +75,16 @@ class _Item:
 
     @property
     def may_share(self) -> bool:
-        """Whether it and its copy may name the same segments: a listing shows another hash for an SLO."""
+        """Whether it and its copy may name the same segments. For an SLO a listing shows another hash."""
         if not self.copied or self.copied == EMPTY or self.is_slo is False:
             return False
         return self.row is None or self.row.hash != self.copied
 
 
 class ObjectMoves:
-    """Carries out moves; `removal` deletes objects, and knows whose segments are whose.
+    """Carries out moves; `removal` deletes objects, and knows the owners of segments.
 
-    A listing younger than `moment` seconds counts for the objects that it shows.
+    A listing younger than `moment` seconds counts as current for the objects that it shows.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ObjectMoves:
         self._moment = moment
 
     def move(self, operation: Move) -> list[Remnant]:
-        """Copy, then delete the source if it is still what was copied; return it if that was not possible."""
+        """Copy, then delete the source if it is still the copied version; return it if that failed."""
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = _Item(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
@@ -113,9 +113,9 @@ class ObjectMoves:
         return remnants
 
     def resume_move(self, operation: Move) -> list[Remnant]:
-        """Finish a move that a process left when it died; what is newer at either name stays.
+        """Finish a move that a dead process left; a newer version at either name is kept.
 
-        Raise `StoreError` when both names stay.
+        Raise `StoreError` if both names are kept.
         """
         source, target = self._head(operation.source), self._head(operation.target)
         if source is None:
@@ -132,14 +132,14 @@ class ObjectMoves:
                 return self._delete_unchanged([_Item(operation.source, operation.target, etag, copied=etag)])
             if is_replaced and not operation.served:
                 return self.move(operation)
-        self._removal.share(operation.source, operation.target)  # the copy may still be made
-        raise StoreError("one of both names is newer, or unknown: both stay as they are")
+        self._removal.share(operation.source, operation.target)  # the copy may still be carried out
+        raise StoreError("source or target may have a newer version: both are kept")
 
     def move_folder(self, operation: MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
-        """Copy all in parallel, then delete what has not changed since; return what could not be deleted.
+        """Copy all in parallel, then delete unchanged sources; return those that could not be deleted.
 
-        When a copy fails those that were made are deleted again; `Unmoved` names those that could not be.
-        What another client has changed or deleted meanwhile stays as it is.
+        If a copy fails, the others are deleted again; `Unmoved` names those that could not be.
+        Sources that another client has changed or deleted meanwhile are not touched.
         """
         began = monotonic()
         items = self._items(operation, self._list(operation))
@@ -147,7 +147,7 @@ class ObjectMoves:
         record_objects(replace(operation, objects=tuple(moved)))
         copied = self._copy(items)
         if not copied:
-            raise Unmoved(NotFound(f"{operation.container}/{operation.source}: nothing is there any more"))
+            raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
             rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
@@ -156,10 +156,10 @@ class ObjectMoves:
         return self._delete_unchanged(doubtful, sure)
 
     def resume_folder(self, operation: MoveFolder) -> list[Remnant]:
-        """Finish a move that a process left when it died; what is newer at either place stays.
+        """Finish a move that a dead process left; newer versions at either place are kept.
 
-        Only what is absent at the target and has not changed at the source is copied, and only before a mount
-        has served files again: after that nobody knows whether it was deleted at the target on purpose.
+        Only objects that are absent at the target and unchanged at the source are copied, and only before a
+        mount has served files again: after that, they may have been deleted at the target on purpose.
         """
         sources = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
         targets = {
@@ -192,7 +192,7 @@ class ObjectMoves:
             self._share_copy(item)
         if kept:
             log.warning(
-                "moving %s to %s was interrupted, and at the old place %s stays, for one of both is newer",
+                "the move of %s to %s was interrupted: %s is kept at the old place, as either may be newer",
                 operation.source,
                 operation.target,
                 _some([item.source for item in kept]),
@@ -200,21 +200,21 @@ class ObjectMoves:
         return self._delete_unchanged(copied, found)
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
-        """Record whose the segments are of an SLO whose source had gone before the process died."""
+        """Record the owner of the segments of an SLO whose source was deleted before the process died."""
         if there is not None and there.hash == was.hash and _etag_of(there) != there.hash:
             source = ObjectName(operation.container, was.key)
             self._removal.record_move(source, _target_of(operation, was.key), _etag_of(there))
 
     def is_unchanged(self, deletion: Delete) -> bool:
-        """Return whether what a move left behind is still the version that was copied; errors of a HEAD."""
+        """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""
         info = self._head(deletion.name)
         if info is None or _is_copied(info, deletion.etag):
             return info is not None
-        log.warning("%s stays: another client has stored it anew", deletion.name)
+        log.warning("%s is kept: another client has stored a new version", deletion.name)
         return False
 
     def _list(self, operation: MoveFolder) -> list[Row]:
-        """Return the rows of what moves; raise `Unmoved` when Swift has something at the target now."""
+        """Return the rows of the objects to move; raise `Unmoved` if there is an object at the target now."""
         source = operation.source
         if operation.together:
             rows = list(iter_rows(self._store, operation.container, source[: source.rfind("/", 0, -1) + 1]))
@@ -231,7 +231,7 @@ class ObjectMoves:
         return list(iter_rows(self._store, operation.container, source))
 
     def _refuse(self, operation: MoveFolder, rows: Iterable[Row]) -> None:
-        """Raise `Unmoved` when the rows show a file in the place of the target, or something in it.
+        """Raise `Unmoved` if the rows show a file at the target, or an object in it.
 
         A listing may be late: HEADs check the first rows.
         """
@@ -245,7 +245,7 @@ class ObjectMoves:
                 raise Unmoved(os_error(number, operation.target))
 
     def _items(self, operation: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
-        """Return what moves, markers first: what the listing shows, and what this mount has just stored."""
+        """Return the objects to move, markers first: those of the listing, and those just stored."""
         markers = [
             _Item(source, target, EMPTY, marker=True, keeps_target=operation.over_folder)
             for source, target in operation.markers
@@ -260,7 +260,7 @@ class ObjectMoves:
         return [*markers, *items.values()]
 
     def _markers_left(self, operation: MoveFolder) -> Iterable[_Item]:
-        """Yield the markers that still stand at the old place, as copied where the new place has one."""
+        """Yield the markers that are still at the old place, as copied if the new place has one."""
         for source, target in operation.markers:
             if (info := self._head(source)) is None or info.version.etag != EMPTY:
                 continue
@@ -270,7 +270,7 @@ class ObjectMoves:
                 yield _Item(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
 
     def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[_Item]:
-        """Yield what had just been stored when the move began and no listing shows yet."""
+        """Yield objects that had just been stored when the move began and that no listing shows yet."""
         for one in operation.objects or ():
             if one.modified or one.key in listed or operation.served:
                 continue
@@ -283,7 +283,7 @@ class ObjectMoves:
                     yield _Item(source, target, one.hash, copied=one.hash)
 
     def _copy(self, items: Sequence[_Item]) -> list[_Item]:
-        """Copy all; return those that were copied, without what is gone; undo all after any other failure."""
+        """Copy all; return the copied ones, without objects that are gone; undo all after another failure."""
         failed = new_event()
         running: list[Future[None]] = [self._pool.submit(self._copy_one, item, failed) for item in items]
         wait_all(running)
@@ -313,9 +313,9 @@ class ObjectMoves:
         item.seconds = monotonic() - began
 
     def _undo(self, items: Iterable[_Item]) -> tuple[Delete, ...]:
-        """Delete the copies that are still what we copied; return those that could not be deleted.
+        """Delete the copies that have not changed; return those that could not be deleted.
 
-        The answer to some copies was lost, and what stands there may be another client's: a HEAD checks each.
+        If an answer was lost, the object there may be another client's: a HEAD checks each.
         """
         tried = (item for item in items if item.copied is not None or item.error is not None)
         made = [item for item in tried if not item.keeps_target]
@@ -331,9 +331,10 @@ class ObjectMoves:
         return left
 
     def _share_copy(self, item: _Item) -> None:
-        """Keep the segments for a copy that failed or was undone: it may stand, now or later.
+        """Keep the segments for a copy that failed or was undone: it may exist, now or later.
 
-        The last answer does not prove that there is none: the answer to an attempt before may have been lost.
+        The last answer does not prove that there is none: the answer to an earlier attempt may have been
+        lost.
         """
         stored = decode_type(item.row.content_type)[1] if item.row is not None else None
         is_small = stored is not None and stored.mode is not None and stored.slo is None
@@ -341,15 +342,15 @@ class ObjectMoves:
             self._removal.share(item.source, item.target)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
-        """Return whether the listing of the sources is young enough to delete them by it."""
+        """Return whether the listing of the sources is recent enough to delete them."""
         seconds = sorted(item.seconds for item in copied)
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
     def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
-        """Delete sources that are still what was copied: the `sure` ones, and others if a HEAD confirms it.
+        """Delete unchanged sources: the `sure` ones, and others if a HEAD confirms it.
 
-        What is not deleted may stand; then it and its copy share the segments.
+        A source that is not deleted may share the segments with its copy.
         """
         remnants: list[Remnant] = []
         names = [item.source for item in sure]
@@ -364,7 +365,9 @@ class ObjectMoves:
             else:
                 changed.append(item.source)
         if changed:
-            log.warning("another client changed %s while it was moved: that stays", _some(changed))
+            log.warning(
+                "another client changed %s while it was moved: the changed version is kept", _some(changed)
+            )
         if absent:
             log.info("%s was deleted while it was moved", _some(absent))
         items = {item.source: item for item in (*sure, *doubtful)}
@@ -378,7 +381,7 @@ class ObjectMoves:
         return remnants
 
     def _is_at_target(self, item: _Item, source: ObjectInfo) -> bool:
-        """Return whether the target is that version after all: a COPY may be answered with a wrong ETag."""
+        """Return whether the target is that version: a COPY may be answered with a wrong ETag."""
         with suppress(StoreError):
             if (there := self._head(item.target)) is not None and there.version.etag == source.version.etag:
                 item.copied = source.version.etag
@@ -416,12 +419,12 @@ def _target_of(operation: MoveFolder, key: str) -> ObjectName:
 
 
 def _etag_of(row: Row) -> str:
-    """Return the ETag of a row's object; for an SLO of another client it is wrong, for no row has that."""
+    """Return the ETag of a row's object; for another client's SLO it is wrong, as no row shows its ETag."""
     return decode_type(row.content_type)[1].slo or row.hash
 
 
 def _version(item: _Item) -> tuple[str, str]:
-    """Return a version's hash and time for the record; the ETag and no time for what we have just stored."""
+    """Return a version's hash and time for the record; for an object just stored, its ETag and no time."""
     if item.row is None or item.etag != _etag_of(item.row):
         return item.etag, ""
     return item.row.hash, item.row.last_modified
@@ -435,7 +438,7 @@ def _is_version(item: _Item, was: MovedObject) -> bool:
 
 
 def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
-    """Return whether the copy is of the version that was listed, and that is still listed.
+    """Return whether the copied version was listed, and is still listed.
 
     No listing of a folder shows its own marker, which holds no bytes.
     """

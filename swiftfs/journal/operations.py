@@ -1,4 +1,4 @@
-"""Operations: changes of Swift, as values that contain all that is needed to make them."""
+"""Operations: changes of Swift, as values with everything that is needed to carry them out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,14 +11,14 @@ from swiftfs.store.protocol import Headers
 
 @dataclass(frozen=True, slots=True)
 class PutFile:
-    """Store a file's bytes under `name`: whole, or as an SLO when there are segments of them.
+    """Store a file's bytes under `name`: whole, or as an SLO if they are in segments.
 
     - `replaces_large`: whether an SLO is overwritten, whose segments are deleted then; None is unknown.
     - `replaces_etag`: the ETag of the object that is overwritten; None is unknown.
     - `creates`: whether Swift had no object of this name.
     - `foreign_headers_unknown`: whether to ask for the headers that another client gave the object, to keep
       them.
-    - `superseded_segments`: segments of what an earlier attempt replaced, to be deleted when this stands.
+    - `superseded_segments`: segments of a version that an earlier attempt replaced, to be deleted afterwards.
     - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
     """
 
@@ -35,7 +35,7 @@ class PutFile:
     def renamed(
         self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
     ) -> "PutFile | None":
-        """Return what stores the same under another name, None when the old name's object is needed."""
+        """Return the operation for another name, None if the old name's object is needed."""
         if self.foreign_headers_unknown or not self.file.is_whole:
             return None
         return replace(
@@ -62,7 +62,7 @@ class PutSpecial:
     def renamed(
         self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
     ) -> "PutSpecial":
-        """Return what stores the same under another name."""
+        """Return the operation for another name."""
         return replace(
             self, name=name, replaces_large=replaces_large, replaces_etag=replaces_etag, creates=creates
         )
@@ -70,7 +70,7 @@ class PutSpecial:
 
 @dataclass(frozen=True, slots=True)
 class PutMarker:
-    """Make a folder. Raises `AlreadyExists` rather than to overwrite an object."""
+    """Create a folder. Raises `AlreadyExists` and does not overwrite an object."""
 
     name: ObjectName
     headers: Headers = field(default_factory=lambda: Headers(DIRECTORY_TYPE))
@@ -98,8 +98,8 @@ class ReplaceHeaders:
 class Delete:
     """Delete a file's object or a folder's marker, then the segments of an SLO; `is_slo` None is unknown.
 
-    `etag` is that of the object when its name was deleted in the mount, None is unknown. A `moved` object was
-    copied elsewhere and could not be deleted then: it is deleted only while it is that version, without its
+    `etag` is the object's ETag when its name was deleted in the mount, None is unknown. A `moved` object was
+    copied elsewhere but could not be deleted: it is deleted only if it is still that version, without its
     segments, which the copy needs.
     """
 
@@ -110,16 +110,16 @@ class Delete:
 
 
 ANY_VERSION = "*"
-"""Stands for every version of an object, in place of an ETag."""
+"""Means any version of an object, instead of an ETag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """Move a file's object by a copy on the server; `replaces_large` as in `PutFile`.
 
-    - `etag`: that of the source; None is unknown.
-    - `replaces_etag`: that of the target, empty for no object there; None is unknown, and `ANY_VERSION` means
-      whatever is there, because its deletion was due.
+    - `etag`: the ETag of the source; None is unknown.
+    - `replaces_etag`: the ETag of the target, empty if there is no object; None is unknown, and `ANY_VERSION`
+      means any object, because its deletion was due.
     - `served`: whether a mount has served files since the move was interrupted.
     - `is_slo`: whether the object is an SLO; None is unknown.
     """
@@ -137,7 +137,7 @@ class Move:
 class MovedObject:
     """An object that moves with its folder: its key, and the version that its row in the listing names.
 
-    Where no listing has shown it yet `modified` is empty and `hash` is the ETag.
+    If no listing has shown it yet, `modified` is empty and `hash` is the ETag.
     """
 
     key: str
@@ -152,7 +152,7 @@ class MoveFolder:
     - `recent`: objects that this mount has just stored: a listing may not show them yet, or an older version.
     - `objects`: all objects that move; None until the copies begin.
     - `empty`: whether the target was just seen to be empty.
-    - `together`: whether one folder holds both places and, as far as is known, nothing else, so that one
+    - `together`: whether one folder contains both places and, as far as is known, nothing else, so that one
       listing shows both.
     - `served`: as in `Move`.
     - `over_folder`: whether an empty folder is at the target: its marker stays when the move is undone.
@@ -173,7 +173,7 @@ class MoveFolder:
 
 @dataclass(frozen=True, slots=True)
 class CreateContainer:
-    """Make a container."""
+    """Create a container."""
 
     container: str
 

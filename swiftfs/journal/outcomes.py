@@ -35,17 +35,17 @@ LONGEST_PAUSE = 30.0
 """Seconds between two attempts of a task, doubled each time, after the store's own retries have ended."""
 
 MOST_STORED = 10_000
-"""Objects of which the ETag that was stored last is remembered."""
+"""Objects whose last stored ETag is remembered."""
 
 
 class Unforeseen(SwiftfsError):
-    """A fault of this program ended an attempt; the task is blocked, and shows this as its error."""
+    """An unexpected error ended an attempt; the task is blocked with this as its error."""
 
 
 class Outcomes:
     """Ends attempts. `changed` is the journal's lock, which is taken here and guards every field.
 
-    With `late`, what a lost request may undo is saved before anybody is told that an operation is done.
+    With `late`, the records of lost requests are saved before an operation is reported as done.
     """
 
     def __init__(self, parts: JournalParts, mode: Mode) -> None:
@@ -60,10 +60,10 @@ class Outcomes:
         self._stored: LRUCache[ObjectName, str] = LRUCache(MOST_STORED)
 
     def succeed(self, task: Task, info: ObjectInfo | None, cached_file: CachedFile | None = None) -> None:
-        """End an attempt that succeeded; `info` is what Swift said of an object that was stored."""
+        """End an attempt that succeeded; `info` is Swift's answer about a stored object."""
         if self._late is not None:
             self._late.save()  # recorded before anybody learns "stored"
-        task.notify(info)  # before it ends, so that whoever waits for it sees what it did
+        task.notify(info)  # before it ends, so that its waiters see the result
         with self._changed:
             self._queue.is_away = False
             task.error = None
@@ -103,14 +103,14 @@ class Outcomes:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
                 self._queue.schedule(task, monotonic() + pause)
             else:
-                log.log(self._level, "%s waits until it can be stored: %s", task.path, error)
+                log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
                 with suppress(OSError):
                     self._db.commit([task.record()])
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
-        """Return the operation so that it knows the version that this mount stored last under its name.
+        """Return the operation with the version that this mount stored last under its name.
 
-        Its close may have come between the answer to that upload and the moment when files know of it.
+        Its close may have come after the answer to that upload, but before the open files had the version.
         """
         with self._changed:
             etag = self._stored.get(operation.name)
@@ -128,14 +128,14 @@ class Outcomes:
         return replace(operation, replaces_etag=self._stored.get(operation.target))
 
     def abort(self, tasks: Iterable[Task], error: Exception) -> None:
-        """End the attempt of each task that still runs after an unforeseen failure."""
+        """End the attempt of each task that still runs after an unexpected error."""
         for task in [task for task in tasks if task.running]:
-            log.error("%s: an unforeseen failure", task.path, exc_info=error)
-            failure = Unforeseen(f"an unforeseen {error!r}")
+            log.error("%s: unexpected error", task.path, exc_info=error)
+            failure = Unforeseen(f"unexpected error: {error!r}")
             try:
                 self.fail(task, failure)
             except Exception:
-                log.exception("%s: an unforeseen failure", task.path)
+                log.exception("%s: unexpected error", task.path)
                 with self._changed:
                     self._block_in_memory(task, failure)
 
@@ -147,7 +147,7 @@ class Outcomes:
             self._changed.notify_all()
 
     def _block_in_memory(self, task: Task, failure: Failure) -> None:
-        """Block a task without a record of that, or end a move: all that writes has failed. Lock held."""
+        """Block a task without a record, or end a move, because the record cannot be written. Lock held."""
         task.take_newer()
         task.running, task.attempts, task.error = False, task.attempts + 1, failure
         if task in self._queue and not isinstance(task.operation, Move | MoveFolder):
@@ -157,7 +157,7 @@ class Outcomes:
             self._queue.remove(task)
 
     def _go_on(self, task: Task, info: ObjectInfo, cached_file: CachedFile) -> None:
-        """Make the newer hand-in of its file what a task stores next, over the version `info`. Lock held."""
+        """Let the task store the newer hand-in of its file next, over the version `info`. Lock held."""
         assert task.newer is not None
         assert isinstance(task.operation, PutFile)
         task.created, due = task.newer.created, task.newer.due
@@ -180,7 +180,7 @@ class Outcomes:
         self._queue.schedule(task, 0.0 if task.awaited_hand_in or task.flush_mark is not None else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
-        """Put what the object is now into the tasks that come next about it; return these tasks."""
+        """Put the object's new version into the following tasks about it; return these tasks."""
         if info is None:
             return []
         followers = [other for other in self._queue.chain(info.version.name) if other is not task]
@@ -200,7 +200,7 @@ class Outcomes:
         return followers
 
     def _give_up(self, task: Task, error: Failure) -> None:
-        """End a task that Swift refuses for good; the mount shows the state before it again."""
+        """Give up a task that Swift refuses; the mount shows the state before it again."""
         if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             # In sync mode a caller that waits gets the error.
             level = self._level if task.awaited_hand_in else logging.WARNING
@@ -212,9 +212,9 @@ class Outcomes:
             self._writer.end(task)
 
     def _hand_over(self, task: Task) -> bool:
-        """Merge a file that could not be stored into the next task, if that replaces it; return if so.
+        """Merge a file that could not be stored into the next task, if that replaces it; return if it did.
 
-        Nobody needs the state in between. Lock held.
+        The state in between is not needed. Lock held.
         """
         followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
         merged = coalesce(task.operation, followers[0].operation) if _replaced_by(followers) else None
@@ -237,11 +237,11 @@ class Outcomes:
 
 
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
-    """Return whether a failed task is given up: whoever asked for it is told, and no data is lost."""
+    """Return whether a failed task is given up: its failure is reported, and no data is lost."""
     if isinstance(task.operation, Move | MoveFolder):
         return True
     if isinstance(task.operation, Delete) and task.operation.moved:
-        return False  # the move is done; what it left behind is reported until it is gone
+        return False  # the move is done; the object that it left is reported until it is gone
     if isinstance(task.operation, PutMarker):
         return isinstance(error, AlreadyExists)
     if isinstance(error, Unforeseen):
@@ -250,12 +250,12 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
 
 
 def _replaced_by(followers: list[Task]) -> bool:
-    """Return whether what comes next about an object makes a new state of its file needless."""
+    """Return whether the next task about an object replaces the state of its file."""
     return bool(followers) and isinstance(followers[0].operation, Delete | PutFile | PutSpecial)
 
 
 def _may_pass(error: Failure) -> bool:
-    """Return whether the same may succeed later: Swift says so, or the disk of the cache folder is full."""
+    """Return whether another attempt may succeed: the error is temporary, or the cache's disk is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "retryable", False)

@@ -14,8 +14,8 @@ from swiftfs.journal.task_writer import TaskWriter
 class JournalParts:
     """The parts of one journal.
 
-    `backlog` has the queue and its lock. `writer` changes the tasks of the queue. With `late`, what a lost
-    request may undo is looked at again.
+    `backlog` has the queue and its lock. `writer` changes the tasks of the queue. With `late`, objects
+    that a lost request may change late are checked again.
     """
 
     backlog: Backlog

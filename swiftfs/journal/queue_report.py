@@ -1,4 +1,7 @@
-"""What a status shows of the journal's queue, and its JSON: values that need nothing of the journal."""
+"""Reports of pending changes: the values that a status shows, and their JSON.
+
+Clients import this without the rest of the journal.
+"""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +13,7 @@ MOST_BYTES = 60_000
 
 @dataclass(frozen=True, slots=True)
 class QueuedChange:
-    """What a status shows of an operation: `state` is waiting, running or parked; `reason` its last failure.
+    """An operation in a status: `state` is waiting, running or parked (blocked); `reason` its last error.
 
     `bytes` is the size of the file to be stored; while the operation runs, `sent` is how much of it
     need not be sent any more.
@@ -27,15 +30,14 @@ class QueuedChange:
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """How many changes Swift has not got yet, by state, and the bytes of their files.
+    """How many changes are not in Swift yet, by state, and the bytes of their files.
 
     - `oldest`: seconds since the first of them was handed in, or since the mount began.
     - `away`: the server did not answer the last request.
-    - `unflushed`: changes that a flush was asked for and that are not in Swift; `flushing` of them were not
-      tried since.
+    - `unflushed`: changes of the last flush that are not in Swift; `flushing` of them were not tried since.
     - `changes`: the first changes, those that failed before the others; `left_out` is the number of the rest.
-    - `refused`: changes that Swift refused for good and that were not reported yet; `refusals` are the first.
-    - `watched`: objects for which a request whose answer was lost could undo what was stored since.
+    - `refused`: changes that were given up and not reported yet; `refusals` are the first.
+    - `watched`: objects for which a request whose answer was lost could undo a newer change.
     - `put_right` and `overwritten`: such objects that were, and could not be, stored again in this mount.
     """
 
@@ -57,16 +59,16 @@ class QueueReport:
 
     @property
     def total(self) -> int:
-        """The number of changes that Swift has not got yet."""
+        """The number of changes that are not in Swift yet."""
         return self.waiting + self.running + self.parked
 
     def left_over(self) -> str:
-        """Return in words what a flush has left."""
+        """Return a message about the changes that a flush could not store."""
         first = next((change for change in self.changes if change.reason), None)
         why = "the server does not answer" if self.away else "they could not be stored"
         if first is not None:
             why = f"the first is {first.path}: {first.reason}"
-        return f"{self.unflushed} changes wait: {why}"
+        return f"{self.unflushed} changes are not stored yet: {why}"
 
     def to_json(self) -> str:
         """Return it as JSON of at most `MOST_BYTES`, with as many changes as fit."""

@@ -1,4 +1,4 @@
-"""Recovery of what an earlier process left: its moves are finished, other operations become tasks."""
+"""Recovery after an earlier process: its moves are finished, its other operations become tasks."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ RECOVERY_SECONDS = 1.0
 class Recovery:
     """Fills the queue, before anything is executed and before the mount serves files.
 
-    `changed` is the journal's lock; it is not held while a move is finished, which takes requests.
+    `changed` is the journal's lock; it is not held while a move is finished, which sends requests.
     """
 
     def __init__(self, parts: JournalParts, refusals: Refusals, make_done: MakeDone) -> None:
@@ -40,9 +40,9 @@ class Recovery:
         self._make_done = make_done
 
     def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:
-        """Take up the records; return the prefixes of segments that no file of theirs needs.
+        """Queue the records; return the prefixes of segments that none of their files needs.
 
-        They are looked up now, before anybody can write: later there are segments of open files too.
+        The prefixes are read now, before files are written: later there are segments of open files too.
         """
         records, replaced = one_a_file(records)
         if replaced:  # an earlier release wrote two records of a file that was closed twice
@@ -53,7 +53,7 @@ class Recovery:
         for record in records:
             self._take(record, _with_prefix(attempted(record.operation), by_file))
         if len(self._queue):
-            log.info("%d changes of an earlier mount are stored now", len(self._queue))
+            log.info("storing %d changes of an earlier mount", len(self._queue))
         operations = [task.operation for task in self._queue.tasks()]
         wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
@@ -71,7 +71,7 @@ class Recovery:
             self._writer.add(task)
 
     def _resume(self, record: Record, operation: Move | MoveFolder) -> None:
-        """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
+        """Finish a move that an earlier process began, or give it up: the mount serves files from now on."""
         again: list[Record] = []
         remnants: list[Remnant] = []
         source, target = operation.source, operation.target
@@ -81,17 +81,19 @@ class Recovery:
             remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
                 again = [Record(record.seq, record.path, replace(operation, served=True))]
-                log.warning("moving %s to %s cannot be finished now: %s", source, target, error)
+                log.warning(
+                    "the interrupted move of %s to %s cannot be finished now: %s", source, target, error
+                )
             else:
-                log.warning("moving %s to %s is given up: %s", source, target, error)
+                log.warning("the interrupted move of %s to %s is given up: %s", source, target, error)
                 self._refuse(record, operation, error)
         else:
-            log.info("moving %s to %s, which had been interrupted, is done", source, target)
+            log.info("the interrupted move of %s to %s is done", source, target)
             if not remnants:
                 self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if self._late is not None:
-            self._late.save()  # else a later mount would take what was moved for lost, and store it again
+            self._late.save()  # else a later mount would take moved objects for lost, and store them again
         self._db.finish([record.seq], [*again, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:
@@ -106,7 +108,7 @@ class Recovery:
 
 
 def _with_prefix(operation: Operation, uploads: Mapping[str, UnreferencedPrefix]) -> Operation:
-    """Return the operation with the prefix of its file's segments, which were stored after its record."""
+    """Return the operation with the prefix of its file's segments, which was recorded after it."""
     if not isinstance(operation, PutFile) or operation.file.prefix is not None:
         return operation
     upload = uploads.get(operation.file.file)

@@ -1,4 +1,4 @@
-"""Changes that Swift refused for good, until they are reported: no command may say "done" for them."""
+"""Changes that Swift refused and that were given up, until they are reported."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MOST_KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A task that was given up, and why; `shown` when the report of a flush has named it."""
+    """A task that was given up, and its error; `shown` if the report of a flush has named it."""
 
     task: Task
     error: Failure
@@ -36,12 +36,12 @@ class Refusals:
         return len(self._kept) + self._more
 
     def add(self, task: Task, error: Failure) -> None:
-        """Record that a task was given up; not of a move or a new folder, whose call raises the error."""
+        """Record that a task was given up, except a move or a new folder, whose call raises the error."""
         if not isinstance(task.operation, Move | MoveFolder | PutMarker):
             self.keep(task, error)
 
     def keep(self, task: Task, error: Failure) -> None:
-        """Record that a task was given up whose error no call can raise, such as an earlier mount's move."""
+        """Record a given-up task whose error no call can raise, such as a move of an earlier mount."""
         if len(self._kept) < MOST_KEPT:
             self._kept.append(Refusal(task, error))
         else:
@@ -56,7 +56,7 @@ class Refusals:
         self._keep(lambda one: one.task is not task)
 
     def forget_earlier(self, task: Task) -> None:
-        """Forget refusals of earlier changes of the same kind: this task did what they should have done."""
+        """Forget refusals of earlier changes of the same kind: this task has replaced them."""
         if self._kept:
             names, kind = names_of(task.operation), type(task.operation)
             self._keep(lambda one: type(one.task.operation) is not kind or not any(map(one.is_about, names)))

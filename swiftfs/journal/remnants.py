@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 def remnant_tasks(
     queue: TaskQueue, path: str, operation: Move | MoveFolder, remnants: Collection[Remnant]
 ) -> list[Task]:
-    """Return the tasks that delete what the move of `path` could not, each about a path of its own."""
+    """Return the tasks that delete the objects that the move of `path` could not, each with its own path."""
     tasks = []
     now = monotonic()
     for deletion, error in remnants:
         own = _path_of(deletion.name, path, operation)
         task = Task(queue.next_seq(), own, deletion, nobody_waits, now, now + FIRST_PAUSE, ambiguous=True)
         task.attempts, task.error, task.blocked = 1, error, not error.retryable
-        log.warning("%s was moved, and stays here until Swift deletes it: %s", own, error)
+        log.warning("%s was moved, but the old object stays until Swift deletes it: %s", own, error)
         tasks.append(task)
     return tasks
 

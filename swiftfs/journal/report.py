@@ -1,4 +1,4 @@
-"""Reports of what waits, made of the tasks."""
+"""Make reports of pending changes from the tasks."""
 
 import heapq
 import math
@@ -13,7 +13,7 @@ from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.tasks import Task
 
 MOST_CHANGES = 500
-"""Changes in a report: so many fit, unless names are long."""
+"""Changes in a report: this many fit, unless names are long."""
 
 REASON_CHARACTERS = 300
 
@@ -21,7 +21,7 @@ _ORDER = ("parked", "running", "waiting")
 
 
 def describe(task: Task, sent: int = 0, state: str = "") -> QueuedChange:
-    """Return what a status shows of a task, `sent` bytes of whose file need not be sent any more.
+    """Return a task as a status shows it; `sent` bytes of its file need not be sent any more.
 
     Without a `state` it is the task's own.
     """
@@ -31,7 +31,7 @@ def describe(task: Task, sent: int = 0, state: str = "") -> QueuedChange:
 
 
 def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
-    """Return what tells how many bytes of a task's file need not be sent any more."""
+    """Return a function for the number of bytes of a task's file that need not be sent any more."""
 
     def sent(task: Task) -> int:
         if not isinstance(task.operation, PutFile):
@@ -45,7 +45,7 @@ def progress(cache: FileCache, under_way: UnderWay) -> Callable[[Task], int]:
 def report(
     tasks: Iterable[Task], refusals: Refusals, *, away: bool, sent: Callable[[Task], int] = lambda _: 0
 ) -> QueueReport:
-    """Return a report about tasks; the journal's lock is held. `sent` is asked of those that run."""
+    """Return a report about tasks; the journal's lock is held. `sent` is called for the running ones."""
     tasks = list(tasks)
     states = [_state(task) for task in tasks]
     asked = [task for task in tasks if task.flush_mark is not None]
@@ -80,7 +80,7 @@ def _urgency(task: Task) -> tuple[bool, int, int]:
 
 
 def _is_tried(task: Task) -> bool:
-    """Return whether a task, or one that it waits for, has failed since a flush was asked for."""
+    """Return whether a task, or one that it waits for, has failed since the flush began."""
     if task.flush_mark is not None and task.attempts > task.flush_mark and not task.running:
         return True
     return any(map(_is_tried, task.blockers))

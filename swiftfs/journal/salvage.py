@@ -1,4 +1,4 @@
-"""Reading of a journal without its mount: one that a mount has open, one of a dead mount, or a damaged one.
+"""Reads a journal without its mount: one that a mount has open, one of a dead mount, or a damaged one.
 
 Only copies are opened, so nothing in the cache folder changes.
 """
@@ -23,10 +23,10 @@ ATTEMPTS = 10
 """Attempts to copy the database: a copy made during a checkpoint is made again."""
 
 LONGEST_HOLE = 100_000
-"""Rows asked for one by one between those that can be read from both ends."""
+"""Rows read one by one between those that can be read from both ends."""
 
 LONGEST_TEXT = 64 * 1024
-"""Bytes of the longest operation that is searched for in a damaged database."""
+"""Bytes of the longest operation that is found in a damaged database."""
 
 _SELECT = "SELECT seq, path, intent, errno, reason, written, checksum FROM intents"
 
@@ -35,7 +35,7 @@ _INTENT = re.compile(rb'\{"name":\{"container":')
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An operation about `path`, and the `doubt` that it is as it was written, if there is one."""
+    """An operation about `path`; `doubt` is why it may not be as it was written, or empty."""
 
     path: str
     operation: Operation
@@ -44,18 +44,18 @@ class Found:
 
 @dataclass(slots=True)
 class Salvage:
-    """What a journal holds in its order, and the `problems` with what it held besides."""
+    """The operations of a journal in their order, and the `problems` with unreadable ones."""
 
     found: list[Found] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def salvage(journal: Path) -> Salvage:
-    """Return what can be read of a journal; raise `ConfigurationError` when it cannot be copied.
+    """Return what can be read of a journal; raise `ConfigurationError` if it cannot be copied.
 
-    A damaged database is read row by row, from its beginning, from its end and in between; what is found
-    after that in its bytes may also be what was done long ago. Of another format, `problems` says so, and
-    what is written as we write it is read.
+    A damaged database is read row by row, from its beginning, from its end and in between; operations that
+    are then found in its bytes may have been executed long ago. For another format, `problems` says so, and
+    records that this release can read are read.
     """
     salvaged = Salvage()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,21 +66,21 @@ def salvage(journal: Path) -> Salvage:
             known = {one.operation.file.file for one in salvaged.found if isinstance(one.operation, PutFile)}
             for name, operation in _carve(copy).items():
                 if name not in known:
-                    doubt = "found in what is left of the journal"
+                    doubt = "found in the rest of a damaged journal"
                     salvaged.found.append(Found(path_of(operation), operation, doubt))
     return salvaged
 
 
 def is_sound(journal: Path) -> bool:
-    """Return whether a journal can be opened and all of it read; one of another format is not damaged."""
+    """Return whether a journal can be read completely; one of another format is not damaged."""
     with tempfile.TemporaryDirectory() as folder:
         return not _read_rows(copy_journal(journal, Path(folder)), journal, Salvage())
 
 
 def copy_journal(journal: Path, folder: Path) -> Path:
-    """Copy a journal, which a mount may have open, as it is at one moment; return the path of the copy.
+    """Copy the state at one moment of a journal, which a mount may have open; return the path of the copy.
 
-    Raise `ConfigurationError` when that does not succeed.
+    Raise `ConfigurationError` if that fails.
     """
     try:
         for _ in range(ATTEMPTS):
@@ -93,11 +93,11 @@ def copy_journal(journal: Path, folder: Path) -> Path:
                 return folder / journal.name
     except OSError as error:
         raise ConfigurationError(f"the journal {journal} cannot be read: {error.strerror}") from None
-    raise ConfigurationError(f"the journal {journal} changes all the time: try again")
+    raise ConfigurationError(f"the journal {journal} keeps changing: try again")
 
 
 def path_of(operation: PutFile) -> str:
-    """Return a path for a file whose journal no longer says where in the mount it was."""
+    """Return a path for a file whose path in the mount is lost."""
     return f"/{operation.name.key}"
 
 
@@ -107,7 +107,7 @@ def _mark(journal: Path) -> tuple[int, int, int]:
 
 
 def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
-    """Read what SQLite can read of the copy of a journal; return what is damaged, or nothing."""
+    """Read what SQLite can read of the copy of a journal; return the damage, or an empty string."""
     try:
         with closing(sqlite3.connect(copy)) as database:
             database.text_factory = lambda data: data.decode(errors="replace")
@@ -127,12 +127,12 @@ def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
 
 
 def _migrate(database: sqlite3.Connection, journal: Path) -> str:
-    """Bring a copy to our format; return what to say of one that has another, or nothing."""
+    """Migrate a copy to our format; return a message if it has another one, or an empty string."""
     try:
         migrate(database, SCHEMA, journal)
     except OtherFormat as error:
         return str(error)
-    except sqlite3.Error:  # it is damaged, and what can be read of it is read all the same
+    except sqlite3.Error:  # it is damaged; what can be read is read nevertheless
         pass
     return ""
 
@@ -143,7 +143,7 @@ def _check(database: sqlite3.Connection) -> str:
 
 
 def _trusted(database: sqlite3.Connection) -> int | None:
-    """Return the last commit whose files are on the disk for certain, None when all of them are."""
+    """Return the last commit whose files are certainly on the disk, None if all of them are."""
     try:
         facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
         if facts.get("boot") == boot_id():
@@ -154,7 +154,7 @@ def _trusted(database: sqlite3.Connection) -> int | None:
 
 
 def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
-    """Return the rows of operations in their order, and what kept the others from being read."""
+    """Return the rows of operations in their order, and the error that hides the others."""
     first, damage = _read_until_damage(database, f"{_SELECT} ORDER BY seq")
     if not damage:
         return first, ""
@@ -189,14 +189,14 @@ def _take(row: Any, trusted: int | None, salvaged: Salvage) -> None:
     if checksum != row_checksum(seq, path, text, number, reason):
         doubt = "its checksum is wrong"
     elif trusted is not None and written > trusted:
-        doubt = "the machine stopped before it was on the disk"
+        doubt = "the machine stopped before it was written to the disk"
     salvaged.found.append(Found(path, operation, doubt))
 
 
 def _carve(copy: Path) -> dict[str, PutFile]:
-    """Return the files that a journal's bytes speak of by their local names, each as it was written last.
+    """Return the files of records found in a journal's bytes by their local names, each as last written.
 
-    A text lies in one piece unless it is longer than a page.
+    A text is in one piece unless it is longer than a page.
     """
     decoder = json.JSONDecoder()
     found = {}

@@ -14,13 +14,13 @@ from swiftfs.journal.tasks import Task
 from swiftfs.objects import ObjectName
 
 BATCH = 1000
-"""Deletions sent together: a server answers a bulk-delete of so many before its clients time out."""
+"""Deletions sent together: a server answers a bulk delete of this size before its clients time out."""
 
 
 class Scheduler:
-    """Executes the tasks of a backlog, as many as it has workers at once, and one while the server is away.
+    """Executes the tasks of a backlog, at most `parallel` at once, and one while the server does not answer.
 
-    `changed` is the journal's lock, which guards the queue and every field, and tells of every change.
+    `changed` is the journal's lock, which guards the queue and every field, and is notified of every change.
     `outcomes` ends the attempts.
     """
 
@@ -42,7 +42,7 @@ class Scheduler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no more tasks, and end the thread; what is under way goes on."""
+        """Begin no more tasks, and end the thread; the running ones go on."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -51,17 +51,17 @@ class Scheduler:
 
     def flush_all(self, tasks: Iterable[Task]) -> None:
         """Begin to execute tasks that do not run; a report shows the progress. Lock held."""
-        self._queue.is_away = False  # only what the server answers from now on counts
+        self._queue.is_away = False  # only later answers count
         for task in tasks:
             task.flush_mark, task.flush_hand_in = task.attempts, task.hand_ins
             self._queue.run_now(task)
         self._changed.notify_all()
 
     def attempt(self, tasks: Collection[Task]) -> None:
-        """Execute tasks now, and what they wait for; return when each has ended or failed. Lock held.
+        """Execute tasks and their blockers now; return when each has ended or failed. Lock held.
 
-        Of a file that is handed in again meanwhile, what was handed in before this is enough. Raise why the
-        first one failed, though it is tried again later.
+        If a file is handed in again meanwhile, only its earlier hand-ins count. Raise the error of the
+        first one that failed; it is tried again later.
         """
         flush = _Flush(tasks)
         for task in flush.wanted:
@@ -74,14 +74,14 @@ class Scheduler:
             assert failed.error is not None
             raise failed.error
         if not flush.is_done():
-            raise SwiftfsError("the mount ends")
+            raise SwiftfsError("the mount is ending")
 
     def _run(self) -> None:
         while batch := self._next_batch():
             self._workers.submit(self._attempt, batch)
 
     def _next_batch(self) -> list[Task]:
-        """Wait for a task that may run; return it, a deletion with others, for one request serves all."""
+        """Wait for a task that may run; return it, and with a deletion others, as one request deletes all."""
         with self._changed:
             while not self._stopping:
                 due = None
@@ -100,7 +100,7 @@ class Scheduler:
         return []
 
     def _attempt(self, batch: list[Task]) -> None:
-        """Execute a batch. Whatever happens, none of its tasks runs when this returns."""
+        """Execute a batch. None of its tasks runs when this returns, even after an error."""
         try:
             if isinstance(batch[0].operation, Delete):
                 self._delete(batch)
@@ -128,8 +128,8 @@ class Scheduler:
                 self._outcomes.abort([task], error)
 
     def _put_file(self, task: Task, operation: PutFile) -> None:
-        # The file stays with this thread until the database has what the file is now. It may have been handed
-        # in again since this attempt was chosen, and released: only the newest record says what it holds.
+        # This thread keeps the file until the database has its current state. It may have been handed
+        # in again and released since this attempt was chosen: only the newest record is valid.
         try:
             with self._changed:
                 newest = task.newest
@@ -185,7 +185,7 @@ class Scheduler:
             self._outcomes.succeed(task, info)
 
     def _move(self, task: Task, operation: Move | MoveFolder) -> None:
-        """Carry out a move; what it cannot delete is recorded as deletions before the move ends."""
+        """Carry out a move; objects that it cannot delete are recorded as deletions before it ends."""
 
         def record_objects(whole: MoveFolder) -> None:
             with self._changed:
@@ -202,10 +202,10 @@ class Scheduler:
 
 
 class _Flush:
-    """The `tasks` that a thread waits for, and with their blockers all that is `wanted`.
+    """The `tasks` that a thread waits for; `wanted` are these and their blockers.
 
-    It compares them with what they were when the thread began to wait. A task may hand over what it was to do
-    to another one meanwhile: that counts in its place. The journal's lock is held for every call.
+    It compares them with their state when the thread began to wait. A task may hand over its operation
+    to another one meanwhile, which then counts instead. The journal's lock is held for every call.
     """
 
     def __init__(self, tasks: Collection[Task]) -> None:
@@ -218,14 +218,14 @@ class _Flush:
     def is_settled(self) -> bool:
         """Return whether each task is done or has failed.
 
-        This is called after every change of any task, so it looks at one task until that is settled.
+        This is called after every change of any task, so it checks one task until that is settled.
         """
         while self._left and self._is_settled(self._left[-1]):
             self._left.pop()
         return not self._left and all(map(self._is_settled, self._tasks))
 
     def is_done(self) -> bool:
-        """Return whether Swift has what each task was to do when the wait began."""
+        """Return whether the state of each task when the wait began is in Swift."""
         return all(map(self._is_done, self._tasks))
 
     def failed(self) -> Task | None:
@@ -233,7 +233,7 @@ class _Flush:
         tasks = set(self._tasks)
         for task in self.wanted:
             last = task.last()
-            # A blocker that ended is in nobody's way any more, whatever became of it.
+            # A blocker that ended does not block any more, even if it failed.
             counts = last.ended or not self._is_done(task) if task in tasks else not last.ended
             if last.error is not None and counts:
                 return last
@@ -256,7 +256,7 @@ class _Flush:
 
 
 def _with_blockers(tasks: Iterable[Task]) -> list[Task]:
-    """Return the tasks that have not ended, and all that they wait for."""
+    """Return the tasks that have not ended, and all their blockers."""
     found: dict[Task, None] = {}
     pending = list(tasks)
     while pending:

@@ -1,12 +1,12 @@
-"""Ownership of segments: which of them go with an object when it is deleted or overwritten.
+"""Ownership of segments: which of them are deleted when an object is deleted or overwritten.
 
 A segment's name says for which object it was uploaded. An object that was moved keeps its segments, and a
 file that is renamed before it is stored has segments of its old name: the journal's database has claims for
 these.
-A claim counts for one ETag of the object, so that a version of another client has none.
+A claim is valid for one ETag of the object, so that a version of another client has none.
 
 A move that failed, or left its source behind, may leave two objects that name the same segments. The database
-has this as a share: it names the other object, whose manifest is asked for before the segments are deleted.
+records this as a share: it names the other object, whose manifest is read before the segments are deleted.
 """
 
 import logging
@@ -66,13 +66,11 @@ class SegmentOwnership:
             or any(claim.covers(one, self._choice) for claim in claims)
         }
         if spared := len(named) - len(own):
-            log.info(
-                "%d segments that %s names are left alone: they are not known to be its own", spared, name
-            )
+            log.info("%d segments that %s names are kept: they may belong to other objects", spared, name)
         return own
 
     def users(self, segments: Iterable[ObjectName]) -> dict[ObjectName, frozenset[ObjectName]]:
-        """Return those segments that objects besides their owner may name, each with these objects."""
+        """Return those segments that other objects than their owner may name, each with these objects."""
         with self._lock:
             shared = list(self._shared)
         found = {}
@@ -82,9 +80,9 @@ class SegmentOwnership:
         return found
 
     def record_manifest(self, name: ObjectName, before: str, manifest: Manifest, prefix: ObjectName) -> None:
-        """Record what `name` owns of the segments of a manifest that is about to be stored.
+        """Record which segments of a manifest that is about to be stored `name` owns.
 
-        `before` is the ETag of the object that it replaces, and `prefix` that of the file's own uploads.
+        `before` is the ETag of the object that it replaces, `prefix` the prefix of the file's own uploads.
         """
         names = {segment.name for segment in manifest.segments}
         foreign = {one for one in names if not is_segment_of(one, name, self._choice)}
@@ -100,7 +98,7 @@ class SegmentOwnership:
                 self._add(name, manifest.etag, claims)
 
     def record_version(self, name: ObjectName, etag: str) -> None:
-        """Delete the claims for other ETags than that which the object has now; empty when it is gone."""
+        """Delete the claims for other ETags than the current one; `etag` is empty if the object is gone."""
         with self._lock:
             known = self._claims.get(name)
             if not known or known.keys() == {etag}:
@@ -116,14 +114,14 @@ class SegmentOwnership:
             )
 
     def forget(self, name: ObjectName) -> None:
-        """Delete claims and shares of an object that is gone, or is no SLO any more."""
+        """Delete claims and shares of an object that is gone, or is not an SLO any more."""
         self.record_version(name, "")
         self.unshare(name)
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
-        """Give `target` the claims of `source`, and what was uploaded for `source`.
+        """Give `target` the claims of `source`, and the segments uploaded for `source`.
 
-        `etag` is that of the answer to the COPY of the manifest.
+        `etag` is the ETag in the answer to the COPY of the manifest.
         """
         if not etag:
             return
@@ -148,7 +146,7 @@ class SegmentOwnership:
             )
 
     def unshare(self, user: ObjectName, until: float = inf) -> None:
-        """Delete the shares of `user` recorded `until` then (Unix seconds): it names only its own."""
+        """Delete the shares of `user` recorded `until` then (Unix seconds): it names only its own ones."""
         with self._lock:
             gone = [one for one, since in self._shared.items() if one[1] == user and since <= until]
             if not gone:
@@ -182,7 +180,7 @@ class SegmentOwnership:
     def _change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
         try:
             self._db.change(sql, rows)
-        except OSError as error:  # without a claim a segment is not deleted, and left to `gc`
+        except OSError as error:  # without a claim a segment is not deleted, but left to `gc`
             log.warning("%s", error)
 
 

@@ -1,8 +1,8 @@
 """Removal of segments: every deletion of a segment goes through here.
 
-INVARIANT: no segment is deleted that a standing manifest names. The answer to our own PUT says which manifest
-stands; when it was lost, Swift is asked. As long as the lost PUT may still be carried out, nobody knows: then
-the segments are leftovers, which the journal's database has.
+INVARIANT: no segment is deleted that a current manifest names. The answer to our own PUT says which manifest
+is current; if it was lost, Swift is asked. While the lost PUT may still be carried out, it is unknown: then
+the segments are leftovers, which are in the journal's database.
 """
 
 import json
@@ -26,13 +26,13 @@ LATE_SECONDS = 600.0
 """How long a PUT whose answer was lost may still be carried out."""
 
 RETRY_SECONDS = 60.0
-"""Pause before the next attempt to delete leftovers, when Swift did not answer."""
+"""Pause before the next attempt to delete leftovers if Swift did not answer."""
 
 
 class SegmentRemoval:
-    """Deletes segments of objects, by what `owners` knows; `clock` returns Unix seconds.
+    """Deletes segments of objects; `owners` knows which belong to which. `clock` returns Unix seconds.
 
-    The lock guards `_due`, when leftovers can be looked at next, None while there are none.
+    The lock guards `_due`, when leftovers can be checked next, None while there are none.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SegmentRemoval:
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
     def manifest_of(self, name: ObjectName, is_slo: bool | None) -> Manifest | None:
-        """Return an SLO's manifest; None when something else stands there, or nothing."""
+        """Return an SLO's manifest; None if the object is not an SLO, or does not exist."""
         try:
             if is_slo is None and not self._store.head(name).is_slo:
                 return None
@@ -60,31 +60,31 @@ class SegmentRemoval:
             return None
 
     def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
-        """Return the segments that go with the SLO that `name` is now; none when it is not one.
+        """Return the segments to delete with the SLO `name`; none if it is not an SLO.
 
-        They are among the leftovers until `record_deleted`: this process may die when the object is gone and
-        they are not, and nothing else says whose they were.
+        They are among the leftovers until `record_deleted`: this process may die when the object is deleted
+        but the segments are not, and nothing else records their owner.
         """
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
             return set()
         own = self.own_segments(name, manifest.etag, (segment.name for segment in manifest.segments))
         others = self.owners.moved_from({name}) - {name} if own else ()
-        # A rename's source may stand again, by a request that came late or an answer that was wrong.
+        # A rename's source may exist again, by a late request or after a wrong answer.
         own -= self._named_by_any(others)
         self._keep_leftovers(own, {name}, self._clock())
         return own
 
     def own_segments(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return those `segments` of a manifest with this ETag that go with `name` and nothing else.
+        """Return those `segments` of a manifest with this ETag that belong only to `name`.
 
-        Those that another object may name too are looked at later, when it is known.
+        Those that another object may name too are checked later.
         """
         own = self.owners.owned(name, etag, segments)
         return own - self._keep_shared(own, {name})
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete objects without regard to segments, many in a request; return what failed, and why."""
+        """Delete objects without their segments, many in a request; return the failures."""
         try:
             if len(names) > 1:
                 return self._store.delete_many(names)
@@ -97,7 +97,7 @@ class SegmentRemoval:
         return {}
 
     def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Delete segments that the object which is or was `name` does not name any more."""
+        """Delete segments that the current or former object `name` does not name any more."""
         self.record_deleted({name}, segments, self.delete_all(segments))
 
     def record_deleted(
@@ -108,7 +108,7 @@ class SegmentRemoval:
     ) -> None:
         """Record that `segments` were deleted, and which deletions failed.
 
-        Deletions whose error is retryable are tried again soon, after a look at `objects`, which may name the
+        Deletions with a retryable error are tried again soon, after a check of `objects`, which may name the
         segments by then. The others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
@@ -117,9 +117,9 @@ class SegmentRemoval:
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
     def discard_replaced(self, name: ObjectName, segments: Collection[ObjectName], *, in_doubt: bool) -> None:
-        """Delete segments that the object which stands as `name` since this moment does not name.
+        """Delete segments that the object just stored as `name` does not name.
 
-        With `in_doubt` another manifest may come to stand that names some: they are looked at later.
+        With `in_doubt` another manifest that names some may still be stored late: they are checked later.
         """
         if in_doubt and segments:
             self._keep_leftovers(segments, (name,), self._clock())
@@ -127,9 +127,10 @@ class SegmentRemoval:
             self.discard(name, segments)
 
     def discard_below(self, unreferenced: UnreferencedPrefix) -> None:
-        """Delete the segments below a prefix that no manifest names; raise `StoreError` if they stay.
+        """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
 
-        Those that a manifest may still come to name, whose PUT was sent a short time ago, become leftovers.
+        Those of a manifest whose PUT was sent a short time ago, and may still be carried out, become
+        leftovers.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
@@ -149,12 +150,12 @@ class SegmentRemoval:
                 raise error
 
     def is_due(self) -> bool:
-        """Return whether there are leftovers to look at now."""
+        """Return whether there are leftovers to check now."""
         with self._lock:
             return self._due is not None and self._clock() >= self._due
 
     def look_again(self) -> None:
-        """Delete the leftovers whose time is over and that no manifest names."""
+        """Delete the leftovers that are due and that no manifest names."""
         groups: dict[tuple[ObjectName, ...], set[ObjectName]] = {}
         with self._lock:
             self._due = None
@@ -171,13 +172,13 @@ class SegmentRemoval:
             self.record_deleted(objects, names, failures)
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
-        """Record that an object with this ETag was moved to `target`; with `stays` both may stand."""
+        """Record that an object with this ETag was moved to `target`; with `stays` both may exist."""
         if stays:
             self.share(source, source)
         self.owners.record_move(source, target, etag)
 
     def share(self, owner: ObjectName, user: ObjectName) -> None:
-        """Record that `user` may name the segments of `owner` from now on, so that it is asked first."""
+        """Record that `user` may name the segments of `owner` from now on, so that it is checked first."""
         self.owners.share(owner, user, self._clock())
 
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
@@ -186,7 +187,7 @@ class SegmentRemoval:
             log.warning("%s stays in Swift unused: %s", name, error)
 
     def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
-        """Return those segments that a standing manifest names; raise `StoreError` in doubt."""
+        """Return those segments that a current manifest names; raise `StoreError` if that is uncertain."""
         users = {user for users in self.owners.users(names).values() for user in users}
         used: set[ObjectName] = set()
         for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users})}):
@@ -200,7 +201,7 @@ class SegmentRemoval:
         return {segment for name in names for segment in self._named_by(name)}
 
     def _named_by(self, name: ObjectName) -> set[ObjectName]:
-        """Return the segments that an object names; raise `StoreError` unless Swift says so for certain."""
+        """Return the segments that an object names; raise `StoreError` if that is uncertain."""
         try:
             return {segment.name for segment in self._store.manifest(name).segments}
         except NotFound:
@@ -214,16 +215,16 @@ class SegmentRemoval:
         return abs(self._clock() - since) < LATE_SECONDS
 
     def leftovers(self) -> dict[ObjectName, tuple[tuple[ObjectName, ...], float]]:
-        """Return the leftovers, each with the objects that may name it, and since when (Unix seconds)."""
+        """Return the leftovers, each with the objects that may name it, and its time (Unix seconds)."""
         return {
             ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
             for container, key, objects, since in self._db.rows("leftovers")
         }
 
     def _keep_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
-        """Make leftovers of the segments that others may name besides `objects`; return them.
+        """Make leftovers of the segments that other objects than `objects` may name; return them.
 
-        Until they are due `objects` have been deleted or stored, or the attempt is repeated.
+        When they are due, `objects` have been deleted or stored, or the attempt is repeated.
         """
         groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
         for name, users in self.owners.users(names).items():
@@ -260,7 +261,7 @@ class SegmentRemoval:
 
 
 def _objects_of(prefix: ObjectName) -> set[ObjectName]:
-    """Return the objects for which a prefix of release 0.1 may have been made, which recorded no objects."""
+    """Return the objects to which a prefix of release 0.1, which recorded no objects, may belong."""
     key = prefix.key.rstrip("/").rpartition("/")[0]
     found: set[ObjectName] = set()
     if len(key.encode()) >= LONGEST_KEY - 4:

@@ -1,6 +1,6 @@
-"""Changes of waiting tasks: first in the database, then in the queue and in the cache.
+"""Changes of pending tasks: first in the database, then in the queue and in the cache.
 
-INVARIANT: the database is written first. When the disk refuses that, nothing has changed. A local file is
+INVARIANT: the database is written first. If the disk refuses that, nothing has changed. A local file is
 pinned in the cache as long as a task in the queue names it.
 """
 
@@ -22,17 +22,17 @@ from swiftfs.journal.operations import (
 from swiftfs.journal.tasks import Done, HandIn, Task, TaskQueue, nobody_waits
 
 RecordRename = Callable[[], tuple[Done, Done]]
-"""Shows a rename in the mount; returns what is told when the new name is stored, and when nothing is left at
-the old one."""
+"""Shows a rename in the mount; returns the callbacks for when the new name is stored, and for when the old
+one is gone."""
 
 LONGEST_SETTLING = 15
-"""A task that is changed again and again waits at most so many write delays."""
+"""A task that is changed again and again waits at most this many write delays."""
 
 
 class TaskWriter:
     """Adds, changes and ends the tasks of `queue`. The journal's lock is held for every call.
 
-    `settle_seconds` is the write delay: how long a change waits for others that it may become one with.
+    `settle_seconds` is the write delay: how long a change waits, so that later ones can be merged with it.
     """
 
     def __init__(self, queue: TaskQueue, db: JournalDB, cache: FileCache, settle_seconds: float) -> None:
@@ -43,7 +43,7 @@ class TaskWriter:
         self._closing = False
 
     def begin_closing(self) -> None:
-        """Make every change due at once from now on: the mount ends."""
+        """Make every change due at once from now on: the mount is ending."""
         self._closing = True
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
@@ -55,12 +55,12 @@ class TaskWriter:
         self.add(task)
 
     def add(self, task: Task) -> None:
-        """Put a task that the database has into the queue."""
+        """Put a task that is in the database into the queue."""
         self._pin(task.operation)
         self._queue.add(task)
 
     def change(self, task: Task, path: str, operation: Operation, done: Done, at_least: float) -> None:
-        """Make `operation` what a task does that does not run; if it failed, it is tried again."""
+        """Replace the operation of a task that does not run; if it failed, it is tried again."""
         self._db.commit([Record(task.seq, path, operation)])
         if file_of(operation) != file_of(task.operation):
             self._pin(operation)
@@ -73,14 +73,14 @@ class TaskWriter:
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
 
     def drop(self, task: Task) -> None:
-        """End a task that nobody needs any more."""
+        """End a task that is not needed any more."""
         self._db.commit(drop=[task.seq])
         self._queue.remove(task)
         task.ended = True
         self._unpin(task.operation)
 
     def holder_of(self, operation: PutFile) -> Task | None:
-        """Return the task that has the operation's local file, unless it waits as the last of its name.
+        """Return the task with the operation's local file, unless it waits as the last of its name.
 
         INVARIANT: no two tasks have the same local file, so that no record of it contradicts another.
         """
@@ -89,9 +89,9 @@ class TaskWriter:
         return holder if holder is not None and (holder.running or holder is not chain[-1]) else None
 
     def keep_newer(self, holder: Task, path: str, operation: PutFile, done: Done, at_least: float) -> None:
-        """Merge `operation` into `holder`, or keep it there until the upload has ended if that runs.
+        """Merge `operation` into `holder`, or keep it there until a running upload has ended.
 
-        What waits behind the holder only sets attributes, and so does the operation: it replaces them.
+        Tasks behind the holder only set attributes, as the operation does too: it replaces them.
         """
         now = monotonic()
         chain = self._queue.chain(operation.name)
@@ -117,9 +117,9 @@ class TaskWriter:
         path: str,
         record: RecordRename,
     ) -> None:
-        """Make `operation` what `task` does, in place of `overtaken`, behind all others.
+        """Replace the operation of `task` by `operation`, drop `overtaken`, and put it behind all others.
 
-        What Swift has at the old name is deleted after it. `record` is called once the database has it.
+        Swift's object at the old name is deleted after it. `record` is called after the commit.
         """
         assert isinstance(task.operation, PutFile | PutSpecial)
         source, was_there = task.operation, not task.operation.creates
@@ -144,14 +144,14 @@ class TaskWriter:
             leaves.notify(None)
 
     def override(self, task: Task, deletion: Task) -> None:
-        """Add a move in place of the waiting deletion of its target; when it fails the deletion is back."""
+        """Add a move instead of the pending deletion of its target; if it fails the deletion is back."""
         self._db.commit([task.record()], [deletion.seq])
         self._queue.remove(deletion)
         task.overrides = deletion
         self._queue.add(task)
 
     def end(self, task: Task, changed: Iterable[Task] = (), cached_file: CachedFile | None = None) -> None:
-        """End a task, and write what has `changed` by that; `cached_file` as in `finish`."""
+        """End a task, and write the tasks `changed` by that; `cached_file` as in `finish`."""
         changed = list(changed)
         if task.overrides is not None and task.error is None:
             task.overrides.ended = True
@@ -164,9 +164,9 @@ class TaskWriter:
         self._unpin(task.operation)
 
     def finish(self, drop: Iterable[int], changed: Iterable[Task], cached_file: CachedFile | None) -> None:
-        """Write what is done and what has changed by that, in one commit.
+        """Drop records of ended tasks and write the tasks changed by that, in one commit.
 
-        With a `cached_file` that was stored the commit also has which of its segments no manifest names.
+        With a `cached_file` that was stored the commit also records which of its segments no manifest names.
         """
         records = [other.record() for other in changed]
         if cached_file is not None:

@@ -1,4 +1,4 @@
-"""The queue, in memory: which operations may run now, and which must wait for others."""
+"""The queue in memory: which operations may run now, and which must wait for others."""
 
 import heapq
 import itertools
@@ -19,19 +19,19 @@ log = logging.getLogger(__name__)
 Failure = SwiftfsError | OSError
 
 Done = Callable[[ObjectInfo | Failure | None], None]
-"""Receives the outcome of an operation: what Swift said of a stored object, None for one of another kind, or
-the error of an operation that will never be executed."""
+"""Receives the outcome of an operation: Swift's answer about a stored object, None for another kind of
+operation, or the error of one that was given up."""
 
 MakeDone = Callable[[str, Operation], Done]
-"""Shows in the mount what an operation does to a path; returns what is told how the operation went."""
+"""Shows in the mount what an operation does to a path; returns the callback for its outcome."""
 
 
 def nobody_waits(_outcome: object) -> None:
-    """Do nothing: a `Done` for what nobody waits for."""
+    """Do nothing: a `Done` for operations without a waiter."""
 
 
 class Mode(Enum):
-    """Whether a call that changes something waits until Swift has the change."""
+    """Whether a call that changes something waits until the change is in Swift."""
 
     WRITE_BACK = "write-back"
     SYNC = "sync"
@@ -43,22 +43,22 @@ class Task:
 
     A task waits for its `blockers`, and its `dependents` wait for it.
 
-    - `error` is why the last of its `attempts` failed. A `blocked` task is not tried again by itself.
-      `reported` says that some call has raised the error.
-    - Some call has returned success for a `promised` task, or an earlier process has: the failure of a later
+    - `error` is the error of the last of its `attempts`. A `blocked` task (parked, for users) is not tried
+      again by itself. `reported` is True if a call has raised the error.
+    - For a `promised` task a call, or an earlier process, has reported success: the failure of a later
       call about the same name does not drop it.
-    - An `ambiguous` task was sent before, maybe by an earlier process: Swift may have executed it.
-    - What an ended task was to do may be its `successor`'s to do.
-    - `flush_mark` is the number of attempts when a flush was asked for, None when none was.
+    - An `ambiguous` task was sent before, perhaps by an earlier process: Swift may have executed it.
+    - A `successor` has taken over the operation of an ended task.
+    - `flush_mark` is the number of attempts at the last request for a flush, None if there was none.
 
     A file that is handed in again while its upload runs stays one task: `newer` replaces `operation` when
-    that upload ends. `hand_ins` counts the hand-ins. Four fields name one of them, by its number or 0:
-    `sent_hand_in` is the last that the latest attempt includes, `stored_hand_in` the last that Swift has,
-    `awaited_hand_in` the last that some thread waits for, and `flush_hand_in` the last when a flush was asked
-    for.
+    that upload ends. `hand_ins` counts the hand-ins. Four fields have the number of one of them, or 0:
+    `sent_hand_in` is the last one in the latest attempt, `stored_hand_in` the last one in Swift,
+    `awaited_hand_in` the last one that a thread waits for, and `flush_hand_in` the last one at the request
+    for a flush.
 
-    A move takes the place of the deletion of its target, which it `overrides`; when it fails the deletion is
-    put back. When it succeeds it may have `left` objects behind that it could not delete.
+    A move replaces the deletion of its target, which it `overrides`; if it fails the deletion is
+    put back. If it succeeds it may have `left` objects behind that it could not delete.
     """
 
     seq: int
@@ -94,12 +94,12 @@ class Task:
         return self.blocked or any(blocker.is_stuck for blocker in self.blockers)
 
     def last(self) -> "Task":
-        """Return the task that does what this one was to do."""
+        """Return the task that has taken over this one's operation, or this one."""
         return self if self.successor is None else self.successor.last()
 
     @property
     def newest(self) -> Operation:
-        """What Swift must have when the task ends: the newest hand-in, which is what the database has."""
+        """The state that is in Swift when the task ends: the newest hand-in, as in the database."""
         if self.newer is None or not isinstance(self.operation, PutFile):
             return self.operation
         return merge_hand_in(self.operation, self.newer.operation)
@@ -114,24 +114,24 @@ class Task:
         self.hand_ins += 1
 
     def take_newer(self) -> None:
-        """Make the newer hand-in, if there is one, what the task does."""
+        """Replace the operation by the newer hand-in, if there is one."""
         if self.newer is not None:
             self.operation, self.path, self.done = self.newest, self.newer.path, self.newer.done
             self.newer = None
 
     def is_stored(self, hand_in: int) -> bool:
-        """Return whether Swift has a hand-in, or nobody needs it any more."""
+        """Return whether a hand-in is in Swift, or is not needed any more."""
         return self.ended or self.stored_hand_in >= hand_in
 
     def notify(self, outcome: ObjectInfo | Failure | None) -> None:
-        """Call `done`; log what it raises, which does not change what the task did."""
+        """Call `done`; log its errors, which do not change the result of the task."""
         try:
             self.done(outcome)
         except Exception:
-            log.exception("%s: an unforeseen failure in the callback of a change", self.path)
+            log.exception("%s: unexpected error in the callback of a change", self.path)
 
     def record(self) -> Record:
-        """Return the task as the database keeps it."""
+        """Return the task's record for the database."""
         path = self.newer.path if self.newer else self.path
         if self.blocked and self.error is not None:
             return Record(self.seq, path, self.newest, self.error.errno, str(self.error))
@@ -153,14 +153,15 @@ class HandIn:
 
 
 class TaskQueue:
-    """The tasks in the order of their coming. Not locked.
+    """The tasks in the order in which they were added. Not locked.
 
-    INVARIANT: what was removed cannot be picked: a due entry counts only for a task that is in the queue.
+    INVARIANT: a removed task cannot be picked: a due entry counts only for a task that is in the queue.
 
-    `under_way` counts the batches of tasks that run. `is_away` says that the server gave no answer last.
+    `under_way` counts the batches of tasks that run. `is_away` is True if the server did not answer the last
+    request.
 
     Tasks about one name run one after the other. A deletion or move also waits for the markers of the folders
-    it may leave empty, so that no folder is gone for a moment. All others run side by side.
+    it may leave empty, so that no folder disappears for a moment. All others run in parallel.
     """
 
     def __init__(self) -> None:
@@ -187,7 +188,7 @@ class TaskQueue:
         return list(self._tasks.values())
 
     def next_seq(self) -> int:
-        """Return the number of a new task, greater than all before."""
+        """Return the number for a new task, greater than all before."""
         self._last += 1
         return self._last
 
@@ -196,7 +197,7 @@ class TaskQueue:
         self._last = max(self._last, seq)
 
     def add(self, task: Task, after: Task | None = None) -> None:
-        """Put a task behind all others; it waits for those about its names, and for `after`."""
+        """Add a task behind all others; it waits for those about its names, and for `after`."""
         self._last = max(self._last, task.seq)
         self._tasks[task.seq] = task
         if after is not None:
@@ -214,7 +215,7 @@ class TaskQueue:
         self.schedule(task, task.due)
 
     def remove(self, task: Task) -> None:
-        """Take a task out, if it is in the queue; what waited for it may run."""
+        """Remove a task, if it is in the queue; tasks that waited for it may run."""
         if task not in self:
             return
         del self._tasks[task.seq]
@@ -234,7 +235,7 @@ class TaskQueue:
         task.blockers, task.dependents = set(), set()
 
     def put_before(self, task: Task, other: Task) -> None:
-        """Put a removed task before `other`, which has its names too, and before what waits for that."""
+        """Put a removed task before `other`, which has its names too, and before the dependents of that."""
         self._tasks[task.seq] = task
         for name in names_of(task.operation):
             chain = self._chains[name]
@@ -251,7 +252,7 @@ class TaskQueue:
         heapq.heappush(self._due, (due, next(self._ties), task))
 
     def run_now(self, task: Task) -> None:
-        """Make a task due now, even if it is blocked; one that runs goes on."""
+        """Make a task due now, even if it is blocked; a running one continues."""
         if not task.running:
             task.blocked = False
             self.schedule(task, 0.0)
@@ -283,14 +284,14 @@ class TaskQueue:
         return None
 
     def pop_due(self, now: float) -> Task | None:
-        """Return a task that may run at `now`, and take it from what is due; it stays in the queue."""
+        """Return a task that may run at `now`, and remove its due entry; it stays in the queue."""
         due = self.next_due()
         if due is None or due > now:
             return None
         return heapq.heappop(self._due)[2]
 
     def waiting_deletes(self, most: int) -> list[Task]:
-        """Return deletions that could run, due or not: one request serves many."""
+        """Return deletions that could run, due or not: one request can delete many."""
         free = (
             task
             for task in self._tasks.values()
@@ -303,7 +304,7 @@ class TaskQueue:
 
 
 def parents_of(operation: Operation) -> Iterable[ObjectName]:
-    """Return the names of the markers of the folders that hold what the operation is about."""
+    """Return the names of the markers of the folders that contain the operation's objects."""
     return [marker for name in names_of(operation) for marker in parent_markers(name)]
 
 

@@ -1,4 +1,4 @@
-"""Background work of the journal: it syncs the database, and deletes segments that nobody needs."""
+"""Background work of the journal: it syncs the database, and deletes unneeded segments."""
 
 import logging
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 0.5
-"""Between two times that the database and the local files are brought to the disk: a power cut costs less
-than a second's changes."""
+"""The interval in which the database and the local files are synced to the disk: a power cut loses less than
+a second of changes."""
 
 
 class Upkeep:
     """Owns the thread that syncs the database.
 
-    Segments are deleted in the journal's `workers`, for that takes requests.
+    Segments are deleted in the journal's `workers`, because that sends requests.
     """
 
     def __init__(self, db: JournalDB, removal: SegmentRemoval, workers: Executor) -> None:
@@ -59,7 +59,7 @@ class Upkeep:
             self._db.end_upload(unreferenced.prefix)
 
     def _delete_segments(self, uploads: SegmentUploader) -> None:
-        """Delete what the file has uploaded; ask Swift first where a manifest may name it."""
+        """Delete the segments of the file; ask Swift first if a manifest may name them."""
         names = uploads.abandon()
         if uploads.record.is_inherited or uploads.record.is_in_doubt:
             self._discard(uploads.record.state())
@@ -74,7 +74,7 @@ class Upkeep:
             try:
                 self._db.sync()
             except OSError as error:
-                log.warning("what was closed may not survive a power cut: %s", error)
+                log.warning("closed files may not survive a power cut: %s", error)
             if self._removal.is_due():
                 with suppress(RuntimeError):  # the workers have ended: the next mount looks
                     self._workers.submit(self._removal.look_again)

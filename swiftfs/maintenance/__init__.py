@@ -1,1 +1,1 @@
-"""What works on a server or a cache folder without a mount."""
+"""Tools that work on a server or a cache folder without a mount."""

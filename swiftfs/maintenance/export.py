@@ -1,6 +1,6 @@
-"""What Swift has not got yet, copied out of a cache folder: of a mount that lives, or of one that died.
+"""Copies files that are not in Swift yet out of the cache folder of a running or dead mount.
 
-Nothing in the cache folder is changed, and a mount that has it goes on.
+Nothing in the cache folder is changed, and a running mount continues.
 """
 
 import errno
@@ -25,10 +25,10 @@ from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
 from swiftfs.paths import escape
 
 NAMELESS = "swiftfs-lost"
-"""The folder for files whose names nobody knows any more."""
+"""The folder for files whose names are lost."""
 
 PARTIAL = ".swiftfs-partial"
-"""How the names of copies end that lack bytes, which read as zeros."""
+"""The suffix of incomplete copies, whose missing bytes are zeros."""
 
 ROUNDS = 3
 """Attempts to copy a file that changes during the copy."""
@@ -46,7 +46,7 @@ class NotCopied(SwiftfsError):
 
 @dataclass(slots=True)
 class Tally:
-    """What was copied; `bytes` are those of the files, without holes."""
+    """The numbers of copies; `bytes` are those of the files, without holes."""
 
     files: int = 0
     links: int = 0
@@ -54,14 +54,14 @@ class Tally:
 
 
 def find_cache(path: Path) -> Path:
-    """Return the cache folder that `path` is, or that of the mount there.
+    """Return the cache folder of the mount at `path`, or `path` if it is a cache folder itself.
 
-    Raise `ConfigurationError` when it is neither.
+    Raise `ConfigurationError` if it is neither.
     """
     try:
         return Path(os.fsdecode(os.getxattr(path, CACHE_ATTRIBUTE)))
     except OSError as error:
-        reason = mount_error(path, error, "name its cache folder instead")
+        reason = mount_error(path, error, "give its cache folder instead")
         if isinstance(reason, NotYours):  # it may be a cache folder as well
             raise ConfigurationError(f"{path}: {error.strerror}") from None
         if not isinstance(reason, NotAMount):
@@ -72,18 +72,18 @@ def find_cache(path: Path) -> Path:
 
 
 def damaged_journals(cache: Path) -> list[Path]:
-    """Return the journals of a cache folder that were set aside, and its own when that cannot be read."""
+    """Return the damaged journals of a cache folder, including its current one if that cannot be read."""
     own = cache / JOURNAL
     return [*cache_dir.damaged_journals(cache), *([own] if own.exists() and not is_sound(own) else [])]
 
 
 class Export:
-    """Copies out of the cache folder `cache` to `target`, a folder that is empty or does not exist.
+    """Copies from the cache folder `cache` to `target`, a folder that is empty or does not exist.
 
-    `tell` is called with a line for each thing that could not be copied as it should be. What `target` cannot
-    take at all is raised as `SwiftfsError`.
+    `tell` is called with a line for each file that could not be copied completely. Raise `SwiftfsError` if
+    `target` cannot be written to.
 
-    INVARIANT: no symbolic link is made before the last file, so that no path leads out of `target`.
+    INVARIANT: symbolic links are made after the last file, so that no path leads out of `target`.
     """
 
     def __init__(self, cache: Path, target: Path, tell: Tell) -> None:
@@ -101,14 +101,14 @@ class Export:
             raise ConfigurationError(f"{target} is not empty: choose an empty folder")
 
     def export(self, journal: Path) -> None:
-        """Copy what waits in the journal of a cache folder; its mount may go on meanwhile."""
+        """Copy the files of a cache folder's journal; its mount may continue meanwhile."""
         self.take(salvage(journal), lambda: salvage(journal))
 
     def take(self, salvaged: Salvage, again: Callable[[], Salvage] | None = None) -> None:
-        """Copy what a journal holds.
+        """Copy the files of a journal.
 
-        `again` reads it once more: a copy is good when the journal says afterwards what it said before, for
-        the local file of what Swift has got may lose its bytes.
+        `again` reads it once more: a copy is good if the record is unchanged afterwards, because the local
+        file of a stored file may lose its bytes.
         """
         for problem in salvaged.problems:
             self._tell(problem)
@@ -130,7 +130,7 @@ class Export:
             self._tell(f"{found.path}: {reasons[key]}")
 
     def take_lost(self, folder: Path, known: Iterable[str]) -> None:
-        """Copy the files of a folder whose names are not `known` under those names."""
+        """Copy the files of a folder whose names are not `known`, under their names there."""
         taken = set(known)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name in taken or not path.is_file() or path.is_symlink():
@@ -143,7 +143,7 @@ class Export:
                 self._tell(f"{path}: {error}")
 
     def finish(self) -> None:
-        """Make the links, and return when all is on the disk."""
+        """Make the links, and return when everything is on the disk."""
         for path, intent in self._links:
             try:
                 _make_small(self._new(path), intent)
@@ -169,7 +169,7 @@ class Export:
             self._links.append((found.path, found.operation))
 
     def _copy_files(self, pending: dict[str, Found]) -> tuple[dict[str, "_Copy"], dict[str, str]]:
-        """Copy files; return the copies, and why others could not be made."""
+        """Copy files; return the copies, and the reasons for the failed ones."""
         copies, reasons = {}, {}
         for key, found in pending.items():
             if isinstance(found.operation, PutFile):
@@ -189,24 +189,24 @@ class Export:
         _describe(target, intent.meta.stored)
         line = ""
         if cut:
-            line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are {target}"
+            line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are copied to {target}"
         elif suffix:
-            line = f"{path}: of its {saved.size} bytes {copied} are here, as {target}; {_elsewhere(saved)}"
+            line = f"{path}: {copied} of its {saved.size} bytes are copied to {target}; {_elsewhere(saved)}"
         elif found.doubt:
-            line = f"{path}: {found.doubt}: look at {target}"
+            line = f"{path}: {found.doubt}: check {target}"
         elif target != self._target / path.strip("/"):
-            line = f"{path}: it is copied as {target}"
+            line = f"{path}: copied as {target}"
         return _Copy(target, copied, line)
 
     def _open(self, saved: FileRecord) -> BinaryIO:
-        """Open a local file, where it is now."""
+        """Open a local file, in the folder where it is now."""
         for folder in self._folders:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return os.fdopen(os.open(folder / saved.file, _READING), "rb")
-        raise NotCopied(f"its local file {saved.file} is not there any more")
+        raise NotCopied(f"its local file {saved.file} is gone")
 
     def _copy(self, saved: FileRecord, target: Path) -> int:
-        """Copy what a local file has; return how many bytes that are."""
+        """Copy the bytes of a local file; return how many."""
         copied = 0
         try:
             with self._open(saved) as local, os.fdopen(os.open(target, _MAKING, 0o600), "wb") as copy:
@@ -228,7 +228,7 @@ class Export:
         return copied
 
     def _new(self, path: str, suffix: str = "") -> Path:
-        """Return a name that is free, as near to `path` as can be, and make the folders it lies in."""
+        """Return a free name as close to `path` as possible, and make its folders."""
         *folders, name = map(_component, path.strip("/").split("/"))
         place = self._target
         try:
@@ -242,7 +242,7 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A copy, the `bytes` it has, and what must be said of it."""
+    """A copy, the number of its `bytes`, and a `line` to report about it."""
 
     path: Path
     bytes: int
@@ -250,7 +250,7 @@ class _Copy:
 
 
 def read_intents(folder: Path) -> Salvage:
-    """Return the intents that a mount wrote into the folder `lost` because it could not trust them."""
+    """Return the operations that a mount wrote into the folder `lost` because it did not trust them."""
     salvaged = Salvage()
     for path in sorted(folder.glob("intent-*.json")):
         try:
@@ -263,7 +263,7 @@ def read_intents(folder: Path) -> Salvage:
 
 
 def _last_of_each(found: Iterable[Found]) -> dict[str, Found]:
-    """Return what holds data: the last change of each path, and every doubtful one, by some key."""
+    """Return the operations with data: the last one of each path, and every doubtful one, by a unique key."""
     last: dict[str, Found] = {}
     for one in found:
         if isinstance(one.operation, PutFile | PutSpecial | PutMarker):
@@ -273,7 +273,7 @@ def _last_of_each(found: Iterable[Found]) -> dict[str, Found]:
 
 
 def _component(name: str) -> str:
-    """Return a name that cannot lead out of a folder, and that Linux takes (at most 255 bytes)."""
+    """Return a name that cannot lead out of a folder, and is valid on Linux (at most 255 bytes)."""
     name = (escape(name) if name in ("", ".", "..") else name).replace("\0", "%00")
     longest = 255 - len(PARTIAL) - len(".99")
     data = name.encode(errors="replace")
@@ -297,7 +297,7 @@ def _mark(descriptor: int) -> tuple[int, int, int]:
 
 
 def _runs(descriptor: int, saved: FileRecord) -> Iterator[tuple[int, int]]:
-    """Yield what of a local file is the file's: of a whole one all that is no hole."""
+    """Yield the ranges of a local file with the file's bytes: of a whole one everything but holes."""
     if not saved.is_whole:
         here = saved.dirty.copy()
         for placed in saved.evicted:
@@ -315,10 +315,10 @@ def _runs(descriptor: int, saved: FileRecord) -> Iterator[tuple[int, int]]:
 
 
 def _elsewhere(saved: FileRecord) -> str:
-    """Return where the bytes of a file are that its local file has not."""
+    """Return where the bytes of a file are that its local file lacks."""
     places = []
     if saved.origin is not None:
-        places.append(f"those of the object {saved.origin.name}, ETag {saved.origin.etag}")
+        places.append(f"in the object {saved.origin.name}, ETag {saved.origin.etag}")
     if saved.evicted:
         places.append(f"in its segments below {saved.prefix}")
     return f"the others are {', or '.join(places)}"

@@ -1,4 +1,4 @@
-"""What the journals on this machine still speak of, read beside the mounts that have them open."""
+"""The uploads that the journals on this machine still need, read while mounts may have them open."""
 
 import os
 import sqlite3
@@ -20,23 +20,23 @@ from swiftfs.sqlite import is_empty, migrate
 
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """What journals say: their own `ids`, and how the names of the segments begin that they speak of."""
+    """The `ids` of journals, and the `prefixes` of the segments that they name."""
 
     ids: frozenset[str] = frozenset()
     prefixes: frozenset[ObjectName] = frozenset()
 
     @classmethod
     def all_of(cls, several: Iterable["Journaled"]) -> "Journaled":
-        """Return what several journals say together."""
+        """Return the union for several journals."""
         found = list(several)
         ids = frozenset(text for one in found for text in one.ids)
         return cls(ids, frozenset(prefix for one in found for prefix in one.prefixes))
 
 
 def journaled(cache_root: Path) -> Journaled:
-    """Return what the journals below `cache_root` say: in the folder itself and in those in it.
+    """Return the uploads of the journals below `cache_root`: in the folder itself and in its subfolders.
 
-    A root that belongs to somebody else says nothing. Raise `ConfigurationError` for a journal that cannot be
+    A root that this user may not read is ignored. Raise `ConfigurationError` for a journal that cannot be
     read, or has another format.
     """
     if not os.access(cache_root, os.R_OK | os.X_OK):
@@ -49,7 +49,7 @@ def _journals(root: Path) -> Iterator[Path]:
 
 
 def _read(journal: Path) -> Journaled:
-    """Read a copy of the journal: a mount that has it open holds its lock."""
+    """Read a copy of the journal: a mount that has it open has locked it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(sqlite3.connect(copy_journal(journal, Path(folder)))) as database:
@@ -71,7 +71,7 @@ def _read(journal: Path) -> Journaled:
 
 
 def _needed(text: str) -> Iterator[ObjectName]:
-    """Yield the segments, and what the names of segments begin with, that an intent needs."""
+    """Yield the segments, and the prefixes of segments, that an operation needs."""
     intent = decode(text)
     if isinstance(intent, PutFile):
         yield from [intent.file.prefix] if intent.file.prefix else []

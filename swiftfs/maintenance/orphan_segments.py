@@ -1,8 +1,8 @@
 """Segments that no manifest names: left by clients that died or that overwrote a large object.
 
-An orphan is recognised by its name, by its age, and because no manifest in the whole account names it. Below
-a prefix of a mount whose journal is not at hand it is none: it may hold the only copy of what that mount has
-not stored yet.
+An orphan is recognized by its name, by its age, and because no manifest in the whole account names it. A
+segment of a mount whose journal is not on this machine is not an orphan: it may be the only copy of a file
+that is not stored yet.
 """
 
 import sqlite3
@@ -29,20 +29,20 @@ from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
 PARALLEL = 16
-"""Requests at once: all that is asked for is small."""
+"""Parallel requests: all answers are small."""
 
 DELETED_AT_ONCE = 1000
 
 LAST = "\U0010ffff"
-"""Behind every other character in a listing and in the database."""
+"""Sorts after every other character in a listing and in the database."""
 
 DRIFT_NS = 3600 * 10**9
-"""By how much the server's clock and ours may differ, in ns, where a change must not be overlooked."""
+"""The largest difference, in ns, between the server's clock and ours for which no change is overlooked."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanUpload:
-    """Orphans of one upload: what their names begin with, how many, their bytes, the newest in ns."""
+    """Orphans of one upload: their prefix, number, bytes, and the time of the newest in ns."""
 
     prefix: ObjectName
     segments: int
@@ -52,7 +52,7 @@ class OrphanUpload:
 
 @dataclass(slots=True)
 class ScanProgress:
-    """What has been looked at so far; `unknown` are objects beside the segments that look like none."""
+    """What has been checked so far; `unknown` are objects beside segments without a known kind of name."""
 
     containers: int = 0
     objects: int = 0
@@ -62,7 +62,7 @@ class ScanProgress:
 
 
 class OrphanCandidates:
-    """Segments that nothing was found to name yet, in a private database on disk: there may be millions."""
+    """Segments that no manifest has named so far, in a private database on disk: there may be millions."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -73,7 +73,7 @@ class OrphanCandidates:
         self._database.execute("CREATE INDEX uploads ON suspects (container, upload)")
 
     def add(self, container: str, rows: Iterable[tuple[str, Row]]) -> None:
-        """Add listed segments, each with what its upload's names begin with."""
+        """Add listed segments, each with the prefix of its upload."""
         self._database.executemany(
             "INSERT OR REPLACE INTO suspects VALUES (?, ?, ?, ?, ?)",
             [
@@ -90,14 +90,14 @@ class OrphanCandidates:
         )
 
     def clear_below(self, prefix: ObjectName) -> None:
-        """Drop all whose name begins with `prefix`."""
+        """Drop all segments whose name begins with `prefix`."""
         self._database.execute(
             "DELETE FROM suspects WHERE container = ? AND key >= ? AND key < ?",
             (prefix.container, prefix.key, prefix.key + LAST),
         )
 
     def clear_younger(self, limit_ns: int) -> None:
-        """Drop uploads that have a segment younger than `limit_ns`: they may still be going on."""
+        """Drop uploads that have a segment younger than `limit_ns`: they may still be running."""
         self._database.execute(
             "DELETE FROM suspects WHERE (container, upload) IN"
             " (SELECT container, upload FROM suspects WHERE modified > ?)",
@@ -111,9 +111,9 @@ class OrphanCandidates:
         return int(self._database.execute("SELECT count(*) FROM suspects").fetchone()[0])
 
     def set_unfinished_aside(self, journals: Collection[str]) -> list[OrphanUpload]:
-        """Drop uploads of mounts none of whose `journals` is at hand, and return them.
+        """Drop uploads of mounts whose journal is not among `journals`, and return them.
 
-        Such a journal may speak of them: then they hold bytes of files that are not stored yet.
+        Such a journal may need them: then they have bytes of files that are not stored yet.
         """
         made = [(upload, journal_of(upload.prefix.key)) for upload in self.uploads()]
         aside = [upload for upload, journal in made if journal is not None and journal not in journals]
@@ -122,7 +122,7 @@ class OrphanCandidates:
         return aside
 
     def uploads(self) -> Iterator[OrphanUpload]:
-        """Yield what is left, an upload at a time."""
+        """Yield the remaining segments, an upload at a time."""
         rows = self._database.execute(
             "SELECT container, upload, count(*), sum(size), max(modified) FROM suspects"
             " GROUP BY container, upload ORDER BY container, upload"
@@ -131,7 +131,7 @@ class OrphanCandidates:
             yield OrphanUpload(ObjectName(container, f"{upload}/"), count, size, newest)
 
     def names(self) -> Iterator[ObjectName]:
-        """Yield the names of what is left."""
+        """Yield the names of the remaining segments."""
         rows = self._database.execute("SELECT container, key FROM suspects ORDER BY container, key")
         return (ObjectName(container, key) for container, key in rows)
 
@@ -141,7 +141,7 @@ class OrphanCandidates:
 
 
 class Search:
-    """Looks for orphans of the files in `source`; `progress` is told now and then what was looked at."""
+    """Searches orphans of the files in `source`; `progress` is called now and then."""
 
     def __init__(self, store: ObjectStore, source: Source, progress: Callable[[ScanProgress], None]) -> None:
         self.looked = ScanProgress()
@@ -170,9 +170,9 @@ class Search:
         """Find the orphans that are older than `limit_ns`; they are in `candidates` then.
 
         `elsewhere` is a container that was given for segments, or empty; `journaled` are names that a journal
-        speaks of. What a mount has uploaded whose journal is not among `journals`, by their ids, is
-        `unfinished`; with None it is an orphan like any other. Raise `AccessDenied` when a container cannot
-        be looked at: its manifests may name any.
+        needs. Uploads of a mount whose journal is not among `journals`, by their ids, are
+        `unfinished`; with None they are orphans too. Raise `AccessDenied` if a container cannot
+        be read: its manifests may name any segment.
         """
         containers = self._containers()
         self._searched = list(self._places(containers, elsewhere))
@@ -183,14 +183,14 @@ class Search:
             self.candidates.clear_below(prefix)
         for container in containers:
             self._look_at(container, 0)
-        # What was renamed meanwhile may have gone from a part not seen yet to one already seen.
+        # An object renamed meanwhile may have moved from a part not read yet to one already read.
         for container in containers:
             self._look_at(container, now_ns - DRIFT_NS)
         if journals is not None:
             self.unfinished = self.candidates.set_unfinished_aside(journals)
 
     def delete(self) -> dict[ObjectName, Exception]:
-        """Delete the orphans; return what could not be."""
+        """Delete the orphans; return the failures."""
         failures: dict[ObjectName, Exception] = {}
         names = self.candidates.names()
         while chunk := list(islice(names, DELETED_AT_ONCE)):
@@ -202,7 +202,7 @@ class Search:
         found = list(iter_containers(self._store))
         own = self._source.container
         if own and own not in found and own + SEGMENTS_SUFFIX not in found:
-            raise ConfigurationError(f"no container {own!r}, and none of its segments either")
+            raise ConfigurationError(f"no container {own!r}, and no container for its segments")
         return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
 
     def _places(self, containers: list[str], elsewhere: str) -> Iterator[SegmentContainer]:
@@ -215,7 +215,7 @@ class Search:
                     yield SegmentContainer(place.container, place.prefix + self._source.prefix)
 
     def _collect(self, place: SegmentContainer) -> None:
-        """Take the segments that lie in a place for suspects."""
+        """Add the segments in a segment container to the candidates."""
         for rows in self._pages(place.container, place.prefix):
             matched = [(SEGMENT_NAME.fullmatch(row.key), row) for row in rows]
             self.candidates.add(place.container, [(match[1], row) for match, row in matched if match])
@@ -223,7 +223,7 @@ class Search:
             self._tell()
 
     def _look_at(self, container: str, since_ns: int) -> None:
-        """Drop the suspects that manifests in `container` name, as far as they changed since `since_ns`."""
+        """Drop the candidates that manifests in `container` name, if these changed since `since_ns`."""
         if not self.candidates:
             return
         self.looked.containers += not since_ns
@@ -254,7 +254,7 @@ class Search:
         return bool(SEGMENT_NAME.fullmatch(name.key)) and any(place.holds(name) for place in self._searched)
 
     def _named_by(self, name: ObjectName, large: bool) -> tuple[list[ObjectName], ObjectName | None]:
-        """Return the segments that an object names, and what the names begin with that a DLO stands for."""
+        """Return the segments that an object names, and the prefix of a DLO's segments."""
         try:
             with suppress(BadRequest):
                 if large:
@@ -263,7 +263,7 @@ class Search:
             if info.dlo_prefix is not None:
                 return [], info.dlo_prefix
             return (self._segments_of(name) if info.is_slo else []), None
-        except (NotFound, BadRequest):  # another client changed it; the second look finds what it is now
+        except (NotFound, BadRequest):  # another client changed it; the second pass finds its new state
             return [], None
 
     def _segments_of(self, name: ObjectName) -> list[ObjectName]:
@@ -275,9 +275,9 @@ class Search:
 
 
 def may_be_manifest(row: Row) -> bool:
-    """Return whether a listed object may name segments: an SLO of ours says that it is one, others do not.
+    """Return whether a listed object may name segments: only our own SLOs show it in a listing.
 
-    A DLO lists as empty, and may have got a mode from us.
+    A DLO lists as empty, and may have a mode from this program.
     """
     base, stored = decode_type(row.content_type)
     if stored.mode is None:
@@ -286,8 +286,8 @@ def may_be_manifest(row: Row) -> bool:
 
 
 def explain_refusal(error: AccessDenied) -> ConfigurationError:
-    """Return the failure of a search that may not look everywhere."""
+    """Return the failure of a search that may not read every container."""
     return ConfigurationError(
-        f"{error}: a manifest there may name any segment, so nothing is known to be an orphan; "
+        f"{error}: a manifest there may name any segment, so no segment is certain to be an orphan; "
         "use an account that may list every container"
     )

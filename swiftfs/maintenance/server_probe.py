@@ -1,4 +1,4 @@
-"""Asks a server what it can and how fast it is, with a few small objects that are deleted again."""
+"""Tests the features and the speed of a server, with a few small objects that are deleted again."""
 
 import os
 import statistics
@@ -24,14 +24,14 @@ LISTING_SECONDS = 10.0
 """Longest wait for a listing to show an object; Swift's own update takes up to a second."""
 
 SKEW_SECONDS = 5.0
-"""A larger difference of clocks is worth a word: files have the client's times, listings the server's."""
+"""A larger difference of the clocks is reported: files have the client's times, listings the server's."""
 
 TYPE = encode_type("application/x-swiftfs-probe", Stored(mode=0o100640, mtime_ns=1, uid=0, gid=0))
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about `subject`; `options` are advised for a mount because of it."""
+    """A result about `subject`; `options` are the mount options that it suggests."""
 
     subject: str
     text: str
@@ -52,12 +52,12 @@ class Probe:
     def run(self) -> Generator[Finding, None, None]:
         """Yield the findings one after the other; nothing is left behind when the iterator ends or is closed.
 
-        Raise `StoreError` where the server does not answer, `ConfigurationError` without the container.
+        Raise `StoreError` if the server does not answer, `ConfigurationError` without the container.
         """
         yield from self._limits()
         if self.source.is_account:
             yield Finding("account", f"{self.store.account_usage().objects} objects")
-            yield Finding("objects", "not tried: name a container")
+            yield Finding("objects", "not tested: give a container")
             return
         yield self._latency()
         try:
@@ -71,7 +71,7 @@ class Probe:
             self._clean()
 
     def left(self) -> list[ObjectName]:
-        """Return what could not be deleted."""
+        """Return the objects that could not be deleted."""
         return list(self.made)
 
     def _name(self, key: str) -> ObjectName:
@@ -89,11 +89,15 @@ class Probe:
     def _limits(self) -> Iterator[Finding]:
         limits = self.store.limits()
         kind = (
-            "Swift" if limits.is_swift else "not Swift itself, or /info is hidden: short pages end no listing"
+            "Swift"
+            if limits.is_swift
+            else "not Swift, or /info is hidden: a short page does not end a listing"
         )
         yield Finding("server", kind)
         yield Finding("limits", _limits_text(limits))
-        deletes = f"{limits.bulk_delete} names a request" if limits.bulk_delete else "no: a DELETE an object"
+        deletes = (
+            f"{limits.bulk_delete} names a request" if limits.bulk_delete else "no: one DELETE an object"
+        )
         yield Finding("bulk delete", deletes)
         if limits.policies:
             yield Finding("storage policies", ", ".join(limits.policies))
@@ -120,7 +124,7 @@ class Probe:
             return Finding("writing", f"refused: {error}", "ro")
         skew = info.last_modified_ns / 10**9 - (before + unix_time()) / 2
         agree = abs(skew) < SKEW_SECONDS
-        text = "the server's and ours agree" if agree else f"the server's is {skew:+.0f} s off"
+        text = "server and this machine agree" if agree else f"the server's is {skew:+.0f} s off"
         return Finding("clock", text)
 
     def _attributes(self) -> Finding:
@@ -144,7 +148,7 @@ class Probe:
             sleep(0.1)
         seconds = monotonic() - begun
         page = self.store.list_page(names[0].container, prefix=prefix, limit=2)
-        short = "; pages come short" if len(page.rows) < 2 else ""
+        short = "; pages are too short" if len(page.rows) < 2 else ""
         typed = any(row.content_type == TYPE for row in rows)
         shown = "attributes are shown" if typed else "attributes are not shown"
         return Finding("listing", f"shows new objects within {seconds:.1f} s, {shown}{short}")
@@ -154,7 +158,7 @@ class Probe:
             self.store.put(self.made[0], b"", Headers("text/plain"), if_absent=True)
         except AlreadyExists:
             return Finding("If-None-Match", "honoured")
-        return Finding("If-None-Match", "ignored: two mounts may make the same folder")
+        return Finding("If-None-Match", "ignored: two mounts may create the same folder")
 
     def _large_objects(self) -> Finding:
         if not self.store.limits().slo:
@@ -183,12 +187,12 @@ class Probe:
         try:
             self.store.create_container(beside)
         except StoreError as error:
-            return Finding("segments", f"{beside} cannot be made: {error}", "segments=same")
+            return Finding("segments", f"{beside} cannot be created: {error}", "segments=same")
         self.store.delete_container(beside)
-        return Finding("segments", f"{beside} can be made")
+        return Finding("segments", f"{beside} can be created")
 
     def _throughput(self) -> Iterator[Finding]:
-        """Send and fetch `size` bytes, at first as one object, then as four at once."""
+        """Send and fetch `size` bytes, first as one object, then as four in parallel."""
         body = os.urandom(self.size)
         quarter = self.size // 4
         speeds = {}
@@ -212,7 +216,7 @@ class Probe:
         self.store.get(name, lambda _offset, _data: None)
 
     def _clean(self) -> None:
-        """Delete all that was made; what cannot be stays in `made`."""
+        """Delete all objects of the probe; those that cannot be deleted stay in `made`."""
         if self.made:
             failures = self.store.delete_many(self.made)
             self.made = [name for name in self.made if name in failures]

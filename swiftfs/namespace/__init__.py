@@ -1,1 +1,1 @@
-"""What exists. Listings become entries, are cached, and carry our own changes on top."""
+"""Names and attributes: listings become entries, are cached, and local changes override them."""

@@ -1,4 +1,4 @@
-"""Entries: what is known of each name in a folder, from listings, HEADs and our own changes."""
+"""Entries: what is known about each name in a folder, from listings, HEADs and local changes."""
 
 import stat
 from collections.abc import Iterable, Iterator
@@ -27,8 +27,8 @@ class Entry:
     and change with every PUT and POST. `is_slo` is None while unknown. `complete` is False when the listing
     does not show all attributes: then a HEAD is needed. `meta` is the object's, None while unknown.
 
-    An `etag` is `hinted` when it comes from the Content-Type. That travels with copies of the object, so the
-    ETag may be another object's. An entry is `missing` when Swift lists the object and does not have it.
+    An `etag` is `hinted` when it comes from the Content-Type. Copies of an object keep its Content-Type, so
+    the ETag may be another object's. An entry is `missing` when Swift lists the object but does not have it.
     """
 
     name: str
@@ -65,8 +65,8 @@ class Entry:
 class Defaults:
     """The attributes of objects that store none, and the mount's options about names.
 
-    With `ask_times` the mtime of an object that another client stored is asked for by a HEAD. With
-    `slash_markers` new folders are marked by `d/`, with `typed_markers` a marker's Content-Type has its
+    With `ask_times` a HEAD asks for the mtime of an object that another client stored. With
+    `slash_markers` the markers of new folders are `d/`, with `typed_markers` a marker's Content-Type has its
     attributes. `show_segments` shows the containers of segments too.
     """
 
@@ -91,7 +91,7 @@ class Defaults:
         return Attributes(stat.S_IFREG | 0o666 & ~self.umask, size, mtime_ns, self.uid, self.gid, inode)
 
     def apply(self, base: Attributes, stored: Stored) -> Attributes:
-        """Return `base` with what the object stores; a mode of a folder does not make a file one, or back."""
+        """Return `base` with the attributes that the object stores, but with the file type of `base`."""
         if stored is NOTHING_STORED:
             return base
         mode = base.mode
@@ -109,7 +109,7 @@ class Defaults:
 
 
 def inode_of(name: ObjectName, *, folder: bool = False) -> int:
-    """Return the inode number of an object or folder, which is the same in every mount."""
+    """Return the inode number of an object or folder; it is the same in every mount."""
     text = f"{name.container}\0{name.key}{'/' if folder else ''}"
     return (
         int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1 | 2
@@ -153,7 +153,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
     """Return the entry of a file.
 
     A row of 0 bytes may be a DLO, whose size only a HEAD shows. A row with our mode in its Content-Type is
-    none, unless the type also has the ETag of an SLO: a copy in segments, made by another client, keeps it.
+    not a DLO, unless the type also has the ETag of an SLO: a segmented copy by another client keeps it.
     """
     base, stored = decode_type(row.content_type)
     target = ObjectName(container, row.key)
@@ -176,7 +176,7 @@ def file_entry(name: str, container: str, row: Row, defaults: Defaults) -> Entry
 
 
 def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
-    """Return the entry with what a HEAD answered."""
+    """Return the entry with the answer of a HEAD."""
     attributes = entry.attributes
     if not entry.hinted:  # else they are in the Content-Type, which the listing showed
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))

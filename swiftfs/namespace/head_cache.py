@@ -1,6 +1,6 @@
-"""The answers of HEADs, on disk: an object that did not change is not asked about again.
+"""The answers to HEADs, on disk, so that an unchanged object needs no second HEAD.
 
-Losing the file costs requests, and nothing else.
+Losing the file costs only requests.
 """
 
 import json
@@ -67,11 +67,11 @@ class HeadCache:
     """Keeps the HEAD answer for one state of each object. Any thread may call any method.
 
     No method raises for an error of the disk: without a usable file, or with `path` None, the answers are
-    kept in memory. The lock guards the database and what waits to be written to it.
+    kept in memory. The lock guards the database and the answers that are not written to it yet.
     """
 
     def __init__(self, path: Path | None = None, capacity: int = CAPACITY) -> None:
-        loss = "objects are asked about again"
+        loss = "HEAD requests are sent again"
         self._file = CacheDatabase(path, _SCHEMA, self._prepare, loss, synchronous="OFF")
         self._capacity = capacity
         self._lock = new_lock(Rank.HEADS)
@@ -109,7 +109,7 @@ class HeadCache:
         return {state: info for state, info in known.items() if not _expired(info, now)}
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the remaining answers, and close the file."""
         with self._lock:
             self._write()
             self._database.close()
@@ -120,12 +120,12 @@ class HeadCache:
         self._rows = database.execute("SELECT count(*) FROM heads").fetchone()[0]
 
     def _recover(self, error: sqlite3.Error, *, damaged: bool) -> None:
-        """Go on after an error: with a new file when this one is damaged, else in memory."""
+        """Continue after an error: with a new file if this one is damaged, else in memory."""
         self._database.close()
         if damaged:
             self._database = self._file.recreate(error)
         else:
-            log.warning("the answers of HEAD requests are kept in memory only: %s", error)
+            log.warning("answers to HEAD requests are kept in memory only: %s", error)
             self._database = self._file.in_memory()
 
     def _read(self, container: str, states: list[ObjectState]) -> Iterator[tuple[ObjectState, ObjectInfo]]:

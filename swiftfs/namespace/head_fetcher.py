@@ -1,4 +1,4 @@
-"""HEADs for what listings do not show: many at a time, and none twice."""
+"""HEADs for attributes that listings lack: many in parallel, and none twice."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,19 +21,19 @@ Answer = ObjectInfo | NotFound
 Listener = Callable[[Answer], None]
 
 PARALLEL = 32
-"""HEADs under way at once: enough to hide a latency of 20 to 200 ms, and not too many for the server."""
+"""Parallel HEADs: enough to hide a latency of 20 to 200 ms, but not too many for the server."""
 
 
 @dataclass(slots=True)
 class _Request:
-    """A HEAD under way, and whom to call with its answer before another may be sent."""
+    """A running HEAD, and the listeners to call with its answer before another may be sent."""
 
     listeners: list[Listener]
     future: Future[ObjectInfo] = field(init=False)
 
 
 def key_of(entry: Entry) -> ObjectState:
-    """Return the state of the entry's object: while it lasts, so does a HEAD's answer."""
+    """Return the state of the entry's object; while it is the same, a HEAD's answer is valid."""
     assert entry.object is not None
     return ObjectState(entry.object.container, entry.object.key, entry.hash, entry.last_modified)
 
@@ -63,17 +63,17 @@ class HeadFetcher:
         )
 
     def remember(self, entry: Entry, info: ObjectInfo) -> None:
-        """Keep an answer about the entry's object, as far as it stays true."""
+        """Keep an answer about the entry's object, if it stays valid as long as the listing row."""
         if entry.last_modified and _is_cacheable(entry, info):
             self._cache.remember(key_of(entry), info)
 
     def ask(self, entry: Entry, listener: Listener | None = None) -> Future[ObjectInfo]:
-        """Send a HEAD of the entry's object, or join one that is under way; return its future.
+        """Send a HEAD of the entry's object, or join a running one; return its future.
 
-        The future raises what the store raises. `NotFound` is raised as `Ghost` when Swift lists the object.
-        An error is not kept. Another thread calls `listener` with the answer (`NotFound` is one) before a
-        next HEAD of the object can be sent: a caller that stores the answer there and looks there first never
-        asks twice.
+        The future raises the errors of the store. `NotFound` is raised as `Ghost` if Swift lists the object.
+        An error is not kept. Another thread calls `listener` with the answer (`NotFound` is one) before
+        another HEAD of the object can be sent: a caller that stores the answer in its listener, and looks for
+        a stored answer first, never asks twice.
         """
         key = key_of(entry)
         with self._lock:
@@ -90,12 +90,12 @@ class HeadFetcher:
         return list(self._pool.map(call, items))
 
     def free_slots(self) -> int:
-        """Return how many more HEADs can be under way at once."""
+        """Return how many more HEADs can run at once."""
         with self._lock:
             return max(0, PARALLEL - len(self._requests))
 
     def close(self) -> None:
-        """Wait for the HEADs under way, end the threads and close the cache."""
+        """Wait for the running HEADs, end the threads and close the cache."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cache.close()
 
@@ -133,13 +133,13 @@ class HeadFetcher:
             info = self._store.head(entry.object)
         except NotFound:
             if self._is_listed(entry):
-                raise Ghost(f"{entry.object} is listed, and Swift does not have it") from None
+                raise Ghost(f"{entry.object} is listed, but Swift does not have it") from None
             raise
         self.remember(entry, info)
         return info
 
     def _is_listed(self, entry: Entry) -> bool:
-        """Return whether Swift still lists what a listing has shown."""
+        """Return whether Swift still lists the object of an entry."""
         name = entry.object
         if name is None or not entry.last_modified:
             return False
@@ -185,7 +185,7 @@ class EntryCompleter:
                 for where in head_queue
                 if where[0] in listings
                 and (entry := listings[where[0]].known(where[1])) is not None
-                and not entry.complete  # our own change lies over what the listing said
+                and not entry.complete  # else a local change overrides the listing
             }
         if not known:
             return
@@ -218,7 +218,7 @@ class EntryCompleter:
         return [(other, entry) for other, entry in found if entry is not None and not entry.complete]
 
     def _ask(self, listing: Listing, entry: Entry) -> Future[ObjectInfo] | Entry:
-        """Send a HEAD for an entry; return the listing's entry instead when that is complete by now."""
+        """Send a HEAD for an entry; return the listing's entry instead if that is complete by now."""
 
         def refine(answer: Answer) -> None:
             better = self._with_answer(entry, answer)
@@ -234,6 +234,6 @@ class EntryCompleter:
     def _with_answer(self, entry: Entry, answer: Answer) -> Entry | None:
         if not isinstance(answer, NotFound):
             return with_head(entry, answer, self._defaults)
-        if isinstance(answer, Ghost):  # it stays visible, or nobody could delete it
+        if isinstance(answer, Ghost):  # it stays visible, so that it can be deleted
             return replace(entry, complete=True, missing=True)
         return replace(entry, object=None, complete=True) if entry.is_directory else None

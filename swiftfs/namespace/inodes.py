@@ -1,7 +1,7 @@
 """Inode numbers, which files keep when they are renamed.
 
-A name's number is a hash of it, the same in every mount. Only what renames change is kept here: the numbers
-of files that have another name than the one their number comes from.
+The number of a name is a hash of it, the same in every mount. Only changes by renames are kept here: the
+numbers of files that come from another name than their current one.
 """
 
 import itertools
@@ -14,21 +14,21 @@ from swiftfs.objects import Attributes, ObjectName
 from swiftfs.paths import Folder, Source, split, unescape
 
 REMEMBERED = 65_536
-"""Files with another number than their name's: about 20 MB. Beyond that, those unused longest get their
-name's number again."""
+"""Files with another number than their name's: about 20 MB. Beyond that, the least recently used ones get
+their name's number again."""
 
 REMEMBERED_FOLDERS = 4096
 """Folders that moved, or whose name a moved folder had. Beyond that all get their names' numbers again."""
 
 _NOWHERE = "\0"
-"""No container's name begins so: numbers made of such names belong to no object."""
+"""No container's name begins with this, so numbers made of such names belong to no object."""
 
 
 class Inodes:
     """The numbers of all files in `source`, by paths of the mount. Any thread may call any method.
 
-    A name's *place* is the number that is its hash. A folder that moves takes the places of all below it
-    along: `_places` maps a folder to the folder whose names give its places, and no two folders share one.
+    A name's *place* is the number that is its hash. When a folder moves, all names below it keep their
+    places: `_places` maps a folder to the folder whose names give its places, and no two folders share one.
 
     INVARIANT: `_numbers` (from a place to the number used instead) and `_owners` (from such a number to the
     place) are inverse to each other. So no number is given twice.
@@ -45,7 +45,7 @@ class Inodes:
         self._fresh = itertools.count(1)
 
     def of(self, path: str, attributes: Attributes) -> Attributes:
-        """Return the attributes of what is at `path` with its number in place of its name's."""
+        """Return the attributes of the file or folder at `path` with its number instead of its name's."""
         if not self._numbers and not self._places:
             return attributes
         with self._lock:
@@ -61,7 +61,7 @@ class Inodes:
         return replace(attributes, inode=number)
 
     def move(self, old: str, new: str) -> None:
-        """Record that the file `old` is named `new` now, and that what was named so is gone."""
+        """Record that the file `old` is now named `new`, and that a file of that name before is gone."""
         with self._lock:
             self._move(old, new, is_folder=False)
 

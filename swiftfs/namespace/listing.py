@@ -19,7 +19,7 @@ EXPANDED = 1000
 """Blocks of a huge folder that stay unpacked."""
 
 NEAR = 32
-"""Blocks that `near` unpacks: enough for a reader to go on for a while."""
+"""Blocks that `near` unpacks: enough for a reader for a while."""
 
 PACKED_WEIGHT = 16
 """How many packed rows take the memory of one entry: about 40 bytes each against 700."""
@@ -29,7 +29,7 @@ HeadQueue = OrderedDict[tuple[Folder, str], None]
 
 
 class Unlisted(Exception):
-    """The name lies in the part of a huge folder that was not listed yet."""
+    """The name is in the part of a huge folder that was not listed yet."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Listing:
     def add_page(self, page: Page) -> list[Entry]:
         """Add the next page of the folder's listing; return the entries that are certain now.
 
-        A file `a` is not, before the page that would show a folder `a/`: beside one it gets a second name.
+        A file `a` is not certain before the page that would show a folder `a/`: then it has another name.
         """
         rows = self._carried + list(page.rows)
         prefix = self.folder.prefix
@@ -96,7 +96,7 @@ class Listing:
         return entries
 
     def get(self, name: str) -> Entry | None:
-        """Return the entry of that name, None when there is none; raise `Unlisted` when that is not known."""
+        """Return the entry of that name, None if there is none; raise `Unlisted` if that is unknown."""
         if not self._huge:
             return self._entries.get(name)
         if name in self._overrides:
@@ -118,21 +118,21 @@ class Listing:
         return [self._overrides.get(name) or entry for block in blocks for name, entry in block.items()]
 
     def known(self, name: str) -> Entry | None:
-        """Return the entry of that name, None when there is none or that is not known."""
+        """Return the entry of that name, None if there is none or if that is unknown."""
         try:
             return self.get(name)
         except Unlisted:
             return None
 
     def update(self, name: str, entry: Entry | None) -> None:
-        """Let `name` be `entry`, None for nothing, whatever Swift listed."""
+        """Set the entry of `name`, None for nothing, instead of what Swift listed."""
         if self._huge:
             self._overrides[name] = entry
         else:
             set_entry(self._entries, name, entry)
 
     def refine(self, entry: Entry, better: Entry | None) -> None:
-        """Replace `entry` by what a HEAD answered, unless the name was changed meanwhile."""
+        """Replace `entry` by the result of a HEAD, unless the name was changed meanwhile."""
         if self._overrides.get(entry.name) is entry:
             self._overrides[entry.name] = better
             return
@@ -197,7 +197,7 @@ def _as_folder(row: Row) -> str:
 
 
 def set_entry(entries: dict[str, Entry], name: str, entry: Entry | None) -> None:
-    """Let `name` be `entry`, None for nothing."""
+    """Set the entry of `name`, None for nothing."""
     if entry is None:
         entries.pop(name, None)
     else:
@@ -209,7 +209,7 @@ def listings_in(
 ) -> dict[Folder, Listing]:
     """Return the folders that a page of a flat listing of `root` after `marker` shows completely.
 
-    `folder` is one of them if the page reaches past it, even when nothing is in it. They share one
+    `folder` is one of them if the page reaches past it, even if it is empty. They share one
     `head_queue`, because a walk goes from one to the next.
     """
     rows: dict[str, list[Row]] = {}

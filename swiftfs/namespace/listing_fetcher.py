@@ -1,4 +1,4 @@
-"""Listings in memory, and the requests for those that are not: one for all who wait for a folder."""
+"""Listings in memory, and the requests for others: one request for all threads that wait for a folder."""
 
 import logging
 import math
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 SERVES_TIMES = 10
-"""A listing is fresh for at least this many times as long as it took: walking a huge folder takes longer than
-the option `ttl`."""
+"""A listing is fresh for at least this multiple of the time that it took: walking a huge folder takes longer
+than the option `ttl`."""
 
 
 class Listings:
-    """Folders' listings, `max_entries` names at most; those unused longest are dropped.
+    """Folders' listings, `max_entries` names at most; the least recently used ones are dropped.
 
-    One that has expired stays: it is used again when Swift is out of reach. With a `ttl` of 0 (seconds) none
+    Expired ones are kept: they are used again when Swift does not answer. With a `ttl` of 0 (seconds) none
     is kept. Not locked: the namespace's lock guards it.
     """
 
@@ -41,7 +41,7 @@ class Listings:
         return listing if listing is not None and monotonic() < listing.expires else None
 
     def add(self, listing: Listing) -> None:
-        """Add a new listing, in place of an older one of its folder."""
+        """Add a new listing; it replaces an older one of its folder."""
         self._listings.pop(listing.folder, None)
         if self._ttl:
             listing.expires = monotonic() + max(self._ttl, SERVES_TIMES * listing.seconds)
@@ -53,7 +53,7 @@ class Listings:
         self._listings.pop(folder, None)
 
     def invalidate_below(self, folder: Folder) -> None:
-        """Drop the listings of a folder and of all below it."""
+        """Drop the listings of a folder and of all folders below it."""
         for other in [other for other in self._listings if other.is_below(folder)]:
             self._listings.pop(other, None)
 
@@ -63,21 +63,21 @@ class Listings:
 
 
 PARALLEL = 16
-"""Listings under way at once, of different folders."""
+"""Parallel listings, of different folders."""
 
 ANSWER_SECONDS = 5.0
 """Seconds to wait for an answer while there is an expired listing: a page of 10,000 names takes a few over a
 slow line. An answer that comes later is for the next lookup."""
 
 OUTAGE_SECONDS = 30.0
-"""Seconds for which Swift counts as out of reach after a failure. The store tries a lookup for less (25 s):
-while lookups come, one attempt follows another, and only the first is waited for."""
+"""Seconds for which an outage of Swift is assumed after a failure. The store tries a lookup for less (25 s):
+while there are lookups, one attempt follows another, and only the first is waited for."""
 
 
 class ListingFetcher:
-    """Gets listings by `fetch`, which threads of its own call, and which adds what it gets to `listings`.
+    """Gets listings by `fetch`, which its threads call, and which adds them to `listings`.
 
-    `lock` is the namespace's. It guards the listings, the requests under way and the outage.
+    `lock` is the namespace's. It guards the listings, the running requests and the outage.
     """
 
     def __init__(self, lock: Lock, listings: Listings, fetch: Callable[[Folder], Listing]) -> None:
@@ -91,8 +91,8 @@ class ListingFetcher:
     def listing(self, folder: Folder) -> Listing:
         """Return the folder's listing from memory, or request it; raise `StoreError`.
 
-        When Swift does not answer, an expired listing is returned. In an outage only one attempt is under
-        way, and a caller with an expired listing does not wait for it.
+        If Swift does not answer, an expired listing is returned. In an outage only one attempt runs at a
+        time, and a caller with an expired listing does not wait for it.
         """
         with self._lock:
             if (listing := self._listings.fresh(folder)) is not None:
@@ -115,12 +115,12 @@ class ListingFetcher:
         return expired
 
     def close(self) -> None:
-        """Wait for the requests under way and end the threads."""
+        """Wait for the running requests and end the threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def _note_timeout(self, folder: Folder) -> None:
         with self._lock:
-            if folder in self._requests:  # else the answer came just now
+            if folder in self._requests:  # else the answer has just come
                 self._outage.notice(f"no answer within {ANSWER_SECONDS:.0f} s")
 
     def _run(self, folder: Folder) -> Listing:
@@ -141,7 +141,7 @@ class ListingFetcher:
 
 
 class _Outage:
-    """Whether Swift was out of reach a moment ago. Not locked: the namespace's lock guards it."""
+    """Whether Swift did not answer a moment ago. Not locked: the namespace's lock guards it."""
 
     def __init__(self) -> None:
         self._noticed = -math.inf
@@ -161,7 +161,7 @@ class _Outage:
     def log_once(self) -> None:
         """Log that expired listings are used, once in an outage."""
         if self.lasts and not self._logged:
-            log.warning("Swift is out of reach, expired listings are used meanwhile: %s", self._reason)
+            log.warning("Swift does not answer; expired listings are used meanwhile: %s", self._reason)
             self._logged = True
 
     def end(self) -> None:
@@ -173,5 +173,5 @@ class _Outage:
 
 
 def _is_outage(error: BaseException | None) -> bool:
-    """Return whether the failure says nothing about the folder: all in it may be as before."""
+    """Return whether the failure says nothing about the folder, whose contents may be unchanged."""
     return isinstance(error, StoreError) and error.retryable

@@ -1,4 +1,4 @@
-"""The namespace: which files and folders exist, from listings in memory or by one request a folder."""
+"""The namespace: which files and folders exist, from listings in memory or by one request for each folder."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -32,24 +32,24 @@ from swiftfs.store.protocol import ObjectStore
 SEGMENTS_SUFFIX = "_segments"
 
 BEFORE_SLASH = ".\U0010ffff"
-"""After a folder's name this makes a marker just before the folder's own objects, as `.` sorts before `/`."""
+"""After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
 
 
 MAX_CHECKED = 500
-"""How many of our changes that a listing contradicts are checked by HEADs; others wait for the next one."""
+"""How many local changes that a listing contradicts are checked by HEADs; others wait for the next one."""
 
 MOMENT = 0.5
-"""Seconds for which a listing shows the present, to the call that it was made for."""
+"""Seconds for which a listing counts as current for the call that it was made for."""
 
 MAX_CHILDREN = 8
-"""How many names are checked below a folder that we deleted and that a listing shows."""
+"""How many names are checked below a folder that this mount deleted but a listing shows."""
 
 
 class Namespace:
-    """What exists below the mount point, by paths that begin there. Every method may raise `StoreError`.
+    """The files and folders of the mount by their paths in it. Every method may raise `StoreError`.
 
     The lock guards the listings, the requests for them, the overlay and the walk detector. It is never held
-    while a request is waited for.
+    during a request.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Namespace:
         self._head_fetcher.close()
 
     def load_root(self) -> None:
-        """Ask Swift for the mount's root; raise `NotFound` when its container does not exist."""
+        """Ask Swift for the mount's root; raise `NotFound` if its container does not exist."""
         folder = self._source.folder("/")
         if not folder.container:
             self._store.account_usage()
@@ -98,9 +98,9 @@ class Namespace:
         self._root = replace(self._root, object=marker, attributes=attributes)
 
     def lookup(self, path: str, *, complete: bool = True) -> Entry:
-        """Return what `path` is; raise `OSError` ENOENT when it does not exist.
+        """Return the entry of `path`; raise `OSError` ENOENT if it does not exist.
 
-        With `complete` all attributes are known, if need be by a HEAD.
+        With `complete` all attributes are known, if necessary by a HEAD.
         """
         if path == "/":
             return self._root
@@ -133,7 +133,7 @@ class Namespace:
         return self.lookup(path)  # another thread has shown it, or it has ended
 
     def defer(self, path: str, update: Callable[[Entry], Entry]) -> DeferredChange:
-        """Record a change that Swift does not have yet, to be shown when `path` is looked up.
+        """Record a change that is not in Swift yet, to be shown when `path` is looked up.
 
         To look up thousands of names at once would cost a listing for each folder.
         """
@@ -142,17 +142,17 @@ class Namespace:
         return deferred
 
     def take_deferred(self, path: str, deferred: DeferredChange) -> PendingChange | None:
-        """End a deferred change; return the pending one that is shown, None when nobody looked it up."""
+        """End a deferred change; return the pending one that is shown, None if nobody looked it up."""
         with self._lock:
             if self._deferred.get(path) is deferred:
                 del self._deferred[path]
             return deferred.pending
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
-        """Return `entry` with its true version, where it has only the one in the Content-Type.
+        """Return `entry` with its true version, if it has only the one in the Content-Type.
 
-        That may be in the cache of HEADs; else, with `ask`, a HEAD is sent. Raise `NotFound` when there is no
-        object.
+        The true one may be in the cache of HEADs; else, with `ask`, a HEAD is sent. Raise `NotFound` if there
+        is no object.
         """
         if not entry.hinted:
             return entry
@@ -162,7 +162,7 @@ class Namespace:
         return entry if info is None else self.learn(path, entry, info)
 
     def check(self, path: str, entry: Entry) -> None:
-        """Send a HEAD of the entry's object; raise `NotFound`, as `Ghost` when Swift lists the object."""
+        """Send a HEAD of the entry's object; raise `NotFound`, or `Ghost` if Swift lists the object."""
         try:
             self._head_fetcher.ask(entry).result()
         except Ghost:
@@ -170,7 +170,7 @@ class Namespace:
             raise
 
     def learn(self, path: str, entry: Entry, info: ObjectInfo) -> Entry:
-        """Return `entry` with what Swift answered about its object, and keep that for `path`."""
+        """Return `entry` with Swift's answer about its object, and keep that for `path`."""
         better = with_head(entry, info, self._defaults)
         self._head_fetcher.remember(entry, info)
         self._refine(path, entry, better)
@@ -182,7 +182,7 @@ class Namespace:
                 listing.refine(entry, better)
 
     def find(self, path: str) -> Entry | None:
-        """Return what `path` is, as its folder's listing has it; None when it does not exist."""
+        """Return the entry of `path` as in its folder's listing; None if it does not exist."""
         try:
             return self.lookup(path, complete=False)
         except FileNotFoundError:
@@ -205,7 +205,7 @@ class Namespace:
         return self._source.object(path)
 
     def children(self, path: str) -> Iterator[Entry]:
-        """Yield the entries of the folder at `path`, with attributes as the listing has them.
+        """Yield the entries of the folder at `path`, with the attributes of the listing.
 
         A folder larger than a page is listed while it is read, in bounded memory.
         """
@@ -214,7 +214,7 @@ class Namespace:
         return self._read(listing) if listing.complete else self._stream(listing.folder)
 
     def known(self, path: str) -> Entry | None:
-        """Return what `path` is, from memory; None when it does not exist or is not in memory."""
+        """Return the entry of `path` from memory; None if it does not exist or is not in memory."""
         parent, name = split(path)
         with self._lock:
             listing = self._listings.fresh(self._source.folder(parent))
@@ -239,7 +239,7 @@ class Namespace:
         return all(entry.name == name for entry in islice(self.children(parent), 2))
 
     def is_implied(self, path: str) -> bool:
-        """Return whether the folder at `path` has no marker: without children it would cease to exist."""
+        """Return whether the folder at `path` has no marker, so that it would not exist without children."""
         folder = self._source.folder(path)
         if not folder.prefix or folder.prefix == self._source.prefix:
             return False
@@ -251,12 +251,12 @@ class Namespace:
         return self._listing(self._source.folder(path)).marked
 
     def record(self, path: str, entry: Entry | None) -> None:
-        """Record a change that Swift has made: `path` is now `entry`, or gone. Listings may show it later."""
+        """Record a change that is in Swift: `path` is now `entry`, or gone. Listings may show it later."""
         with self._lock:
             self._record(path, entry, pending=False)
 
     def record_pending(self, path: str, entry: Entry | None) -> PendingChange:
-        """Record a change that Swift does not have yet: `path` is now `entry`, or gone."""
+        """Record a change that is not in Swift yet: `path` is now `entry`, or gone."""
         with self._lock:
             return self._record(path, entry, pending=True)
 
@@ -289,7 +289,7 @@ class Namespace:
         self._root = entry
 
     def record_new_folder(self, path: str, entry: Entry) -> None:
-        """Record that a folder we have just made is empty, which saves the request for its listing."""
+        """Record that a folder that was just created is empty, which saves the request for its listing."""
         listing = Listing(self._source.folder(path), self._defaults)
         listing.add_page(Page((), (), "", True))
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
@@ -297,7 +297,7 @@ class Namespace:
             self._listings.add(listing)
 
     def discard_change(self, path: str) -> None:
-        """Drop our change of `path`, and ask Swift again what is there."""
+        """Drop the local change of `path`, and ask Swift again."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
@@ -305,13 +305,13 @@ class Namespace:
             self._listings.invalidate(folder)
 
     def invalidate(self, path: str) -> None:
-        """Drop the listing that holds `path`, and those below it: Swift is asked again."""
+        """Drop the listing that contains `path`, and those below it: Swift is asked again."""
         with self._lock:
             self._listings.invalidate(self._source.folder(split(path)[0]))
             self._listings.invalidate_below(self._source.folder(path))
 
     def invalidate_all(self) -> None:
-        """Drop every listing; our own changes stay."""
+        """Drop every listing, but no local changes."""
         with self._lock:
             self._listings.clear()
 
@@ -321,19 +321,19 @@ class Namespace:
             self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
-        """Return what we have stored below the folder at `path` and listings may not show yet."""
+        """Return the entries this mount has stored below the folder at `path`; listings may lack them."""
         folder = self._source.folder(path)
         with self._lock:
             return self._overlay.stored_below(folder)
 
     def move_recent(self, old: str, new: str) -> None:
-        """Record that what `recent_below` returns for `old` has moved below `new`."""
+        """Record that the entries that `recent_below` returns for `old` have moved below `new`."""
         source, target = self._source.folder(old), self._source.folder(new)
         with self._lock:
             self._overlay.move_below(source, target)
 
     def are_alone(self, *paths: str) -> bool:
-        """Return whether the paths lie in one folder with nothing else in it; False if that is unknown."""
+        """Return whether the paths are in one folder and nothing else is in it; False if that is unknown."""
         parents, names = {split(path)[0] for path in paths}, {split(path)[1] for path in paths}
         if len(parents) > 1:
             return False
@@ -344,9 +344,9 @@ class Namespace:
             return all(entry.name in names for chunk in listing.chunks() for entry in chunk)
 
     def has_just_listed(self, path: str) -> bool:
-        """Return whether the folder that holds `path` was listed a moment ago, for the present call.
+        """Return whether the folder that contains `path` was listed a moment ago, for the current call.
 
-        A listing that was read was made for another call, before which other clients may have changed it.
+        A listing that was read was made for another call; other clients may have changed the folder since.
         """
         with self._lock:
             listing = self._listings.fresh(self._source.folder(split(path)[0]))
@@ -355,7 +355,7 @@ class Namespace:
             return monotonic() - listing.begun < MOMENT
 
     def invalidate_tree(self, path: str) -> None:
-        """Drop all that is known below the folder at `path`, which is gone; our own changes too."""
+        """Drop all listings and local changes below the folder at `path`, which is gone."""
         folder = self._source.folder(path)
         with self._lock:
             self._overlay.discard_below(folder)
@@ -420,7 +420,7 @@ class Namespace:
         yield from (entry for entry in changed_entries if entry is not None)
 
     def _finish(self, listing: Listing, begun: float) -> Listing:
-        """Apply our changes to a new listing, check those that it contradicts by HEADs, and keep it."""
+        """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
             contradicted = self._overlay.apply(listing, begun)
         folder = listing.folder
@@ -437,7 +437,7 @@ class Namespace:
         return listing
 
     def _is_newest(self, folder: Folder, name: str, listed: Entry | None) -> bool:
-        """Ask Swift whether our change of `name`, which the listing contradicts, is still the newest."""
+        """Return whether the local change of `name`, which the listing contradicts, is still the newest."""
         change = self._overlay.changes_in(folder).get(name)
         if change is None:
             return True
@@ -451,9 +451,9 @@ class Namespace:
         return change.entry is not None and change.entry.etag in ("", info.version.etag)
 
     def _holds_others(self, folder: Folder, name: str) -> bool:
-        """Return whether Swift has something in the folder `name` that we have not deleted.
+        """Return whether Swift has an object in the folder `name` that this mount has not deleted.
 
-        The listing may lag behind: only a HEAD of the object is proof.
+        The listing may lag behind: only a HEAD of the object proves it.
         """
         prefix = folder.child(unescape(name)[0]).key + "/"
         for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
@@ -470,7 +470,7 @@ class Namespace:
         return False
 
     def _look_up(self, listing: Listing, name: str) -> Entry | None:
-        """Ask for one name of a huge folder: for its object, and whether anything lies below it."""
+        """Ask for one name of a huge folder: for its object, and whether there are objects below it."""
         folder = listing.folder
         component, _ = unescape(name)
         target = folder.child(component)

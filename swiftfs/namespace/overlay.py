@@ -1,4 +1,4 @@
-"""Our own changes, laid over listings until Swift's own listings show them."""
+"""Local changes, which override listings until Swift's listings show them."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ LISTING_LAG = 300.0
 
 
 PENDING = math.inf
-"""The time of a change that Swift does not have yet: later than every listing."""
+"""The time of a change that is not in Swift yet: later than every listing."""
 
 SWEEP = 10_000
 """After this many changes, those that every listing must show by now are dropped."""
@@ -23,9 +23,9 @@ SWEEP = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LocalChange:
-    """What we made of a name last: its entry, None for deleted, and when Swift took it.
+    """The last change of a name by this mount: its entry, None for deleted, and when it was stored.
 
-    `at` is in monotonic seconds, `PENDING` before Swift has it.
+    `at` is in monotonic seconds, `PENDING` before it is in Swift.
     """
 
     entry: Entry | None
@@ -40,7 +40,7 @@ class Overlay:
         self._recorded = 0
 
     def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> LocalChange:
-        """Add a change: `name` is now `entry`, or gone; with `pending` Swift does not have that yet."""
+        """Add a change: `name` is now `entry`, or gone; with `pending` it is not in Swift yet."""
         change = LocalChange(entry, PENDING if pending else monotonic())
         self._folders.setdefault(folder, {})[name] = change
         self._recorded += 1
@@ -57,7 +57,7 @@ class Overlay:
         return True
 
     def discard(self, folder: Folder, name: str) -> None:
-        """Drop the change of `name`: the listing counts again."""
+        """Drop the change of `name`, so that the listing counts again."""
         changes = self._folders.get(folder)
         if changes is not None:
             changes.pop(name, None)
@@ -104,7 +104,7 @@ class Overlay:
                 self.discard(folder, name)
 
     def stored_below(self, folder: Folder) -> list[Entry]:
-        """Return the entries that we have stored in a folder and in all folders below it."""
+        """Return the entries that this mount has stored in a folder and in all folders below it."""
         changes = [
             change
             for other in self._folders
@@ -114,7 +114,7 @@ class Overlay:
         return [change.entry for change in changes if change.entry is not None]
 
     def move_below(self, source: Folder, target: Folder) -> None:
-        """Record what we have stored below a folder as changes below its new place, where it has moved.
+        """Record the changes stored below a folder that has moved as changes below its new place.
 
         Its objects were copied just now, and listings may not show that yet.
         """
@@ -142,9 +142,9 @@ class DeferredChange:
 
 
 class PendingChange:
-    """Our change of a name that Swift does not have yet.
+    """A local change of a name that is not in Swift yet.
 
-    No listing contradicts it before one of the two methods is called. Both do nothing when the name has been
+    No listing contradicts it before one of the two methods is called. Both do nothing if the name has been
     changed again: the newer change counts. `lock` is the namespace's.
     """
 
@@ -160,11 +160,11 @@ class PendingChange:
 
     @property
     def entry(self) -> Entry | None:
-        """What the name is by this change, None for nothing."""
+        """The entry of the name after this change, None for nothing."""
         return self._change.entry
 
     def confirm(self, entry: Entry | None) -> None:
-        """Record that Swift has the change, and that it made `entry` of the name."""
+        """Record that the change is in Swift, and that the name is now `entry`."""
         with self._lock:
             is_newest = self._overlay.confirm(self._folder, self._name, self._change, entry)
             # The same entry is in the listing since it was recorded, and a HEAD may have refined it there.
@@ -174,7 +174,7 @@ class PendingChange:
                 listing.update(self._name, entry)
 
     def rollback(self) -> None:
-        """Show again what Swift has: the change could not be made."""
+        """Show Swift's state again: the change could not be made."""
         with self._lock:
             if self._overlay.changes_in(self._folder).get(self._name) is self._change:
                 self._overlay.discard(self._folder, self._name)
@@ -182,7 +182,7 @@ class PendingChange:
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:
-    """Return the entry in `folder` of what has moved there with its folder."""
+    """Return the entry in `folder` of a file or folder that has moved there with its folder."""
     if entry.object is None:
         return entry
     slash = "/" if entry.object.key.endswith("/") else ""

@@ -9,13 +9,13 @@ WINDOW = 30.0
 """Seconds in which listings belong to one walk."""
 
 REMEMBERED = 16
-"""How many listings are looked back on."""
+"""How many listings are remembered."""
 
 FIRST_ROWS = 1000
-"""Rows of a walk's first flat page. Few: a user who looks into two folders may not go on."""
+"""Rows of a walk's first flat page. Few: a user who looks into two folders may stop there."""
 
 USED_SHARE = 4
-"""A walk goes on while at least one in this many of the folders that its last page showed is used."""
+"""A walk continues while at least one in this many of the folders on its last page is used."""
 
 
 class WalkDetector:

@@ -1,1 +1,1 @@
-"""What a system call means, over paths and open files. No kernel is needed to run it."""
+"""System calls on paths and open files. No kernel is needed to run it."""

@@ -17,19 +17,20 @@ from swiftfs.namespace.entry import Entry
 from swiftfs.paths import is_below, join, split
 
 CERTAIN = 3
-"""A reader is one who has opened this many files in order; two neighbours may be chance."""
+"""A reader has opened this many files in order; two neighbours may be chance."""
 
 GAIN = 2
-"""Files that are expected for each that was opened in order. It bounds what is wasted when a reader stops."""
+"""Files expected for each file that was opened in order. It limits the waste when a reader stops."""
 
 SIGHT = 200
-"""How many names are looked at to find a reader's next files: there may be many empty folders between."""
+"""How many names are searched for a reader's next files: there may be many empty folders in between."""
 
 READERS = 4
 """How many readers are followed at once."""
 
 CANDIDATES = 2
-"""How many opened files may turn out to be a reader's first. With more, random opens would make readers."""
+"""How many opened files are remembered as the possible first one of a reader. More would take random opens
+for readers."""
 
 SLACK = 8
 """Tolerated reordering (multi-threaded readers) or skips, in files."""
@@ -41,7 +42,7 @@ REMEMBERED_NAMES = 20_000
 """How many names are kept sorted, of all folders together: about 10 MB."""
 
 Known = Callable[[str, str], Iterable[Entry] | None]
-"""Returns the entries of a folder from memory, of a huge one only some near a name; None when unknown."""
+"""Returns the entries of a folder from memory, of a huge one only some near a name; None if unknown."""
 
 Order = Callable[[list[Entry]], list[Entry]]
 
@@ -80,7 +81,7 @@ class Names:
 
 
 class FileOrder:
-    """The files of a tree in each order, as far as its folders are in memory. Not locked."""
+    """The files of a tree in each order, if its folders are in memory. Not locked."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -130,9 +131,9 @@ class FileOrder:
 class Reader:
     """A program that has opened `steps` files in order, the last at `path`.
 
-    `orders` are those that fit. `top` is the folder that holds all files opened so far. `expected` are the
-    paths that it will open next, as far as it is worth looking ahead. The caller of `Readers` puts into
-    `decided` those of them that it has dealt with.
+    `orders` are those that fit. `top` is the folder that contains all files opened so far. `expected` are the
+    paths that it will probably open next. The caller of `Readers` adds to `decided` those that it has
+    handled.
     """
 
     path: str
@@ -144,7 +145,7 @@ class Reader:
 
 
 class Readers:
-    """Finds readers by the files that are opened, and looks at most `window` files ahead. Not locked."""
+    """Finds readers by the files that are opened; expects at most `window` files of each. Not locked."""
 
     def __init__(self, known: Known, window: int) -> None:
         self._files = FileOrder(known)

@@ -1,6 +1,6 @@
-"""What system calls do to attributes and xattrs.
+"""System calls on attributes and xattrs.
 
-A change is one POST. Swift drops all metadata that a POST does not repeat, so it carries all of it.
+A change is one POST. Swift drops all metadata that a POST does not repeat, so it contains all of it.
 """
 
 import errno
@@ -45,14 +45,14 @@ from swiftfs.store.protocol import ObjectStore
 log = logging.getLogger(__name__)
 
 REFRESH_ATTRIBUTE = "swift.refresh"
-"""Setting it, to whatever value, drops the listings of a path and of all below it from memory."""
+"""Setting it, to any value, drops the cached listings of a path and of everything below it."""
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
 OWN_METADATA_ITEMS = 4
 OWN_METADATA_BYTES = 100
-"""Room for `mtime`, `mode`, `uid` and `gid`: the object must still be stored when they change."""
+"""Space for `mtime`, `mode`, `uid` and `gid`: it must be possible to change them."""
 
 Update = Callable[[Attributes], Attributes]
 
@@ -113,16 +113,16 @@ class AttributeOps:
         self._change(path, update)
 
     def utimens(self, path: str, atime_ns: int | None, mtime_ns: int | None) -> None:  # noqa: ARG002
-        """Set the time of modification in ns, None for unchanged; a time of access is not stored."""
+        """Set the modification time in ns, None for unchanged; the access time is not stored."""
         if mtime_ns is not None:
             self._change(path, lambda old: replace(old, mtime_ns=mtime_ns))
 
     def getxattr(self, path: str, name: str) -> bytes:
-        """Return an xattr's value; raise `OSError` ENODATA where there is none."""
+        """Return an xattr's value; raise `OSError` ENODATA if there is none."""
         if path == "/" and name in self._answers:
             return str(self._answers[name]()).encode()
         if path == "/" and name in self._orders:
-            # With the option `ro` the kernel refuses setxattr(2), and no other order reaches the mount.
+            # With the option `ro` the kernel refuses setxattr(2), so getxattr(2) starts it too.
             self._orders[name]()
             return b""
         if name in _COMPUTED:
@@ -152,7 +152,7 @@ class AttributeOps:
                 self._set_metadata(path, name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
-        """Remove an xattr; raise `OSError` ENODATA where there is none."""
+        """Remove an xattr; raise `OSError` ENODATA if there is none."""
         with self._pending.changing(path):
             header = xattr_to_header(name)
             metadata = dict(self._metadata(path))
@@ -161,7 +161,7 @@ class AttributeOps:
             self._store_metadata(path, metadata)
 
     def _change(self, path: str, update: Update) -> None:
-        """Give `path` the attributes that `update` makes of its present ones."""
+        """Give `path` the attributes that `update` makes from its current ones."""
         with self._pending.changing(path):
             file = self._open_files.at(path)
             if file is None:
@@ -179,7 +179,7 @@ class AttributeOps:
             self._namespace.invalidate(path)
 
     def _stored(self, path: str) -> ObjectInfo:
-        """Return what Swift has at `path` at this moment; raise `OSError` ENODATA where it has no object."""
+        """Return Swift's current object at `path`; raise `OSError` ENODATA if it has none."""
         file = self._open_files.at(path)
         entry = file.entry if file is not None else self._namespace.lookup(path, complete=False)
         if entry is None or entry.object is None or (file is not None and file.unlinked):
@@ -231,14 +231,14 @@ class AttributeOps:
             file.foreign_headers_unknown = False
 
     def _learn_headers(self, file: OpenFile) -> None:
-        """Ask for the headers that another client gave an open file's object, before they are changed."""
+        """Get the headers that another client gave an open file's object, before they are changed."""
         if file.foreign_headers_unknown:
             with suppress(NotFound):
                 file.meta = file.meta.inherit(self._store.head(file.name))
             file.foreign_headers_unknown = False
 
     def _meta(self, entry: Entry) -> ObjectMeta:
-        """Return what the entry's object carries, asking for it where it is not known."""
+        """Return the meta of the entry's object, by a HEAD if it is not known."""
         if entry.meta is not None:
             return entry.meta
         if entry.object is None or (entry.missing and entry.is_directory):
@@ -270,7 +270,7 @@ class AttributeOps:
         assert entry.object is not None
         new = entry.attributes
         if meta.is_dlo:
-            # With our mode in its type the 0-byte row of a DLO would pass for an empty file.
+            # With our mode in its type the 0-byte row of a DLO would look like an empty file.
             sent = meta.with_metadata_of(new).headers()
             self._pending.submit(path, ReplaceHeaders(entry.object, sent), entry)
         else:
@@ -285,7 +285,7 @@ class AttributeOps:
         if path == "/" and folder.container and not folder.prefix:
             self._describe_container(folder.container, entry)
         if not folder.prefix:
-            # In an account the containers' attributes live as long as the mount.
+            # In an account mount the containers' attributes are lost at the unmount.
             self._record(path, entry)
             return entry
         sent = meta.marker(entry.attributes, typed=self._defaults.typed_markers).headers()
@@ -308,7 +308,7 @@ class AttributeOps:
         try:
             self._journal.run_unjournaled(DescribeContainer(container, metadata))
         except AccessDenied:
-            log.info("the root's attributes live as long as the mount: no right to change %s", container)
+            log.info("the root's attributes are lost at the unmount: no permission to change %s", container)
 
     def _record(self, path: str, entry: Entry) -> None:
         if path == "/":

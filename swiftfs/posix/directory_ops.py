@@ -1,4 +1,4 @@
-"""What system calls do to folders: containers, markers, and prefixes that only their children imply."""
+"""System calls on folders: containers, markers, and prefixes that only their children imply."""
 
 import errno
 import itertools
@@ -18,7 +18,7 @@ from swiftfs.store.object_meta import ObjectMeta
 
 
 class DirectoryOps:
-    """Makes, reads and removes folders."""
+    """Creates, reads and removes folders."""
 
     def __init__(self, services: Services, pending: PendingChanges, write_back: WriteBack) -> None:
         self._namespace = services.namespace
@@ -41,10 +41,10 @@ class DirectoryOps:
         return handle
 
     def readdir(self, handle: int) -> Iterator[tuple[str, Attributes]]:
-        """Yield the names in an open folder as it is now, and attributes as far as its listing has them.
+        """Yield the current names in an open folder, with the attributes that its listing has.
 
-        Files that Swift does not have yet are among them. Raise `OSError` ESTALE when the container is gone:
-        the C library takes an ENOENT for the folder's end.
+        Files that are not in Swift yet are among them. Raise `OSError` ESTALE if the container is gone:
+        the C library would take ENOENT for the folder's end.
         """
         path = self._open[handle]
         try:
@@ -56,7 +56,7 @@ class DirectoryOps:
             yield split(file.path)[1], self._inodes.of_open(file.path, file.current_attributes)
 
     def fsyncdir(self, handle: int) -> None:
-        """Return when Swift has the folder and all that was closed below it, or raise why it has not."""
+        """Return when the folder and everything closed below it is in Swift, or raise the error."""
         folder = self._source.folder(self._open[handle])
         if folder.prefix:
             plain = plain_marker(folder)
@@ -69,7 +69,7 @@ class DirectoryOps:
         self._open.pop(handle, None)
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
-        """Make a folder by its marker, or at the top of an account a container."""
+        """Create a folder by its marker, or at the top of an account a container."""
         with self._pending.changing(path):
             if self._namespace.find(path) is not None or self._open_files.at(path) is not None:
                 raise os_error(errno.EEXIST, path)
@@ -97,7 +97,7 @@ class DirectoryOps:
         self._inodes.forget(path, is_folder=True)
 
     def keep_parent(self, path: str) -> None:
-        """Give the parent of `path` a marker when it has none and loses its last child: folders stay."""
+        """Give the parent of `path` a marker if it has none and loses its last child, so that it stays."""
         parent = split(path)[0]
         if not self._namespace.is_implied(parent) or not self._namespace.is_last(path):
             return
@@ -109,7 +109,7 @@ class DirectoryOps:
         self._pending.submit(parent, operation, entry, later=True)
 
     def refuse_unless_empty(self, path: str) -> None:
-        """Raise `OSError` ENOTEMPTY when anything is in the folder, a new file that is open included."""
+        """Raise `OSError` ENOTEMPTY if anything is in the folder, even a new file that is open."""
         if not self._namespace.is_empty(path) or self._open_files.unstored_in(path):
             raise os_error(errno.ENOTEMPTY, path)
 
@@ -129,7 +129,7 @@ class DirectoryOps:
             self._pending.submit(path, Delete(marker, is_slo=False), None)
 
     def _marked(self, path: str, folder: Folder, attributes: Attributes) -> tuple[Entry, PutMarker]:
-        """Return the entry of a folder that gets a marker, and the operation that makes it."""
+        """Return the entry of a folder that gets a marker, and the operation that creates it."""
         name: ObjectName = self._defaults.marker(folder)
         self._write_back.free_name(name)
         meta = ObjectMeta(DIRECTORY_TYPE).marker(attributes, typed=self._defaults.typed_markers)

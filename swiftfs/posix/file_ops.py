@@ -1,4 +1,4 @@
-"""What system calls do to files: their bytes, and links and special files."""
+"""System calls on files: their bytes, and links and special files."""
 
 import errno
 import logging
@@ -38,7 +38,7 @@ class FileOps:
         self._prefetch = Prefetch(services.namespace, self._file_cache, self._open_files, services.options)
 
     def create(self, path: str, mode: int, flags: int, caller: Caller) -> int:
-        """Create and open a file; without O_EXCL one that came to be meanwhile is opened."""
+        """Create and open a file; without O_EXCL, open one that was created meanwhile."""
         with self._pending.changing(path):
             name = self._namespace.new_object(path)
             existing = self._namespace.find(path)
@@ -55,7 +55,7 @@ class FileOps:
             return self._add_handle(file, flags)
 
     def open(self, path: str, flags: int) -> int:
-        """Open an existing file; with O_TRUNC it is empty, and its object as it was until the flush."""
+        """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
         handle = None
         while handle is None:  # again when the last handle of an open file is closed meanwhile
             if (file := self.current(path)) is not None:
@@ -81,8 +81,8 @@ class FileOps:
     def current(self, path: str, *, ask: bool = True) -> OpenFile | None:
         """Return the open file at `path`; None if there is none, or another client has replaced it.
 
-        The handles that are open keep the old version. A file with changes of our own is current: the last
-        writer wins. Without `ask` no request is sent, and what is not in memory counts as unchanged.
+        Open handles keep the old version. A file with local changes is current: the last
+        writer wins. Without `ask` no request is sent, and an entry that is not in memory counts as unchanged.
         """
         file = self._open_files.at(path)
         before = file.entry if file is not None else None
@@ -100,7 +100,7 @@ class FileOps:
         return None
 
     def read(self, handle: int, offset: int, size: int) -> FileSpan:
-        """Return where the bytes lie in a local file; fewer come only where the file ends."""
+        """Return where the bytes are in a local file; fewer only at the file's end."""
         file = self._open_files.handle(handle).file
         name = file.name
         try:
@@ -131,7 +131,7 @@ class FileOps:
         return copied
 
     def truncate(self, path: str, size: int) -> None:
-        """Make a file `size` bytes long; a file nobody has open is handed in before this returns."""
+        """Make a file `size` bytes long; a file that is not open is handed in before this returns."""
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)
             try:
@@ -145,24 +145,24 @@ class FileOps:
         self._truncate(self._open_files.handle(handle).file, size)
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
-        """Extend the file to `offset + length` bytes; only mode 0 is known."""
+        """Extend the file to `offset + length` bytes; only mode 0 is supported."""
         if mode:
             raise os_error(errno.EOPNOTSUPP)
         file = self._open_files.handle(handle).file
         self._truncate(file, max(file.cached_file.size, offset + length))
 
     def flush(self, handle: int) -> None:
-        """Hand in what was written through any handle of the file; part of close()."""
+        """Hand in changes through any handle of the file; part of close()."""
         opened = self._open_files.handle(handle)
         if opened.writable:
             self._write_back.flush(opened.file)
 
     def fsync(self, handle: int, data_only: bool) -> None:  # noqa: ARG002
-        """Return when the file's bytes are in Swift, or raise why they are not."""
+        """Return when the file's bytes are in Swift, or raise the error."""
         self._write_back.flush(self._open_files.handle(handle).file, durable=True)
 
     def release(self, handle: int) -> None:
-        """Close a handle; with the last one, hand in changes that came after its flush, as a mapping's do.
+        """Close a handle; with the last one, hand in changes after its flush, such as those of a mapping.
 
         While other handles are open, their flushes hand the file in.
         """
@@ -176,7 +176,7 @@ class FileOps:
             self._inodes.forget(file.path)
 
     def mknod(self, path: str, mode: int, device: int, caller: Caller) -> None:
-        """Make an empty file, a FIFO or a socket; a device node is EPERM unless root makes it."""
+        """Create an empty file, a FIFO or a socket; EPERM for a device node unless root creates it."""
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFREG:
             handle = self.create(path, mode, os.O_WRONLY | os.O_EXCL, caller)
@@ -198,7 +198,7 @@ class FileOps:
         self._make_special(path, b"", stored)
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
-        """Make a symbolic link at `path`."""
+        """Create a symbolic link at `path`."""
         stored = Stored(stat.S_IFLNK | 0o777, unix_time_ns(), caller.uid, caller.gid, target)
         self._make_special(path, target.encode(), stored)
 
@@ -244,11 +244,11 @@ class FileOps:
         return handle
 
     def _open_object(self, path: str, entry: Entry) -> OpenFile:
-        """Return the open file of an object, with the bytes that are in the cache or wait to be stored."""
+        """Return the open file of an object, with the bytes that are in the cache or not stored yet."""
         assert entry.object is not None
         cached_file = self._services.journal.acquire_pending(entry.object)
         if cached_file is None:
-            if not (entry.etag or entry.hash):  # Swift has got it since `entry` was looked up
+            if not (entry.etag or entry.hash):  # it was stored since `entry` was looked up
                 entry = self._namespace.lookup(path)
             entry = self._verified(path, entry)
             version, size = entry.version, entry.attributes.size
@@ -261,9 +261,9 @@ class FileOps:
         return file
 
     def _verified(self, path: str, entry: Entry) -> Entry:
-        """Return the entry with its true version before cached bytes are taken for the file's.
+        """Return the entry with its true version before cached bytes are used for the file.
 
-        Without cached bytes the download finds the version. While Swift is out of reach the cache serves.
+        Without cached bytes the download finds the version. While Swift does not answer the cache is used.
         """
         try:
             return self._namespace.verify(path, entry, ask=entry.version in self._file_cache)
@@ -277,7 +277,7 @@ class FileOps:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
             if size == 0 and self._file_cache.is_pinned(file.cached_file):
-                # The journal needs the bytes that it was given until the next flush replaces them.
+                # The journal needs the bytes of its record until the next flush replaces them.
                 before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)
                 self._file_cache.release(before)
             elif size != file.cached_file.size:
@@ -300,5 +300,5 @@ def _etags(entry: Entry) -> set[str]:
 
 
 def _is_other(before: Entry, found: Entry) -> bool:
-    """Return whether Swift has another version than `before`; False while a change of ours is under way."""
+    """Return whether Swift has another version than `before`; False while a local change is pending."""
     return bool(_etags(found)) and not _etags(found) & _etags(before)

@@ -1,4 +1,4 @@
-"""The file system: POSIX meaning over paths and handles. No kernel is needed to run it.
+"""The filesystem: system calls on paths and handles. No kernel is needed to run it.
 
 Paths are absolute in the mount. Failures are `OSError` with an errno, or `SwiftfsError`, whose errno
 `swiftfs.errors.errno_of` returns.
@@ -22,7 +22,7 @@ from swiftfs.posix.write_back import WriteBack
 class FileSystem:
     """One mount; `records` are the changes that an earlier process left in the journal.
 
-    The calls that `fuse/operations.py` makes are the parts' own methods, without a call between.
+    The methods that `fuse/operations.py` calls are bound directly to those of the parts.
     """
 
     def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
@@ -77,7 +77,7 @@ class FileSystem:
 
     @property
     def services(self) -> Services:
-        """What it is made of, for the mount's status."""
+        """The parts of the mount, for its status."""
         return self._services
 
     def written(self) -> list[OpenFile]:
@@ -85,19 +85,19 @@ class FileSystem:
         return [file for file in self._open_files.all() if file.dirty]
 
     def begin(self) -> None:
-        """Ask Swift for the root, and go on with what an earlier process left.
+        """Ask Swift for the root, and continue with the changes that an earlier process left.
 
-        Raise `NotFound` when the container does not exist.
+        Raise `NotFound` if the container does not exist.
         """
         self._services.namespace.load_root()
         self._services.journal.recover(self._records, self._pending.recovered)
 
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
-        """Store what is not in Swift yet and end every thread; the mount is gone.
+        """Store all pending changes and end every thread; the mount is gone.
 
-        `progress` is called with the number of changes that wait. What cannot be stored within the option
-        `drain` stays on the disk for the next mount. Raise `SwiftfsError` that says so, and which changes
-        Swift refused without anybody being told.
+        `progress` is called with the number of pending changes. Changes that cannot be stored within the
+        option `drain` stay on the disk for the next mount. Raise `SwiftfsError` that says so, and which
+        changes Swift refused that were not reported yet.
         """
         journal = self._services.journal
         lost = [file.path for file in self._open_files.all() if not self._write_back.drain(file)]
@@ -112,7 +112,7 @@ class FileSystem:
             first = left[0]
             problems.append(
                 f"{len(left)} changes stay in {self._services.cache_dir}, "
-                "and the next mount goes on with them; "
+                "and the next mount continues with them; "
                 f"the first is {first.path}: {first.reason or 'there was no time'}"
             )
         if refused := journal.refused():

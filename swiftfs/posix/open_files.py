@@ -1,4 +1,4 @@
-"""Open files, each shared by the handles on it, and the table of them all."""
+"""Open files, each shared by its handles, and the table of all of them."""
 
 import itertools
 import math
@@ -19,13 +19,13 @@ from swiftfs.posix.rename_barrier import RenameBarrier
 from swiftfs.store.object_meta import ObjectMeta
 
 UNCACHED_SECONDS = 5.0
-"""Longer than libfuse uses the mtime and size that it looked up before."""
+"""Longer than libfuse uses a cached mtime and size."""
 
 ATTRIBUTE_SECONDS = 1.0
-"""How long libfuse and the kernel go by attributes that they have."""
+"""How long libfuse and the kernel cache attributes."""
 
 DROPPED_FILES = 10_000
-"""Files whose dropped changes the kernel may still have in its pages, at most."""
+"""Limit of the files whose dropped changes may still be in the kernel's page cache."""
 
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
@@ -36,7 +36,7 @@ RELEASED_FILES = 1000
 class HeldDeletion:
     """The deletion of an unlinked file's object, which waits for the last close.
 
-    The journal has it as number `seq`; `path` is the one that was unlinked. `done` takes the outcome.
+    It has the number `seq` in the journal; `path` is the path that was unlinked. `done` gets the outcome.
     """
 
     seq: int
@@ -47,17 +47,17 @@ class HeldDeletion:
 
 @dataclass(slots=True)
 class OpenFile:
-    """A file that is open: what it is now, which may be ahead of the journal.
+    """The current state of an open file, which may be newer than the journal's.
 
-    `entry` is what the namespace has of it, None for a new file before its first flush. A file is `dirty`
-    while bytes or attributes are not in the journal yet, and `failed` when close() or fsync() has raised why.
-    An `unlinked` file has lost its name to unlink(2) or rename(2): it lives until its last handle is closed,
-    and then its `held_deletion` is executed. `replaces` is the entry that a new file takes the place of. With
-    `foreign_headers_unknown` the object has headers of another client that nobody has asked for. `users`
-    counts the handles.
+    `entry` is its entry in the namespace, None for a new file before its first flush. A file is `dirty`
+    while bytes or attributes are not in the journal yet, and `failed` if close() or fsync() has raised an
+    error about it. An `unlinked` file has lost its name by unlink(2) or rename(2): it lives until its last
+    handle is closed, and then its `held_deletion` is executed. `replaces` is the entry that a new file
+    replaces. With `foreign_headers_unknown` the object may have headers of another client that were not
+    requested yet. `users` counts the handles.
 
-    The lock keeps writers apart from what hands the file to the journal. It is the only lock that may be held
-    while a request is waited for.
+    The lock excludes writers while the file is handed in. It is the only lock that may be held during a
+    request.
     """
 
     path: str
@@ -77,17 +77,17 @@ class OpenFile:
 
     @property
     def current_attributes(self) -> Attributes:
-        """The attributes with the size as it is at this moment."""
+        """The attributes with the current size."""
         return replace(self.attributes, size=self.cached_file.size)
 
     def rename_object(self, entry: Entry) -> None:
-        """Take the name that the object was moved to."""
+        """Change to the name that the object was moved to."""
         assert entry.object is not None
         self.entry, self.name = entry, entry.object
         self.cached_file.rename(entry.object)
 
     def current_meta(self) -> ObjectMeta:
-        """Return what an upload would store besides the bytes.
+        """Return what an upload would store in addition to the bytes.
 
         Headers that another client gave the object are preserved as xattrs are. Content-Encoding is one of
         them: the mount shows and takes the encoded bytes. A DLO's manifest header is not preserved, for Swift
@@ -100,7 +100,7 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """One open(): its file, whether it may write, and whether every write goes to the end (O_APPEND)."""
+    """One open(): its file, whether it may write, and whether every write is at the end (O_APPEND)."""
 
     file: OpenFile
     writable: bool
@@ -110,11 +110,11 @@ class Handle:
 class OpenFiles:
     """The open files by handle and by path. The lock guards the tables and the counts of users.
 
-    The `barrier` keeps the flushes of files apart from the renames of folders above them.
+    The `barrier` excludes flushes of files during renames of folders above them.
 
-    A file that another client replaced is found by its handles only. The kernel has one page cache for all
-    that is opened at a path. So after a replacement new handles there bypass that cache, until nobody reads
-    the old version any more and the file has changed once more.
+    A file that another client replaced is found only by its handles. The kernel has one page cache for all
+    handles of a path. So after a replacement new handles there bypass that cache, until no handle of
+    the old version is open and the file has changed once more.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class OpenFiles:
         return self._by_path.get(path)
 
     def handle(self, number: int) -> Handle:
-        """Return what a handle's number stands for."""
+        """Return the handle with a number."""
         return self._handles[number]
 
     def open(self, file: OpenFile, *, writable: bool, append: bool = False) -> tuple[int, OpenFile]:
@@ -159,7 +159,7 @@ class OpenFiles:
         return number, shared
 
     def replace(self, file: OpenFile) -> None:
-        """Let `file` be found by its handles only: its path is another version's from now on."""
+        """Let `file` be found only by its handles: its path is another version's from now on."""
         with self._lock:
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
@@ -199,9 +199,9 @@ class OpenFiles:
             return file
 
     def as_shown(self, path: str, attributes: Attributes) -> Attributes:
-        """Return the attributes to show of a file; after changes of it were dropped, once with another mtime.
+        """Return the attributes to show of a file: for a moment after dropped changes with another mtime.
 
-        The kernel has pages with these changes. libfuse's auto_cache makes it forget them when mtime or size
+        The kernel has pages with these changes. libfuse's auto_cache invalidates them if mtime or size
         differ from what it saw last, which may be the state before the changes.
         """
         if path not in self._dropped:
@@ -220,7 +220,7 @@ class OpenFiles:
             return path in self._released
 
     def move(self, old: str, new: str) -> None:
-        """Let the files at `old` and below it be found at `new`."""
+        """Move the files at `old` and below it to `new`."""
         with self._lock:
             for path in [path for path in self._by_path if is_below(path, old)]:
                 file = self._by_path.pop(path)
@@ -235,7 +235,7 @@ class OpenFiles:
                 self._dropped[new + path[len(old) :]] = self._dropped.pop(path)
 
     def stored(self, pending: Entry, entry: Entry) -> None:
-        """Let the file that was handed in as `pending` be `entry`, which Swift has stored."""
+        """Set the entry of the file that was handed in as `pending` to `entry`, which is in Swift."""
         with self._lock:
             for file in [*self._by_path.values(), *self._replaced]:
                 if file.entry is pending:
@@ -248,7 +248,7 @@ class OpenFiles:
             return [file for file in files if is_below(file.path, folder)]
 
     def unstored_in(self, folder: str) -> list[OpenFile]:
-        """Return the files of a folder that no listing shows, because nobody has flushed them yet."""
+        """Return the files of a folder that no listing shows, because they were not flushed yet."""
         files = self.below(folder)
         new = [file for file in files if file.entry is None and not file.unlinked]
         return [file for file in new if split(file.path)[0] == folder]

@@ -1,4 +1,4 @@
-"""Changes on their way to Swift: the namespace shows them, and the journal makes them."""
+"""Pending changes: the namespace shows them, and the journal stores them in Swift."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,14 +31,14 @@ from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
 
 MOST_UNLISTED = 100
-"""How many objects that a listing misses are looked up after a move was finished, a HEAD each."""
+"""How many objects that a listing lacks are looked up after a move was finished, by a HEAD each."""
 
 SUPERSEDE_SECONDS = 0.5
-"""How long a deletion waits for the change that makes it needless, which comes within milliseconds."""
+"""How long a deletion waits for a change that may replace it, which comes within milliseconds."""
 
 
 class JournaledChange:
-    """A change that the mount shows and the journal has; the journal calls `settle` once, with the outcome.
+    """A change that is shown in the mount and is in the journal, which calls `settle` once with the outcome.
 
     `error` is why the change was given up, None before that.
     """
@@ -49,7 +49,7 @@ class JournaledChange:
         self._open_files = open_files
 
     def settle(self, outcome: ObjectInfo | Failure | None) -> None:
-        """Confirm the change, with what Swift said of a stored object, or roll it back."""
+        """Confirm the change, with Swift's answer about a stored object, or roll it back."""
         entry = self._pending.entry
         if isinstance(outcome, Exception):  # the journal logs it, or `submit` raises it
             self.error = outcome
@@ -62,12 +62,12 @@ class JournaledChange:
             self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:
-        """Show again what was there, because the journal did not take the change."""
+        """Show the state before again, because the journal did not accept the change."""
         self._pending.rollback()
 
 
 class PendingChanges:
-    """Shows changes in the mount and hands them to the journal, which makes them in Swift."""
+    """Shows changes in the mount and hands them in to the journal, which stores them in Swift."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -77,14 +77,14 @@ class PendingChanges:
 
     @property
     def is_sync(self) -> bool:
-        """True when Swift has a change before the call that makes it returns: there is no write delay."""
+        """True if each call returns only when its change is in Swift: there is no write delay."""
         return self._journal.mode is Mode.SYNC
 
     @contextmanager
     def changing(self, *paths: str) -> Iterator[None]:
         """Make a change about `paths` while no folder above them moves.
 
-        Raise `OSError` ENOENT when the folder of one has moved away while this waited.
+        Raise `OSError` ENOENT if the folder of one has moved away while this waited.
         """
         with self._open_files.barrier.passing(lambda: paths) as waited:
             if waited:
@@ -93,11 +93,11 @@ class PendingChanges:
             yield
 
     def submit(self, path: str, operation: Operation, entry: Entry | None, *, later: bool = False) -> None:
-        """Show `entry` at `path` from now on (None for nothing), and have `operation` do that in Swift.
+        """Show `entry` at `path` from now on (None for nothing), and submit `operation`, which stores that.
 
         Without a write delay the operation is executed before this returns, and its failure is raised. With
-        `later` it may wait all the same, because another change is about to make it needless. With a write
-        delay a failure is logged, and what was there is shown again. Raise `OSError` when the journal cannot
+        `later` it may still wait, because another change is expected to replace it. With a write
+        delay a failure is logged, and the state before is shown again. Raise `OSError` if the journal cannot
         be written: then nothing has changed.
         """
         change = self.record(path, entry)
@@ -128,7 +128,7 @@ class PendingChanges:
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
     def recovered(self, path: str, operation: Operation) -> Done:
-        """Show again a change that an earlier process left; return what the journal calls with the outcome.
+        """Show again a change that an earlier process left; return the journal's callback for the outcome.
 
         A move is finished by then: listings may show its old name, and not yet its new one.
         """
@@ -142,13 +142,13 @@ class PendingChanges:
         return self.record(path, entry).settle
 
     def _show_moved(self, operation: Move | MoveFolder) -> None:
-        """Show what a move that was finished at the start has at its new place."""
+        """Show the objects of a move that was finished at the start, at the new place."""
         for name in islice(self._unlisted(operation), MOST_UNLISTED):
             with suppress(StoreError):
                 self._namespace.record_stored(self._services.store.head(name))
 
     def _unlisted(self, operation: Move | MoveFolder) -> Iterator[ObjectName]:
-        """Yield the objects at the new place that a listing may miss, without markers that end in a slash."""
+        """Yield the objects at the new place that a listing may lack, without markers that end in a slash."""
         if isinstance(operation, Move):
             yield operation.target
             return
@@ -200,7 +200,7 @@ def unstored_entry(
     *,
     foreign_headers_unknown: bool = False,
 ) -> Entry:
-    """Return the entry of a file of `size` bytes that Swift does not have yet; arguments as in `PutFile`."""
+    """Return the entry of a file of `size` bytes that is not in Swift yet; arguments as in `PutFile`."""
     if ";" in meta.media_type or meta.stored.target is not None:  # a listing may show less than was sent
         meta = ObjectMeta.of(meta.headers())
     return Entry(
@@ -215,7 +215,7 @@ def unstored_entry(
 
 
 def pending_entry(path: str, operation: Operation, defaults: Defaults) -> Entry | None:
-    """Return the entry of `path` after `operation`, None when the operation alone does not determine it."""
+    """Return the entry of `path` after `operation`, None if the operation alone does not determine it."""
     match operation:
         case PutFile():
             size, unknown = operation.file.size, operation.foreign_headers_unknown

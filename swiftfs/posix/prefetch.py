@@ -29,8 +29,9 @@ _MISSED = 64
 class Prefetch:
     """Downloads the files that a reader will open next, as whole objects.
 
-    A file that is downloaded ahead waits here until it is opened, still arriving or not. If nobody opens it,
-    it goes into the cache in the end. A download that fails is dropped: the open of the file begins another.
+    A file that is downloaded ahead is kept here until it is opened, even if it is not complete. If it is not
+    opened, it is put into the cache in the end. A failed download is dropped: the open of the file begins
+    another.
 
     The lock guards every field. It is taken before the namespace's, a cached file's and the cache's.
     """
@@ -44,7 +45,7 @@ class Prefetch:
         self._lock = new_lock(Rank.PREFETCH)
         parallel = PER_CONNECTION * options.connections
         self._pool = new_pool("prefetch", parallel)
-        # Twice what is under way at once, so that no thread is idle while the reader takes what has arrived.
+        # Twice the number of parallel downloads, so that no thread is idle while the reader opens the files.
         window = 2 * parallel if options.prefetch else 0
         self._max_ahead = READERS * window
         self._readers = Readers(namespace.known_children, window)
@@ -69,7 +70,7 @@ class Prefetch:
                 self._cache.keep(self._ahead.popitem(last=False)[1])
 
     def close(self) -> None:
-        """Give the cache what has arrived, and end the threads; no file is opened any more."""
+        """Put complete files into the cache, and end the threads; no file is opened any more."""
         with self._lock:
             while self._ahead:
                 cached_file = self._ahead.popitem()[1]
@@ -84,7 +85,7 @@ class Prefetch:
         for path in reader.expected:
             entry = self._namespace.known(path)
             if entry is None or not entry.complete:
-                continue  # a HEAD may be under way
+                continue  # a HEAD may be running
             if _is_small_file(entry):
                 budget -= entry.attributes.size
             if budget < 0:

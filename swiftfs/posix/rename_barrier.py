@@ -1,4 +1,4 @@
-"""Keeps changes apart from renames of the folders above them."""
+"""Excludes changes during renames of the folders above them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from swiftfs.paths import is_below
 
 
 class RenameBarrier:
-    """Lets changes wait while a folder above them moves, and a folder's rename while changes go on below it.
+    """Makes changes wait while a folder above them moves, and a folder's rename while changes below it run.
 
-    A change passes with its paths: while it goes on, no folder above them begins to move. Its thread may make
+    A change passes with its paths: until it ends, no folder above them begins to move. Its thread may make
     further changes within it. The rename of a folder waits for the changes that have begun below its two
     paths; later ones wait for its end. Readers never wait.
 
@@ -45,7 +45,7 @@ class RenameBarrier:
 
     @contextmanager
     def closed(self, old: str, new: str) -> Iterator[None]:
-        """Rename a folder: wait for the changes below the two paths, and let no other begin meanwhile."""
+        """Rename a folder: wait for the changes below the two paths, and block others meanwhile."""
         thread = thread_id()
         with self._changed:
             self._changed.wait_for(lambda: not self._overlaps(old, new))

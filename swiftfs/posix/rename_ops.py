@@ -1,6 +1,6 @@
-"""Names that change or go: `rename` and `unlink`, also of files that are open.
+"""`rename` and `unlink`, also of open files.
 
-What Swift does not have yet gets its new name in the journal; the rest is copied and deleted.
+A file that is not in Swift yet gets its new name in the journal; other objects are copied and deleted.
 """
 
 import errno
@@ -21,7 +21,7 @@ from swiftfs.posix.services import Services
 from swiftfs.posix.write_back import WriteBack
 
 HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
-"""libfuse renames an open file so before it is unlinked or renamed over; such a name never reaches Swift."""
+"""libfuse renames an open file to this before it is unlinked or replaced; such a name never reaches Swift."""
 
 
 class RenameOps:
@@ -46,7 +46,7 @@ class RenameOps:
             self._unlink(path)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file or folder over whatever POSIX lets it replace."""
+        """Rename a file or folder, and replace what POSIX allows to replace."""
         if old == new:
             return
         moving = self._namespace.find(old) if self._open_files.at(old) is None else None
@@ -72,9 +72,9 @@ class RenameOps:
         self._inodes.forget(path)
 
     def _unlink_open(self, file: OpenFile, hidden: str) -> None:
-        """Take the name from an open file; it lives on as `hidden`, and its object is deleted.
+        """Remove the name of an open file; it is now `hidden`, and its object is deleted.
 
-        When bytes are missing here, the object is needed until they have come: its deletion is held.
+        If bytes are missing locally, the object is needed until they have come: its deletion is held.
         """
         path = file.path
         entry = self._namespace.find(path)
@@ -98,12 +98,12 @@ class RenameOps:
             self._rename_held(old, new, file)
 
     def _rename_held(self, old: str, new: str, file: OpenFile | None) -> None:
-        # A program that writes a file of such a name does so under a temporary name that holds the name.
+        # A program that writes a file of such a name does so under a temporary name that contains the name.
         if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
             if file is not None:
                 self._unlink_open(file, new)
                 return
-            # libfuse counts a handle as open until after its release: then nobody will unlink `new`.
+            # libfuse counts a handle as open until after its release: then it will not unlink `new`.
             if self._open_files.was_just_released(old):
                 self._unlink(old)
                 return
@@ -122,7 +122,7 @@ class RenameOps:
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
         """Rename an open file over `target`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
-        if file.entry is None:  # only this process knows of it: the flush will give it the new name
+        if file.entry is None:  # only this process knows it: the flush will use the new name
             file.name = name
             file.replaces = target
         else:
@@ -133,7 +133,7 @@ class RenameOps:
     def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
         """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
 
-        Raise why Swift does not move what it has already, and `NotFound` when another client deleted it.
+        Raise the error if Swift cannot move its object, and `NotFound` if another client deleted it.
         """
         assert entry.object is not None
         self._write_back.free_name(name)
@@ -155,7 +155,7 @@ class RenameOps:
             self._namespace.invalidate(old)
             raise
         self._file_cache.moved(entry.version, name)
-        # What waited for the old name was executed before the move: the entry is what Swift made of it.
+        # Changes of the old name were executed before the move: the entry is the result.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
             self._journal.watch(entry.object, self._pending.record(old, None).settle)
@@ -167,7 +167,7 @@ class RenameOps:
     def _rename_queued(
         self, old: str, new: str, source: ObjectName, moved: Entry, target: Entry | None
     ) -> bool:
-        """Give a file that Swift does not have yet its new name at once; return whether that was possible."""
+        """Rename a file that is not in Swift yet at once; return whether that was possible."""
         assert moved.object is not None
 
         def record() -> tuple[Done, Done]:
@@ -187,7 +187,7 @@ class RenameOps:
         return is_renamed
 
     def _rename_folder(self, old: str, new: str, moving: Entry) -> None:
-        """Move a folder with all below it over nothing, or over an empty folder. The barrier is closed."""
+        """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed."""
         source, destination = self._source.folder(old), self._source.folder(new)
         target = self._namespace.find(new)
         self._check_folder_rename(old, new, target)
@@ -226,7 +226,7 @@ class RenameOps:
             self._directories.refuse_unless_empty(new)
 
     def _store_below(self, old: str, new: str) -> None:
-        """Have all that waits below the two folders executed; open files are handed in first."""
+        """Execute all pending changes below the two folders; open files are handed in first."""
         for file in self._open_files.below(old):
             self._write_back.flush(file)
             if file.held_deletion is not None:
@@ -247,7 +247,7 @@ class RenameOps:
             raise
 
     def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
-        """Return the objects below a folder that we have stored, and a listing may not show yet."""
+        """Return the objects below a folder that this mount has stored and a listing may not show yet."""
         return tuple(
             MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
             for entry in self._namespace.recent_below(path)
@@ -273,7 +273,7 @@ class RenameOps:
         self._open_files.move(old, new)
 
     def _move_cached(self, path: str, source: Folder, destination: Folder) -> None:
-        """Keep what is cached of the files below `path`, as far as their names are in memory."""
+        """Keep the cached files below `path`, if their names are in memory."""
         for entry in self._namespace.known_children(path, "") or ():
             if entry.is_directory:
                 self._move_cached(join(path, entry.name), source, destination)

@@ -38,9 +38,9 @@ class UsageReport:
         self._last: LRUCache[str, FilesystemUsage] = LRUCache(MAX_CONTAINERS)
 
     def of(self, path: str) -> FilesystemUsage:
-        """Return size and free space of the container that `path` lies in, or of the account.
+        """Return size and free space of the container that contains `path`, or of the account.
 
-        Raise `StoreError` when Swift does not answer and never has.
+        Raise `StoreError` if Swift does not answer and never has.
         """
         container = self._source.folder(path).container
         with self._lock:

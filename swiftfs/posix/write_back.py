@@ -1,4 +1,4 @@
-"""How the changes of open files come to the journal."""
+"""Hands in the changes of open files to the journal."""
 
 import logging
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class WriteBack:
-    """Hands open files to the journal: what was written, and the deletions of those that were unlinked."""
+    """Hands in open files to the journal: their changes, and the deletions of unlinked ones."""
 
     def __init__(self, services: Services, pending: PendingChanges) -> None:
         self._services = services
@@ -25,12 +25,12 @@ class WriteBack:
         self._open_files = services.open_files
 
     def flush(self, file: OpenFile, *, durable: bool = False) -> None:
-        """Hand what changed to the journal, unless the file was unlinked; raise why it does not take it.
+        """Hand in changes to the journal, unless the file was unlinked; raise the journal's error.
 
-        A `durable` flush returns when Swift has the file. So does every flush without a write delay: there a
-        change that cannot be stored is given up, and the file stays dirty, unless the same record also has a
-        change that an earlier call was promised: then both wait. Otherwise raise, once, why an
-        earlier change of the file could not be stored. Wait while a folder above the file moves.
+        A `durable` flush returns when the file is in Swift. So does every flush without a write delay: there
+        a change that cannot be stored is given up, and the file stays dirty, unless the same record also has
+        a change that an earlier call was promised: then both stay pending. Otherwise raise, once, the error
+        of an earlier change of the file that could not be stored. Wait while a folder above the file moves.
         """
         with self._open_files.barrier.passing(lambda: (file.path,)):
             self._flush(file, durable=durable)
@@ -58,7 +58,7 @@ class WriteBack:
             raise error
 
     def drain(self, file: OpenFile) -> bool:
-        """Hand in changes that no flush handed in; return whether that succeeded."""
+        """Hand in changes after the last flush; return whether that succeeded."""
         try:
             self.flush(file)
         except (SwiftfsError, OSError) as error:
@@ -69,7 +69,7 @@ class WriteBack:
     def free_name(self, name: ObjectName) -> None:
         """Hand in the deletion of `name` that waits for a last close: the name is about to be used again.
 
-        The unlinked file may still be read. So what is missing of it is downloaded before it is deleted.
+        The unlinked file may still be read. So its missing bytes are downloaded before it is deleted.
         """
         for file in self._open_files.unlinked(name):
             file.cached_file.ensure_all()
@@ -101,7 +101,7 @@ class WriteBack:
         if not file.unlinked:
             self._learn_version(file)
         if file.dirty and not file.unlinked:
-            log.warning("%s: its last changes are dropped", file.path)
+            log.warning("%s: its last changes are lost", file.path)
             self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
             self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
@@ -147,7 +147,7 @@ class WriteBack:
         file.dirty = False
 
     def _learn_version(self, file: OpenFile) -> None:
-        """Record which version the file's bytes came from, when a download has told it."""
+        """Record which version the file's bytes came from, if a download has shown it."""
         entry, info, base = file.entry, file.cached_file.last_get_info, file.cached_file.origin
         if entry is None or info is None or base is None or info.version.name != entry.object:
             return

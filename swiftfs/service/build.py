@@ -1,4 +1,4 @@
-"""Puts a mount's parts together, from the store up to the file system."""
+"""Builds a mount's parts, from the store up to the filesystem."""
 
 import os
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ from swiftfs.posix.services import Services
 from swiftfs.store import ConnectedAccount, ObjectStore
 
 PER_UPLOAD = 4
-"""Changes under way at once where a large file has one segment: they mostly wait for the answer."""
+"""Parallel changes for each parallel segment (option `uploads`): they mostly wait for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What `swiftfs mount` was asked to do."""
+    """The arguments of `swiftfs mount`."""
 
     source: Source
     mountpoint: Path
@@ -48,9 +48,9 @@ class MountRequest:
 
 
 def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> FileSystem:
-    """Put the floors together."""
+    """Build the layers and connect them."""
     options, store = request.options, account.store
-    # First of all: a journal of another format ends the mount, and then no other file was touched.
+    # First of all: a journal of another format stops the mount before any other file is changed.
     db = JournalDB(cache, f"{request.source} of {account.label}")
     records = db.records()
     defaults = _defaults(options)

@@ -1,4 +1,4 @@
-"""From a command to a background process: a fork, and a pipe that tells how it went."""
+"""From a command to a background process: a fork, and a pipe that reports the result."""
 
 import contextlib
 import logging
@@ -24,9 +24,9 @@ SYSLOG = "/dev/log"
 
 
 def run_in_background(work: Callable[[Ready], None]) -> None:
-    """Run `work` in a process of its own; return when it calls its argument.
+    """Run `work` in its own process; return when it calls its argument.
 
-    Raise `ConfigurationError` with the child's message when `work` fails before that. When the wait is
+    Raise `ConfigurationError` with the child's message if `work` fails before that. If the wait is
     interrupted the child ends too. Threads do not survive a fork: `work` starts the first ones.
     """
     reader, writer = os.pipe()
@@ -54,7 +54,7 @@ def _child(work: Callable[[Ready], None], writer: int) -> int:
         nonlocal told
         told = True
         os.setsid()  # not earlier: until it is mounted, an automount lets only systemd's process group pass
-        os.chdir("/")  # not earlier: certificates and clouds.yaml may be named relative to where we began
+        os.chdir("/")  # not earlier: paths of certificates and clouds.yaml may be relative
         _leave_terminal()
         os.write(writer, _READY)
         os.close(writer)
@@ -72,7 +72,7 @@ def _child(work: Callable[[Ready], None], writer: int) -> int:
 
 
 def allow_many_files() -> None:
-    """Let this process open as many files as it may: programs hold more than the usual 1024 on a mount."""
+    """Let this process open as many files as the system allows: 1024 may be too few for a mount."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -85,9 +85,9 @@ def _leave_terminal() -> None:
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Writes to what is standard error now, by a descriptor of its own: libfuse's messages are caught at 2.
+    """Writes to the current standard error by its own descriptor, as libfuse's messages are caught at 2.
 
-    `close` gives the descriptor back, so that whoever reads our standard error to its end need not wait.
+    `close` closes the descriptor, so that a reader of our standard error sees its end.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
         super().__init__(os.fdopen(descriptor, "w", encoding=sys.stderr.encoding, errors="backslashreplace"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, unless a thread was late and the handler has been replaced."""
+        """Write the record, unless the handler has been replaced meanwhile."""
         if not self.stream.closed:
             super().emit(record)
 
@@ -108,7 +108,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 
 def log_to_terminal(level: int | str) -> None:
-    """Write the log to standard error, a line each; where the journal reads it, with its priorities."""
+    """Write the log to standard error, with priorities if systemd's journal reads it."""
     form = "%(levelname)s: %(message)s"
     handler = _Terminal()
     handler.setFormatter(
@@ -118,7 +118,7 @@ def log_to_terminal(level: int | str) -> None:
 
 
 def log_to_system(level: int, folder: Path) -> None:
-    """Write the log to syslog, or where there is none to `swiftfs.log` in `folder`."""
+    """Write the log to syslog or, if there is none, to `swiftfs.log` in `folder`."""
     handler: logging.Handler
     if _listens(SYSLOG):
         handler = logging.handlers.SysLogHandler(SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
@@ -137,7 +137,7 @@ def _log_to(handler: logging.Handler, level: int | str) -> None:
 
 
 def _listens(address: str) -> bool:
-    """Return whether a process reads the socket; `SysLogHandler` silently drops what none reads."""
+    """Return whether a process reads the socket; without one, `SysLogHandler` drops records silently."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as probe:
             probe.connect(address)

@@ -1,4 +1,4 @@
-"""How log lines look: one line each, priorities for the journal, and nothing said over and over."""
+"""The form of log lines: one line each, with priorities for systemd's journal, and without repetitions."""
 
 import logging
 import os
@@ -11,10 +11,10 @@ from cachetools import LRUCache
 from swiftfs.concurrency import monotonic
 
 QUIET_SECONDS = 60.0
-"""How long a message that was just logged is counted instead of logged again."""
+"""How long repetitions of a message are counted instead of logged."""
 
 REMEMBERED = 1000
-"""Messages that are remembered to be found again."""
+"""The number of messages that are remembered."""
 
 RECENT_LINES = 1000
 RECENT_CHARACTERS = 1000
@@ -27,7 +27,7 @@ _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), 
 
 
 def reads_journal(descriptor: int) -> bool:
-    """Return whether systemd's journal reads the stream: it names its device and inode, systemd.exec(5)."""
+    """Return whether systemd's journal reads the stream: `JOURNAL_STREAM` names it (systemd.exec(5))."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -64,7 +64,7 @@ class Recent(logging.Handler):
 
 
 class Repetition(logging.Filter):
-    """Lets a message through once a minute; the next time it says how often it was kept back.
+    """Lets a message through once a minute; the next time with the number of suppressed repetitions.
 
     Messages that differ only in request id or pause count as equal. Debug messages and records with the
     attribute `always` all pass.

@@ -1,4 +1,4 @@
-"""Where a mount can be watched: the metrics that were asked for, and the files of its hidden folder."""
+"""Monitoring of a mount: its metrics, and the files of its hidden folder."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from swiftfs.service.logging import Recent
 
 
 class Monitoring:
-    """Ready before the mount is: raises `ConfigurationError` for metrics or prices that cannot be had."""
+    """Made before the mount: raises `ConfigurationError` if metrics or prices cannot be used."""
 
     def __init__(self, options: Options) -> None:
         self.prices = Prices.read(Path(options.prices)) if options.prices else None
@@ -24,12 +24,12 @@ class Monitoring:
         logging.getLogger().addHandler(self._recent)
 
     def begin(self, collector: StatusCollector) -> None:
-        """Let metrics be asked for, or write them; after a fork, if there is one."""
+        """Begin to serve or write metrics; after a fork, if there is one."""
         if self._exporter is not None:
             self._exporter.start(collector.state)
 
     def files(self, collector: StatusCollector) -> Mapping[str, Callable[[], bytes]]:
-        """Return what renders each file of the hidden folder."""
+        """Return the function that renders each file of the hidden folder."""
         return {
             "status.json": lambda: collector.state().to_json().encode(),
             "metrics.prom": lambda: _metrics(collector),
@@ -37,7 +37,7 @@ class Monitoring:
         }
 
     def close(self) -> None:
-        """End what was begun; a file gets the last state."""
+        """Stop; a file gets the last metrics."""
         if self._exporter is not None:
             self._exporter.close()
         logging.getLogger().removeHandler(self._recent)

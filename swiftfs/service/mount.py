@@ -1,4 +1,4 @@
-"""The life of a mount: connect, check, mount, tell that it answers, serve, drain."""
+"""The life of a mount: connect, check, mount, report that it answers, serve, drain."""
 
 import contextlib
 import gc
@@ -39,17 +39,17 @@ log = logging.getLogger(__name__)
 
 
 KERNEL_CACHE_SECONDS = 1.0
-"""How long the kernel may answer from its own cache; it adds to `ttl`, so it stays short."""
+"""How long the kernel may answer from its own cache. It adds to `ttl`, so it is short."""
 
 
 ANSWER_SECONDS = 60.0
-"""A mount that has not answered its first stat(2) by then will not."""
+"""A mount that has not answered its first stat(2) after this time has failed."""
 
 
 def check_mountpoint(mountpoint: Path) -> None:
-    """Raise `ConfigurationError` unless something can be mounted on the folder `mountpoint`.
+    """Raise `ConfigurationError` unless the folder `mountpoint` can be mounted on.
 
-    A swiftfs that died may be mounted there: it stays, visibly broken, until the moment of the next mount.
+    A dead swiftfs may be mounted there: it stays, visibly broken, until the next mount replaces it.
     """
     try:
         if not died(mountpoint) and any(mountpoint.iterdir()):
@@ -63,8 +63,8 @@ def check_mountpoint(mountpoint: Path) -> None:
 def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable[[Path], None]) -> None:
     """Mount, call `ready` with the cache folder once the mount answers, and serve until it is unmounted.
 
-    All is in Swift when this returns. Raise `ConfigurationError` or `StoreError` when it cannot be mounted,
-    `SwiftfsError` for what could not be stored at last.
+    Everything is in Swift when this returns. Raise `ConfigurationError` or `StoreError` if it cannot be
+    mounted, `SwiftfsError` if some changes could not be stored at the end.
     """
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
@@ -84,7 +84,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
         collector = StatusCollector(
             filesystem, account, request.source, request.mountpoint, monitoring.prices
         )
-        Drain(0).write(cache)  # in place of what an earlier process told last
+        Drain(0).write(cache)  # replaces the last state of an earlier process
         detached = DetachWatch(request.mountpoint, filesystem.services.journal, cache)
         try:
             with _collecting_later():
@@ -93,18 +93,18 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             _mount(filesystem, request, monitoring.files(collector), partial(ready, cache), detached)
         finally:
             notify("STOPPING=1")
-            # A machine that shuts down sends SIGTERM to all: it must not cut the last uploads short.
+            # A machine that shuts down sends SIGTERM to all: it must not interrupt the last uploads.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             detached.stop()
-            Drain(0).write(cache)  # it is not held any more
+            Drain(0).write(cache)  # the mount is not held any more
             _drain(filesystem, cache)
 
 
 def _drain(filesystem: FileSystem, cache: Path) -> None:
     def tell(waiting: int) -> None:
         Drain(waiting).write(cache)
-        notify(f"STATUS=unmounted, {waiting} changes wait until they are stored")
+        notify(f"STATUS=unmounted, {waiting} changes are still to be stored")
 
     try:
         filesystem.close(tell)
@@ -115,7 +115,7 @@ def _drain(filesystem: FileSystem, cache: Path) -> None:
 
 
 def _check_policy(policy: str, limits: Limits) -> None:
-    """Refuse a storage policy that is none of the server's, where it names them; their names know no case."""
+    """Refuse a storage policy that the server does not have, if it lists them; names are case-insensitive."""
     if limits.policies and policy.lower() not in map(str.lower, limits.policies):
         raise ConfigurationError(
             f"option storage_policy={policy}: the server has {', '.join(limits.policies)}"
@@ -123,20 +123,20 @@ def _check_policy(policy: str, limits: Limits) -> None:
 
 
 def _cache_folder(request: MountRequest, who: str) -> Path:
-    """Return the cache folder that was asked for, else the source's own; refuse one that the mount hides."""
+    """Return the cache folder of the option, else the source's own; refuse one below the mount point."""
     folder = request.cache_dir
     if folder is None:
         return own_folder(who, request.source)
     if request.mountpoint in (folder, *folder.parents):
-        raise ConfigurationError(f"cache folder {folder} lies in the mount point: choose another")
+        raise ConfigurationError(f"cache folder {folder} is inside the mount point: choose another one")
     return folder
 
 
 @contextlib.contextmanager
 def _collecting_later() -> Iterator[None]:
-    """Put off Python's collection of cycles, which a quarter of a start with many changes goes to.
+    """Postpone Python's collection of cycles, which takes a quarter of a start with many pending changes.
 
-    What a start makes stays anyway: no later collection looks at it.
+    Objects made at the start are kept anyway, so later collections skip them.
     """
     gc.disable()
     try:
@@ -152,11 +152,12 @@ def _begin(filesystem: FileSystem, request: MountRequest, account: ConnectedAcco
     except NotFound:
         raise ConfigurationError(
             f"no container {request.source.container!r} at {account.label}: "
-            "create it first, as by 'swift post'"
+            "create it first, for example with 'swift post'"
         ) from None
     except AccessDenied as error:
         raise ConfigurationError(
-            f"{account.label} may not read {request.source}: check its rights and its project ({error})"
+            f"{account.label} may not read {request.source}: "
+            f"check the user's rights and the project ({error})"
         ) from None
     except StoreError as error:
         raise ConfigurationError(f"{account.label}: {request.source} cannot be listed: {error}") from None
@@ -216,7 +217,7 @@ def _mount(
 
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:
-    """Return what fuse(8) and the kernel know of the options."""
+    """Return the options for fuse(8) and the kernel."""
     same = ("ro", "allow_other", "allow_root")
     return {
         "atomic_o_trunc": True,
@@ -227,7 +228,7 @@ def _kernel_options(options: Options) -> Mapping[str, bool]:
 
 
 def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: Callable[[], None]) -> None:
-    """Call `ready`, or end the mount when it does not answer or nobody waits for it any more."""
+    """Call `ready`, or end the mount if it does not answer or if its caller is gone."""
     deadline = monotonic() + ANSWER_SECONDS
     try:
         while mountpoint.stat().st_dev == outside:
@@ -236,6 +237,6 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
             if ended.wait(0.01):
                 return
         ready()
-    except Exception as error:  # noqa: BLE001  whoever waits must not wait for ever
+    except Exception as error:  # noqa: BLE001  the waiting caller must get an end
         log.error("the mount on %s ends: %s", mountpoint, error)
         os.kill(os.getpid(), signal.SIGTERM)

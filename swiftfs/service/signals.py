@@ -1,7 +1,7 @@
-"""SIGHUP makes a mount forget its listings; SIGUSR1 makes it log what it is doing.
+"""SIGHUP makes a mount drop its cached listings; SIGUSR1 makes it log what it is doing.
 
 libfuse would end the mount at SIGHUP, and SIGUSR1 ends a process by default. Both are blocked in every
-thread, and a thread each takes them with sigwait(3).
+thread, and one thread for each receives it with sigwait(3).
 """
 
 import faulthandler
@@ -16,18 +16,18 @@ from swiftfs.journal.queue_report import QueuedChange, QueueReport
 log = logging.getLogger(__name__)
 
 ALWAYS = {"always": True}
-"""The `extra` of a record that `service.logging.Repetition` must let through: stacks repeat their lines."""
+"""The `extra` of a record that `service.logging.Repetition` must not suppress: stacks repeat lines."""
 
 
 def block_signals() -> None:
-    """Block SIGHUP and SIGUSR1 in this thread and in all that it starts later; `SignalWatch` takes them."""
+    """Block SIGHUP and SIGUSR1 in this thread and in those that it starts later, for `SignalWatch`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
 
 
 class SignalWatch:
     """A thread that calls `action` at every signal `number` of the process; all threads have it blocked.
 
-    Each signal has a thread of its own, so that a SIGHUP that hangs does not keep SIGUSR1 from saying where.
+    Each signal has its own thread, so that SIGUSR1 works even if the action of SIGHUP hangs.
     """
 
     def __init__(self, number: signal.Signals, action: Callable[[], None]) -> None:
@@ -56,8 +56,8 @@ class SignalWatch:
 
 
 def log_state(report: Callable[[], QueueReport]) -> None:
-    """Log the stacks of all threads, and the changes that Swift has not got."""
-    # The stacks come first and need no lock: `report` waits for the journal's, which may be what hangs.
+    """Log the stacks of all threads, and the changes that are not in Swift yet."""
+    # The stacks come first and need no lock: `report` waits for the journal's lock, which may hang.
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

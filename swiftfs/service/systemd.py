@@ -5,7 +5,7 @@ import socket
 
 
 def notify(state: str) -> None:
-    """Tell systemd a state such as `READY=1`; do nothing where no `NOTIFY_SOCKET` listens."""
+    """Report a state such as `READY=1` to systemd; do nothing without a `NOTIFY_SOCKET`."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

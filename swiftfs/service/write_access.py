@@ -1,4 +1,4 @@
-"""What an account may do with what it mounts."""
+"""Finds out whether an account may write to the source of a mount."""
 
 import logging
 import uuid
@@ -12,10 +12,11 @@ log = logging.getLogger(__name__)
 
 
 def may_write(store: ObjectStore, source: Source) -> bool:
-    """Return whether objects of `source` may be changed: by one DELETE of a name that nobody has.
+    """Return whether objects of `source` may be changed: by one DELETE of a name that does not exist.
 
-    Swift asks who we are before it looks for the object, so it answers 403 to readers and 404 to writers.
-    What cannot be told (a whole account, an outage) counts as allowed: the failing operation will report it.
+    Swift checks the permission before it looks for the object, so it answers 403 to readers and 404 to
+    writers. Unknown cases (a whole account, an outage) count as allowed: the failing operation will report
+    it.
     """
     if source.is_account:
         return True
@@ -25,5 +26,5 @@ def may_write(store: ObjectStore, source: Source) -> bool:
         log.info("%s is mounted read-only: %s", source, error)
         return False
     except StoreError as error:
-        log.debug("whether %s can be written to is not known: %s", source, error)
+        log.debug("cannot find out whether %s is writable: %s", source, error)
     return True

@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ConnectedAccount:
-    """One account: its store, which repeats requests that fail, and what is counted and recorded of them."""
+    """One account: its store, which repeats failed requests, the counters and the records of lost answers."""
 
     store: ObjectStore
     counters: Counters

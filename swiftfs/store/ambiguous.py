@@ -72,11 +72,11 @@ class Ambiguity:
 
     @property
     def is_dangerous(self) -> bool:
-        """Return whether a lost request would undo what was done since."""
+        """Return whether a lost request would undo a newer change."""
         return self.last is not None and any(one.can_undo(self.last) for one in self.lost)
 
     def has_copied(self, source: ObjectName) -> bool:
-        """Return whether a lost request was a copy of `source` of which it is known what it would store."""
+        """Return whether a lost request was a copy of `source` and it is known what it would store."""
         return any(one.source == source and one.kind != "copy" for one in self.lost)
 
 
@@ -130,7 +130,7 @@ class AmbiguousRequests:
             self._put(replace(before, lost=lost, last=made))
 
     def _forget_copies(self, source: ObjectName, copied: Iterable[Ambiguity]) -> None:
-        """Record that nobody knows what lost copies of this object would store from now on. Lock held."""
+        """Record that it is unknown what lost copies of this object would store from now on. Lock held."""
         unknown = Effect("copy", source=source)
         for found in copied:
             if self._found.get(found.name) is found:

@@ -156,7 +156,7 @@ def open_account(environment: Mapping[str, str], *, cloud: str | None = None) ->
         return _from_keystone(environment) if kind == PASSWORD else _from_loading(kind, environment)
     raise ConfigurationError(
         "no credentials: set ST_AUTH, ST_USER and ST_KEY, or OS_AUTH_URL and the other OS_* variables, "
-        "or name a cloud of clouds.yaml with OS_CLOUD"
+        "or name a cloud in clouds.yaml with OS_CLOUD"
     )
 
 

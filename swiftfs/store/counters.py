@@ -30,7 +30,7 @@ class Counters:
 
     @contextmanager
     def body(self, name: str) -> Iterator[Callable[[int], None]]:
-        """Lend a function that counts the bytes sent of a body to the object `name` (`container/key`).
+        """Provide a function that counts the bytes sent of a body to the object `name` (`container/key`).
 
         The context ends when the request was answered or has failed.
         """

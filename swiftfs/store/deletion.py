@@ -1,4 +1,4 @@
-"""Deletes many objects: by bulk-delete where the server has it, else by parallel DELETEs."""
+"""Deletes many objects: by bulk delete if the server has it, else by parallel DELETEs."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from swiftfs.store.wire.bulk_delete import (
 log = logging.getLogger(__name__)
 
 PARALLEL_DELETES = 8
-"""Parallel DELETEs where the server has no bulk-delete."""
+"""Parallel DELETEs if the server has no bulk delete."""
 
 SINGLE_BATCH = 1000
 """Most DELETEs queued at a time."""
@@ -71,7 +71,7 @@ class Deletion:
         return failures
 
     def close(self) -> None:
-        """Wait for the DELETEs that are under way, and end their threads."""
+        """Wait for the running DELETEs, and end their threads."""
         with self._lock:
             deleters, self._deleters = self._deleters, None
         if deleters is not None:
@@ -104,7 +104,7 @@ class Deletion:
         return failures, outcome.outage
 
     def _check_none_found(self, outcome: Outcome, first: ObjectName) -> None:
-        """Check an answer that says no name existed by deleting the first: such a server may do nothing.
+        """If an answer says that no name existed, delete the first one: such a server may do nothing.
 
         INVARIANT: a large object comes before its segments. If it may still exist, the segments stay.
         """
@@ -118,7 +118,9 @@ class Deletion:
             else:
                 outcome.refused = BulkRefused(error, remembered=False)
         else:
-            outcome.refused = BulkRefused(StoreError(f"delete_many: {first} existed, and was not found"))
+            outcome.refused = BulkRefused(
+                StoreError(f"delete_many: the server did not find {first}, which existed")
+            )
 
     def _delete_halves(
         self, chunk: Sequence[ObjectName]
@@ -197,7 +199,7 @@ class BulkDeletes:
             if self._refused or not refusal.remembered:
                 return
             self._refused = True
-        log.info("the server refuses bulk-delete, so objects are deleted one by one: %s", refusal)
+        log.info("the server refuses bulk deletes, so objects are deleted one by one: %s", refusal)
 
     def delete(self, names: Sequence[ObjectName]) -> Outcome:
         """Delete `names` by one request."""

@@ -1,4 +1,4 @@
-"""What an object carries besides its bytes: written into headers, and read from them."""
+"""Everything that is stored with an object's bytes, converted to and from headers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from swiftfs.store.protocol import Headers
 
 @dataclass(frozen=True, slots=True)
 class ObjectMeta:
-    """All that an object carries besides its bytes.
+    """Everything that is stored with an object's bytes.
 
     `stored` are the attributes in its Content-Type. Markers of folders and DLOs have theirs in `metadata`.
     """
@@ -29,12 +29,12 @@ class ObjectMeta:
 
     @classmethod
     def of(cls, source: Headers | ObjectInfo) -> "ObjectMeta":
-        """Return what headers say."""
+        """Return the meta of an object with these headers."""
         media_type, stored = decode_type(source.content_type)
         return cls(media_type, stored, source.metadata, source.preserved_headers)
 
     def headers(self) -> Headers:
-        """Return the headers to send: with the time in the metadata too, where rclone and swift read it."""
+        """Return the headers to send, with the time in the metadata too, where rclone and swift read it."""
         metadata = dict(self.metadata)
         if self.stored.mtime_ns is not None:
             metadata["mtime"] = format_time(self.stored.mtime_ns)
@@ -67,7 +67,7 @@ class ObjectMeta:
     def marker(self, attributes: Attributes, *, typed: bool) -> "ObjectMeta":
         """Return the same for a folder's marker; with `typed` its attributes are in the Content-Type too.
 
-        There a listing shows them, but rclone takes such a marker for a file.
+        There a listing shows them, but rclone treats such a marker as a file.
         """
         stored = Stored(attributes.mode, attributes.mtime_ns, attributes.uid, attributes.gid)
         return replace(

@@ -118,7 +118,7 @@ class ConnectionPool:
 
 
 class _ExactAdapter(HTTPAdapter):
-    """Sends the path as it was written: requests unquotes `%2E`, and a `..` may reach another object."""
+    """Sends the path unchanged: requests unquotes `%2E`, and a `..` may reach another object."""
 
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=Retry(0, read=False))
@@ -127,8 +127,8 @@ class _ExactAdapter(HTTPAdapter):
         return escape_dots(super().request_url(request, proxies))
 
     def close(self) -> None:
-        """Close the sockets now: urllib3 leaves that to the garbage collector, and the traceback of an error
-        that somebody keeps would keep them open."""
+        """Close the sockets now: urllib3 leaves that to the garbage collector, and an error that is kept
+        somewhere would keep them open by its traceback."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             for key in set(manager.pools.keys()):
                 manager.pools[key].close()

@@ -68,14 +68,14 @@ class ObjectStore(Protocol):
         """
 
     def head(self, name: ObjectName) -> ObjectInfo:
-        """Return what the object's headers say."""
+        """Return the object's headers."""
 
     def get(
         self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
     ) -> ObjectInfo:
         """Pass the bytes from `offset` on to `sink`: exactly `length` of them, or all up to the end.
 
-        Fewer come only where the object ends. With an `etag`, raise `PreconditionFailed` unless the object is
+        Fewer come only at the object's end. With an `etag`, raise `PreconditionFailed` unless the object is
         that version. The returned size is that of the whole object. Do not use the bytes before this returns:
         `Corrupt` means that the sink received wrong ones.
         """
@@ -116,7 +116,7 @@ class ObjectStore(Protocol):
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete the objects; return the failures by name. A name that does not exist is no failure.
 
-        Send bulk-deletes where the server supports them, else parallel DELETEs.
+        Send bulk deletes if the server supports them, else parallel DELETEs.
         """
 
     def close(self) -> None:

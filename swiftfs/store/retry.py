@@ -58,7 +58,7 @@ class RetryPolicy:
 
 PATIENT = RetryPolicy(deadline=25.0)
 """A program gets the error of an outage before its user gives up. Work in the background gets it as soon: see
-"Who tries again" in docs/architecture.md."""
+"Retries" in docs/architecture.md."""
 
 
 @dataclass(slots=True)
@@ -153,7 +153,7 @@ class RetryingStore:
 
         try:
             info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
-        except AlreadyExists:  # maybe by a lost request of our own: from now on it is to stand
+        except AlreadyExists:  # maybe by a lost request of our own: that result is now the wanted one
             self._ambiguous.done(name, lambda: effect(_md5(body)))
             raise
         self._ambiguous.done(name, lambda: effect(info.version.etag))

@@ -114,7 +114,7 @@ class Transport:
 
     @contextmanager
     def open(self, request: Request) -> Iterator[Answer]:
-        """Send `request` and lend the answer, its body unread; raise `StoreError` unless it is within 2xx.
+        """Send `request` and provide the answer, its body unread; raise `StoreError` unless it is within 2xx.
 
         After a 401 the token is renewed, once for all threads, and the request is sent once more.
         """
@@ -149,7 +149,7 @@ class Transport:
     def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
         timeout = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
         if timeout <= 0:
-            raise TimedOut(f"{request.operation} {request.subject}: no time is left", may_land=False)
+            raise TimedOut(f"{request.operation} {request.subject}: no time left", may_land=False)
         try:
             with self._counters.body(f"{request.container}/{request.key}") as count:
                 return connection.send(request, token, min(timeout, self._longest_silence), count)

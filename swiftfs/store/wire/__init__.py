@@ -1,1 +1,1 @@
-"""What goes over the wire to Swift and comes back: a module for each format."""
+"""The formats of requests and answers: a module for each."""

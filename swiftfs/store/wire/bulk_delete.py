@@ -1,7 +1,7 @@
 """Bulk-delete: the request with its list of names, and the verdict in the body of the answer.
 
-Swift always answers 200 and reports in the body what became of the names. A gateway in front of it, or a
-server that names bulk-delete in `/info` and has none, refuses the request: then nothing was deleted.
+Swift always answers 200 and reports the result for the names in the body. A gateway in front of it, or a
+server that has bulk delete only in `/info`, refuses the request: then nothing was deleted.
 """
 
 import json
@@ -56,9 +56,9 @@ class NoVerdict(Corrupt):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the names in a bulk-delete.
+    """The result for the names in a bulk delete.
 
-    `single` are names that it did not take; they can be deleted one by one. With `outage` the answer was
+    `single` are names that it did not accept; they can be deleted one by one. With `outage` the answer was
     lost, and the next request would fail too. With `none_found` the server reports that no name existed.
     """
 
@@ -104,7 +104,7 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
         return
     number = _number(verdict["Response Status"])
     if 200 <= number < 300:
-        raise BulkRefused(StoreError("delete_many the account: nothing was done"))
+        raise BulkRefused(StoreError("delete_many the account: the server did nothing"))
     request = Request("delete_many", "POST", meaning={501: BadRequest})
     error = status_error(request, number, NOTHING, verdict["Response Body"])
     if number == 413:

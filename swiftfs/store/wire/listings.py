@@ -51,7 +51,7 @@ def _check_names(names: Sequence[str], subject: str, prefix: str) -> None:
     Code points sort as their UTF-8 does.
     """
     if any(first >= second for first, second in pairwise(names)):
-        raise Corrupt(f"the listing of {subject} is not in order, or names something twice")
+        raise Corrupt(f"the listing of {subject} is not in order, or has a name twice")
     if not all(map(str.startswith, names, repeat(prefix))):
         raise Corrupt(f"the listing of {subject} holds other names than {prefix!r}...")
     joined = "".join(names)
@@ -81,7 +81,7 @@ def _page(
     last = not count or (limits.is_swift and count < (limit or limits.listing))
     end = max([row.key for row in rows[-1:]] + list(subdirs[-1:]), default=marker)
     if count and end <= marker:
-        raise Corrupt(f"the listing of {subject} does not go on after {marker!r}")
+        raise Corrupt(f"the listing of {subject} does not continue after {marker!r}")
     return Page(rows, subdirs, end, last)
 
 
@@ -91,7 +91,7 @@ def _entries(body: bytes, subject: str) -> list[dict[str, Any]]:
     except (ValueError, RecursionError):
         raise Corrupt(f"the listing of {subject} is not JSON: {body[:80]!r}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise Corrupt(f"the listing of {subject} is no list of entries: {body[:80]!r}")
+        raise Corrupt(f"the listing of {subject} is not a list of entries: {body[:80]!r}")
     return entries
 
 

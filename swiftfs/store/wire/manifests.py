@@ -24,7 +24,7 @@ def manifest_from_wire(body: bytes, subject: str) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"the manifest of {subject} cannot be read: {repr(error)[:200]}") from None
     if manifest.size > MAX_SIZE:
-        raise Corrupt(f"the manifest of {subject} is of {manifest.size} bytes")
+        raise Corrupt(f"the manifest of {subject} describes {manifest.size} bytes")
     return manifest
 
 

@@ -53,7 +53,7 @@ class RangedGet:
         conditional: bool = True,
     ) -> None:
         if offset < 0 or (length is not None and length < 1):
-            raise BadRequest(f"get {name}: no {length} bytes from {offset}")
+            raise BadRequest(f"get {name}: cannot ask for {length} bytes from {offset}")
         self._name = name
         self._sink = sink
         self._offset = offset
