@@ -63,6 +63,13 @@ class Mount:
         process, self._process = self._process, None
         return process
 
+    def kill(self) -> None:
+        """Kill the process, and take the dead mount away."""
+        process = self.take_process()
+        process.kill()
+        process.wait()
+        subprocess.run(["fusermount", "-uz", str(self.path)], check=True)
+
     def start(self) -> None:
         """Mount, and return when the mount answers."""
         command = [sys.executable, *self.program, "mount", self.source, str(self.path), "--foreground"]

@@ -22,7 +22,6 @@ from scenes import wait_until
 from storing_house import Writer, noise
 from swiftclient import Connection
 from test_large_files import manifest_names, segment_names
-from test_second_close import kill
 from test_segments_mounted import append, cut, patch
 
 from swiftfs.config.sources import parse_options
@@ -285,7 +284,7 @@ def test_a_reader_of_a_mount_that_was_killed(
         [sys.executable, "-m", "swiftfs", "flush", mounted.path], stderr=subprocess.DEVNULL
     )
     wait_until(lambda: connection.get_object(container, "file")[1] == data)
-    kill(mounted)
+    mounted.kill()
     orders.wait()
     swift.clear_faults()
     swift.inject(Fault("GET", f"{manifest}get", status=503))

@@ -15,7 +15,6 @@ from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
 from test_ghosts import HauntedStore
-from test_moves import kill
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
@@ -451,7 +450,7 @@ def test_a_move_that_no_mount_could_finish_overwrites_nothing(
     with ThreadPoolExecutor(1) as threads:
         renamed = threads.submit((mounted.path / "d").rename, mounted.path / "e")
         wait_until(lambda: any(row["name"] == "e/a" for row in connection.get_container(container)[1]))
-        kill(mounted)
+        mounted.kill()
         assert isinstance(renamed.exception(60), OSError)
     swift.clear_faults()
     swift.inject(Fault("COPY", "/d/", status=413))

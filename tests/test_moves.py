@@ -114,16 +114,8 @@ def killed_while(mount: Mount, method: str, reached: int) -> None:
         finally:
             os._exit(0)
     wait_until(lambda: methods(mount.swift.requests())[method] >= reached)
-    kill(mount)
+    mount.kill()
     os.waitpid(renaming, 0)
-
-
-def kill(mount: Mount) -> None:
-    """Kill the process that serves the mount and take its dead mount away."""
-    process = mount.take_process()
-    process.kill()
-    process.wait()
-    run("fusermount", "-uz", mount.path)
 
 
 @pytest.mark.matrix(2)

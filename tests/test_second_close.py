@@ -1,7 +1,6 @@
 """A file that is changed and closed again while its upload runs: nothing of the newer close is lost."""
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -276,15 +275,6 @@ def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: Me
     wait_until(lambda: filesystem.getattr("/file").size == 17)
 
 
-def kill(mount: Mount) -> None:
-    """Kill the mount's process, and take the dead mount away."""
-    os.kill(mount.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOWAIT)
-    mount.exit_code = -signal.SIGKILL
-    mount.stop()
-    mount.exit_code = 0
-
-
 def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
     """Append to the file, and twice more while that is uploaded; return what was appended."""
     added = b""
@@ -336,7 +326,7 @@ def test_a_second_close_outlives_an_outage_and_a_kill(
     swift.inject(Fault("PUT", f"/{container}/file", status=503))
     swift.reset_requests()
     data += append(mounted, swift, first)
-    kill(mounted)
+    mounted.kill()
     swift.clear_faults()
     mounted.start()
     assert path.read_bytes() == data

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,13 +23,6 @@ OPTIONS = "segment_size=1M,settle=1000"
 def download(connection: Connection, container: str, key: str) -> bytes:
     body: bytes = connection.get_object(container, key)[1]
     return body
-
-
-def kill(mount: Mount) -> None:
-    """End a mount by SIGKILL."""
-    process = mount.take_process()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 def store(mount: Mount) -> None:
@@ -87,7 +79,7 @@ def test_a_mount_that_dies_after_a_lost_manifest(
         [sys.executable, "-m", "swiftfs", "flush", mount.path], stderr=subprocess.DEVNULL
     )
     wait_until(lambda: download(connection, container, "file") == data)
-    kill(mount)
+    mount.kill()
     orders.wait()
     swift.clear_faults()
     mount.start()

@@ -12,7 +12,6 @@ from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
-from test_second_close import kill
 
 from swiftfs.control.client import read_report
 from swiftfs.demo.server import Fault, SwiftServer
@@ -202,7 +201,7 @@ def test_a_mount_that_is_killed_while_the_file_is_open(
         assert file.read(10) == BODY[:10]
         path.unlink()
         assert file.read(10) == BODY[10:20]
-        kill(mounted)
+        mounted.kill()
     mounted.start()
     assert list(mounted.path.iterdir()) == []
     mounted.stop()
@@ -221,7 +220,7 @@ def test_a_mount_that_is_killed(mounted: Mount, swift: SwiftServer, container: s
         assert file.read(10) == BODY[:10]
         path.unlink()
     wait_until(lambda: read_report(mounted.path).total == 1)
-    kill(mounted)
+    mounted.kill()
     mounted.start()
     assert list(mounted.path.iterdir()) == []
     swift.clear_faults()
