@@ -24,12 +24,15 @@ class Listings:
     """Folders' listings, `max_entries` names at most; the least recently used ones are dropped.
 
     Expired ones are kept: they are used again when Swift does not answer. With a `ttl` of 0 (seconds) none
-    is kept. Not locked: the namespace's lock guards it.
+    is kept. A listing that was invalidated while it was fetched has expired when it comes. Not locked: the
+    namespace's lock guards it.
     """
 
     def __init__(self, ttl: float, max_entries: int) -> None:
         self._ttl = ttl
         self._listings: LRUCache[Folder, Listing] = LRUCache(max_entries, getsizeof=lambda one: one.weight)
+        self._invalidated: LRUCache[Folder, float] = LRUCache(MOST_INVALIDATED)
+        self._all_invalidated = -math.inf
 
     def get(self, folder: Folder) -> Listing | None:
         """Return a folder's listing, expired or not, None when it is not in memory."""
@@ -44,23 +47,31 @@ class Listings:
         """Add a new listing; it replaces an older one of its folder."""
         self._listings.pop(listing.folder, None)
         if self._ttl:
-            listing.expires = monotonic() + max(self._ttl, SERVES_TIMES * listing.seconds)
+            invalidated = max(self._invalidated.get(listing.folder, -math.inf), self._all_invalidated)
+            serves = max(self._ttl, SERVES_TIMES * listing.seconds) if listing.begun >= invalidated else 0.0
+            listing.expires = monotonic() + serves
             with suppress(ValueError):  # a folder larger than `max_entries` is not kept
                 self._listings[listing.folder] = listing
 
     def invalidate(self, folder: Folder) -> None:
         """Drop the listing of a folder."""
+        self._invalidated[folder] = monotonic()
         self._listings.pop(folder, None)
 
     def invalidate_below(self, folder: Folder) -> None:
         """Drop the listings of a folder and of all folders below it."""
+        self._all_invalidated = monotonic()  # of all that are being fetched: that costs a request at most
         for other in [other for other in self._listings if other.is_below(folder)]:
             self._listings.pop(other, None)
 
     def clear(self) -> None:
         """Drop every listing."""
+        self._all_invalidated = monotonic()
         self._listings.clear()
 
+
+MOST_INVALIDATED = 10_000
+"""Folders of which the time of the last invalidation is kept."""
 
 PARALLEL = 16
 """Parallel listings, of different folders."""

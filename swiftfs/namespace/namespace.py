@@ -275,8 +275,7 @@ class Namespace:
 
         It is for the start of a mount: what a listing in memory knows of these folders would be forgotten.
         """
-        path = self._source.path(info.version.name)
-        if path is None:
+        if (path := self._source.path(info.version.name)) is None:
             return
         folder = self._source.folder(split(path)[0])
         for entry in entries_of(folder, [row_of(info)], [], self._defaults):
@@ -293,6 +292,7 @@ class Namespace:
         listing = Listing(self._source.folder(path), self._defaults)
         listing.add_page(Page((), (), "", True))
         listing.marked = entry.object is not None and entry.object.key == listing.folder.prefix
+        listing.begun = monotonic()
         with self._lock:
             self._listings.add(listing)
 
