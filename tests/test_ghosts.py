@@ -138,6 +138,20 @@ def test_a_ghost_is_overwritten(
         assert read(filesystem, "/ghost") == b"new"
 
 
+def test_a_removed_folder_that_another_client_fills_is_shown_beside_its_marker_s_ghost(
+    store: HauntedStore, tmp_path: Path
+) -> None:
+    """The listing still has the marker that the removal has deleted."""
+    with bench(store, tmp_path) as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        filesystem.rmdir("/d")
+        store.haunt("d", DIRECTORY_TYPE, 0)
+        store.put(ObjectName("box", "d/file"), b"x", Headers("text/plain"))
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d"]
+        assert read(filesystem, "/d/file") == b"x"
+
+
 def test_what_another_client_deleted_is_no_ghost(store: HauntedStore, tmp_path: Path) -> None:
     name = ObjectName("box", "file")
     store.put(name, b"alive", Headers("text/plain"))

@@ -17,7 +17,7 @@ from scenes import wait_until
 from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, errno_of
+from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, SwiftfsError, Unavailable, errno_of
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -255,6 +255,20 @@ def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path,
         filesystem.retry()
         wait_until(lambda: not report(filesystem).total)
     assert {body(store, str(number)) for number in range(8)} == {b"x" * size}
+
+
+def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        refuse(store, Unavailable, "put")
+        flush(filesystem)
+        store.hook = None
+        with_marker(store)  # the server has carried the request out all the same
+        handle = filesystem.opendir("/folder")
+        filesystem.fsyncdir(handle)
+        filesystem.releasedir(handle)
+        assert report(filesystem).total == 0
+        assert names(filesystem, "/") == ["folder"]
 
 
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:

@@ -446,8 +446,8 @@ class Namespace:
             return change.entry is not None or listed is None or not self._holds_others(folder, name)
         try:
             info = self._store.head(seen.object)
-        except NotFound:
-            return change.entry is None
+        except NotFound:  # a folder without its marker may still hold files
+            return change.entry is None and not (seen.is_directory and self._holds_others(folder, name))
         return change.entry is not None and change.entry.etag in ("", info.version.etag)
 
     def _holds_others(self, folder: Folder, name: str) -> bool:
