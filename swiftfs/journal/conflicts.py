@@ -94,7 +94,7 @@ class Conflicts:
             manifest = self._copier.copy(info, beside)
         if manifest.etag != etag:
             raise Unavailable(f"{name}: another client changed it meanwhile")
-        return self._removal.own_segments(name, etag, (segment.name for segment in manifest.segments))
+        return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))
 
     def _has_version(self, name: ObjectName, etag: str) -> bool:
         try:
