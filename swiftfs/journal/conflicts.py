@@ -71,8 +71,11 @@ class Conflicts:
         )
 
     def record_sent(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
-        """Return the operation with the ETag of the version to be sent; unchanged without `keep`."""
-        if not self._keep:
+        """Return the operation with the ETag of the version to be sent.
+
+        Without `keep` that is of use only where segments of an SLO are to be deleted when it stands.
+        """
+        if not self._keep and operation.replaces_large is False:
             return operation
         etag = md5_of(cached_file.descriptor, 0, cached_file.size, bool)
         return (
@@ -94,7 +97,7 @@ class Conflicts:
             manifest = self._copier.copy(info, beside)
         if manifest.etag != etag:
             raise Unavailable(f"{name}: another client changed it meanwhile")
-        return self._removal.own_segments(name, etag, (segment.name for segment in manifest.segments))
+        return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))
 
     def _has_version(self, name: ObjectName, etag: str) -> bool:
         try:

@@ -37,7 +37,8 @@ CREATE TABLE upload_facts (
     container TEXT, prefix TEXT, facts TEXT NOT NULL, PRIMARY KEY (container, prefix)
 ) WITHOUT ROWID;
 CREATE TABLE leftovers (
-    container TEXT, key TEXT, objects TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (container, key)
+    container TEXT, key TEXT, objects TEXT NOT NULL, since REAL NOT NULL, is_proven INTEGER NOT NULL,
+    PRIMARY KEY (container, key)
 ) WITHOUT ROWID;
 CREATE TABLE claims (
     container TEXT, key TEXT, etag TEXT, owner_container TEXT, owner_key TEXT, is_prefix INTEGER,
@@ -51,9 +52,9 @@ CREATE TABLE ambiguous (
     container TEXT, key TEXT, record TEXT NOT NULL, PRIMARY KEY (container, key)
 ) WITHOUT ROWID
 """
-"""`upload_facts` has more about the rows of `uploads`. `leftovers` are segments that a manifest of one of
-`objects` may name; `since` is when that was sent (Unix seconds). `claims` and `shared` belong to
-`SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
+"""`upload_facts` says more of the rows of `uploads`. `leftovers` are segments that a manifest of one of
+`objects` may name; `since` is when that was sent (Unix seconds), `is_proven` as in `Leftover`. `claims` and
+`shared` are of `SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
 
 SCHEMA = Schema(
     0x73776A6C,

@@ -4,7 +4,7 @@ INVARIANT: one request replaces the old state by the new one, and nothing of the
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from swiftfs.concurrency import new_pool
@@ -32,7 +32,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
-from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.protocol import Headers, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class Executor:
 
         `record_superseded` is called before with the objects that are to be deleted afterwards.
         """
+        operation = self._without_unproven(operation, cached_file)
         if cached_file.uploads.record.is_inherited:
             self._adopt_leftovers(operation, cached_file)
         elif cached_file.origin is not None and ambiguous:
@@ -99,6 +100,28 @@ class Executor:
             cached_file,
             record_superseded,
         )
+
+    def _without_unproven(self, operation: PutFile, cached_file: CachedFile) -> PutFile:
+        """Return the operation without the segments that an earlier attempt was to replace, unless it did.
+
+        Another mount may have renamed their object since. What stands still is looked up by this attempt.
+        """
+        if not operation.superseded_segments or self._has_stored(operation, cached_file):
+            return operation
+        log.info("%s: segments of an older version stay until it is known to be gone", operation.name)
+        return replace(operation, superseded_segments=())
+
+    def _has_stored(self, operation: PutFile, cached_file: CachedFile) -> bool:
+        """Return whether an earlier attempt has stored what stands, although its answer was lost."""
+        try:
+            info = self._store.head(operation.name)
+        except NotFound:
+            return False
+        if info.is_slo:
+            return cached_file.uploads.record.landed(info.version.etag)
+        if not info.size and Headers.of(info) != operation.meta.headers():
+            return False  # any client makes empty files
+        return info.version.etag in operation.sent
 
     def _adopt_leftovers(self, operation: PutFile, cached_file: CachedFile) -> None:
         """Adopt the segments that another process left; its manifest may be stored already."""
@@ -209,19 +232,28 @@ class Executor:
                 failures[operation.name] = segments
             else:
                 found[operation.name] = segments
-        all_segments = set().union(*found.values())
+        shared = self.removal.shared(set().union(*found.values()))
+        own = {name: segments - shared for name, segments in found.items()}
         if self._store.limits().bulk_delete:  # it goes through its names in order
-            failed = self.removal.delete_all([*found, *all_segments])
+            failed = self.removal.delete_all([*own, *set().union(*own.values())])
         else:
-            failed = self.removal.delete_all(found)
-            failed |= self.removal.delete_all(() if failed else all_segments)
-        for name, segments in found.items():
+            failed = self._delete_in_turn(own)
+        for name, segments in own.items():
             lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
             if name in failed:
                 continue
             self.removal.record_deleted({name}, segments, lost)
+            self.removal.keep_shared(found[name] & shared, {name})
             self.removal.owners.forget(name)
         return failures | failed
+
+    def _delete_in_turn(self, objects: Mapping[ObjectName, set[ObjectName]]) -> dict[ObjectName, StoreError]:
+        """Delete objects, then the segments of those that are gone; return what failed."""
+        failed = self.removal.delete_all(objects)
+        gone = {name: segments for name, segments in objects.items() if name not in failed}
+        for name, segments in gone.items():
+            self.removal.prove(name, segments)
+        return failed | self.removal.delete_all(set().union(*gone.values()))
 
     def _without_changed(
         self, operations: Sequence[Delete], failures: dict[ObjectName, StoreError]

@@ -184,7 +184,7 @@ class FileUpload:
             if not self._copy_segments(uploads, parts):
                 return None
             old = {origin.name}
-        old = self._removal.own_segments(operation.name, origin.etag, old - {origin.name})
+        old = self._removal.owners.owned(operation.name, origin.etag, old - {origin.name})
         return Manifest(tuple(self._upload_gaps(cached_file, uploads, parts))), old
 
     def _stands(self, origin: BaseVersion) -> bool:

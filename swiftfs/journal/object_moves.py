@@ -101,6 +101,8 @@ class ObjectMoves:
 
     def move(self, operation: Move) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed."""
+        if operation.replaces_large is not False:
+            self._removal.forget_expected(operation.target)
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = _Item(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
@@ -119,8 +121,8 @@ class ObjectMoves:
         """
         source, target = self._head(operation.source), self._head(operation.target)
         if source is None:
-            if target is not None and target.is_slo and operation.etag in (None, target.version.etag):
-                self._removal.record_move(operation.source, operation.target, target.version.etag)
+            if target is not None and operation.etag in (None, target.version.etag):
+                self._record_done(operation, target)
             return []
         etag = source.version.etag
         if operation.etag in (None, etag):
@@ -129,11 +131,24 @@ class ObjectMoves:
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
             if is_copy:
+                self._record_replaced(operation)
                 return self._delete_unchanged([_Item(operation.source, operation.target, etag, copied=etag)])
             if is_replaced and not operation.served:
                 return self.move(operation)
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
         raise StoreError("source or target may have a newer version: both are kept")
+
+    def _record_done(self, operation: Move, target: ObjectInfo) -> None:
+        """Record that a move had been carried out before the process died, as far as Swift tells."""
+        if operation.etag is not None:
+            self._record_replaced(operation)
+        if target.is_slo:
+            self._removal.record_move(operation.source, operation.target, target.version.etag)
+
+    def _record_replaced(self, operation: Move) -> None:
+        """Record that the copy had replaced what stood at the target before the process died."""
+        if operation.replaces_large is not False:
+            self._removal.record_replaced(operation.target)
 
     def move_folder(self, operation: MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
         """Copy all in parallel, then delete unchanged sources; return those that could not be deleted.

@@ -158,13 +158,17 @@ class SegmentOwnership:
                 [(user.container, user.key, until)],
             )
 
-    def moved_from(self, objects: Collection[ObjectName]) -> set[ObjectName]:
-        """Return the objects that were moved here from one of `objects`."""
+    def moved_from(self, objects: Collection[ObjectName], segments: Iterable[ObjectName]) -> set[ObjectName]:
+        """Return the objects that were moved here from one of `objects`, or have claims for `segments`.
+
+        An object that was changed after it was moved has claims for uploads only, not for its old name.
+        """
+        owners = {*objects, *map(_upload_of, segments)}
         with self._lock:
             return {
                 name
                 for name, versions in self._claims.items()
-                if any(claim.owner in objects for claims in versions.values() for claim in claims)
+                if any(claim.owner in owners for claims in versions.values() for claim in claims)
             }
 
     def _add(self, name: ObjectName, etag: str, claims: set[Claim]) -> None:

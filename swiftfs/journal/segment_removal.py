@@ -1,13 +1,17 @@
 """Removal of segments: every deletion of a segment goes through here.
 
-INVARIANT: no segment is deleted that a current manifest names. The answer to our own PUT says which manifest
-is current; if it was lost, Swift is asked. While the lost PUT may still be carried out, it is unknown: then
-the segments are leftovers, which are in the journal's database.
+INVARIANT: no segment is deleted that a standing manifest names. The answer to our own request says which
+manifest stands; when it was lost, Swift is asked. As long as a lost PUT may still be carried out, nobody
+knows: then the segments are leftovers, which the journal's database has.
+
+That an object does not name its segments any more is no proof that nobody does: another mount may have
+renamed it. They are deleted only if this mount has deleted or replaced the object itself, and knows that.
 """
 
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
@@ -29,6 +33,18 @@ RETRY_SECONDS = 60.0
 """Pause before the next attempt to delete leftovers if Swift did not answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A segment that a manifest of one of `objects` may name, `since` then (Unix seconds).
+
+    It `is_proven` that no other manifest names it: none ever did, or this mount has deleted or replaced that.
+    """
+
+    objects: tuple[ObjectName, ...]
+    since: float
+    is_proven: bool
+
+
 class SegmentRemoval:
     """Deletes segments of objects; `owners` knows which belong to which. `clock` returns Unix seconds.
 
@@ -47,7 +63,7 @@ class SegmentRemoval:
         self._db = db
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
-        oldest = min((since for _, since in self.leftovers().values()), default=None)
+        oldest = min((one.since for one in self.leftovers().values()), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
     def manifest_of(self, name: ObjectName, is_slo: bool | None) -> Manifest | None:
@@ -62,26 +78,45 @@ class SegmentRemoval:
     def segments_of(self, name: ObjectName, *, is_slo: bool | None) -> set[ObjectName]:
         """Return the segments to delete with the SLO `name`; none if it is not an SLO.
 
-        They are among the leftovers until `record_deleted`: this process may die when the object is deleted
-        but the segments are not, and nothing else records their owner.
+        They are among the leftovers, without proof, until it is recorded that they were deleted: this process
+        may die when the object is gone and they are not, and nothing else says whose they were.
         """
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
             return set()
-        own = self.own_segments(name, manifest.etag, (segment.name for segment in manifest.segments))
-        others = self.owners.moved_from({name}) - {name} if own else ()
-        # A rename's source may exist again, by a late request or after a wrong answer.
+        own = self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
+        others = self.owners.moved_from({name}, own) - {name} if own else ()
+        # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
-        self._keep_leftovers(own, {name}, self._clock())
+        self._keep_leftovers(own, Leftover((name,), self._clock(), is_proven=False))
         return own
 
-    def own_segments(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
-        """Return those `segments` of a manifest with this ETag that belong only to `name`.
+    def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
+        """Record that the version of `name` with these segments is gone; they are not yet."""
+        self._keep_leftovers(segments, _proven({name}, self._clock()))
 
-        Those that another object may name too are checked later.
-        """
-        own = self.owners.owned(name, etag, segments)
-        return own - self._keep_shared(own, {name})
+    def forget_expected(self, name: ObjectName) -> None:
+        """Forget the leftovers of attempts to delete or replace `name` whose end is not known."""
+        self._change("DELETE FROM leftovers WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)])
+
+    def record_replaced(self, name: ObjectName) -> None:
+        """Record that the latest attempt to replace `name` had succeeded before the process died."""
+        self._change(
+            "UPDATE leftovers SET is_proven = 1 WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)]
+        )
+
+    def shared(self, segments: Iterable[ObjectName]) -> set[ObjectName]:
+        """Return those segments that objects besides their owner may name."""
+        return set(self.owners.users(segments))
+
+    def keep_shared(self, segments: Collection[ObjectName], objects: Collection[ObjectName]) -> None:
+        """Look later at segments that others may name besides `objects`, which do not name them any more."""
+        users = self.owners.users(segments)
+        groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
+        for one in segments:
+            groups.setdefault(users.get(one, frozenset()), set()).add(one)
+        for others, group in groups.items():
+            self._keep_leftovers(group, _proven(others.union(objects), self._clock()))
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete objects without their segments, many in a request; return the failures."""
@@ -97,14 +132,23 @@ class SegmentRemoval:
         return {}
 
     def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
-        """Delete segments that the current or former object `name` does not name any more."""
-        self.record_deleted({name}, segments, self.delete_all(segments))
+        """Delete segments that the object which is or was `name` does not name any more.
+
+        This mount has deleted or replaced the version that did.
+        """
+        shared = self.shared(segments)
+        self.keep_shared(shared, {name})
+        own = set(segments) - shared
+        self.prove(name, own)
+        self.record_deleted({name}, own, self.delete_all(own))
 
     def record_deleted(
         self,
         objects: Collection[ObjectName],
         segments: Iterable[ObjectName],
         failures: Mapping[ObjectName, StoreError],
+        *,
+        is_proven: bool = True,
     ) -> None:
         """Record that `segments` were deleted, and which deletions failed.
 
@@ -112,7 +156,8 @@ class SegmentRemoval:
         segments by then. The others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
-        self._keep_leftovers(passing, objects, self._clock() - LATE_SECONDS + RETRY_SECONDS)
+        since = self._clock() - LATE_SECONDS + RETRY_SECONDS
+        self._keep_leftovers(passing, Leftover(tuple(sorted(objects)), since, is_proven))
         self._drop_leftovers(set(segments) - passing)
         self.log_unused({segment: failures[segment] for segment in failures.keys() - passing})
 
@@ -122,7 +167,7 @@ class SegmentRemoval:
         With `in_doubt` another manifest that names some may still be stored late: they are checked later.
         """
         if in_doubt and segments:
-            self._keep_leftovers(segments, (name,), self._clock())
+            self.keep_shared(segments, {name})
         else:
             self.discard(name, segments)
 
@@ -142,9 +187,11 @@ class SegmentRemoval:
         objects = unreferenced.objects or _objects_of(prefix)
         if not names or not objects:
             return
-        names -= self._keep_shared(names, objects)
+        shared = self.shared(names)
+        self.keep_shared(shared, objects)
+        names -= shared
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
-            self._keep_leftovers(names, objects, unreferenced.since)
+            self._keep_leftovers(names, _proven(objects, unreferenced.since))
         else:
             for error in self.delete_all(tuple(names - self._in_use(names, objects))).values():
                 raise error
@@ -155,21 +202,36 @@ class SegmentRemoval:
             return self._due is not None and self._clock() >= self._due
 
     def look_again(self) -> None:
-        """Delete the leftovers that are due and that no manifest names."""
-        groups: dict[tuple[ObjectName, ...], set[ObjectName]] = {}
+        """Delete the leftovers whose time is over and that no manifest names, where that is proven."""
+        groups: dict[tuple[tuple[ObjectName, ...], bool], set[ObjectName]] = {}
         with self._lock:
             self._due = None
-        for name, (objects, since) in self.leftovers().items():
-            if self._is_recent(since):
-                self._schedule_look(since + LATE_SECONDS)
+        for name, one in self.leftovers().items():
+            if self._is_recent(one.since):
+                self._schedule_look(one.since + LATE_SECONDS)
             else:
-                groups.setdefault(objects, set()).add(name)
-        for objects, names in groups.items():
+                groups.setdefault((one.objects, one.is_proven), set()).add(name)
+        for (objects, is_proven), names in groups.items():
             try:
-                failures = self.delete_all(tuple(names - self._in_use(names, objects)))
+                unused = names - self._in_use(names, objects)
+                failures = self._delete_if(is_proven, objects, unused)
             except StoreError as error:
                 failures = dict.fromkeys(names, error)
-            self.record_deleted(objects, names, failures)
+            self.record_deleted(objects, names, failures, is_proven=is_proven)
+
+    def _delete_if(
+        self, is_proven: bool, objects: Collection[ObjectName], unused: set[ObjectName]
+    ) -> dict[ObjectName, StoreError]:
+        """Delete segments that no known object names, if that is proof; return what failed, and why."""
+        if is_proven:
+            return self.delete_all(tuple(unused))
+        if unused:
+            log.info(
+                "%d segments stay, for another client may have renamed %s: 'swiftfs gc' finds them if not",
+                len(unused),
+                ", ".join(map(str, objects)),
+            )
+        return {}
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may exist."""
@@ -190,7 +252,7 @@ class SegmentRemoval:
         """Return those segments that a current manifest names; raise `StoreError` if that is uncertain."""
         users = {user for users in self.owners.users(names).values() for user in users}
         used: set[ObjectName] = set()
-        for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users})}):
+        for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users}, names)}):
             named = self._named_by(name)
             used |= named
             if name in users and not self.owners.users(named):
@@ -214,37 +276,27 @@ class SegmentRemoval:
     def _is_recent(self, since: float) -> bool:
         return abs(self._clock() - since) < LATE_SECONDS
 
-    def leftovers(self) -> dict[ObjectName, tuple[tuple[ObjectName, ...], float]]:
-        """Return the leftovers, each with the objects that may name it, and its time (Unix seconds)."""
+    def leftovers(self) -> dict[ObjectName, Leftover]:
+        """Return the leftovers by their names."""
         return {
-            ObjectName(container, key): (tuple(ObjectName(*one) for one in json.loads(objects)), since)
-            for container, key, objects, since in self._db.rows("leftovers")
+            ObjectName(container, key): Leftover(
+                tuple(ObjectName(*one) for one in json.loads(objects)), since, bool(is_proven)
+            )
+            for container, key, objects, since, is_proven in self._db.rows("leftovers")
         }
 
-    def _keep_shared(self, names: Iterable[ObjectName], objects: Iterable[ObjectName]) -> set[ObjectName]:
-        """Make leftovers of the segments that other objects than `objects` may name; return them.
-
-        When they are due, `objects` have been deleted or stored, or the attempt is repeated.
-        """
-        groups: dict[frozenset[ObjectName], set[ObjectName]] = {}
-        for name, users in self.owners.users(names).items():
-            groups.setdefault(users, set()).add(name)
-        for users, group in groups.items():
-            self._keep_leftovers(group, users.union(objects), self._clock())
-        return set().union(*groups.values())
-
-    def _keep_leftovers(
-        self, names: Collection[ObjectName], objects: Collection[ObjectName], since: float
-    ) -> None:
+    def _keep_leftovers(self, names: Collection[ObjectName], leftover: Leftover) -> None:
         if not names:
             return
-        text = json.dumps([[name.container, name.key] for name in sorted(objects)])
-        rows: list[tuple[object, ...]] = [(name.container, name.key, text, since) for name in names]
+        text = _to_text(leftover.objects)
+        rows: list[tuple[object, ...]] = [
+            (name.container, name.key, text, leftover.since, int(leftover.is_proven)) for name in names
+        ]
         try:
-            self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?)", rows)
+            self._db.change("INSERT OR REPLACE INTO leftovers VALUES (?, ?, ?, ?, ?)", rows)
         except OSError as error:
             log.warning("%d segments are left to 'swiftfs gc': %s", len(rows), error)
-        self._schedule_look(since + LATE_SECONDS)
+        self._schedule_look(leftover.since + LATE_SECONDS)
 
     def _schedule_look(self, due: float) -> None:
         with self._lock:
@@ -252,12 +304,23 @@ class SegmentRemoval:
 
     def _drop_leftovers(self, names: Iterable[ObjectName]) -> None:
         rows: list[tuple[object, ...]] = [(name.container, name.key) for name in names]
+        self._change("DELETE FROM leftovers WHERE container = ? AND key = ?", rows)
+
+    def _change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
         if not rows:
             return
         try:
-            self._db.change("DELETE FROM leftovers WHERE container = ? AND key = ?", rows)
+            self._db.change(sql, rows)
         except OSError as error:
             log.warning("%s", error)
+
+
+def _proven(objects: Iterable[ObjectName], since: float) -> Leftover:
+    return Leftover(tuple(sorted(objects)), since, is_proven=True)
+
+
+def _to_text(objects: Iterable[ObjectName]) -> str:
+    return json.dumps([[name.container, name.key] for name in objects])
 
 
 def _objects_of(prefix: ObjectName) -> set[ObjectName]:
