@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from commands import one_line, swiftfs
+from large_files import noise
 from memory_store import MemoryStore
 from mounts import Mount, clean_environment, run, swift_cli
 from scenes import wait_until
 from stores import TEXT, put
 from swiftclient import Connection
-from test_large_files import noise
 
 from swiftfs.attributes import Stored
 from swiftfs.control.client import retry

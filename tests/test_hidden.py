@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from commands import one_line, swiftfs
+from log_records import record
 from mounts import Mount, run
+from other_users import NOBODY, as_root, reachable
 from swiftclient import Connection
-from test_logs import record
-from test_permissions import NOBODY, as_root, reachable
 
 from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.control.control_dir import PRIVATE, ROOT, ControlDir, ControlDirFS

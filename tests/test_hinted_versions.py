@@ -10,8 +10,8 @@ from bench_filesystem import bench, get, names, put, read, write
 from cache_house import noise
 from memory_store import MemoryStore
 from mounts import Mount, run, swift_cli
+from rclone import RCLONE, rclone
 from swiftclient import Connection
-from test_rclone import RCLONE, rclone
 
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of

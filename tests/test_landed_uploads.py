@@ -16,13 +16,12 @@ import pytest
 from bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
 from edited_file import CHANGES, Edited
 from journal_house import body, foreign, keys
+from large_files import append, cut, manifest_names, patch, segment_names
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
 from storing_house import Writer, noise
 from swiftclient import Connection
-from test_large_files import manifest_names, segment_names
-from test_segments_mounted import append, cut, patch
 
 from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import Fault, SwiftServer

@@ -1,17 +1,16 @@
 """Large files on a real mount: segments, manifests, memory, and what stays in Swift after each change."""
 
 import hashlib
-import json
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from large_files import manifest, manifest_names, noise, segment_names, segment_rows
 from mounts import Mount, run
 from scenes import Scene, header, methods, path_of, wait_until
-from swiftclient import ClientException, Connection
+from swiftclient import Connection
 
 from swiftfs.demo.server import Fault, RecordedRequest
 
@@ -20,11 +19,6 @@ MEMORY = 300 * MIB
 """What the process may hold at most, whatever the size of a file."""
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    """Return `size` bytes that no two seeds and no two offsets share."""
-    return random.Random(seed).randbytes(size)
 
 
 def make_file(path: Path, mebibytes: int) -> str:
@@ -55,34 +49,6 @@ def downloaded_md5(connection: Connection, container: str, key: str) -> str:
     for block in body:
         digest.update(block)
     return digest.hexdigest()
-
-
-def manifest(connection: Connection, container: str, key: str) -> list[dict[str, Any]]:
-    """Return the segments of an SLO as its manifest names them."""
-    _, body = connection.get_object(container, key, query_string="multipart-manifest=get&format=json")
-    parts: list[dict[str, Any]] = json.loads(body)
-    return parts
-
-
-def segment_rows(connection: Connection, container: str) -> list[dict[str, Any]]:
-    """Return the listing of the segments' container; an empty one while there is none."""
-    try:
-        rows: list[dict[str, Any]] = connection.get_container(f"{container}_segments", full_listing=True)[1]
-    except ClientException as error:
-        if error.http_status != 404:
-            raise
-        return []
-    return rows
-
-
-def segment_names(connection: Connection, container: str) -> set[str]:
-    """Return the paths of all stored segments, as manifests write them."""
-    return {f"/{container}_segments/{row['name']}" for row in segment_rows(connection, container)}
-
-
-def manifest_names(connection: Connection, container: str, key: str) -> set[str]:
-    """Return the paths of the segments that an SLO names."""
-    return {part["name"] for part in manifest(connection, container, key)}
 
 
 class Watched:

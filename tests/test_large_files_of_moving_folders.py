@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, put, read, write
+from halted_moves import Halt
 from journal_house import keys
+from large_files import manifest_names, segment_names
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
 from storing_house import MIB, noise
 from swiftclient import Connection
-from test_large_files import manifest_names, segment_names
-from test_move_barrier import Halt
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest, Unavailable

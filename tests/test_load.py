@@ -4,13 +4,12 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +19,10 @@ import pytest
 from crashes import orphans, stored_states
 from deadlines import within
 from ledger import State, differences
+from load_ends import PREFETCHED, assert_journal_is_empty, assert_nothing_waits
 from mounts import Mount
-from scenes import wait_until
 from swiftclient import Connection
 
-from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
 
 SECONDS = float(os.environ.get("SWIFTFS_LOAD_SECONDS", "10"))
@@ -36,9 +34,6 @@ STUCK_SECONDS = 90
 """So long no single step may take."""
 
 OPTIONS = "settle=2,segment_size=1M,cache_size=256M"
-
-PREFETCHED = 128
-"""The most files that are fetched for readers who may come still, and are open meanwhile."""
 
 MOST_THREADS = 120
 """All pools together, and libfuse's threads."""
@@ -125,26 +120,6 @@ class Gauges:
         found = cls(process.num_threads(), process.num_fds(), process.memory_info().rss)
         print(found)
         return found
-
-
-def open_contents(mount: Mount) -> list[str]:
-    """Return the local files that the mount uses for something that is open or waits."""
-    return [path.name for path in (mount.cache / "content").iterdir() if path.name.startswith("open-")]
-
-
-def assert_nothing_waits(mount: Mount) -> None:
-    """Flush, and look for what is left."""
-    report = flush(mount.path, lambda _report: None)
-    assert (report.total, report.unflushed, report.bytes) == (0, 0, 0), report
-    most = PREFETCHED if "prefetch=no" not in mount.options else 0
-    wait_until(lambda: len(open_contents(mount)) <= most)
-
-
-def assert_journal_is_empty(mount: Mount) -> None:
-    """Look into the journal of a mount that has ended."""
-    with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
-        for table in ("intents", "uploads"):
-            assert database.execute(f"SELECT * FROM {table}").fetchall() == []
 
 
 def assert_stored(client: Connection, container: str, wanted: dict[str, State]) -> None:

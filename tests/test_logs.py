@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from log_records import record
 from mounts import Mount
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.service import logging as logs
 from swiftfs.service.logging import JournalFormatter, Repetition
-
-
-def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
-    return logging.LogRecord("swiftfs", level, __file__, 1, message, (), None)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from commands import one_line, swiftfs
+from mount_states import STATE
 from mounts import Mount, run
 from prometheus_client.parser import text_string_to_metric_families
 from scenes import wait_until
 from swiftclient import Connection
-from test_status import STATE
 
 from swiftfs.config.prices import Cost
 from swiftfs.control import metrics

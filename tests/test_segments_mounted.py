@@ -1,22 +1,20 @@
 """Segments of real mounts on a real Swift: lost answers and kill -9, drop boxes, conflicts, foreign `gc`."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from large_files import MIB, append, cut, manifest_names, noise, patch, segment_names
 from mounts import Mount
 from scenes import wait_until
 from swiftclient import Connection
-from test_large_files import manifest_names, noise, segment_names
 
 from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
 
-MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,settle=1000"
 
 
@@ -34,24 +32,6 @@ def mount(swift: SwiftServer, container: str, connection: Connection, tmp_path: 
     """A mount that stores what it is told to, and no sooner."""
     with Mount(swift, container, tmp_path / "mount", OPTIONS) as found:
         yield found
-
-
-def patch(path: Path, data: bytearray) -> None:
-    with path.open("r+b") as file:
-        file.seek(2 * MIB + 5)
-        file.write(b"changed")
-    data[2 * MIB + 5 : 2 * MIB + 12] = b"changed"
-
-
-def append(path: Path, data: bytearray) -> None:
-    with path.open("ab") as file:
-        file.write(b"appended" * 1000)
-    data += b"appended" * 1000
-
-
-def cut(path: Path, data: bytearray) -> None:
-    os.truncate(path, 2 * MIB + 100)
-    del data[2 * MIB + 100 :]
 
 
 def write_new(path: Path, data: bytearray) -> None:

@@ -6,9 +6,9 @@ import signal
 from functools import partial
 
 import pytest
+from log_records import record
 from mounts import Mount
 from scenes import wait_until
-from test_logs import record
 
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.service.logging import Repetition

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pytest
 from commands import one_line, swiftfs
+from mount_states import MIB, NOTHING_WAITS, STATE
 from mounts import Mount, clean_environment
 from rich.console import Console
 from scenes import wait_until
@@ -25,36 +26,11 @@ from swiftfs.cli.status_view import MOST_ROWS, view
 from swiftfs.cli.wording import KINDS
 from swiftfs.config.prices import Cost
 from swiftfs.control.client import mountpoints, read_state
-from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server, Writing
+from swiftfs.control.snapshot import MountStatus, Writing
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.journal import operations
 from swiftfs.journal.queue_report import QueuedChange, QueueReport
-from swiftfs.objects import CacheUse, Count
 from swiftfs.store import Counters
-
-MIB = 1024 * 1024
-
-NOTHING_WAITS = QueueReport(0, 0, 0, 0, False, 0, 0)
-
-STATE = MountStatus(
-    SCHEMA,
-    "1.2",
-    "photos",
-    "/mnt",
-    7,
-    False,
-    1000.0,
-    1000.0 + 3 * 3600 + 120,
-    Server("https://example.org as me", "Swift 2.38"),
-    Bounds(16 * MIB, 10**12, 8, 1, 5 * 10**9, 10_000, 1000, 0),
-    "/cache",
-    (),
-    CacheUse(2_000_000, 1000, 10**10),
-    {"put": Count(1, 0, 1000, 0, 0.5), "get": Count(2000, 3, 0, 5_000_000, 10.0)},
-    None,
-    (),
-    NOTHING_WAITS,
-)
 
 
 def shown(state: MountStatus, width: int = 100) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from crashes import orphans, stored_states
 from ledger import look_below
+from load_ends import assert_journal_is_empty, assert_nothing_waits
 from mounts import Mount
 from storm import Crew, Storm, check, death_of, leftovers
 from swiftclient import Connection
-from test_load import assert_journal_is_empty, assert_nothing_waits
 
 from swiftfs.control.client import retry
 from swiftfs.demo.server import SwiftServer
