@@ -1,5 +1,8 @@
 """A mount's status as tests expect it."""
 
+from rich.console import Console
+
+from swiftfs.cli.status_view import view
 from swiftfs.control.snapshot import SCHEMA, Bounds, MountStatus, Server
 from swiftfs.journal.queue_report import QueueReport
 from swiftfs.objects import CacheUse, Count
@@ -27,3 +30,11 @@ STATE = MountStatus(
     (),
     NOTHING_WAITS,
 )
+
+
+def shown(state: MountStatus, width: int = 100) -> str:
+    """Return what people see of a state."""
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(view([state]))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

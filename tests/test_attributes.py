@@ -135,23 +135,6 @@ def test_directory_types(content_type: str, is_directory: bool) -> None:
     assert is_directory_type(content_type) == is_directory
 
 
-@given(UTF8.filter(bool))
-@example("Upper")
-@example("under_score")
-@example("per%cent")
-@example("ümläut")
-@example("a b\n")
-def test_names_of_xattrs_come_back(plain: str) -> None:
-    name = f"user.{plain}"
-    header = xattr_to_header(name)
-    if header is None:
-        assert plain in {"mtime", "mode", "uid", "gid"}
-        return
-    assert header == header.lower()
-    assert header_to_xattr(header) == name
-    assert to_wire(Headers("", {header: "x"}))
-
-
 @given(UTF8.filter(bool), UTF8.filter(bool))
 def test_no_two_xattrs_share_a_header(one: str, other: str) -> None:
     headers = {xattr_to_header(f"user.{name}") for name in {one, other}} - {None}

@@ -1,7 +1,6 @@
 """Ghosts: rows that a listing shows for objects that Swift does not have. They can be deleted, no more."""
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +8,7 @@ from pathlib import Path
 import pytest
 from bench_filesystem import ME, bench, names, read, write
 from ghosts import HauntedStore
-from mounts import Mount, run
 
-from swiftfs.demo.server import SwiftServer
-from swiftfs.demo.values import Fault
 from swiftfs.errors import BadName, BadRequest, Clash, Corrupt, NotFound, StoreError, errno_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.store.protocol import Headers
@@ -156,39 +152,6 @@ def test_a_refusal_never_means_something_else(
         with fails(errno.EIO):
             read(filesystem, "/a")
         store.hook = None
-
-
-@pytest.mark.mount_options("segment_size=1M")
-def test_a_large_file_whose_segment_is_gone(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    path = mounted.path / "file"
-    path.write_bytes(bytes(3_000_000))
-    swift.inject(Fault("COPY", f"/{container}/file", status=400, times=1))
-    mounted.expected = ["rename"]
-    with pytest.raises(OSError, match="file") as caught:
-        path.rename(mounted.path / "other")
-    assert caught.value.errno == errno.EIO
-    assert "400" in mounted.log.read_text()
-
-
-def test_rm_and_cp_go_on_beside_ghosts(
-    mounted: Mount, swift: SwiftServer, container: str, tmp_path: Path
-) -> None:
-    """The server denies an object that it lists, but for the DELETE, which it carries out."""
-    at = mounted.path
-    (at / "d").mkdir()
-    for name in ("alive", "ghost"):
-        (at / "d" / name).write_bytes(b"1234567")
-    mounted.remount()
-    for method in ("GET", "HEAD"):
-        swift.inject(Fault(method, f"/{container}/d/ghost", status=404))
-    mounted.expected = ["ghost"]
-    assert sorted(os.listdir(at / "d")) == ["alive", "ghost"]  # noqa: PTH208
-    assert "No such file" in run("cp", "-a", at / "d", tmp_path / "copy", check=False)
-    assert (tmp_path / "copy" / "alive").read_bytes() == b"1234567"
-    run("rm", "-r", at / "d")
-    assert list(at.iterdir()) == []
-    mounted.remount()
-    assert list(at.iterdir()) == []
 
 
 def test_not_found_is_said_of_what_is_not_there() -> None:

@@ -3,15 +3,12 @@
 import itertools
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, get, put, write
 from memory_store import MemoryStore
-from mounts import Mount, run
-from swiftclient import Connection
 
 from swiftfs.errors import AccessDenied
 from swiftfs.namespace import inodes
@@ -294,45 +291,3 @@ def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
             assert len(set(numbers)) == len(numbers)
     assert len(model.inodes._numbers) <= 100
     assert len(model.inodes._places) <= 12
-
-
-def test_programs_tell_two_files_apart(mounted: Mount) -> None:
-    at = mounted.path
-    (at / "a").write_text("1\n")
-    with (at / "a").open("rb") as held:
-        run("mv", at / "a", at / "b")
-        (at / "a").write_text("2222\n")
-        assert subprocess.run(["cmp", "-s", at / "b", at / "a"], check=False).returncode == 1
-        assert os.fstat(held.fileno()).st_ino == (at / "b").stat().st_ino != (at / "a").stat().st_ino
-        run("cp", at / "b", at / "a")
-        assert (at / "a").read_text() == "1\n"
-
-
-def test_a_file_that_nobody_has_open_keeps_its_number_in_the_kernel(
-    mounted: Mount, connection: Connection, container: str
-) -> None:
-    at = mounted.path
-    connection.put_object(container, "folder/deep/x", b"1")
-    connection.put_object(container, "y", b"2")
-    before = [(at / path).stat().st_ino for path in ("folder/deep/x", "folder", "y")]
-    (at / "y").rename(at / "z")
-    (at / "folder").rename(at / "moved")
-    assert [(at / path).stat().st_ino for path in ("moved/deep/x", "moved", "z")] == before
-    for folder in (at, at / "moved", at / "moved" / "deep"):
-        for entry in os.scandir(folder):
-            assert entry.inode() == (folder / entry.name).stat().st_ino
-
-
-def test_tail_follows_a_log_that_is_rotated(mounted: Mount, tmp_path: Path) -> None:
-    log = mounted.path / "log"
-    log.write_text("first\n")
-    command = ["tail", "-F", "-s", "0.1", "--max-unchanged-stats=1", str(log)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as tail:
-        try:
-            assert tail.stdout is not None
-            assert tail.stdout.readline() == "first\n"
-            log.rename(mounted.path / "log.1")
-            log.write_text("a second one\n")
-            assert tail.stdout.readline() == "a second one\n"
-        finally:
-            tail.kill()

@@ -4,8 +4,6 @@ What stands is what was about to be stored: readers and the next attempt go on w
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -16,15 +14,11 @@ import pytest
 from bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
 from edited_file import CHANGES, Edited
 from journal_house import body, foreign, keys
-from large_files import append, cut, manifest_names, patch, segment_names
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
 from storing_house import Writer, noise
-from swiftclient import Connection
 
 from swiftfs.config.sources import parse_options
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.journal import outcomes, recovery
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
@@ -260,41 +254,6 @@ def test_a_second_kill(
     assert named(store) <= set(keys(store, "box_segments"))
     if lands:
         assert_stored(store, file.model)
-
-
-@pytest.mark.matrix(1)
-@pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0")
-@pytest.mark.parametrize("deed", [patch, append, cut])
-def test_a_reader_of_a_mount_that_was_killed(
-    mounted: Mount,
-    swift: SwiftServer,
-    connection: Connection,
-    container: str,
-    deed: Callable[[Path, bytearray], None],
-) -> None:
-    """The reader comes before any attempt succeeds: Swift does not tell the manifest."""
-    data, path = bytearray(noise(4_000_000)), mounted.path / "file"
-    path.write_bytes(data)
-    mounted.remount()
-    deed(path, data)
-    manifest = f"/{container}/file.*multipart-manifest="
-    swift.inject(Fault("PUT", f"{manifest}put", reset=True, after=True))
-    orders = subprocess.Popen(
-        [sys.executable, "-m", "swiftfs", "flush", mounted.path], stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: connection.get_object(container, "file")[1] == data)
-    mounted.kill()
-    orders.wait()
-    swift.clear_faults()
-    swift.inject(Fault("GET", f"{manifest}get", status=503))
-    mounted.start()
-    assert path.read_bytes() == data
-    patch(path, data)
-    assert path.read_bytes() == data
-    swift.clear_faults()
-    mounted.remount()
-    assert path.read_bytes() == data
-    assert manifest_names(connection, container, "file") == segment_names(connection, container)
 
 
 def test_a_reader_goes_on_when_an_upload_is_answered_while_it_asks(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 The segments begun before the move lie below the old name, and the manifest is at the new one.
 """
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,10 @@ import pytest
 from bench_filesystem import ME, bench, put, read, write
 from halted_moves import Halt
 from journal_house import keys
-from large_files import manifest_names, segment_names
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
 from storing_house import MIB, noise
-from swiftclient import Connection
 
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -272,37 +267,3 @@ def test_an_outage_of_uploads_while_the_folder_moves(
             filesystem.rename("/d", "/e")
         yard.verify("/e/x")
         end(yard, afterwards(yard))
-
-
-def test_a_mapped_large_file_of_a_real_mount(
-    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
-) -> None:
-    body = bytearray(noise(SIZE))
-    with Mount(swift, container, tmp_path / "mount", f"{OPTIONS},settle=0.2") as mount:
-        folder, moved = mount.path / "d", mount.path / "e"
-        folder.mkdir()
-        (folder / "x").write_bytes(body)
-        (folder / "y").write_bytes(b"y")
-        wait_until(lambda: {row["name"] for row in connection.get_container(container)[1]} >= {"d/x", "d/y"})
-        with (folder / "x").open("r+b") as file, ThreadPoolExecutor(1) as threads:
-            with mmap.mmap(file.fileno(), SIZE) as mapping:
-                mapping[MIB - 50 : MIB + 50] = body[MIB - 50 : MIB + 50] = noise(100, 1)
-                mapping.flush()
-                swift.inject(Fault("COPY", "/d/y", delay=1.5))
-                renamed = threads.submit(folder.rename, moved)
-                wait_until(lambda: any(one.method == "COPY" for one in swift.requests()))
-                mapping[10:110] = body[10:110] = noise(100, 2)
-                mapping.flush()
-            os.close(os.dup(file.fileno()))
-            renamed.result(60)
-        assert (moved / "x").read_bytes() == body
-        wait_until(lambda: connection.get_object(container, "e/x")[1] == body)
-        (moved / "x").rename(moved / "z")
-        with (moved / "z").open("r+b") as file:
-            file.seek(2 * MIB + 77)
-            file.write(b"more")
-        body[2 * MIB + 77 : 2 * MIB + 81] = b"more"
-    with Mount(swift, container, tmp_path / "mount", f"{OPTIONS},settle=0.2") as mount:
-        assert (mount.path / "e" / "z").read_bytes() == body
-    assert connection.get_object(container, "e/z")[1] == body
-    assert manifest_names(connection, container, "e/z") == segment_names(connection, container)

@@ -1,6 +1,5 @@
 """What is changed below a folder while it moves: it waits, and arrives under the new name."""
 
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +12,8 @@ from bench_filesystem import ME, bench, get, names, put, read, write
 from halted_moves import Halt
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
-from swiftclient import Connection
 
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.journal.object_moves import Unmoved
 from swiftfs.objects import ObjectName
@@ -229,25 +225,3 @@ def test_folders_that_overlap_move_one_after_the_other(pool: ThreadPoolExecutor)
     go_on.set()
     for future in (first, *overlapping):
         future.result(20)
-
-
-def test_a_mapped_file_is_stored_under_its_folders_new_name(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
-) -> None:
-    old = bytes(100_000)
-    connection.put_object(container, "d/x", old)
-    connection.put_object(container, "d/y", b"y")
-    path, moved = mounted.path / "d" / "x", mounted.path / "e"
-    with path.open("r+b") as file, ThreadPoolExecutor(1) as threads:
-        with mmap.mmap(file.fileno(), len(old)) as mapping:
-            swift.inject(Fault("COPY", "/d/y", delay=1.5))
-            renamed = threads.submit((mounted.path / "d").rename, moved)
-            wait_until(lambda: any(one.method == "COPY" for one in swift.requests()))
-            mapping[:3] = b"new"
-            mapping.flush()
-        os.close(os.dup(file.fileno()))
-        renamed.result(60)
-    new = b"new" + old[3:]
-    assert (moved / "x").read_bytes() == new
-    wait_until(lambda: connection.get_object(container, "e/x")[1] == new)
-    assert [row["name"] for row in connection.get_container(container)[1]] == ["e/x", "e/y"]

@@ -1,7 +1,6 @@
 """What a rename cannot delete at the old place: told, tried again, and never the owner of the segments."""
 
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -11,12 +10,8 @@ import pytest
 from bench_filesystem import ME, bench, names, read, write
 from journal_house import body, foreign, keys
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
-from swiftclient import Connection
 
-from swiftfs.control.client import read_report
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
@@ -270,46 +265,6 @@ def test_markers_that_stay_hide_their_folder(filesystem: FileSystem, store: Refu
     filesystem.retry()
     wait_until(lambda: not filesystem.waiting())
     assert keys(store) == ["e", "e/sub", "e/sub/x"]
-
-
-@pytest.mark.matrix(1)
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_large_file_survives_the_refusal_of_its_deletion(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, folder: bool
-) -> None:
-    mounted.expected += [
-        "until Swift deletes it",
-        "changes stay in",
-        "is parked, because it cannot be stored",
-    ]
-    data = os.urandom(20_000_000)
-    (mounted.path / "d").mkdir()
-    (mounted.path / "d" / "large").write_bytes(data)
-    (mounted.path / "d" / "small").write_bytes(b"small")
-    swift.inject(Fault("POST", "bulk-delete.*", status=403))
-    swift.inject(Fault("DELETE", "/d", status=403))
-    if folder:
-        (mounted.path / "d").rename(mounted.path / "e")
-    else:
-        (mounted.path / "e").mkdir()
-        (mounted.path / "d" / "large").rename(mounted.path / "e" / "large")
-    mounted.exit_code = None
-    mounted_again(mounted)
-    assert not (mounted.path / "d" / "large").exists()
-    wait_until(lambda: read_report(mounted.path).parked == (3 if folder else 1))
-    swift.clear_faults()
-    mounted.exit_code = 0
-    mounted.remount(empty_cache=False)
-    wait_until(lambda: not connection.get_container(container, prefix="d/large")[1])
-    assert (mounted.path / "e" / "large").read_bytes() == data
-    assert connection.get_object(container, "e/large")[1] == data
-
-
-def mounted_again(mount: Mount) -> None:
-    """Mount again what has changes that wait, and so does not end well."""
-    wanted, mount.exit_code = mount.exit_code, 1
-    mount.remount(empty_cache=False)
-    mount.exit_code = 1 if wanted is None else wanted
 
 
 def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) -> None:

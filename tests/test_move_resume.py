@@ -2,21 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, copy_live, names, read, write
-from commands import swiftfs
 from ghosts import HauntedStore
 from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
-from swiftclient import Connection
 
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
@@ -55,10 +50,6 @@ def remounted(store: MemoryStore, folder: Path, intent: Move | MoveFolder) -> It
     leave(folder, intent)
     with bench(store, folder) as filesystem:
         yield filesystem
-
-
-def status(mounted: Mount) -> str:
-    return swiftfs("status", mounted.path).stdout
 
 
 def records(folder: Path) -> list[Record]:
@@ -439,34 +430,3 @@ def test_what_was_recorded_before_it_was_listed_moves(store: MemoryStore, tmp_pa
     with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(hidden,))):
         pass
     assert contents(store) == {"e/a": b"d/a"}
-
-
-def test_a_move_that_no_mount_could_finish_overwrites_nothing(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
-) -> None:
-    for name in ("a", "b"):
-        connection.put_object(container, f"d/{name}", b"old", content_type="text/plain")
-    swift.inject(Fault("COPY", "/d/b", delay=60, status=503))
-    with ThreadPoolExecutor(1) as threads:
-        renamed = threads.submit((mounted.path / "d").rename, mounted.path / "e")
-        wait_until(lambda: any(row["name"] == "e/a" for row in connection.get_container(container)[1]))
-        mounted.kill()
-        assert isinstance(renamed.exception(60), OSError)
-    swift.clear_faults()
-    swift.inject(Fault("COPY", "/d/", status=413))
-    mounted.expected.append("is given up")
-    mounted.start()
-    swift.clear_faults()
-    assert "1 change refused and given up since the last flush; the first is /d: " in status(mounted)
-    flushed = swiftfs("flush", mounted.path)
-    assert flushed.returncode == 1
-    assert "/d: could not be moved and was given up: " in flushed.stderr
-    assert (mounted.path / "d" / "b").read_bytes() == b"old"
-    (mounted.path / "e").mkdir(exist_ok=True)
-    (mounted.path / "e" / "a").write_bytes(b"newer")
-    (mounted.path / "e" / "b").write_bytes(b"gone")
-    (mounted.path / "e" / "b").unlink()
-    mounted.remount(empty_cache=False)
-    assert (mounted.path / "e" / "a").read_bytes() == b"newer"
-    assert not (mounted.path / "e" / "b").exists()
-    assert (mounted.path / "d" / "a").read_bytes() == b"old"

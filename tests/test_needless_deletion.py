@@ -10,11 +10,8 @@ import pytest
 from bench_filesystem import ME, bench, copy_live, names, put, read, write
 from journal_house import NEVER, body, foreign, keys, refuse
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
-from swiftclient import Connection
 
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.tasks import Task
@@ -333,24 +330,6 @@ def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
         filesystem.fsync(handle, False)
         filesystem.release(handle)
     assert body(store, "file") == b"data"
-
-
-@pytest.mark.mount_options("settle=2")
-def test_mv_over_a_name_that_was_just_removed_keeps_the_file(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
-) -> None:
-    """The copy is quick and the deletion of the old name slow, so that the settling of b ends meanwhile."""
-    connection.put_object(container, "a", b"new")
-    connection.put_object(container, "b", b"old")
-    mounted.remount()
-    assert sorted(path.name for path in mounted.path.iterdir()) == ["a", "b"]
-    swift.inject(Fault("DELETE", f"/{container}/a", delay=4, times=1))
-    (mounted.path / "b").unlink()
-    (mounted.path / "a").rename(mounted.path / "b")
-    assert [path.name for path in mounted.path.iterdir()] == ["b"]
-    mounted.remount()
-    assert (mounted.path / "b").read_bytes() == b"new"
-    assert [row["name"] for row in connection.get_container(container)[1]] == ["b"]
 
 
 @contextmanager

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from mounts import Mount
 
-from swiftfs.cli import app, mount
+from swiftfs.cli import app
 from swiftfs.cli.options import given
 from swiftfs.config.options import OPTIONS, SWITCH, Options
 from swiftfs.config.sources import Setting, build_options, from_environment, from_file, gather, parse_options
-from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
-from swiftfs.service.build import MountRequest
 
 SAMPLES = {
     "": "yes",
@@ -188,34 +185,9 @@ def test_words_of_fstab_change_nothing_or_switch_off() -> None:
         parse_options(["remount,ro"])
 
 
-def test_the_command_hands_on_what_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swift: SwiftServer
-) -> None:
-    seen: list[MountRequest] = []
-    monkeypatch.setattr(mount, "_serve", lambda request, _environment, **_how: seen.append(request))
-    monkeypatch.setattr(mount, "check_mountpoint", lambda _path: None)
-    monkeypatch.setenv("SWIFTFS_TTL", "9")
-    words = ["mount", "box", str(tmp_path), "-o", "ro,uploads=2", "--uploads", "3", "--no-prefetch"]
-    result = CliRunner().invoke(app.main, [*words, "--cache-dir", "cache"])
-    assert result.exit_code == 0, result.output
-    options = seen[0].options
-    assert (options.ro, options.uploads, options.prefetch, options.ttl) == (True, 3, False, 9)
-    assert seen[0].cache_dir == Path("cache").absolute()
-
-
 def test_the_help_shows_each_option_with_its_default() -> None:
     text = " ".join(CliRunner().invoke(app.main, ["mount", "--help"]).output.split())
     for option in OPTIONS.values():
         assert option.flag in text
         assert not option.default or f"[{option.default}]" in text
     assert len(OPTIONS) == len(fields(Options))
-
-
-@pytest.mark.mount_options("ro")
-def test_a_flag_is_stronger_than_a_word_in_a_real_mount(mounted: Mount) -> None:
-    with pytest.raises(OSError, match="Read-only"):
-        (mounted.path / "file").touch()
-    mounted.flags = ("--no-ro",)
-    mounted.remount()
-    (mounted.path / "file").touch()
-    assert (mounted.path / "file").exists()

@@ -2,19 +2,14 @@
 
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bench_filesystem import ME, bench, copy_live, get, names, put, write
 from memory_store import MemoryStore
-from mounts import Mount
 from scenes import wait_until
-from swiftclient import Connection
 
-from swiftfs.control.client import read_report
-from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -188,41 +183,3 @@ def test_a_refusal_names_the_file(
         assert names(filesystem, "/dir") == ["file", "other"]
         store.hook = None
         filesystem.unlink("/dir/file")
-
-
-@pytest.mark.mount_options("settle=0.5,read_ahead=0")
-def test_a_mount_that_is_killed_while_the_file_is_open(
-    mounted: Mount, connection: Connection, container: str
-) -> None:
-    path = mounted.path / "file"
-    path.write_bytes(BODY)
-    mounted.remount()
-    with suppress(OSError), path.open("rb", buffering=0) as file:  # it is closed behind the mount's back
-        assert file.read(10) == BODY[:10]
-        path.unlink()
-        assert file.read(10) == BODY[10:20]
-        mounted.kill()
-    mounted.start()
-    assert list(mounted.path.iterdir()) == []
-    mounted.stop()
-    assert connection.get_container(container)[1] == []
-
-
-@pytest.mark.mount_options("settle=1,read_ahead=0")
-def test_a_mount_that_is_killed(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    path = mounted.path / "file"
-    path.write_bytes(BODY)
-    mounted.remount()
-    mounted.expected.append("file")
-    swift.inject(Fault("DELETE", f"/{container}/file", status=503))
-    swift.inject(Fault("POST", "bulk-delete", status=503))
-    with path.open("rb", buffering=0) as file:
-        assert file.read(10) == BODY[:10]
-        path.unlink()
-    wait_until(lambda: read_report(mounted.path).total == 1)
-    mounted.kill()
-    mounted.start()
-    assert list(mounted.path.iterdir()) == []
-    swift.clear_faults()
-    mounted.remount()
-    assert list(mounted.path.iterdir()) == []

@@ -1,0 +1,16 @@
+"""Accounts of a Keystone that is never asked."""
+
+from swiftfs.store import Account, open_account
+
+SECRET = "s3cret-key-nobody-sees"
+KEYSTONE = {
+    "OS_AUTH_URL": "https://auth.example:5000/v3",
+    "OS_USERNAME": "ACCESSKEY",
+    "OS_PASSWORD": SECRET,
+    "OS_PROJECT_ID": "0123",
+    "OS_USER_DOMAIN_ID": "default",
+}
+
+
+def _keystone(**changes: str) -> Account:
+    return open_account({name: value for name, value in {**KEYSTONE, **changes}.items() if value})

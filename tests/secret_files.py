@@ -1,0 +1,10 @@
+"""Files of credentials."""
+
+from pathlib import Path
+
+
+def secret_file(folder: Path, text: str, mode: int = 0o600) -> Path:
+    file = folder / "credentials"
+    file.write_text(text)
+    file.chmod(mode)
+    return file
