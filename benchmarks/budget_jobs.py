@@ -18,8 +18,8 @@ from swiftfs.demo.server import RecordedRequest, SwiftServer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from scenes import counted
-from trees import make_tree
+from support.scenes import counted
+from support.trees import make_tree
 
 OURS = "swiftfs"
 RCLONE = "rclone mount"

@@ -23,9 +23,9 @@ from swiftfs.posix.filesystem import FileSystem
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from bench_filesystem import ME, bench, put
-from memory_store import MemoryStore
-from mounts import Mount
+from support.bench_filesystem import ME, bench, put
+from support.memory_store import MemoryStore
+from support.mounts import Mount
 
 OPTIONS = "settle=1000000,drain=0"
 """Nothing goes up meanwhile, nor at the end."""

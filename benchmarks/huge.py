@@ -17,7 +17,7 @@ from swiftfs.demo.server import SwiftServer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from mounts import Mount, run
+from support.mounts import Mount, run
 
 ROWS = 20_000
 """Names that the server is given in a request."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiers
-from leaks import Belongings
-from mounts import Mount
 from swiftclient import Connection
 
+from support import tiers
+from support.leaks import Belongings
+from support.mounts import Mount
 from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
 

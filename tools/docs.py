@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import fault_matrix
-import mount_faults
-
+from support import fault_matrix, mount_faults
 from swiftfs.cli import app
 from swiftfs.config.options import OPTIONS
 from tools.man_pages import command_page, helper_page

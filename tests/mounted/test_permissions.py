@@ -1,0 +1,218 @@
+"""Owners and modes: the defaults that options set, and the checks that `default_permissions` asks for."""
+
+import errno
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.mounts import Mount
+from support.other_users import NOBODY, as_root, reachable
+from swiftfs.config.sources import parse_options
+from swiftfs.service.mount import _kernel_options
+
+
+def nobody(*words: str) -> int:
+    """Run a command as a user without rights; return its exit code."""
+    return subprocess.run(words, user=NOBODY, group=NOBODY, capture_output=True, check=False).returncode
+
+
+@pytest.mark.mount_options("uid=1234,gid=4321,umask=027")
+def test_what_carries_no_owner_and_mode_gets_those_of_the_options(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    connection.put_object(container, "implied/file", b"x")
+    for name, mode in (("implied", stat.S_IFDIR | 0o750), ("implied/file", stat.S_IFREG | 0o640)):
+        status = (mounted.path / name).stat()
+        assert (status.st_mode, status.st_uid, status.st_gid) == (mode, 1234, 4321)
+
+
+def test_what_carries_them_keeps_them(mounted: Mount) -> None:
+    path = mounted.path / "file"
+    path.write_text("x")
+    path.chmod(0o604)
+    if os.getuid() == 0:
+        os.chown(path, 77, 88)
+    before = path.stat()
+    mounted.remount()
+    after = path.stat()
+    assert stat.S_IMODE(after.st_mode) == 0o604
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+
+
+@as_root
+@pytest.mark.mount_options("allow_other,default_permissions")
+def test_the_kernel_checks_modes_where_it_is_asked_to(mounted: Mount) -> None:
+    reachable(mounted.path)
+    private, public = mounted.path / "private", mounted.path / "public"
+    private.write_text("mine")
+    private.chmod(0o600)
+    public.write_text("all's")
+    public.chmod(0o644)
+    assert nobody("cat", str(public)) == 0
+    assert nobody("cat", str(private)) != 0
+    assert nobody("cp", "/dev/null", str(public)) != 0
+
+
+@as_root
+def test_other_users_are_kept_out_unless_allowed(mounted: Mount) -> None:
+    reachable(mounted.path)
+    (mounted.path / "file").write_text("x")
+    (mounted.path / "file").chmod(0o644)
+    assert nobody("cat", str(mounted.path / "file")) != 0
+
+
+@pytest.mark.mount_options("ro")
+def test_a_read_only_mount_refuses_changes(mounted: Mount, connection: Connection, container: str) -> None:
+    connection.put_object(container, "file", b"there")
+    assert (mounted.path / "file").read_bytes() == b"there"
+    for change in (
+        lambda: (mounted.path / "new").write_text("x"),
+        (mounted.path / "file").unlink,
+        lambda: (mounted.path / "file").chmod(0o600),
+        (mounted.path / "folder").mkdir,
+    ):
+        with pytest.raises(OSError, match="Read-only file system"):
+            change()
+
+
+OTHERS_MAY = (
+    ("cat", "private"),
+    ("cp", "/dev/null", "private"),
+    ("sh", "-c", "echo more >> private"),
+    ("truncate", "--size=0", "private"),
+    ("rm", "-f", "public"),
+    ("mv", "public", "moved"),
+    ("chmod", "666", "private"),
+    ("touch", "new"),
+    ("mkdir", "folder"),
+    ("ln", "-s", "x", "link"),
+    ("ls", "closed"),
+    ("cat", "closed/inside"),
+)
+"""What others try in a folder of somebody else."""
+
+
+def prepare(folder: Path) -> dict[str, bytes]:
+    """Make private and public files; return what is in them."""
+    (folder / "closed").mkdir()
+    for name, mode in (("private", 0o600), ("public", 0o644), ("closed/inside", 0o644)):
+        (folder / name).write_text(name)
+        (folder / name).chmod(mode)
+    (folder / "closed").chmod(0o700)
+    return tree(folder)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {f"{path.relative_to(folder)} {path.stat().st_mode:o}": path.read_bytes() for path in found}
+
+
+def tried(folder: Path, words: tuple[str, ...]) -> int:
+    script = 'cd "$0" && exec "$@"'
+    return nobody("sh", "-c", script, str(folder), *words)
+
+
+@pytest.mark.matrix(4)
+@as_root
+@pytest.mark.parametrize("words", OTHERS_MAY, ids=" ".join)
+@pytest.mark.mount_options("allow_other")
+def test_others_who_are_let_in_may_do_what_modes_allow(mounted: Mount, words: tuple[str, ...]) -> None:
+    reachable(mounted.path)
+    before = prepare(mounted.path)
+    assert tried(mounted.path, ("cat", "public")) == 0
+    assert tried(mounted.path, words) != 0
+    assert tree(mounted.path) == before
+
+
+def set_attribute_as_nobody(path: Path) -> int:
+    """Set an attribute as a user without rights; return an errno, 0 for success."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            os.setxattr(path, "user.x", b"y")
+        except OSError as error:
+            os._exit(error.errno or 255)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@as_root
+@pytest.mark.mount_options("allow_other")
+def test_others_may_not_set_attributes_of_private_files(mounted: Mount) -> None:
+    reachable(mounted.path)
+    prepare(mounted.path)
+    assert set_attribute_as_nobody(mounted.path / "private") == errno.EACCES
+    assert os.listxattr(mounted.path / "private") == []
+
+
+@as_root
+@pytest.mark.mount_options("allow_other,no_default_permissions")
+def test_others_may_do_everything_where_that_is_asked_for(mounted: Mount) -> None:
+    reachable(mounted.path)
+    prepare(mounted.path)
+    for words in (
+        ("cat", "private"),
+        ("cp", "/dev/null", "private"),
+        ("rm", "-f", "public"),
+        ("ls", "closed"),
+    ):
+        assert tried(mounted.path, words) == 0, words
+    assert (mounted.path / "private").read_bytes() == b""
+    assert not (mounted.path / "public").exists()
+
+
+@pytest.mark.matrix(4)
+@pytest.mark.parametrize(
+    ("words", "environment", "checks"),
+    [
+        ("", {}, False),
+        ("default_permissions", {}, True),
+        ("allow_other", {}, True),
+        ("allow_root", {}, True),
+        ("allow_other=no", {}, False),
+        ("allow_other,default_permissions", {}, True),
+        ("allow_other,no_default_permissions", {}, False),
+        ("allow_root,default_permissions=no", {}, False),
+        ("no_default_permissions,default_permissions,allow_other", {}, True),
+        ("allow_other", {"SWIFTFS_DEFAULT_PERMISSIONS": "no"}, False),
+        ("allow_other", {"SWIFTFS_OPTIONS": "no_default_permissions"}, False),
+        ("default_permissions", {"SWIFTFS_OPTIONS": "allow_other,no_default_permissions"}, True),
+        ("", {"SWIFTFS_ALLOW_OTHER": "yes"}, True),
+    ],
+)
+def test_whoever_lets_others_in_has_modes_checked(
+    words: str, environment: dict[str, str], checks: bool
+) -> None:
+    options = parse_options([words], environment)
+    assert options.checks_permissions is checks
+    assert _kernel_options(options)["default_permissions"] is checks
+
+
+@pytest.mark.parametrize("example", ["docs/start.md", "systemd/srv-photos.mount", "systemd/example.env"])
+def test_the_examples_let_nobody_into_private_files(example: str) -> None:
+    text = (Path(__file__).parents[2] / example).read_text()
+    lists = re.findall(r"[\w=/.,]*\ballow_other\b[\w=/.,]*", text)
+    assert lists
+    assert all("default_permissions" in one.split(",") for one in lists if "," in one)
+
+
+@as_root
+@pytest.mark.mount_options("allow_other,uid=1234,settle=60")
+@pytest.mark.parametrize("command", ["flush", "retry"])
+def test_who_mounted_it_may_give_orders_where_its_root_is_another_s(mounted: Mount, command: str) -> None:
+    (mounted.path / "file").write_text("x")
+    without = "-dac_override,-dac_read_search"
+    words = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"]
+    assert subprocess.run([*words, "touch", mounted.path / "new"], check=False).returncode != 0
+    command_line = [*words, sys.executable, "-m", "swiftfs", command, str(mounted.path)]
+    result = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,96 @@
+"""What sequential reading costs: by one reader or several, in any order, from a slow server.
+
+These run in a real mount.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.cache_house import MIB
+from support.distant_files import large
+from support.mounts import Mount
+from support.scenes import counted
+from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.filecache.block_map import BLOCK
+
+pytest_plugins = ["support.cache_fixtures"]
+NEEDLESS = 1.1
+"""So many times the bytes of a file may be downloaded to read it once."""
+
+
+@contextmanager
+def busy_cores(count: int = 2) -> Iterator[None]:
+    """Let other processes take all the time of so many cores that they can get."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+SIZES = {"big": 256 * MIB, "quarters": 100 * MIB}
+
+
+@pytest.fixture(scope="module")
+def far_away() -> Iterator[SwiftServer]:
+    """A Swift that takes 300 ms a request."""
+    with SwiftServer(settings=ServerSettings(delay=0.3)) as server:
+        client = Connection(server.auth_url, server.user, server.key, retries=0)
+        client.put_container("far")
+        for name, size in SIZES.items():
+            client.put_object("far", name, large(size)[:size])
+        client.close()
+        yield server
+
+
+@pytest.fixture
+def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
+    far_away.reset_requests()
+    with Mount(far_away, "far", tmp_path) as mount:
+        yield mount
+
+
+def read_file(path: Path, start: int, stop: int) -> bool:
+    """Read as `cp` does; say whether the bytes are those of `far_away`."""
+    expected = large(256 * MIB)
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        for offset in range(start, stop, BLOCK):
+            if file.read(min(BLOCK, stop - offset)) != expected[offset : min(offset + BLOCK, stop)]:
+                return False
+    return True
+
+
+def assert_cost(mount: Mount, requests: int, size: int) -> None:
+    cost = [one for one in counted(mount.swift) if one.method in ("GET", "HEAD")]
+    came = sum(one.bytes_out for one in cost)
+    print(f"{len(cost)} requests, {came / MIB:.1f} MiB")
+    assert len(cost) <= requests
+    assert came <= NEEDLESS * size
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_large_file_of_a_distant_server(far_mount: Mount, busy: bool) -> None:
+    path = far_mount.path / "big"
+    assert path.stat().st_size == 256 * MIB
+    with busy_cores(2 if busy else 0):
+        assert read_file(path, 0, 256 * MIB)
+    assert_cost(far_mount, 40, 256 * MIB)
+
+
+def test_four_programs_read_a_distant_file(far_mount: Mount) -> None:
+    path = far_mount.path / "quarters"
+    assert path.stat().st_size == 100 * MIB
+    with ThreadPoolExecutor(4) as programs:
+        parts = [(first * 25 * MIB, (first + 1) * 25 * MIB) for first in range(4)]
+        assert all(programs.map(lambda part: read_file(path, *part), parts))
+    assert_cost(far_mount, 44, 100 * MIB)

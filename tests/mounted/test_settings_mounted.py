@@ -1,0 +1,39 @@
+"""Options: where they may be set, which place wins, and what is refused with which words.
+
+These run in a real mount.
+"""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from support.mounts import Mount
+from swiftfs.cli import app, mount
+from swiftfs.demo.server import SwiftServer
+from swiftfs.service.build import MountRequest
+
+
+def test_the_command_hands_on_what_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swift: SwiftServer
+) -> None:
+    seen: list[MountRequest] = []
+    monkeypatch.setattr(mount, "_serve", lambda request, _environment, **_how: seen.append(request))
+    monkeypatch.setattr(mount, "check_mountpoint", lambda _path: None)
+    monkeypatch.setenv("SWIFTFS_TTL", "9")
+    words = ["mount", "box", str(tmp_path), "-o", "ro,uploads=2", "--uploads", "3", "--no-prefetch"]
+    result = CliRunner().invoke(app.main, [*words, "--cache-dir", "cache"])
+    assert result.exit_code == 0, result.output
+    options = seen[0].options
+    assert (options.ro, options.uploads, options.prefetch, options.ttl) == (True, 3, False, 9)
+    assert seen[0].cache_dir == Path("cache").absolute()
+
+
+@pytest.mark.mount_options("ro")
+def test_a_flag_is_stronger_than_a_word_in_a_real_mount(mounted: Mount) -> None:
+    with pytest.raises(OSError, match="Read-only"):
+        (mounted.path / "file").touch()
+    mounted.flags = ("--no-ro",)
+    mounted.remount()
+    (mounted.path / "file").touch()
+    assert (mounted.path / "file").exists()

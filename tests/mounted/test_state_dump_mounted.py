@@ -1,0 +1,32 @@
+"""SIGUSR1: the stacks of all threads and the queue go into the log, and the mount goes on.
+
+These run in a real mount.
+"""
+
+import os
+import signal
+from functools import partial
+
+import pytest
+
+from support.mounts import Mount
+from support.scenes import wait_until
+
+
+def logged_more(mount: Mount, text: str, times: int) -> bool:
+    return mount.log.read_text().count(text) > times
+
+
+@pytest.mark.mount_options("settle=1000")
+def test_a_mount_logs_its_stacks_and_its_queue_and_goes_on(mounted: Mount) -> None:
+    (mounted.path / "file").write_text("waits")
+    for before in (0, 1):
+        os.kill(mounted.pid, signal.SIGUSR1)
+        wait_until(partial(logged_more, mounted, "waiting PutFile /file", before))
+    lines = mounted.log.read_text().splitlines()
+    assert sum("Current thread" in line for line in lines) == 2
+    assert sum("Thread 0x" in line for line in lines) > 10
+    for function in ("log_state", "_sync"):
+        assert sum(line.endswith(f" in {function}") for line in lines) == 2, function
+    assert sum("changes: 1 waiting, 0 running, 0 parked" in line for line in lines) == 2
+    assert (mounted.path / "file").read_text() == "waits"

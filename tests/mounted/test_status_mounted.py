@@ -1,0 +1,274 @@
+"""`swiftfs status`: all that an administrator sees of running mounts, and nothing that is secret.
+
+These run in a real mount.
+"""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from swiftclient import Connection
+
+from support.commands import one_line, swiftfs
+from support.mount_states import MIB, shown
+from support.mounts import Mount, clean_environment
+from support.scenes import wait_until
+from swiftfs import __version__
+from swiftfs.control.client import mountpoints, read_state
+from swiftfs.demo.server import Fault, SwiftServer
+
+
+def status(mount: Mount) -> dict[str, Any]:
+    result = swiftfs("status", mount.path, "--json")
+    assert result.returncode == 0, result
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.mount_options("segment_size=1M,uploads=1,settle=0.1")
+def test_a_large_file_s_bar_moves(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    swift.inject(Fault("PUT", f"{container}_segments/", delay=0.3))
+    (mounted.path / "film").write_bytes(os.urandom(6 * MIB))
+    seen: set[int] = set()
+
+    def upload() -> bool:
+        changes = read_state(mounted.path).report.changes
+        seen.update(change.sent for change in changes if change.state == "running")
+        return not changes
+
+    wait_until(upload)
+    assert max(seen) <= 6 * MIB
+    assert len(seen) > 2, "it was not seen to move"
+    found = status(mounted)
+    assert found["requests"]["put"]["bytes_sent"] == 6 * MIB
+    assert found["server"]["software"].startswith("Swift 2.")
+    assert found["limits"]["listing"] == 10_000
+
+
+@pytest.mark.mount_options("settle=0.1")
+def test_a_small_file_s_body_is_seen_on_its_way(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    swift.inject(Fault("PUT", f"/{container}/photo", delay=1.5))
+    (mounted.path / "photo").write_bytes(bytes(3 * MIB))
+
+    def is_sent() -> bool:
+        state = read_state(mounted.path)
+        if [one.sent for one in state.report.changes] != [3 * MIB]:
+            return False
+        assert re.search(r"━ 100% 3\.1 MB of 3\.1 MB +/photo\n", shown(state))
+        return True
+
+    wait_until(is_sent)
+    wait_until(lambda: not read_state(mounted.path).report.total)
+
+
+@pytest.mark.mount_options("segment_size=1M,settle=0.1")
+def test_a_file_that_is_being_written_is_shown(mounted: Mount) -> None:
+    with (mounted.path / "tape").open("wb", buffering=0) as file:
+        file.write(os.urandom(3 * MIB))
+
+        def is_sent() -> bool:
+            file.write(b"x")  # a segment goes up at a write when it has rested
+            (writing,) = read_state(mounted.path).writing
+            assert (writing.path, writing.bytes) == ("/tape", file.tell())
+            return writing.sent == 3 * MIB
+
+        wait_until(is_sent)
+        assert re.search(r" 99% 3\.1 MB of 3\.1 MB, being written +/tape\n", shown(read_state(mounted.path)))
+    assert read_state(mounted.path).writing == ()
+
+
+def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
+    (mounted.path / "file").write_text("text")
+    found = status(mounted)
+    assert found["version"] == __version__
+    assert (found["source"], found["mountpoint"]) == (mounted.source, str(mounted.path))
+    assert (found["pid"], found["cache_folder"]) == (mounted.pid, str(mounted.cache))
+    assert found["since"] <= found["now"] < found["since"] + 60
+    assert found["read_only"] is False
+    assert mounted.swift.auth_url in found["server"]["account"]
+    assert found["cost"] is None
+    assert found["requests"]["put"] == {
+        "requests": 1,
+        "failures": 0,
+        "bytes_sent": 4,
+        "bytes_received": 0,
+        "seconds": found["requests"]["put"]["seconds"],
+    }
+    told = swiftfs("status", mounted.path).stdout
+    assert f"{mounted.source} on {mounted.path}" in told
+    assert "nothing is waiting" in told
+
+
+def test_prices_are_of_the_option_s_file(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text('currency = "EUR"\n[requests]\nput = 5000\n[traffic]\nsent = 1000_000_000\n')
+    with Mount(swift, container, tmp_path, f"prices={prices}") as mount:
+        (mount.path / "file").write_text("text")
+        assert status(mount)["cost"] == {"currency": "EUR", "requests": 5.0, "traffic": 4.0, "total": 9.0}
+        assert "; about 9.00 EUR" in " ".join(swiftfs("status", mount.path).stdout.split())
+    prices.write_text('currency = "EUR"\n[requests]\nputt = 5')
+    line = one_line(
+        swiftfs("mount", container, mount.path, "--prices", prices, environment=swift.environment())
+    )
+    assert (
+        line == f"swiftfs: option prices={prices}: requests.putt is not a known price; did you mean 'put'?\n"
+    )
+
+
+def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
+    mounted.stop()
+    mounted.expected.append("set aside")
+    (mounted.cache / "journal.sqlite").write_bytes(b"no journal" * 1000)
+    mounted.start()
+    assert [name[:15] for name in status(mounted)["set_aside"]][:1] == ["journal.damaged"]
+    told = " ".join(swiftfs("status", mounted.path).stdout.split())
+    assert f"swiftfs recover {mounted.cache}" in told
+
+
+def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `swiftfs status` on a machine that has only the mounts below `folder`: others may hang."""
+    with Path("/proc/self/mountinfo").open() as mounts:
+        ours = [line for line in mounts if str(folder) in line]
+    (folder / "mounts").write_text("".join(ours))
+    return status_by(folder / "mounts", *words)
+
+
+def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `swiftfs status` with another table of mounts than the kernel's."""
+    code = (
+        "import sys; from pathlib import Path; from swiftfs.control import client; "
+        "from swiftfs.cli.app import main; client.OWN_TABLE = Path(sys.argv[1]); "
+        "main(['status', *sys.argv[2:]])"
+    )
+    command = [sys.executable, "-c", code, str(mounts), *words]
+    environment = {**clean_environment(), "COLUMNS": "200"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_mountpoint_all_mounts_are_shown(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    with Mount(swift, container, tmp_path / "한 글\ttab\u2028\\") as other:
+        assert {mounted.path, other.path} <= set(mountpoints())
+        found = json.loads(status_of_all(tmp_path, "--json").stdout)
+        assert {str(mounted.path), str(other.path)} == {one["mountpoint"] for one in found}
+        told = status_of_all(tmp_path).stdout
+        assert f"{container} on {mounted.path}" in told
+
+
+def test_a_mount_that_died_is_told_beside_the_others(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    other = Mount(swift, container, tmp_path / "other")
+    other.exit_code = -signal.SIGKILL
+    with other:
+        os.kill(other.pid, signal.SIGKILL)
+        line = f"swiftfs: {other.path}: its process has died: unmount it with 'swiftfs umount'"
+
+        def is_told() -> bool:
+            result = status_of_all(tmp_path)
+            assert result.returncode == 0
+            assert f"{container} on {mounted.path}" in result.stdout
+            return line in result.stderr
+
+        wait_until(is_told)
+        assert one_line(swiftfs("status", other.path)).startswith(line)
+
+
+def test_where_nothing_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "mounts").write_text("30 1 0:1 / / rw - ext4 /dev/x rw\n31 1 0:2 / /a rw - fuse.sshfs x rw\n")
+    result = status_by(tmp_path / "mounts")
+    assert one_line(result) == "swiftfs: no swiftfs mounts on this machine\n"
+
+
+@contextmanager
+def terminal(*words: object) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[bytes], bool]]]:
+    """Run `swiftfs` on a terminal; lend what says whether it has printed a text."""
+    master, slave = pty.openpty()
+    environment = {**clean_environment(), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swiftfs", *map(str, words)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        start_new_session=True,
+    )
+    os.close(slave)
+    os.set_blocking(master, False)
+    printed: list[bytes] = []
+
+    def has_printed(text: bytes) -> bool:
+        with suppress(OSError):
+            printed.append(os.read(master, 65536))
+        return text in b"".join(printed)
+
+    try:
+        yield process, has_printed
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(master)
+
+
+@pytest.mark.mount_options("settle=1000")
+def test_watch_follows_until_interrupted(mounted: Mount) -> None:
+    with terminal("status", mounted.path, "--watch") as (process, printed):
+        wait_until(lambda: printed(b"nothing is waiting"))
+        (mounted.path / "file").write_text("x")
+        wait_until(lambda: printed(b"1 change waiting"))
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: printed(b"\x1b[?25h"))
+        assert process.wait(30) == 0
+        assert not printed(b"Traceback")
+        assert not printed(b"Aborted")
+
+
+def test_watch_ends_with_the_mount(mounted: Mount) -> None:
+    with terminal("status", mounted.path, "--watch") as (process, printed):
+        wait_until(lambda: printed(b"nothing is waiting"))
+        mounted.stop()
+        assert process.wait(30) == 0
+
+
+def test_watch_as_json_is_a_line_a_second(mounted: Mount) -> None:
+    command = [sys.executable, "-m", "swiftfs", "status", str(mounted.path), "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as process:
+        assert process.stdout is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert first["pid"] == second["pid"] == mounted.pid
+    assert second["now"] > first["now"]
+
+
+@pytest.mark.mount_options("debug")
+def test_nothing_secret_is_told(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    token = connection.get_auth()[1]
+    with Mount(swift, container, tmp_path, "debug") as mount:
+        mount.expected.append("DEBUG")
+        (mount.path / "file").write_text("x")
+        mount.remount()
+        assert (mount.path / "file").read_text() == "x"
+        folder = mount.path / ".swiftfs"
+        told = "".join((folder / name).read_text() for name in ("status.json", "metrics.prom", "log"))
+        told += swiftfs("status", mount.path).stdout + os.getxattr(mount.path, "swift.status").decode()
+        told += mount.log.read_text()
+    assert swift.user in told
+    assert f"put {container}/file" in told
+    for secret in (swift.key, token, "X-Auth-Token", "X-Auth-Key"):
+        assert secret.lower() not in told.lower()

@@ -1,0 +1,229 @@
+"""Two mounts of one container, each with its own cache: what one sees of the other's changes, and when."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from swiftclient import Connection
+
+from support.deadlines import within
+from support.mounts import Mount
+from support.scenes import wait_until
+from swiftfs.control.client import flush
+from swiftfs.demo.server import SwiftServer
+
+TTL = 1.0
+KERNEL_SECONDS = 1.0
+SLACK_SECONDS = 3.0
+"""For the requests."""
+
+MIB = 1024 * 1024
+OLD, NEW = b"o" * 24 * MIB, b"n" * 24 * MIB
+
+
+class Pair(NamedTuple):
+    """Two mounts of the same container."""
+
+    one: Mount
+    other: Mount
+
+    def store(self, mount: Mount) -> None:
+        """Return when Swift has all that was done in a mount."""
+        assert flush(mount.path, lambda _report: None).unflushed == 0
+
+    def seen(self, condition: Callable[[Path], object]) -> None:
+        """Store what was done in the one; the other must show it as soon as its listings have expired."""
+        self.store(self.one)
+        began = time.monotonic()
+        wait_until(lambda: condition(self.other.path))
+        assert time.monotonic() - began < TTL + KERNEL_SECONDS + within(SLACK_SECONDS)
+
+
+@pytest.fixture
+def pair(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Pair]:
+    marker = request.node.get_closest_marker("mount_options")
+    options = f"settle=0.2,ttl={TTL},{marker.args[0] if marker else 'segment_size=1M,read_ahead=0'}"
+    with ExitStack() as stack:
+        yield Pair(*(stack.enter_context(Mount(swift, container, tmp_path / name, options)) for name in "ab"))
+
+
+def shows(folder: Path, names: set[str]) -> bool:
+    """Say whether these are the names in a folder."""
+    return set(os.listdir(folder)) == names  # noqa: PTH208
+
+
+def is_gone(name: str, folder: int) -> bool:
+    """Say whether an open folder has no such name."""
+    try:
+        os.stat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def test_what_one_closes_the_other_sees_within_the_ttl(pair: Pair) -> None:
+    one, other = pair.one.path, pair.other.path
+    assert os.listdir(other) == []  # noqa: PTH208
+    (one / "file").write_bytes(b"first")
+    pair.seen(lambda root: (root / "file").exists())
+    assert (other / "file").read_bytes() == b"first"
+    (one / "file").write_bytes(b"second")
+    pair.seen(lambda root: (root / "file").read_bytes() == b"second")
+    with (one / "file").open("ab") as stream:
+        stream.write(b" and more")
+    pair.seen(lambda root: (root / "file").read_bytes() == b"second and more")
+    (one / "file").chmod(0o600)
+    os.utime(one / "file", ns=(0, 10**18))
+    pair.seen(lambda root: (root / "file").stat().st_mtime_ns == 10**18)
+    assert (other / "file").stat().st_mode & 0o777 == 0o600
+    (one / "folder").mkdir()
+    (one / "file").rename(one / "folder" / "moved")
+    pair.seen(lambda root: (root / "folder" / "moved").exists() and not (root / "file").exists())
+    assert (other / "folder" / "moved").read_bytes() == b"second and more"
+    (one / "folder").rename(one / "renamed")
+    pair.seen(lambda root: os.listdir(root) == ["renamed"])  # noqa: PTH208
+    assert (other / "renamed" / "moved").read_bytes() == b"second and more"
+    (one / "renamed" / "moved").unlink()
+    pair.seen(lambda root: not (root / "renamed" / "moved").exists())
+    (one / "renamed").rmdir()
+    pair.seen(lambda root: not (root / "renamed").exists())
+
+
+def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
+    (pair.one.path / "file").write_bytes(OLD)
+    pair.seen(lambda root: (root / "file").exists())
+    pair.other.expected.append("ESTALE")
+    descriptor = os.open(pair.other.path / "file", os.O_RDONLY)
+    try:
+        assert os.pread(descriptor, 10, 0) == OLD[:10]
+        (pair.one.path / "file").write_bytes(NEW)
+        pair.store(pair.one)
+        found = {os.pread(descriptor, 10, 0)}
+        for offset in range(MIB, len(OLD), 3 * MIB):
+            with suppress(OSError):
+                found.add(os.pread(descriptor, 10, offset))
+        assert found == {OLD[:10]}
+        assert os.fstat(descriptor).st_size == len(OLD)
+    finally:
+        os.close(descriptor)
+    pair.seen(lambda root: (root / "file").read_bytes() == NEW)
+
+
+def test_a_stale_listing_does_not_serve_a_mixture_either(pair: Pair) -> None:
+    """The name is opened again before the listing expires: the version that it tells of is gone."""
+    (pair.one.path / "file").write_bytes(OLD)
+    pair.seen(lambda root: (root / "file").exists())
+    pair.other.expected.append("ESTALE")
+    (pair.one.path / "file").write_bytes(NEW)
+    pair.store(pair.one)
+    found = set()
+    for _ in range(20):
+        with suppress(OSError):
+            found.add((pair.other.path / "file").read_bytes())
+    assert found <= {OLD, NEW}
+    pair.seen(lambda root: (root / "file").read_bytes() == NEW)
+
+
+def test_the_last_upload_wins(pair: Pair, connection: Connection, container: str) -> None:
+    for mount, body in ((pair.one, b"one"), (pair.other, b"the other")):
+        (mount.path / "file").write_bytes(body)
+        pair.store(mount)
+    assert connection.get_object(container, "file")[1] == b"the other"
+    assert [row["name"] for row in connection.get_container(container)[1]] == ["file"]
+    wait_until(lambda: (pair.one.path / "file").read_bytes() == b"the other")
+
+
+@pytest.mark.mount_options("conflict=keep")
+def test_what_the_other_stored_is_kept_beside(pair: Pair, connection: Connection, container: str) -> None:
+    pair.other.expected.append("conflict")
+    for mount, body in ((pair.one, b"one"), (pair.other, b"the other")):
+        (mount.path / "file.txt").write_bytes(body)
+    pair.store(pair.one)
+    pair.store(pair.other)
+    bodies = {
+        row["name"]: connection.get_object(container, row["name"])[1]
+        for row in connection.get_container(container)[1]
+    }
+    pair.one.expected.append("conflict")
+    assert sorted(bodies.values()) == [b"one", b"the other"]
+    assert "file.txt" in bodies
+    assert any(name.startswith("file (conflict ") and name.endswith(").txt") for name in bodies)
+
+
+def test_both_make_the_same_folder(pair: Pair, connection: Connection, container: str) -> None:
+    for mount in pair:
+        (mount.path / "folder").mkdir()
+        (mount.path / "folder" / f"of {mount.path.parent.name}").write_bytes(b"x")
+    for mount in pair:
+        pair.store(mount)
+    names = {"of a", "of b"}
+    for mount in pair:
+        wait_until(partial(shows, mount.path / "folder", names))
+    listed = {row["name"] for row in connection.get_container(container)[1]}
+    assert listed == {"folder", "folder/of a", "folder/of b"}
+
+
+def test_a_folder_goes_while_the_other_is_in_it(pair: Pair) -> None:
+    (pair.one.path / "folder").mkdir()
+    (pair.one.path / "folder" / "file").write_bytes(b"x")
+    pair.seen(lambda root: (root / "folder" / "file").exists())
+    inside = os.open(pair.other.path / "folder", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        (pair.one.path / "folder" / "file").unlink()
+        (pair.one.path / "folder").rmdir()
+        pair.seen(lambda root: not (root / "folder").exists())
+        wait_until(lambda: is_gone("file", inside))
+    finally:
+        os.close(inside)
+
+
+def test_who_writes_into_a_folder_that_went_brings_it_back(pair: Pair) -> None:
+    """Before the listing expires: the new file implies its folder."""
+    (pair.one.path / "folder").mkdir()
+    pair.seen(lambda root: (root / "folder").exists())
+    assert os.listdir(pair.other.path / "folder") == []  # noqa: PTH208
+    (pair.one.path / "folder").rmdir()
+    pair.store(pair.one)
+    (pair.other.path / "folder" / "file").write_bytes(b"x")
+    pair.store(pair.other)
+    wait_until((pair.one.path / "folder" / "file").exists)
+    wait_until((pair.other.path / "folder" / "file").exists)
+
+
+def test_who_has_a_deleted_file_open_and_writes_brings_it_back(
+    pair: Pair, connection: Connection, container: str
+) -> None:
+    (pair.one.path / "file").write_bytes(b"first")
+    pair.seen(lambda root: (root / "file").exists())
+    with (pair.other.path / "file").open("r+b") as stream:
+        assert stream.read(5) == b"first"
+        (pair.one.path / "file").unlink()
+        pair.store(pair.one)
+        stream.write(b" and last")
+    pair.store(pair.other)
+    assert connection.get_object(container, "file")[1] == b"first and last"
+    wait_until((pair.one.path / "file").exists)
+
+
+def test_who_writes_to_what_the_other_renames_stores_the_old_name(
+    pair: Pair, connection: Connection, container: str
+) -> None:
+    (pair.one.path / "folder").mkdir()
+    (pair.one.path / "folder" / "file").write_bytes(b"first")
+    pair.seen(lambda root: (root / "folder" / "file").exists())
+    with (pair.other.path / "folder" / "file").open("r+b") as stream:
+        assert stream.read(5) == b"first"
+        (pair.one.path / "folder").rename(pair.one.path / "renamed")
+        stream.write(b" and last")
+    pair.store(pair.other)
+    assert connection.get_object(container, "folder/file")[1] == b"first and last"
+    assert connection.get_object(container, "renamed/file")[1] == b"first"
+    wait_until((pair.one.path / "folder" / "file").exists)
+    wait_until((pair.other.path / "renamed" / "file").exists)

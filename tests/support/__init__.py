@@ -1,0 +1,1 @@
+"""What tests share: fixtures, stores, mounts, programs."""

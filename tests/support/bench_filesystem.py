@@ -1,0 +1,92 @@
+"""A file system over the store in memory, put together as a mount does it, used without a kernel."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from support.memory_store import MemoryStore
+from swiftfs.config.sources import parse_options
+from swiftfs.objects import Caller
+from swiftfs.paths import Source
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.build import MountRequest, build
+from swiftfs.store import ConnectedAccount, Counters, RetryingStore, RetryPolicy
+from swiftfs.store.ambiguous import AmbiguousRequests
+
+NOBODY_WAITS = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
+
+ME = Caller(os.getuid(), os.getgid())
+
+
+@contextmanager
+def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box") -> Iterator[FileSystem]:
+    """Mount `source` of the store, nowhere; every call is retried for 0.3 s.
+
+    Without a `settle` in the options a flush returns when the store has the file.
+    """
+    if "settle" not in options:
+        options = f"{options},sync".lstrip(",")
+    ambiguous = AmbiguousRequests()
+    patient = RetryingStore(store, NOBODY_WAITS, ambiguous=ambiguous)
+    connected = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
+    request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
+    filesystem = build(connected, request, cache)
+    try:
+        filesystem.begin()
+        yield filesystem
+    finally:
+        filesystem.close()
+
+
+def copy_live(cache: Path, image: Path) -> None:
+    """Copy the cache folder of a running mount, as a kill would leave it; files may go meanwhile."""
+    shutil.copytree(cache, image, copy_function=_copy_unless_gone)
+
+
+def _copy_unless_gone(source: str, target: str) -> None:
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
+
+
+def write(filesystem: FileSystem, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
+    """Create a file of these bytes, or replace one."""
+    handle = filesystem.create(path, 0o644, flags | os.O_TRUNC, ME)
+    try:
+        put(filesystem, handle, 0, data)
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+def put(filesystem: FileSystem, handle: int, offset: int, data: bytes) -> None:
+    """Write bytes through a handle."""
+    copied = filesystem.write(
+        handle, offset, len(data), lambda file, position: os.pwrite(file, data, position)
+    )
+    assert copied == len(data)
+
+
+def get(filesystem: FileSystem, handle: int, offset: int = 0, size: int = 1 << 30) -> bytes:
+    """Read bytes through a handle."""
+    span = filesystem.read(handle, offset, size)
+    return os.pread(span.descriptor, span.length, span.position)
+
+
+def read(filesystem: FileSystem, path: str) -> bytes:
+    """Return a file's bytes."""
+    handle = filesystem.open(path, os.O_RDONLY)
+    try:
+        return get(filesystem, handle)
+    finally:
+        filesystem.release(handle)
+
+
+def names(filesystem: FileSystem, path: str) -> list[str]:
+    """Return the names in a folder, sorted."""
+    handle = filesystem.opendir(path)
+    try:
+        return sorted(name for name, _ in filesystem.readdir(handle))
+    finally:
+        filesystem.releasedir(handle)

@@ -1,0 +1,143 @@
+"""A cache folder over a store in memory, for tests to enter, leave and look into."""
+
+import os
+import random
+import threading
+from pathlib import Path
+
+from support.memory_store import MemoryStore
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cache import CachedFileFactory, FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.protocol import Headers, Sink
+
+MIB = 1024 * 1024
+PLAIN = Headers("application/octet-stream")
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Flaky(MemoryStore):
+    """A store whose next `wrong` answers have a wrong byte, behind the MD5 check of a whole object.
+
+    So has every answer with the byte at `wrong_at`.
+    """
+
+    wrong = 0
+    wrong_at = -1
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        wrong = self.wrong > 0
+        self.wrong -= wrong
+
+        def twisted(position: int, data: bytes) -> None:
+            body = bytearray(data)
+            body[-1] ^= wrong
+            if position <= self.wrong_at < position + len(data):
+                body[self.wrong_at - position] ^= 1
+            sink(position, bytes(body))
+
+        return super().get(name, twisted, offset=offset, length=length, etag=etag)
+
+
+class House:
+    """A store, and a cache folder that can be left and entered again."""
+
+    def __init__(self, folder: Path, limit: int | None, read_ahead: int, threads: int) -> None:
+        self.store = Flaky("box")
+        self.folder = folder
+        self.files = folder / "content"
+        self._limit = limit
+        self._read_ahead = read_ahead
+        self._threads = threads
+        self._lent: list[CachedFile] = []
+        self.enter()
+
+    def enter(self) -> None:
+        """Open the cache folder."""
+        maker = CachedFileFactory(
+            self.store,
+            SegmentLayout(1024 * MIB),
+            lambda _standing: None,
+            connections=self._threads,
+            uploads=1,
+            read_ahead=self._read_ahead,
+        )
+        self.pool = maker._downloads
+        self.cache = FileCache(self.folder, self._limit, maker, {})
+
+    def restart(self) -> None:
+        self.cache.close()
+        self.enter()
+
+    def put(self, key: str, body: bytes) -> BaseVersion:
+        name = ObjectName("box", key)
+        return BaseVersion(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
+
+    def open(self, origin: BaseVersion) -> CachedFile:
+        content = self.cache.acquire_version(ObjectVersion(origin.name, origin.etag)) or self.cache.new(
+            origin.name, origin
+        )
+        self._lent.append(content)
+        return content
+
+    def forget(self, content: CachedFile) -> None:
+        """Leave it to the test to give a file back."""
+        self._lent.remove(content)
+
+    def keep(self, content: CachedFile) -> None:
+        self.forget(content)
+        self.cache.keep(content)
+
+    def read(self, origin: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:
+        content = self.open(origin)
+        data = read(content, offset, size)
+        self.keep(content)
+        return data
+
+    def gets(self) -> int:
+        """Return the downloads since this was last asked."""
+        count = sum(method == "get" for method, _ in self.store.requests)
+        self.store.requests.clear()
+        return count
+
+    def kept(self) -> list[Path]:
+        return sorted(self.files.iterdir())
+
+    def close(self) -> None:
+        for content in self._lent:
+            self.cache.drop(content)
+        self.cache.close()
+
+
+class Free:
+    """What `shutil.disk_usage` returns."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+
+def read(content: CachedFile, offset: int = 0, size: int = 2**40) -> bytes:
+    span = content.read(offset, size)
+    return os.pread(span.descriptor, span.length, span.position)
+
+
+def write(content: CachedFile, offset: int, data: bytes) -> None:
+    assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+
+
+def read_in_pieces(content: CachedFile) -> bytes:
+    return b"".join(read(content, offset, BLOCK) for offset in range(0, content.size, BLOCK))
+
+
+def settle(content: CachedFile) -> None:
+    """Wait until nothing is under way."""
+    idle = threading.Event()
+    content.when_idle(idle.set)
+    assert idle.wait(10)

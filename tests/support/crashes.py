@@ -1,0 +1,262 @@
+"""Crashes on purpose: mounts that die at a step of their choice, work to interrupt, and what must be left."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import stat
+import subprocess
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from urllib.parse import unquote
+
+from swiftclient import ClientException, Connection
+
+from support import crashing_mount
+from support.deadlines import within
+from support.ledger import UNSHARED, Ledger, State, digest
+from support.mounts import EXIT_SECONDS, READY_SECONDS
+from swiftfs.attributes import parse_time
+from swiftfs.demo.server import SwiftServer
+
+DIRECTORY = "application/directory"
+
+LARGE = bytes(range(256)) * 16 * 1024
+"""4 MiB, which are four segments."""
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["pytest", "swiftfs.cli.mount", "swiftfs.fuse.operations"])
+
+
+class Killable:
+    """A mount of `container` whose process may die; `folder` keeps its cache and log from mount to mount."""
+
+    def __init__(self, swift: SwiftServer, container: str, folder: Path, options: str) -> None:
+        self.path = folder / "mnt"
+        self.path.mkdir(parents=True)
+        self.log = folder / "log"
+        self._report = folder / "steps"
+        self._cache = folder / "cache"
+        self._environment = swift.environment()
+        self._words = ["mount", container, str(self.path), "--foreground", "--cache-dir", str(self._cache)]
+        self._words += ["-o", options]
+        self._process: ForkServerProcess | None = None
+
+    def start(self, last_step: int = 0) -> bool:
+        """Mount by a process that dies at its step `last_step`, 0 is never; say whether it lived so long."""
+        arguments = (self._words, self._environment, self.log, self._cache, self._report, last_step)
+        self._process = _forks.Process(target=crashing_mount.serve, args=arguments)
+        outside = self.path.stat().st_dev
+        self._process.start()
+        end = time.monotonic() + within(READY_SECONDS)
+        while self._process.is_alive() and time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if self.path.stat().st_dev != outside:
+                    return True
+            time.sleep(0.005)
+        assert not self._process.is_alive(), self.log.read_text()
+        self._end()
+        return False
+
+    def stop(self) -> bool:
+        """Unmount, and wait until all is in Swift; say whether the process lived so long."""
+        assert self._process is not None
+        end = time.monotonic() + EXIT_SECONDS
+        while self._process.is_alive() and time.monotonic() < end:
+            _run("fusermount", "-u", self.path)  # which fails while somebody looks at it
+            self._process.join(0.5)
+        return self._end()
+
+    def steps(self) -> list[str]:
+        """Return the steps of the last process."""
+        return self._report.read_text().splitlines()
+
+    def problems(self) -> list[str]:
+        """Return the log's lines that are worse than information."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if not line.startswith(("INFO:", "DEBUG:"))]
+
+    def _end(self) -> bool:
+        assert self._process is not None
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        code = self._process.exitcode
+        self._process.close()
+        self._process = None
+        if os.path.ismount(self.path) or code:
+            _run("fusermount", "-uz", self.path)
+        assert code in (0, -9), self.log.read_text()
+        return code == 0
+
+
+def work(ledger: Ledger, aside: Path) -> None:
+    """Do a little of all that programs do; raise `OSError` when the mount dies. `aside` is a local folder."""
+    source = aside / "source"
+    if not source.exists():
+        _make_source(source)
+    _small_files(ledger)
+    _synchronize(ledger, source)
+    _folders(ledger)
+    _large_files(ledger)
+    _attributes(ledger)
+    _removals(ledger)
+
+
+def _make_source(source: Path) -> None:
+    (source / "sub").mkdir(parents=True)
+    for number in range(4):
+        file = source / ("sub" if number % 2 else "") / f"s{number}"
+        file.write_bytes(b"synchronized %d" % number)
+        os.utime(file, ns=(0, (1_500_000_000 + number) * 10**9))
+    for folder in (source / "sub", source):
+        os.utime(folder, ns=(0, 1_600_000_000 * 10**9))
+
+
+def _small_files(ledger: Ledger) -> None:
+    for number in range(3):
+        ledger.write(f"small{number}", b"small %d" % number)
+    ledger.write("small0", b"overwritten")
+    ledger.write("small1", b" and more", offset=7)
+    ledger.write("never", b"needed")
+    ledger.unlink("never")
+    ledger.rename("small2", "moved")
+    ledger.rename("moved", "small0")
+
+
+def _synchronize(ledger: Ledger, source: Path) -> None:
+    """Do what rsync does, call by call, and let rsync do it."""
+    ledger.mkdir("mirror")
+    for number in range(3):
+        temporary, name = f"mirror/.f{number}.Xyz123", f"mirror/f{number}"
+        ledger.write(temporary, b"mirrored %d" % number)
+        ledger.touch(temporary, (1_400_000_000 + number) * 10**9)
+        ledger.chmod(temporary, 0o640)
+        ledger.rename(temporary, name)
+    ledger.touch("mirror", 1_300_000_000 * 10**9)
+    copied = {"synced": _copied(ledger, source)}
+    copied |= {f"synced/{path.relative_to(source)}": _copied(ledger, path) for path in source.rglob("*")}
+    ledger.run(lambda: _program("rsync", "-a", f"{source}/", ledger.root / "synced"), copied)
+
+
+def _copied(ledger: Ledger, path: Path) -> State:
+    found = path.stat()
+    kind, holds = ("folder", "") if path.is_dir() else ("file", ledger.body(path.read_bytes()))
+    return State(kind, holds, stat.S_IMODE(found.st_mode), found.st_mtime_ns)
+
+
+def _folders(ledger: Ledger) -> None:
+    ledger.mkdir("d")
+    ledger.mkdir("d/e")
+    ledger.write("d/e/file", b"deep")
+    ledger.write("d/file", b"shallow")
+    ledger.rename("d", "renamed")
+    ledger.write("renamed/e/file", b"deeper")
+    ledger.rename("renamed/e", "e")
+    ledger.rename("mirror/f0", "e/f0")
+
+
+def _large_files(ledger: Ledger) -> None:
+    ledger.write("large", LARGE + b"and a fifth")
+    ledger.write("large", b"appended" * 1000, offset=len(LARGE) + 11)
+    ledger.write("large", b"patched", offset=1_500_000)
+    ledger.write("large2", LARGE[:2_500_000])
+    ledger.write("gone", LARGE[:1_200_000])
+    ledger.rename("large2", "large3")
+    ledger.unlink("gone")
+    ledger.write("large3", b"small now")
+    ledger.write("small1", LARGE[:1_100_000])
+
+
+def _attributes(ledger: Ledger) -> None:
+    ledger.chmod("small0", 0o600)
+    ledger.touch("small0", 1_200_000_000_123_456_789)
+    ledger.tag("small0", "user.color", b"blue")
+    ledger.chmod("renamed", 0o700)
+    ledger.symlink("link", "small0")
+    ledger.rename("link", "link2")
+    ledger.tag("large", "user.color", b"red")
+
+
+def _removals(ledger: Ledger) -> None:
+    ledger.unlink("link2")
+    for path in ("renamed/file", "synced/s0", "e/file"):
+        ledger.unlink(path)
+    ledger.rmdir("renamed")
+    gone = dict.fromkeys(ledger.below("mirror"))
+    ledger.run(lambda: _program("rm", "-rf", ledger.root / "mirror"), gone)
+    ledger.mkdir("mirror")
+    ledger.write("mirror/f1", b"again")
+    ledger.write("never", b"needed after all")
+
+
+def _program(*words: object) -> None:
+    """Run a program; raise `OSError` when it fails, for its mount died."""
+    code, errors = _run(*words)
+    if code:
+        raise OSError(f"{words}: {errors}")
+
+
+def _run(*words: object) -> tuple[int, str]:
+    """Run a program; return its exit code and what it says on standard error."""
+    command = [str(word) for word in words]
+    with UNSHARED:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with process:
+        errors = process.communicate()[1]
+    return process.returncode, errors
+
+
+def stored_states(client: Connection, container: str) -> dict[str, State]:
+    """Return what a container holds as another client sees it, by paths; folders without a marker too."""
+    states: dict[str, State] = {}
+    for row in client.get_container(container, full_listing=True)[1]:
+        headers, body = client.get_object(container, row["name"])
+        parameters = dict(re.findall(r";\s*(\w+)=([^;]*)", row["content_type"]))
+        mtime_ns = parse_time(headers.get("x-object-meta-mtime"))
+        tags = tuple(
+            (f"user.{name.removeprefix('x-object-meta-')}", unquote(value).encode())
+            for name, value in sorted(headers.items())
+            if re.fullmatch(r"x-object-meta-(?!mtime|mode|uid|gid).*", name)
+        )
+        if row["content_type"] == DIRECTORY:
+            mode = headers.get("x-object-meta-mode")
+            state = State("folder", "", stat.S_IMODE(int(mode, 8)) if mode else None, mtime_ns, tags)
+        elif row["content_type"].startswith("inode/symlink"):
+            state = State("link", body.decode())
+        else:
+            mode = stat.S_IMODE(int(parameters["mode"], 8))
+            assert parse_time(parameters["mtime"]) == mtime_ns, row
+            state = State("file", digest(body), mode, mtime_ns, tags)
+        assert row["bytes"] == len(body), row
+        states[row["name"]] = state
+    for path in list(states):
+        for parent in Path(path).parents[:-1]:
+            states.setdefault(str(parent), State("folder"))
+    return states
+
+
+def orphans(client: Connection, container: str) -> set[str]:
+    """Return the segments of a container that no manifest names."""
+    try:
+        segments = {
+            row["name"] for row in client.get_container(f"{container}_segments", full_listing=True)[1]
+        }
+    except ClientException:
+        return set()
+    for row in client.get_container(container, full_listing=True)[1]:
+        if "slo=" in row["content_type"]:
+            manifest = client.get_object(container, row["name"], query_string="multipart-manifest=get")[1]
+            segments -= {segment["name"].split("/", 2)[2] for segment in json.loads(manifest)}
+    return segments
+
+
+def wipe(client: Connection, container: str) -> None:
+    """Delete a container with all in it, and that of its segments."""
+    for name in (container, f"{container}_segments"):
+        with contextlib.suppress(ClientException):
+            for row in client.get_container(name, full_listing=True)[1]:
+                client.delete_object(name, row["name"])
+            client.delete_container(name)

@@ -1,0 +1,178 @@
+"""The fault matrix: what goes wrong, in which operation of the store, and what must come of it.
+
+`outcome` is the one place that says so: the tests compare it with what happens, and the table in
+docs/reference/store-faults.md is made of it (`./dev docs` writes it).
+"""
+
+import errno
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from support.fault_operations import OPERATIONS, Operation
+from swiftfs.demo.values import Fault
+from swiftfs.errors import (
+    AccessDenied,
+    BadName,
+    Clash,
+    Conflict,
+    Corrupt,
+    NoSpace,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StoreError,
+    TimedOut,
+    Unavailable,
+)
+
+SILENCE = 1.0
+"""Seconds after which the impatient store of the tests gives a request up."""
+
+STATUSES: dict[int, type[StoreError]] = {
+    403: AccessDenied,
+    404: NotFound,
+    408: Unavailable,
+    409: Conflict,
+    412: BadName,
+    413: QuotaExceeded,
+    429: Unavailable,
+    498: Unavailable,
+    500: Unavailable,
+    503: Unavailable,
+    507: NoSpace,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault; a `silent` one makes the client wait."""
+
+    name: str
+    fault: Fault
+    silent: bool = False
+
+
+KINDS = (
+    Kind("answer too late", Fault(delay=2 * SILENCE), silent=True),
+    Kind("401", Fault(status=401)),
+    *(Kind(str(status), Fault(status=status)) for status in STATUSES if status != 429),
+    Kind("429 with Retry-After", Fault(status=429, headers={"Retry-After": "0"})),
+    Kind("500 after doing it", Fault(status=500, after=True)),
+    Kind("wrong ETag", Fault(headers={"Etag": '"00000000000000000000000000000000"'})),
+    Kind("flipped byte", Fault(flip_byte=True)),
+    Kind("stall in the body", Fault(stall=2 * SILENCE), silent=True),
+    Kind("RST before", Fault(reset=True)),
+    Kind("RST within the request", Fault(reset=True, accept_body=2)),
+    Kind("RST after doing it", Fault(reset=True, after=True)),
+    # Last: after a whole answer they break a connection that the next request may just have been sent on.
+    Kind("truncated body", Fault(truncate_body=3)),
+    Kind("RST within the answer", Fault(reset=True, truncate_body=3)),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call ends with (None is success) and whether Swift has done what was asked (None: perhaps).
+
+    `repeated` says that more than one request was sent.
+    """
+
+    error: type[StoreError] | None
+    done: bool | None
+    repeated: bool
+
+
+def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
+    """Return what must come of a fault that happens once, or at every attempt."""
+    error, done = _attempt(operation, kind)
+    if _falls_back(operation, kind, error):
+        return Outcome(None, done=True, repeated=kind.name == "401")
+    if operation.name == "limits":  # what is safe with any server holds until the next time
+        return Outcome(None, done=True, repeated=False)
+    if kind.name == "401" and error is not None:
+        return Outcome(error if always else None, done=not always, repeated=True)
+    # A HEAD tells that it is the version all the same.
+    is_doubted = operation.name == "get of a version" and kind.name in ("412", "wrong ETag")
+    if error is None or not (error.retryable or is_doubted):
+        return Outcome(error, done, repeated=False)
+    if not always or (operation.name == "put if absent" and error is Corrupt):
+        # It finds its own bytes there: what was stored is right, whatever the first answer said.
+        return Outcome(None, done=True, repeated=True)
+    return Outcome(error, done, repeated=True)
+
+
+def _falls_back(operation: Operation, kind: Kind, error: type[StoreError] | None) -> bool:
+    """Say whether single DELETEs do it: where bulk-delete is refused, or its answer holds no verdict.
+
+    Swift does not announce how long that answer is, so half of one is whole to HTTP.
+    """
+    if operation.name != "delete_many in bulk" or error is None:
+        return False
+    return not error.retryable or error is Corrupt or kind.fault.truncate_body >= 0
+
+
+def _attempt(operation: Operation, kind: Kind) -> tuple[type[StoreError] | None, bool | None]:
+    """Return how a single attempt ends, and whether Swift has done what it asked for."""
+    fault = kind.fault
+    if fault.status and not fault.after:
+        error = AccessDenied if fault.status == 401 else STATUSES[fault.status]
+        if error is Conflict and operation.name != "delete_container":
+            error = Clash
+        return operation.meanings.get(fault.status, error), False
+    if fault.delay:
+        return TimedOut, None
+    if fault.after:
+        return Unavailable, True
+    if fault.reset and fault.truncate_body < 0:
+        return Unavailable, False
+    return _damaged(operation, kind), True
+
+
+def _damaged(operation: Operation, kind: Kind) -> type[StoreError] | None:
+    """Return how an attempt ends when only its answer is damaged."""
+    if kind.name == "wrong ETag":
+        if not operation.checked:
+            return None
+        return PreconditionFailed if operation.name == "get of a version" else Corrupt
+    if not operation.body:
+        return None
+    if kind.fault.flip_byte:
+        return None if operation.unread else Corrupt
+    return TimedOut if kind.fault.stall else Unavailable
+
+
+def table() -> str:
+    """Return the matrix in Markdown, operations with equal outcomes in one row."""
+    rows = ["| fault | operations | happens once | at every attempt | sent again | a change afterwards |"]
+    rows += ["|---|---|---|---|---|---|", *_rows()]
+    return "\n".join(rows)
+
+
+def _rows() -> Iterator[str]:
+    """Yield the rows. `limits` has none: without `/info` the store assumes what is safe with any server."""
+    for kind in KINDS:
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for operation in sorted(OPERATIONS[1:], key=lambda operation: operation.done is None):
+            groups[_group(operation, kind, groups)].append(operation.name)
+        ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
+        for position, (cells, names) in enumerate(ranked):
+            who = ", ".join(names) if position else "all" if len(ranked) == 1 else "all others"
+            yield "| " + " | ".join([kind.name, who, *cells]) + " |"
+
+
+def _group(operation: Operation, kind: Kind, known: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return what a row says of an operation; one that only reads joins changes with the same errors."""
+    once, always = (outcome(operation, kind, always=always) for always in (False, True))
+    cells = (_word(once), _word(always), "yes" if once.repeated else "no")
+    if operation.done is None:
+        return next((group for group in known if group[:3] == cells), (*cells, ""))
+    states = dict.fromkeys((_STATES[once.done], _STATES[always.done]))
+    return *cells, "; ".join(states)
+
+
+_STATES = {True: "done", False: "not done", None: "perhaps done"}
+
+
+def _word(one: Outcome) -> str:
+    return "success" if one.error is None else errno.errorcode[one.error.errno]

@@ -1,0 +1,26 @@
+"""Stores that hold a request back while a folder moves."""
+
+import threading
+
+from support.memory_store import MemoryStore
+
+
+class Halt:
+    """Stops the store at a request of a method until `go_on`; it may fail then."""
+
+    def __init__(self, store: MemoryStore, method: str, error: type[Exception] | None = None) -> None:
+        self.reached = threading.Event()
+        self._released = threading.Event()
+        self._store, self._method, self._error = store, method, error
+        store.hook = self._hook
+
+    def _hook(self, method: str, _subject: str) -> None:
+        if method != self._method:
+            return
+        self.reached.set()
+        assert self._released.wait(20)
+        if self._error is not None:
+            raise self._error("no")
+
+    def go_on(self) -> None:
+        self._released.set()

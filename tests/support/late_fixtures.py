@@ -1,0 +1,21 @@
+"""Fixtures of the tests of requests that are carried out late."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench
+from support.late_store import LateStore
+from swiftfs.posix.filesystem import FileSystem
+
+
+@pytest.fixture
+def store() -> LateStore:
+    return LateStore("box")
+
+
+@pytest.fixture
+def filesystem(store: LateStore, tmp_path: Path) -> Iterator[FileSystem]:
+    with bench(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+        yield filesystem

@@ -1,0 +1,147 @@
+"""A store in memory that carries out requests late: their answer is lost, and `land` does what was asked."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import write
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import StoreError, TimedOut
+from swiftfs.journal.late_requests import LOOKS, LateRequests
+from swiftfs.journal.salvage import copy_journal
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Body, Headers
+
+FILE = ObjectName("box", "file")
+
+
+class LateStore(MemoryStore):
+    """A store that `loses` requests of a method about a key, so many times each."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.loses: dict[tuple[str, str], int] = {}
+        self._late: list[Callable[[], object]] = []
+
+    def lose(self, method: str, key: str, times: int = 1) -> None:
+        """Lose the next requests of a method about a key; of `delete` in bulk too."""
+        self.loses[method, key] = times
+
+    @property
+    def lost(self) -> int:
+        """How many requests are still to be carried out."""
+        return len(self._late)
+
+    def land(self) -> None:
+        """Carry out what was lost, as far as the server takes it."""
+        late, self._late = self._late, []
+        for one in late:
+            try:
+                one()
+            except StoreError:
+                continue
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        sent = bytes(body)
+        parent = super().put
+        self._lose("put", name, lambda: parent(name, sent, headers, if_absent=if_absent))
+        return parent(name, body, headers, if_absent=if_absent)
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        parent = super().put_manifest
+        self._lose("put_manifest", name, lambda: parent(name, manifest, headers))
+        return parent(name, manifest, headers)
+
+    def post(self, name: ObjectName, headers: Headers) -> None:
+        parent = super().post
+        self._lose("post", name, lambda: parent(name, headers))
+        parent(name, headers)
+
+    def copy(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        *,
+        manifest_only: bool = False,
+        headers: Headers | None = None,
+    ) -> ObjectVersion:
+        def copy() -> ObjectVersion:
+            return parent(source, target, manifest_only=manifest_only, headers=headers)
+
+        parent = super().copy
+        self._lose("copy", target, copy)
+        return copy()
+
+    def delete(self, name: ObjectName) -> None:
+        parent = super().delete
+        self._lose("delete", name, lambda: parent(name))
+        parent(name)
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        names = list(names)
+        parent = super().delete_many
+        for name in names:
+            self._lose("delete", name, lambda: parent(names))
+        return parent(names)
+
+    def _lose(self, method: str, name: ObjectName, late: Callable[[], object]) -> None:
+        if self.loses.get((method, name.key), 0) > 0:
+            self.loses[method, name.key] -= 1
+            self._late.append(late)
+            raise TimedOut(f"{method} {name}: timed out")
+
+
+def late(filesystem: FileSystem) -> LateRequests:
+    """Return what looks again in a mount."""
+    found = filesystem.services.journal.late
+    assert found is not None
+    return found
+
+
+def look(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
+    """Look as if so many seconds were over."""
+    late(filesystem).look(time.time() + seconds)
+
+
+def settle(filesystem: FileSystem) -> None:
+    """Return when Swift has all."""
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not filesystem.waiting())
+
+
+def store_file(filesystem: FileSystem, data: bytes, path: str = "/file") -> None:
+    write(filesystem, path, data)
+    settle(filesystem)
+
+
+def remove(filesystem: FileSystem, path: str = "/file") -> None:
+    filesystem.unlink(path)
+    settle(filesystem)
+
+
+def heads(store: LateStore) -> int:
+    return sum(method == "head" for method, _ in store.requests)
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == level]
+
+
+def recorded(cache: Path) -> int:
+    """Return how many names a copy of the journal records."""
+    folder = cache / "copy"
+    folder.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(copy_journal(cache / "journal.sqlite", folder))) as database:
+        return int(database.execute("SELECT count(*) FROM ambiguous").fetchone()[0])
+
+
+def store_body(store: LateStore, name: ObjectName) -> bytes:
+    parts: list[bytes] = []
+    store.get(name, lambda _offset, data: parts.append(data))
+    return b"".join(parts)

@@ -1,0 +1,56 @@
+"""Find what a test leaves in its process: threads, file descriptors, mounts."""
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+from support.deadlines import within
+
+GRACE_SECONDS = 5
+"""Seconds that threads, and sockets of a peer in this process, may take to end after a test."""
+
+
+class Belongings:
+    """The threads, descriptors and mounts of the process now; `left` returns the new ones since."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._threads = set(threading.enumerate())
+        self._descriptors = _descriptors()
+
+    def left(self) -> list[str]:
+        """Return what is left after `GRACE_SECONDS`; objects that only a cycle keeps are no leak."""
+        if self._more():
+            gc.collect()
+        ends = time.monotonic() + within(GRACE_SECONDS)
+        while (found := self._more()) and time.monotonic() < ends:
+            time.sleep(0.01)
+        return found
+
+    def _more(self) -> list[str]:
+        threads = [f"thread {one.name}" for one in set(threading.enumerate()) - self._threads]
+        descriptors = [
+            f"descriptor {number}: {target}"
+            for number, target in _descriptors().items()
+            if self._descriptors.get(number) != target
+        ]
+        return threads + descriptors + [f"mount {point}" for point in _mounts_below(self._folder)]
+
+
+def _descriptors() -> dict[int, str]:
+    """Return the open descriptors and their targets."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - for each of thousands of tests
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+        except FileNotFoundError:  # the descriptor of the listing itself, or another thread closed it
+            continue
+    return found
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    """Return the mount points below a folder; other test processes may have mounts elsewhere."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [point for line in lines if (point := line.split()[4]).startswith(f"{folder}/")]

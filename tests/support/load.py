@@ -1,0 +1,296 @@
+"""Programs that work on one mount side by side, each of which knows what its own files must be.
+
+`python load.py ROOT REPORTS WORKERS SECONDS SEED` works below the folder ROOT; what each worker does now and
+what it leaves behind is in the folder REPORTS.
+"""
+
+import contextlib
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from support.ledger import Ledger, State, differences, look
+
+KIB, MIB = 1024, 1024**2
+
+SHARED = "shared"
+"""The folder in which all workers have files."""
+
+MOST_PATHS = 40
+"""Of one worker: what is above is deleted, so that a long run does not grow without end."""
+
+LINE = 200
+"""Bytes in which a worker says what it does."""
+
+
+class Worker(Ledger):
+    """One program: does at random what programs do, and compares what it finds with its ledger."""
+
+    def __init__(self, root: Path, reports: Path, number: int, seed: int) -> None:
+        super().__init__(root)
+        self.home = f"w{number}"
+        self.done = 0
+        self._random = random.Random(f"{seed} {number}")
+        self._number = number
+        self._reports = reports
+        self._says = os.open(reports / f"{self.home}.now", os.O_CREAT | os.O_WRONLY)
+        self._made = 0
+
+    def work(self, seconds: float) -> None:
+        """Work for so long, compare all, and leave the ledger behind."""
+        self.say("begins")
+        self.mkdir(self.home)
+        end = time.monotonic() + seconds
+        steps, weights = zip(*self._steps(), strict=True)
+        while time.monotonic() < end:
+            step = self._random.choices(steps, weights)[0]
+            step()
+            self._bodies = {state.holds: self._bodies[state.holds] for state in self._files().values()}
+            if len(self.now) > MOST_PATHS:
+                self._tidy()
+        self.say("compares all")
+        self._compare_all()
+        states = {path: asdict(state) for path, state in self.now.items()}
+        text = json.dumps({"done": self.done, "states": states}, default=lambda tag: tag.decode())
+        (self._reports / f"{self.home}.json").write_text(text)
+        self.say("ends")
+
+    def say(self, text: str) -> None:
+        """Let the watchdog know what is about to be done."""
+        self.done += 1
+        line = f"{self.done} {text}"[: LINE - 1].ljust(LINE - 1) + "\n"
+        os.pwrite(self._says, line.encode(errors="replace")[:LINE], 0)
+
+    def complain(self, text: str) -> None:
+        """Leave behind what is wrong."""
+        (self._reports / f"{self.home}.error").write_text(text)
+
+    def settle(self, *paths: str) -> None:
+        """Compare first: what a file holds right after it was changed is told by more than its path."""
+        for path in paths:
+            found = look(self.root / path)
+            assert self.now[path].allows(found), f"{path}: {found} is not {self.now[path]}"
+        super().settle(*paths)
+
+    def _steps(self) -> list[tuple[Callable[[], object], int]]:
+        return [
+            (self._create, 20),
+            (self._create_large, 2),
+            (self._rewrite, 8),
+            (self._append, 8),
+            (self._patch, 6),
+            (self._cut, 5),
+            (self._store_now, 3),
+            (self._rename_file, 8),
+            (self._rename_folder, 2),
+            (self._make_folder, 5),
+            (self._remove_folder, 3),
+            (self._delete, 8),
+            (self._describe, 8),
+            (self._link, 3),
+            (self._compare_one, 30),
+            (self._compare_names, 12),
+            (self._look_for_nothing, 4),
+        ]
+
+    def _files(self) -> dict[str, State]:
+        return {path: state for path, state in self.now.items() if state.kind == "file"}
+
+    def _some_file(self) -> str:
+        """Return the path of a file, made now if there is none."""
+        files = list(self._files())
+        if not files:
+            self._create()
+            files = list(self._files())
+        return self._random.choice(files)
+
+    def _folders(self) -> list[str]:
+        return [path for path, state in self.now.items() if state.kind == "folder"]
+
+    def _new_path(self, folders: list[str] | None = None) -> str:
+        self._made += 1
+        folder = self._random.choice(folders or [*self._folders(), SHARED])
+        return f"{folder}/{self.home}-{self._made}{self._random.choice(('', '.txt', ' ü', '.jpg'))}"
+
+    def _bytes(self, most: int) -> bytes:
+        return self._random.randbytes(self._random.choice((0, 1, most // 7, most // 2, most)))
+
+    def _create(self) -> None:
+        path = self._new_path()
+        self.say(f"creates {path}")
+        self.write(path, self._bytes(16 * KIB))
+
+    def _create_large(self) -> None:
+        path = self._new_path()
+        self.say(f"creates {path}, large")
+        self.write(path, self._random.randbytes(self._random.randint(MIB, 3 * MIB)))
+
+    def _rewrite(self) -> None:
+        path = self._some_file()
+        self.say(f"rewrites {path}")
+        self.write(path, self._bytes(32 * KIB))
+
+    def _append(self) -> None:
+        path = self._some_file()
+        self.say(f"appends to {path}")
+        self.write(path, self._random.randbytes(3000), offset=len(self._bodies[self.now[path].holds]))
+
+    def _patch(self) -> None:
+        path = self._some_file()
+        size = len(self._bodies[self.now[path].holds])
+        self.say(f"patches {path}")
+        self.write(path, self._random.randbytes(500), offset=self._random.randint(0, size + 2000))
+
+    def _cut(self) -> None:
+        path = self._some_file()
+        body = self._bodies[self.now[path].holds]
+        size = self._random.randint(0, len(body) + 1000)
+        self.say(f"cuts {path} to {size}")
+        holds = self.body(body[:size].ljust(size, b"\0"))
+        new = replace(self.now[path], holds=holds, mtime_ns=None)
+        self.do(lambda: os.truncate(self.root / path, size), {path: new})
+        self.settle(path)
+
+    def _store_now(self) -> None:
+        path = self._some_file()
+        self.say(f"fsyncs {path}")
+        descriptor = os.open(self.root / path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _rename_file(self) -> None:
+        old = self._some_file()
+        new = self._some_file() if self._random.random() < 0.4 else self._new_path()
+        self.say(f"renames {old} to {new}")
+        if new != old:
+            self.rename(old, new)
+
+    def _rename_folder(self) -> None:
+        folders = self._folders()[1:]
+        if not folders:
+            return
+        old = self._random.choice(folders)
+        above = [path for path in self._folders() if path not in self.below(old)]
+        new = self._new_path(above)
+        self.say(f"renames the folder {old} to {new}")
+        self.rename(old, new)
+
+    def _make_folder(self) -> None:
+        path = self._new_path([path for path in self._folders() if path.count("/") < 4])
+        self.say(f"makes {path}")
+        self.mkdir(path)
+
+    def _remove_folder(self) -> None:
+        folders = self._folders()[1:]
+        if not folders:
+            return
+        path = self._random.choice(folders)
+        inside = self.below(path)[1:]
+        self.say(f"removes the folder {path} with {len(inside)} in it")
+        if not inside:
+            self.rmdir(path)
+            return
+        with contextlib.suppress(OSError):
+            (self.root / path).rmdir()
+            raise AssertionError(f"{path} was removed, and it held {inside}")
+
+    def _delete(self) -> None:
+        paths = [path for path, state in self.now.items() if state.kind != "folder"]
+        if paths:
+            path = self._random.choice(paths)
+            self.say(f"deletes {path}")
+            self.unlink(path)
+
+    def _tidy(self) -> None:
+        """Delete half of all files."""
+        files = [path for path, state in self.now.items() if state.kind != "folder"]
+        for path in self._random.sample(files, len(files) // 2):
+            self.say(f"tidies {path} away")
+            self.unlink(path)
+        for path in sorted(self._folders()[1:], reverse=True):
+            if len(self.below(path)) == 1:
+                self.say(f"tidies {path} away")
+                self.rmdir(path)
+
+    def _describe(self) -> None:
+        path = self._some_file()
+        self.say(f"describes {path}")
+        what = self._random.randrange(3)
+        if what == 0:
+            self.chmod(path, self._random.choice((0o600, 0o644, 0o640)))
+        elif what == 1:
+            self.touch(path, self._random.randint(10**18, 15 * 10**17))
+        elif not self.now[path].tags:
+            self.tag(path, "user.note", b"by %d" % self._number)
+
+    def _link(self) -> None:
+        path = self._new_path()
+        self.say(f"links {path}")
+        self.symlink(path, f"to/{self._made}")
+
+    def _compare_one(self) -> None:
+        path = self._random.choice(list(self.now))
+        self.say(f"compares {path}")
+        found = look(self.root / path)
+        assert self.now[path].allows(found), f"{path}: {found} is not {self.now[path]}"
+
+    def _compare_names(self) -> None:
+        folder = self._random.choice([*self._folders(), SHARED])
+        self.say(f"compares the names in {folder}")
+        found = set(os.listdir(self.root / folder))  # noqa: PTH208
+        mine = {name for name in found if name.startswith(f"{self.home}-")}
+        wanted = {Path(path).name for path in self.now if str(Path(path).parent) == folder}
+        assert mine == wanted, f"{folder}: {mine ^ wanted} in {len(found)} names"
+        assert folder == SHARED or found == mine
+
+    def _look_for_nothing(self) -> None:
+        path = f"{self._random.choice(self._folders())}/nothing{self._random.random()}"
+        self.say(f"looks for {path}")
+        assert not (self.root / path).exists()
+
+    def _compare_all(self) -> None:
+        found = {path: look(self.root / path) for path in self.now}
+        assert differences(found, self.now) == []
+
+
+def run_worker(worker: Worker, seconds: float) -> int:
+    """Let a worker work; return 0 when all was as it should be, else leave a traceback in its reports."""
+    try:
+        worker.work(seconds)
+    except BaseException:  # noqa: BLE001 - whatever it is, the test shall read it
+        worker.complain(traceback.format_exc())
+        return 1
+    return 0
+
+
+def run_side_by_side(count: int, run: Callable[[int], int]) -> int:
+    """Run so many workers in processes of their own, each with its number; return how many failed."""
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if not child:
+            os._exit(run(number))
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+def main(root: str, reports: str, workers: str, seconds: str, seed: str) -> int:
+    """Run the workers; return how many failed."""
+    (Path(root) / SHARED).mkdir(exist_ok=True)
+
+    def run(number: int) -> int:
+        return run_worker(Worker(Path(root), Path(reports), number, int(seed)), float(seconds))
+
+    return run_side_by_side(int(workers), run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""The fault matrix of a mount: what a system call answers when a request of it fails, and what comes of it.
+
+`outcome` is the one place that says so: the tests compare it with what happens, and the table in
+docs/reference/mount-faults.md is made of it.
+"""
+
+import errno
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from support import fault_matrix
+from support.fault_matrix import KINDS, Kind, Outcome
+from support.fault_operations import OPERATIONS
+from support.mount_deeds import DEEDS, Deed, States
+from swiftfs.errors import AlreadyExists, StoreError
+
+
+@dataclass(frozen=True)
+class MountOutcome:
+    """The errno of the call, 0 for success, and what the folder may hold once nothing fails any more."""
+
+    errno: int
+    afterwards: tuple[States, ...]
+
+
+def outcome(deed: Deed, kind: Kind, *, always: bool) -> MountOutcome:
+    """Return what must come of a fault that happens once, or at every attempt."""
+    operation = next(one for one in OPERATIONS if one.name == deed.store)
+    operation = replace(operation, meanings={**operation.meanings, **deed.meanings})
+    found = fault_matrix.outcome(operation, kind, always=always)
+    if not always and (deed.twice or kind.fault.status in deed.heal):
+        found = Outcome(None, done=True, repeated=True)
+    number = found.error.errno if found.error else 0
+    if deed.is_reading:
+        return MountOutcome(number, (deed.old,))
+    return MountOutcome(number, _afterwards(deed, found.error, found.done))
+
+
+def _afterwards(deed: Deed, error: type[StoreError] | None, done: bool | None) -> tuple[States, ...]:
+    if error is None:
+        return (deed.new,) if done else (deed.new, deed.old)
+    if error is AlreadyExists:
+        return (deed.old,)
+    if deed.told and (error.retryable or not deed.may_be_refused):
+        return (deed.new,)
+    if done is False or not deed.torn:
+        return (deed.old,)
+    return (deed.old, deed.torn)
+
+
+def table() -> str:
+    """Return the matrix in Markdown; kinds with equal outcomes, and deeds of one kind, share rows."""
+    rows = ["| fault | operations | happens once | at every attempt | afterwards |", "|---|---|---|---|---|"]
+    kinds: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for kind in KINDS:
+        kinds[tuple(_rows(kind))].append(kind.name)
+    return "\n".join(
+        [*rows, *(f"| {', '.join(names)} | {row} |" for cells, names in kinds.items() for row in cells)]
+    )
+
+
+def _rows(kind: Kind) -> Iterator[str]:
+    """Yield a kind's rows, those of most deeds first; who only reads joins changes with the same errors."""
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for deed in sorted(DEEDS, key=lambda deed: deed.is_reading):
+        if deed.knows(kind):
+            once, always = (outcome(deed, kind, always=always) for always in (False, True))
+            cells: tuple[str, ...] = (_word(once), _word(always), _state(deed, once, always))
+            if deed.is_reading:
+                cells = next((group for group in groups if group[:2] == cells[:2]), cells)
+            groups[cells].append(deed.name)
+    ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
+    for position, (cells, names) in enumerate(ranked):
+        who = ", ".join(names) if position else "all" if len(ranked) == 1 else "all others"
+        yield " | ".join([who, *cells])
+
+
+def _word(found: MountOutcome) -> str:
+    return errno.errorcode[found.errno] if found.errno else "success"
+
+
+def _state(deed: Deed, once: MountOutcome, always: MountOutcome) -> str:
+    words = {id(deed.new): "as wanted", id(deed.old): "as before", id(deed.torn): "under both names"}
+    if deed.is_reading:
+        return ""
+    found = [" or ".join(words[id(state)] for state in one.afterwards) for one in (once, always)]
+    return "; ".join(dict.fromkeys(found))

@@ -1,0 +1,87 @@
+"""The stores that the tests run on: the contract suite's, and those on a Swift that is made to fail."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from support.memory_store import MemoryStore
+from support.stores import QUICK, TEXT, new_container
+from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.objects import Limits, ObjectName
+from swiftfs.store import PATIENT, RetryingStore, SwiftStore, open_account
+from swiftfs.store.protocol import ObjectStore
+
+_numbers = itertools.count(1)
+
+ON_SWIFT = (pytest.mark.swift, pytest.mark.leaves_open("the module's store keeps its connections"))
+SWIFT, RETRYING = (pytest.param(name, marks=ON_SWIFT) for name in ("swift", "retrying"))
+
+
+@pytest.fixture(scope="module")
+def small_server() -> Iterator[SwiftServer]:
+    """A server whose listings have 5 rows, without bulk-delete."""
+    with SwiftServer(settings=ServerSettings(listing_limit=5, without=frozenset({"bulk"}))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
+def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    opened: ObjectStore
+    if request.param == "memory":
+        opened = MemoryStore()
+    else:
+        server: SwiftServer = request.getfixturevalue("swift_server")
+        opened = SwiftStore(open_account(server.environment()))
+        if request.param == "retrying":
+            opened = RetryingStore(opened, PATIENT)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module", params=["memory", SWIFT])
+def small_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    opened: ObjectStore
+    if request.param == "memory":
+        opened = MemoryStore(limits=Limits(listing=5, bulk_delete=0))
+    else:
+        server: SwiftServer = request.getfixturevalue("small_server")
+        opened = SwiftStore(open_account(server.environment()))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def box(store: ObjectStore) -> str:
+    return new_container(store)
+
+
+@pytest.fixture
+def small_box(small_store: ObjectStore) -> str:
+    return new_container(small_store)
+
+
+@pytest.fixture
+def plain(swift: SwiftServer) -> Iterator[SwiftStore]:
+    """A store that repeats nothing, on a server whose faults and records begin afresh."""
+    opened = SwiftStore(open_account(swift.environment()))
+    opened.limits()
+    swift.reset_requests()
+    yield opened
+    swift.clear_faults()
+    opened.close()
+
+
+@pytest.fixture
+def patient(plain: SwiftStore) -> RetryingStore:
+    return RetryingStore(plain, QUICK, owns=False)
+
+
+@pytest.fixture
+def name(plain: SwiftStore, swift: SwiftServer) -> ObjectName:
+    box = f"faults-{next(_numbers)}"
+    plain.create_container(box)
+    found = ObjectName(box, "o")
+    plain.put(found, b"content", TEXT)
+    swift.reset_requests()
+    return found

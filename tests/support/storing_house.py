@@ -1,0 +1,176 @@
+"""A file that is stored while it is written to, over a store in memory that lets a test step in."""
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from support.memory_store import MemoryStore
+from swiftfs.attributes import Stored
+from swiftfs.errors import Corrupt
+from swiftfs.filecache.block_map import BaseVersion, FileRecord
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.file_upload import FileUpload
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import Body, Headers
+
+MIB = 1024 * 1024
+NAME = ObjectName("box", "file")
+PLAIN = Headers("application/octet-stream")
+
+
+class SlowStore(MemoryStore):
+    """A store whose PUTs take time, as a network's do: `during` is called after the MD5 and before the bytes.
+
+    As a server does, it refuses a body that is not what the MD5 says. `before` is called before the MD5.
+    """
+
+    during: Callable[[ObjectName], None] | None = None
+    before: Callable[[ObjectName], None] | None = None
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        if self.before is not None:
+            self.before(name)
+        digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        if self.during is not None:
+            self.during(name)
+        sent = bytes(body)
+        if hashlib.md5(sent, usedforsecurity=False).hexdigest() != digest:
+            raise Corrupt(f"put {name}: 422")
+        return super().put(name, sent, headers, if_absent=if_absent)
+
+
+class Writer:
+    """A file of one MiB a segment, what it must hold, and what Swift holds of it."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        self.folder = folder
+        self.store = SlowStore("box")
+        self.pool = ThreadPoolExecutor(threads)
+        self.superseded: set[ObjectName] = set()
+        (folder / "journal").mkdir(exist_ok=True)
+        self.log = JournalDB(folder / "journal", "box")
+        self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
+        self.now = time.time()
+        self.storing = FileUpload(self.store, MIB, self.removal)
+        self.places = SegmentContainerChooser(self.store)
+        self.begun: list[UnreferencedPrefix] = []
+        self.model = bytearray()
+        self.content = self.make(None)
+
+    def make(self, origin: BaseVersion | None) -> CachedFile:
+        return self.compose(FileState.create(self.folder, origin, None, UNLIMITED))
+
+    def restore(self, record: FileRecord) -> CachedFile:
+        """Return what the process after one that died makes of what that had recorded."""
+        return self.compose(FileState.restore(self.folder, record, UNLIMITED), record.prefix)
+
+    def compose(self, state: FileState, prefix: ObjectName | None = None) -> CachedFile:
+        uploads = SegmentUploader(
+            self.store,
+            self.places,
+            self.pool,
+            state.descriptor,
+            NAME,
+            SegmentLayout(MIB),
+            prefix,
+            self.begun.append,
+        )
+        return CachedFile(state, self.store, self.pool, uploads, 0)
+
+    def reopen(self) -> None:
+        """Let the content know nothing but the stored version."""
+        self.content.close()
+        info = self.store.head(NAME)
+        self.content = self.make(BaseVersion(NAME, info.version.etag, info.size, info.size))
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert self.content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+        self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
+        self.model[offset : offset + len(data)] = data
+
+    def fill(self, data: bytes) -> None:
+        """Write a new file, of which no segment is uploaded before it is stored."""
+        self.write(1, data[1:])  # what does not begin at 0 is not written in sequence
+        self.write(0, data[:1])
+
+    def truncate(self, size: int) -> None:
+        self.content.truncate(size)
+        del self.model[size:]
+        self.model.extend(bytes(size - len(self.model)))
+
+    def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
+        large = self.is_large() if replaces_large is None else replaces_large
+        file, description = self.content.to_record(), ObjectMeta("text/plain", Stored())
+        # As in the journal, what an attempt in vain has replaced goes with the next one that succeeds.
+        operation = PutFile(
+            NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
+        )
+        info = self.storing.run(operation, self.content, self.superseded.update)
+        self.superseded.clear()
+        return info
+
+    def is_large(self) -> bool:
+        return any(row.key == NAME.key for row in self.store.list_page("box").rows) and (
+            self.store.head(NAME).is_slo
+        )
+
+    def stored(self) -> bytes:
+        """Return the object's bytes."""
+        return download(self.store)
+
+    def read(self) -> bytes:
+        """Return the content's bytes."""
+        span = self.content.read(0, 2**40)
+        return os.pread(span.descriptor, span.length, span.position)
+
+    def segments(self) -> set[ObjectName]:
+        """Return the segments that there are."""
+        if "box_segments" not in self.store.list_containers().subdirs:
+            return set()
+        rows = self.store.list_page("box_segments").rows
+        return {ObjectName("box_segments", row.key) for row in rows}
+
+    def named(self) -> set[ObjectName]:
+        """Return the segments that the object's manifest names."""
+        return {one.name for one in self.store.manifest(NAME).segments} if self.is_large() else set()
+
+    def puts(self) -> int:
+        """Return how many objects were stored since this was last asked."""
+        self.pool.submit(int).result()  # the only thread's last upload has ended
+        count = sum(method == "put" for method, _ in self.store.requests)
+        self.store.requests.clear()
+        return count
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        self.content.close()
+        self.log.close()
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def download(store: MemoryStore) -> bytes:
+    body = bytearray(store.head(NAME).size)
+
+    def sink(offset: int, data: bytes) -> None:
+        body[offset : offset + len(data)] = data
+
+    store.get(NAME, sink)
+    return bytes(body)

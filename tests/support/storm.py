@@ -1,0 +1,385 @@
+"""Weather for a stress: faults, outages, kills and mounts anew, at random, while programs work on a mount."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from support import stress
+from support.deadlines import within
+from support.ledger import State, States, differences
+from support.load import SHARED
+from support.mounts import Mount, clean_environment
+from support.uncertain import is_dead, shortest
+from swiftfs.control.client import retry
+from swiftfs.demo.server import Fault, SwiftServer
+
+STUCK_SECONDS = 200
+"""So long no single step may take: a write waits two minutes for room, and fsync 50 s for Swift."""
+
+SILENCE = 21.0
+"""Seconds after which a request of most classes has failed."""
+
+DEATH_CHARACTERS = 5000
+"""Of the stacks that a mount leaves which dies by itself."""
+
+SHOWN_LINES = 50
+"""Of the history of a path that is not as it should be."""
+
+STANDS = re.compile(" (waits|pauses) *$")
+ENDS = re.compile(" ends *$")
+"""What a program says last that stands still, or is done."""
+
+SPARED = rf"^(?!.*{stress.STORED_LOOK})"
+"""Begins the path of each fault: looks at what is stored are never hit."""
+
+BRIEF_FAULTS = (
+    Fault(path=SPARED, status=503),
+    Fault(path=SPARED, status=500),
+    Fault(path=SPARED, reset=True),
+    Fault(path=SPARED, delay=1.2),
+    Fault(path=SPARED, status=500, after=True),
+    Fault(path=SPARED, reset=True, after=True),
+    Fault(path=SPARED, reset=True, accept_body=20_000),
+    Fault(path=SPARED, truncate_body=100),
+)
+"""What may go wrong with a few requests, whose method is chosen at random."""
+
+METHODS = ("PUT", "PUT", "COPY", "DELETE", "POST", "GET", "HEAD", "")
+
+OBJECT = rf"{SPARED}/v1/[^/]+/[^/]+/"
+"""Begins the path of a fault that spares containers: whoever may not make one puts segments elsewhere."""
+
+REFUSALS = (
+    Fault("PUT", OBJECT, status=413),
+    Fault("PUT", OBJECT, status=403),
+    Fault("PUT", rf"{OBJECT}.*multipart-manifest=put", status=413),
+    Fault("COPY", OBJECT, status=413),
+    Fault("COPY", OBJECT, status=403),
+)
+"""What Swift refuses for good, for some seconds: what waits is parked, and a move fails."""
+
+
+def death_of(mount: Mount) -> int:
+    """Return by which exit code or negative signal a mount's process has ended, 0 while it runs."""
+    ended = os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return 0
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+class Crew:
+    """The programs at work, and a watchdog over them."""
+
+    def __init__(self, mount: Mount, workers: int, seed: int) -> None:
+        self._mount = mount
+        self._reports = mount.path.parent / "reports"
+        self._reports.mkdir()
+        self._workers = workers
+        self._epoch = 0
+        self._moved: dict[Path, tuple[float, str]] = {}
+        self._go_on()
+        words = [mount.path, self._reports, mount.log, workers, seed]
+        environment = {**clean_environment(), **mount.swift.environment(), "STRESS_SOURCE": mount.source}
+        environment["STRESS_WITHOUT"] = os.environ.get("SWIFTFS_STRESS_WITHOUT", "")
+        environment["PYTHONPATH"] = str(Path(stress.__file__).parents[1])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", stress.__name__, *map(str, words)], start_new_session=True, env=environment
+        )
+        self.wait_until(lambda: len(self._says()) == workers)
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Return when a condition holds; fail when a program has found a difference, or is stuck."""
+        while not condition():
+            self._watch()
+            time.sleep(0.05)
+
+    def work(self, seconds: float) -> None:
+        """Let them work for so long."""
+        end = time.monotonic() + seconds
+        self.wait_until(lambda: time.monotonic() > end)
+
+    def pause(self) -> None:
+        """Have all stand still, with nothing open."""
+        (self._reports / "pause").touch()
+        self.wait_until_they_stand()
+
+    def wait_until_they_stand(self) -> None:
+        """Return when all wait for a mount."""
+        self.wait_until(lambda: all(STANDS.search(text) or ENDS.search(text) for text in self._says()))
+
+    def resume(self) -> None:
+        """Have those go on that stand still."""
+        (self._reports / "pause").unlink(missing_ok=True)
+        self._go_on()
+        self.wait_until(lambda: not any(STANDS.search(text) for text in self._says()))
+
+    def end(self) -> list[list[dict[str, State]]]:
+        """Have all end; return each one's possible states, that which the mount shows first."""
+        (self._reports / "stop").touch()
+        self.wait_until(lambda: self._process.poll() is not None)
+        self._watch()
+        assert self._process.returncode == 0
+        counts: Counter[str] = Counter()
+        ledgers = []
+        for path in sorted(self._reports.glob("*.json")):
+            left = json.loads(path.read_text())
+            ledgers.append([_states(one) for one in left.pop("states")])
+            counts.update(left)
+        print(f"in the end: {dict(counts)}, {sum(len(one[0]) for one in ledgers)} paths")
+        return ledgers
+
+    def kill(self) -> None:
+        """End the programs at once."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _go_on(self) -> None:
+        self._epoch += 1
+        new = self._reports / "epoch.new"
+        new.write_text(str(self._epoch))
+        new.rename(self._reports / "epoch")
+
+    def _says(self) -> list[str]:
+        return [path.read_text().rstrip("\n") for path in self._reports.glob("*.now")]
+
+    def _watch(self) -> None:
+        death = death_of(self._mount)
+        if death not in {0, -signal.SIGKILL}:
+            log = self._mount.log.read_text()
+            stacks = log[log.find("Fatal") :][:DEATH_CHARACTERS]
+            raise AssertionError(f"the mount has ended by {death}: {stacks}")
+        errors = [f"{path.stem}: {path.read_text()}" for path in self._reports.glob("*.error")]
+        assert not errors, "\n".join([*errors, *histories(self._mount.log, errors)])
+        now = time.monotonic()
+        for path in self._reports.glob("*.now"):
+            text = path.read_text(errors="replace").rstrip("\n")  # it may be in the middle of a letter
+            since, before = self._moved.get(path, (now, ""))
+            self._moved[path] = (since if text == before else now, text)
+            is_at_work = not (STANDS.search(text) or ENDS.search(text))
+            if is_at_work and now - self._moved[path][0] > within(STUCK_SECONDS):
+                self._bark(text)
+
+    def _bark(self, text: str) -> None:
+        """Have the mount write the stacks of all threads to its log (faulthandler), and fail."""
+        os.kill(self._mount.pid, signal.SIGABRT)
+        self.kill()
+        self._mount.exit_code = -signal.SIGABRT
+        raise AssertionError(f"stuck: {text.strip()}\n{self._mount.log.read_text()[-50_000:]}")
+
+
+class Storm:
+    """What happens to the mount and its Swift meanwhile; each mount has one of the variants' options."""
+
+    def __init__(
+        self, swift: SwiftServer, mount: Mount, crew: Crew, seed: int, variants: Sequence[str]
+    ) -> None:
+        self._swift = swift
+        self._mount = mount
+        self._crew = crew
+        self._random = random.Random(f"storm {seed}")
+        self._variants = variants
+        self.counts: Counter[str] = Counter()
+        self.abandoned: set[str] = set()
+        """How the names of segments begin of which nothing is known since the cache folder was deleted."""
+
+    def blow(self, seconds: float) -> None:
+        """Let one thing follow the other for so long; then all is well again."""
+        events: list[tuple[Callable[[], object], int]] = [
+            (self._calm, 5),
+            (self._brief_faults, 5),
+            (self._time_out, 1),
+            (self._one_method_fails, 3),
+            (self._refuse, 2),
+            (self._outage, 2),
+            (self._kill, 3),
+            (self._kill_in_trouble, 3),
+            (self._kill_in_outage, 1),
+            (self._mount_anew, 1),
+        ]
+        calls, weights = zip(*events, strict=True)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            call = self._random.choices(calls, weights)[0]
+            self.counts[call.__name__.strip("_")] += 1
+            self._say(f"{call.__name__.strip('_').replace('_', ' ')}")
+            call()
+        self._swift.clear_faults()
+
+    def _say(self, text: str) -> None:
+        with self._mount.log.open("a") as log:
+            log.write(f"INFO: storm {time.monotonic():.3f} {text}\n")
+
+    def _work(self, least: float, most: float) -> None:
+        self._crew.work(self._random.uniform(least, most))
+
+    def _calm(self) -> None:
+        self._work(1, 5)
+
+    def _inject_some(self) -> None:
+        for _ in range(self._random.randint(1, 5)):
+            fault = self._random.choice(BRIEF_FAULTS)
+            chosen = {"method": self._random.choice(METHODS), "times": self._random.randint(1, 3)}
+            self._inject(Fault(**{**vars(fault), **chosen}))
+
+    def _inject(self, fault: Fault) -> None:
+        words = {name: value for name, value in vars(fault).items() if value and name != "path"}
+        self._say(f"injects {words} {fault.path.removeprefix(SPARED)}")
+        self._swift.inject(fault)
+
+    def _brief_faults(self) -> None:
+        self._inject_some()
+        self._work(1, 5)
+        self._swift.clear_faults()
+
+    def _one_method_fails(self) -> None:
+        self._inject(Fault(self._random.choice(METHODS[:-1]), SPARED, status=503))
+        self._work(1, 8)
+        self._swift.clear_faults()
+
+    def _time_out(self) -> None:
+        """Let one request go unanswered for longer than anybody waits, and never be carried out."""
+        self._inject(Fault(self._random.choice(METHODS), SPARED, reset=True, delay=SILENCE, times=1))
+        self._work(0, 5)
+        self._swift.clear_faults()
+
+    def _refuse(self) -> None:
+        self._inject(self._random.choice(REFUSALS))
+        self._work(2, 6)
+        self._swift.clear_faults()
+        if not is_dead(self._mount.path):
+            retry(self._mount.path)
+
+    def _outage(self) -> None:
+        self._swift.kill()
+        self._work(0.5, 8)
+        self._say("server starts")
+        self._swift.start()
+
+    def _kill(self) -> None:
+        self._work(0, 3)
+        self._kill_and_mount()
+
+    def _kill_in_trouble(self) -> None:
+        self._inject_some()
+        self._work(0, 5)
+        self._kill_and_mount()
+
+    def _kill_in_outage(self) -> None:
+        self._swift.kill()
+        self._work(0, 6)
+        self._kill_and_mount()
+
+    def _kill_and_mount(self) -> None:
+        """Kill the mount, and start another one when Swift has ended what the first had asked for."""
+        os.kill(self._mount.pid, signal.SIGKILL)
+        self._say("killed")
+        self._mount.exit_code = -signal.SIGKILL
+        self._crew.wait_until_they_stand()
+        self._swift.start()
+        self._swift.clear_faults()
+        self._crew.wait_until(lambda: all(one.seconds for one in self._swift.requests()))
+        self._mount.stop()
+        self._mount.exit_code = 0
+        self._mount.options = self._random.choice(self._variants)
+        self._keep_evidence()
+        self._say("mounts")
+        self._mount.start()
+        self._say("mounted")
+        self._crew.resume()
+
+    def _keep_evidence(self) -> None:
+        """Keep the journal that the next mount finds, and what the killed one had asked of Swift."""
+        self.counts["kills"] += 1
+        folder = self._mount.path.parent / f"kill{self.counts['kills']}"
+        folder.mkdir()
+        for path in self._mount.cache.glob("journal.sqlite*"):
+            shutil.copy(path, folder)
+        requests = self._swift.requests()
+        self.counts["requests before kills"] += len(requests)
+        lines = [
+            f"{one.method} {one.path}?{one.query} {one.status} {one.bytes_in} {one.seconds:.3f} "
+            f"{one.headers.get('Destination', '')}{one.headers.get('If-Match', '')}\n"
+            for one in requests
+        ]
+        (folder / "requests").write_text("".join(lines))
+        self._swift.reset_requests()
+
+    def _mount_anew(self) -> None:
+        """Unmount in order, and mount with the cache folder or an empty one."""
+        self._crew.pause()
+        self._mount.options = self._random.choice(self._variants)
+        self._mount.stop()
+        if self._random.random() < 0.5:
+            self.abandoned |= leftovers(self._mount) | claims(self._mount)
+            shutil.rmtree(self._mount.cache)
+        self._mount.start()
+        self._say("mounted anew")
+        self._crew.resume()
+
+
+def leftovers(mount: Mount) -> set[str]:
+    """Return the segments that a late manifest may name: a mount looks at them after ten minutes."""
+    with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
+        return {key for (key,) in database.execute("SELECT key FROM leftovers")}
+
+
+def claims(mount: Mount) -> set[str]:
+    """Return how the names of segments begin that only the journal knows to belong to a renamed object."""
+    with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
+        rows = database.execute("SELECT owner_key, is_prefix FROM claims")
+        return {key if is_prefix else f"{key}/" for key, is_prefix in rows}
+
+
+def _states(text: dict[str, dict[str, object]]) -> dict[str, State]:
+    """Return a state of all paths from its JSON."""
+    states = {}
+    for path, fields in text.items():
+        tags = tuple((name, value.encode()) for name, value in fields.pop("tags"))  # type: ignore[attr-defined]
+        states[path] = State(**fields, tags=tags)  # type: ignore[arg-type]
+    return states
+
+
+def check(found: States, ledgers: Sequence[Sequence[States]], where: str, log: Path) -> None:
+    """Compare what a mount or Swift holds with what each worker has left."""
+    wrong = []
+    rest = dict(found)
+    for number, possible in enumerate(ledgers):
+        mine = {
+            path: rest.pop(path)
+            for path in list(rest)
+            if path.split("/")[0] == f"w{number}" or path.startswith(f"{SHARED}/w{number}-")
+        }
+        wrong += shortest(differences(mine, one) for one in possible)
+    rest.pop(SHARED, None)
+    wrong += [f"{path}: {state} is nobody's" for path, state in rest.items()]
+    assert not wrong, "\n".join([f"{where}:", *wrong, *histories(log, wrong)])
+
+
+def histories(log: Path, lines: Sequence[str]) -> list[str]:
+    """Return what the log tells of the paths that the lines name, each with the names it had before."""
+    text = log.read_text(errors="replace").splitlines()
+    names = set(re.findall(r"w\d+-\d+\w*(?: ü|\.txt|\.jpg)?", "\n".join(lines)))
+    for line in reversed(text):
+        match = re.search(r" renames (?:the folder )?(.*) to (\S*w\d+-\d+(?: ü)?\S*)", line)
+        if match and Path(match[2]).name in names:
+            names.add(Path(match[1]).name)
+    told = [
+        line
+        for line in text
+        if any(re.search(rf"{re.escape(name)}(?![\w.])", line) for name in names)
+        or line.startswith("INFO: storm")
+        or not line.startswith("INFO: ")
+    ]
+    return ["history:", *told[-SHOWN_LINES * max(1, min(4, len(names))) :]]

@@ -1,0 +1,27 @@
+"""Fixtures of the tests of files that are stored while they are written to."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.storing_house import Writer
+
+
+@pytest.fixture
+def build_writer(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
+    """Build writers with so many threads, one if not told."""
+    writers: list[Writer] = []
+
+    def build_one(threads: int = 1) -> Writer:
+        writers.append(Writer(tmp_path, threads))
+        return writers[-1]
+
+    yield build_one
+    for one in writers:
+        one.close()
+
+
+@pytest.fixture
+def writer(build_writer: Callable[..., Writer]) -> Writer:
+    return build_writer()

@@ -1,0 +1,107 @@
+"""Credentials: where they come from, what is said when they are wrong, and that they are never shown.
+
+These run on a real Swift.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.fronts import write_certificate
+from support.keystone_accounts import SECRET, _keystone
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
+from swiftfs.store import connect, open_account
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SwiftServer]:
+    with SwiftServer() as running:
+        yield running
+
+
+def test_v1(server: SwiftServer) -> None:
+    account = open_account(server.environment())
+    try:
+        assert account.endpoint() == server.storage_url
+        token = account.token()
+        assert account.token() == token
+    finally:
+        account.close()
+
+
+def test_a_certificate_file_is_used(server: SwiftServer, tmp_path: Path) -> None:
+    bundle = str(write_certificate(tmp_path / "certificate.pem"))
+    assert _keystone(OS_CACERT=bundle).session.verify == bundle
+    assert _keystone().session.verify is True
+
+
+def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
+    file = tmp_path / "clouds.yaml"
+    file.write_text(
+        "clouds:\n"
+        "  demo:\n"
+        "    auth_type: v1password\n"
+        "    auth:\n"
+        f"      auth_url: {server.auth_url}\n"
+        "      username: test:tester\n"
+        "      password: testing\n"
+    )
+    environment = {"OS_CLIENT_CONFIG_FILE": str(file)}
+    connected = connect(environment, cloud="demo")
+    try:
+        assert server.auth_url in connected.label
+        assert "test:tester" in connected.label
+        assert connected.store.account_usage().objects >= 0
+    finally:
+        connected.close()
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        open_account({**environment, "OS_CLOUD": "nowhere"})
+
+
+def test_a_wrong_key_is_told_at_once(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    environment = {**server.environment(), "ST_KEY": SECRET}
+    begun = time.monotonic()
+    with pytest.raises(AccessDenied) as caught:
+        connect(environment)
+    assert time.monotonic() - begun < 3.0
+    text = str(caught.value)
+    assert server.auth_url in text
+    assert "test:tester" in text
+    assert "\n" not in text
+    assert SECRET not in text + caplog.text + repr(caught.value)
+
+
+def test_what_is_no_authentication_server_is_said(server: SwiftServer) -> None:
+    for path, kind in (("/healthcheck", ConfigurationError), ("/auth/nothing", ConfigurationError)):
+        environment = {**server.environment(), "ST_AUTH": server.auth_url.replace("/auth/v1.0", path)}
+        with pytest.raises(kind, match="test:tester") as caught:
+            connect(environment)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_failing_authentication_server_is_unavailable(server: SwiftServer) -> None:
+    server.inject(Fault("GET", "/auth", status=503))
+    try:
+        with pytest.raises(Unavailable, match="503"):
+            connect(server.environment())
+    finally:
+        server.clear_faults()
+
+
+def test_no_secret_is_shown(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    connected = connect(server.environment())
+    try:
+        connected.store.account_usage()
+        account = open_account(server.environment())
+        shown = repr(account) + repr(connected) + repr(vars(account)) + caplog.text
+        assert server.key not in shown.replace("test:tester", "")
+        assert "AUTH_tk" not in shown
+        account.close()
+    finally:
+        connected.close()

@@ -1,0 +1,139 @@
+"""What a command does not need it does not load: `swiftfs version` and every `--help` answer at once."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from support.mounts import clean_environment
+from swiftfs.cli import app
+
+HEAVY = {
+    "cattrs",
+    "fuse",
+    "keystoneauth1",
+    "openstack",
+    "prometheus_client",
+    "requests",
+    "rich.console",
+    "sqlite3",
+    "swiftclient",
+    "tenacity",
+    "urllib3",
+    "swiftfs.journal",
+    "swiftfs.service.mount",
+    "swiftfs.store",
+}
+"""Modules that take long to load."""
+
+COMMANDS = sorted(app.main.commands)
+
+ENTRY_POINTS = {
+    "swiftfs": "swiftfs.cli.app:main",
+    "mount.swiftfs": "swiftfs.cli.mount_helper:main",
+    "umount.fuse.swiftfs": "swiftfs.cli.mount_helper:unmount_main",
+}
+
+CODE = """
+import atexit, pkgutil, sys
+atexit.register(lambda: print("loaded", *sys.modules))
+_, function, *sys.argv = sys.argv
+pkgutil.resolve_name(function)()
+"""
+
+
+def run(
+    *words: str, program: str = "swiftfs", environment: Mapping[str, str] | None = None, code: int = 0
+) -> str:
+    """Run a program that ends with `code`; return what it prints, and then the modules it has loaded."""
+    result = subprocess.run(
+        [sys.executable, "-c", CODE, ENTRY_POINTS[program], program, *words],
+        env={**clean_environment(), **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stderr
+    return result.stdout
+
+
+def complete(*words: str, incomplete: str) -> str:
+    """Have bash complete a command line of swiftfs; return as `run` does."""
+    return run(
+        environment={
+            "_SWIFTFS_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["swiftfs", *words, incomplete]),
+            "COMP_CWORD": str(len(words) + 1),
+        }
+    )
+
+
+def loaded(output: str) -> set[str]:
+    """Return the modules that a program has loaded."""
+    return set(output.rpartition("loaded ")[2].split())
+
+
+def heavy(output: str) -> set[str]:
+    """Return the heavy modules among those that a program has loaded."""
+    return HEAVY & loaded(output)
+
+
+def test_the_version_loads_no_library() -> None:
+    output = run("version")
+    assert "swiftfs " in output
+    assert heavy(output) == set()
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",)])
+def test_the_help_loads_no_command(words: tuple[str]) -> None:
+    output = run(*words)
+    assert output.startswith(("Usage: swiftfs ", "swiftfs, version "))
+    assert heavy(output) == set()
+    commands = {name for name in loaded(output) if name.startswith("swiftfs.cli.")}
+    assert commands <= {"swiftfs.cli.app", "swiftfs.cli.options"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_loads_no_library(command: str) -> None:
+    output = run(command, "--help")
+    assert "Usage: " in output
+    assert heavy(output) == set()
+
+
+@pytest.mark.parametrize("program", ["mount.swiftfs", "umount.fuse.swiftfs"])
+def test_the_help_of_a_helper_loads_no_library(program: str) -> None:
+    output = run("--help", program=program)
+    assert f"Usage: {program}" in output
+    assert heavy(output) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "found"),
+    [((), "moun", "mount"), (("mount",), "--read-a", "--read-ahead"), (("gc",), "--del", "--delete")],
+)
+def test_completion_loads_no_library(words: tuple[str, ...], incomplete: str, found: str) -> None:
+    output = complete(*words, incomplete=incomplete)
+    assert found in output
+    assert heavy(output) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        (("status",), set()),
+        (("status", "--json"), set()),
+        (("flush",), set()),
+        (("retry",), set()),
+        (("umount",), {"sqlite3"}),  # by the module that names the files of a cache folder
+    ],
+)
+def test_a_command_that_asks_a_mount_loads_no_part_of_one(
+    words: tuple[str, ...], more: set[str], tmp_path: Path
+) -> None:
+    output = run(*words, str(tmp_path), code=1)
+    assert heavy(output) <= {"swiftfs.journal", *more}
+    floors = ("filecache", "fuse", "journal", "namespace", "posix", "store")
+    parts = {name for name in loaded(output) if name.startswith(tuple(f"swiftfs.{one}." for one in floors))}
+    assert parts <= {"swiftfs.journal.queue_report"}

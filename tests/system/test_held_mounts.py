@@ -1,0 +1,174 @@
+"""Unmounting what another mount namespace, or another mount point, still holds."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.commands import swiftfs
+from support.deadlines import within
+from support.mounts import Mount, run
+from support.scenes import wait_until
+from swiftfs.control.drain import Drain
+from swiftfs.control.mount_table import find_holders
+from swiftfs.demo.server import Fault, SwiftServer
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may make mount namespaces")
+
+HELPER = "from swiftfs.cli.mount_helper import unmount_main; unmount_main()"
+
+
+@contextmanager
+def namespace(*words: str) -> Iterator[int]:
+    """Keep a mount namespace with a copy of every mount; yield the process in it."""
+    before = Path("/proc/self/ns/mnt").readlink()
+    with subprocess.Popen(["unshare", "-m", *words, "sleep", "1000"]) as process:
+        try:
+            wait_until(lambda: _is_in_place(process.pid, before))
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def _is_in_place(pid: int, outside: Path) -> bool:
+    with suppress(OSError):
+        folder = Path("/proc") / str(pid)
+        return (folder / "ns" / "mnt").readlink() != outside and (folder / "comm").read_text() == "sleep\n"
+    return False
+
+
+def ends(mount: Mount) -> None:
+    """Return when the process of a mount that is unmounted has ended as it should."""
+    process = mount.take_process()
+    assert process.wait(30) == 0, mount.log.read_text()
+    assert not mount.noise()
+
+
+@pytest.mark.mount_options("settle=60")
+def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    with namespace() as holder:
+        (mounted.path / "file").write_text("text")
+        begun = time.monotonic()
+        result = swiftfs("umount", mounted.path)
+        assert time.monotonic() - begun < 20
+        assert (result.returncode, result.stdout) == (0, "")
+        assert "everything is stored" in result.stderr
+        assert f"{mounted.path} in the mount namespace of process {holder} (sleep)" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert connection.get_object(container, "file")[1] == b"text"
+        assert not mounted.path.is_mount()
+        inside = Path(f"/proc/{holder}/root{mounted.path}")
+        assert (inside / "file").read_text() == "text"
+        (inside / "later").write_text("more")
+    ends(mounted)
+    assert connection.get_object(container, "later")[1] == b"more"
+
+
+def test_the_helper_of_umount_says_it_too(mounted: Mount) -> None:
+    with namespace() as holder:
+        command = [sys.executable, "-c", HELPER, str(mounted.path)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within(60))
+        assert result.returncode == 0
+        assert f"process {holder} (sleep)" in result.stderr
+    ends(mounted)
+
+
+@pytest.mark.mount_options("settle=60")
+def test_what_cannot_be_stored_is_told_though_the_mount_is_held(
+    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    mounted.expected += ["403", "is parked, because it cannot be stored"]
+    with namespace():
+        (mounted.path / "file").write_text("text")
+        swift.inject(Fault("PUT", "/file", status=403))
+        result = swiftfs("umount", mounted.path)
+        assert result.returncode == 1
+        assert "1 changes are not stored yet: the first is /file: " in result.stderr
+        assert "403" in result.stderr
+        swift.clear_faults()
+    ends(mounted)
+    assert connection.get_object(container, "file")[1] == b"text"
+
+
+@pytest.mark.mount_options("settle=60")
+def test_a_mount_that_is_bound_elsewhere_is_held_too(
+    mounted: Mount, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other place"
+    other.mkdir()
+    run("mount", "--bind", mounted.path, other)
+    try:
+        (mounted.path / "file").write_text("text")
+        result = swiftfs("umount", mounted.path)
+        assert result.returncode == 0
+        assert f"still mounted on {other} in" in result.stderr
+        assert connection.get_object(container, "file")[1] == b"text"
+    finally:
+        run("umount", other)
+    ends(mounted)
+
+
+@pytest.mark.mount_options("settle=60")
+def test_what_is_detached_lazily_is_stored_at_once(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    with (mounted.path / "open").open("w"):
+        (mounted.path / "file").write_text("text")
+        run("fusermount", "-uz", mounted.path)
+        wait_until(lambda: "file" in [row["name"] for row in connection.get_container(container)[1]])
+        wait_until(lambda: Drain.read(mounted.cache).held)
+    ends(mounted)
+    assert not Drain.read(mounted.cache).held
+
+
+@pytest.mark.mount_options("settle=60")
+def test_a_mount_that_was_moved_is_unmounted_as_any_other(
+    mounted: Mount, connection: Connection, container: str, tmp_path: Path
+) -> None:
+    """Its process knows its first place only, and must not be taken for one that goes on."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (mounted.path / "file").write_text("text")
+    moved = subprocess.run(["mount", "--move", mounted.path, other], capture_output=True, check=False)
+    if moved.returncode:  # below a shared mount nothing can be moved
+        pytest.skip(moved.stderr.decode())
+    wait_until(lambda: Drain.read(mounted.cache).held)
+    result = swiftfs("umount", other)
+    assert (result.returncode, result.stderr) == (0, "")
+    ends(mounted)
+    assert connection.get_object(container, "file")[1] == b"text"
+
+
+@pytest.mark.mount_options("settle=60")
+def test_a_process_in_another_namespace_is_asked_through_its_own(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
+    """Who unmounts it in a copy of its namespace does not unmount it there."""
+    (mounted.path / "file").write_text("text")
+    script = f"exec {sys.executable} -m swiftfs umount {mounted.path}"
+    result = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False, timeout=within(60)
+    )
+    assert result.returncode == 0, result
+    assert f"still mounted on {mounted.path} in" in result.stderr
+    assert connection.get_object(container, "file")[1] == b"text"
+    assert mounted.path.is_mount()
+
+
+def test_an_ordinary_unmount_says_nothing_and_waits_for_nobody(mounted: Mount) -> None:
+    device = mounted.path.stat().st_dev
+    assert [one.mountpoint for one in find_holders(device)] == [mounted.path]
+    begun = time.monotonic()
+    result = swiftfs("umount", mounted.path)
+    assert (result.returncode, result.stderr, result.stdout) == (0, "", "")
+    assert time.monotonic() - begun < 10
+    assert mounted.path not in [one.mountpoint for one in find_holders(device)]
+    ends(mounted)

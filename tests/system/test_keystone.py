@@ -1,0 +1,327 @@
+"""A real Keystone in front of a real Swift: login, catalog, tokens that expire, and a mount on top."""
+
+import errno
+import importlib.util
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keystoneauth1.identity import v3
+
+from support.keystone_server import PASSWORD, PROJECT, TOKEN_LIFE, USER, KeystoneServer
+from support.mounts import Mount, swift_cli
+from swiftfs.demo.server import ServerSettings, SwiftServer
+from swiftfs.errors import AccessDenied, ConfigurationError
+from swiftfs.store import ConnectedAccount, connect
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("keystone") is None, reason="needs Keystone: pip install 'swiftfs[keystone]'"
+)
+
+THREADS = 8
+RENEWED_EARLY = v3.Password.MIN_TOKEN_LIFE_SECONDS
+"""A token is given up this many seconds before it expires."""
+PATIENCE = 30.0
+
+
+class KeystoneSwift(SwiftServer):
+    """A Swift whose users are Keystone's, and which Keystone's catalog names."""
+
+    def __init__(self, keystone: KeystoneServer) -> None:
+        super().__init__(settings=ServerSettings(keystone=keystone.for_swift()))
+        self.keystone = keystone
+
+    def start(self) -> None:
+        """Start, and enter the catalog."""
+        super().start()
+        self.keystone.add_swift(self)
+
+    def environment(self) -> dict[str, str]:
+        """Return Keystone's variables."""
+        return self.keystone.environment()
+
+
+@pytest.fixture(scope="module")
+def keystone() -> Iterator[KeystoneServer]:
+    with KeystoneServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cloud(keystone: KeystoneServer) -> Iterator[KeystoneSwift]:
+    server = KeystoneSwift(keystone)
+    with server:
+        yield server
+
+
+@pytest.fixture
+def swift(cloud: KeystoneSwift) -> Iterator[KeystoneSwift]:
+    cloud.reset_requests()
+    yield cloud
+    cloud.keystone.set_token_life(TOKEN_LIFE)
+
+
+def _ids(keystone: KeystoneServer) -> dict[str, str]:
+    return {
+        "OS_AUTH_URL": keystone.url.removesuffix("/v3"),
+        "OS_USERNAME": USER,
+        "OS_PASSWORD": PASSWORD,
+        "OS_PROJECT_ID": keystone.project_id,
+        "OS_USER_DOMAIN_ID": "default",
+    }
+
+
+def _refused(swift: SwiftServer) -> int:
+    return sum(request.status == 401 for request in swift.requests())
+
+
+def test_names_and_ids_log_in_to_the_same_account(swift: KeystoneSwift) -> None:
+    project = {"OS_PROJECT_NAME": PROJECT, "OS_PROJECT_DOMAIN_ID": "default", "OS_PROJECT_ID": ""}
+    by_id = _ids(swift.keystone)
+    for environment in (swift.environment(), by_id, {**by_id, **project}):
+        swift.reset_requests()
+        connected = connect(environment)
+        try:
+            assert connected.store.account_usage().objects == 0
+        finally:
+            connected.close()
+        account = f"/v1/AUTH_{swift.keystone.project_id}"
+        assert [request.path for request in swift.requests()] == [account]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"OS_PASSWORD": "not-the-password"}, {"OS_USERNAME": "nobody"}, {"OS_PROJECT_NAME": "elsewhere"}],
+    ids=["password", "user", "project"],
+)
+def test_a_refused_login_is_told_in_one_line(swift: KeystoneSwift, wrong: dict[str, str]) -> None:
+    environment = {**swift.environment(), **wrong}
+    with pytest.raises(AccessDenied) as caught:
+        connect(environment)
+    text = str(caught.value)
+    assert swift.keystone.url in text
+    assert environment["OS_USERNAME"] in text
+    assert environment["OS_PASSWORD"] not in text
+    assert "\n" not in text
+
+
+def test_a_region_without_swift_is_told(swift: KeystoneSwift) -> None:
+    with pytest.raises(ConfigurationError, match="no object-store endpoint in region nowhere"):
+        connect({**swift.environment(), "OS_REGION_NAME": "nowhere"})
+
+
+def test_one_token_serves_every_request_and_thread(swift: KeystoneSwift) -> None:
+    before = swift.keystone.logins()
+    connected = connect(swift.environment())
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            usages = [pool.submit(connected.store.account_usage) for _ in range(20)]
+        assert all(usage.result().objects == 0 for usage in usages)
+    finally:
+        connected.close()
+    assert len(swift.requests()) == 20
+    assert swift.keystone.logins() - before == 1
+
+
+def _work_until_logins(swift: KeystoneSwift, connected: ConnectedAccount, wanted: int) -> None:
+    """Let many threads send requests until Keystone has been asked `wanted` times in all."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            assert connected.store.account_usage().objects == 0
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        workers = [pool.submit(work) for _ in range(THREADS)]
+        end = time.monotonic() + PATIENCE
+        try:
+            while swift.keystone.logins() < wanted:
+                assert time.monotonic() < end, "no renewal"
+                done.wait(0.1)
+        finally:
+            done.set()
+    for worker in workers:
+        worker.result()
+
+
+def _logins_possible(begun: float, life: float) -> float:
+    """Return how often one thread may have logged in since `begun`; each for itself would be many more."""
+    shortest = life - 1  # Keystone cuts the end of a token's life to a whole second
+    return 1 + (time.monotonic() - begun) / shortest
+
+
+def test_tokens_are_renewed_once_before_they_expire(swift: KeystoneSwift) -> None:
+    life = 2
+    swift.keystone.set_token_life(RENEWED_EARLY + life)
+    before = swift.keystone.logins()
+    begun = time.monotonic()
+    connected = connect(swift.environment())
+    try:
+        _work_until_logins(swift, connected, before + 4)
+    finally:
+        connected.close()
+    assert swift.keystone.logins() - before <= _logins_possible(begun, life)
+    assert _refused(swift) == 0
+
+
+def test_tokens_that_swift_refuses_are_renewed_once(
+    swift: KeystoneSwift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = 3
+    # A client whose clock is behind believes in a token until Swift refuses it.
+    monkeypatch.setattr(v3.Password, "MIN_TOKEN_LIFE_SECONDS", -3600)
+    swift.keystone.set_token_life(life)
+    before = swift.keystone.logins()
+    begun = time.monotonic()
+    connected = connect(swift.environment())
+    try:
+        _work_until_logins(swift, connected, before + 3)
+    finally:
+        connected.close()
+    logins = swift.keystone.logins() - before
+    assert logins <= _logins_possible(begun, life)
+    assert logins - 1 <= _refused(swift) <= (logins - 1) * THREADS
+
+
+def test_a_mount_lives_longer_than_its_tokens(swift: KeystoneSwift, tmp_path: Path) -> None:
+    swift_cli(swift, "post", "box")
+    swift.keystone.set_token_life(RENEWED_EARLY + 1)
+    before = swift.keystone.logins()
+    with Mount(swift, "box", tmp_path) as mount:
+        end = time.monotonic() + PATIENCE
+        count = 0
+        while swift.keystone.logins() - before < 3:
+            assert time.monotonic() < end, "no renewal"
+            (mount.path / f"file{count}").write_text(f"text {count}")
+            count += 1
+        mount.remount()
+        assert len(list(mount.path.iterdir())) == count
+        assert (mount.path / f"file{count - 1}").read_text() == f"text {count - 1}"
+    assert swift_cli(swift, "download", "box", "file0", "-o", "-") == "text 0"
+    assert _refused(swift) == 0
+
+
+def _objects_of(environment: dict[str, str]) -> int:
+    connected = connect(environment)
+    try:
+        return connected.store.account_usage().objects
+    finally:
+        connected.close()
+
+
+def test_an_application_credential_logs_in(swift: KeystoneSwift) -> None:
+    key, secret = swift.keystone.application_credential()
+    environment = {
+        "OS_AUTH_URL": swift.keystone.url,
+        "OS_APPLICATION_CREDENTIAL_ID": key,
+        "OS_APPLICATION_CREDENTIAL_SECRET": secret,
+    }
+    assert _objects_of(environment) == _objects_of(swift.environment())
+    with pytest.raises(AccessDenied) as caught:
+        connect({**environment, "OS_APPLICATION_CREDENTIAL_SECRET": "wrong-secret"})
+    assert "wrong-secret" not in str(caught.value)
+    assert key in str(caught.value)
+
+
+def test_a_token_logs_in(swift: KeystoneSwift) -> None:
+    session = swift.keystone.own()
+    token = session.get_token() or ""
+    session.session.close()
+    environment = {
+        "OS_AUTH_URL": swift.keystone.url,
+        "OS_TOKEN": token,
+        "OS_PROJECT_ID": swift.keystone.project_id,
+    }
+    assert _objects_of(environment) == _objects_of(swift.environment())
+    with pytest.raises(AccessDenied) as caught:
+        connect({**environment, "OS_TOKEN": "no-such-token"})
+    assert "no-such-token" not in str(caught.value)
+
+
+class _As:
+    """The same Swift as another user sees it, for a mount."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def environment(self) -> Mapping[str, str]:
+        return self._environment
+
+
+def test_naver_s_keys_mount(swift: KeystoneSwift, tmp_path: Path) -> None:
+    swift_cli(swift, "post", "box")
+    file = tmp_path / "credentials"
+    file.touch(0o600)
+    file.write_text(
+        f"access_key = {USER}\nsecret_key = {PASSWORD}\nproject_id = {swift.keystone.project_id}\n"
+        f"domain_id = default\nauth_url = {swift.keystone.url}\n"
+    )
+    nobody: Any = _As({})
+    with Mount(nobody, "box", tmp_path, f"credentials={file}") as mount:
+        (mount.path / "by-key").write_text("text")
+        assert PASSWORD not in Path(f"/proc/{mount.pid}/environ").read_text()
+        assert PASSWORD not in Path(f"/proc/{mount.pid}/cmdline").read_text()
+    assert swift_cli(swift, "download", "box", "by-key", "-o", "-") == "text"
+    assert PASSWORD not in mount.log.read_text()
+
+
+def test_a_reader_gets_a_read_only_mount(swift: KeystoneSwift, tmp_path: Path) -> None:
+    auditor = swift.keystone.add_user("auditor", "auditor")
+    swift_cli(swift, "post", "archive", "-r", f"{swift.keystone.project_id}:{auditor}")
+    (tmp_path / "file").write_text("text")
+    swift_cli(swift, "upload", "archive", "file", cwd=tmp_path)
+    reader: Any = _As({**swift.environment(), "OS_USERNAME": "auditor"})
+    with Mount(reader, "archive", tmp_path) as mount:
+        assert (mount.path / "file").read_text() == "text"
+        with pytest.raises(OSError, match="Read-only") as caught:
+            (mount.path / "file").write_text("changed")
+        assert caught.value.errno == errno.EROFS
+    assert "archive is mounted read-only: delete archive/.swiftfs-" in mount.log.read_text()
+
+
+def test_tokens_expire_during_a_long_copy(swift: KeystoneSwift, tmp_path: Path) -> None:
+    swift_cli(swift, "post", "box")
+    swift.keystone.set_token_life(RENEWED_EARLY + 1)
+    parts = []
+    with Mount(swift, "box", tmp_path, "segment_size=1M") as mount:
+        before = swift.keystone.logins()
+        end = time.monotonic() + PATIENCE
+        with (mount.path / "film").open("wb") as file:
+            while swift.keystone.logins() - before < 3:
+                assert time.monotonic() < end, "no renewal"
+                parts.append(os.urandom(1024 * 1024 + 7))
+                file.write(parts[-1])
+                file.flush()
+                threading.Event().wait(0.2)
+        mount.remount()
+        assert (mount.path / "film").read_bytes() == b"".join(parts)
+    assert _refused(swift) == 0
+
+
+def test_a_revoked_user_is_told(swift: KeystoneSwift, tmp_path: Path) -> None:
+    user = swift.keystone.add_user("temp", "temp")
+    swift_cli(swift, "post", "shared", "-r", f"{swift.keystone.project_id}:{user}")
+    swift.keystone.set_token_life(RENEWED_EARLY + 1)
+    environment = {**swift.environment(), "OS_USERNAME": "temp"}
+    temp: Any = _As(environment)
+    with Mount(temp, "shared", tmp_path, "ttl=0,ro") as mount:
+        mount.expected = ["wrong user or key"]
+        assert list(mount.path.iterdir()) == []
+        swift.keystone.revoke(user)
+        end = time.monotonic() + PATIENCE
+        number = 0
+        while not number:
+            assert time.monotonic() < end
+            try:
+                list(mount.path.iterdir())
+                threading.Event().wait(0.2)
+            except OSError as error:
+                number = error.errno or 0
+        assert number == errno.EACCES
+    with pytest.raises(AccessDenied, match="wrong user or key"):
+        connect(environment)

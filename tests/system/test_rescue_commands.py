@@ -1,0 +1,125 @@
+"""Copying out of cache folders made by hand: what is whole, in part, damaged, or changing.
+
+These run on a real Swift.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, write
+from support.commands import swiftfs
+from support.damaged_cache import OWNER, Cache
+from support.memory_store import MemoryStore
+from swiftfs.errors import AccessDenied, SwiftfsError
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.salvage import salvage
+from swiftfs.maintenance.export import NAMELESS, damaged_journals
+
+NEVER = "settle=1000"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create_container("box")
+    return store
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path)
+
+
+def parked(store: MemoryStore, cache: Path, count: int) -> None:
+    """Leave a cache folder with `count` files that Swift refused."""
+
+    def hook(called: str, _subject: object) -> None:
+        if called == "put":
+            raise AccessDenied("no")
+
+    def fill() -> None:
+        with bench(store, cache, NEVER) as filesystem:
+            for number in range(count):
+                write(filesystem, f"/file{number}", f"data {number}".encode())
+
+    store.hook = hook
+    with pytest.raises(SwiftfsError, match="stay in"):
+        fill()
+    store.hook = None
+
+
+def damage(journal: Path, how: str) -> None:
+    data = journal.read_bytes()
+    page = 4096
+    journal.write_bytes(
+        {
+            "header": b"\0" * 100 + data[100:],
+            "tail": data[: len(data) * 2 // 3],
+            "middle": data[: 8 * page] + os.urandom(page) + data[9 * page :],
+            "text": b"no",
+        }[how]
+    )
+
+
+@pytest.mark.matrix(3)
+@pytest.mark.parametrize("when", ["before a mount saw it", "after it was set aside"])
+@pytest.mark.parametrize("how", ["header", "tail", "middle", "text"])
+def test_recover_brings_back_what_a_damaged_journal_held(
+    store: MemoryStore, tmp_path: Path, how: str, when: str
+) -> None:
+    cache, target, count = tmp_path / "cache", tmp_path / "out", 120
+    cache.mkdir()
+    parked(store, cache, count)
+    damage(cache / "journal.sqlite", how)
+    if when == "after it was set aside":
+        with bench(store, cache) as filesystem:
+            assert filesystem.services.cache_dir == cache
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    listed = swiftfs("recover", cache)
+    assert listed.returncode == 0, listed
+    assert "is damaged" in listed.stderr
+    result = swiftfs("recover", cache, target)
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
+    named = {path.name: path.read_bytes() for path in target.glob("file*")}
+    assert all(data == f"data {name[4:]}".encode() for name, data in named.items())
+    lost = {path.read_bytes() for path in target.glob(f"{NAMELESS}/*")}
+    everything = {f"data {number}".encode() for number in range(count)}
+    if when == "after it was set aside":
+        assert lost | set(named.values()) == everything
+        assert not lost & set(named.values())
+    assert len(named) >= {"header": count, "tail": count // 3, "middle": count - 12, "text": 0}[how]
+    for name in named:
+        assert f"/{name}\tfile" in listed.stdout
+    assert result.returncode == 1
+    assert "is damaged" in result.stderr
+
+
+def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
+    cache.add("/f", b"data", "open-1")
+    cache.close()
+    log = JournalDB(cache.folder, OWNER)
+    log._database.execute("UPDATE intents SET checksum = 0")
+    log._database.commit()
+    log.close()
+    (found,) = salvage(cache.journal).found
+    assert found.doubt == "its checksum is wrong"
+    with bench(MemoryStore("box"), cache.folder):
+        pass
+    assert not (cache.folder / "content" / "open-1").exists()
+    result = swiftfs("recover", cache.folder, cache.target)
+    assert result.returncode == 1
+    assert (cache.target / "f").read_bytes() == b"data"
+    assert result.stderr == f"swiftfs: /f: set aside as intent-1.json: check {cache.target / 'f'}\n"
+    assert [path.name for path in (cache.target / NAMELESS).iterdir()] == ["intent-1.json"]
+
+
+def test_nothing_to_recover(cache: Cache) -> None:
+    cache.add("/f", b"data", "open-1")
+    cache.close()
+    assert damaged_journals(cache.folder) == []
+    result = swiftfs("recover", cache.folder, cache.target)
+    assert result.returncode == 0
+    assert result.stdout == f"{cache.folder} holds no damaged journal\n"
+    assert not cache.target.exists()

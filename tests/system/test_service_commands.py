@@ -1,0 +1,108 @@
+"""The systemd unit, and the protocol in which it learns that a mount answers, on a real Swift."""
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from swiftclient import Connection
+
+from support.mounts import Mount, clean_environment
+from swiftfs.demo.server import SwiftServer
+
+UNITS = Path(__file__).parents[2] / "systemd"
+UNIT = UNITS / "swiftfs@.service"
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[socket.socket]:
+    """A notification socket as systemd has one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(30)
+        yield channel
+
+
+def setting(name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+@pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service", "srv-photos.mount"])
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / Path(name).name
+    program = str(Path(sys.executable).with_name("swiftfs"))
+    text = (UNITS / name).read_text()
+    copy.write_text(text.replace("/usr/local/bin/swiftfs", program).replace("%h/.local/bin/swiftfs", program))
+    command = ["systemd-analyze", "verify", "--man=no", *(["--user"] if "user/" in name else []), str(copy)]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_the_unit_s_commands_mount_and_drain(
+    swift: SwiftServer,
+    connection: Connection,
+    container: str,
+    tmp_path: Path,
+    channel: socket.socket,
+) -> None:
+    """Run ExecStart and ExecStop with the example's variables, as systemd would."""
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    values = {
+        "SWIFTFS_SOURCE": container,
+        "SWIFTFS_MOUNTPOINT": str(folder),
+        "CACHE_DIRECTORY": str(tmp_path / "cache"),
+    }
+    environment = {**clean_environment(), **swift.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+
+    def words(name: str) -> list[str]:
+        (command,) = setting(name)
+        program, *rest = (re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], word) for word in command.split())
+        return [str(Path(sys.executable).with_name(Path(program).name)), *rest]
+
+    with subprocess.Popen(words("ExecStart"), env=environment, stderr=subprocess.PIPE, text=True) as service:
+        assert channel.recv(100) == b"READY=1"
+        (folder / "file").write_text("text")
+        subprocess.run(words("ExecStop"), env=environment, check=True)
+        assert service.poll() == 0
+        assert channel.recv(100) == b"STOPPING=1"
+    assert connection.get_object(container, "file")[1] == b"text"
+
+
+def test_sigterm_drains_and_the_service_ends_well(mounted: Mount, connection: Connection) -> None:
+    (mounted.path / "file").write_text("text")
+    process = os.pidfd_open(mounted.pid)
+    os.kill(mounted.pid, signal.SIGTERM)
+    ended, _, _ = select.select([process], [], [], 60)
+    os.close(process)
+    assert ended
+    mounted.stop()
+    assert connection.get_object(mounted.source, "file")[1] == b"text"
+
+
+def test_a_failed_start_never_says_ready(swift: SwiftServer, tmp_path: Path, channel: socket.socket) -> None:
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    command = [sys.executable, "-m", "swiftfs", "mount", "no-such-box", str(folder), "--foreground"]
+    environment = {**clean_environment(), **swift.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    result = subprocess.run(
+        [*command, "--cache-dir", str(tmp_path / "cache")], env=environment, capture_output=True, check=False
+    )
+    assert result.returncode == 1
+    channel.settimeout(0)
+    said = []
+    while True:
+        try:
+            said.append(channel.recv(100))
+        except BlockingIOError:
+            break
+    assert b"READY=1" not in said

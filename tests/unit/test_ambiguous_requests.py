@@ -1,0 +1,83 @@
+"""What is recorded of lost requests, and what of that the next mount is told."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from support.bench_filesystem import NOBODY_WAITS
+from support.deadlines import within
+from support.memory_store import MemoryStore
+from swiftfs.errors import AlreadyExists
+from swiftfs.objects import DIRECTORY_TYPE, ObjectName
+from swiftfs.store.ambiguous import GONE, Ambiguity, AmbiguousRequests, Effect
+from swiftfs.store.protocol import Headers
+from swiftfs.store.retry import RetryingStore
+
+NAME = ObjectName("box", "file")
+STORED = Effect("put", "an etag")
+
+
+class Recorded:
+    """Requests of one mount, and the rows that its journal would hold."""
+
+    def __init__(self) -> None:
+        self.requests = AmbiguousRequests()
+        self.rows: dict[ObjectName, Ambiguity] = {}
+
+    def save(self) -> None:
+        for name, found in self.requests.take_unsaved().items():
+            if found is None:
+                self.rows.pop(name, None)
+            else:
+                self.rows[name] = found
+
+    def done(self, effect: Effect) -> None:
+        self.requests.done(NAME, lambda: effect)
+        self.save()
+
+
+def test_a_suspected_deletion_is_not_saved_before_it_can_harm() -> None:
+    recorded = Recorded()
+    recorded.requests.suspect([NAME])
+    recorded.done(GONE)
+    assert recorded.rows == {}
+    recorded.done(STORED)
+    assert recorded.rows[NAME].last == STORED
+    assert recorded.rows[NAME].is_dangerous
+
+
+def test_a_file_that_is_deleted_again_is_not_remembered_as_stored() -> None:
+    """The next mount would take it for the victim of the first deletion, and store it anew."""
+    recorded = Recorded()
+    recorded.requests.suspect([NAME])
+    for effect in (GONE, STORED, GONE):
+        recorded.done(effect)
+    assert recorded.rows[NAME].last == GONE
+    assert not recorded.rows[NAME].is_dangerous
+    again = AmbiguousRequests()
+    again.load(recorded.rows.values())
+    assert not again.all()[0].is_dangerous
+
+
+def test_what_is_made_again_and_stands_already_is_no_longer_deleted() -> None:
+    """The lost PUT of a folder's marker came after its deletion: the folder is made again all the same."""
+    store, requests = MemoryStore("box"), AmbiguousRequests()
+    requests.lost(NAME, STORED)
+    requests.done(NAME, lambda: GONE)
+    headers = Headers(DIRECTORY_TYPE)
+    store.put(NAME, b"", headers)
+    with pytest.raises(AlreadyExists):
+        RetryingStore(store, NOBODY_WAITS, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
+    (found,) = requests.all()
+    assert found.last is not None
+    assert found.last.kind == "put"
+
+
+def test_a_wake_before_the_wait_is_not_lost() -> None:
+    requests = AmbiguousRequests()
+    requests.wake()
+    requests.wait(None)  # it would last for ever
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(requests.wait, None)
+        requests.wake()
+        waiting.result(within(60))

@@ -1,0 +1,264 @@
+"""Files larger than the disk they are written through: what is uploaded already makes room for the rest."""
+
+import os
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from support.storing_house import MIB, NAME, Writer, noise
+from swiftfs.attributes import Stored
+from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.journal.codec import decode, encode
+from swiftfs.journal.operations import PutFile
+from swiftfs.objects import ObjectName
+from swiftfs.store.object_meta import ObjectMeta
+
+pytest_plugins = ["support.writer_fixtures"]
+
+EVERYTHING = 2**40
+
+
+def wait(writer: Writer) -> None:
+    """Wait until nothing is uploaded any more."""
+    while writer.content.uploads.is_busy:
+        writer.pool.submit(int).result()
+
+
+def evict(writer: Writer) -> int:
+    """Give back all that can be; return how many bytes that were."""
+    writer.content.upload_full_segments()
+    wait(writer)
+    return writer.content.evict(EVERYTHING)
+
+
+def restart(writer: Writer) -> None:
+    """Let another process go on with the content as the journal has it."""
+    intent = PutFile(NAME, writer.content.to_record(), ObjectMeta("text/plain", Stored()))
+    again = decode(encode(intent))
+    assert isinstance(again, PutFile)
+    assert again.file.evicted == intent.file.evicted
+    old, saved = writer.content, again.file
+    writer.content = writer.restore(saved)
+    writer.content.uploads.restore(saved.evicted)
+    old._state.file.close()
+
+
+def gets(writer: Writer) -> int:
+    count = sum(method == "get" for method, _ in writer.store.requests)
+    writer.store.requests.clear()
+    return count
+
+
+def test_an_uploaded_segment_needs_no_disk_and_is_not_sent_again(writer: Writer) -> None:
+    writer.write(0, noise(5 * MIB + 1000))
+    wait(writer)
+    assert writer.content.evict(EVERYTHING) == 5 * MIB
+    assert writer.content.allocated() < MIB
+    writer.puts()
+    writer.run()
+    assert writer.puts() == 1
+    assert gets(writer) == 0
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+    assert writer.read() == writer.model
+
+
+def test_evicted_bytes_are_read_from_their_segments(writer: Writer) -> None:
+    writer.write(0, noise(4 * MIB))
+    evict(writer)
+    gets(writer)
+    span = writer.content.read(MIB - 10, 20)
+    assert os.pread(span.descriptor, span.length, span.position) == writer.model[MIB - 10 : MIB + 10]
+    assert gets(writer) == 2
+    assert writer.read() == writer.model
+
+
+def test_a_write_into_an_evicted_segment_sends_it_again(writer: Writer) -> None:
+    writer.write(0, noise(4 * MIB))
+    assert evict(writer) == 4 * MIB
+    writer.write(2 * MIB + 5, b"change")
+    assert writer.content.evicted() != ()
+    writer.puts()
+    writer.run()
+    assert writer.puts() == 1
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+@pytest.mark.parametrize("size", [0, 5, MIB, 2 * MIB + 5, 3 * MIB, 7 * MIB])
+def test_an_evicted_file_is_truncated(writer: Writer, size: int) -> None:
+    writer.write(0, noise(4 * MIB))
+    evict(writer)
+    writer.truncate(size)
+    assert writer.read() == writer.model
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_segments_filled_in_any_order_make_room(writer: Writer) -> None:
+    for index in (3, 1, 2, 0):
+        for half in (1, 0):
+            writer.write(index * MIB + half * (MIB // 2), noise(MIB // 2, 2 * index + half))
+        if index == 1:
+            assert evict(writer) == 2 * MIB
+    evict(writer)
+    assert writer.content.allocated() == 0
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_another_process_knows_what_was_evicted(writer: Writer) -> None:
+    writer.write(0, noise(5 * MIB))
+    wait(writer)
+    assert writer.content.evict(2 * MIB) == 2 * MIB
+    restart(writer)
+    assert writer.read() == writer.model
+    restart(writer)
+    writer.write(5 * MIB, b"more")
+    assert evict(writer) > 0
+    restart(writer)
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_nothing_that_was_saved_is_evicted_before_the_next_change(writer: Writer) -> None:
+    writer.write(0, noise(3 * MIB))
+    wait(writer)
+    saved = writer.content.to_record()
+    assert saved.is_whole
+    assert evict(writer) == 0
+    assert writer.content.evict(EVERYTHING, journaled=True) == 0
+    writer.write(3 * MIB, b"more")
+    assert writer.content.evict(EVERYTHING, journaled=True) == 0
+    assert evict(writer) > 0
+
+
+def test_what_was_saved_as_evicted_may_be_again(writer: Writer) -> None:
+    writer.write(0, noise(4 * MIB))
+    wait(writer)
+    assert writer.content.evict(2 * MIB) == 2 * MIB
+    assert len(writer.content.to_record().evicted) == 2
+    assert writer.read() == writer.model
+    assert writer.content.evicted() == ()
+    writer.content.read(3 * MIB, 1)
+    assert writer.content.evict(EVERYTHING, journaled=True) == 2 * MIB
+    assert writer.read() == writer.model
+
+
+def test_a_segment_that_was_promised_outlives_what_replaces_it(writer: Writer) -> None:
+    writer.write(0, noise(3 * MIB))
+    evict(writer)
+    promised = {placed.segment.name for placed in writer.content.to_record().evicted}
+    writer.write(5, b"change")
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() >= promised
+
+
+def test_an_upload_that_runs_keeps_its_bytes(writer: Writer) -> None:
+    writer.write(0, noise(4 * MIB + 5))
+    wait(writer)
+    freed: list[int] = []
+    writer.store.during = lambda _name: freed.append(writer.content.evict(EVERYTHING))
+    writer.run()
+    assert freed == [0]
+    assert writer.stored() == writer.model
+
+
+def test_an_appended_tail_larger_than_the_disk_is_patched_in(writer: Writer) -> None:
+    writer.fill(noise(3 * MIB + 500))
+    writer.run()
+    writer.reopen()
+    writer.write(len(writer.model), noise(6 * MIB, 1))
+    assert evict(writer) == 6 * MIB
+    writer.write(MIB + 5, b"change")
+    writer.store.requests.clear()
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_a_segment_that_somebody_deleted_is_an_error(writer: Writer) -> None:
+    writer.write(0, noise(2 * MIB))
+    evict(writer)
+    writer.store.delete_many(writer.segments())
+    with pytest.raises(PreconditionFailed, match="segment"):
+        writer.read()
+
+
+class Weather:
+    """Random changes of a writer's file, each followed by a note of what it is then."""
+
+    def __init__(self, writer: Writer, seed: int) -> None:
+        self.writer = writer
+        self.dice = random.Random(seed)
+        self.states: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def change(self) -> None:
+        """Change something, or read all."""
+        where = self.dice.randrange(0, 6 * MIB)
+        with self._lock:
+            match self.dice.randrange(7):
+                case 0:
+                    self.writer.truncate(where)
+                case 1 | 2:
+                    body = self.dice.randbytes(self.dice.randrange(1, 2 * MIB))
+                    self.writer.write(len(self.writer.model), body)
+                case 3:
+                    self.writer.write(where, self.dice.randbytes(self.dice.randrange(1, 2 * BLOCK)))
+                case 4:
+                    self.writer.write(0, self.dice.randbytes(3 * MIB))
+                case 5:
+                    assert self.writer.read() == self.writer.model
+            self.states.append(bytes(self.writer.model))
+
+    def disturb(self, _name: ObjectName) -> None:
+        """Change something during a request now and then, or let it fail."""
+        if self.dice.random() < 0.2:
+            self.change()
+        if self.dice.random() < 0.05:
+            raise Unavailable("503")
+
+    def store(self) -> None:
+        """Have the file stored in such weather: as it was at one moment since, or not at all."""
+        begun = len(self.states) - 1
+        self.writer.store.during = self.disturb
+        try:
+            self.writer.run()
+        except (ChangedDuringUpload, Unavailable):
+            return
+        finally:
+            self.writer.store.during = None
+        assert self.writer.stored() in self.states[begun:]
+        assert self.writer.segments() >= self.writer.named()
+
+
+@pytest.mark.matrix(4)
+@pytest.mark.parametrize("segment", [MIB, MIB + 777])
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_evicted_the_file_is_right(
+    build_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
+) -> None:
+    monkeypatch.setattr("support.storing_house.MIB", segment)
+    writer = build_writer(threads=1 + seed % 3)
+    weather = Weather(writer, seed)
+    evicted = 0
+    for _ in range(25):
+        weather.change()
+        writer.content.upload_full_segments()
+        wait(writer)
+        evicted += writer.content.evict(weather.dice.randrange(8 * MIB))
+        if weather.dice.random() < 0.5:
+            continue
+        if weather.dice.random() < 0.3:
+            restart(writer)
+            assert writer.read() == writer.model
+        weather.store()
+    assert evicted > MIB
+    writer.run()
+    assert writer.stored() == writer.read() == writer.model

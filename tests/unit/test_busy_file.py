@@ -1,0 +1,315 @@
+"""A file that is written to all the time is stored from a copy of one moment."""
+
+import itertools
+import os
+import random
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, put
+from support.journal_house import NEVER
+from support.scenes import wait_until
+from support.storing_house import MIB, NAME, SlowStore, Writer, noise
+from swiftfs.errors import ChangedDuringUpload
+from swiftfs.filecache import frozen_copier, frozen_copy
+from swiftfs.filecache.block_map import BLOCK, Blocks
+from swiftfs.filecache.frozen_copier import OFTEN
+from swiftfs.filecache.frozen_copy import FrozenCopy
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+pytest_plugins = ["support.writer_fixtures"]
+
+MOST_PUTS = 200
+"""After so many a writer that disturbs each of them gives up."""
+
+
+class Busy:
+    """Writes to a file during each PUT of it, and keeps every state that the file has had."""
+
+    def __init__(self, writer: Writer, places: list[int], step: Callable[[int], None] | None = None) -> None:
+        self._writer = writer
+        self._places = places
+        self._step = step or self._write
+        self._count = 0
+        self.states = [bytes(writer.model)]
+        writer.store.during = self
+
+    def __call__(self, _name: ObjectName) -> None:
+        self._count += 1
+        self._step(self._count)
+        self.states.append(bytes(self._writer.model))
+
+    def _write(self, count: int) -> None:
+        for place in self._places:
+            self._writer.write(place, noise(100, count))
+
+
+def attempts(writer: Writer, most: int = 3 * OFTEN) -> int:
+    """Store the file; return after how many attempts that succeeded."""
+    for attempt in range(1, most + 1):
+        try:
+            writer.run()
+        except ChangedDuringUpload:
+            continue
+        return attempt
+    raise AssertionError("it is never stored")
+
+
+@pytest.mark.parametrize("size", [5000, BLOCK, 900_000])
+def test_a_small_file_is_stored_as_it_was_at_one_moment(writer: Writer, size: int) -> None:
+    writer.write(0, noise(size))
+    busy = Busy(writer, [0, size - 100])
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    # It is known now that this file is busy.
+    writer.puts()
+    assert attempts(writer) == 1
+    assert writer.puts() == 1
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write(0, noise(5000))
+    Busy(writer, [0])
+    attempts(writer)
+    writer.store.during = None
+    writer.write(0, b"x")
+    writer.run()
+    monkeypatch.setattr(frozen_copier, "FrozenCopy", None)
+    writer.write(0, b"y")
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+@pytest.mark.parametrize("step", ["append", "cut", "cut and grow", "grow"])
+def test_a_file_whose_size_changes_all_the_time(writer: Writer, step: str) -> None:
+    writer.write(0, noise(700_000))
+
+    def change(count: int) -> None:
+        size = len(writer.model)
+        writer.write(0, noise(100, count))
+        if step == "append":
+            writer.write(size, noise(1000, count))
+        elif step == "cut":
+            writer.truncate(size - 50_000)
+        elif step == "cut and grow":
+            writer.truncate(size // 3)
+            writer.write(size - 1000, noise(1000, count))
+        else:
+            writer.truncate(size + 1000)
+
+    busy = Busy(writer, [], change)
+    attempts(writer)
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+@pytest.mark.parametrize("places", [[1_500_000], [10, 1_500_000, 4_000_000], [MIB - 50, 3 * MIB + 7]])
+def test_a_large_file_is_stored_as_it_was_at_one_moment(writer: Writer, places: list[int]) -> None:
+    writer.fill(noise(5 * MIB + 1000))
+    busy = Busy(writer, places)
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    sent = writer.puts()
+    assert sent <= 6 + (OFTEN + 1) * len(places) * 2
+    assert attempts(writer) == 1
+    assert writer.puts() <= 2 * len(places)
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+    assert writer.segments() == writer.named()
+
+
+@pytest.mark.parametrize("places", [[3 * MIB + 7], [MIB - 50, 4 * MIB + 300_000], [0, 5 * MIB]])
+def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
+    writer.fill(noise(6 * MIB))
+    writer.run()
+    writer.reopen()
+    writer.puts()
+    writer.write(places[0], b"patch")
+    busy = Busy(writer, places)
+    assert attempts(writer) <= OFTEN + 2
+    assert writer.stored() in busy.states
+    assert writer.puts() <= (OFTEN + 2) * 2 * len(places)
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write(0, noise(900_000))
+    busy = Busy(writer, [0])
+    monkeypatch.setattr(frozen_copy, "RESERVE", 2**60)
+    monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
+    for _ in range(OFTEN + 2):
+        with pytest.raises(ChangedDuringUpload):
+            writer.run()
+    monkeypatch.undo()
+    writer.run()
+    assert writer.stored() in busy.states
+
+
+@pytest.mark.parametrize("size", [900_000, 5 * MIB + 1000])
+def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The clone is of the moment at which it is made last."""
+
+    def clone(self: FrozenCopy, source: int) -> bool:
+        os.ftruncate(self.descriptor, 0)
+        length = os.fstat(source).st_size
+        assert os.copy_file_range(source, self.descriptor, length, 0, 0) == length
+        return True
+
+    monkeypatch.setattr(FrozenCopy, "clone", clone)
+    monkeypatch.setattr(FrozenCopy, "copy", None)
+    writer.fill(noise(size))
+    busy = Busy(writer, [0, size - 100])
+    assert attempts(writer) == OFTEN + 1
+    assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
+    writer.write(0, noise(900_000))
+    plain = writer.content.allocated()
+    seen: list[int] = []
+
+    def change(count: int) -> None:
+        writer.write(0, noise(100, count))
+        seen.append(writer.content.allocated())
+
+    Busy(writer, [], change)
+    attempts(writer)
+    assert seen[-1] > 1.5 * plain
+    assert max(seen[:-1]) <= plain
+    # A thread of the upload may hold the copy a moment longer.
+    wait_until(lambda: writer.content.allocated() <= plain)
+    assert len(list(writer.folder.glob("open-*"))) == 1
+
+
+def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they write before the moment of the copy is in it, and what they write after it is not."""
+    writer.fill(noise(5 * MIB))
+    copy, rounds = FrozenCopy.copy, 0
+
+    def copy_and_write(self: FrozenCopy, source: int, blocks: Blocks, size: int) -> None:
+        nonlocal rounds
+        copy(self, source, blocks, size)
+        rounds += 1
+        if rounds == 1:
+            busy.states.clear()
+            for place in (0, 2 * MIB, 5 * MIB - 50):
+                writer.write(place, noise(100, place))
+            busy.states.append(bytes(writer.model))
+
+    monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
+    monkeypatch.setattr(FrozenCopy, "copy", copy_and_write)
+    busy = Busy(writer, [0])
+    attempts(writer)
+    assert rounds == 2
+    assert writer.stored() == busy.states[0]
+
+
+def test_holes_stay_holes_and_the_heap_small(tmp_path: Path) -> None:
+    size = 64 * MIB
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, size)
+    data = noise(MIB)
+    os.pwrite(descriptor, data, 7 * MIB)
+    os.pwrite(descriptor, data, 40 * MIB + 12_345)
+    wanted = Blocks()
+    wanted.add(0, size // BLOCK)
+    tracemalloc.start()
+    copied = FrozenCopy(tmp_path)
+    copied.copy(descriptor, wanted, size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MIB
+    assert copied.allocated() < 4 * MIB
+    assert os.fstat(copied.descriptor).st_size == size
+    assert os.pread(copied.descriptor, size, 0) == path.read_bytes()
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_stored_was_the_file_at_one_moment(
+    build_writer: Callable[..., Writer], seed: int
+) -> None:
+    writer = build_writer(threads=3)
+    chance = random.Random(seed)
+    writer.write(0, noise(chance.choice([300_000, 4 * MIB]), seed))
+    lock = threading.Lock()
+
+    def change(_count: int) -> None:
+        size = len(writer.model)
+        kind = chance.random()
+        if kind < 0.1:
+            writer.truncate(chance.randrange(size // 2, size))
+        elif kind < 0.2:
+            writer.truncate(size + chance.randrange(300_000))
+        else:
+            length = chance.randrange(1, 200_000)
+            writer.write(chance.randrange(size), noise(length, chance.randrange(1000)))
+
+    def step(name: ObjectName) -> None:
+        with lock:
+            busy(name)
+
+    busy = Busy(writer, [], change)
+    writer.store.during = step
+    for _ in range(3):
+        attempts(writer, most=12)
+        assert writer.stored() in busy.states
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_fsync_returns_though_the_file_is_always_written_to(tmp_path: Path) -> None:
+    """It is written to during every PUT, until they are too many."""
+    store, stop, written, puts = SlowStore("box"), threading.Event(), threading.Event(), itertools.count(1)
+
+    def wait_for_a_write(_name: ObjectName) -> None:
+        if next(puts) == MOST_PUTS:
+            stop.set()
+        for _ in range(2):  # the first may have been made before
+            written.clear()
+            while not (written.wait(0.1) or stop.is_set()):
+                pass
+
+    store.during = wait_for_a_write
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, noise(400_000))
+        thread = threading.Thread(target=write_on, args=(filesystem, handle, stop, written))
+        thread.start()
+        try:
+            filesystem.fsync(handle, False)
+            filesystem.fsync(handle, False)
+            assert not stop.is_set()
+        finally:
+            stop.set()
+            thread.join()
+        filesystem.release(handle)
+    assert store.head(NAME).size == 400_000
+
+
+def write_on(filesystem: FileSystem, handle: int, stop: threading.Event, written: threading.Event) -> None:
+    count = 0
+    while not stop.is_set():
+        count += 1
+        put(filesystem, handle, 1000 * (count % 400), noise(1000, count))
+        written.set()

@@ -1,0 +1,208 @@
+"""`conflict=keep` with large files: the version that is kept has segments of its own."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, put, write
+from support.journal_house import body
+from support.memory_store import MemoryStore
+from swiftfs.attributes import decode_type
+from swiftfs.errors import QuotaExceeded, Unavailable
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.paths import Folder
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+OPTIONS = "segment_size=1M,settle=1000,conflict=keep"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box", "box_segments")
+
+
+@pytest.fixture
+def caches(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "ours", tmp_path / "theirs"
+
+
+def segments(store: MemoryStore) -> set[str]:
+    return {row.key for row in store.list_page("box_segments").rows}
+
+
+def named(store: MemoryStore, key: str) -> set[str]:
+    return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
+
+
+def kept(store: MemoryStore) -> str:
+    (key,) = [row.key for row in store.list_page("box").rows if "conflict" in row.key]
+    return key
+
+
+def change(filesystem: FileSystem, offset: int, data: bytes, path: str = "/file") -> None:
+    handle = filesystem.open(path, os.O_RDWR)
+    put(filesystem, handle, offset, data)
+    filesystem.flush(handle)
+    filesystem.release(handle)
+
+
+def flush(filesystem: FileSystem) -> None:
+    filesystem.services.journal.flush_below(Folder("box", ""))
+
+
+def patched(data: bytes, offset: int, part: bytes) -> bytes:
+    return data[:offset] + part + data[offset + len(part) :]
+
+
+@pytest.fixture(params=["patch", "append"])
+def conflict(
+    store: MemoryStore, caches: tuple[Path, Path], request: pytest.FixtureRequest
+) -> tuple[bytes, bytes]:
+    """Let two mounts change one file; return what was theirs, which is kept, and ours, which stands.
+
+    With an append theirs has all segments of the old version still.
+    """
+    data = os.urandom(4 * MIB)
+    offset = 0 if request.param == "patch" else len(data)
+    theirs, ours = patched(data, offset, b"theirs"), patched(data, 2 * MIB, b"ours")
+    with bench(store, caches[0], OPTIONS) as filesystem:
+        write(filesystem, "/file", data)
+        flush(filesystem)
+        change(filesystem, 2 * MIB, b"ours")
+        with bench(store, caches[1], OPTIONS) as other:
+            change(other, offset, b"theirs")
+        assert body(store, "file") == theirs
+    return theirs, ours
+
+
+def test_a_file_that_is_written_anew_over_another_client_s_change(
+    store: MemoryStore, caches: tuple[Path, Path]
+) -> None:
+    data, ours = os.urandom(4 * MIB), os.urandom(3 * MIB)
+    theirs = patched(data, 0, b"theirs")
+    with bench(store, caches[0], OPTIONS) as filesystem:
+        write(filesystem, "/file", data)
+        flush(filesystem)
+        write(filesystem, "/file", ours)
+        with bench(store, caches[1], OPTIONS) as other:
+            change(other, 0, b"theirs")
+    check(store, theirs, ours)
+
+
+def check(store: MemoryStore, theirs: bytes, ours: bytes) -> None:
+    assert body(store, kept(store)) == theirs
+    assert body(store, "file") == ours
+    assert not named(store, kept(store)) & named(store, "file")
+    assert segments(store) == named(store, kept(store)) | named(store, "file")
+
+
+def test_both_versions_stand_with_segments_of_their_own(
+    store: MemoryStore, conflict: tuple[bytes, bytes]
+) -> None:
+    check(store, *conflict)
+    headers = store.head(ObjectName("box", kept(store)))
+    assert decode_type(headers.content_type)[1].slo == headers.version.etag
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["the winner's mount", "another mount"])
+def test_the_winner_is_changed_and_the_kept_one_deleted(
+    store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
+) -> None:
+    theirs, ours = conflict
+    with bench(store, caches[who], OPTIONS) as filesystem:
+        for number in range(4):
+            change(filesystem, number * MIB + 50, b"again")
+            ours = patched(ours, number * MIB + 50, b"again")
+            flush(filesystem)
+    check(store, theirs, ours)
+    copy = kept(store)
+    with bench(store, caches[1 - who], OPTIONS) as filesystem:
+        change(filesystem, MIB, b"too", f"/{copy}")
+        flush(filesystem)
+        assert body(store, copy) == patched(theirs, MIB, b"too")
+        filesystem.unlink(f"/{copy}")
+    assert body(store, "file") == ours
+    assert segments(store) == named(store, "file")
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_the_winner_is_deleted(
+    store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
+) -> None:
+    theirs, _ = conflict
+    with bench(store, caches[who], OPTIONS) as filesystem:
+        filesystem.unlink("/file")
+    assert body(store, kept(store)) == theirs
+    assert segments(store) == named(store, kept(store))
+
+
+def test_a_large_file_of_another_client_with_parts_of_segments(
+    store: MemoryStore, caches: tuple[Path, Path]
+) -> None:
+    """Of one segment two ranges are named, and a segment of a container that is none of ours."""
+    with bench(store, caches[0], OPTIONS) as filesystem:
+        write(filesystem, "/file", b"ours")
+        data = os.urandom(MIB)
+        info = store.put(ObjectName("box_segments", "file/slo/1.5/1/1/00000000"), data, Headers("a/b"))
+        store.create_container("elsewhere")
+        other = store.put(ObjectName("elsewhere", "part"), b"elsewhere", Headers("a/b"))
+        parts = [Segment(info.version.name, info.version.etag, MIB, first, 1000) for first in (0, 500)]
+        parts.append(Segment(other.version.name, other.version.etag, 9))
+        name = ObjectName("box", "file")
+        store.put_manifest(name, Manifest(tuple(parts)), Headers("video/x", {"owner": "them"}))
+    copy = kept(store)
+    assert body(store, copy) == data[:1000] + data[500:1500] + b"elsewhere"
+    info = store.head(ObjectName("box", copy))
+    assert (info.content_type, info.metadata) == ("video/x", {"owner": "them"})
+    assert body(store, "file") == b"ours"
+    assert segments(store) == named(store, copy)
+    assert len(segments(store)) == 2
+    assert [row.key for row in store.list_page("elsewhere").rows] == ["part"]
+
+
+def failing(store: MemoryStore, method: str, nth: int, error: Callable[[], Exception]) -> None:
+    """Let the `nth` such request from now on fail, once."""
+    count = 0
+
+    def hook(called: str, _subject: str) -> None:
+        nonlocal count
+        if called == method:
+            count += 1
+            if count == nth:
+                raise error()
+
+    store.hook = hook
+
+
+@pytest.mark.matrix(4)
+@pytest.mark.parametrize(
+    ("method", "nth"), [("copy", 1), ("copy", 3), ("put_manifest", 1), ("put_manifest", 2)]
+)
+@pytest.mark.parametrize("error", [Unavailable, QuotaExceeded])
+def test_a_copy_that_fails_is_made_again_and_nothing_is_left(
+    store: MemoryStore, caches: tuple[Path, Path], method: str, nth: int, error: type[Exception]
+) -> None:
+    data = os.urandom(4 * MIB)
+    theirs, ours = patched(data, 0, b"theirs"), patched(data, 2 * MIB, b"ours")
+    with bench(store, caches[0], OPTIONS) as filesystem:
+        write(filesystem, "/file", data)
+        flush(filesystem)
+        change(filesystem, 2 * MIB, b"ours")
+        with bench(store, caches[1], OPTIONS) as other:
+            change(other, 0, b"theirs")
+        failing(store, method, nth, lambda: error("no"))
+        with suppress(Unavailable, QuotaExceeded):
+            flush(filesystem)
+        flush(filesystem)
+        assert body(store, kept(store)) == theirs
+        assert body(store, "file") == ours
+    with bench(store, caches[0], OPTIONS):
+        pass
+    check(store, theirs, ours)

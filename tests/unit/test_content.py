@@ -1,0 +1,305 @@
+"""Content: block sets, segment layout, read-ahead, and a file's bytes under threads against a plain model."""
+
+import itertools
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.memory_store import MemoryStore
+from swiftfs.errors import PreconditionFailed, Unavailable
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.read_ahead import LAST_PIECE, ReadAhead
+from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.segment_layout import MAX_SEGMENT, SegmentLayout
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.space import UNLIMITED
+from swiftfs.filecache.upload_record import segment_prefix
+from swiftfs.objects import ObjectName, Row
+from swiftfs.store.protocol import Headers
+
+NAME = ObjectName("box", "file")
+PLAIN = Headers("application/octet-stream")
+MIB = 1024 * 1024
+
+RANGES = st.tuples(st.integers(0, 80), st.integers(0, 80))
+Open = Callable[[bytes], CachedFile]
+
+
+@given(st.lists(st.tuples(st.booleans(), RANGES), max_size=20), RANGES)
+def test_blocks_are_a_set(steps: list[tuple[bool, tuple[int, int]]], asked: tuple[int, int]) -> None:
+    blocks, model = Blocks(), set[int]()
+    for add, (first, last) in steps:
+        (blocks.add if add else blocks.discard)(first, last)
+        model = model | set(range(first, last)) if add else model - set(range(first, last))
+    absent = [number for number in range(*asked) if number not in model]
+    runs = list(blocks.missing(*asked))
+    assert [number for run in runs for number in range(*run)] == absent
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
+    assert blocks.covers(*asked) == (not absent)
+    assert len(blocks) == len(model)
+
+
+def test_block_range_takes_in_partial_blocks() -> None:
+    assert block_range(0, 0) == (0, 0)
+    assert block_range(1, BLOCK) == (0, 1)
+    assert block_range(BLOCK - 1, BLOCK + 1) == (0, 2)
+
+
+@given(st.sampled_from([1, 1000, MIB, 16 * MIB, 4 * MAX_SEGMENT]), st.integers(0, 3 * 1024**4))
+def test_a_layout_finds_the_segment_of_a_byte(size: int, offset: int) -> None:
+    layout = SegmentLayout(size)
+    index = layout.index(offset)
+    start, stop = layout.bounds(index)
+    assert start <= offset < stop
+    assert layout.bounds(index + 1)[0] == stop
+    assert (layout.index(start), layout.index(stop)) == (index, index + 1)
+
+
+def test_a_thousand_segments_hold_a_large_file() -> None:
+    layout = SegmentLayout(16 * MIB)
+    assert layout.bounds(0) == (0, 16 * MIB)
+    assert layout.bounds(64) == (1024 * MIB, 1088 * MIB)
+    assert layout.bounds(999)[1] == layout.largest_file > 3.5 * 1024**4
+    with pytest.raises(OSError, match="File too large"):
+        layout.index(layout.largest_file)
+    assert max(stop - start for start, stop in map(layout.bounds, range(1000))) <= MAX_SEGMENT
+
+
+def test_segment_names_are_unique_and_short_enough() -> None:
+    name = ObjectName("box", "漢" * 341)
+    assert segment_prefix(name) != segment_prefix(name)
+    assert len(f"{segment_prefix(name)}{10**12}-{10**11}".encode()) <= 1024
+
+
+@given(st.integers(1, 400 * MIB), st.sampled_from([0, MIB, 64 * MIB]))
+@settings(deadline=None, max_examples=30)
+def test_a_sequential_reader_has_everything_planned_once(size: int, limit: int) -> None:
+    ahead, planned, furthest = ReadAhead(limit), 0, 0
+    for offset in range(0, size, BLOCK):
+        end = min(offset + BLOCK, size)
+        for start, stop in ahead.plan(offset, end, size):
+            assert start == planned
+            assert start < stop <= size
+            assert stop - start <= LAST_PIECE
+            planned = stop
+            furthest = max(furthest, stop - offset)
+    assert planned == (size if limit else 0)
+    assert furthest <= limit + LAST_PIECE
+
+
+def test_a_random_reader_has_nothing_planned() -> None:
+    ahead = ReadAhead(64 * MIB)
+    places = [700 * MIB, 20 * MIB, 300 * MIB, 500 * MIB]
+    assert [list(ahead.plan(place, place + 4096, 1024 * MIB)) for place in places] == [[]] * len(places)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box", "box_segments")
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+def compose(
+    store: MemoryStore, pool: ThreadPoolExecutor, folder: Path, origin: BaseVersion | None, read_ahead: int
+) -> CachedFile:
+    """Return a file of one MiB a segment that belongs to no cache."""
+    state = FileState.create(folder, origin, None, UNLIMITED)
+    chooser = SegmentContainerChooser(store)
+    uploads = SegmentUploader(store, chooser, pool, state.descriptor, NAME, SegmentLayout(MIB))
+    return CachedFile(state, store, pool, uploads, read_ahead)
+
+
+@pytest.fixture
+def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Open]:
+    """Open the content of an object that holds the given bytes."""
+    opened: list[CachedFile] = []
+
+    def open_it(body: bytes) -> CachedFile:
+        etag = store.put(NAME, body, PLAIN).version.etag
+        origin = BaseVersion(NAME, etag, len(body), len(body))
+        opened.append(compose(store, pool, tmp_path, origin, 4 * MIB))
+        return opened[-1]
+
+    yield open_it
+    for content in opened:
+        content.close()
+
+
+def read(content: CachedFile, offset: int, size: int) -> bytes:
+    span = content.read(offset, size)
+    data = os.pread(span.descriptor, span.length, span.position)
+    assert len(data) == span.length
+    return data
+
+
+def write(content: CachedFile, offset: int, data: bytes) -> None:
+    copied = content.write(offset, len(data), lambda file, position: os.pwrite(file, data, position))
+    assert copied == len(data)
+
+
+def ranges(store: MemoryStore) -> int:
+    return sum(method == "get" for method, _ in store.requests)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_changes_agree_with_a_bytearray(open_content: Open, seed: int) -> None:
+    dice = random.Random(seed)
+    model = bytearray(dice.randbytes(dice.choice([0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 77, 20 * BLOCK])))
+    content = open_content(bytes(model))
+    for _ in range(120):
+        offset, size = dice.randrange(len(model) + 2 * BLOCK), dice.randrange(1, 2 * BLOCK)
+        match dice.randrange(5):
+            case 0 | 1:
+                data = dice.randbytes(size)
+                write(content, offset, data)
+                model.extend(bytes(max(0, offset - len(model))))
+                model[offset : offset + size] = data
+            case 2:
+                content.truncate(offset)
+                del model[offset:]
+                model.extend(bytes(offset - len(model)))
+            case _:
+                assert read(content, offset, size) == model[offset : offset + size]
+        assert content.size == len(model)
+    content.ensure_all()
+    assert content.is_complete()
+    assert read(content, 0, len(model)) == model
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_writers_and_readers_side_by_side(open_content: Open, seed: int) -> None:
+    """Each writer has a stripe of its own; whoever reads a byte sees the old or the new one."""
+    dice = random.Random(seed)
+    old = dice.randbytes(24 * BLOCK + 1234)
+    new = dice.randbytes(len(old))
+    content = open_content(old)
+    step = 50_000
+    stripes = list(range(0, len(old), step))
+    dice.shuffle(stripes)
+    done = threading.Event()
+
+    def write_some(places: list[int]) -> None:
+        for place in places:
+            write(content, place, new[place : place + step])
+
+    def read_along(seeded: random.Random) -> int:
+        rounds = 0
+        while not done.is_set() or not rounds:
+            place = seeded.randrange(len(old))
+            got = read(content, place, 5000)
+            pairs = zip(got, old[place:], new[place:], strict=False)
+            assert all(byte in {before, after} for byte, before, after in pairs)
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(6) as threads:
+        readers = [threads.submit(read_along, random.Random(seed + number)) for number in range(3)]
+        writers = [threads.submit(write_some, stripes[number::3]) for number in range(3)]
+        try:
+            for writer in writers:
+                writer.result()
+        finally:
+            done.set()
+        assert all(reader.result() for reader in readers)
+    assert read(content, 0, len(old)) == new
+
+
+def test_truncated_bytes_do_not_come_back(open_content: Open) -> None:
+    content = open_content(b"x" * (3 * BLOCK))
+    content.truncate(10)
+    content.truncate(2 * BLOCK)
+    assert read(content, 0, 3 * BLOCK) == b"x" * 10 + bytes(2 * BLOCK - 10)
+
+
+def test_a_file_is_downloaded_once_for_many_readers(open_content: Open, store: MemoryStore) -> None:
+    body = random.Random(1).randbytes(3 * BLOCK)
+    content = open_content(body)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: read(content, 0, len(body)), range(8)))
+    assert answers == [body] * 8
+    assert ranges(store) == 1
+
+
+def test_a_new_version_is_never_mixed_in(open_content: Open, store: MemoryStore) -> None:
+    content = open_content(b"old" * BLOCK)
+    store.put(NAME, b"new" * BLOCK, PLAIN)
+    with pytest.raises(PreconditionFailed):
+        read(content, 0, 100)
+
+
+def test_a_deleted_version_is_stale_and_not_missing(open_content: Open, store: MemoryStore) -> None:
+    content = open_content(b"old" * BLOCK)
+    store.delete(NAME)
+    with pytest.raises(PreconditionFailed):
+        read(content, 0, 100)
+
+
+def test_a_failed_download_is_told_and_tried_again(open_content: Open, store: MemoryStore) -> None:
+    content = open_content(b"abc" * BLOCK)
+
+    def fail(method: str, _subject: str) -> None:
+        raise Unavailable(method)
+
+    store.hook = fail
+    with pytest.raises(Unavailable):
+        read(content, 0, 10)
+    store.hook = None
+    assert read(content, 0, 3) == b"abc"
+
+
+def test_a_segment_written_to_again_is_uploaded_again(
+    store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    content = compose(store, pool, tmp_path, None, 0)
+    upload = content.uploads
+    body = bytearray(random.Random(2).randbytes(3 * MIB + 5))
+    for offset in range(0, len(body), BLOCK):
+        write(content, offset, bytes(body[offset : offset + BLOCK]))
+    write(content, 10, b"changed")
+    body[10:17] = b"changed"
+    manifest = upload.finish(content.size)
+    info = store.put_manifest(NAME, manifest, PLAIN)
+    assert info.size == len(body)
+    got = bytearray(len(body))
+
+    def sink(offset: int, data: bytes) -> None:
+        got[offset : offset + len(data)] = data
+
+    store.get(NAME, sink)
+    assert got == body
+    garbage = upload.commit_manifest(manifest)
+    assert len(garbage) == 1
+    assert set(garbage).isdisjoint(segment.name for segment in manifest.segments)
+    content.close()
+
+
+def test_a_writer_waits_for_no_listing_of_leftovers(
+    store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """The rows come page by page, and in an outage no page comes for minutes."""
+    content = compose(store, pool, tmp_path, None, 0)
+    upload = content.uploads
+
+    def rows() -> Iterator[Row]:
+        pool.submit(write, content, 0, b"text").result(10)
+        yield Row(f"{upload.record.prefix.key}{0:013d}-abc", 4, "hash", "", "")
+
+    upload.adopt_leftovers(rows())
+    assert upload.commit_manifest(None) == [
+        ObjectName(upload.record.prefix.container, f"{upload.record.prefix.key}{0:013d}-abc")
+    ]
+    content.close()

@@ -1,0 +1,74 @@
+"""Credentials in files, the ways of Keystone to log in, readers, and that no secret is told anywhere."""
+
+from pathlib import Path
+
+import pytest
+
+from support.secret_files import secret_file
+from swiftfs.config.credentials import NAVER_AUTH_URL, login_environment, read_credentials
+from swiftfs.errors import ConfigurationError
+from swiftfs.store import open_account
+
+SECRET = "s3cret-key-nobody-sees"
+NAVER = f"access_key = AK\nsecret_key = {SECRET}\nproject_id = 0123\ndomain_id = abcd\n"
+
+
+def test_naver_s_keys(tmp_path: Path) -> None:
+    found = read_credentials(secret_file(tmp_path, NAVER))
+    assert found == {
+        "OS_AUTH_URL": NAVER_AUTH_URL,
+        "OS_USERNAME": "AK",
+        "OS_PASSWORD": SECRET,
+        "OS_PROJECT_ID": "0123",
+        "OS_USER_DOMAIN_ID": "abcd",
+    }
+    account = open_account(found)
+    assert account.label == f"{NAVER_AUTH_URL} (user AK)"
+    account.close()
+    other = read_credentials(secret_file(tmp_path, f"{NAVER}auth_url=https://other.example:5000/v3"))
+    assert other["OS_AUTH_URL"] == "https://other.example:5000/v3"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (NAVER.replace("project_id", "#"), "project_id is missing"),
+        (f"{NAVER}OS_USERNAME=x", "access_key and OS_USERNAME exclude each other"),
+        (f"secret={SECRET}", "line 1: expected OS_NAME=value"),
+        (f"OS_PASSWORD {SECRET}", "line 1: expected OS_NAME=value"),
+    ],
+)
+def test_a_wrong_file_is_told_without_its_secret(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_credentials(secret_file(tmp_path, text))
+    assert told in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_what_systemd_lends_has_the_mode_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = secret_file(tmp_path, NAVER, 0o440)
+    with pytest.raises(ConfigurationError, match="can be read by other users"):
+        read_credentials(file)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert login_environment(str(file), {"OS_TOKEN": "of the environment"})["OS_PASSWORD"] == SECRET
+    assert "OS_TOKEN" not in login_environment(str(file), {"OS_TOKEN": "of the environment"})
+
+
+LACKS = "by v3applicationcredential: You must provide an auth secret"
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"OS_AUTH_TYPE": "magic"}, "OS_AUTH_TYPE=magic: keystoneauth knows no such login method"),
+        ({"OS_APPLICATION_CREDENTIAL_ID": "x"}, LACKS),
+        ({"OS_AUTH_TYPE": "v3applicationcredential"}, "You must provide either an application credential ID"),
+        ({"OS_AUTH_TYPE": "token"}, "to log in by v3token, set OS_TOKEN too"),
+        ({"OS_AUTH_TYPE": "password", "OS_AUTH_URL": ""}, "set OS_AUTH_URL"),
+        ({"OS_AUTH_TYPE": "v3token", "OS_AUTH_URL": "", "OS_TOKEN": "x"}, "set OS_AUTH_URL too"),
+    ],
+)
+def test_what_a_way_to_log_in_lacks_is_named(environment: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_account({"OS_AUTH_URL": "https://auth.example:5000", **environment})
+    assert told in str(caught.value)

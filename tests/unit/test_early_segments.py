@@ -1,0 +1,67 @@
+"""Segments that go up while their file is still being written, and the holes of sparse files."""
+
+from collections.abc import Callable
+
+from support.storing_house import MIB, NAME, Writer, noise
+
+pytest_plugins = ["support.writer_fixtures"]
+
+
+def test_holes_of_one_length_are_one_segment(writer: Writer) -> None:
+    writer.truncate(20 * MIB)
+    writer.write(7 * MIB + 100, b"data")
+    writer.run()
+    assert writer.stored() == writer.model
+    assert len(writer.segments()) == 2
+    assert len(writer.store.manifest(NAME).segments) == 20
+    writer.write(0, noise(6 * MIB))
+    writer.run()
+    assert writer.stored() == writer.model
+    writer.write(6 * MIB, noise(14 * MIB))
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_a_hole_that_is_made_again_is_stored_again(writer: Writer) -> None:
+    writer.truncate(3 * MIB)
+    writer.run()
+    writer.write(0, noise(3 * MIB))
+    writer.run()
+    assert len(writer.segments()) == 3
+    writer.truncate(0)
+    writer.truncate(2 * MIB)
+    writer.run()
+    assert writer.stored() == bytes(2 * MIB)
+    assert writer.segments() == writer.named()
+
+
+def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writer]) -> None:
+    writer = build_writer()
+    uploads = writer.content.uploads
+    uploads._settle_seconds = 3600.0
+    writer.write(0, noise(4 * MIB))
+    assert not uploads.is_busy
+    assert writer.puts() == 0
+    uploads._settle_seconds = 0.0
+    writer.write(4 * MIB, noise(10))
+    assert writer.puts() == 4
+    uploads._settle_seconds = 3600.0
+    writer.write(4 * MIB, noise(3 * MIB))
+    assert writer.content.upload_full_segments()  # somebody needs room
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_a_segment_that_is_cut_while_it_rests_does_not_go_up(writer: Writer) -> None:
+    uploads = writer.content.uploads
+    uploads._settle_seconds = 3600.0
+    writer.write(0, noise(4 * MIB))
+    writer.truncate(MIB + 10)
+    uploads._settle_seconds = 0.0
+    writer.write(MIB + 10, b"more")
+    assert writer.puts() == 1
+    writer.write(MIB + 14, noise(2 * MIB))
+    assert writer.puts() == 2
+    writer.run()
+    assert writer.stored() == writer.model

@@ -1,0 +1,409 @@
+"""A change of a large file that failed costs none of its segments, whoever has them ten minutes later."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, put, write
+from support.journal_house import body, keys
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.object_moves import ObjectMoves
+from swiftfs.journal.operations import ANY_VERSION, Move
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Body, Headers
+
+MIB = 1024 * 1024
+OPTIONS = "segment_size=1M,ttl=0"
+DATA = os.urandom(4 * MIB)
+SMALL = b"another file"
+
+
+def segments(store: MemoryStore) -> set[str]:
+    return {row.key for row in store.list_page("box_segments").rows}
+
+
+def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
+    handle = filesystem.open(path, os.O_RDWR)
+    try:
+        put(filesystem, handle, offset, data)
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
+@dataclass(frozen=True)
+class Deed:
+    """A change of the large file /d/x, and the requests of it that fail."""
+
+    run: Callable[[FileSystem], None]
+    fails: tuple[tuple[str, str], ...]
+
+
+def _remove(filesystem: FileSystem) -> None:
+    filesystem.unlink("/d/x")
+
+
+def _rename_over(filesystem: FileSystem) -> None:
+    filesystem.rename("/d/s", "/d/x")
+
+
+def _write_small(filesystem: FileSystem) -> None:
+    write(filesystem, "/d/x", b"small now")
+
+
+def _write_large(filesystem: FileSystem) -> None:
+    write(filesystem, "/d/x", os.urandom(3 * MIB))
+
+
+def _truncate(filesystem: FileSystem) -> None:
+    filesystem.truncate("/d/x", 2 * MIB + 5)
+
+
+def _patch(filesystem: FileSystem) -> None:
+    change(filesystem, "/d/x", 10, b"patched" * 1000)
+
+
+def _rename_folder(filesystem: FileSystem) -> None:
+    filesystem.rename("/d", "/e")
+
+
+DEEDS = {
+    "remove": Deed(_remove, (("delete", "box/d/x"), ("delete_many", "box/d/x"))),
+    "rename over": Deed(_rename_over, (("copy", "box/d/s"),)),
+    "write small": Deed(_write_small, (("put", "box/d/x"),)),
+    "write large": Deed(_write_large, (("put_manifest", "box/d/x"),)),
+    "truncate": Deed(_truncate, (("put_manifest", "box/d/x"),)),
+    "patch": Deed(_patch, (("put_manifest", "box/d/x"),)),
+    "rename folder": Deed(_rename_folder, (("copy", "box/d/s"),)),
+}
+
+ERRORS = {
+    "403": AccessDenied("403"),
+    "503": Unavailable("503", may_land=False),
+    "lost": Unavailable("no answer", may_land=True),
+}
+
+
+def _renamed(filesystem: FileSystem) -> bytes:
+    filesystem.rename("/d/x", "/y")
+    return DATA
+
+
+def _appended(filesystem: FileSystem) -> bytes:
+    filesystem.rename("/d/x", "/y")
+    change(filesystem, "/y", len(DATA), b"more")
+    return DATA + b"more"
+
+
+def _patched(filesystem: FileSystem) -> bytes:
+    filesystem.rename("/d/x", "/between")
+    change(filesystem, "/between", 5, b"hello")
+    filesystem.rename("/between", "/y")
+    return DATA[:5] + b"hello" + DATA[10:]
+
+
+def _with_folder(filesystem: FileSystem) -> bytes:
+    filesystem.rename("/d", "/f")
+    change(filesystem, "/f/x", 5, b"hello")
+    filesystem.rename("/f/x", "/y")
+    return DATA[:5] + b"hello" + DATA[10:]
+
+
+CARRIES = [_renamed, _appended, _patched, _with_folder]
+
+
+@contextmanager
+def failing(store: MemoryStore, deed: Deed, error: StoreError) -> Iterator[None]:
+    """Have every request of the deed that would change something fail."""
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) in deed.fails:
+            raise error
+
+    store.hook = hook
+    try:
+        yield
+    finally:
+        store.hook = None
+
+
+def prepared() -> MemoryStore:
+    return MemoryStore("box", "box_segments")
+
+
+def fill(filesystem: FileSystem) -> None:
+    filesystem.mkdir("/d", 0o755, ME)
+    write(filesystem, "/d/x", DATA)
+    write(filesystem, "/d/s", SMALL)
+
+
+def fail(filesystem: FileSystem, store: MemoryStore, deed: Deed, error: StoreError) -> None:
+    """Do what fails; the mount shows again what Swift has."""
+    with failing(store, deed, error), pytest.raises((SwiftfsError, OSError)):
+        deed.run(filesystem)
+    assert body(store, "d/x") == DATA
+
+
+def ten_minutes_later(store: MemoryStore, cache: Path) -> None:
+    """Look again at what the mounts of that cache folder left, when its time is over."""
+    with closing(JournalDB(cache, "box of memory")) as log:
+        later = time.time() + LATE_SECONDS + 1
+        removal = SegmentRemoval(store, log, SegmentOwnership(log), lambda: later)
+        removal.look_again()
+        assert not removal.leftovers()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the cache folders of two mounts."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "one", tmp_path / "two"
+
+
+@pytest.mark.matrix(20)
+@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_file_that_is_renamed_and_changed_afterwards(
+    folders: tuple[Path, Path], deed: str, error: str, carry: Callable[[FileSystem], bytes], restarts: bool
+) -> None:
+    store = prepared()
+    with bench(store, folders[0], OPTIONS) as filesystem:
+        fill(filesystem)
+        fail(filesystem, store, DEEDS[deed], ERRORS[error])
+        if not restarts:
+            filesystem.refresh()
+            wanted = carry(filesystem)
+    if restarts:
+        with bench(store, folders[0], OPTIONS) as filesystem:
+            wanted = carry(filesystem)
+    ten_minutes_later(store, folders[0])
+    assert body(store, "y") == wanted
+
+
+@pytest.mark.matrix(20)
+@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_file_that_another_mount_renames_afterwards(
+    folders: tuple[Path, Path], deed: str, error: str, carry: Callable[[FileSystem], bytes]
+) -> None:
+    store = prepared()
+    with bench(store, folders[0], OPTIONS) as filesystem:
+        fill(filesystem)
+        fail(filesystem, store, DEEDS[deed], ERRORS[error])
+        with bench(store, folders[1], OPTIONS) as other:
+            wanted = carry(other)
+    ten_minutes_later(store, folders[0])
+    assert body(store, "y") == wanted
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_file_whose_manifest_another_client_copies_afterwards(
+    folders: tuple[Path, Path], deed: str, error: str
+) -> None:
+    store = prepared()
+    with bench(store, folders[0], OPTIONS) as filesystem:
+        fill(filesystem)
+        fail(filesystem, store, DEEDS[deed], ERRORS[error])
+        store.copy(ObjectName("box", "d/x"), ObjectName("box", "y"), manifest_only=True)
+    ten_minutes_later(store, folders[0])
+    assert body(store, "d/x") == body(store, "y") == DATA
+
+
+class LandingStore(MemoryStore):
+    """A store that carries out a PUT of /d/x, whose answer is lost then, as long as it `lands`."""
+
+    lands = False
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        info = super().put(name, body, headers, if_absent=if_absent)
+        self._lose_answer(name)
+        return info
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        info = super().put_manifest(name, manifest, headers)
+        self._lose_answer(name)
+        return info
+
+    def _lose_answer(self, name: ObjectName) -> None:
+        if self.lands and name.key == "d/x":
+            raise Unavailable("the answer was lost", may_land=True)
+
+
+WAITING = f"{OPTIONS},settle=0.05,drain=0"
+WRITES = ["write small", "write large", "truncate", "patch"]
+
+
+def wait_for_attempt(filesystem: FileSystem) -> None:
+    """Wait until the change of the file was attempted, and has failed."""
+    wait_until(lambda: any(one.reason for one in filesystem.waiting()))
+
+
+def change_twice(
+    store: MemoryStore,
+    cache: Path,
+    deed: Deed,
+    failure: AbstractContextManager[None],
+    meanwhile: Callable[[], None],
+    restarts: bool,
+) -> None:
+    """Do something that fails at first, and is tried again by this mount or the next."""
+    if restarts:
+        with leaving_changes(), failure, bench(store, cache, WAITING) as filesystem:
+            deed.run(filesystem)
+            wait_for_attempt(filesystem)
+        meanwhile()
+        with bench(store, cache, WAITING) as filesystem:
+            store_now(filesystem)
+        return
+    with bench(store, cache, WAITING) as filesystem:
+        with failure:
+            deed.run(filesystem)
+            wait_for_attempt(filesystem)
+            meanwhile()
+        store_now(filesystem)
+
+
+@contextmanager
+def leaving_changes() -> Iterator[None]:
+    """Expect that the next mount has something to do."""
+    with pytest.raises(SwiftfsError, match="stay in"):
+        yield
+
+
+@contextmanager
+def landing(store: LandingStore) -> Iterator[None]:
+    store.lands = True
+    try:
+        yield
+    finally:
+        store.lands = False
+
+
+def store_now(filesystem: FileSystem) -> None:
+    filesystem.retry()
+    wait_until(lambda: not filesystem.waiting())
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("deed", ["write small", "write large"])
+def test_a_file_that_another_mount_renames_before_its_change_is_stored(
+    folders: tuple[Path, Path], deed: str, error: str, restarts: bool
+) -> None:
+    """The change waits, and is stored under the old name."""
+    store = prepared()
+    with bench(store, folders[0], OPTIONS) as filesystem:
+        fill(filesystem)
+
+    def rename() -> None:
+        with bench(store, folders[1], OPTIONS) as other:
+            other.rename("/d/x", "/y")
+
+    change_twice(store, folders[0], DEEDS[deed], failing(store, DEEDS[deed], ERRORS[error]), rename, restarts)
+    assert "d/x" in keys(store)
+    ten_minutes_later(store, folders[0])
+    assert body(store, "y") == DATA
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("deed", WRITES)
+def test_segments_of_what_an_attempt_without_an_answer_has_replaced_go(
+    folders: tuple[Path, Path], deed: str, restarts: bool
+) -> None:
+    store = LandingStore("box", "box_segments")
+    with bench(store, folders[0], OPTIONS) as filesystem:
+        fill(filesystem)
+    change_twice(store, folders[0], DEEDS[deed], landing(store), lambda: None, restarts)
+    ten_minutes_later(store, folders[0])
+    assert segments(store) == named(store, "d/x")
+
+
+class Killed(BaseException):
+    """Ends a process in the middle of a call."""
+
+
+@pytest.mark.parametrize(
+    "dies", [("copy", "box/s"), ("head", "box/s"), ("delete", "box/s"), ("delete_many", "")]
+)
+def test_segments_of_the_target_of_a_killed_rename_go(tmp_path: Path, dies: tuple[str, str]) -> None:
+    """The next mount finds the copy, or makes it."""
+    store = prepared()
+    source, target = ObjectName("box", "s"), ObjectName("box", "x")
+    with bench(store, tmp_path, OPTIONS) as filesystem:
+        write(filesystem, "/x", DATA)
+        write(filesystem, "/s", SMALL)
+    etags = (store.head(source).version.etag, store.head(target).version.etag)
+    move = Move(source, target, replaces_large=True, etag=etags[0], replaces_etag=etags[1])
+
+    def die(method: str, subject: str) -> None:
+        if method == dies[0] and subject.startswith(dies[1]):
+            raise Killed
+
+    store.hook = die
+    with moves(store, tmp_path) as killed, pytest.raises(Killed):
+        killed.move(move)
+    store.hook = None
+    with moves(store, tmp_path) as next_one:
+        assert not next_one.resume_move(move)
+    assert body(store, "x") == SMALL
+    ten_minutes_later(store, tmp_path)
+    assert segments(store) == set()
+
+
+@pytest.mark.parametrize("is_large", [True, False, None])
+def test_a_killed_rename_is_no_proof_of_an_older_deletion(
+    folders: tuple[Path, Path], is_large: bool | None
+) -> None:
+    """Its target is another file than that which could not be deleted, and was renamed by another mount."""
+    store = prepared()
+    with bench(store, folders[0], OPTIONS) as filesystem:
+        fill(filesystem)
+        fail(filesystem, store, DEEDS["remove"], ERRORS["lost"])
+    with bench(store, folders[1], OPTIONS) as other:
+        other.rename("/d/x", "/y")
+        write(other, "/d/x", b"a new file")
+    source, target = ObjectName("box", "d/s"), ObjectName("box", "d/x")
+    etag = store.head(source).version.etag
+    move = Move(source, target, replaces_large=is_large, etag=etag, replaces_etag=ANY_VERSION)
+
+    def die(method: str, _subject: str) -> None:
+        if method == "delete":
+            raise Killed
+
+    store.hook = die
+    with moves(store, folders[0]) as killed, pytest.raises(Killed):
+        killed.move(move)
+    store.hook = None
+    with moves(store, folders[0]) as next_one:
+        assert not next_one.resume_move(move)
+    ten_minutes_later(store, folders[0])
+    assert body(store, "y") == DATA
+
+
+@contextmanager
+def moves(store: MemoryStore, cache: Path) -> Iterator[ObjectMoves]:
+    with closing(JournalDB(cache, "box of memory")) as log, ThreadPoolExecutor() as pool:
+        yield ObjectMoves(store, pool, SegmentRemoval(store, log, SegmentOwnership(log)))
+
+
+def named(store: MemoryStore, key: str) -> set[str]:
+    """Return the segments that an object names."""
+    name = ObjectName("box", key)
+    return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()

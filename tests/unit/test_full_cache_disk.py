@@ -1,0 +1,34 @@
+"""The disk of the cache folder is full while a change is being stored."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, write
+from support.journal_house import body
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.journal import outcomes
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_what_a_full_disk_holds_up_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nobody needs to say `swiftfs retry` when there is room again."""
+    monkeypatch.setattr(outcomes, "FIRST_PAUSE", 0.05)
+    store, failures = MemoryStore("box"), [number, number]
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "put" and failures:
+            code = failures.pop()
+            raise OSError(code, os.strerror(code))
+
+    store.hook = hook
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        write(filesystem, "/file", b"data")
+        wait_until(lambda: not filesystem.waiting())
+    assert body(store, "file") == b"data"
+    assert not failures

@@ -1,0 +1,167 @@
+"""`swiftfs gc`: it finds what no manifest names, and nothing that one does."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.memory_store import MemoryStore
+from support.stores import TEXT, put
+from swiftfs.attributes import Stored
+from swiftfs.demo.server import SwiftServer
+from swiftfs.errors import ConfigurationError
+from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
+from swiftfs.filecache.segment_container import SEGMENT_NAME
+from swiftfs.filecache.upload_record import journal_of, segment_prefix
+from swiftfs.journal.database import SCHEMA, JournalDB, Record
+from swiftfs.journal.operations import PutFile
+from swiftfs.maintenance.journaled_uploads import Journaled, journaled
+from swiftfs.maintenance.orphan_segments import Search
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.paths import Source
+from swiftfs.sqlite import make_tables
+from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+OURS = "swiftfs-0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def swift_server() -> Iterator[SwiftServer]:
+    """A Swift of this module's own: `gc` looks at all objects of the account, those of other tests too."""
+    with SwiftServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("key", "upload"),
+    [
+        (f"d/film.mkv/{OURS}/0000000000000-0123456789ab", f"d/film.mkv/{OURS}"),
+        ("f/slo/1795427137.042741/3145728/1048576/00000002", "f/slo/1795427137.042741/3145728/1048576"),
+        ("f/1795427137.042741/3145728/1048576/00000002", "f/1795427137.042741/3145728/1048576"),
+        (
+            "a b/2026-11-23-094537-yVhrl0V4T_entjW3n9v9Mg/00000000",
+            "a b/2026-11-23-094537-yVhrl0V4T_entjW3n9v9Mg",
+        ),
+        ("f/1795427137.042741387/3145728/00000002", "f/1795427137.042741387/3145728"),
+    ],
+)
+def test_the_names_of_segments(key: str, upload: str) -> None:
+    match = SEGMENT_NAME.fullmatch(key)
+    assert match is not None
+    assert match[1] == upload
+
+
+@pytest.mark.parametrize("key", ["film.mkv", "a/b/00000001", f"{OURS}/x", "segments/1/2", "a/swiftfs-01/x"])
+def test_other_names_are_no_segments(key: str) -> None:
+    assert SEGMENT_NAME.fullmatch(key) is None
+
+
+@contextmanager
+def search_of(store: MemoryStore) -> Iterator[Search]:
+    search = Search(store, Source("a"), lambda _looked: None)
+    try:
+        yield search
+    finally:
+        search.close()
+
+
+def run_search(search: Search) -> list[ObjectName]:
+    now = time.time_ns() + 10**12
+    search.run(elsewhere="", limit_ns=now, journaled=(), now_ns=now)
+    return [upload.prefix for upload in search.candidates.uploads()]
+
+
+def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
+    store = MemoryStore("a", "a_segments", "b", "c")
+    segment = put(store, "a_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x" * 10)
+    source, target = ObjectName("c", "film"), ObjectName("b", "film")
+    store.put_manifest(source, Manifest((segment,)), Headers("video/x;mode=0100644;slo=" + "0" * 32))
+    moved = False
+
+    def move(method: str, subject: str) -> None:
+        nonlocal moved
+        if method == "list_page" and subject.startswith("c") and not moved:  # `b` was listed before
+            moved = True
+            store.copy(source, target, manifest_only=True)
+            store.delete(source)
+
+    store.hook = move
+    with search_of(store) as search:
+        assert run_search(search) == []
+    assert moved
+
+
+def test_a_dlo_protects_what_its_prefix_begins() -> None:
+    store = MemoryStore("a", "a_segments")
+    for key in ("film", "film2"):
+        put(store, "a_segments", f"{key}/1795427137.042741/3145728/00000000", b"x")
+    manifest = Headers(
+        "video/x", preserved_headers={"X-Object-Manifest": "a_segments/film/1795427137.042741/"}
+    )
+    store.put(ObjectName("a", "renamed"), b"", manifest)
+    with search_of(store) as search:
+        assert run_search(search) == [ObjectName("a_segments", "film2/1795427137.042741/3145728/")]
+
+
+def test_of_an_upload_with_a_young_segment_nothing_is_old() -> None:
+    store = MemoryStore("a", "a_segments")
+    first = put(store, "a_segments", f"film/{OURS}/0-0", b"x")
+    between = store.head(first.name).last_modified_ns
+    time.sleep(0.01)
+    put(store, "a_segments", f"film/{OURS}/1-0", b"x")
+    store.put(ObjectName("a", "o"), b"", TEXT)
+    with search_of(store) as search:
+        search.run(elsewhere="", limit_ns=between + 1000, journaled=(), now_ns=between)
+        assert not search.candidates
+
+
+def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> None:
+    folder = tmp_path / "box-0123"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
+        journal.execute("PRAGMA locking_mode = EXCLUSIVE")
+        journal.execute("PRAGMA journal_mode = WAL")
+        make_tables(journal, SCHEMA)
+        journal.execute("INSERT INTO uploads VALUES ('a_segments', ?, '[]')", (f"film/{OURS}/",))
+        journal.commit()
+        prefixes = journaled(tmp_path).prefixes
+    assert prefixes == {ObjectName("a_segments", f"film/{OURS}/")} == journaled(folder).prefixes
+    store = MemoryStore("a", "a_segments")
+    put(store, "a_segments", f"film/{OURS}/0-0", b"x")
+    with search_of(store) as search:
+        now = time.time_ns() + 10**12
+        search.run(elsewhere="", limit_ns=now, journaled=prefixes, now_ns=now)
+        assert not search.candidates
+
+
+def test_a_journal_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        journaled(tmp_path)
+    assert journaled(tmp_path / "missing") == Journaled()
+
+
+def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
+    """A record of a file may outlive that of its upload."""
+    prefix = ObjectName("a_segments", f"film/{OURS}/")
+    name = ObjectName("a", "film")
+    placed = StoredSegment(0, Segment(ObjectName("a_segments", "film/other/0-0"), "e", MIB))
+    saved = FileRecord("local", MIB, None, Blocks(), prefix, (placed,))
+    with closing(JournalDB(tmp_path, "me")) as log:
+        log.commit([Record(1, "/film", PutFile(name, saved, ObjectMeta("a/b", Stored())))])
+        said = journaled(tmp_path)
+        assert said == Journaled(frozenset({log.id}), frozenset({prefix, placed.segment.name}))
+    with closing(JournalDB(tmp_path, "me")) as log:
+        assert journaled(tmp_path).ids == {log.id}
+
+
+def test_an_upload_tells_whose_journal_knows_of_it() -> None:
+    name = ObjectName("box", "swiftfs-" + "a" * 32 + "/x")
+    assert journal_of(segment_prefix(name, "0123456789ab")) == "0123456789ab"
+    assert journal_of("film/slo/1795427137.042741/3145728/1048576/") is None
+    assert len({segment_prefix(name, "0123456789ab") for _ in range(100)}) == 100

@@ -1,0 +1,96 @@
+"""The folder `.swiftfs` in a mount's root: read by those who may, changed by nobody, met by no walk."""
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable
+
+import pytest
+
+from support.log_records import record
+from swiftfs.control.control_dir import PRIVATE, ROOT, ControlDir, ControlDirFS
+from swiftfs.fuse.operations import FileSystem
+from swiftfs.objects import DIRECT_HANDLES, Caller
+from swiftfs.paths import beside_hidden, without_hidden
+from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
+
+
+@pytest.mark.parametrize(
+    "name", [".swiftfs", "%.swiftfs", "%%%.swiftfs", ".swiftfs2", "a", "%", "%a", ".swiftfs%"]
+)
+def test_the_other_names_are_unique(name: str) -> None:
+    shown = beside_hidden(name)
+    assert shown != ".swiftfs"
+    assert without_hidden(f"/{shown}") == f"/{name}"
+    assert without_hidden(f"/{shown}/.swiftfs") == f"/{name}/.swiftfs"
+
+
+def control_dir() -> ControlDir:
+    return ControlDir({"log": lambda: b"x"}, lambda: Caller(os.getuid(), 0))
+
+
+class CalledFileSystem:
+    """A file system that does nothing and remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[object, ...]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        return lambda *words: self.calls.append((name, words))
+
+
+CALLS = {name: call for name, call in vars(FileSystem).items() if not name.startswith("_")}
+
+
+def words_of(call: Callable[..., object], path: str, handle: int) -> list[object]:
+    """Return arguments for a call of a file system, with `path` for each path and `handle` for the handle."""
+    special: dict[str, object] = {"path": path, "old": path, "new": path, "handle": handle, "name": "user.a"}
+    names = list(inspect.signature(call).parameters)[1:]
+    return [special.get(name, f"the {name}") for name in names]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_is_passed_on_with_its_arguments(name: str) -> None:
+    plain = CalledFileSystem()
+    both = ControlDirFS(plain, control_dir())  # type: ignore[arg-type]
+    getattr(both, name)(*words_of(CALLS[name], "/%.swiftfs", 7))
+    assert plain.calls == [(name, tuple(words_of(CALLS[name], "/.swiftfs", 7)))]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "statfs"])
+def test_no_call_for_the_folder_reaches_the_file_system(name: str) -> None:
+    plain, control = CalledFileSystem(), control_dir()
+    handle = control.open(f"{ROOT}/log", os.O_RDONLY)
+    both = ControlDirFS(plain, control)  # type: ignore[arg-type]
+    words = words_of(CALLS[name], ROOT, handle)
+    if name in {"read", "open"}:
+        words[1:] = [0, 1][: len(words) - 1]
+    opened = set() if name == "release" else {handle}
+    with contextlib.suppress(OSError):
+        result = getattr(both, name)(*words)
+        opened |= {result} if name == "open" else set()
+    for one in opened:
+        control.release(one)
+    assert plain.calls == []
+
+
+def test_only_its_own_paths_are_hidden() -> None:
+    hidden = control_dir()
+    assert hidden.getattr(ROOT).is_directory
+    handle = hidden.open(f"{ROOT}/log", os.O_RDONLY)
+    assert handle >= DIRECT_HANDLES
+    hidden.release(handle)
+    assert all(name.startswith("swift.") for name in PRIVATE)
+    for path in (f"{ROOT}/other", f"{ROOT}/log/x"):
+        with pytest.raises(FileNotFoundError):
+            hidden.getattr(path)
+
+
+def test_what_is_kept_of_the_log_is_bounded() -> None:
+    recent = Recent()
+    for number in range(RECENT_LINES + 5):
+        recent.handle(record(f"line {number} " + "x" * 2 * RECENT_CHARACTERS))
+    lines = recent.text().splitlines()
+    assert len(lines) == RECENT_LINES
+    assert "line 5 " in lines[0]
+    assert {len(line) for line in lines} == {RECENT_CHARACTERS}

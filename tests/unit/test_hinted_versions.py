@@ -1,0 +1,299 @@
+"""`slo=` in a Content-Type is a hint: it travels with copies that other clients make, and may be wrong."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, get, names, put, read, write
+from support.cache_house import noise
+from support.memory_store import MemoryStore
+from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+BODY = noise(3 * MIB)
+OTHER = noise(3 * MIB, 1)
+
+FILE, COPY = ObjectName("box", "file"), ObjectName("box", "copy")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MemoryStore:
+    """A store in which a mount has left a large file; what that mount knew is gone."""
+    made = MemoryStore("box")
+    (tmp_path / "first").mkdir()
+    with bench(made, tmp_path / "first", "segment_size=1M") as filesystem:
+        write(filesystem, "/file", BODY)
+    assert made.head(FILE).is_slo
+    made.requests.clear()
+    return made
+
+
+def type_of(store: MemoryStore, name: ObjectName = FILE) -> str:
+    return store.head(name).content_type
+
+
+def copy_plainly(store: MemoryStore) -> None:
+    """As `swift copy` does: the bytes become a plain object, the Content-Type goes with them."""
+    store.copy(FILE, COPY)
+
+
+def copy_segments(store: MemoryStore) -> Manifest:
+    """Store segments of the copy's own."""
+    segments = []
+    for number in range(3):
+        part = ObjectName("box_segments", f"parts/{number}")
+        info = store.put(part, BODY[number * MIB : (number + 1) * MIB], Headers("x/y"))
+        segments.append(Segment(part, info.version.etag, MIB))
+    return Manifest(tuple(segments))
+
+
+def copy_in_segments(store: MemoryStore) -> None:
+    """As rclone does: the segments are copied, and their manifest is a DLO's."""
+    copy_segments(store)
+    store.put(COPY, b"", Headers(type_of(store), {}, {"X-Object-Manifest": "box_segments/parts/"}))
+
+
+def copy_wrongly(store: MemoryStore) -> None:
+    """As a chmod on a stale listing once did: an SLO whose Content-Type names another ETag."""
+    etag = store.head(FILE).version.etag
+    store.put_manifest(COPY, copy_segments(store), Headers(type_of(store).replace(etag, "0" * 32)))
+
+
+def copy_silently(store: MemoryStore) -> None:
+    """An SLO whose Content-Type has our parameters, but not that it is one."""
+    etag = store.head(FILE).version.etag
+    store.put_manifest(COPY, copy_segments(store), Headers(type_of(store).replace(f";slo={etag}", "")))
+
+
+COPIES = [copy_plainly, copy_in_segments, copy_wrongly, copy_silently]
+MakeCopy = Callable[[MemoryStore], None]
+
+
+@pytest.fixture(params=COPIES)
+def copied(store: MemoryStore, request: pytest.FixtureRequest) -> MemoryStore:
+    """The store with a copy of the file in it."""
+    make: MakeCopy = request.param
+    make(store)
+    store.requests.clear()
+    return store
+
+
+@pytest.fixture(params=["segment_size=1M", "segment_size=8M", "segment_size=1M,settle=60"])
+def filesystem(copied: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
+    with bench(copied, tmp_path, request.param) as built:
+        yield built
+
+
+def stored(store: MemoryStore, name: ObjectName = COPY) -> bytes:
+    body = bytearray(store.head(name).size)
+
+    def sink(offset: int, data: bytes) -> None:
+        body[offset : offset + len(data)] = data
+
+    store.get(name, sink)
+    return bytes(body)
+
+
+def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
+    handle = filesystem.open(path, os.O_RDWR)
+    put(filesystem, handle, offset, data)
+    filesystem.flush(handle)
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
+
+
+@pytest.mark.matrix(4)
+def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
+    for _ in range(2):
+        assert filesystem.getattr("/copy").size == len(BODY)
+        assert read(filesystem, "/copy") == BODY
+        assert read(filesystem, "/file") == BODY
+        filesystem.refresh()
+
+
+@pytest.mark.matrix(4)
+def test_a_part_of_a_copy(filesystem: FileSystem) -> None:
+    handle = filesystem.open("/copy", os.O_RDONLY)
+    assert get(filesystem, handle, 2 * MIB, 1000) == BODY[2 * MIB : 2 * MIB + 1000]
+    assert get(filesystem, handle, 0, 1000) == BODY[:1000]
+    filesystem.release(handle)
+
+
+@pytest.mark.matrix(12)
+@pytest.mark.parametrize("offset", [3 * MIB, 1_200_000, 0])
+@pytest.mark.parametrize("size", [8, 128 * 1024])
+def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: int, size: int) -> None:
+    data = noise(size, 2)
+    change(filesystem, "/copy", offset, data)
+    wanted = BODY[:offset] + data + BODY[offset + len(data) :]
+    assert stored(copied) == wanted
+    assert read(filesystem, "/copy") == wanted
+    filesystem.refresh()
+    assert read(filesystem, "/copy") == wanted
+    assert stored(copied, FILE) == BODY == read(filesystem, "/file")
+
+
+@pytest.mark.matrix(8)
+@pytest.mark.parametrize("size", [0, MIB, MIB + 1, 4 * MIB])
+def test_a_copy_is_cut_or_made_longer(copied: MemoryStore, filesystem: FileSystem, size: int) -> None:
+    filesystem.truncate("/copy", size)
+    handle = filesystem.open("/copy", os.O_RDWR)
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
+    wanted = (BODY + bytes(MIB))[:size]
+    assert stored(copied) == wanted == read(filesystem, "/copy")
+    assert stored(copied, FILE) == BODY
+
+
+def settle(filesystem: FileSystem) -> None:
+    root = filesystem.opendir("/")
+    filesystem.fsyncdir(root)
+    filesystem.releasedir(root)
+
+
+def deeds(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]:
+    return {
+        "chmod": lambda fs: fs.chmod(path, 0o600),
+        "touch": lambda fs: fs.utimens(path, None, 1_600_000_000_000_000_000),
+        "setxattr": lambda fs: fs.setxattr(path, "user.x", b"1", 0),
+        "stat": lambda fs: fs.getattr(path),
+    }
+
+
+@pytest.mark.matrix(16)
+@pytest.mark.parametrize("first", deeds())
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_copy_is_described_and_then_read(
+    copied: MemoryStore, filesystem: FileSystem, first: str, listed: bool
+) -> None:
+    if listed:
+        assert names(filesystem, "/") == ["copy", "file"]
+    deeds()[first](filesystem)
+    assert read(filesystem, "/copy") == BODY
+    settle(filesystem)
+    filesystem.refresh()
+    assert read(filesystem, "/copy") == BODY == stored(copied)
+    assert filesystem.getattr("/copy").size == len(BODY)
+    change(filesystem, "/copy", 3 * MIB, b"tail")
+    assert stored(copied) == BODY + b"tail"
+
+
+@pytest.mark.matrix(6)
+@pytest.mark.parametrize("target", ["/moved", "/file"])
+def test_a_copy_is_renamed(copied: MemoryStore, filesystem: FileSystem, target: str) -> None:
+    filesystem.rename("/copy", target)
+    assert read(filesystem, target) == BODY
+    assert filesystem.getattr(target).size == len(BODY)
+    filesystem.refresh()
+    assert names(filesystem, "/") == sorted({"file", target[1:]})
+    assert read(filesystem, target) == BODY == stored(copied, ObjectName("box", target[1:]))
+    if target != "/file":
+        assert read(filesystem, "/file") == BODY
+
+
+@pytest.mark.parametrize("make", [copy_plainly, copy_in_segments])
+def test_a_copy_goes_alone(store: MemoryStore, tmp_path: Path, make: MakeCopy) -> None:
+    make(store)
+    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+        filesystem.unlink("/copy")
+        assert names(filesystem, "/") == ["file"]
+        assert read(filesystem, "/file") == BODY
+    assert stored(store, FILE) == BODY
+
+
+def overwritten(store: MemoryStore, body: bytes) -> None:
+    """Let another client put other bytes in the place of the file, with the type that it had."""
+    store.put(FILE, body, Headers(type_of(store)))
+
+
+@pytest.mark.parametrize("body", [OTHER, OTHER[:1000], OTHER + OTHER, b""], ids=len)
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_another_client_put_in_its_place(
+    store: MemoryStore, tmp_path: Path, body: bytes, cached: bool
+) -> None:
+    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+        if cached:
+            assert read(filesystem, "/file") == BODY
+        overwritten(store, body)
+        filesystem.refresh()
+        assert filesystem.getattr("/file").size == len(body)
+        assert read(filesystem, "/file") == body
+        change(filesystem, "/file", len(body), b"tail")
+        assert stored(store, FILE) == body + b"tail"
+
+
+@pytest.mark.parametrize("deed", ["chmod", "touch", "setxattr"])
+def test_a_stale_listing_stamps_nothing_wrong(store: MemoryStore, tmp_path: Path, deed: str) -> None:
+    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+        assert names(filesystem, "/") == ["file"]
+        (tmp_path / "other").mkdir()
+        with bench(store, tmp_path / "other", "segment_size=1M") as other:
+            change(other, "/file", 10, b"of another mount")
+        store.copy(FILE, COPY, manifest_only=True)
+        store.copy(COPY, FILE, manifest_only=True)
+        wanted = stored(store, FILE)
+        deeds("/file")[deed](filesystem)
+        filesystem.refresh()
+        assert read(filesystem, "/file") == wanted
+    (tmp_path / "next").mkdir()
+    with bench(store, tmp_path / "next") as filesystem:
+        assert f"slo={store.head(FILE).version.etag}" in type_of(store)
+        assert read(filesystem, "/file") == wanted
+
+
+def test_a_reader_of_a_hinted_version_never_gets_two(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "read_ahead=0") as filesystem:
+        handle = filesystem.open("/file", os.O_RDONLY)
+        assert get(filesystem, handle, 0, 1000) == BODY[:1000]
+        overwritten(store, OTHER)
+        with pytest.raises(PreconditionFailed) as caught:
+            get(filesystem, handle, 2 * MIB, 1000)
+        assert errno_of(caught.value) == errno.ESTALE
+        filesystem.release(handle)
+        assert read(filesystem, "/file") == OTHER
+
+
+def test_what_is_cached_serves_while_swift_is_away(store: MemoryStore, tmp_path: Path) -> None:
+    def away(method: str, subject: str) -> None:
+        raise Unavailable(f"{method} {subject}")
+
+    with bench(store, tmp_path) as filesystem:
+        assert read(filesystem, "/file") == BODY
+        store.hook = away
+        assert read(filesystem, "/file") == BODY
+        store.hook = None
+
+
+def test_a_confirmed_version_is_asked_about_once(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path) as filesystem:
+        assert read(filesystem, "/file") == BODY
+        before = [method for method, _ in store.requests].count("get")
+        filesystem.refresh()
+        assert read(filesystem, "/file") == BODY
+        assert [method for method, _ in store.requests].count("get") == before
+        assert "head" not in [method for method, _ in store.requests]
+
+
+def test_a_corrected_version_is_asked_about_once(store: MemoryStore, tmp_path: Path) -> None:
+    copy_plainly(store)
+    store.requests.clear()
+    with bench(store, tmp_path) as filesystem:
+        assert read(filesystem, "/copy") == BODY
+        assert [method for method, _ in store.requests].count("head") == 1
+        before = len(store.requests)
+        filesystem.refresh()
+        assert read(filesystem, "/copy") == BODY
+        assert [method for method, _ in store.requests[before:]] == ["list_page"]
+
+
+def test_a_copy_that_is_overwritten_makes_no_conflict(store: MemoryStore, tmp_path: Path) -> None:
+    copy_plainly(store)
+    with bench(store, tmp_path, "conflict=keep,segment_size=1M") as filesystem:
+        change(filesystem, "/copy", 5, b"patch")
+        assert names(filesystem, "/") == ["copy", "file"]

@@ -1,0 +1,307 @@
+"""The journal without a kernel: what becomes one request, what survives, what is told."""
+
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, copy_live, get, names, put, read, write
+from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.posix.filesystem import FileSystem
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create_container("box")
+    return store
+
+
+@pytest.fixture
+def calls(store: MemoryStore) -> Counter[str]:
+    """Count what changes something."""
+    counted: Counter[str] = Counter()
+
+    def note(method: str, _subject: object) -> None:
+        if method in ("put", "post", "copy", "delete", "delete_many", "put_manifest"):
+            counted[method] += 1
+
+    store.hook = note
+    return counted
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        yield filesystem
+
+
+def test_close_asks_nothing_of_the_server(
+    filesystem: FileSystem, store: MemoryStore, calls: Counter[str]
+) -> None:
+    write(filesystem, "/file", b"data")
+    assert not calls
+    assert keys(store) == []
+    assert read(filesystem, "/file") == b"data"
+    assert names(filesystem, "/") == ["file"]
+    assert filesystem.getattr("/file").size == 4
+
+
+def test_what_rsync_does_is_one_put(store: MemoryStore, calls: Counter[str], tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        write(filesystem, "/.file.Ab12Cd", b"data")
+        filesystem.utimens("/.file.Ab12Cd", None, 1_700_000_000_123_456_789)
+        filesystem.chmod("/.file.Ab12Cd", 0o640)
+        filesystem.rename("/.file.Ab12Cd", "/file")
+        filesystem.setxattr("/file", "user.origin", b"here", 0)
+        assert names(filesystem, "/") == ["file"]
+    assert calls == {"put": 1}
+    store.hook = None
+    (tmp_path / "other").mkdir()
+    with bench(store, tmp_path / "other") as filesystem:
+        assert read(filesystem, "/file") == b"data"
+        attributes = filesystem.getattr("/file")
+        assert attributes.mtime_ns == 1_700_000_000_123_456_789
+        assert attributes.mode & 0o777 == 0o640
+        assert filesystem.getxattr("/file", "user.origin") == b"here"
+
+
+def test_what_is_made_and_removed_costs_nothing(
+    store: MemoryStore, calls: Counter[str], tmp_path: Path
+) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        write(filesystem, "/folder/file", b"data")
+        filesystem.symlink("file", "/folder/link", ME)
+        filesystem.unlink("/folder/file")
+        filesystem.unlink("/folder/link")
+        filesystem.rmdir("/folder")
+        assert names(filesystem, "/") == []
+    assert not calls
+    assert keys(store) == []
+
+
+def test_mkdir_chmod_utimes_is_one_put(store: MemoryStore, calls: Counter[str], tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        filesystem.chmod("/folder", 0o700)
+        filesystem.utimens("/folder", None, 5)
+    assert calls == {"put": 1}
+
+
+def test_renamed_over_a_stored_file(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "settle=1000") as filesystem:
+        write(filesystem, "/file", b"old")
+        handle = filesystem.open("/file", os.O_RDONLY)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        assert body(store, "file") == b"old"
+        write(filesystem, "/new", b"new")
+        filesystem.rename("/new", "/file")
+        assert body(store, "file") == b"old"
+        assert read(filesystem, "/file") == b"new"
+    assert body(store, "file") == b"new"
+    assert keys(store) == ["file"]
+
+
+def test_fsync_returns_when_it_is_stored(filesystem: FileSystem, store: MemoryStore) -> None:
+    handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+    put(filesystem, handle, 0, b"data")
+    filesystem.fsync(handle, False)
+    assert body(store, "file") == b"data"
+    put(filesystem, handle, 4, b" more")
+    filesystem.release(handle)
+    assert body(store, "file") == b"data"
+    assert read(filesystem, "/file") == b"data more"
+
+
+def test_fsync_tells_why_it_is_not(filesystem: FileSystem, store: MemoryStore) -> None:
+    handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+    put(filesystem, handle, 0, b"data")
+    refuse(store, "put", Unavailable)
+    with pytest.raises(Unavailable):
+        filesystem.fsync(handle, False)
+    store.hook = None
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
+    assert body(store, "file") == b"data"
+
+
+def test_what_is_refused_is_parked_and_told_once(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        refuse(store, "put", QuotaExceeded)
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"data")
+        filesystem.flush(handle)
+        wait_until(lambda: any(one.state == "parked" for one in filesystem.waiting()))
+        with pytest.raises(QuotaExceeded):
+            filesystem.flush(handle)
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        assert read(filesystem, "/file") == b"data"
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert body(store, "file") == b"data"
+
+
+def test_a_refused_folder_does_not_keep_what_is_in_it(store: MemoryStore, tmp_path: Path) -> None:
+    def hook(method: str, subject: object) -> None:
+        if method == "put" and "folder/" not in str(subject):
+            raise QuotaExceeded("no")
+
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        store.hook = hook
+        filesystem.mkdir("/folder", 0o755, ME)
+        write(filesystem, "/folder/file", b"data")
+        wait_until(lambda: keys(store) == ["folder/file"])
+        wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+        store.hook = None
+
+
+def test_what_cannot_be_stored_at_the_end_waits_for_the_next_mount(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    refuse(store, "put", AccessDenied)
+    with (
+        pytest.raises(SwiftfsError, match="1 changes stay in"),
+        bench(store, tmp_path, NEVER) as filesystem,
+    ):
+        write(filesystem, "/file", b"data")
+    store.hook = None
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert read(filesystem, "/file") == b"data"
+    assert body(store, "file") == b"data"
+
+
+def test_an_outage_delays_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "settle=0") as filesystem:
+        names(filesystem, "/")
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        names(filesystem, "/")
+        refuse(store, "put", Unavailable)
+        for number in range(50):
+            write(filesystem, f"/file{number:02d}", str(number).encode())
+        assert len(names(filesystem, "/")) == 50
+        wait_until(lambda: any(one.reason for one in filesystem.waiting()))
+        store.hook = None
+        wait_until(lambda: not filesystem.waiting())
+    assert [body(store, key) for key in keys(store)] == [str(number).encode() for number in range(50)]
+
+
+def test_a_crash_after_the_manifest_leaves_no_old_segments(store: MemoryStore, tmp_path: Path) -> None:
+    options = "settle=1000,segment_size=1M"
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with bench(store, tmp_path / "first", options) as filesystem:
+        write(filesystem, "/file", b"1" * 3_000_000)
+    old = set(keys(store, "box_segments"))
+    assert len(old) == 3
+    killed = tmp_path / "killed"
+
+    def kill(method: str, _subject: object) -> None:
+        if method in ("delete", "delete_many"):
+            if not killed.exists():
+                copy_live(tmp_path / "second", killed)
+            raise Unavailable("the process is dead")
+
+    store.hook = kill
+    with bench(store, tmp_path / "second", options) as filesystem:
+        write(filesystem, "/file", b"2" * 3_000_000)
+    store.hook = None
+    assert old < set(keys(store, "box_segments"))
+    with bench(store, killed, options):
+        pass
+    assert body(store, "file") == b"2" * 3_000_000
+    assert len(keys(store, "box_segments")) == 3
+    assert old.isdisjoint(keys(store, "box_segments"))
+
+
+def test_writes_go_on_while_the_file_is_stored(store: MemoryStore, tmp_path: Path) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def slow(method: str, _subject: object) -> None:
+        if method == "put" and not arrived.is_set():
+            arrived.set()
+            assert go_on.wait(20)
+
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, b"first")
+        store.hook = slow
+        filesystem.flush(handle)
+        assert arrived.wait(20)
+        put(filesystem, handle, 5, b" second")
+        assert get(filesystem, handle) == b"first second"
+        go_on.set()
+        filesystem.flush(handle)
+        filesystem.release(handle)
+    assert body(store, "file") == b"first second"
+
+
+def test_a_folder_with_what_waits_is_moved(filesystem: FileSystem, store: MemoryStore) -> None:
+    filesystem.mkdir("/a", 0o755, ME)
+    write(filesystem, "/a/file", b"data")
+    filesystem.rename("/a", "/b")
+    assert names(filesystem, "/") == ["b"]
+    assert read(filesystem, "/b/file") == b"data"
+    assert sorted(keys(store)) == ["b", "b/file"]
+
+
+def test_another_source_cannot_take_over_what_waits(store: MemoryStore, tmp_path: Path) -> None:
+    refuse(store, "put", AccessDenied)
+    with pytest.raises(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
+        write(filesystem, "/file", b"data")
+    store.hook = None
+    store.create_container("other")
+    with (
+        pytest.raises(ConfigurationError, match="holds 1 changes that are not in box of memory yet"),
+        bench(store, tmp_path, source="other"),
+    ):
+        pass
+    with bench(store, tmp_path):
+        pass
+    assert body(store, "file") == b"data"
+
+
+def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Path) -> None:
+    foreign(store, "new", b"new")
+    foreign(store, "old", b"old")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.unlink("/old")
+        refuse(store, "copy", AccessDenied)
+        with pytest.raises(AccessDenied):
+            filesystem.rename("/new", "/old")
+        store.hook = None
+        assert names(filesystem, "/") == ["new"]
+    assert keys(store) == ["new"]
+
+
+@pytest.mark.leaves_open("pytest keeps the log record, and with it the traceback and what is mapped there")
+def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"data")
+        refuse(store, "put", ZeroDivisionError)
+        with pytest.raises(SwiftfsError, match="unexpected error"):
+            filesystem.fsync(handle, False)
+        store.hook = None
+        filesystem.release(handle)
+    assert body(store, "file") == b"data"
+
+
+def test_a_listing_does_not_bring_old_attributes_back(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o755
+        filesystem.chmod("/folder", 0o700)
+        filesystem.refresh()
+        assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o700

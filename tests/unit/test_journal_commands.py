@@ -1,0 +1,69 @@
+"""`status`, `flush`, `retry`, `export` and `recover`, on real mounts and on cache folders that were left."""
+
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, write
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import Unavailable
+from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
+from swiftfs.posix.filesystem import FileSystem
+
+pytestmark = pytest.mark.mount_options("settle=1000")
+
+NEVER = "settle=1000"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create_container("box")
+    return store
+
+
+def test_flush_does_not_wait_for_a_server_that_is_away(store: MemoryStore, tmp_path: Path) -> None:
+    def hook(called: str, _subject: object) -> None:
+        if called == "put":
+            raise Unavailable("no answer")
+
+    with bench(store, tmp_path, NEVER) as filesystem:
+        for number in range(200):
+            write(filesystem, f"/{number}", b"data")
+        store.hook = hook
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        wait_until(lambda: not report(filesystem).flushing)
+        found = report(filesystem)
+        assert found.away
+        assert found.unflushed == 200
+        assert found.changes[0].reason == "no answer"
+        store.hook = None
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        wait_until(lambda: not report(filesystem).unflushed)
+    assert len(store.list_page("box").rows) == 200
+
+
+def report(filesystem: FileSystem) -> QueueReport:
+    return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
+
+
+def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        write(filesystem, "/a", b"first")
+        task = filesystem.services.journal._queue.tasks()[0]
+        task.flush_mark = 0
+        write(filesystem, "/a", b"second")
+        wait_until(lambda: not report(filesystem).unflushed)
+        assert not filesystem.waiting()
+
+
+def test_a_report_fits_into_an_attribute() -> None:
+    change = QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
+    found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500)
+    text = found.to_json()
+    assert len(text.encode()) <= MOST_BYTES
+    back = QueueReport.from_json(text)
+    assert len(back.changes) > 10
+    assert back.left_out == 5000 - len(back.changes)
+    assert back.changes[0] == change

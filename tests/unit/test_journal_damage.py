@@ -1,0 +1,118 @@
+"""What is told and kept when the journal, its files or the process are not as they should be."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, names, put, read, write
+from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, SwiftfsError
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.operations import Delete
+from swiftfs.journal.upkeep import Upkeep
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        yield filesystem
+
+
+@pytest.mark.parametrize("damage", ["header", "truncated", "text"])
+def test_a_damaged_log_is_set_aside(store: MemoryStore, tmp_path: Path, damage: str) -> None:
+    refuse(store, "put", AccessDenied)
+    with pytest.raises(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
+        write(filesystem, "/file", b"data")
+    store.hook = None
+    log = tmp_path / "journal.sqlite"
+    data = log.read_bytes()
+    log.write_bytes({"header": b"\0" * 100 + data[100:], "truncated": data[:5000], "text": b"no"}[damage])
+    with bench(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == []
+    aside = [path.name for path in tmp_path.iterdir() if path.name.startswith("journal.damaged-")]
+    assert len(aside) == 1
+    assert [path.read_bytes() for path in (tmp_path / "lost").iterdir()] == [b"data"]
+
+
+def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path) -> None:
+    log = JournalDB(tmp_path, "me")
+    name = ObjectName("box", "file")
+    log.commit([Record(1, "/file", Delete(name, is_slo=False)), Record(2, "/x", Delete(name, is_slo=None))])
+    log._database.execute("UPDATE intents SET intent = '{}' WHERE seq = 1")
+    log._database.commit()
+    log.close()
+    log = JournalDB(tmp_path, "me")
+    assert [record.seq for record in log.records()] == [2]
+    assert len(log.lost) == 1
+    assert (tmp_path / "lost" / "intent-1.json").read_text() == "{}"
+    log.close()
+
+
+def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore) -> None:
+    handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+    put(filesystem, handle, 0, b"data")
+    log = filesystem.services.journal._db
+    pages = log._database.execute("PRAGMA page_count").fetchone()[0]
+    log._database.execute(f"PRAGMA max_page_count = {pages}")
+
+    def fill() -> None:
+        for number in range(100):
+            filesystem.mkdir(f"/folder{number}", 0o755, ME)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
+    assert caught.value.errno == errno.ENOSPC
+    put(filesystem, handle, 0, b"more")
+    log._database.execute("PRAGMA max_page_count = 100000")
+    filesystem.flush(handle)
+    filesystem.release(handle)
+    assert read(filesystem, "/file") == b"more"
+
+
+def test_what_waits_is_not_missing_when_the_cache_was_wiped(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "settle=1000,drain=0") as filesystem:
+        write(filesystem, "/file", b"data")
+        for path in (tmp_path / "content").iterdir():
+            path.unlink()
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            filesystem.open("/file", os.O_RDONLY)
+        assert caught.value.errno == errno.EIO
+        filesystem.unlink("/file")
+
+
+def test_segments_of_an_open_file_are_not_cleaned_up(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_container("box_segments")
+    log = JournalDB(tmp_path, "box of memory")
+    log.begin_upload(UnreferencedPrefix(ObjectName("box_segments", "left/swiftfs-0/"), frozenset()))
+    log.close()
+    foreign(store, "left/swiftfs-0/0", b"left", "box_segments")
+    jobs: list[Callable[[], None]] = []
+    discard_all = Upkeep._discard_all
+    monkeypatch.setattr(Upkeep, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
+    with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
+        filesystem.services.file_cache._factory._settle_seconds = 0.0
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"1" * 2_500_000)
+        wait_until(lambda: len(keys(store, "box_segments")) == 3)
+        (clean_up,) = jobs
+        clean_up()
+        assert len([key for key in keys(store, "box_segments") if key.startswith("file/")]) == 2
+        filesystem.flush(handle)
+        filesystem.release(handle)
+    assert body(store, "file") == b"1" * 2_500_000
+    assert not any(key.startswith("left/") for key in keys(store, "box_segments"))

@@ -1,0 +1,300 @@
+"""What a change keeps of the old object is verified before it is stored again."""
+
+import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from support.cache_house import MIB, PLAIN, Flaky, House, noise, read, settle, write
+from support.memory_store import MemoryStore
+from support.storing_house import Writer
+from swiftfs.attributes import Stored
+from swiftfs.errors import Corrupt
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.file_upload import FileUpload
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.store.object_meta import ObjectMeta
+from swiftfs.store.protocol import Sink
+
+pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
+
+
+class Noisy(Flaky):
+    """A store whose next `wrong` answers have a wrong byte each, at another place each time."""
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        place, self.wrong = self.wrong, max(0, self.wrong - 1)
+
+        def twisted(position: int, data: bytes) -> None:
+            body = bytearray(data)
+            if place:
+                body[len(body) // (place + 1)] ^= 1
+            sink(position, bytes(body))
+
+        return MemoryStore.get(self, name, twisted, offset=offset, length=length, etag=etag)
+
+
+@pytest.fixture
+def house(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> House:
+    monkeypatch.setattr("support.cache_house.Flaky", Noisy)
+    return build()
+
+
+SEGMENT = 4 * MIB
+NAME = ObjectName("box", "file")
+
+
+def put_large(store: MemoryStore, body: bytes, size: int) -> BaseVersion:
+    """Store `body` as segments of so many bytes."""
+    store.create_container("box_segments")
+    segments = []
+    for start in range(0, len(body), size):
+        name = ObjectName("box_segments", f"file/{start:012d}")
+        info = store.put(name, body[start : start + size], PLAIN)
+        segments.append(Segment(name, info.version.etag, info.size))
+    etag = store.put_manifest(NAME, Manifest(tuple(segments)), PLAIN).version.etag
+    return BaseVersion(NAME, etag, len(body), len(body))
+
+
+def put_plain(store: MemoryStore, body: bytes) -> BaseVersion:
+    return BaseVersion(NAME, store.put(NAME, body, PLAIN).version.etag, len(body), len(body))
+
+
+Put = Callable[[MemoryStore, bytes], BaseVersion]
+
+OBJECTS: dict[str, tuple[Put, int]] = {
+    "plain, 400 kB": (put_plain, 400_000),
+    "plain, 3 MB": (put_plain, 3_000_000),
+    "plain, 10 MB": (put_plain, 10_000_000),
+    "SLO, 3 MB": (lambda store, body: put_large(store, body, MIB), 3_000_000),
+    "SLO, 20 MB": (lambda store, body: put_large(store, body, SEGMENT), 20_000_000),
+    "SLO of odd segments": (lambda store, body: put_large(store, body, 2 * MIB + 777), 20_000_001),
+}
+
+
+def patch(content: CachedFile, model: bytearray) -> None:
+    middle = len(model) // 2 + 100
+    write(content, middle, b"patch")
+    model[middle : middle + 5] = b"patch"
+
+
+def patch_over_the_edge_of_two_pieces(content: CachedFile, model: bytearray) -> None:
+    edge = len(model) // 2 // MIB * MIB or 2 * BLOCK
+    write(content, edge - 5, b"over the edge")
+    model[edge - 5 : edge + 8] = b"over the edge"
+
+
+def append(content: CachedFile, model: bytearray) -> None:
+    write(content, len(model), b"the end")
+    model.extend(b"the end")
+
+
+def cut(content: CachedFile, model: bytearray) -> None:
+    size = len(model) // 2 - 100
+    content.truncate(size)
+    del model[size:]
+
+
+def cut_and_grow(content: CachedFile, model: bytearray) -> None:
+    cut(content, model)
+    content.truncate(len(model) + BLOCK)
+    model.extend(bytes(BLOCK))
+
+
+def read_then_patch(content: CachedFile, model: bytearray) -> None:
+    middle = len(model) // 2
+    read(content, middle - middle % BLOCK, BLOCK)
+    settle(content)
+    patch(content, model)
+
+
+def read_all_then_patch(content: CachedFile, model: bytearray) -> None:
+    for offset in range(0, content.size, BLOCK):
+        read(content, offset, BLOCK)
+    patch(content, model)
+
+
+CHANGES = [
+    patch,
+    patch_over_the_edge_of_two_pieces,
+    append,
+    cut,
+    cut_and_grow,
+    read_then_patch,
+    read_all_then_patch,
+]
+
+
+def store_it(house: House, content: CachedFile) -> None:
+    """Store the file as the journal does."""
+    content.uploads._layout = SegmentLayout(SEGMENT)
+    large = house.store.head(NAME).is_slo
+    intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
+    with closing(JournalDB(house.folder, "box")) as log:
+        storing = FileUpload(house.store, SEGMENT, SegmentRemoval(house.store, log, SegmentOwnership(log)))
+        storing.run(intent, content, lambda _: None)
+
+
+def stored(store: MemoryStore) -> bytes:
+    body = bytearray(store.head(NAME).size)
+
+    def sink(offset: int, data: bytes) -> None:
+        body[offset : offset + len(data)] = data
+
+    MemoryStore.get(store, NAME, sink)
+    return bytes(body)
+
+
+@pytest.mark.matrix(14)
+@pytest.mark.parametrize("wrong", [1, 3])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_a_wrong_byte_is_never_stored(
+    house: House, kind: str, change: Callable[[CachedFile, bytearray], None], wrong: int
+) -> None:
+    """So many answers have a byte flipped; the change succeeds or says that it does not."""
+    put, size = OBJECTS[kind]
+    body = noise(size)
+    origin = put(house.store, body)
+    content = house.open(origin)
+    model = bytearray(body)
+    house.store.wrong = wrong
+    try:
+        change(content, model)
+        settle(content)
+        store_it(house, content)
+    except Corrupt:
+        assert wrong > 1
+        model = bytearray(body)
+    house.store.wrong = 0
+    assert stored(house.store) == model
+
+
+@pytest.mark.matrix(2)
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: House, kind: str) -> None:
+    put, size = OBJECTS[kind]
+    body = noise(size)
+    origin = put(house.store, body)
+    house.store.wrong = 1
+    middle = size // 2 // BLOCK * BLOCK
+    house.read(origin, middle, BLOCK)
+    house.restart()
+    content, model = house.open(origin), bytearray(body)
+    assert content._state.blocks.present
+    patch(content, model)
+    store_it(house, content)
+    assert stored(house.store) == model
+
+
+@pytest.mark.matrix(3)
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_every_byte_that_is_needed_verified_is_right(house: House, kind: str) -> None:
+    put, size = OBJECTS[kind]
+    body = noise(size)
+    content = house.open(put(house.store, body))
+    house.store.wrong = 1
+    content.own_all()
+    assert read(content) == body
+
+
+def test_answers_that_differ_each_time_are_an_error_that_names_the_object(
+    house: House,
+) -> None:
+    content = house.open(put_large(house.store, noise(20 * MIB), SEGMENT))
+    house.store.wrong = 100
+    with pytest.raises(Corrupt, match="box/file"):
+        write(content, 9 * MIB + 500, b"patch")
+    assert not content.is_dirty()
+
+
+def peak_of(job: Callable[[], None]) -> int:
+    """Return how many bytes Python held at most for the job."""
+    tracemalloc.start()
+    try:
+        job()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_an_object_that_is_verified_whole(house: House) -> None:
+    content = house.open(put_plain(house.store, noise(48 * MIB)))
+    house.gets()
+    assert peak_of(lambda: write(content, 5, b"patch")) < 4 * MIB
+    assert house.gets() == 1
+    assert read(content, 6, 48 * MIB) == b"atch" + noise(48 * MIB)[10:]
+    assert house.gets() == 0
+
+
+def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(house: House) -> None:
+    """The store of the test itself holds 4 MiB of each answer."""
+    content = house.open(put_plain(house.store, noise(80 * MIB)))
+    assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
+    assert house.gets() > 4
+
+
+def test_what_is_verified_is_not_asked_for_again(house: House) -> None:
+    """Neither a whole object, nor segments that were looked at, nor the blocks of an own change."""
+    plain = house.open(house.put("small", noise(3 * MIB)))
+    read(plain)
+    origin = put_large(house.store, noise(20 * MIB), SEGMENT)
+    large = house.open(replace(origin, manifest=house.store.manifest(NAME)))
+    read(large)
+    for content in (plain, large):
+        settle(content)
+    house.gets()
+    write(plain, 5, b"patch")
+    write(large, 5 * MIB + 5, b"patch")
+    assert house.gets() == 0
+    store_it(house, large)
+    write(large, 5 * MIB + 50, b"patch")
+    store_it(house, large)
+    assert house.gets() == 0
+
+
+def test_a_patch_costs_one_download_more_than_its_piece(house: House) -> None:
+    content = house.open(put_large(house.store, noise(20 * MIB), SEGMENT))
+    house.gets()
+    write(content, 5 * MIB + 5, b"patch")
+    store_it(house, content)
+    assert house.gets() == 2
+    write(content, 6 * MIB + 5, b"patch")
+    read(content, 7 * MIB, BLOCK)
+    house.gets()
+    write(content, 7 * MIB + 5, b"patch")
+    assert house.gets() == 2
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_an_evicted_segment_is_verified_before_it_changes(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, pieces: bool
+) -> None:
+    """It is brought back whole, at once or as a reader wants it, and stored anew with the change."""
+    writer.write(0, noise(4 * MIB + 10))
+    writer.puts()
+    assert writer.content.evict(2**40) >= 3 * MIB
+    assert writer.content.evicted()
+    whole, wrong = writer.store.get, [1]
+
+    def get(name: ObjectName, sink: Sink, **options: Any) -> ObjectInfo:
+        flip = wrong.pop() if wrong else 0
+        return whole(name, lambda at, data: sink(at, bytes([data[0] ^ flip]) + data[1:]), **options)
+
+    monkeypatch.setattr(writer.store, "get", get)
+    for offset in range(MIB, 2 * MIB, BLOCK) if pieces else ():
+        writer.content.read(offset, BLOCK)
+    writer.write(MIB + 5 * BLOCK + 7, b"change")
+    writer.run()
+    assert writer.stored() == writer.model

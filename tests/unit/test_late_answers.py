@@ -1,0 +1,262 @@
+"""Requests that are carried out late, over what was stored since: they are noticed and put right."""
+
+import logging
+import os
+from collections.abc import Callable
+
+import pytest
+
+from support.bench_filesystem import put, read, write
+from support.journal_house import body, foreign, keys
+from support.late_store import (
+    FILE,
+    LateStore,
+    late,
+    look,
+    remove,
+    settle,
+    store_body,
+    store_file,
+    told,
+)
+from support.scenes import wait_until
+from swiftfs.journal.late_requests import LOOKS
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+
+
+def test_an_older_put_that_lands_over_a_newer_one(
+    store: LateStore, filesystem: FileSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"the newer one")
+    store.land()
+    assert body(store, "file") == b"old"
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == b"the newer one"
+    assert read(filesystem, "/file") == b"the newer one"
+    assert len(told(caplog, logging.WARNING)) == 1
+    assert "/file: a request whose answer was lost was carried out late" in told(caplog, logging.WARNING)[0]
+    assert late(filesystem).counts().put_right == 1
+    report = filesystem.services.journal.report()
+    assert (report.watched, report.put_right, report.overwritten) == (1, 1, 0)
+    look(filesystem, LOOKS[1] + 5)
+    assert late(filesystem).counts().put_right == 1
+
+
+def test_the_attributes_come_back_with_the_bytes(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    write(filesystem, "/file", b"new")
+    filesystem.chmod("/file", 0o640)
+    filesystem.utimens("/file", None, 1_700_000_000_123456789)
+    filesystem.setxattr("/file", "user.color", b"red", 0)
+    settle(filesystem)
+    before = store.head(FILE)
+    store.land()
+    assert store.head(FILE).content_type != before.content_type
+    look(filesystem)
+    settle(filesystem)
+    after = store.head(FILE)
+    assert (after.version, after.content_type, after.metadata) == (
+        before.version,
+        before.content_type,
+        before.metadata,
+    )
+
+
+@pytest.mark.parametrize("size", [5000, MIB // 2])
+def test_bytes_beyond_the_journal_s_own_record(store: LateStore, filesystem: FileSystem, size: int) -> None:
+    newer = os.urandom(size)
+    store.lose("put", "file")
+    store_file(filesystem, os.urandom(size))
+    store_file(filesystem, newer)
+    store.land()
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == newer
+
+
+def test_while_the_newer_file_is_open(store: LateStore, filesystem: FileSystem) -> None:
+    newer = os.urandom(100_000)
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, newer)
+    handle = filesystem.open("/file", os.O_RDONLY)
+    store.land()
+    look(filesystem)
+    settle(filesystem)
+    filesystem.release(handle)
+    assert body(store, "file") == newer
+
+
+def test_what_is_about_to_be_replaced_is_left_to_that(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, bytes(10_000))
+    handle = filesystem.open("/file", os.O_WRONLY)
+    put(filesystem, handle, 0, b"newest")
+    store.land()
+    look(filesystem)
+    assert body(store, "file") == b"old"
+    filesystem.flush(handle)
+    filesystem.release(handle)
+    settle(filesystem)
+    assert body(store, "file") == b"newest" + bytes(9994)
+    look(filesystem, LOOKS[1] + 5)
+    assert late(filesystem).counts().put_right == 0
+
+
+def test_a_late_deletion_of_what_was_made_anew(
+    store: LateStore, filesystem: FileSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_file(filesystem, b"old")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, b"new")
+    store.land()
+    assert keys(store) == []
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == b"new"
+    assert "Swift had nothing" in told(caplog, logging.WARNING)[0]
+
+
+def test_a_late_bulk_deletion(store: LateStore, filesystem: FileSystem) -> None:
+    names = [f"/{number}" for number in range(5)]
+    for path in names:
+        write(filesystem, path, b"old" + path.encode())
+    settle(filesystem)
+    store.lose("delete", "3")
+    for path in names:
+        filesystem.unlink(path)
+    settle(filesystem)
+    for path in names:
+        write(filesystem, path, b"new" + path.encode())
+    settle(filesystem)
+    store.land()
+    assert "3" not in keys(store)
+    look(filesystem)
+    settle(filesystem)
+    assert [body(store, path[1:]) for path in names] == [b"new" + path.encode() for path in names]
+
+
+def test_a_file_that_was_deleted_comes_back_late(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    remove(filesystem)
+    store.land()
+    assert keys(store) == ["file"]
+    look(filesystem)
+    settle(filesystem)
+    assert keys(store) == []
+
+
+def test_a_put_that_was_never_answered_before_the_deletion(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file", 1000)
+    write(filesystem, "/file", b"old")
+    wait_until(lambda: store.lost > 3)
+    filesystem.unlink("/file")
+    store.loses.clear()
+    settle(filesystem)
+    store.land()
+    assert keys(store) == ["file"]
+    look(filesystem)
+    settle(filesystem)
+    assert keys(store) == []
+
+
+def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
+    """Only the manifest is sent again: the segments are there."""
+    old, new = os.urandom(3 * MIB), os.urandom(4 * MIB)
+    store.lose("put_manifest", "file")
+    store_file(filesystem, old)
+    segments = {one.name: store_body(store, one.name) for one in store.manifest(FILE).segments}
+    store_file(filesystem, new)
+    for name, data in segments.items():  # a server that keeps what is deleted for a while
+        store.put(name, data, Headers("application/octet-stream"))
+    store.land()
+    assert body(store, "file") == old
+    store.requests.clear()
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == new
+    assert sum(method in ("put", "put_manifest") for method, _ in store.requests) == 1
+
+
+def test_a_late_deletion_of_a_large_file(store: LateStore, filesystem: FileSystem) -> None:
+    new = os.urandom(3 * MIB)
+    store_file(filesystem, b"small")
+    store.lose("delete", "file")
+    remove(filesystem)
+    store_file(filesystem, new)
+    store.land()
+    assert "file" not in keys(store)
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == new
+
+
+def test_a_small_file_over_a_late_large_one(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put_manifest", "file")
+    store_file(filesystem, os.urandom(3 * MIB))
+    segments = {one.name: store_body(store, one.name) for one in store.manifest(FILE).segments}
+    store_file(filesystem, b"small")
+    for name, data in segments.items():
+        store.put(name, data, Headers("application/octet-stream"))
+    store.land()
+    assert store.head(FILE).is_slo
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == b"small"
+
+
+def test_another_client_s_version_is_left_alone(
+    store: LateStore, filesystem: FileSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    foreign(store, "file", b"theirs")
+    for seconds in LOOKS:
+        look(filesystem, seconds + 5)
+    settle(filesystem)
+    assert body(store, "file") == b"theirs"
+    assert told(caplog, logging.WARNING) == []
+
+
+def test_another_client_s_deletion_is_left_alone(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    store.delete(FILE)
+    look(filesystem)
+    settle(filesystem)
+    assert keys(store) == []
+
+
+@pytest.mark.parametrize("method", ["put", "post", "delete"])
+def test_a_loss_without_a_newer_change_costs_nothing(
+    store: LateStore, filesystem: FileSystem, method: str
+) -> None:
+    jobs: dict[str, Callable[[], None]] = {
+        "put": lambda: store_file(filesystem, b"data"),
+        "post": lambda: filesystem.chmod("/file", 0o600),
+        "delete": lambda: filesystem.unlink("/file"),
+    }
+    if method != "put":
+        store_file(filesystem, b"data")
+    store.lose(method, "file")
+    jobs[method]()
+    settle(filesystem)
+    store.requests.clear()
+    for seconds in LOOKS:
+        look(filesystem, seconds + 5)
+    assert store.requests == []
+    assert late(filesystem).counts().watched == 0

@@ -1,0 +1,220 @@
+"""Looks for late requests: when they are made, by which mount, and with which bytes."""
+
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, copy_live, put, read, write
+from support.journal_house import NEVER, body, keys
+from support.late_store import (
+    FILE,
+    LateStore,
+    heads,
+    late,
+    look,
+    recorded,
+    remove,
+    settle,
+    store_file,
+    told,
+)
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
+from swiftfs.journal import late_copies
+from swiftfs.journal.late_requests import LOOKS
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+
+
+def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, tmp_path: Path) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    store.requests.clear()
+    for seconds in (1, 30, *(seconds + 5 for seconds in LOOKS), 2000, 5000):
+        look(filesystem, seconds)
+        look(filesystem, seconds + 1)
+    assert heads(store) == len(LOOKS)
+    assert late(filesystem).counts().watched == 0
+    wait_until(lambda: recorded(tmp_path) == 0)
+
+
+def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> None:
+    newer = os.urandom(100_000)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, newer)
+    store.land()
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert late(filesystem).counts().watched == 1
+        look(filesystem)
+        settle(filesystem)
+    assert body(store, "file") == newer
+
+
+def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, b"new")
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
+    assert recorded(tmp_path) == 1
+
+
+def test_the_newer_version_is_evicted_last(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_copies, "MOST_BYTES", 0)
+    newer = os.urandom(500_000)
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        filesystem.services.file_cache.limit = 2 * MIB
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, newer)
+        for number in range(10):
+            store_file(filesystem, os.urandom(400_000), f"/{number}")
+            filesystem.services.file_cache.fit()
+        assert filesystem.services.file_cache.disk_use()[0] <= 2 * MIB
+        store.land()
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == newer
+
+
+def test_bytes_that_are_gone_are_told(
+    store: LateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench(store, tmp_path, "settle=0.01") as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, bytes(100_000))
+        newer = store.head(FILE).version.etag
+        filesystem.services.file_cache.fit(2**60)
+        shutil.rmtree(tmp_path / "late")
+        store.land()
+        old = store.head(FILE).version.etag
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == b"old"
+        (line,) = told(caplog, logging.ERROR)
+        assert "box/file" in line
+        assert old in line
+        assert newer in line
+        assert late(filesystem).counts().overwritten == 1
+
+
+def test_what_a_server_does_not_answer_is_looked_at_again(store: LateStore, filesystem: FileSystem) -> None:
+    def away(_method: str, _subject: str) -> None:
+        raise Unavailable("no answer")
+
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    store.land()
+    store.hook = away
+    look(filesystem)
+    store.hook = None
+    assert body(store, "file") == b"old"
+    look(filesystem, LOOKS[0] + 60)
+    settle(filesystem)
+    assert body(store, "file") == b"new"
+
+
+def test_a_journal_of_the_first_release_is_taken_over(store: LateStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER):
+        pass
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        database.execute("DROP TABLE ambiguous")
+        database.commit()
+    with bench(store, tmp_path, NEVER) as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, b"new")
+    assert recorded(tmp_path) == 1
+
+
+def test_what_a_process_sent_when_it_died_may_come_late(store: LateStore, tmp_path: Path) -> None:
+    first, died = tmp_path / "first", tmp_path / "died"
+    first.mkdir()
+    with bench(store, first, NEVER) as filesystem:
+        write(filesystem, "/file", b"old")
+        copy_live(first, died)
+    sent = store.head(FILE).version
+    store.requests.clear()
+    with bench(store, died, "settle=0.01") as filesystem:
+        settle(filesystem)
+        look(filesystem, 30)
+        assert late(filesystem).counts().watched == 0
+        store_file(filesystem, b"newer")
+        store.put(FILE, b"old", Headers("text/plain"))
+        assert store.head(FILE).version == sent
+        look(filesystem)
+        settle(filesystem)
+    assert body(store, "file") == b"newer"
+
+
+def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: Path) -> None:
+    newer = os.urandom(100_000)
+    first, died = tmp_path / "first", tmp_path / "died"
+    first.mkdir()
+    with bench(store, first, "settle=0.01") as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
+        put(filesystem, handle, 0, newer)
+        filesystem.fsync(handle, data_only=False)
+        copy_live(first, died)
+        filesystem.release(handle)
+    store.land()
+    with bench(store, died, "settle=0.01") as filesystem:
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == newer
+        look(filesystem, LOOKS[-1] + 5)
+        late(filesystem).save()
+        assert not (died / "late").exists()
+
+
+def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
+    store: LateStore, tmp_path: Path
+) -> None:
+    """The next mount finishes the rename, before it looks for what was lost."""
+    first, died = tmp_path / "first", tmp_path / "died"
+    first.mkdir()
+
+    def refuse(method: str, _subject: str) -> None:
+        if method in ("delete", "delete_many"):
+            if not died.exists():
+                copy_live(first, died)
+            raise AccessDenied("no")
+
+    with suppress(SwiftfsError), bench(store, first, "settle=0.01") as filesystem:
+        filesystem.mkdir("/old", 0o755, ME)
+        store_file(filesystem, b"older", "/old/file")
+        store.lose("delete", "old/file")
+        remove(filesystem, "/old/file")
+        store_file(filesystem, b"newer", "/old/file")
+        assert late(filesystem).counts().watched == 1
+        store.hook = refuse
+        filesystem.rename("/old", "/new")
+    assert died.exists()
+    store.hook = None
+    for _ in range(2):
+        with bench(store, died, "settle=0.01") as filesystem:
+            assert "old/file" not in keys(store)
+            look(filesystem)
+            settle(filesystem)
+            assert "old/file" not in keys(store)
+            assert read(filesystem, "/new/file") == b"newer"

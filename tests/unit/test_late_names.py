@@ -1,0 +1,197 @@
+"""Requests about links, folders, attributes and moves that are carried out late: they are put right too."""
+
+import os
+import stat
+
+import pytest
+
+from support.bench_filesystem import ME, read, write
+from support.journal_house import body, foreign, keys
+from support.late_store import FILE, LateStore, late, look, remove, settle, store_file
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+
+
+def link(filesystem: FileSystem, target: str) -> None:
+    filesystem.symlink(target, "/file", ME)
+    settle(filesystem)
+
+
+def test_a_late_symbolic_link(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    link(filesystem, "old")
+    remove(filesystem)
+    link(filesystem, "new")
+    store.land()
+    look(filesystem)
+    settle(filesystem)
+    assert filesystem.readlink("/file") == "new"
+    assert body(store, "file") == b"new"
+
+
+def test_a_late_removal_of_a_folder_made_anew(store: LateStore, filesystem: FileSystem) -> None:
+    filesystem.mkdir("/folder", 0o755, ME)
+    settle(filesystem)
+    store.lose("delete", "folder")
+    filesystem.rmdir("/folder")
+    settle(filesystem)
+    filesystem.mkdir("/folder", 0o700, ME)
+    settle(filesystem)
+    store.land()
+    assert keys(store) == []
+    look(filesystem)
+    settle(filesystem)
+    assert keys(store) == ["folder"]
+    assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o700
+    assert store.head(ObjectName("box", "folder")).metadata["mode"].endswith("700")
+
+
+def test_a_folder_that_was_removed_comes_back_late(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "folder")
+    filesystem.mkdir("/folder", 0o755, ME)
+    settle(filesystem)
+    filesystem.rmdir("/folder")
+    settle(filesystem)
+    store.land()
+    assert keys(store) == ["folder"]
+    look(filesystem)
+    settle(filesystem)
+    assert keys(store) == []
+
+
+def test_a_file_that_lands_over_a_folder(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    remove(filesystem)
+    filesystem.mkdir("/file", 0o750, ME)
+    settle(filesystem)
+    store.land()
+    assert store.head(FILE).content_type != "application/directory"
+    look(filesystem)
+    settle(filesystem)
+    found = store.head(FILE)
+    assert (found.content_type, found.size) == ("application/directory", 0)
+    assert found.metadata["mode"].endswith("750")
+
+
+def test_late_attributes(store: LateStore, filesystem: FileSystem) -> None:
+    store_file(filesystem, b"data")
+    store.lose("post", "file")
+    filesystem.chmod("/file", 0o600)
+    settle(filesystem)
+    filesystem.chmod("/file", 0o444)
+    settle(filesystem)
+    store.land()
+    assert "mode=0100600" in store.head(FILE).content_type
+    look(filesystem)
+    settle(filesystem)
+    assert "mode=0100444" in store.head(FILE).content_type
+    assert body(store, "file") == b"data"
+
+
+def test_attributes_that_land_on_newer_bytes(store: LateStore, filesystem: FileSystem) -> None:
+    store_file(filesystem, b"data")
+    store.lose("post", "file")
+    filesystem.chmod("/file", 0o600)
+    settle(filesystem)
+    write(filesystem, "/file", b"newer")
+    filesystem.chmod("/file", 0o444)
+    settle(filesystem)
+    before = store.head(FILE)
+    store.land()
+    look(filesystem)
+    settle(filesystem)
+    assert store.head(FILE).content_type == before.content_type
+    assert store.head(FILE).metadata == before.metadata
+
+
+def test_late_attributes_of_a_folder(store: LateStore, filesystem: FileSystem) -> None:
+    filesystem.mkdir("/folder", 0o755, ME)
+    settle(filesystem)
+    store.lose("post", "folder")
+    for mode in (0o700, 0o711):
+        filesystem.chmod("/folder", mode)
+        settle(filesystem)
+    store.land()
+    assert store.head(ObjectName("box", "folder")).metadata["mode"].endswith("700")
+    look(filesystem)
+    settle(filesystem)
+    assert store.head(ObjectName("box", "folder")).metadata["mode"].endswith("711")
+
+
+def test_a_late_deletion_of_a_move_s_source(store: LateStore, filesystem: FileSystem) -> None:
+    store_file(filesystem, b"moved")
+    store.lose("delete", "file")
+    filesystem.rename("/file", "/there")
+    store_file(filesystem, b"new")
+    store.land()
+    assert keys(store) == ["there"]
+    look(filesystem)
+    settle(filesystem)
+    assert (body(store, "file"), body(store, "there")) == (b"new", b"moved")
+
+
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+def test_a_late_copy_whose_source_is_another_file_by_then(
+    store: LateStore, filesystem: FileSystem, size: int
+) -> None:
+    """A log that is rotated: the first COPY of it is carried out when its name has a new one already."""
+    old = os.urandom(size)
+    store_file(filesystem, old, "/log")
+    read(filesystem, "/log")
+    store.lose("copy", "log.1")
+    filesystem.rename("/log", "/log.1")
+    assert late(filesystem).counts().watched == 0
+    store_file(filesystem, b"the new log", "/log")
+    assert late(filesystem).counts().watched == 1
+    store.land()
+    assert body(store, "log.1") == b"the new log"
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "log.1") == old
+    assert body(store, "log") == b"the new log"
+
+
+def test_a_late_copy_over_what_was_stored_since(store: LateStore, filesystem: FileSystem) -> None:
+    store_file(filesystem, b"moved")
+    store.lose("copy", "there")
+    filesystem.rename("/file", "/there")
+    store_file(filesystem, b"new there", "/there")
+    foreign(store, "file", b"moved")  # a server that has opened the source before it went
+    store.land()
+    assert body(store, "there") == b"moved"
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "there") == b"new there"
+
+
+def test_a_late_put_over_a_moved_file(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "there")
+    store_file(filesystem, b"old", "/there")
+    store_file(filesystem, bytes(10_000))
+    read(filesystem, "/file")
+    filesystem.rename("/file", "/there")
+    store.land()
+    assert body(store, "there") == b"old"
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "there") == bytes(10_000)
+
+
+def test_a_move_that_failed_is_carried_out_late(store: LateStore, filesystem: FileSystem) -> None:
+    """The target was stored with a loss of its own before, so that what it was is known."""
+    store_file(filesystem, b"source")
+    store.lose("copy", "there", 1000)
+    with pytest.raises(Exception, match="timed out"):
+        filesystem.rename("/file", "/there")
+    store.loses.clear()
+    store_file(filesystem, b"target", "/there")
+    store.land()
+    assert body(store, "there") == b"source"
+    look(filesystem)
+    settle(filesystem)
+    assert (body(store, "there"), body(store, "file")) == (b"target", b"source")

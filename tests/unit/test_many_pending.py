@@ -1,0 +1,104 @@
+"""A mount that starts with thousands of changes of an earlier one."""
+
+import os
+import stat
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, write
+from support.journal_house import NEVER, foreign, keys, refuse
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.attributes import Stored
+from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
+from swiftfs.namespace.entry import Defaults, file_entry
+from swiftfs.objects import ObjectName, Row
+from swiftfs.posix.pending import unstored_entry
+from swiftfs.store.object_meta import ObjectMeta
+
+FOLDERS = 300
+
+
+def leave_descriptions(store: MemoryStore, cache: Path) -> None:
+    """Leave the description of a file in each of many folders to the next mount."""
+    for number in range(FOLDERS):
+        foreign(store, f"d{number}/file", b"x")
+    with suppress(SwiftfsError), bench(store, cache, f"{NEVER},drain=0") as filesystem:
+        for number in range(FOLDERS):
+            filesystem.chmod(f"/d{number}/file", 0o600)
+        refuse(store, "post", Unavailable)
+    store.hook = None
+    store.requests.clear()
+
+
+def test_described_files_do_not_cost_a_listing_each_before_the_start(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    leave_descriptions(store, tmp_path)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        counted = Counter(method for method, _ in store.requests)
+        assert counted["list_page"] <= 2
+        assert counted["head"] == 0
+        wait_until(lambda: not filesystem.waiting())
+        modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
+        assert modes == {0o600}
+
+
+def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path: Path) -> None:
+    leave_descriptions(store, tmp_path)
+    refuse(store, "post", Unavailable)
+    with bench(store, tmp_path, NEVER) as filesystem:
+        modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
+        assert modes == {0o600}
+        assert len(filesystem.waiting()) == FOLDERS
+        store.hook = None
+
+
+def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
+    """Thousands of uploads beside the start would make it slow; a flush does not wait for that."""
+    with suppress(SwiftfsError), bench(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+        refuse(store, "put", AccessDenied)
+        for number in range(50):
+            write(filesystem, f"/file{number}", b"x")
+    store.hook = None
+    store.requests.clear()
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert not any(method == "put" for method, _ in store.requests)
+        handle = filesystem.open("/file1", os.O_RDONLY)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        assert "file1" in keys(store)
+        wait_until(lambda: not filesystem.waiting())
+    assert len(keys(store)) == 50
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "text/plain;charset=utf-8", "a/b; mode=0100600;x"])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        Stored(0o100640, 1_500_000_000, 7, 8),
+        Stored(0o100640, -1, 0, 0),
+        Stored(0o120777, 5, 1, 1, target="a b"),
+        Stored(0o120777, 5, 1, 1, target="x" * 3000),
+        Stored(0o020600, 5, 1, 1, device=os.makedev(8, 1)),
+        Stored(),
+    ],
+)
+def test_a_promised_file_is_what_a_listing_will_show(media_type: str, stored: Stored) -> None:
+    name = ObjectName("box", "d/file")
+    meta = ObjectMeta(media_type, stored, {"colour": "red"})
+    defaults = Defaults(uid=1, gid=2)
+    promised = unstored_entry("/d/file", name, 7, meta, defaults)
+    row = Row(name.key, 7, "", meta.headers().content_type, "")
+    listed = file_entry("file", name.container, row, defaults)
+    assert promised.meta is not None
+    assert promised == replace(listed, etag="", is_slo=None, complete=True, meta=promised.meta)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")

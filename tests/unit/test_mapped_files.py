@@ -1,0 +1,252 @@
+"""A local file stays as it is while an upload reads it: it is not cut, not closed and not given back."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.cache_house import write
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from support.storing_house import MIB, PLAIN, Writer, noise
+from swiftfs.errors import ChangedDuringUpload
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.filecache.segment_put import place_of
+from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.protocol import Body, Headers
+
+pytest_plugins = ["support.writer_fixtures"]
+
+FILE = ObjectName("box", "file")
+OTHER = ObjectName("box", "other")
+
+
+class Gate(MemoryStore):
+    """A store that holds its PUTs of segments until `open`, and takes the bytes as they are then.
+
+    So does one that repeats a PUT after a failure.
+    """
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.waiting: list[ObjectName] = []
+        self.bodies: list[bytes] = []
+        self._open = threading.Event()
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        if name.container == "box_segments":
+            self.waiting.append(name)
+            assert self._open.wait(20)
+            self.bodies.append(bytes(body))
+        return super().put(name, body, headers, if_absent=if_absent)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Abandoned(NoBacklog):
+    """Notes whose segments are to be deleted."""
+
+    def __init__(self) -> None:
+        self.uploads: list[SegmentUploader] = []
+
+    def abandon(self, uploads: SegmentUploader) -> None:
+        self.uploads.append(uploads)
+
+
+class Rig:
+    """A cache of files with segments of one MiB, one of which is uploaded at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Gate("box", "box_segments")
+        self.files = folder / "content"
+        self.maker = CachedFileFactory(
+            self.store, SegmentLayout(MIB), lambda _standing: None, connections=1, uploads=1, read_ahead=0
+        )
+        self.abandoned = Abandoned()
+        self.cache = FileCache(folder, None, self.maker, {}, self.abandoned)
+
+    def written(self, name: ObjectName, body: bytes) -> CachedFile:
+        """Return a new file, whose full segments are being uploaded: the first waits in its PUT."""
+        content = self.cache.new(name, None)
+        for start in range(0, len(body), BLOCK):
+            write(content, start, body[start : start + BLOCK])
+        wait_until(lambda: bool(self.store.waiting))
+        return content
+
+    def stored(self, content: CachedFile, name: ObjectName, body: bytes) -> None:
+        """Store the file as another attempt than that of the segments would."""
+        content.adopt(self.store.put(name, body, PLAIN))
+
+    def uploads_end(self) -> None:
+        self.store.open()
+        self.maker._uploads.submit(int).result(20)
+
+    def close(self) -> None:
+        self.store.open()
+        self.cache.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with closing(Rig(tmp_path)) as built:
+        yield built
+
+
+def is_open(descriptor: int, inode: int) -> bool:
+    """Say whether the number is still that of the file."""
+    try:
+        return os.fstat(descriptor).st_ino == inode
+    except OSError:
+        return False
+
+
+def inode_of(content: CachedFile) -> int:
+    return os.fstat(content.descriptor).st_ino
+
+
+def test_a_file_that_is_thrown_away_stays_open_until_its_last_upload_has_ended(rig: Rig) -> None:
+    body = noise(4 * MIB + 10)
+    content = rig.written(FILE, body)
+    inode = inode_of(content)
+    rig.cache.release(content)
+    assert is_open(content.descriptor, inode)
+    # Nobody wants the others, which map the file when their turn comes.
+    rig.uploads_end()
+    assert rig.store.bodies == [body[:MIB]]
+    wait_until(lambda: not is_open(content.descriptor, inode))
+    assert not list(rig.files.iterdir())
+
+
+def test_its_number_is_not_another_files_before_that(rig: Rig) -> None:
+    body = noise(3 * MIB + 10)
+    rig.cache.release(rig.written(FILE, body))
+    other = rig.cache.new(OTHER, None)
+    write(other, 0, noise(3 * MIB, 1))
+    rig.uploads_end()
+    assert rig.store.bodies == [body[:MIB], *(noise(3 * MIB, 1)[at : at + MIB] for at in (0, MIB))]
+    rig.cache.release(other)
+
+
+def test_a_file_that_was_cut_is_not_suspended_while_an_upload_of_it_waits(rig: Rig) -> None:
+    """The upload would map what has got the number of the file's descriptor."""
+    busy = rig.written(OTHER, noise(MIB + 10))
+    content = rig.cache.new(FILE, None)
+    write(content, 0, noise(3 * MIB, 1))
+    content.truncate(100)
+    inode = inode_of(content)
+    rig.cache.pin(content.file_name)
+    rig.cache.release(content)
+    assert is_open(content.descriptor, inode)
+    rig.uploads_end()
+    assert rig.cache.acquire_pending(content.to_record()) is content
+    rig.cache.release(content)
+    rig.cache.release(busy)
+    rig.cache.unpin(content.file_name)
+
+
+@pytest.mark.parametrize("size", [10, MIB - 1, MIB + 10])
+def test_a_file_that_is_kept_is_not_cut_while_an_upload_maps_it(rig: Rig, size: int) -> None:
+    body = noise(3 * MIB + 10)
+    content = rig.written(FILE, body)
+    content.truncate(size)
+    rig.stored(content, FILE, body[:size])
+    inode = inode_of(content)
+    rig.cache.release(content)
+    assert is_open(content.descriptor, inode)
+    assert os.fstat(content.descriptor).st_size == len(body)
+    rig.uploads_end()
+    wait_until(lambda: not is_open(content.descriptor, inode))
+    (kept,) = rig.files.iterdir()
+    assert kept.read_bytes() == body[:size]
+    assert len(rig.store.bodies) == 1
+
+
+def test_a_file_that_is_opened_again_before_its_upload_has_ended_goes_on(rig: Rig) -> None:
+    body = noise(3 * MIB + 10)
+    content = rig.written(FILE, body)
+    content.truncate(10)
+    rig.stored(content, FILE, body[:10])
+    origin = content.origin
+    assert origin is not None
+    rig.cache.release(content)
+    again = rig.cache.find(ObjectVersion(FILE, origin.etag))
+    assert again is content
+    rig.uploads_end()
+    write(again, 10, b"more")
+    assert os.pread(again.descriptor, 100, 0)[:14] == body[:10] + b"more"
+    rig.cache.release(again)
+
+
+def test_what_an_upload_reads_is_not_given_back_to_the_disk(rig: Rig) -> None:
+    body = noise(3 * MIB)
+    content = rig.written(FILE, body)
+    rig.stored(content, FILE, body)
+    assert content.evict(2**40) == MIB
+    rig.uploads_end()
+    assert rig.store.bodies == [body[:MIB], body[MIB : 2 * MIB]]
+    assert content.evict(2**40) == 2 * MIB
+    rig.cache.release(content)
+
+
+def test_the_segment_of_an_upload_that_begins_to_store_when_the_file_is_thrown_away(rig: Rig) -> None:
+    """Its file has no object below its prefix yet, and will have one that somebody has to delete."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hook(method: str, subject: object) -> None:
+        if "box_segments" in str(subject) and not go_on.is_set():
+            reached.set()
+            assert go_on.wait(20)
+
+    rig.store.open()
+    rig.store.hook = hook
+    content = rig.cache.new(FILE, None)
+    write(content, 0, noise(2 * MIB))
+    assert reached.wait(20)
+    uploads = content.uploads
+    assert not uploads.record.has_begun or rig.store.waiting
+    rig.cache.release(content)
+    assert rig.abandoned.uploads == [uploads]
+    go_on.set()
+    names = uploads.abandon()
+    assert [name.key for name in names] == [row.key for row in rig.store.list_page("box_segments").rows]
+
+
+def test_closing_a_file_waits_for_its_uploads(rig: Rig) -> None:
+    content = rig.written(FILE, noise(2 * MIB + 10))
+    inode = inode_of(content)
+    closing_ = threading.Thread(target=content.close)
+    closing_.start()
+    closing_.join(0.2)
+    assert is_open(content.descriptor, inode)
+    rig.store.open()
+    closing_.join(20)
+    assert not closing_.is_alive()
+    assert not is_open(content.descriptor, inode)
+
+
+@pytest.mark.parametrize("place", [0, 5000, MIB - 1])
+def test_the_segment_for_holes_holds_zeros_whatever_is_written_meanwhile(
+    build_writer: Callable[..., Writer], place: int
+) -> None:
+    """The uploads of all holes of a length take it, not only the one that the writer has torn."""
+    writer = build_writer(2)
+    writer.truncate(4 * MIB + 10)
+
+    def write_late(name: ObjectName) -> None:
+        writer.store.before = None
+        start, _ = place_of(name.key, 0)
+        writer.write(start + place, noise(100))
+
+    writer.store.before = write_late
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    writer.run()
+    assert writer.stored() == writer.model

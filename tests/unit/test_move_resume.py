@@ -1,0 +1,432 @@
+"""Renames that a crash has interrupted: finished, or given up, but never over what is newer."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, copy_live, names, read, write
+from support.ghosts import HauntedStore
+from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.queue_report import QueueReport
+from swiftfs.objects import ObjectName, Page
+from swiftfs.posix.filesystem import FileSystem
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+def row_of(store: MemoryStore, key: str) -> MovedObject:
+    """Return an object as the record of a move names it."""
+    (row,) = store.list_page("box", prefix=key).rows
+    return MovedObject(key, row.hash, row.last_modified)
+
+
+def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
+    """Return the move of `d` to `e` as a crash leaves it, `recorded` with all that moves."""
+    rows = store.list_page("box", prefix="d/").rows
+    objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
+    return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
+
+
+def leave(folder: Path, intent: Move | MoveFolder) -> None:
+    """Leave a move in the journal, as a process does that dies."""
+    log = JournalDB(folder, "box of memory")
+    log.commit([Record(1, "/d", intent)])
+    log.close()
+
+
+@contextmanager
+def remounted(store: MemoryStore, folder: Path, intent: Move | MoveFolder) -> Iterator[FileSystem]:
+    leave(folder, intent)
+    with bench(store, folder) as filesystem:
+        yield filesystem
+
+
+def records(folder: Path) -> list[Record]:
+    log = JournalDB(folder, "box of memory")
+    found = log.records()
+    log.close()
+    return found
+
+
+def contents(store: MemoryStore) -> dict[str, bytes]:
+    return {key: body(store, key) for key in keys(store)}
+
+
+def copy(store: MemoryStore, source: str, target: str) -> None:
+    store.copy(ObjectName("box", source), ObjectName("box", target), manifest_only=True)
+
+
+def delete(store: MemoryStore, key: str) -> None:
+    store.delete(ObjectName("box", key))
+
+
+def put_all(store: MemoryStore, *names: str) -> None:
+    for name in names:
+        foreign(store, name, name.encode())
+
+
+@pytest.mark.matrix(3)
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("copied", [(), ("a",), ("a", "b")])
+def test_a_move_is_finished(
+    store: MemoryStore, tmp_path: Path, copied: tuple[str, ...], *, recorded: bool
+) -> None:
+    put_all(store, "d/a", "d/b")
+    intent = interrupted(store, recorded=recorded)
+    for name in copied:
+        copy(store, f"d/{name}", f"e/{name}")
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+    assert contents(store) == {"e/a": b"d/a", "e/b": b"d/b"}
+    assert records(tmp_path) == []
+
+
+def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemoryStore, tmp_path: Path) -> None:
+    put_all(store, "a")
+    killed = tmp_path / "killed"
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "copy":
+            copy_live(tmp_path / "cache", killed)
+            raise AccessDenied("no")
+
+    (tmp_path / "cache").mkdir()
+    with bench(store, tmp_path / "cache", NEVER) as filesystem:
+        write(filesystem, "/b", b"new")
+        store.hook = hook
+        with pytest.raises(AccessDenied):
+            filesystem.rename("/a", "/b")
+    store.hook = None
+    with bench(store, killed) as filesystem:
+        assert names(filesystem, "/") == ["b"]
+    assert contents(store) == {"b": b"a"}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folder: bool) -> None:
+    store = HauntedStore("box")
+    put_all(store, "d/a" if folder else "d")
+    etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
+    intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    copy(store, "d/a" if folder else "d", "e/a" if folder else "e")
+    (row,) = store.list_page("box", prefix="d").rows
+    leave(tmp_path, intent)
+    store.hook = lambda method, _: store.ghosts.update({row.key: row}) if method == "list_page" else None
+    with bench(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["e"]
+
+
+@pytest.mark.parametrize("marker", ["plain", "slash"])
+def test_a_refused_rename_onto_an_empty_folder_keeps_that(
+    store: MemoryStore, tmp_path: Path, marker: str
+) -> None:
+    with bench(store, tmp_path, f"dir_marker={marker}") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        filesystem.mkdir("/e", 0o755, ME)
+        write(filesystem, "/d/file", b"x")
+        refuse(store, "copy", QuotaExceeded)
+        with pytest.raises(SwiftfsError):
+            filesystem.rename("/d", "/e")
+        store.hook = None
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        filesystem.rename("/d", "/e")
+        assert names(filesystem, "/e") == ["file"]
+
+
+class Outdated(MemoryStore):
+    """A store whose listings stay as they were at first."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.listed: MemoryStore | None = None
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        listed = super().list_page if self.listed is None else self.listed.list_page
+        return listed(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folder: bool) -> None:
+    store = Outdated("box")
+    old, new = ("d/a/b", "e/a/b") if folder else ("d", "e")
+    put_all(store, old)
+    store.listed = MemoryStore("box")
+    put_all(store.listed, old)
+    etag = store.head(ObjectName("box", old)).version.etag
+    row = MovedObject(old, etag)
+    intent = (
+        MoveFolder("box", "d/", "box", "e/", objects=(row,))
+        if folder
+        else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
+    )
+    copy(store, old, new)
+    delete(store, old)
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        assert read(filesystem, f"/{new}") == old.encode()
+        with pytest.raises(FileExistsError):
+            filesystem.create(f"/{new}", 0o644, os.O_WRONLY | os.O_EXCL, ME)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_large_file_that_had_moved_takes_its_segments_along(
+    store: MemoryStore, tmp_path: Path, *, folder: bool, gone: bool
+) -> None:
+    """Whether or not its source was deleted before the process died."""
+    new = "e/big" if folder else "big"
+    with bench(store, tmp_path, "segment_size=1M,settle=0.05") as filesystem:
+        filesystem.mkdir("/d", 0o755, ME)
+        write(filesystem, "/d/big", bytes(3 * 2**20))
+    source = ObjectName("box", "d/big")
+    etag = store.head(source).version.etag
+    intent: Move | MoveFolder = interrupted(store, recorded=True)
+    if not folder:
+        intent = Move(source, ObjectName("box", new), etag=etag, replaces_etag="", is_slo=True)
+    copy(store, "d/big", new)
+    if gone:
+        delete(store, "d/big")
+    with remounted(store, tmp_path, intent) as filesystem:
+        filesystem.unlink(f"/{new}")
+    assert keys(store, "box_segments") == []
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_is_newer_at_the_target_stays(store: MemoryStore, tmp_path: Path, *, recorded: bool) -> None:
+    put_all(store, "d/a", "d/b")
+    intent = interrupted(store, recorded=recorded)
+    foreign(store, "e/a", b"newer")
+    with remounted(store, tmp_path, intent) as filesystem:
+        assert read(filesystem, "/e/a") == b"newer"
+        assert read(filesystem, "/d/a") == b"d/a"
+    assert contents(store) == {"d/a": b"d/a", "e/a": b"newer", "e/b": b"d/b"}
+    assert records(tmp_path) == []
+
+
+def test_what_is_newer_at_the_source_stays(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_all(store, "d/a", "d/b")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    foreign(store, "d/a", b"newer")
+    foreign(store, "d/c", b"new")
+    with remounted(store, tmp_path, intent):
+        pass
+    assert contents(store) == {"d/a": b"newer", "d/c": b"new", "e/a": b"d/a", "e/b": b"d/b"}
+    assert "box/d/a, box/d/c is kept" in caplog.text
+
+
+def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
+    report = QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
+    return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]
+
+
+def test_the_unmount_tells_of_a_move_that_was_given_up_and_no_fsync_does(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    foreign(store, "d", b"newer")
+    foreign(store, "e", b"newer")
+    source, target = ObjectName("box", "d"), ObjectName("box", "e")
+
+    def job() -> None:
+        with remounted(
+            store, tmp_path, Move(source, target, replaces_large=False, etag="older")
+        ) as filesystem:
+            handle = filesystem.open("/d", os.O_RDONLY)
+            filesystem.fsync(handle, data_only=False)
+            filesystem.release(handle)
+            folder = filesystem.opendir("/")
+            filesystem.fsyncdir(folder)
+            filesystem.releasedir(folder)
+            assert [one[:3] for one in refusals(filesystem)] == [("/d", "Move", "refused")]
+
+    with pytest.raises(
+        SwiftfsError, match="given up; the first is /d: source or target may have a newer version"
+    ):
+        job()
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, AccessDenied, Unavailable])
+def test_one_that_cannot_be_finished_is_undone_and_given_up(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    put_all(store, "d/a", "d/b", "d/c")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    foreign(store, "e/theirs", b"theirs")
+    refuse(store, "copy", error)
+    with remounted(store, tmp_path, intent) as filesystem:
+        store.hook = None
+        assert names(filesystem, "/d") == ["a", "b", "c"]
+        told = [("/d", "MoveFolder", "refused", "the folder was not moved: no")]
+        assert refusals(filesystem) == told
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        assert refusals(filesystem) == told
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        assert refusals(filesystem) == []
+        write(filesystem, "/e/a", b"newer")
+        write(filesystem, "/e/b", b"newer")
+    wanted = {f"d/{name}": f"d/{name}".encode() for name in "abc"}
+    wanted |= {"e/a": b"newer", "e/b": b"newer", "e/theirs": b"theirs"}
+    assert contents(store) == wanted
+    assert "is given up" in caplog.text
+    with bench(store, tmp_path) as filesystem:
+        filesystem.unlink("/e/b")
+    with bench(store, tmp_path):
+        pass
+    del wanted["e/b"]
+    assert {key: one for key, one in contents(store).items() if key != "e"} == wanted
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_one_that_found_no_server_brings_nothing_back_later(
+    store: MemoryStore, tmp_path: Path, *, recorded: bool
+) -> None:
+    put_all(store, "d/a", "d/b", "d/c")
+    intent = interrupted(store, recorded=recorded)
+    copy(store, "d/a", "e/a")
+    copy(store, "d/b", "e/b")
+    copy(store, "d/c", "e/c")
+    leave(tmp_path, intent)
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("list_page", "box/d/"):
+            raise Unavailable("no")
+
+    store.hook = hook
+    with bench(store, tmp_path) as filesystem:
+        store.hook = None
+        write(filesystem, "/e/a", b"newer")
+        filesystem.unlink("/e/b")
+    assert len(records(tmp_path)) == 1
+    with bench(store, tmp_path):
+        pass
+    assert contents(store) == {"d/a": b"d/a", "d/b": b"d/b", "e/a": b"newer", "e/c": b"d/c"}
+    assert records(tmp_path) == []
+
+
+def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Path) -> None:
+    put_all(store, "d/a")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    store.hook = _refuse_deletions
+    leave(tmp_path, intent)
+    with bench(store, tmp_path) as filesystem:
+        assert [(one.path, one.state) for one in filesystem.waiting()] == [("/d/a", "parked")]
+        assert names(filesystem, "/e") == ["a"]
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert contents(store) == {"e/a": b"d/a"}
+
+
+def _refuse_deletions(method: str, subject: str) -> None:
+    if method in ("delete", "delete_many") and subject.startswith("box/d/"):
+        raise AccessDenied("no")
+
+
+def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore, tmp_path: Path) -> None:
+    """What is left of the move gets a record of its own, not that of a change behind the move."""
+    put_all(store, "d/a", "other")
+    intent = interrupted(store)
+    copy(store, "d/a", "e/a")
+    leave(tmp_path, intent)
+    log = JournalDB(tmp_path, "box of memory")
+    log.commit([Record(2, "/other", Delete(ObjectName("box", "other"), is_slo=False))])
+    log.close()
+    store.hook = _refuse_deletions
+    with bench(store, tmp_path, "settle=0.1") as filesystem:
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert contents(store) == {"e/a": b"d/a"}
+
+
+Step = tuple[Callable[..., None], tuple[object, ...]]
+
+CASES: dict[str, tuple[list[Step], str | None, dict[str, bytes]]] = {
+    "nothing was done": ([], "", {"new": b"old"}),
+    "it was copied": ([(copy, ("old", "new"))], "", {"new": b"old"}),
+    "all was done": ([(copy, ("old", "new")), (delete, ("old",))], "", {"new": b"old"}),
+    "the target is as it was": ([(foreign, ("new", b"first"))], "first", {"new": b"old"}),
+    "the target is newer": (
+        [(foreign, ("new", b"newer"))],
+        "first",
+        {"old": b"old", "new": b"newer"},
+    ),
+    "the target came to be": ([(foreign, ("new", b"newer"))], "", {"old": b"old", "new": b"newer"}),
+    "of the target nothing is known": (
+        [(foreign, ("new", b"newer"))],
+        None,
+        {"old": b"old", "new": b"newer"},
+    ),
+    "the source is newer": (
+        [(copy, ("old", "new")), (foreign, ("old", b"newer"))],
+        "",
+        {"old": b"newer", "new": b"old"},
+    ),
+}
+"""What happened before the mount, what the target was then, and what stands in the end."""
+
+
+@pytest.mark.matrix(4)
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_is_moved_to_its_end_unless_a_name_is_newer(
+    store: MemoryStore, tmp_path: Path, case: str
+) -> None:
+    steps, replaced, wanted = CASES[case]
+    foreign(store, "first", b"first")
+    foreign(store, "old", b"old")
+    etag = store.head(ObjectName("box", "old")).version.etag
+    replaces = store.head(ObjectName("box", "first")).version.etag if replaced == "first" else replaced
+    store.delete(ObjectName("box", "first"))
+    for step, arguments in steps:
+        step(store, *arguments)
+    move = Move(ObjectName("box", "old"), ObjectName("box", "new"), etag=etag, replaces_etag=replaces)
+    given_up = pytest.raises(
+        SwiftfsError, match="given up; the first is /d: source or target may have a newer version"
+    )
+    with given_up if len(wanted) > 1 else nullcontext(), remounted(store, tmp_path, move):
+        pass
+    assert contents(store) == wanted
+    assert records(tmp_path) == []
+
+
+def test_a_file_that_could_not_be_moved_does_not_come_back(store: MemoryStore, tmp_path: Path) -> None:
+    foreign(store, "old", b"old")
+    etag = store.head(ObjectName("box", "old")).version.etag
+    leave(tmp_path, Move(ObjectName("box", "old"), ObjectName("box", "new"), etag=etag, replaces_etag=""))
+    refuse(store, "copy", Unavailable)
+    with bench(store, tmp_path) as filesystem:
+        store.hook = None
+        write(filesystem, "/new", b"newer")
+        filesystem.unlink("/new")
+    with pytest.raises(SwiftfsError, match="given up; the first is /d: "), bench(store, tmp_path):
+        pass
+    assert contents(store) == {"old": b"old"}
+    assert records(tmp_path) == []
+
+
+def test_what_was_recorded_before_it_was_listed_moves(store: MemoryStore, tmp_path: Path) -> None:
+    put_all(store, "d/a")
+    hidden = MovedObject("d/a", row_of(store, "d/a").hash)
+    with remounted(store, tmp_path, MoveFolder("box", "d/", "box", "e/", objects=(hidden,))):
+        pass
+    assert contents(store) == {"e/a": b"d/a"}

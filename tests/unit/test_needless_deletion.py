@@ -1,0 +1,371 @@
+"""A rename over a name that was just deleted: the deletion is needless, and must not run beside the copy."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, copy_live, names, put, read, write
+from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.journal.operations import Delete
+from swiftfs.journal.tasks import Task
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        yield filesystem
+
+
+class Gate:
+    """Holds the requests of one method about one subject until it is opened; with an error they fail then."""
+
+    def __init__(
+        self, store: MemoryStore, method: str, end: str = "", error: Exception | None = None
+    ) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+        self._wanted = (method, end)
+        self._error = error
+        store.hook = self
+
+    def __call__(self, method: str, subject: str) -> None:
+        if method == self._wanted[0] and subject.endswith(self._wanted[1]):
+            self.reached.set()
+            assert self.open.wait(20)
+            if self._error is not None:
+                raise self._error
+
+
+def in_thread(step: object, *arguments: object) -> tuple[threading.Thread, list[BaseException]]:
+    """Run a step in a thread; what it raises is in the list."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            step(*arguments)  # type: ignore[operator]
+        except BaseException as error:  # noqa: BLE001
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, raised
+
+
+def fall_due(filesystem: FileSystem) -> None:
+    """Let every settling delay be over."""
+    journal = filesystem.services.journal
+    with journal._changed:
+        for task in journal._queue.tasks():
+            journal._queue.schedule(task, 0.0)
+        journal._changed.notify_all()
+
+
+@pytest.mark.parametrize("step", ["copy", "delete"])
+def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
+    filesystem: FileSystem, store: MemoryStore, step: str
+) -> None:
+    foreign(store, "a", b"new")
+    foreign(store, "b", b"old")
+    filesystem.unlink("/b")
+    journal = filesystem.services.journal
+    with journal._changed:
+        deletion = journal._queue.tasks()[0]
+    gate = Gate(store, step, "/a")
+    thread, raised = in_thread(filesystem.rename, "/a", "/b")
+    assert gate.reached.wait(20)
+    with journal._changed:
+        journal._queue.schedule(deletion, 0.0)
+        assert journal._queue.next_due() is None
+        assert journal._queue.waiting_deletes(10) == []
+        journal._changed.notify_all()
+    write(filesystem, "/other", b"x")  # the dispatcher has looked at what is due when this is stored
+    handle = filesystem.open("/other", os.O_WRONLY)
+    filesystem.fsync(handle, False)
+    filesystem.release(handle)
+    assert ("delete", "box/b") not in store.requests
+    gate.open.set()
+    thread.join(20)
+    assert not raised
+    assert names(filesystem, "/") == ["b", "other"]
+    assert not filesystem.waiting()
+    assert body(store, "b") == b"new"
+    assert keys(store) == ["b", "other"]
+
+
+def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    foreign(store, "a", b"new")
+    foreign(store, "b", b"old")
+    filesystem.unlink("/b")
+    gate = Gate(store, "copy", "/a", AccessDenied("no"))
+    thread, raised = in_thread(filesystem.rename, "/a", "/b")
+    assert gate.reached.wait(20)
+    fall_due(filesystem)
+    gate.open.set()
+    thread.join(20)
+    assert [type(error) for error in raised] == [AccessDenied]
+    store.hook = None
+    fall_due(filesystem)
+    wait_until(lambda: keys(store) == ["a"])
+    assert names(filesystem, "/") == ["a"]
+
+
+def test_what_was_made_during_a_rename_that_fails_comes_after_the_deletion(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    foreign(store, "a", b"new")
+    foreign(store, "b", b"old")
+    filesystem.unlink("/b")
+    gate = Gate(store, "copy", "/a", AccessDenied("no"))
+    thread, raised = in_thread(filesystem.rename, "/a", "/b")
+    assert gate.reached.wait(20)
+    write(filesystem, "/b", b"newest")
+    fall_due(filesystem)
+    gate.open.set()
+    thread.join(20)
+    assert len(raised) == 1
+    store.hook = None
+    fall_due(filesystem)
+    wait_until(lambda: not filesystem.waiting())
+    assert body(store, "b") == b"newest"
+    assert keys(store) == ["a", "b"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_waits_for_the_deletion_does_not_wait_for_ever(
+    store: MemoryStore, tmp_path: Path, fails: bool
+) -> None:
+    foreign(store, "d/a", b"new")
+    foreign(store, "d/b", b"old")
+    foreign(store, "d/c", b"kept")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.unlink("/d/b")
+        gate = Gate(store, "copy", "/a", AccessDenied("no") if fails else None)
+        rename, raised = in_thread(filesystem.rename, "/d/a", "/d/b")
+        assert gate.reached.wait(20)
+        folder = filesystem.opendir("/d")
+        flush, wrong = in_thread(filesystem.fsyncdir, folder)
+        gate.open.set()
+        rename.join(20)
+        flush.join(20)
+        assert not rename.is_alive()
+        assert not flush.is_alive()
+        store.hook = None
+        assert len(raised) == len(wrong) == fails
+    assert keys(store) == (["d/a", "d/c"] if fails else ["d/b", "d/c"])
+
+
+def test_a_rename_that_was_refused_is_not_made_later(store: MemoryStore, tmp_path: Path) -> None:
+    """It waits for the folder's marker, which is refused: so is the rename, for good."""
+    foreign(store, "d/a", b"data")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert names(filesystem, "/d") == ["a"]
+
+        def hook(method: str, subject: str) -> None:
+            if method == "put":
+                raise QuotaExceeded("no")
+
+        store.hook = hook
+        with pytest.raises(QuotaExceeded):
+            filesystem.rename("/d/a", "/a")
+        store.hook = None
+        assert read(filesystem, "/d/a") == b"data"
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+        assert read(filesystem, "/d/a") == b"data"
+    assert "a" not in keys(store)
+    assert "d/a" in keys(store)
+
+
+def test_a_deletion_put_back_by_a_refused_rename_still_waits_for_its_folder(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The folder's marker is refused: the last file goes after it only, so that the folder stays."""
+    foreign(store, "d/a", b"data")
+    foreign(store, "e/b", b"old")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        assert names(filesystem, "/d") + names(filesystem, "/e") == ["a", "b"]
+        refuse(store, "put", QuotaExceeded)
+        filesystem.unlink("/e/b")
+        with pytest.raises(QuotaExceeded):
+            filesystem.rename("/d/a", "/e/b")
+        fall_due(filesystem)
+        assert names(filesystem, "/e") == []
+        store.hook = None
+        store.requests.clear()
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+        assert names(filesystem, "/e") == []
+    changes = [subject for method, subject in store.requests if method in ("put", "delete")]
+    assert changes.index("box/e") < changes.index("box/e/b")
+    assert keys(store) == ["d", "d/a", "e"]
+
+
+def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """A new file is unlinked while somebody waits until it is stored."""
+    with bench(store, tmp_path, NEVER) as filesystem:
+        gate = Gate(store, "put", "/first")
+        write(filesystem, "/first", b"1")
+        journal = filesystem.services.journal
+        name = ObjectName("box", "second")
+        blocked, _ = in_thread(journal.flush, [ObjectName("box", "first")])
+        assert gate.reached.wait(20)
+        write(filesystem, "/second", b"2")
+        with journal._changed:
+            journal._queue.is_away = True  # one request at a time
+            task = journal._queue.tail(name)
+        waiter, wrong = in_thread(journal.flush, [name])
+        wait_until(lambda: task is not None and bool(task.awaited_hand_in))
+        filesystem.unlink("/second")
+        waiter.join(10)
+        assert not waiter.is_alive()
+        assert not wrong
+        gate.open.set()
+        blocked.join(20)
+    assert keys(store) == ["first"]
+
+
+def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_path: Path) -> None:
+    for number in range(3):
+        foreign(store, f"file{number}", b"x")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        for number in range(3):
+            filesystem.unlink(f"/file{number}")
+
+        def broken(_outcome: object) -> None:
+            raise KeyError("unforeseen")
+
+        journal = filesystem.services.journal
+        with journal._changed:
+            tasks = journal._queue.tasks()
+            tasks[0].done = broken
+        filesystem.fsyncdir(filesystem.opendir("/"))
+        assert not filesystem.waiting()
+        assert not any(task.running for task in tasks)
+    assert keys(store) == []
+
+
+def test_an_unforeseen_failure_gives_no_deletion_up(store: MemoryStore, tmp_path: Path) -> None:
+    for number in range(3):
+        foreign(store, f"file{number}", b"x")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        for number in range(3):
+            filesystem.unlink(f"/file{number}")
+        refuse(store, "delete_many", ZeroDivisionError)
+        with pytest.raises(SwiftfsError, match="unexpected error"):
+            filesystem.fsyncdir(filesystem.opendir("/"))
+        assert [one.state for one in filesystem.waiting()] == ["parked"] * 3
+        assert names(filesystem, "/") == []
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert keys(store) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_queue_that_fails_leaves_nothing_running(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: int
+) -> None:
+    """One task of a batch cannot be taken out: it alone waits, and the mount ends."""
+    for number in range(3):
+        foreign(store, f"file{number}", b"x")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        for number in range(3):
+            filesystem.unlink(f"/file{number}")
+        journal = filesystem.services.journal
+        queue, remove = journal._queue, journal._queue.remove
+        broken = queue.tasks()[victim]
+
+        def refuse(task: Task) -> None:
+            if task is broken:
+                raise KeyError(task.seq)
+            remove(task)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "remove", refuse)
+            with pytest.raises(SwiftfsError, match="unexpected error"):
+                journal.flush(
+                    [task.operation.name for task in queue.tasks() if isinstance(task.operation, Delete)]
+                )
+            wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+            assert not broken.running
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert keys(store) == []
+
+
+def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"data")
+        journal = filesystem.services.journal
+        with monkeypatch.context() as patch:
+
+            def fail(*_: object) -> None:
+                raise RuntimeError("the log")
+
+            patch.setattr(journal._db, "finish", fail)
+            with pytest.raises(SwiftfsError, match="unexpected error"):
+                filesystem.fsync(handle, False)
+        assert [one.state for one in filesystem.waiting()] == ["parked"]
+        filesystem.retry()
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+    assert body(store, "file") == b"data"
+
+
+@contextmanager
+def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[FileSystem]:
+    """Mount, and expect that the next mount has something to do."""
+    with pytest.raises(SwiftfsError, match="stay in"), bench(store, cache, options) as filesystem:
+        yield filesystem
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, large: bool, equal: bool) -> None:
+    """What it replaces still stands, for its deletion was needless; it may hold the same bytes."""
+    store, size = MemoryStore("box"), 3_000_000 if large else 3
+    (cache := tmp_path / "cache").mkdir()
+    options = f"{NEVER},segment_size=1M,drain=1"
+    with bench(store, cache, options) as filesystem:
+        write(filesystem, "/a", b"a" * size)
+        write(filesystem, "/b", b"b" * size)
+
+    def die(_method: str, _subject: str) -> None:
+        raise Unavailable("the server is away")
+
+    with leaving_changes(store, cache, options) as filesystem:
+        filesystem.unlink("/b")
+        gate = Gate(store, "copy", error=Unavailable("the server is away"))
+        renaming, raised = in_thread(filesystem.rename, "/a", "/b")
+        assert gate.reached.wait(20)
+        copy_live(cache, tmp_path / "image")
+        store.hook = die
+        gate.open.set()
+        renaming.join()
+        assert raised
+    store.hook = None
+    with bench(store, tmp_path / "image", options) as filesystem:
+        assert names(filesystem, "/") == ["b"]
+        assert read(filesystem, "/b") == b"a" * size
+        assert filesystem.getattr("/b").mode & 0o777 == 0o644
+    assert keys(store) == ["b"]

@@ -1,0 +1,44 @@
+"""A listing that was fetched while its folder was invalidated does not count afterwards."""
+
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench
+from support.memory_store import MemoryStore
+from swiftfs.objects import ObjectName, Page
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=0;gid=0"
+
+
+def store_file(store: MemoryStore, data: bytes) -> None:
+    store.put(ObjectName("box", "file"), data, Headers(OWN_TYPE))
+
+
+class Overtaken(MemoryStore):
+    """A store in which a file is replaced, and `filesystem` told, between a listing and its answer."""
+
+    filesystem: FileSystem | None = None
+    refreshed = "/"
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        if (filesystem := self.filesystem) is not None:
+            self.filesystem = None
+            store_file(self, b"newer")
+            filesystem.setxattr(self.refreshed, "swift.refresh", b"1", 0)
+        return page
+
+
+@pytest.mark.parametrize("refreshed", ["/", "/file"])
+def test_the_next_lookup_asks_again(tmp_path: Path, refreshed: str) -> None:
+    store = Overtaken("box")
+    store_file(store, b"old")
+    with bench(store, tmp_path) as filesystem:
+        store.filesystem, store.refreshed = filesystem, refreshed
+        filesystem.getattr("/file")
+        assert filesystem.getattr("/file").size == 5

@@ -1,0 +1,92 @@
+"""Where segments go: beside, inside under a hidden folder, or to a container that was given."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from support.memory_store import MemoryStore
+from support.stores import put
+from swiftfs.errors import AccessDenied, BadRequest, StoreError, Unavailable
+from swiftfs.filecache.segment_container import SegmentContainerChooser
+from swiftfs.filecache.upload_record import segment_prefix
+from swiftfs.objects import ObjectName
+from swiftfs.paths import SEGMENTS_FOLDER, Source
+
+
+def refusing(error: StoreError) -> Callable[[str, str], None]:
+    def hook(method: str, _subject: str) -> None:
+        if method == "create_container":
+            raise error
+
+    return hook
+
+
+def test_who_may_not_make_containers_uses_one_that_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore("box", "box_segments", "other")
+    store.hook = refusing(AccessDenied("403"))
+    caplog.set_level(logging.INFO)
+    places = SegmentContainerChooser(store)
+    assert str(places.of("box")) == "box_segments"
+    assert str(places.of("other")) == f"other/{SEGMENTS_FOLDER}"
+    assert [record.message for record in caplog.records] == [
+        f"segments of other go to other/{SEGMENTS_FOLDER}: 403"
+    ]
+
+
+@pytest.mark.parametrize("error", [AccessDenied("403"), BadRequest("400")])
+def test_a_place_that_was_given_is_not_changed(error: StoreError) -> None:
+    store = MemoryStore("box")
+    store.hook = refusing(error)
+    assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
+
+
+def test_an_outage_decides_nothing() -> None:
+    store = MemoryStore("box")
+    store.hook = refusing(Unavailable("down"))
+    places = SegmentContainerChooser(store)
+    with pytest.raises(Unavailable):
+        places.of("box")
+    store.hook = None
+    assert str(places.of("box")) == "box_segments"
+
+
+def test_a_place_is_asked_about_once_and_again_when_it_is_gone() -> None:
+    store = MemoryStore("box")
+    places = SegmentContainerChooser(store)
+    for _ in range(3):
+        places.of("box")
+    assert store.requests == [("create_container", "box_segments")]
+    places.gone("box")
+    places.of("box")
+    assert len(store.requests) == 2
+
+
+def test_where_segments_lie_is_room_for_more() -> None:
+    store = MemoryStore("box", "box_segments")
+    beside = put(store, "box_segments", "f/1", b"x")
+    inside = put(store, "box", f"{SEGMENTS_FOLDER}/f/1", b"x")
+    store.requests.clear()
+    for segment, place in ((beside, "box_segments"), (inside, f"box/{SEGMENTS_FOLDER}")):
+        places = SegmentContainerChooser(store)
+        places.found("box", [segment])
+        assert str(places.of("box")) == place
+    assert store.requests == []
+
+
+def test_the_hidden_folder_can_be_mounted_by_its_name() -> None:
+    source = Source.parse(f"box/{SEGMENTS_FOLDER}")
+    assert source.object("/f").key == f"{SEGMENTS_FOLDER}/f"
+    for path in (f"/{SEGMENTS_FOLDER}", f"/{SEGMENTS_FOLDER}/f"):
+        for other in (Source("box"), Source("")):
+            with pytest.raises(PermissionError):
+                other.object(f"/box{path}" if other.is_account else path)
+    assert Source("box").object(f"/d/{SEGMENTS_FOLDER}").key == f"d/{SEGMENTS_FOLDER}"
+
+
+@pytest.mark.parametrize("choice", ["auto", "same", "pieces"])
+def test_the_longest_name_has_room_in_every_place(choice: str) -> None:
+    name = ObjectName("c" * 256, "k" * 1024)
+    place = SegmentContainerChooser(MemoryStore(), choice).likely(name.container)
+    segment = place.name(f"{segment_prefix(name)}{0:013d}-{'0' * 12}")
+    assert len(segment.key.encode()) <= 1024

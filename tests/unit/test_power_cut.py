@@ -1,0 +1,51 @@
+"""A power cut, as far as a copy of what was brought to the disk stands for one."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, copy_live, names, write
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.filecache.sparse_file import synchronize
+from swiftfs.journal import database
+from swiftfs.objects import ObjectName
+
+
+def test_what_was_closed_a_second_ago_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    store.create_container("box")
+    cache, disk = tmp_path / "cache", tmp_path / "disk"
+    cache.mkdir()
+    synced: list[str] = []
+    fdatasync = os.fdatasync
+
+    def snapshot(step: str) -> None:
+        shutil.rmtree(disk, ignore_errors=True)
+        copy_live(cache, disk)
+        synced.append(step)
+
+    def sync_files(folder: Path) -> None:
+        synchronize(folder)
+        snapshot("files")
+
+    def sync_fact(file: int) -> None:
+        fdatasync(file)
+        snapshot("fact")
+
+    monkeypatch.setattr(database, "synchronize", sync_files)
+    monkeypatch.setattr(os, "fdatasync", sync_fact)
+    with bench(store, cache, "settle=1000") as filesystem:
+        write(filesystem, "/file", b"data")
+        before = len(synced)
+        wait_until(lambda: synced[before:][-2:] == ["files", "fact"])
+        copy_live(disk, tmp_path / "left")
+    store.delete(ObjectName("box", "file"))
+    monkeypatch.setattr(database, "boot_id", lambda: "another boot")
+    with bench(store, tmp_path / "left", "settle=1000") as filesystem:
+        assert names(filesystem, "/") == ["file"]
+    assert not (tmp_path / "left" / "lost").exists()

@@ -1,0 +1,133 @@
+"""What sequential reading costs: by one reader or several, in any order, from a slow server."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from support.cache_house import MIB, Flaky, House, noise, read, settle
+from support.distant_files import large
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.protocol import Sink
+
+pytest_plugins = ["support.cache_fixtures"]
+
+LATENCY = 0.05
+NEEDLESS = 1.1
+"""So many times the bytes of a file may be downloaded to read it once."""
+
+
+class Distant(Flaky):
+    """A store that takes its time, and counts the bytes that are asked for."""
+
+    asked = 0
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        time.sleep(LATENCY)
+        info = super().get(name, sink, offset=offset, length=length, etag=etag)
+        self.asked += info.size if length is None else length
+        return info
+
+
+@pytest.fixture
+def distant(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], House]:
+    monkeypatch.setattr("support.cache_house.Flaky", Distant)
+    return lambda read_ahead: build(limit=4096 * MIB, read_ahead=read_ahead, threads=8)
+
+
+def asked(house: House) -> int:
+    assert isinstance(house.store, Distant)
+    return house.store.asked
+
+
+def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
+    for offset in offsets:
+        assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
+
+
+@pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
+@pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
+def test_every_byte_is_asked_for_once(distant: Callable[[int], House], size: int, read_ahead: int) -> None:
+    house = distant(read_ahead)
+    body = large(size)[:size]
+    content = house.open(house.put("file", body))
+    house.gets()
+    read_part(content, body, range(0, size, BLOCK))
+    settle(content)
+    assert asked(house) == size
+    assert house.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
+
+
+def test_four_readers_of_a_quarter_each(distant: Callable[[int], House]) -> None:
+    house = distant(64 * MIB)
+    body = large(100 * MIB)[: 100 * MIB]
+    content = house.open(house.put("file", body))
+    house.gets()
+    with ThreadPoolExecutor(4) as readers:
+        parts = [range(first * 25 * MIB, (first + 1) * 25 * MIB, BLOCK) for first in range(4)]
+        for done in [readers.submit(read_part, content, body, part) for part in parts]:
+            done.result()
+    settle(content)
+    assert house.gets() <= 44
+    assert asked(house) <= NEEDLESS * len(body)
+
+
+@pytest.mark.parametrize("disorder", [4, 16, 32])
+def test_reads_that_come_out_of_order(distant: Callable[[int], House], disorder: int) -> None:
+    """The kernel sends them from several threads, and so do programs that read with several."""
+    house = distant(64 * MIB)
+    body = large(100 * MIB)[: 100 * MIB]
+    content = house.open(house.put("file", body))
+    house.gets()
+    dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
+    for first in range(0, len(offsets), disorder):
+        some = offsets[first : first + disorder]
+        read_part(content, body, dice.sample(some, len(some)))
+    settle(content)
+    assert house.gets() <= 40
+    assert asked(house) <= NEEDLESS * len(body)
+
+
+def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], House]) -> None:
+    house = distant(64 * MIB)
+    body = large(100 * MIB)[: 100 * MIB]
+    content = house.open(house.put("file", body))
+    house.gets()
+    dice = random.Random(7)
+    elsewhere = 0
+    for number, offset in enumerate(range(0, len(body), BLOCK)):
+        read_part(content, body, [offset])
+        if number % 10 == 3:
+            before = asked(house)
+            read_part(content, body, [dice.randrange(0, len(body) - BLOCK, BLOCK)])
+            elsewhere += asked(house) != before
+    settle(content)
+    assert house.gets() <= 40 + elsewhere
+    assert asked(house) <= NEEDLESS * len(body)
+
+
+def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., House]) -> None:
+    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+    body = noise(40 * MIB)
+    content = house.open(house.put("file", body))
+    for _ in range(2):
+        house.gets()
+        read_part(content, body, range(0, len(body), BLOCK))
+        settle(content)
+        assert house.gets() <= 40
+
+
+def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., House]) -> None:
+    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+    body = noise(80 * MIB)
+    content = house.open(house.put("file", body))
+    for start in range(0, len(body), 8 * MIB):
+        read_part(content, body, range(start, start + 4 * MIB, BLOCK))
+    settle(content)
+    assert content.allocated() <= 20 * MIB

@@ -1,0 +1,236 @@
+"""What Swift refuses for good is given up, and no command says "done" for it."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, names, read, write
+from support.journal_house import NEVER, body, foreign, keys
+from support.memory_store import MemoryStore
+from support.refused_changes import ended, refuse
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, Unavailable, errno_of
+from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+def report(filesystem: FileSystem) -> QueueReport:
+    return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
+
+
+def flush(filesystem: FileSystem) -> QueueReport:
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not report(filesystem).flushing)
+    return report(filesystem)
+
+
+def unlink(filesystem: FileSystem) -> None:
+    filesystem.unlink("/file")
+
+
+def chmod(filesystem: FileSystem) -> None:
+    filesystem.chmod("/file", 0o600)
+
+
+def rmdir(filesystem: FileSystem) -> None:
+    filesystem.rmdir("/folder")
+
+
+def chmod_folder(filesystem: FileSystem) -> None:
+    filesystem.chmod("/folder", 0o700)
+
+
+CHANGES = [(unlink, "/file"), (chmod, "/file"), (rmdir, "/folder"), (chmod_folder, "/folder")]
+
+
+def prepared(store: MemoryStore) -> None:
+    foreign(store, "file", b"data")
+    foreign(store, "other", b"data")
+    with_marker(store)
+
+
+def with_marker(store: MemoryStore) -> None:
+    store.put(ObjectName("box", "folder"), b"", Headers("application/directory"))
+
+
+@pytest.mark.matrix(3)
+@pytest.mark.parametrize(("change", "path"), CHANGES)
+@pytest.mark.parametrize("error", [AccessDenied, BadRequest, Conflict])
+def test_unmounting_tells_what_was_refused(
+    store: MemoryStore,
+    tmp_path: Path,
+    change: Callable[[FileSystem], None],
+    path: str,
+    error: type[StoreError],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepared(store)
+
+    def job(filesystem: FileSystem) -> None:
+        change(filesystem)
+        refuse(store, error, "delete", "post")
+
+    said = ended(store, tmp_path, job)
+    assert said == f"1 changes were refused and given up; the first is {path}: no"
+    store.hook = None
+    assert keys(store) == ["file", "folder", "other"]
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
+        f"{path}: could not be {'changed' if 'chmod' in change.__name__ else 'deleted'}: no"
+    ]
+
+
+@pytest.mark.matrix(2)
+@pytest.mark.parametrize(("change", "path"), CHANGES)
+def test_a_flush_tells_what_was_refused_before_it(
+    store: MemoryStore, tmp_path: Path, change: Callable[[FileSystem], None], path: str
+) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete", "post")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        change(filesystem)
+        wait_until(lambda: report(filesystem).refused)
+        assert (report(filesystem).refused, report(filesystem).total) == (1, 0)  # a look changes nothing
+        found = flush(filesystem)
+        assert [(one.path, one.state, one.reason) for one in found.refusals] == [(path, "refused", "no")]
+        assert report(filesystem).refused == 1  # whoever waits for the flush may look again
+        assert flush(filesystem).refused == 0  # and is told once
+
+
+def test_an_slo_whose_manifest_cannot_be_read(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+        write(filesystem, "/file", bytes(3 * MIB))
+
+    def job(filesystem: FileSystem) -> None:
+        filesystem.unlink("/file")
+        refuse(store, AccessDenied, "manifest")
+
+    assert "1 changes were refused and given up; the first is /file: no" in ended(store, tmp_path, job)
+    store.hook = None
+    assert store.head(ObjectName("box", "file")).size == 3 * MIB
+
+
+def test_whoever_waits_is_told_and_nobody_else(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete")
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.unlink("/file")
+        folder = filesystem.opendir("/")
+        with pytest.raises(AccessDenied):
+            filesystem.fsyncdir(folder)
+        assert report(filesystem).refused == 0
+        filesystem.fsyncdir(folder)
+        filesystem.releasedir(folder)
+
+
+def test_fsync_of_the_folder_tells_what_was_refused_before(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    foreign(store, "folder/in", b"data")
+    refuse(store, AccessDenied, "delete", "delete_many")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        filesystem.unlink("/folder/in")
+        wait_until(lambda: report(filesystem).refused)
+        folder = filesystem.opendir("/folder")
+        with pytest.raises(AccessDenied):
+            filesystem.fsyncdir(folder)
+        filesystem.fsyncdir(folder)
+        filesystem.releasedir(folder)
+        assert names(filesystem, "/folder") == ["in"]
+
+
+def test_fsync_of_the_file_tells_that_its_attributes_were_refused(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "post")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        filesystem.chmod("/file", 0o600)
+        wait_until(lambda: report(filesystem).refused)
+        assert read(filesystem, "/file") == b"data"  # the close of a reader is no question
+        handle = filesystem.open("/file", os.O_RDONLY)
+        with pytest.raises(AccessDenied) as caught:
+            filesystem.fsync(handle, data_only=False)
+        assert errno_of(caught.value) == 13
+        filesystem.fsync(handle, data_only=False)
+        filesystem.release(handle)
+
+
+def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete", "post")
+    with bench(store, tmp_path) as filesystem:
+        for change, _ in CHANGES:
+            with pytest.raises(AccessDenied):
+                change(filesystem)
+        assert report(filesystem).refused == 0
+
+
+@pytest.mark.parametrize("size", [5, 3 * MIB])
+def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
+    """A thousand refused files must not use up the descriptors of the process."""
+    refuse(store, AccessDenied, "put", "put_segment")
+    with bench(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  the names are wanted
+        for number in range(8):
+            with suppress(AccessDenied):
+                write(filesystem, f"/{number}", b"x" * size)
+        wait_until(lambda: report(filesystem).parked == 8)
+        own = 8 if size > MIB else 0  # a file with segments stays open
+        assert len(os.listdir("/proc/self/fd")) <= before + own  # noqa: PTH208
+        store.hook = None
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+    assert {body(store, str(number)) for number in range(8)} == {b"x" * size}
+
+
+def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        refuse(store, Unavailable, "put")
+        flush(filesystem)
+        store.hook = None
+        with_marker(store)  # the server has carried the request out all the same
+        handle = filesystem.opendir("/folder")
+        filesystem.fsyncdir(handle)
+        filesystem.releasedir(handle)
+        assert report(filesystem).total == 0
+        assert names(filesystem, "/") == ["folder"]
+
+
+def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
+    prepared(store)
+    refuse(store, AccessDenied, "delete")
+    with bench(store, tmp_path, "settle=0.05") as filesystem:
+        filesystem.unlink("/file")
+        wait_until(lambda: report(filesystem).refused)
+        store.hook = None
+        filesystem.unlink("/file")
+        wait_until(lambda: not report(filesystem).total)
+        assert report(filesystem).refused == 0
+    assert keys(store) == ["folder", "other"]
+
+
+def test_a_folder_that_exists_already_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        with_marker(store)
+    assert keys(store) == ["folder"]
+
+
+def test_a_report_of_many_refusals_fits_into_an_attribute() -> None:
+    change = QueuedChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
+    found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
+    text = found.to_json()
+    assert len(text.encode()) <= MOST_BYTES
+    back = QueueReport.from_json(text)
+    assert back.refused == 700
+    assert min(len(back.refusals), len(back.changes)) > 5

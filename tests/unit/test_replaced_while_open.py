@@ -1,0 +1,204 @@
+"""A file that another client replaces while it is open: handles keep the old one, new ones get the new."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, get, put, read, write
+from support.cache_house import noise
+from support.journal_house import body, foreign
+from support.memory_store import MemoryStore
+from swiftfs.errors import PreconditionFailed, Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.objects import UNCACHED_HANDLES, ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+SIZE = 3 * 1024 * 1024
+OLD, NEW, NEWER = noise(SIZE), noise(SIZE - 5, 1), noise(SIZE, 2)
+pytestmark = pytest.mark.mount_options("settle=0.2,ttl=1,read_ahead=0")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box")
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    foreign(store, "file", OLD)
+    with bench(store, tmp_path, "sync,read_ahead=0,ttl=0") as built:
+        yield built
+
+
+def replaced(filesystem: FileSystem, store: MemoryStore, data: bytes = NEW) -> int:
+    """Open the file and read its first block; another client replaces it."""
+    handle = filesystem.open("/file", os.O_RDONLY)
+    assert get(filesystem, handle, 0, BLOCK) == OLD[:BLOCK]
+    foreign(store, "file", data)
+    return handle
+
+
+def test_each_handle_has_its_version(filesystem: FileSystem, store: MemoryStore) -> None:
+    old = replaced(filesystem, store)
+    new = filesystem.open("/file", os.O_RDONLY)
+    assert new >= UNCACHED_HANDLES
+    assert get(filesystem, new) == NEW
+    assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
+    with pytest.raises(PreconditionFailed):
+        get(filesystem, old, BLOCK, BLOCK)
+    assert filesystem.getattr("/file").size == len(NEW)
+    assert filesystem.getattr_handle(old).size == len(OLD)
+    foreign(store, "file", NEWER)
+    newest = filesystem.open("/file", os.O_RDONLY)
+    assert get(filesystem, newest) == NEWER
+    assert get(filesystem, new) == NEW
+    for handle in (new, old, newest):
+        filesystem.release(handle)
+    assert read(filesystem, "/file") == NEWER
+
+
+def test_the_kernel_caches_again_when_the_file_has_changed(
+    filesystem: FileSystem, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = replaced(filesystem, store)
+    monkeypatch.setattr("swiftfs.posix.open_files.UNCACHED_SECONDS", -1.0)
+
+    def is_cached() -> bool:
+        handle = filesystem.open("/file", os.O_RDONLY)
+        filesystem.release(handle)
+        return handle < UNCACHED_HANDLES
+
+    assert not is_cached()
+    foreign(store, "file", NEWER)
+    assert not is_cached()
+    filesystem.release(old)
+    assert not is_cached()
+    write(filesystem, "/file", b"ours", os.O_WRONLY | os.O_TRUNC)
+    assert is_cached()
+    monkeypatch.undo()
+
+
+def test_a_failed_read_makes_the_next_open_ask(store: MemoryStore, tmp_path: Path) -> None:
+    foreign(store, "file", OLD)
+    with bench(store, tmp_path, "sync,read_ahead=0,ttl=1000") as filesystem:
+        old = replaced(filesystem, store)
+        with pytest.raises(PreconditionFailed):
+            get(filesystem, old, BLOCK, BLOCK)
+        assert read(filesystem, "/file") == NEW
+        filesystem.release(old)
+
+
+@pytest.mark.parametrize("how", ["append", "truncate", "truncate by path", "empty"])
+def test_what_is_changed_is_the_new_version(filesystem: FileSystem, store: MemoryStore, how: str) -> None:
+    old = replaced(filesystem, store)
+    expected = NEW
+    if how == "append":
+        handle = filesystem.open("/file", os.O_WRONLY | os.O_APPEND)
+        put(filesystem, handle, 0, b"more")
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        expected += b"more"
+    elif how == "truncate by path":
+        filesystem.truncate("/file", 1000)
+        expected = NEW[:1000]
+    else:
+        handle = filesystem.open("/file", os.O_RDWR | (os.O_TRUNC if how == "empty" else 0))
+        filesystem.truncate_handle(handle, 1000 if how == "truncate" else 0)
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        expected = NEW[:1000] if how == "truncate" else b""
+    assert body(store, "file") == expected
+    assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
+    filesystem.release(old)
+    assert read(filesystem, "/file") == expected
+
+
+def test_our_own_changes_win(filesystem: FileSystem, store: MemoryStore) -> None:
+    handle = filesystem.open("/file", os.O_RDWR)
+    get(filesystem, handle)
+    put(filesystem, handle, 0, b"ours")
+    foreign(store, "file", NEW)
+    other = filesystem.open("/file", os.O_RDONLY)
+    assert get(filesystem, other, 0, 10) == b"ours" + OLD[4:10]
+    filesystem.flush(handle)
+    filesystem.release(handle)
+    filesystem.release(other)
+    assert body(store, "file") == b"ours" + OLD[4:]
+
+
+def test_our_own_uploads_replace_nothing(filesystem: FileSystem, store: MemoryStore) -> None:
+    reader = filesystem.open("/file", os.O_RDONLY)
+    for data in (b"one", b"another"):
+        writer = filesystem.open("/file", os.O_WRONLY)
+        assert writer < UNCACHED_HANDLES
+        put(filesystem, writer, 0, data)
+        filesystem.flush(writer)
+        filesystem.release(writer)
+        assert get(filesystem, reader, 0, len(data)) == data
+    filesystem.chmod("/file", 0o600)
+    again = filesystem.open("/file", os.O_RDONLY)
+    assert again < UNCACHED_HANDLES
+    for handle in (again, reader):
+        filesystem.release(handle)
+
+
+def test_a_file_that_another_client_deleted_is_gone_but_for_its_handle(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    old = replaced(filesystem, store)
+    store.delete(ObjectName("box", "file"))
+    with pytest.raises(FileNotFoundError):
+        filesystem.open("/file", os.O_RDONLY)
+    assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
+    write(filesystem, "/file", b"made anew", os.O_WRONLY | os.O_CREAT)
+    assert body(store, "file") == b"made anew"
+    assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
+    filesystem.release(old)
+    assert read(filesystem, "/file") == b"made anew"
+
+
+def test_an_open_file_is_opened_again_in_an_outage(filesystem: FileSystem, store: MemoryStore) -> None:
+    old = filesystem.open("/file", os.O_RDONLY)
+    get(filesystem, old)
+
+    def refuse(method: str, _subject: str) -> None:
+        raise Unavailable(method)
+
+    store.hook = refuse
+    again = filesystem.open("/file", os.O_RDONLY)
+    assert get(filesystem, again) == OLD
+    store.hook = None
+    for handle in (old, again):
+        filesystem.release(handle)
+
+
+def test_what_is_written_to_the_old_version_is_the_last_write(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    old = filesystem.open("/file", os.O_RDWR)
+    assert get(filesystem, old) == OLD
+    foreign(store, "file", NEW)
+    assert read(filesystem, "/file") == NEW
+    put(filesystem, old, 0, b"last")
+    filesystem.flush(old)
+    filesystem.release(old)
+    assert body(store, "file") == b"last" + OLD[4:]
+    assert read(filesystem, "/file") == b"last" + OLD[4:]
+
+
+def test_a_folder_that_moves_takes_both_versions_along(filesystem: FileSystem, store: MemoryStore) -> None:
+    foreign(store, "d/file", OLD)
+    old = filesystem.open("/d/file", os.O_RDONLY)
+    assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
+    foreign(store, "d/file", NEW)
+    new = filesystem.open("/d/file", os.O_RDONLY)
+    filesystem.rename("/d", "/e")
+    assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]
+    assert get(filesystem, new) == NEW
+    again = filesystem.open("/e/file", os.O_RDONLY)
+    assert again >= UNCACHED_HANDLES
+    assert get(filesystem, again) == NEW
+    for handle in (old, new, again):
+        filesystem.release(handle)

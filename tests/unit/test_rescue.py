@@ -1,0 +1,232 @@
+"""Copying out of cache folders made by hand: what is whole, in part, damaged, or changing."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, write
+from support.damaged_cache import OWNER, Cache
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.attributes import Stored
+from swiftfs.errors import ConfigurationError
+from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.operations import Delete, PutMarker, PutSpecial
+from swiftfs.journal.salvage import copy_journal, salvage
+from swiftfs.maintenance.export import PARTIAL, Export, find_cache
+from swiftfs.objects import ObjectName, Segment
+from swiftfs.store.object_meta import ObjectMeta
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create_container("box")
+    return store
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path)
+
+
+def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache) -> None:
+    dirty = Blocks()
+    dirty.add(1, 2)
+    origin = BaseVersion(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
+    data = b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK
+    cache.add("/d/f", data, "open-1", origin=origin, dirty=dirty)
+    cache.close()
+    cache.export()
+    copy = cache.target / "d" / f"f{PARTIAL}"
+    assert copy.read_bytes() == bytes(BLOCK) + b"b" * BLOCK + bytes(BLOCK)
+    assert copy.stat().st_blocks * 512 < 2 * BLOCK
+    (line,) = cache.lines
+    assert line.startswith(f"/d/f: {BLOCK} of its {3 * BLOCK} bytes are copied to {copy}; ")
+    assert line.endswith("the others are in the object box/f, ETag 0123")
+
+
+def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: Cache) -> None:
+    prefix = ObjectName("box_segments", "f/upload/")
+    segment = Segment(ObjectName("box_segments", "f/upload/1"), "0123", 2 * BLOCK)
+    dirty = Blocks()
+    dirty.add(0, 3)
+    evicted = (StoredSegment(0, segment),)
+    data = bytes(2 * BLOCK) + b"c" * BLOCK
+    cache.add("/f", data, "open-1", dirty=dirty, prefix=prefix, evicted=evicted)
+    cache.close()
+    cache.export()
+    assert (cache.target / f"f{PARTIAL}").read_bytes() == data
+    (line,) = cache.lines
+    assert line.startswith(f"/f: {BLOCK} of its {3 * BLOCK} bytes are copied to ")
+    assert line.endswith("; the others are in its segments below box_segments/f/upload/")
+
+
+def test_holes_stay_holes_and_what_is_behind_the_end_stays_here(cache: Cache) -> None:
+    cache.add("/f", b"x", "open-1", size=64 * 1024 * 1024)
+    with (cache.folder / "content" / "open-1").open("r+b") as file:
+        file.truncate(65 * 1024 * 1024)
+    cache.close()
+    rescue = cache.export()
+    assert (cache.target / "f").stat().st_size == 64 * 1024 * 1024
+    assert rescue.tally.bytes <= 1024 * 1024
+    assert cache.lines == []
+
+
+def test_local_files_that_are_gone_or_cut_are_told(cache: Cache) -> None:
+    cache.add("/gone", b"gone", "open-1")
+    cache.add("/cut", b"cut", "open-2", size=10)
+    cache.close()
+    (cache.folder / "content" / "open-1").unlink()
+    cache.export()
+    assert cache.lines == [
+        f"/cut: 7 of its 10 bytes are gone; the others are copied to {cache.target / 'cut'}{PARTIAL}",
+        "/gone: its local file open-1 is gone",
+    ]
+    assert (cache.target / f"cut{PARTIAL}").read_bytes() == b"cut" + bytes(7)
+    assert not (cache.target / "gone").exists()
+
+
+def test_a_file_that_is_stored_while_it_is_copied(cache: Cache) -> None:
+    cache.add("/f", b"data", "open-1")
+    cache.close()
+    before = salvage(cache.journal)
+    (cache.folder / "content" / "open-1").unlink()
+    log = JournalDB(cache.folder, OWNER)
+    log.commit(drop=[1])
+    log.close()
+    rescue = Export(cache.folder, cache.target, cache.lines.append)
+    rescue.take(before, lambda: salvage(cache.journal))
+    assert cache.lines == []
+    assert list(cache.target.iterdir()) == []
+
+
+def test_no_copy_is_kept_of_what_lost_its_bytes_because_it_was_stored(cache: Cache) -> None:
+    cache.add("/stored", b"data", "open-1")
+    cache.add("/changed", b"data", "open-2")
+    cache.add("/waits", b"data", "open-3")
+    cache.close()
+    before = salvage(cache.journal)
+    for local in ("open-1", "open-2"):  # stored, then given back to the disk
+        (cache.folder / "content" / local).write_bytes(bytes(4))
+    later = Cache(cache.folder.parent / "later")
+    later.add("/changed", b"newer", "open-4")
+    shutil.copyfile(later.folder / "content" / "open-4", cache.folder / "content" / "open-4")
+    log = JournalDB(cache.folder, OWNER)
+    log.commit([Record(4, *later.intents[0])], drop=[1, 2])
+    log.close()
+    rescue = Export(cache.folder, cache.target, cache.lines.append)
+    rescue.take(before, lambda: salvage(cache.journal))
+    rescue.finish()
+    assert cache.lines == []
+    assert {path.name: path.read_bytes() for path in cache.target.iterdir()} == {
+        "changed": b"newer",
+        "waits": b"data",
+    }
+    assert (rescue.tally.files, rescue.tally.bytes) == (2, 9)
+
+
+def test_a_file_that_changes_while_it_is_copied_is_copied_again(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.add("/f", b"data", "open-1")
+    cache.close()
+    local = cache.folder / "content" / "open-1"
+    pread, times = os.pread, iter([b"more"])
+
+    def changing(descriptor: int, size: int, offset: int) -> bytes:
+        data = pread(descriptor, size, offset)
+        if change := next(times, b""):
+            local.write_bytes(change)
+        return data
+
+    monkeypatch.setattr(os, "pread", changing)
+    rescue = cache.export()
+    assert (cache.target / "f").read_bytes() == b"more"
+    assert rescue.tally.files == 1
+    assert cache.lines == []
+
+
+def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = ObjectMeta("inode/symlink", Stored(stat.S_IFLNK | 0o777))
+    cache.note("/a", PutSpecial(ObjectName("box", "a"), str(outside).encode(), link))
+    cache.add("/a/b", b"behind a link", "open-1")
+    cache.add("/../../outside/up", b"up", "open-2")
+    cache.add("//x/./y", b"odd", "open-3")
+    cache.add("/c", b"a file", "open-4")
+    cache.add("/c/d", b"in a file", "open-5")
+    cache.note("/" + "n" * 300, PutMarker(ObjectName("box", "n" * 300)))
+    cache.note("/fifo", PutSpecial(ObjectName("box", "fifo"), b"", ObjectMeta("inode/fifo", Stored(0o10600))))
+    cache.note("/c", Delete(ObjectName("box", "c"), is_slo=False))
+    cache.close()
+    rescue = cache.export()
+    assert list(outside.iterdir()) == []
+    found = {str(path.relative_to(cache.target)) for path in cache.target.rglob("*") if not path.is_dir()}
+    assert found >= {"a/b", "%dotdot/%dotdot/outside/up", "x/%dot/y", "c", "c.2/d", "fifo"}
+    assert stat.S_ISFIFO((cache.target / "fifo").lstat().st_mode)
+    assert (cache.target / "a.2").readlink() == outside
+    assert rescue.tally.files == 5
+    assert any(line.startswith("/c/d: copied as ") for line in cache.lines)
+
+
+def test_a_journal_that_others_write_to_is_copied_whole(cache: Cache, tmp_path: Path) -> None:
+    cache.close()
+    log = JournalDB(cache.folder, OWNER)
+    for seq in range(1, 50):
+        log.commit([Record(seq, f"/{seq}", Delete(ObjectName("box", str(seq)), is_slo=None))])
+        folder = tmp_path / f"copy{seq}"
+        folder.mkdir()
+        copy_journal(cache.journal, folder)
+        assert len(salvage(cache.journal).found) == seq
+        if seq % 7 == 0:
+            log._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    log.close()
+    assert salvage(cache.journal).problems == []
+
+
+def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.add("/f", b"data", "open-1")
+    cache.close()
+    log = JournalDB(cache.folder, OWNER)
+    log._database.execute("UPDATE facts SET value = '0' WHERE name = 'synced'")
+    log._database.commit()
+    log._synced = log._commits
+    log.close()
+    monkeypatch.setattr("swiftfs.journal.salvage.boot_id", lambda: "another boot")
+    cache.export()
+    assert cache.lines == [
+        f"/f: the machine stopped before it was written to the disk: check {cache.target / 'f'}"
+    ]
+
+
+def test_a_target_that_cannot_be(cache: Cache, tmp_path: Path) -> None:
+    cache.close()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file", tmp_path / "no" / "where"):
+        with pytest.raises(ConfigurationError):
+            Export(cache.folder, target, cache.lines.append)
+    assert find_cache(cache.folder) == cache.folder
+
+
+def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    lines: list[str] = []
+    seen: set[str] = set()
+    with bench(store, tmp_path / "cache", "settle=0.1") as filesystem:
+        for number in range(300):
+            write(filesystem, f"/{number}", str(number).encode() * 5000)
+            if number % 20 == 19:
+                rescue = Export(tmp_path / "cache", tmp_path / f"out{number}", lines.append)
+                rescue.export(tmp_path / "cache" / "journal.sqlite")
+                for copy in (tmp_path / f"out{number}").iterdir():
+                    assert copy.read_bytes() == copy.name.encode() * 5000
+                    seen.add(copy.name)
+        wait_until(lambda: not filesystem.waiting())
+    assert lines == []
+    assert seen

@@ -1,0 +1,186 @@
+"""Writers that wait for room in the cache folder, and what makes it."""
+
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cache_house import PLAIN
+from support.memory_store import MemoryStore
+from support.storing_house import MIB
+from swiftfs.errors import Unavailable
+from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_layout import SegmentLayout
+from swiftfs.objects import ObjectName
+
+EVERYTHING = 2**40
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Relief(NoBacklog):
+    """Notes that files are to be stored, which a test does."""
+
+    def __init__(self) -> None:
+        self.wanted: threading.Event | None = None
+
+    def start_uploads_for_space(self) -> bool:
+        if self.wanted is None:
+            return False
+        self.wanted.set()
+        return True
+
+
+class Yard:
+    """A cache folder with little room, and a store whose PUTs a test can hold back."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.store = MemoryStore("box")
+        maker = CachedFileFactory(
+            self.store, SegmentLayout(MIB), lambda _: None, connections=2, uploads=2, read_ahead=0
+        )
+        self.relief = Relief()
+        self.cache = FileCache(folder, limit, maker, {}, self.relief)
+        self.open: list[CachedFile] = []
+
+    def new(self, key: str = "file") -> CachedFile:
+        self.open.append(self.cache.new(ObjectName("box", key), None))
+        return self.open[-1]
+
+    def close(self) -> None:
+        for content in self.open:
+            self.cache.release(content)
+        self.cache.close()
+
+
+def put(content: CachedFile, offset: int, data: bytes) -> None:
+    assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
+
+
+def put_in_blocks(content: CachedFile, begin: int, body: bytes) -> None:
+    for offset in range(begin, len(body), BLOCK):
+        put(content, offset, body[offset : offset + BLOCK])
+
+
+def put_files(yard: Yard, count: int) -> None:
+    for number in range(count):
+        put(yard.new(f"small{number}"), 0, noise(MIB // 2))
+
+
+@pytest.fixture
+def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+    monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
+    monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
+    yard = Yard(tmp_path, 4 * MIB)
+    yield yard
+    yard.store.hook = None
+    yard.close()
+
+
+def test_a_file_larger_than_the_cache_is_written_within_it(yard: Yard) -> None:
+    yard.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # a network
+    content, body = yard.new(), noise(24 * MIB)
+    most = 0
+    for offset in range(0, len(body), BLOCK):
+        put(content, offset, body[offset : offset + BLOCK])
+        most = max(most, content.allocated())
+    assert most <= 5 * MIB
+    for offset in range(0, len(body), MIB):
+        span = content.read(offset, MIB)
+        assert os.pread(span.descriptor, span.length, span.position) == body[offset : offset + MIB]
+
+
+def test_a_writer_waits_for_room_and_goes_on(yard: Yard) -> None:
+    go_on, reached = threading.Event(), threading.Event()
+
+    def hold(method: str, _subject: str) -> None:
+        if method == "put":
+            reached.set()
+            assert go_on.wait(30)
+
+    yard.store.hook = hold
+    content, other = yard.new(), yard.new("other")
+    writing = threading.Thread(target=lambda: put_in_blocks(content, 0, noise(12 * MIB)))
+    writing.start()
+    assert reached.wait(10)
+    while yard.cache._unsaved() < 3 * MIB:
+        assert writing.is_alive()
+    assert other.read(0, 5).length == 0  # it does not wait
+    assert writing.is_alive()
+    assert content.size <= 5 * MIB
+    go_on.set()
+    writing.join(30)
+    assert content.size == 12 * MIB
+
+
+def test_without_progress_write_says_that_the_disk_is_full(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
+
+    def fail(method: str, _subject: str) -> None:
+        if method == "put":
+            raise Unavailable("503")
+
+    yard.store.hook = fail
+    content, body = yard.new(), noise(12 * MIB)
+    with pytest.raises(OSError, match="No space left") as raised:
+        put_in_blocks(content, 0, body)
+    assert raised.value.errno == errno.ENOSPC
+    written = content.size
+    assert 3 * MIB <= written <= 5 * MIB
+    yard.store.hook = None
+    put_in_blocks(content, written, body)
+    assert content.size == len(body)
+
+
+def test_where_nothing_will_make_room_nobody_waits(yard: Yard) -> None:
+    before = time.monotonic()
+    with pytest.raises(OSError, match="No space left"):
+        put_files(yard, 20)
+    assert time.monotonic() - before < 30
+
+
+def test_what_the_journal_stores_makes_room(yard: Yard) -> None:
+    content = yard.new("journaled")
+    for offset in range(0, 3 * MIB + BLOCK, BLOCK):
+        put(content, offset, noise(BLOCK))
+    yard.cache.pin(content.file_name)
+    content.to_record()
+    relieved = yard.relief.wanted = threading.Event()
+    second = yard.new("second")
+    writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
+    writing.start()
+    assert relieved.wait(10)
+    assert writing.is_alive()
+    content.begin_upload()
+    content.adopt(yard.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
+    yard.cache.unpin(content.file_name)
+    writing.join(30)
+    assert second.size == 2 * MIB
+    assert content.allocated() < 3 * MIB
+
+
+def test_clean_bytes_of_a_file_that_the_journal_holds_stay(yard: Yard) -> None:
+    body = noise(8 * MIB)
+    info = yard.store.put(ObjectName("box", "old"), body, PLAIN)
+    content = yard.cache.new(
+        info.version.name, BaseVersion(info.version.name, info.version.etag, 8 * MIB, 8 * MIB)
+    )
+    yard.open.append(content)
+    yard.cache.pin(content.file_name)
+    content.ensure(0, 8 * MIB)
+    yard.cache.fit()
+    assert content.allocated() == 8 * MIB
+    yard.cache.unpin(content.file_name)
+    yard.cache.fit()
+    assert content.allocated() <= 4 * MIB

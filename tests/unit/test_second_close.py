@@ -1,0 +1,303 @@
+"""A file that is changed and closed again while its upload runs: nothing of the newer close is lost."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, copy_live, names, put, read, write
+from support.edited_file import CHANGES, SOON, Edited, Gate
+from support.journal_house import body, foreign, keys
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from support.storing_house import noise
+from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.journal.operations import PutFile
+from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.tasks import Task
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+LARGE = 3_500_000
+
+SIZES = {"small": 10_000, "blocks": 900_000, "large": LARGE}
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore("box", "box_segments")
+
+
+def settled(filesystem: FileSystem) -> None:
+    wait_until(lambda: not filesystem.waiting())
+
+
+@pytest.mark.matrix(12)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable, None])
+def test_what_is_closed_during_an_upload_is_stored(
+    store: MemoryStore, tmp_path: Path, change: str, size: str, error: type[Exception] | None
+) -> None:
+    data = noise(SIZES[size])
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with bench(store, tmp_path / "first", SOON) as filesystem:
+        write(filesystem, "/file", data)
+    with bench(store, tmp_path / "second", SOON) as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        gate = Gate(store, error("no") if error else None)
+        CHANGES[change](file, 1)
+        assert gate.reached.wait(20)
+        CHANGES[change](file, 2)
+        CHANGES[change](file, 3)
+        assert [one.path for one in filesystem.waiting()] == ["/file"]
+        assert filesystem.getattr("/file").size == len(file.model)
+        gate.open.set()
+        if error is QuotaExceeded:
+            wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+            store.hook = None
+            filesystem.retry()
+        elif error is Unavailable:
+            wait_until(lambda: all(one.reason for one in filesystem.waiting()))
+            store.hook = None
+        settled(filesystem)
+        assert read(filesystem, "/file") == file.model
+    assert body(store, "file") == file.model
+    assert keys(store) == ["file"]
+    assert set(keys(store, "box_segments")) == named(store)
+
+
+def named(store: MemoryStore) -> set[str]:
+    """Return the segments that the file's manifest names."""
+    name = ObjectName("box", "file")
+    return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
+
+
+@pytest.mark.matrix(6)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_closed_during_an_upload_outlives_a_crash(
+    store: MemoryStore, tmp_path: Path, change: str, size: str
+) -> None:
+    data = noise(SIZES[size])
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with bench(store, tmp_path / "first", SOON) as filesystem:
+        write(filesystem, "/file", data)
+    killed = tmp_path / "killed"
+    with suppress(SwiftfsError), bench(store, tmp_path / "second", SOON) as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        gate = Gate(store, AccessDenied("no"))
+        CHANGES[change](file, 1)
+        assert gate.reached.wait(20)
+        CHANGES[change](file, 2)
+        CHANGES[change](file, 3)
+        copy_live(tmp_path / "second", killed)
+        gate.open.set()
+    assert body(store, "file") == data
+    store.hook = None
+    with bench(store, killed, SOON) as filesystem:
+        assert filesystem.getattr("/file").size == len(file.model)
+        assert read(filesystem, "/file") == file.model
+    assert body(store, "file") == file.model
+    assert keys(store) == ["file"]
+
+
+@pytest.fixture
+def uploading(store: MemoryStore, tmp_path: Path) -> Iterator[tuple[FileSystem, Gate]]:
+    """A new file whose first close is being uploaded, and closed again, with other bytes."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, None)
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        file = Edited(filesystem, bytearray(b"first"))
+        file.append(b" second")
+        yield filesystem, gate
+
+
+def test_fsync_waits_for_the_newest_close(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    handle = filesystem.open("/file", os.O_RDWR)
+    put(filesystem, handle, 12, b" third")
+    done = threading.Event()
+
+    def sync() -> None:
+        filesystem.fsync(handle, False)
+        assert body(store, "file") == b"first second third"
+        done.set()
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    gate.open.set()
+    thread.join(20)
+    assert done.is_set()
+    filesystem.release(handle)
+
+
+def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path) -> None:
+    """Somebody closes the file during each upload of it: who waited for the first is told."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        put(filesystem, handle, 0, b"x")
+        returned = threading.Event()
+        uploads = 0
+
+        def hook(method: str, _subject: str) -> None:
+            nonlocal uploads
+            if method == "put" and not returned.is_set():
+                uploads += 1
+                assert uploads < 50
+                again = filesystem.open("/file", os.O_RDWR)
+                put(filesystem, again, 10 + uploads, b"more")
+                filesystem.flush(again)
+                filesystem.release(again)
+
+        store.hook = hook
+
+        def sync() -> None:
+            filesystem.fsync(handle, False)
+            returned.set()
+
+        thread = threading.Thread(target=sync)
+        thread.start()
+        thread.join(20)
+        assert returned.is_set()
+        store.hook = None
+        filesystem.release(handle)
+        settled(filesystem)
+        assert body(store, "file") == read(filesystem, "/file")
+
+
+def test_a_description_between_two_closes_makes_no_second_record(
+    uploading: tuple[FileSystem, Gate], store: MemoryStore
+) -> None:
+    filesystem, gate = uploading
+    filesystem.chmod("/file", 0o600)
+    assert len(filesystem.waiting()) == 2
+    Edited(filesystem, bytearray(b"first second")).append(b" third")
+    assert [one.kind for one in filesystem.waiting()] == ["PutFile"]
+    gate.open.set()
+    settled(filesystem)
+    assert body(store, "file") == b"first second third"
+    assert filesystem.getattr("/file").mode & 0o777 == 0o600
+    assert "mode=0100600" in store.head(ObjectName("box", "file")).content_type
+
+
+def test_a_description_behind_a_parked_file_makes_no_second_record(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, QuotaExceeded("no"))
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        filesystem.chmod("/file", 0o600)
+        gate.open.set()
+        wait_until(lambda: any(one.state == "parked" for one in filesystem.waiting()))
+        Edited(filesystem, bytearray(b"first")).append(b" second")
+        store.hook = None
+        filesystem.retry()
+        settled(filesystem)
+        assert body(store, "file") == b"first second"
+        assert "mode=0100600" in store.head(ObjectName("box", "file")).content_type
+
+
+def test_the_file_is_deleted_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    filesystem.unlink("/file")
+    gate.open.set()
+    settled(filesystem)
+    assert names(filesystem, "/") == []
+    assert keys(store) == []
+    assert sum(method == "put" for method, _ in store.requests) == 1
+
+
+@pytest.mark.parametrize("error", [QuotaExceeded, Unavailable])
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_replaces_a_file_does_not_wait_for_its_upload(
+    store: MemoryStore, tmp_path: Path, error: type[Exception], anew: bool
+) -> None:
+    """The upload of the replaced bytes fails, and nobody needs it any more."""
+    with bench(store, tmp_path, SOON) as filesystem:
+        gate = Gate(store, error("no"))
+        write(filesystem, "/file", b"first")
+        assert gate.reached.wait(20)
+        Edited(filesystem, bytearray(b"first")).append(b" second")
+        if anew:
+            write(filesystem, "/file", b"anew")
+        else:
+            filesystem.unlink("/file")
+        gate.open.set()
+        store.hook = None
+        settled(filesystem)
+        assert names(filesystem, "/") == keys(store) == (["file"] if anew else [])
+        assert not anew or body(store, "file") == b"anew"
+
+
+def test_the_file_is_renamed_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    thread = threading.Thread(target=filesystem.rename, args=("/file", "/other"))
+    thread.start()
+    gate.open.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    settled(filesystem)
+    assert names(filesystem, "/") == ["other"]
+    assert read(filesystem, "/other") == b"first second"
+    assert keys(store) == ["other"]
+    assert body(store, "other") == b"first second"
+
+
+def test_the_file_is_made_anew_meanwhile(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    filesystem, gate = uploading
+    write(filesystem, "/file", b"anew")
+    gate.open.set()
+    settled(filesystem)
+    assert body(store, "file") == read(filesystem, "/file") == b"anew"
+
+
+def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
+    """The namespace knows the stored version, which a listing that lags does not take back."""
+    filesystem, gate = uploading
+    gate.open.set()
+    settled(filesystem)
+    stored = store.head(ObjectName("box", "file"))
+    assert filesystem.services.namespace.lookup("/file").etag == stored.version.etag
+    foreign(store, "file", b"of another client")
+    filesystem.refresh()
+    wait_until(lambda: filesystem.getattr("/file").size == 17)
+
+
+@pytest.mark.parametrize("size", [30_000, LARGE])
+@pytest.mark.parametrize("change", [0, 14_517, 20_000])
+def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, change: int
+) -> None:
+    """The older record does not know what the local file holds since, and must not be taken for the truth."""
+    begin, changes = Scheduler._put_file, [change, change + 200_000]
+    expected = bytearray(os.urandom(size))
+
+    def put_file(self: Scheduler, task: Task, operation: PutFile) -> None:
+        if armed.is_set() and changes:
+            offset = changes.pop(0)
+            handle = filesystem.open("/file", os.O_RDWR)
+            put(filesystem, handle, offset, b"changed")
+            filesystem.flush(handle)
+            filesystem.release(handle)
+            expected.extend(bytes(max(0, offset - len(expected))))
+            expected[offset : offset + 7] = b"changed"
+        begin(self, task, operation)
+
+    monkeypatch.setattr(Scheduler, "_put_file", put_file)
+    armed = threading.Event()
+    with bench(store, tmp_path, SOON) as filesystem:
+        write(filesystem, "/file", bytes(expected) + b"cut off" * 10_000)
+        wait_until(lambda: not filesystem.waiting())
+        armed.set()
+        filesystem.truncate("/file", size)
+        wait_until(lambda: not changes and not filesystem.waiting())
+        assert read(filesystem, "/file") == expected
+    assert body(store, "file") == expected

@@ -1,0 +1,386 @@
+"""What deletes segments looks first at what stands, and waits where a lost PUT may still be carried out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.memory_store import MemoryStore
+from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
+from swiftfs.filecache.segment_container import LONGEST_KEY
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import LATE_SECONDS, RETRY_SECONDS, SegmentRemoval
+from swiftfs.objects import Manifest, ObjectName, Segment
+from swiftfs.store.protocol import Headers
+
+NAME = ObjectName("box", "file")
+
+
+def segments(store: MemoryStore) -> set[str]:
+    return {row.key for row in store.list_page("box_segments").rows}
+
+
+class Cleaner:
+    """What deletes segments, with a clock of the test's own, over a store with one large object."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = time.time()
+        self.store = MemoryStore("box", "box_segments", "other")
+        self.log = JournalDB(folder, "me")
+        self.removal = self.restarted()
+
+    def restarted(self) -> SegmentRemoval:
+        return SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
+
+    def segment(self, key: str) -> ObjectName:
+        name = ObjectName("box_segments", key)
+        self.store.put(name, b"x" * 10, Headers("a/b"))
+        return name
+
+    def manifest(self, key: str, *names: ObjectName) -> Manifest:
+        parts = [Segment(name, self.store.head(name).version.etag, 10) for name in names]
+        manifest = Manifest(tuple(parts))
+        self.store.put_manifest(ObjectName("box", key), manifest, Headers("a/b"))
+        return manifest
+
+
+PREFIX = "file/swiftfs-0123456789abcdef0123456789abcdef/"
+
+
+@pytest.fixture
+def cleaner(tmp_path: Path) -> Iterator[Cleaner]:
+    found = Cleaner(tmp_path)
+    with closing(found.log):
+        yield found
+
+
+def below(cleaner: Cleaner, **facts: object) -> UnreferencedPrefix:
+    return UnreferencedPrefix(ObjectName("box_segments", PREFIX), frozenset(), **facts)  # type: ignore[arg-type]
+
+
+def test_what_stands_is_asked_of_swift_where_nothing_is_recorded(cleaner: Cleaner) -> None:
+    """As in the database of release 0.1."""
+    used, unused = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    cleaner.manifest("file", used)
+    cleaner.removal.discard_below(below(cleaner))
+    assert segments(cleaner.store) == {used.key}
+    assert unused.key not in segments(cleaner.store)
+
+
+def test_an_object_that_was_moved_afterwards(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.segment(PREFIX + "2-b")
+    manifest = cleaner.manifest("moved", used)
+    cleaner.removal.owners.record_move(NAME, ObjectName("box", "between"), manifest.etag)
+    cleaner.removal.owners.record_move(
+        ObjectName("box", "between"), ObjectName("box", "moved"), manifest.etag
+    )
+    cleaner.restarted().discard_below(below(cleaner, objects=frozenset({NAME})))
+    assert segments(cleaner.store) == {used.key}
+
+
+@pytest.mark.parametrize("error", [Unavailable("503"), AccessDenied("403"), QuotaExceeded("413")])
+def test_in_doubt_all_stays(cleaner: Cleaner, error: StoreError) -> None:
+    key = cleaner.segment(PREFIX + "1-a").key
+
+    def refuse(method: str, _subject: str) -> None:
+        if method == "manifest":
+            raise error
+
+    cleaner.store.hook = refuse
+    with pytest.raises(type(error)):
+        cleaner.removal.discard_below(below(cleaner))
+    assert segments(cleaner.store) == {key}
+
+
+@pytest.mark.parametrize("lands", [True, False])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_what_a_late_manifest_may_name_is_looked_at_later(
+    cleaner: Cleaner, lands: bool, restarts: bool
+) -> None:
+    wanted, unwanted = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    asked = below(cleaner, objects=frozenset({NAME}), asked=frozenset({"e"}), since=cleaner.now - 1)
+    cleaner.removal.discard_below(asked)
+    assert segments(cleaner.store) == {wanted.key, unwanted.key}
+    removal = cleaner.restarted() if restarts else cleaner.removal
+    assert not removal.is_due()
+    removal.look_again()
+    assert segments(cleaner.store) == {wanted.key, unwanted.key}
+    if lands:
+        cleaner.manifest("file", wanted)
+    cleaner.now += LATE_SECONDS
+    assert removal.is_due()
+    removal.look_again()
+    assert segments(cleaner.store) == ({wanted.key} if lands else set())
+    assert not removal.is_due()
+    assert not removal.leftovers()
+
+
+def test_leftovers_wait_while_the_server_is_away(cleaner: Cleaner) -> None:
+    name = cleaner.segment(PREFIX + "1-a")
+    cleaner.removal.discard_replaced(NAME, {name}, in_doubt=True)
+    cleaner.now += LATE_SECONDS
+
+    def refuse(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    cleaner.removal.look_again()
+    cleaner.store.hook = None
+    assert segments(cleaner.store) == {name.key}
+    cleaner.now += LATE_SECONDS
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+    assert not segments(cleaner.store)
+
+
+def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    state = UnreferencedPrefix(
+        ObjectName("box_segments", PREFIX),
+        frozenset({"a"}),
+        "local",
+        frozenset({NAME, ObjectName("box", "other name")}),
+        frozenset({"etag"}),
+        12.5,
+    )
+    for _ in range(2):
+        with closing(JournalDB(tmp_path, "me")) as log:
+            log.begin_upload(state)
+            assert log.uploads() == [state]
+    with closing(JournalDB(tmp_path, "me")) as log:
+        assert log.uploads() == [state]
+        log.end_upload(state.prefix)
+        assert log.uploads() == []
+
+
+def leave(cleaner: Cleaner, name: ObjectName) -> None:
+    """Delete an object as a user does: what goes with it goes, what others may name is left for later."""
+    cleaner.removal.discard(name, cleaner.removal.segments_of(name, is_slo=True))
+    cleaner.store.delete(name)
+    cleaner.removal.owners.forget(name)
+
+
+def pass_time(cleaner: Cleaner) -> None:
+    cleaner.now += LATE_SECONDS
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("first", ["file", "moved"])
+def test_what_a_leftover_names_too_goes_with_the_last_of_both(
+    cleaner: Cleaner, first: str, restarts: bool
+) -> None:
+    """The source of a rename could not be deleted: both names have the same segments."""
+    moved, used = ObjectName("box", "moved"), cleaner.segment(PREFIX + "1-a")
+    manifest = cleaner.manifest("file", used)
+    cleaner.manifest("moved", used)
+    cleaner.removal.record_move(NAME, moved, manifest.etag, stays=True)
+    if restarts:
+        cleaner.removal = cleaner.restarted()
+    cleaner.removal.discard_below(below(cleaner, objects=frozenset({ObjectName("box", "gone")})))
+    leave(cleaner, ObjectName("box", first))
+    assert segments(cleaner.store) == {used.key}
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}
+    leave(cleaner, moved if first == "file" else NAME)
+    if cleaner.removal.leftovers():
+        pass_time(cleaner)
+    assert segments(cleaner.store) == set()
+
+
+@pytest.mark.parametrize("lands", [True, False])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_what_a_failed_rename_may_have_copied_goes_when_it_has_not(
+    cleaner: Cleaner, lands: bool, restarts: bool
+) -> None:
+    copy, used = ObjectName("box", "copy"), cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    cleaner.removal.share(NAME, copy)
+    if restarts:
+        cleaner.removal = cleaner.restarted()
+    leave(cleaner, NAME)
+    if lands:
+        cleaner.manifest("copy", used)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == ({used.key} if lands else set())
+    assert not cleaner.removal.leftovers()
+
+
+def test_a_rename_that_failed_long_ago_costs_nothing_any_more(cleaner: Cleaner) -> None:
+    """Nor does it spare later versions of the object."""
+    cleaner.manifest("file", cleaner.segment(PREFIX + "1-a"))
+    cleaner.removal.share(NAME, ObjectName("box", "copy"))
+    leave(cleaner, NAME)
+    pass_time(cleaner)
+    cleaner.manifest("file", cleaner.segment(PREFIX.replace("0", "1") + "1-a"))
+    leave(cleaner, NAME)
+    assert segments(cleaner.store) == set()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_object_that_shares_and_stays_keeps_its_segments(cleaner: Cleaner, fails: bool) -> None:
+    """Its deletion was refused, or it was patched and names some of them still."""
+    copy, used = ObjectName("box", "copy"), cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    cleaner.removal.share(NAME, copy)
+    old = cleaner.removal.segments_of(NAME, is_slo=True)
+    if not fails:
+        cleaner.removal.discard(NAME, old)
+    assert segments(cleaner.store) == {used.key}
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}
+
+
+class Killed(BaseException):
+    """Ends a process in the middle of a call."""
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_segments_go_though_the_process_died_before_their_deletion(cleaner: Cleaner, answered: bool) -> None:
+    """But only where it knew that its own request had been carried out: another mount may have renamed it."""
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    old = cleaner.removal.segments_of(NAME, is_slo=True)
+    assert old == {used}
+    cleaner.store.delete(NAME)
+
+    def die(_method: str, _subject: str) -> None:
+        raise Killed
+
+    if answered:
+        cleaner.store.hook = die
+        with pytest.raises(Killed):
+            cleaner.removal.discard(NAME, old)
+        cleaner.store.hook = None
+    cleaner.removal = cleaner.restarted()
+    pass_time(cleaner)
+    assert segments(cleaner.store) == (set() if answered else {used.key})
+    assert not cleaner.removal.leftovers()
+
+
+def test_segments_stay_when_the_process_died_and_the_object_stands(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    cleaner.removal.segments_of(NAME, is_slo=True)
+    cleaner.removal = cleaner.restarted()
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}
+    assert not cleaner.removal.leftovers()
+
+
+def test_an_outage_is_no_proof(cleaner: Cleaner) -> None:
+    """What was about to be deleted is looked at again after it, and the object has been renamed since."""
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    cleaner.removal.segments_of(NAME, is_slo=True)
+    cleaner.store.delete(NAME)
+    cleaner.manifest("renamed by another mount", used)
+
+    def refuse(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    pass_time(cleaner)
+    cleaner.store.hook = None
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}
+    assert not cleaner.removal.leftovers()
+
+
+def test_a_manifest_that_came_late_and_was_moved_and_changed(cleaner: Cleaner) -> None:
+    """The object that was moved has claims for the upload only, since it was changed."""
+    first, second = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    cleaner.removal.discard_replaced(NAME, {first, second}, in_doubt=True)
+    late = cleaner.manifest("file", first, second)
+    moved = ObjectName("box", "moved")
+    cleaner.store.copy(NAME, moved, manifest_only=True)
+    cleaner.store.delete(NAME)
+    cleaner.removal.record_move(NAME, moved, late.etag)
+    new = cleaner.segment("moved/swiftfs-0123456789abcdef0123456789abcdef/1-a")
+    changed = Manifest((*late.segments[1:], Segment(new, cleaner.store.head(new).version.etag, 10)))
+    cleaner.removal.owners.record_manifest(moved, late.etag, changed, ObjectName("box_segments", "moved/"))
+    cleaner.manifest("moved", second, new)
+    cleaner.removal.owners.record_version(moved, changed.etag)
+    cleaner.removal = cleaner.restarted()
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {second.key, new.key}
+
+
+def test_segments_whose_deletion_fails_for_now_are_tried_again_soon(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+
+    def refuse(method: str, _subject: str) -> None:
+        if method == "delete":
+            raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    cleaner.removal.discard(NAME, {used})
+    assert not cleaner.removal.is_due()
+    cleaner.store.hook = None
+    cleaner.now += RETRY_SECONDS
+    assert cleaner.removal.is_due()
+    cleaner.removal.look_again()
+    assert segments(cleaner.store) == set()
+
+
+def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> None:
+    used = cleaner.segment(PREFIX + "1-a")
+    cleaner.manifest("file", used)
+    users = [ObjectName("box", "one"), ObjectName("box", "two")]
+    for user in users:
+        cleaner.removal.share(NAME, user)
+    cleaner.removal.owners.unshare(users[0])
+    assert cleaner.removal.shared([used]) == {used}
+    cleaner.removal.owners.unshare(users[1])
+    assert cleaner.removal.shared([used]) == set()
+
+
+def test_a_prefix_of_which_only_a_part_of_the_key_is_left(cleaner: Cleaner) -> None:
+    """Release 0.1 recorded no object for it: nothing is known to be unused."""
+    key = "x" * LONGEST_KEY + "/swiftfs-0123456789abcdef0123456789abcdef/"
+    segment = cleaner.segment(key + "1-a")
+    cleaner.removal.discard_below(UnreferencedPrefix(ObjectName("box_segments", key), frozenset()))
+    assert segments(cleaner.store) == {segment.key}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        (ObjectName("box_segments", f"d/{PREFIX}"), "d/file"),
+        (ObjectName("box", f".swiftfs-segments/{PREFIX}"), "file"),
+        (ObjectName("other", f"box/d/{PREFIX}"), "d/file"),
+    ],
+)
+def test_whose_a_prefix_of_release_0_1_is(cleaner: Cleaner, prefix: ObjectName, key: str) -> None:
+    names = [ObjectName(prefix.container, f"{prefix.key}{part}-a") for part in range(2)]
+    for name in names:
+        cleaner.store.put(name, b"x" * 10, Headers("a/b"))
+    cleaner.manifest(key, names[0])
+    cleaner.removal.discard_below(UnreferencedPrefix(prefix, frozenset()))
+    assert cleaner.store.head(names[0]).size == 10
+    assert [row.key for row in cleaner.store.list_page(prefix.container, prefix=prefix.key).rows] == [
+        names[0].key
+    ]
+
+
+def test_an_outage_does_not_forget_who_may_name_leftovers(cleaner: Cleaner) -> None:
+    """The second of the objects has come to name the segment when the server is back."""
+    used = cleaner.segment(PREFIX + "1-a")
+    objects = frozenset({NAME, ObjectName("box", "second")})
+    asked = below(cleaner, objects=objects, asked=frozenset({"e"}), since=cleaner.now - 1)
+    cleaner.removal.discard_below(asked)
+
+    def refuse(_method: str, _subject: str) -> None:
+        raise Unavailable("503")
+
+    cleaner.store.hook = refuse
+    pass_time(cleaner)
+    cleaner.store.hook = None
+    cleaner.manifest("second", used)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {used.key}

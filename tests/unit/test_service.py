@@ -1,0 +1,87 @@
+"""The systemd unit, and the protocol in which it learns that a mount answers."""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from swiftfs.config.credentials import read_credentials
+from swiftfs.config.sources import build_options, from_environment
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.mount import _drain
+from swiftfs.service.systemd import notify
+
+UNITS = Path(__file__).parents[2] / "systemd"
+UNIT = UNITS / "swiftfs@.service"
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[socket.socket]:
+    """A notification socket as systemd has one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(30)
+        yield channel
+
+
+def example() -> dict[str, str]:
+    lines = (UNITS / "example.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service"])
+def test_a_unit_uses_the_variables_of_the_example_and_no_secret_of_it(name: str) -> None:
+    text = (UNITS / name).read_text()
+    used = set(re.findall(r"\$\{(SWIFTFS_\w+)\}", text))
+    assert used == {"SWIFTFS_SOURCE", "SWIFTFS_MOUNTPOINT"} <= example().keys()
+    assert build_options([from_environment(example())]).allow_other
+    assert not any(variable.startswith(("OS_", "ST_")) for variable in example())
+    assert "credentials" in text
+
+
+def test_the_unit_leaves_the_mount_visible() -> None:
+    """systemd.exec(5) names the settings that give a service a mount namespace."""
+    namespaced = (
+        "PrivateMounts|PrivateTmp|PrivateDevices|ProtectSystem|ProtectHome|ProtectKernel|ReadWritePaths"
+    )
+    assert not re.search(rf"^({namespaced})", UNIT.read_text(), re.MULTILINE)
+
+
+def test_the_credentials_of_the_example_are_read(tmp_path: Path) -> None:
+    copy = tmp_path / "credentials"
+    copy.touch(0o600)
+    copy.write_text((UNITS / "example.credentials").read_text())
+    assert read_credentials(copy)["OS_USERNAME"] == "alice"
+
+
+def test_a_drain_tells_how_much_waits(
+    channel: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Draining:
+        def close(self, tell: Callable[[int], None]) -> None:
+            tell(3)
+
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    _drain(cast(FileSystem, Draining()), tmp_path)
+    assert channel.recv(100) == b"STATUS=unmounted, 3 changes are still to be stored"
+
+
+def test_notify_speaks_to_files_and_abstract_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for address in (str(tmp_path / "s"), f"\0swiftfs-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.bind(address)
+            monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
+            notify("READY=1")
+            assert channel.recv(100) == b"READY=1"
+
+
+def test_notify_without_a_listener_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    notify("READY=1")
+    assert not (tmp_path / "nobody").exists()

@@ -1,0 +1,233 @@
+"""A request that does not end holds up who needs its answer, and nobody else."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.bench_filesystem import bench, get, names, put, read
+from support.bench_filesystem import write as store_file
+from support.cache_house import MIB, House, noise, write
+from support.journal_house import foreign
+from support.memory_store import MemoryStore
+from support.storing_house import Writer
+from swiftfs.errors import Unavailable
+from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.segment_container import SegmentContainerChooser, place_beside
+from swiftfs.objects import ObjectName
+
+pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
+
+SECONDS = 60
+
+
+class Stall:
+    """Holds a store's requests of one method up, in which `what` is, until `end` is called."""
+
+    def __init__(self, store: MemoryStore, method: str, what: str = "") -> None:
+        self.begun, self._go_on = threading.Event(), threading.Event()
+        self._method, self._what = method, what
+        self.seen: list[str] = []
+        store.hook = self._hold
+
+    def _hold(self, method: str, subject: str) -> None:
+        if method == self._method and self._what in subject:
+            self.seen.append(subject)
+            self.begun.set()
+            assert self._go_on.wait(20)
+
+    def end(self) -> None:
+        self._go_on.set()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def stall(house: House, threads: ThreadPoolExecutor, content: CachedFile) -> tuple[Stall, Future[None]]:
+    """Begin a download that stalls."""
+    held = Stall(house.store, "get")
+    loading = threads.submit(content.ensure, 2 * BLOCK, 3 * BLOCK)
+    assert held.begun.wait(SECONDS)
+    return held, loading
+
+
+Leave = Callable[[House, CachedFile], None]
+
+
+def leave_changed(house: House, content: CachedFile) -> None:
+    write(content, 0, noise(BLOCK, 1))
+    house.cache.release(content)
+
+
+def leave_held_and_changed(house: House, content: CachedFile) -> None:
+    write(content, 0, noise(BLOCK, 1))
+    house.cache.pin(content.file_name)
+    house.cache.release(content)
+    house.cache.unpin(content.file_name)
+
+
+def leave_as_it_was(house: House, content: CachedFile) -> None:
+    house.cache.release(content)
+
+
+def drop(house: House, content: CachedFile) -> None:
+    house.cache.drop(content)
+
+
+@pytest.mark.matrix(4)
+@pytest.mark.parametrize("version_is_known", [True, False])
+@pytest.mark.parametrize("leave", [leave_changed, leave_held_and_changed, leave_as_it_was, drop])
+def test_the_cache_does_not_wait_for_a_download(
+    house: House, threads: ThreadPoolExecutor, leave: Leave, version_is_known: bool
+) -> None:
+    origin = house.put("file", noise(4 * MIB))
+    other = house.put("other", noise(MIB, 2))
+    content = house.open(origin if version_is_known else replace(origin, etag=""))
+    held, loading = stall(house, threads, content)
+    house.forget(content)
+    threads.submit(leave, house, content).result(SECONDS)
+    for ask in (house.open, house.open):
+        threads.submit(ask, other).result(SECONDS)
+    threads.submit(house.cache.fit).result(SECONDS)
+    assert threads.submit(house.cache.disk_use).result(SECONDS)
+    assert not loading.done()
+    held.end()
+    loading.result(SECONDS)
+    house.store.hook = None
+    assert house.read(other) == noise(MIB, 2)
+
+
+def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
+    threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """The file was unlinked, and what is read in advance of it stalls."""
+    store = MemoryStore("box")
+    foreign(store, "file", noise(64 * MIB))
+    foreign(store, "other", b"other")
+    with bench(store, tmp_path, "settle=1000") as filesystem:
+        handle = filesystem.open("/file", os.O_RDWR)
+        put(filesystem, handle, 0, noise(BLOCK, 1))
+        filesystem.unlink("/file")
+        get(filesystem, handle, 0, 4 * BLOCK)
+        held = Stall(store, "get", "box/file")
+        offsets = iter(range(4 * BLOCK, 64 * MIB, BLOCK))
+        while not held.begun.wait(0.02):
+            get(filesystem, handle, next(offsets), BLOCK)
+        try:
+            filesystem.flush(handle)
+            closing = threads.submit(filesystem.release, handle)
+            wait([closing], 0.5)
+            asked: list[Future[Any]] = [
+                threads.submit(names, filesystem, "/"),
+                threads.submit(read, filesystem, "/other"),
+                threads.submit(store_file, filesystem, "/new", b"new"),
+            ]
+            wait(asked, SECONDS)
+            assert [one.done() for one in asked] == [True] * 3
+            assert asked[1].result() == b"other"
+            closing.result(SECONDS)
+        finally:
+            held.end()
+
+
+def test_a_file_that_another_one_takes_the_place_of_is_not_waited_for(
+    house: House, threads: ThreadPoolExecutor
+) -> None:
+    origin = house.put("file", noise(4 * MIB))
+    first, second = house.open(origin), house.open(origin)
+    held, loading = stall(house, threads, first)
+    for content in (first, second):
+        threads.submit(house.keep, content).result(SECONDS)
+    threads.submit(house.open, house.put("new", b"new")).result(SECONDS)
+    assert not loading.done()
+    held.end()
+    loading.result(SECONDS)
+    house.store.hook = None
+    assert house.read(origin) == noise(4 * MIB)
+
+
+def test_a_closed_file_is_gone_when_its_download_has_ended(house: House, threads: ThreadPoolExecutor) -> None:
+    content = house.open(house.put("file", noise(4 * MIB)))
+    held, loading = stall(house, threads, content)
+    house.forget(content)
+    leave_changed(house, content)
+    assert len(house.kept()) == 1
+    held.end()
+    loading.result(SECONDS)
+    assert house.kept() == []
+
+
+def test_a_hole_that_is_stored_slowly_holds_up_no_other(
+    build_writer: Callable[..., Writer], threads: ThreadPoolExecutor
+) -> None:
+    writer = build_writer(threads=4)
+    writer.truncate(3 * MIB + 5)
+    uploads = writer.content.uploads
+    held = Stall(writer.store, "put", "0000000000000-")
+    writer.places.of("box")
+    first = uploads.upload(0, MIB)
+    assert held.begun.wait(SECONDS)
+    other = uploads.upload(3 * MIB, 3 * MIB + 5)
+    assert other.stored.result(SECONDS).size == 5
+    same = uploads.upload(MIB, 2 * MIB)
+    settled = threads.submit(uploads.commit_manifest, None)
+    held.end()
+    gone = settled.result(SECONDS)
+    names = {one.stored.result(SECONDS).name for one in (first, other, same) if not one.stored.cancelled()}
+    assert set(gone) == names
+    writer.run()
+    assert writer.stored() == writer.model
+    assert writer.named() <= writer.segments()
+
+
+def test_a_hole_that_could_not_be_stored_is_stored_by_the_next(writer: Writer) -> None:
+    writer.truncate(3 * MIB)
+
+    def refuse(method: str, _subject: str) -> None:
+        if method == "put":
+            raise Unavailable("no")
+
+    writer.store.hook = refuse
+    with pytest.raises(Unavailable):
+        writer.run()
+    writer.store.hook = None
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_a_container_that_is_made_slowly_holds_up_no_other(threads: ThreadPoolExecutor) -> None:
+    store = MemoryStore("slow", "quick")
+    places = SegmentContainerChooser(store)
+    held = Stall(store, "create_container", "slow")
+    slow = [threads.submit(places.of, "slow") for _ in range(3)]
+    assert held.begun.wait(SECONDS)
+    assert threads.submit(places.of, "quick").result(SECONDS) == place_beside("quick")
+    threads.submit(places.found, "quick", []).result(SECONDS)
+    assert not any(one.done() for one in slow)
+    held.end()
+    assert [one.result(SECONDS) for one in slow] == [place_beside("slow")] * 3
+    assert held.seen == ["slow_segments"]
+
+
+def test_a_decision_that_failed_is_made_again(threads: ThreadPoolExecutor) -> None:
+    store = MemoryStore("box")
+    places = SegmentContainerChooser(store)
+
+    def refuse(method: str, _subject: str) -> None:
+        raise Unavailable(method)
+
+    store.hook = refuse
+    with pytest.raises(Unavailable):
+        places.of("box")
+    store.hook = None
+    assert places.of("box") == place_beside("box")
+    assert places.of("box").name("key") == ObjectName("box_segments", "key")

@@ -1,0 +1,373 @@
+"""Uploads of files that are written to meanwhile: what is stored is of one moment, and nothing is lost."""
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from support.storing_house import MIB, NAME, Writer, noise
+from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
+from swiftfs.filecache.block_map import BLOCK, FileRecord
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.upload_record import UnreferencedPrefix
+from swiftfs.objects import ObjectName
+
+pytest_plugins = ["support.writer_fixtures"]
+
+
+class Once:
+    """Does something during the first PUT, or that of the object or segment whose name holds `part`."""
+
+    def __init__(self, step: Callable[[], None], part: str = "") -> None:
+        self._step = step
+        self._part = part
+        self.done = False
+
+    def __call__(self, name: ObjectName) -> None:
+        if not self.done and self._part in name.key:
+            self.done = True
+            self._step()
+
+
+def test_what_is_appended_during_an_upload_waits_for_the_next(writer: Writer) -> None:
+    writer.write(0, b"first")
+    writer.store.during = Once(lambda: writer.write(5, b" second"))
+    writer.run()
+    assert writer.stored() == b"first"
+    assert writer.content.changes()
+    writer.run()
+    assert writer.stored() == b"first second"
+    assert not writer.content.changes()
+
+
+def test_a_small_file_that_changes_between_md5_and_bytes_is_overtaken(writer: Writer) -> None:
+    writer.write(0, noise(3 * BLOCK))
+    writer.run()
+    before = writer.stored()
+    writer.write(0, b"one")
+    writer.store.during = Once(lambda: writer.write(BLOCK, b"two"))
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    assert writer.stored() == before
+    assert list(writer.content.changes().runs(0, 3)) == [(0, 2)]
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_wrong_bytes_on_the_way_are_not_overtaken(writer: Writer) -> None:
+    writer.write(0, b"bytes")
+
+    def fail(_name: ObjectName) -> None:
+        raise Corrupt("422")
+
+    writer.store.during = fail
+    with pytest.raises(Corrupt, match="422"):
+        writer.run()
+    writer.store.during = None
+    writer.run()
+    assert writer.stored() == b"bytes"
+
+
+@pytest.mark.parametrize("size", [3 * BLOCK, 3 * MIB])
+def test_a_file_that_was_cut_during_the_upload_is_overtaken(writer: Writer, size: int) -> None:
+    writer.write(0, noise(size - 5) + bytes(5))
+
+    def cut() -> None:
+        writer.truncate(size - 5)
+        writer.truncate(size)
+
+    writer.store.during = Once(cut)
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    writer.run()
+    assert writer.stored() == writer.model == writer.read()
+
+
+def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
+    writer.write(0, noise(3 * MIB))
+    writer.run()
+    writer.write(0, b"one")
+
+    def fail() -> None:
+        writer.write(2 * MIB, b"two")
+        raise Unavailable("503")
+
+    writer.store.during = Once(fail)
+    with pytest.raises(Unavailable):
+        writer.run()
+    assert not writer.content.changed_during_upload
+    assert [run[0] for run in writer.content.changes().runs(0, 24)] == [0, 16]
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+@pytest.mark.parametrize("size", [MIB - 5, 3 * MIB])
+def test_what_is_downloaded_for_an_upload_is_not_taken_for_the_object(writer: Writer, size: int) -> None:
+    writer.write(0, noise(size))
+    writer.run()
+    writer.reopen()
+    writer.write(BLOCK, noise(BLOCK, 1))  # none of the old bytes is needed yet
+
+    def fail(_name: ObjectName) -> None:
+        wait_idle(writer)
+        raise Unavailable("503")
+
+    writer.store.during = fail
+    with pytest.raises(Unavailable):
+        writer.run()
+    writer.store.during = None
+    assert writer.read() == writer.model
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def wait_idle(writer: Writer) -> None:
+    """Wait until neither a download nor a check is under way."""
+    content = writer.content
+    state, fetches = content._state, content._downloader.fetches
+    with state.changed:
+        assert state.changed.wait_for(lambda: not (fetches or state.checks.running), 10)
+
+
+def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones_stay(writer: Writer) -> None:
+    writer.fill(noise(4 * MIB))
+    writer.store.during = Once(lambda: writer.write(MIB + 5, b"change"), f"/{MIB:013d}")
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    writer.puts()
+    writer.run()
+    assert writer.puts() == 1
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_a_segment_that_changes_after_its_upload_is_a_later_change(writer: Writer) -> None:
+    writer.fill(noise(4 * MIB))
+    before = bytes(writer.model)
+    writer.store.during = Once(lambda: writer.write(5, b"change"), f"/{3 * MIB:013d}")
+    writer.run()
+    assert writer.stored() == before
+    assert list(writer.content.changes().runs(0, 32)) == [(0, 1)]
+    writer.puts()
+    writer.run()
+    assert writer.puts() == 1
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_a_segment_that_changes_before_its_upload_is_overtaken(writer: Writer) -> None:
+    writer.fill(noise(4 * MIB))
+    writer.store.during = Once(lambda: writer.write(3 * MIB + 5, b"change"), f"/{0:013d}")
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_an_append_to_a_large_file_does_not_disturb_its_upload(writer: Writer) -> None:
+    writer.fill(noise(2 * MIB + 100))
+    before = bytes(writer.model)
+    writer.store.during = Once(lambda: writer.write(2 * MIB + 100, b"append"), f"/{2 * MIB:013d}")
+    writer.run()
+    assert writer.stored() == before
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_a_patch_whose_bytes_change_is_overtaken_and_reuses_the_rest(writer: Writer) -> None:
+    writer.fill(noise(8 * MIB))
+    writer.run()
+    writer.reopen()
+    before = writer.stored()
+    writer.write(5, b"one")
+    writer.write(6 * MIB, b"two")
+    writer.store.during = Once(lambda: writer.write(6 * MIB + 9, b"three"), f"/{6 * MIB:013d}")
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    assert writer.stored() == before
+    writer.puts()
+    writer.run()
+    assert writer.puts() == 1
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+
+
+def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> None:
+    told: list[tuple[UnreferencedPrefix, int]] = []
+
+    def puts() -> int:
+        return sum(method == "put" for method, _ in writer.store.requests)
+
+    writer.content.uploads.record._on_first_put = lambda standing: told.append((standing, puts()))
+    assert writer.content.to_record().prefix is None
+    for round_ in range(2):
+        writer.write(round_ * MIB, noise(4 * MIB))
+        writer.run()
+    (first, before), *manifests = told
+    assert first == UnreferencedPrefix(
+        writer.content.uploads.record.prefix, frozenset(), objects=frozenset({NAME})
+    )
+    assert before == 0
+    assert [len(standing.asked) for standing, _ in manifests] == [1, 1]  # each is recorded before it is sent
+    assert writer.content.to_record().prefix == writer.content.uploads.record.prefix
+    assert all(name.key.startswith(writer.content.uploads.record.prefix.key) for name in writer.named())
+
+
+def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
+    def fail(_standing: UnreferencedPrefix) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer.content.uploads.record._on_first_put = fail
+    writer.write(0, noise(2 * MIB))
+    with pytest.raises(OSError, match="No space"):
+        writer.run()
+    assert writer.puts() == 0
+    writer.content.uploads.record._on_first_put = writer.begun.append
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def restore(writer: Writer, saved: FileRecord) -> CachedFile:
+    """Return what the process after one that died makes of what that had saved."""
+    assert saved.prefix is None or saved.prefix.container == "box_segments"
+    return writer.restore(saved)
+
+
+def replace_content(writer: Writer, content: CachedFile) -> None:
+    old, writer.content = writer.content, content
+    file = old._state.file
+    file.close()
+    file.close = file.remove = lambda: None  # type: ignore[method-assign]
+
+
+def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
+    writer.fill(noise(4 * MIB))
+
+    def fail() -> None:
+        raise Unavailable("503")
+
+    writer.store.during = Once(fail, f"/{3 * MIB:013d}")
+    with pytest.raises(Unavailable):
+        writer.run()
+    saved = writer.content.to_record()
+    writer.write(0, b"written by nobody who closed the file")
+    restored = restore(writer, saved)
+    replace_content(writer, restored)
+    assert len(writer.segments()) == 3
+    restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows)
+    writer.puts()
+    writer.run()
+    assert writer.puts() == 2
+    assert writer.stored() == writer.model
+    assert writer.segments() == writer.named()
+    assert [one.prefix for one in writer.begun if not one.asked] == [restored.uploads.record.prefix]
+
+
+def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> None:
+    writer.write(0, noise(2 * MIB))
+    writer.run()
+    kept = writer.named()
+    writer.write(0, noise(2 * MIB, 1))
+    writer.store.during = Once(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
+    with pytest.raises(ChangedDuringUpload):
+        writer.run()
+    restored = restore(writer, writer.content.to_record())
+    replace_content(writer, restored)
+    restored.uploads.adopt_leftovers(writer.store.list_page("box_segments").rows, kept)
+    garbage = set(restored.uploads.abandon())
+    assert garbage == writer.segments() - kept
+    assert garbage
+
+
+def test_a_saved_content_goes_on_with_its_changes_and_the_version(writer: Writer) -> None:
+    writer.write(0, noise(4 * BLOCK))
+    writer.run()
+    writer.write(BLOCK + 7, b"closed")
+    saved = writer.content.to_record()
+    expected = bytes(writer.model)
+    writer.write(3 * BLOCK, b"not closed")
+    writer.write(4 * BLOCK, noise(5 * BLOCK))
+    replace_content(writer, restore(writer, saved))
+    writer.model = bytearray(expected)
+    assert writer.read() == expected
+    writer.truncate(6 * BLOCK)
+    assert writer.read() == writer.model
+    writer.run()
+    assert writer.stored() == writer.model
+
+
+def test_a_saved_file_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
+    writer.write(0, noise(4 * BLOCK))
+    saved = writer.content.to_record()
+    path = writer.folder / saved.file
+    with path.open("r+b") as file:
+        file.truncate(5)
+    with pytest.raises(OSError, match=saved.file):
+        writer.restore(saved)
+    with path.open("r+b") as file:
+        file.truncate(saved.size)
+
+
+class Chaos:
+    """Changes the file at random between and during requests, and remembers every state it had."""
+
+    def __init__(self, writer: Writer, seed: int) -> None:
+        self._writer = writer
+        self._dice = random.Random(seed)
+        self._lock = threading.Lock()
+        self.states: list[bytes] = []
+
+    def step(self) -> None:
+        with self._lock:
+            dice, writer = self._dice, self._writer
+            where = dice.randrange(0, 5 * MIB)
+            match dice.randrange(8):
+                case 0:
+                    writer.truncate(where)
+                case 1:
+                    writer.write(len(writer.model), dice.randbytes(dice.randrange(1, 2 * BLOCK)))
+                case 2 | 3:
+                    writer.write(where, dice.randbytes(dice.randrange(1, MIB)))
+                case 4:
+                    writer.write(min(where, len(writer.model)), dice.randbytes(1000))
+            self.states.append(bytes(writer.model))
+
+    def sometimes(self, _name: ObjectName) -> None:
+        if self._dice.random() < 0.3:
+            self.step()
+        if self._dice.random() < 0.05:
+            raise Unavailable("503")
+
+
+@pytest.mark.matrix(3)
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_stored_was_the_file_at_one_moment(
+    build_writer: Callable[..., Writer], seed: int
+) -> None:
+    writer = build_writer(threads=1 + seed % 3)
+    dice = random.Random(seed)
+    chaos = Chaos(writer, seed)
+    stored = 0
+    for round_ in range(25):
+        chaos.step()
+        begun = len(chaos.states) - 1
+        writer.store.during = chaos.sometimes
+        try:
+            writer.run()
+        except (ChangedDuringUpload, Unavailable):
+            continue
+        finally:
+            writer.store.during = None
+        stored += 1
+        assert writer.stored() in chaos.states[begun:], round_
+        assert writer.segments() >= writer.named()
+        assert writer.read() == writer.model
+        if not writer.content.changes() and dice.random() < 0.5 and len(writer.stored()) == len(writer.model):
+            writer.reopen()
+    assert stored > 3
+    writer.run()
+    assert writer.stored() == writer.read() == writer.model
+    assert writer.segments() == writer.named()
+    assert sum(not standing.asked for standing in writer.begun) <= 30
+    assert writer.store.head(NAME).size == len(writer.model)

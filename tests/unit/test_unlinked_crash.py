@@ -1,0 +1,185 @@
+"""A file is deleted while it is open and only partly here, and the mount dies before Swift was told."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import ME, bench, copy_live, get, names, put, write
+from support.memory_store import MemoryStore
+from support.scenes import wait_until
+from swiftfs.errors import AccessDenied
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+BODY = bytes(range(256)) * 16384
+TYPE = "text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"
+NEVER = "settle=1000,read_ahead=0"
+HIDDEN = "/dir/.fuse_hidden0000001600000002"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore("box")
+    for key in ("dir/file", "dir/other"):
+        store.put(ObjectName("box", key), BODY, Headers(TYPE))
+    return store
+
+
+def open_partly(filesystem: FileSystem, path: str = "/dir/file") -> int:
+    handle = filesystem.open(path, os.O_RDONLY)
+    get(filesystem, handle, 0, 10)
+    return handle
+
+
+def everything(store: MemoryStore) -> list[str]:
+    """Return the keys of all objects with bytes, segments too."""
+    return sorted(row.key for one in store._containers for row in store.list_page(one).rows if row.size)
+
+
+def unlink(filesystem: FileSystem, way: str) -> None:
+    """Unlink the open file as libfuse does it, or with `hard_remove`."""
+    if way == "hidden":
+        filesystem.rename("/dir/file", HIDDEN)
+    else:
+        filesystem.unlink("/dir/file")
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.release(handle)
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        copy_live(cache, tmp_path / "image")
+    store.put(ObjectName("box", "dir/file"), BODY, Headers(TYPE))
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        assert names(filesystem, "/dir") == ["other"]
+        with pytest.raises(OSError, match="dir/file"):
+            filesystem.getattr("/dir/file")
+    assert [row.key for row in store.list_page("box").rows if row.size] == ["dir/other"]
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("options", [NEVER, "read_ahead=0"])
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
+    store: MemoryStore, tmp_path: Path, way: str, options: str, size: str
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    if size == "large":
+        with bench(store, cache, "segment_size=1M") as filesystem:
+            write(filesystem, "/dir/file", BODY)
+        shutil.rmtree(cache)
+        cache.mkdir()
+    with bench(store, cache, options) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        assert filesystem.waiting() == []
+        copy_live(cache, tmp_path / "image")
+        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        assert store.head(ObjectName("box", "dir/file")).size == len(BODY)
+        saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
+        filesystem.release(handle)
+    store._containers = saved
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        assert names(filesystem, "/dir") == ["other"]
+    assert everything(store) == ["dir/other"]
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
+    store: MemoryStore, tmp_path: Path, way: str
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, "settle=0,read_ahead=0") as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.release(handle)
+        write(filesystem, "/dir/file", b"new")
+        handle = open_partly(filesystem, "/dir/other")
+        filesystem.rename("/dir/other", HIDDEN) if way == "hidden" else filesystem.unlink("/dir/other")
+        filesystem.mkdir("/dir/other", 0o755, ME)
+        wait_until(lambda: not filesystem.waiting())
+        copy_live(cache, tmp_path / "image")
+        filesystem.release(handle)
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert filesystem.waiting() == []
+        assert names(filesystem, "/dir") == ["file", "other"]
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    with bench(store, tmp_path, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.rename("/dir", "/moved")
+        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        filesystem.release(handle)
+        assert names(filesystem, "/") == ["moved"]
+        assert names(filesystem, "/moved") == ["other"]
+    assert "file" not in "".join(row.key for row in store.list_page("box").rows)
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    """The deletion is handed in before the new file, under the name that both have."""
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        new = filesystem.create("/dir/file", 0o644, os.O_WRONLY, ME)
+        put(filesystem, new, 0, b"new")
+        filesystem.flush(new)
+        filesystem.release(new)
+        filesystem.release(handle)
+        assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
+        copy_live(cache, tmp_path / "image")
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert names(filesystem, "/dir") == ["file", "other"]
+        assert filesystem.getattr("/dir/file").size == 3
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    with bench(store, cache, NEVER) as filesystem:
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        write(filesystem, "/dir/new", b"new")
+        filesystem.rename("/dir/new", "/dir/file")
+        assert {one.path for one in filesystem.waiting()} == {"/dir/file"}
+        filesystem.release(handle)
+        copy_live(cache, tmp_path / "image")
+    with bench(store, tmp_path / "image", NEVER) as filesystem:
+        assert names(filesystem, "/dir") == ["file", "other"]
+        assert filesystem.getattr("/dir/file").size == 3
+
+
+@pytest.mark.parametrize("way", ["hidden", "at once"])
+def test_a_refusal_names_the_file(
+    store: MemoryStore, tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(method: str, _subject: object) -> None:
+        if method in ("delete", "delete_many"):
+            raise AccessDenied("no")
+
+    with bench(store, tmp_path, "settle=0.01,read_ahead=0") as filesystem:
+        store.hook = refuse
+        handle = open_partly(filesystem)
+        unlink(filesystem, way)
+        filesystem.release(handle)
+        wait_until(lambda: bool(filesystem.services.journal.refused()))
+        assert [one.path for one in filesystem.services.journal.refused()] == ["/dir/file"]
+        assert "/dir/file: could not be deleted: no" in caplog.text
+        assert ".fuse_hidden" not in caplog.text
+        assert names(filesystem, "/dir") == ["file", "other"]
+        store.hook = None
+        filesystem.unlink("/dir/file")

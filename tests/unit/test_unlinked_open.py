@@ -1,0 +1,67 @@
+"""A file that is unlinked while it is open and only partly here: its object goes with the last handle."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.bench_filesystem import bench, get, names, read
+from support.memory_store import MemoryStore
+from swiftfs.errors import AccessDenied
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+NAME = ObjectName("box", "file")
+BODY = bytes(range(256)) * 16384
+TYPE = "text/plain;mtime=1.000000;mode=0100644;uid=0;gid=0"
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore("box")
+    store.put(NAME, BODY, Headers(TYPE))
+    return store
+
+
+@pytest.fixture
+def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
+    with bench(store, tmp_path, "ttl=0,read_ahead=0") as filesystem:
+        yield filesystem
+
+
+def open_and_unlink(filesystem: FileSystem) -> int:
+    handle = filesystem.open("/file", os.O_RDONLY)
+    get(filesystem, handle, 0, 10)
+    filesystem.unlink("/file")
+    assert names(filesystem, "/") == []
+    return handle
+
+
+def test_it_is_read_to_its_end_and_then_deleted(filesystem: FileSystem, store: MemoryStore) -> None:
+    handle = open_and_unlink(filesystem)
+    assert get(filesystem, handle, 0, len(BODY)) == BODY
+    filesystem.release(handle)
+    assert ("delete", str(NAME)) in [(method, str(subject)) for method, subject in store.requests]
+
+
+def test_another_clients_new_file_of_that_name_is_seen(filesystem: FileSystem, store: MemoryStore) -> None:
+    filesystem.release(open_and_unlink(filesystem))
+    store.put(NAME, b"new", Headers(TYPE))
+    assert names(filesystem, "/") == ["file"]
+    assert read(filesystem, "/file") == b"new"
+
+
+def test_a_deletion_that_is_refused_brings_the_file_back(filesystem: FileSystem, store: MemoryStore) -> None:
+    handle = open_and_unlink(filesystem)
+
+    def refuse(method: str, _subject: object) -> None:
+        if method == "delete":
+            raise AccessDenied("no")
+
+    store.hook = refuse
+    filesystem.release(handle)
+    store.hook = None
+    assert names(filesystem, "/") == ["file"]
+    assert read(filesystem, "/file") == BODY

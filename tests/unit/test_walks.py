@@ -1,0 +1,220 @@
+"""Walks and listings in pages: whatever the pages, the folders are those of one listing without pages."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.memory_store import MemoryStore
+from swiftfs.namespace.entry import Defaults, Entry, entries_of
+from swiftfs.namespace.head_cache import HeadCache
+from swiftfs.namespace.head_fetcher import HeadFetcher
+from swiftfs.namespace.listing import Listing, Unlisted, listings_in
+from swiftfs.namespace.namespace import BEFORE_SLASH, Namespace
+from swiftfs.namespace.walk_detector import FIRST_ROWS, WINDOW, WalkDetector
+from swiftfs.objects import Limits, ObjectName
+from swiftfs.paths import Folder, Source, join
+from swiftfs.store.protocol import Headers
+
+DEFAULTS = Defaults(0, 0, ask_times=False)
+FILE, MARKER = "text/plain;mode=0100644", "application/directory"
+
+components = st.text("ab-.0\U0010ffff", max_size=2)
+keys = st.lists(components, min_size=1, max_size=4).map("/".join).filter(bool)
+objects = st.dictionaries(keys, st.sampled_from([(FILE, b"x"), (FILE, b""), (MARKER, b""), (MARKER, b"x")]))
+
+
+def store_of(held: dict[str, tuple[str, bytes]], *, page: int = 10_000, is_swift: bool = True) -> MemoryStore:
+    """Return a store of these objects whose listings have `page` rows."""
+    store = MemoryStore("box", limits=Limits(listing=page, is_swift=is_swift))
+    for key, (content_type, body) in held.items():
+        store.put(ObjectName("box", key), body, Headers(content_type))
+    return store
+
+
+def folders_of(held: dict[str, tuple[str, bytes]]) -> list[Folder]:
+    """Return the root and every folder that the keys imply."""
+    prefixes = {key[: end + 1] for key in held for end in range(len(key)) if key[end] == "/"}
+    return [Folder("box", prefix) for prefix in ["", *sorted(prefixes)]]
+
+
+def model(held: dict[str, tuple[str, bytes]], folder: Folder) -> dict[str, Entry]:
+    """Return the folder's entries by a listing that needs no second page, but for when they were written."""
+    page = store_of(held).list_page("box", prefix=folder.prefix, delimiter="/")
+    return timeless(entries_of(folder, page.rows, page.subdirs, DEFAULTS))
+
+
+def timeless(entries: Iterator[Entry]) -> dict[str, Entry]:
+    """Return the entries by name without what the time of writing decides; no name may come twice."""
+    found = {}
+    for entry in entries:
+        assert entry.name not in found
+        attributes = replace(entry.attributes, mtime_ns=0)
+        found[entry.name] = replace(entry, attributes=attributes, last_modified="")
+    return found
+
+
+@given(objects, st.integers(1, 6), st.booleans())
+def test_a_listing_in_pages_is_the_listing(
+    held: dict[str, tuple[str, bytes]], page: int, is_swift: bool
+) -> None:
+    store = store_of(held, page=page, is_swift=is_swift)
+    for folder in folders_of(held):
+        wanted = model(held, folder)
+        listing = Listing(folder, DEFAULTS)
+        shown: list[Entry] = []
+        while not listing.complete:
+            shown += listing.add_page(
+                store.list_page("box", prefix=folder.prefix, delimiter="/", marker=listing.end)
+            )
+            check_names(listing, wanted)
+        assert timeless(iter(shown)) == wanted
+        assert timeless(entry for chunk in listing.chunks() for entry in chunk) == wanted
+        assert listing.marked == (held.get(folder.prefix, ("", b"x"))[1] == b"" and is_folder(held, folder))
+
+
+def is_folder(held: dict[str, tuple[str, bytes]], folder: Folder) -> bool:
+    return held[folder.prefix][0] == MARKER
+
+
+def check_names(listing: Listing, wanted: dict[str, Entry]) -> None:
+    """Whatever the listing says of a name is true; once complete it says something of each."""
+    for name in [*wanted, "nobody", "", "zzz"]:
+        try:
+            found = listing.get(name)
+        except Unlisted:
+            assert not listing.complete
+        else:
+            assert (found is None) == (name not in wanted)
+            assert found is None or timeless(iter([found])) == {name: wanted[name]}
+
+
+@given(objects, st.integers(1, 6), st.data())
+def test_our_changes_lie_over_a_listing_in_pages(
+    held: dict[str, tuple[str, bytes]], page: int, data: st.DataObject
+) -> None:
+    store, folder = store_of(held, page=page), Folder("box", "")
+    listing = Listing(folder, DEFAULTS)
+    while not listing.complete:
+        listing.add_page(store.list_page("box", delimiter="/", marker=listing.end))
+    wanted = model(held, folder)
+    names = st.sampled_from([*wanted, "new"])
+    for name, exists in data.draw(st.lists(st.tuples(names, st.booleans()), max_size=5)):
+        entry = Entry(name, ObjectName("box", name), DEFAULTS.file(1, 0, 2)) if exists else None
+        listing.update(name, entry)
+        wanted.pop(name, None)
+        if entry is not None:
+            wanted[name] = timeless(iter([entry]))[name]
+    assert timeless(entry for chunk in listing.chunks() for entry in chunk) == wanted
+    check_names(listing, wanted)
+
+
+@given(objects, st.integers(1, 8), st.data())
+def test_a_flat_page_shows_whole_folders(
+    held: dict[str, tuple[str, bytes]], rows: int, data: st.DataObject
+) -> None:
+    folders = folders_of(held)
+    root = data.draw(st.sampled_from(folders))
+    below = [folder for folder in folders if folder != root and folder.is_below(root)]
+    if not below:
+        return
+    folder = data.draw(st.sampled_from(below))
+    marker = folder.prefix[:-1] + BEFORE_SLASH
+    page = store_of(held).list_page("box", prefix=root.prefix, marker=marker, limit=rows)
+    listings = listings_in(page, folder, root, marker, DEFAULTS)
+    for shown, listing in listings.items():
+        assert shown.is_below(root)
+        assert timeless(entry for chunk in listing.chunks() for entry in chunk) == model(held, shown)
+        alone = Listing(shown, DEFAULTS)
+        alone.add_page(store_of(held).list_page("box", prefix=shown.prefix, delimiter="/"))
+        assert listing.marked == alone.marked
+    assert folder in listings or not page.last
+
+
+@contextmanager
+def namespace_of(store: MemoryStore) -> Iterator[Namespace]:
+    with tempfile.TemporaryDirectory() as cache:
+        details = HeadFetcher(store, HeadCache(Path(cache) / "heads.sqlite"))
+        namespace = Namespace(store, details, Source("box"), DEFAULTS, ttl=60, max_entries=10_000)
+        try:
+            yield namespace
+        finally:
+            namespace.close()
+
+
+@settings(deadline=None)
+@given(objects, st.integers(2, 8), st.booleans(), st.booleans())
+def test_a_walk_shows_what_is_there(
+    held: dict[str, tuple[str, bytes]], page: int, is_swift: bool, depth_first: bool
+) -> None:
+    """`find` reads a folder's names before those of its subfolders, others the other way."""
+    with namespace_of(store_of(held, page=page, is_swift=is_swift)) as namespace:
+        paths, seen = ["/"], 0
+        while paths:
+            path = paths.pop(-1 if depth_first else 0)
+            children = list(namespace.children(path))
+            assert timeless(iter(children)) == model(held, Source("box").folder(path))
+            paths += [join(path, child.name) for child in children if child.is_directory]
+            seen += 1
+        assert seen >= len(folders_of(held))
+
+
+@settings(deadline=None)
+@given(objects, st.integers(1, 5))
+def test_lookups_without_a_listing_are_right(held: dict[str, tuple[str, bytes]], page: int) -> None:
+    """A folder that is larger than a page is asked name by name."""
+    with namespace_of(store_of(held, page=page)) as namespace:
+        for folder in ("/", "/a"):
+            wanted = model(held, Source("box").folder(folder))
+            for name in [*wanted, "nobody"]:
+                found = namespace.find(join(folder, name))
+                assert (found is None) == (name not in wanted)
+                assert found is None or found.attributes.mode == wanted[name].attributes.mode
+
+
+def folders(*prefixes: str) -> Sequence[Folder]:
+    return [Folder("box", prefix) for prefix in prefixes]
+
+
+def test_two_folders_and_what_is_above_them_are_a_walk() -> None:
+    walks = WalkDetector()
+    top, first, second = folders("", "a/", "b/")
+    assert walks.notice(top) is None
+    assert walks.notice(first) is None
+    assert walks.notice(second) == (top, FIRST_ROWS)
+
+
+def test_folders_far_from_each_other_are_no_walk() -> None:
+    walks = WalkDetector()
+    for folder in folders("a/b/", "c/d/", "e/f/", "g/"):
+        assert walks.notice(folder) is None
+
+
+def test_listings_of_long_ago_are_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    walks = WalkDetector()
+    for folder in folders("", "a/", "b/"):
+        assert walks.notice(folder) is None
+        now += WINDOW + 1
+
+
+def test_a_walk_ends_when_what_it_brought_is_not_used() -> None:
+    walks = WalkDetector()
+    top, *others = folders("", "a/", "b/", "x/", "y/", "z/")
+    brought = folders(*[f"c{number}/" for number in range(8)])
+    walks.notice(top)
+    walks.notice(others[0])
+    assert walks.notice(others[1]) == (top, FIRST_ROWS)
+    walks.record_page(set(brought))
+    assert walks.notice(others[2]) is None
+    assert walks.notice(others[3]) == (top, FIRST_ROWS)
+    walks.record_page(set(brought))
+    for folder in brought[:2]:
+        walks.record_use(folder)
+    assert walks.notice(others[4]) == (top, 0)
