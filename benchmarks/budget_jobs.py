@@ -18,7 +18,7 @@ from swiftfs.demo.server import RecordedRequest, SwiftServer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.scenes import counted
+from support.jobs import counted
 from support.trees import make_tree
 
 OURS = "swiftfs"

@@ -23,7 +23,7 @@ from swiftfs.posix.filesystem import FileSystem
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.bench_filesystem import ME, bench, put
+from support.harness import ME, harness, put
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 
@@ -80,7 +80,7 @@ def in_file_system(folder: Path, files: int, data: bytes) -> Times:
     store = MemoryStore()
     store.create_container("box")
     times: Times = {}
-    with suppress(SwiftfsError), bench(store, folder, OPTIONS) as filesystem:  # what waits, stays
+    with suppress(SwiftfsError), harness(store, folder, OPTIONS) as filesystem:  # what waits, stays
         times = without_kernel(filesystem, files, data)
     return times
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import FrameType
 
 import swiftfs
-from support.bench_filesystem import ME, bench
-from support.bench_filesystem import write as write_file
+from support.harness import ME, harness
+from support.harness import write as write_file
 from support.memory_store import MemoryStore
 from swiftfs.posix.filesystem import FileSystem
 
@@ -61,9 +61,9 @@ def trace(name: str) -> list[str]:
     sys.setprofile(note)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            with bench(store, Path(folder)) as filesystem:
+            with harness(store, Path(folder)) as filesystem:
                 write_file(filesystem, OLD, b"bytes")
-            with bench(store, Path(folder), "settle=1000,drain=0" if name == "write" else "") as filesystem:
+            with harness(store, Path(folder), "settle=1000,drain=0" if name == "write" else "") as filesystem:
                 running.set()
                 CALLS[name](filesystem)
                 running.clear()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from swiftclient import Connection
 
-from support.bench_filesystem import ME, names, put, read, write
+from support.harness import ME, names, put, read, write
 from support.reference_model import ReferenceModel, Thing
 from swiftfs.config.sources import parse_options
 from swiftfs.demo.server import SwiftServer
@@ -42,7 +42,7 @@ SIZES = st.sampled_from([0, 1, 5, 1_100_000])
 _numbers = itertools.count(1)
 
 
-class Line:
+class CuttableStore:
     """A store that can be cut off, as a process that died is."""
 
     def __init__(self, store: ObjectStore) -> None:
@@ -74,7 +74,7 @@ class Machine(RuleBasedStateMachine):
     def mount(self) -> FileSystem:
         options = parse_options([OPTIONS])
         request = MountRequest(Source.parse(self.container), Path("/nowhere"), options)
-        self.line = Line(self.connected.store)
+        self.line = CuttableStore(self.connected.store)
         connected = replace(self.connected, store=cast(ObjectStore, self.line))
         filesystem = build(connected, request, self.cache)
         filesystem.begin()

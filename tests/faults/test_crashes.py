@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.crash_oracle import CrashOracle, look_below
 from support.crashes import Killable, orphans, stored_states, wipe, work
-from support.ledger import Ledger, look_below
 from swiftfs.demo.server import SwiftServer
 
 OPTIONS = "segment_size=1M,settle=0.3"
@@ -24,11 +24,11 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
     mount = Killable(swift, name, folder, OPTIONS)
-    ledger = Ledger(mount.path)
+    oracle = CrashOracle(mount.path)
     survived = False
     if mount.start(step):
         try:
-            work(ledger, folder)
+            work(oracle, folder)
         except OSError:
             died = mount.stop()
             assert not died, mount.log.read_text()
@@ -38,9 +38,9 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
     if step % 3 == 0 and mount.start(1 + step % 23):
         mount.stop()
     assert mount.start(), mount.log.read_text()
-    problems = [f"in the mount {line}" for line in ledger.check(look_below(mount.path))]
+    problems = [f"in the mount {line}" for line in oracle.check(look_below(mount.path))]
     assert mount.stop()
-    problems += [f"in Swift {line}" for line in ledger.check(stored_states(client, name))]
+    problems += [f"in Swift {line}" for line in oracle.check(stored_states(client, name))]
     problems += [f"orphan {segment}" for segment in orphans(client, name)]
     problems += [f"log: {line}" for line in mount.problems()]
     wipe(client, name)
@@ -53,11 +53,11 @@ def count_steps(swift: SwiftServer, name: str, folder: Path) -> list[str]:
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
     mount = Killable(swift, name, folder, OPTIONS)
-    ledger = Ledger(mount.path)
+    oracle = CrashOracle(mount.path)
     assert mount.start()
-    work(ledger, folder)
+    work(oracle, folder)
     assert mount.stop()
-    assert ledger.check(stored_states(client, name)) == []
+    assert oracle.check(stored_states(client, name)) == []
     assert orphans(client, name) == set()
     wipe(client, name)
     client.close()

@@ -11,28 +11,28 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.large_files import append, cut, manifest_names, patch, segment_names
 from support.mounts import Mount
-from support.scenes import wait_until
-from support.storing_house import noise
+from support.upload_rig import noise
 from swiftfs.demo.server import Fault, SwiftServer
 
 
 @pytest.mark.matrix(1)
 @pytest.mark.mount_options("segment_size=1M,settle=1000,read_ahead=0")
-@pytest.mark.parametrize("deed", [patch, append, cut])
+@pytest.mark.parametrize("operation", [patch, append, cut])
 def test_a_reader_of_a_mount_that_was_killed(
     mounted: Mount,
     swift: SwiftServer,
     connection: Connection,
     container: str,
-    deed: Callable[[Path, bytearray], None],
+    operation: Callable[[Path, bytearray], None],
 ) -> None:
     """The reader comes before any attempt succeeds: Swift does not tell the manifest."""
     data, path = bytearray(noise(4_000_000)), mounted.path / "file"
     path.write_bytes(data)
     mounted.remount()
-    deed(path, data)
+    operation(path, data)
     manifest = f"/{container}/file.*multipart-manifest="
     swift.inject(Fault("PUT", f"{manifest}put", reset=True, after=True))
     orders = subprocess.Popen(

@@ -9,8 +9,8 @@ import pytest
 from swiftclient import Connection
 from swiftclient.exceptions import ClientException
 
+from support.jobs import wait_until
 from support.mounts import Mount, run
-from support.scenes import wait_until
 from swiftfs.demo.server import Fault, SwiftServer
 
 LATE = 3.0

@@ -18,9 +18,9 @@ import pytest
 from swiftclient import Connection
 
 from support import load
+from support.crash_oracle import State, differences
 from support.crashes import orphans, stored_states
 from support.deadlines import within
-from support.ledger import State, differences
 from support.load_ends import PREFETCHED, assert_journal_is_empty, assert_nothing_waits
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer

@@ -15,13 +15,13 @@ import pytest
 from swiftclient import Connection
 
 from support import impatient_mount
+from support.crash_oracle import differences, look_below
 from support.crashes import orphans, stored_states
 from support.fault_matrix import KINDS, Kind
-from support.ledger import differences, look_below
-from support.mount_deeds import DEEDS, Deed, States, errno_of_call, prepare
+from support.jobs import wait_until
 from support.mount_faults import outcome
+from support.mount_operations import MOUNT_OPERATIONS, MountOperation, States, errno_of_call, prepare
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.control.client import flush
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.demo.values import Fault
@@ -30,7 +30,7 @@ from swiftfs.store import SwiftStore, open_account
 FIELDS_AT_ONCE = 20
 
 APART = 1 if "SWIFTFS_ALL_FAULTS" in os.environ else 4
-"""Of so many fields one is tried; each kind and each deed several times."""
+"""Of so many fields one is tried; each kind and each operation several times."""
 
 OPTIONS = "settle=1000,segment_size=1M,ttl=1000,prefetch=no"
 
@@ -55,22 +55,22 @@ ONCE, ALWAYS = Patience(2.0, 60.0), Patience(1.5, 3.0)
 class Field:
     """One field of the matrix, in a container of its own."""
 
-    deed: Deed
+    operation: MountOperation
     kind: Kind
     always: bool
     container: str
 
     def __str__(self) -> str:
-        return f"{self.deed.name}: {self.kind.name} {'always' if self.always else 'once'}"
+        return f"{self.operation.name}: {self.kind.name} {'always' if self.always else 'once'}"
 
     def fault(self, patience: Patience) -> Fault:
         """Return the fault that hits this field's requests, or the first of them."""
-        deed, fault = self.deed, self.kind.fault
-        where = f"/{self.container}{deed.hits or '[/?]'}"
+        operation, fault = self.operation, self.kind.fault
+        where = f"/{self.container}{operation.hits or '[/?]'}"
         wait = 2 * patience.silence
         return replace(
             fault,
-            method=deed.method,
+            method=operation.method,
             path=where,
             times=-1 if self.always else 1,
             delay=wait if fault.delay else 0.0,
@@ -79,7 +79,7 @@ class Field:
 
     def judge(self, number: int, seen: States, stored: States) -> Iterator[str]:
         """Yield what is not as it should be."""
-        wanted = outcome(self.deed, self.kind, always=self.always)
+        wanted = outcome(self.operation, self.kind, always=self.always)
         # A deadline may cut the last attempt short.
         allowed = {wanted.errno, errno.ETIMEDOUT} if wanted.errno == errno.EIO else {wanted.errno}
         if number not in allowed:
@@ -90,8 +90,10 @@ class Field:
                 yield f"{self}, in {where}: {wrong[0]}"
 
     def _differences(self, found: States, states: States) -> list[str]:
-        if states is self.deed.torn:
-            states = {path: state for path, state in states.items() if path in found or path in self.deed.old}
+        if states is self.operation.torn:
+            states = {
+                path: state for path, state in states.items() if path in found or path in self.operation.old
+            }
         return differences(found, states)
 
 
@@ -99,10 +101,10 @@ def fields(*, always: bool) -> list[Field]:
     """Return the fields that are tried."""
     numbers = itertools.count()
     found = [
-        Field(deed, kind, always, f"{'always' if always else 'once'}{next(numbers)}x")
-        for deed in DEEDS
+        Field(operation, kind, always, f"{'always' if always else 'once'}{next(numbers)}x")
+        for operation in MOUNT_OPERATIONS
         for kind in KINDS
-        if deed.knows(kind)
+        if operation.knows(kind)
     ]
     return found[2 * always :: APART]
 
@@ -124,7 +126,7 @@ class Impatient(Mount):
 
     def warm(self, field: Field) -> None:
         """Let the mount know a field's folder, unless that is to fail."""
-        if not field.deed.lists:
+        if not field.operation.lists:
             for entry in os.scandir(self.path / field.container):
                 entry.stat(follow_symlinks=False)
 
@@ -149,13 +151,13 @@ class Matrix:
     def run(self, folder: Path) -> list[str]:
         """Return what is not as it should be."""
         with closing(SwiftStore(open_account(self._server.environment()))) as store:
-            self._each(lambda field: prepare(store, field.container, field.deed))
+            self._each(lambda field: prepare(store, field.container, field.operation))
         mount = Impatient(self._server, folder, self._patience)
         with mount:
             self._each(mount.warm)
             for field in self._tried:
                 self._server.inject(field.fault(self._patience))
-            numbers = self._each(lambda field: errno_of_call(field.deed, mount.path / field.container))
+            numbers = self._each(lambda field: errno_of_call(field.operation, mount.path / field.container))
             self._server.clear_faults()
             mount.heal()
             seen = self._each(lambda field: look_below(mount.path / field.container))
@@ -190,15 +192,17 @@ class Matrix:
 def test_the_matrix(quiet_server: SwiftServer, tmp_path: Path, always: bool) -> None:
     tried = fields(always=always)
     assert {field.kind.name for field in tried} == {kind.name for kind in KINDS}
-    assert {field.deed.name for field in tried} == {deed.name for deed in DEEDS}
+    assert {field.operation.name for field in tried} == {operation.name for operation in MOUNT_OPERATIONS}
     wrong = Matrix(quiet_server, tried, ALWAYS if always else ONCE).run(tmp_path)
     assert not wrong, "\n".join(wrong)
 
 
 def test_segments_whose_answer_was_lost_are_deleted(quiet_server: SwiftServer, tmp_path: Path) -> None:
-    deed = next(deed for deed in DEEDS if deed.name == "large write (a segment)")
+    operation = next(
+        operation for operation in MOUNT_OPERATIONS if operation.name == "large write (a segment)"
+    )
     kind = next(kind for kind in KINDS if kind.name == "500 after doing it")
-    field = Field(deed, kind, True, "lost")
+    field = Field(operation, kind, True, "lost")
     matrix = Matrix(quiet_server, [field], ALWAYS)
     assert matrix.run(tmp_path) == []
     assert matrix.orphans(field) == []

@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from support.jobs import wait_until
 from support.mounts import Mount, swift_cli
-from support.scenes import wait_until
 from swiftfs.demo.server import SwiftServer
 
 

@@ -6,9 +6,9 @@ These run in a real mount.
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
-from support.storing_house import noise
+from support.upload_rig import noise
 from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 

@@ -1,4 +1,4 @@
-"""Programs work while Swift fails and the mount is killed: in the end all is as their ledgers say.
+"""Programs work while Swift fails and the mount is killed: in the end all is as their oracles say.
 
 `./dev stress` does it for half an hour. `SWIFTFS_STRESS_SECONDS` and `SWIFTFS_STRESS_SEED` set the length and
 the seed; `SWIFTFS_STRESS_WITHOUT` names steps of the programs to leave out, separated by commas.
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.crash_oracle import look_below
 from support.crashes import orphans, stored_states
-from support.ledger import look_below
 from support.load_ends import assert_journal_is_empty, assert_nothing_waits
 from support.mounts import Mount
 from support.storm import Crew, Storm, check, death_of, leftovers
@@ -99,12 +99,12 @@ def test_what_programs_leave_after_a_storm(
         try:
             storm.blow(SECONDS)
             print(f"events: {dict(storm.counts)}")
-            ledgers = crew.end()
+            oracles = crew.end()
         finally:
             crew.kill()
         retry(mount.path)
         assert_nothing_waits(mount)
-        check(stored_states(connection, container), ledgers, "in Swift", mount.log)
+        check(stored_states(connection, container), oracles, "in Swift", mount.log)
         told = mount.log.read_text()
         unused = {one for one in orphans(connection, container) if f"{one} {UNUSED}" not in told}
         unused = {one for one in unused if not one.startswith(tuple(storm.abandoned))}
@@ -112,4 +112,4 @@ def test_what_programs_leave_after_a_storm(
     assert unused - leftovers(mount) == set()
     shutil.rmtree(mount.cache)
     with mount:
-        check(look_below(mount.path), ledgers, "in a mount with an empty cache", mount.log)
+        check(look_below(mount.path), oracles, "in a mount with an empty cache", mount.log)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import path_of
 from support.mounts import Mount, run
-from support.scenes import path_of
 from swiftfs.demo.server import SwiftServer
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import counted, methods
 from support.mounts import Mount, run
-from support.scenes import counted, methods
 from support.trees import FILES, FOLDERS, MTIME_NS, make_tree, same_times
 from swiftfs.attributes import Stored, encode_marker, encode_type
 from swiftfs.demo.server import SwiftServer

@@ -8,10 +8,10 @@ from contextlib import closing
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from support.stores import QUICK, TEXT
-from support.storing_house import MIB
+from support.upload_rig import MIB
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import BodyChanged
 from swiftfs.filecache.frozen_copier import OFTEN

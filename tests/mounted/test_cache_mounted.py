@@ -13,8 +13,8 @@ import psutil
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.demo.server import SwiftServer
 
 MIB = 1024 * 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_house import noise
+from support.cache_rig import noise
 from support.mounts import Mount, run, swift_cli
 from support.rclone import RCLONE, rclone
 from swiftfs.demo.server import SwiftServer

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import methods, wait_until
 from support.mounts import Mount
-from support.scenes import methods, wait_until
 from swiftfs.control.client import flush
 from swiftfs.demo.server import ServerSettings, SwiftServer
 

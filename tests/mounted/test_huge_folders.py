@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import methods
 from support.mounts import Mount, run
-from support.scenes import methods
 from swiftfs.demo.server import SwiftServer
 
 MIB = 2**20

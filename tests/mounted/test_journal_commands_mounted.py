@@ -15,8 +15,8 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.demo.server import Fault, SwiftServer
 
 pytestmark = pytest.mark.mount_options("settle=1000")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import Job, header, methods, path_of, wait_until
 from support.large_files import manifest, manifest_names, noise, segment_names, segment_rows
 from support.mounts import Mount, run
-from support.scenes import Scene, header, methods, path_of, wait_until
 from swiftfs.demo.server import Fault, RecordedRequest
 
 MIB = 1024**2
@@ -105,9 +105,9 @@ def test_one_gibibyte(
 ) -> None:
     local, expected = gibibyte
     target = mounted.path / "big"
-    scene = Scene(mounted)
+    job = Job(mounted)
     run("cp", local, target)
-    requests = scene.step("cp 1 GiB in")
+    requests = job.step("cp 1 GiB in")
     assert mounted.rss_peak() < MEMORY
     puts = [request for request in requests if request.method == "PUT"]
     segments = [request for request in puts if request.path.count("/") > 4]
@@ -122,10 +122,10 @@ def test_one_gibibyte(
     assert all(part["hash"] == stored[part["name"]]["hash"] for part in parts)
     assert downloaded_md5(connection, container, "big") == expected
     mounted.remount(empty_cache=True)
-    scene.step("another client's download, remount")
+    job.step("another client's download, remount")
     assert target.stat().st_size == 1024 * MIB
     assert md5_of(target) == expected
-    scene.step("read 1 GiB cold")
+    job.step("read 1 GiB cold")
     assert mounted.rss_peak() < MEMORY
     target.unlink()
     wait_until(lambda: not segment_rows(connection, container))
@@ -135,18 +135,18 @@ def test_a_cold_sequential_read_costs_few_requests(mounted: Mount, tmp_path: Pat
     local = tmp_path / "local"
     expected = make_file(local, 256)
     target = mounted.path / "big"
-    scene = Scene(mounted)
+    job = Job(mounted)
     run("cp", local, target)
-    assert len(scene.step("cp 256 MiB in")) <= 20
+    assert len(job.step("cp 256 MiB in")) <= 20
     mounted.remount(empty_cache=True)
     assert target.stat().st_size == 256 * MIB
-    scene.step("remount")
+    job.step("remount")
     assert md5_of(target) == expected
-    requests = scene.step("read 256 MiB cold")
+    requests = job.step("read 256 MiB cold")
     assert len(requests) <= 40
     assert sum(request.bytes_out for request in requests) < 257 * MIB
     assert md5_of(target) == expected
-    assert methods(scene.step("read 256 MiB again"))["GET"] == 0
+    assert methods(job.step("read 256 MiB again"))["GET"] == 0
     target.unlink()
 
 
@@ -286,11 +286,11 @@ def test_random_reads_of_a_large_file_fetch_little(mounted: Mount) -> None:
     data = noise(24 * MIB)
     path.write_bytes(data)
     mounted.remount(empty_cache=True)
-    scene = Scene(mounted)
+    job = Job(mounted)
     with path.open("rb", buffering=0) as file:
         for offset in (20 * MIB + 3, 11 * MIB + 5, 2 * MIB - 50, 17 * MIB - 1):
             assert os.pread(file.fileno(), 100, offset) == data[offset : offset + 100]
-    requests = scene.step("four random reads in 24 MiB")
+    requests = job.step("four random reads in 24 MiB")
     assert sum(request.bytes_out for request in requests) < 5 * MIB
 
 
@@ -301,10 +301,10 @@ def test_rename_copies_the_manifest_alone(mounted: Mount, connection: Connection
     segments = segment_names(connection, container)
     mounted.remount(empty_cache=True)
     before = mounted.path.joinpath("old").stat()
-    scene = Scene(mounted)
+    job = Job(mounted)
     (mounted.path / "old").rename(mounted.path / "new")
     wait_until(lambda: [row["name"] for row in connection.get_container(container)[1]] == ["new"])
-    requests = [request for request in scene.step("rename an SLO") if request.method != "GET"]
+    requests = [request for request in job.step("rename an SLO") if request.method != "GET"]
     assert methods(requests)["COPY"] == methods(requests)["DELETE"] == 1
     assert all("multipart-manifest=get" in request.query for request in requests if request.method == "COPY")
     assert not any(f"{container}_segments" in request.path for request in requests)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.large_files import manifest_names, segment_names
 from support.mounts import Mount
-from support.scenes import wait_until
-from support.storing_house import MIB, noise
+from support.upload_rig import MIB, noise
 from swiftfs.demo.server import Fault, SwiftServer
 
 OPTIONS = "segment_size=1M"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.mount_deeds import settle
+from support.jobs import Job, methods
+from support.mount_operations import settle
 from support.mounts import Mount, run
-from support.scenes import Scene, methods
 from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 
@@ -54,32 +54,32 @@ def test_very_many_files(swift: SwiftServer, connection: Connection, container: 
         mount.expected.append(
             "expired listings are used"
         )  # a listing of 10,000 names takes a busy server seconds
-        scene = Scene(mount)
+        job = Job(mount)
         times = make(mount.path, FILES)
-        scene.step("create")
+        job.step("create")
         print("tenths:", [round(one, 2) for one in times])
         print(
             "journal:", sum(one.stat().st_size for one in mount.cache.glob("journal.sqlite*")) // 1024, "KiB"
         )
         assert times[-1] < LARGEST_RATIO * times[0]
         settle(mount.path / "flat")
-        scene.step("sync")
+        job.step("sync")
         assert flush(mount.path, lambda _report: None).total == 0
-        scene.step("flush")
+        job.step("flush")
         assert mount.rss_peak() < BASE_MEMORY + FILES * FILE_MEMORY
         assert run("ls", "-f", mount.path / "flat").count("\n") == FILES // 2 + 2
-        scene.step("ls -f")
+        job.step("ls -f")
         assert count_names(mount.path) == FILES + folders
-        scene.step("find")
+        job.step("find")
         mount.remount()
-        scene.step("remount")
+        job.step("remount")
         assert count_names(mount.path) == FILES + folders
-        assert len(scene.step("find, cold")) < 20 + folders + FILES // 2000
+        assert len(job.step("find, cold")) < 20 + folders + FILES // 2000
         assert (mount.path / "flat" / "file1").read_bytes() == b"1"
         run("rm", "-rf", mount.path / "flat", *mount.path.glob("folder*"))
-        scene.step("rm -rf")
+        job.step("rm -rf")
         assert flush(mount.path, lambda _report: None).total == 0
-        requests = scene.step("flush")
+        requests = job.step("flush")
         assert methods(requests)["DELETE"] == 0
         assert len(requests) < 20 + folders + FILES // 100
     assert connection.get_container(container)[1] == []

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
+from support.jobs import wait_until
 from support.mount_states import STATE
 from support.mounts import Mount, run
-from support.scenes import wait_until
 from swiftfs.config.prices import Cost
 from swiftfs.control import metrics
 from swiftfs.control.client import read_state

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.demo.server import Fault, SwiftServer
 
 

@@ -8,8 +8,8 @@ import os
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.control.client import read_report
 from swiftfs.demo.server import Fault, SwiftServer
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from swiftclient import Connection
 
 from support.commands import swiftfs
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.demo.server import Fault, SwiftServer
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.bench_filesystem import bench, names
+from support.harness import harness, names
+from support.jobs import methods
 from support.memory_store import MemoryStore
 from support.mounts import Mount, run
-from support.scenes import methods
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.objects import Limits, ObjectName
 from swiftfs.store.protocol import Headers
@@ -72,7 +72,7 @@ def listing_of(folder: Path) -> list[str]:
 def test_short_pages_do_not_end_a_listing(rows: int, tmp_path: Path) -> None:
     """Ceph RGW answers with fewer rows than asked for in the middle of a listing."""
     store = MemoryStore("box", limits=Limits(listing=rows, is_swift=False))
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         wanted = []
         for number in range(10):
             for key in (f"file{number}", f"folder{number % 4}/file{number}"):

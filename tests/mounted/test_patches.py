@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from swiftclient import Connection
 
+from support.jobs import methods, wait_until
 from support.mounts import Mount, swift_cli
-from support.scenes import methods, wait_until
 from swiftfs.demo.server import SwiftServer
 from swiftfs.demo.values import RecordedRequest
 from swiftfs.filecache.block_map import BLOCK, Blocks, block_range

@@ -15,8 +15,8 @@ import pytest
 from swiftclient import Connection
 
 from support.deadlines import within
+from support.jobs import path_of
 from support.mounts import Mount, run
-from support.scenes import path_of
 from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
 
 FILES, FOLDERS = 400, 41

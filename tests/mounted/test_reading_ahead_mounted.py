@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_house import MIB
+from support.cache_rig import MIB
 from support.distant_files import large
+from support.jobs import counted
 from support.mounts import Mount
-from support.scenes import counted
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.filecache.block_map import BLOCK
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.bench_filesystem import bench, copy_live, put, read, write
 from support.commands import swiftfs
-from support.journal_house import NEVER, body
+from support.harness import copy_live, harness, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 from support.refused_changes import ended, refuse
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied
 from swiftfs.posix.filesystem import FileSystem
@@ -50,7 +50,7 @@ def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
     store: MemoryStore, tmp_path: Path, call: Callable[[FileSystem], None]
 ) -> None:
     (tmp_path / "cache").mkdir()
-    with bench(store, tmp_path / "cache", NEVER) as filesystem:
+    with harness(store, tmp_path / "cache", NEVER) as filesystem:
         write(filesystem, "/new", b"bytes")
         copy_live(tmp_path / "cache", tmp_path / "killed")
         filesystem.unlink("/new")
@@ -63,7 +63,7 @@ def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
 
     assert "1 changes stay" in ended(store, tmp_path / "killed", refused, "")
     store.hook = None
-    with bench(store, tmp_path / "killed") as filesystem:
+    with harness(store, tmp_path / "killed") as filesystem:
         assert read(filesystem, "/new").startswith(b"bytes")
     assert body(store, "new").startswith(b"bytes")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.large_files import MIB, append, cut, manifest_names, noise, patch, segment_names
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
 
@@ -40,18 +40,18 @@ def write_new(path: Path, data: bytearray) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("deed", [patch, append, cut, write_new])
+@pytest.mark.parametrize("operation", [patch, append, cut, write_new])
 def test_a_mount_that_dies_after_a_lost_manifest(
     mount: Mount,
     swift: SwiftServer,
     container: str,
     connection: Connection,
-    deed: Callable[[Path, bytearray], None],
+    operation: Callable[[Path, bytearray], None],
 ) -> None:
     data, path = bytearray(noise(4 * MIB)), mount.path / "file"
     path.write_bytes(data)
     store(mount)
-    deed(path, data)
+    operation(path, data)
     lost = Fault(method="PUT", path=f"/{container}/file.*multipart-manifest=put", reset=True, after=True)
     swift.inject(lost)
     # A flush that returns when the mount has died.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import methods, path_of, wait_until
 from support.mounts import Mount, run
-from support.scenes import methods, path_of, wait_until
 from swiftfs.demo.server import Fault, RecordedRequest, SwiftServer
 
 pytestmark = pytest.mark.mount_options("settle=2")

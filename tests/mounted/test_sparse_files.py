@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import Job
 from support.mounts import Mount
-from support.scenes import Scene
 from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 
@@ -73,15 +73,15 @@ def _allocated(path: Path) -> int:
 def test_a_sparse_file(swift: SwiftServer, connection: Connection, container: str, tmp_path: Path) -> None:
     written = pieces()
     with Mount(swift, container, tmp_path, f"settle=0.2,cache_size={CACHE // MIB}M") as mount:
-        path, scene, watch = mount.path / "sparse", Scene(mount), Watch(mount)
+        path, job, watch = mount.path / "sparse", Job(mount), Watch(mount)
         with watch.running():
             with path.open("xb") as stream:
                 stream.truncate(SIZE)
                 for place, piece in written.items():
                     assert os.pwrite(stream.fileno(), piece, place) == PIECE
-            scene.step("write")
+            job.step("write")
             assert flush(mount.path, lambda _report: None).total == 0
-        sent = sum(request.bytes_in for request in scene.step("flush"))
+        sent = sum(request.bytes_in for request in job.step("flush"))
         print(f"{sent // MIB} MiB sent, at most {watch.disk // MIB} of disk, {watch.memory // MIB} of memory")
         assert sent < SIZE / 2
         assert watch.memory < MOST_MEMORY

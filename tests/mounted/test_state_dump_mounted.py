@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 
 
 def logged_more(mount: Mount, text: str, times: int) -> bool:

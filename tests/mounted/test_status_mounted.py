@@ -19,9 +19,9 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
+from support.jobs import wait_until
 from support.mount_states import MIB, shown
 from support.mounts import Mount, clean_environment
-from support.scenes import wait_until
 from swiftfs import __version__
 from swiftfs.control.client import mountpoints, read_state
 from swiftfs.demo.server import Fault, SwiftServer

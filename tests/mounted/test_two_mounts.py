@@ -12,8 +12,8 @@ import pytest
 from swiftclient import Connection
 
 from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import wait_until
 from support.mounts import Mount, run
-from support.scenes import wait_until
 from swiftfs.demo.server import Fault, SwiftServer
 
 FILES = 1000

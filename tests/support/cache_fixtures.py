@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_house import MIB, House
+from support.cache_rig import MIB, CacheRig
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
-    """Build houses that look at their budget often."""
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CacheRig]]:
+    """Build caches that check their budget often."""
     monkeypatch.setattr("swiftfs.filecache.cache.STEP", MIB)
-    houses: list[House] = []
+    rigs: list[CacheRig] = []
 
-    def build_it(limit: int | None = 64 * MIB, read_ahead: int = 0, threads: int = 2) -> House:
-        houses.append(House(tmp_path, limit, read_ahead, threads))
-        return houses[-1]
+    def build_it(limit: int | None = 64 * MIB, read_ahead: int = 0, threads: int = 2) -> CacheRig:
+        rigs.append(CacheRig(tmp_path, limit, read_ahead, threads))
+        return rigs[-1]
 
     yield build_it
-    for one in houses:
+    for one in rigs:
         one.close()
 
 
 @pytest.fixture
-def house(build: Callable[..., House]) -> House:
+def rig(build: Callable[..., CacheRig]) -> CacheRig:
     return build()

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 from swiftclient import ClientException, Connection
 
 from support import crashing_mount
+from support.crash_oracle import UNSHARED, CrashOracle, State, digest
 from support.deadlines import within
-from support.ledger import UNSHARED, Ledger, State, digest
 from support.mounts import EXIT_SECONDS, READY_SECONDS
 from swiftfs.attributes import parse_time
 from swiftfs.demo.server import SwiftServer
@@ -92,17 +92,17 @@ class Killable:
         return code == 0
 
 
-def work(ledger: Ledger, aside: Path) -> None:
+def work(oracle: CrashOracle, aside: Path) -> None:
     """Do a little of all that programs do; raise `OSError` when the mount dies. `aside` is a local folder."""
     source = aside / "source"
     if not source.exists():
         _make_source(source)
-    _small_files(ledger)
-    _synchronize(ledger, source)
-    _folders(ledger)
-    _large_files(ledger)
-    _attributes(ledger)
-    _removals(ledger)
+    _small_files(oracle)
+    _synchronize(oracle, source)
+    _folders(oracle)
+    _large_files(oracle)
+    _attributes(oracle)
+    _removals(oracle)
 
 
 def _make_source(source: Path) -> None:
@@ -115,81 +115,81 @@ def _make_source(source: Path) -> None:
         os.utime(folder, ns=(0, 1_600_000_000 * 10**9))
 
 
-def _small_files(ledger: Ledger) -> None:
+def _small_files(oracle: CrashOracle) -> None:
     for number in range(3):
-        ledger.write(f"small{number}", b"small %d" % number)
-    ledger.write("small0", b"overwritten")
-    ledger.write("small1", b" and more", offset=7)
-    ledger.write("never", b"needed")
-    ledger.unlink("never")
-    ledger.rename("small2", "moved")
-    ledger.rename("moved", "small0")
+        oracle.write(f"small{number}", b"small %d" % number)
+    oracle.write("small0", b"overwritten")
+    oracle.write("small1", b" and more", offset=7)
+    oracle.write("never", b"needed")
+    oracle.unlink("never")
+    oracle.rename("small2", "moved")
+    oracle.rename("moved", "small0")
 
 
-def _synchronize(ledger: Ledger, source: Path) -> None:
+def _synchronize(oracle: CrashOracle, source: Path) -> None:
     """Do what rsync does, call by call, and let rsync do it."""
-    ledger.mkdir("mirror")
+    oracle.mkdir("mirror")
     for number in range(3):
         temporary, name = f"mirror/.f{number}.Xyz123", f"mirror/f{number}"
-        ledger.write(temporary, b"mirrored %d" % number)
-        ledger.touch(temporary, (1_400_000_000 + number) * 10**9)
-        ledger.chmod(temporary, 0o640)
-        ledger.rename(temporary, name)
-    ledger.touch("mirror", 1_300_000_000 * 10**9)
-    copied = {"synced": _copied(ledger, source)}
-    copied |= {f"synced/{path.relative_to(source)}": _copied(ledger, path) for path in source.rglob("*")}
-    ledger.run(lambda: _program("rsync", "-a", f"{source}/", ledger.root / "synced"), copied)
+        oracle.write(temporary, b"mirrored %d" % number)
+        oracle.touch(temporary, (1_400_000_000 + number) * 10**9)
+        oracle.chmod(temporary, 0o640)
+        oracle.rename(temporary, name)
+    oracle.touch("mirror", 1_300_000_000 * 10**9)
+    copied = {"synced": _copied(oracle, source)}
+    copied |= {f"synced/{path.relative_to(source)}": _copied(oracle, path) for path in source.rglob("*")}
+    oracle.run(lambda: _program("rsync", "-a", f"{source}/", oracle.root / "synced"), copied)
 
 
-def _copied(ledger: Ledger, path: Path) -> State:
+def _copied(oracle: CrashOracle, path: Path) -> State:
     found = path.stat()
-    kind, holds = ("folder", "") if path.is_dir() else ("file", ledger.body(path.read_bytes()))
+    kind, holds = ("folder", "") if path.is_dir() else ("file", oracle.body(path.read_bytes()))
     return State(kind, holds, stat.S_IMODE(found.st_mode), found.st_mtime_ns)
 
 
-def _folders(ledger: Ledger) -> None:
-    ledger.mkdir("d")
-    ledger.mkdir("d/e")
-    ledger.write("d/e/file", b"deep")
-    ledger.write("d/file", b"shallow")
-    ledger.rename("d", "renamed")
-    ledger.write("renamed/e/file", b"deeper")
-    ledger.rename("renamed/e", "e")
-    ledger.rename("mirror/f0", "e/f0")
+def _folders(oracle: CrashOracle) -> None:
+    oracle.mkdir("d")
+    oracle.mkdir("d/e")
+    oracle.write("d/e/file", b"deep")
+    oracle.write("d/file", b"shallow")
+    oracle.rename("d", "renamed")
+    oracle.write("renamed/e/file", b"deeper")
+    oracle.rename("renamed/e", "e")
+    oracle.rename("mirror/f0", "e/f0")
 
 
-def _large_files(ledger: Ledger) -> None:
-    ledger.write("large", LARGE + b"and a fifth")
-    ledger.write("large", b"appended" * 1000, offset=len(LARGE) + 11)
-    ledger.write("large", b"patched", offset=1_500_000)
-    ledger.write("large2", LARGE[:2_500_000])
-    ledger.write("gone", LARGE[:1_200_000])
-    ledger.rename("large2", "large3")
-    ledger.unlink("gone")
-    ledger.write("large3", b"small now")
-    ledger.write("small1", LARGE[:1_100_000])
+def _large_files(oracle: CrashOracle) -> None:
+    oracle.write("large", LARGE + b"and a fifth")
+    oracle.write("large", b"appended" * 1000, offset=len(LARGE) + 11)
+    oracle.write("large", b"patched", offset=1_500_000)
+    oracle.write("large2", LARGE[:2_500_000])
+    oracle.write("gone", LARGE[:1_200_000])
+    oracle.rename("large2", "large3")
+    oracle.unlink("gone")
+    oracle.write("large3", b"small now")
+    oracle.write("small1", LARGE[:1_100_000])
 
 
-def _attributes(ledger: Ledger) -> None:
-    ledger.chmod("small0", 0o600)
-    ledger.touch("small0", 1_200_000_000_123_456_789)
-    ledger.tag("small0", "user.color", b"blue")
-    ledger.chmod("renamed", 0o700)
-    ledger.symlink("link", "small0")
-    ledger.rename("link", "link2")
-    ledger.tag("large", "user.color", b"red")
+def _attributes(oracle: CrashOracle) -> None:
+    oracle.chmod("small0", 0o600)
+    oracle.touch("small0", 1_200_000_000_123_456_789)
+    oracle.tag("small0", "user.color", b"blue")
+    oracle.chmod("renamed", 0o700)
+    oracle.symlink("link", "small0")
+    oracle.rename("link", "link2")
+    oracle.tag("large", "user.color", b"red")
 
 
-def _removals(ledger: Ledger) -> None:
-    ledger.unlink("link2")
+def _removals(oracle: CrashOracle) -> None:
+    oracle.unlink("link2")
     for path in ("renamed/file", "synced/s0", "e/file"):
-        ledger.unlink(path)
-    ledger.rmdir("renamed")
-    gone = dict.fromkeys(ledger.below("mirror"))
-    ledger.run(lambda: _program("rm", "-rf", ledger.root / "mirror"), gone)
-    ledger.mkdir("mirror")
-    ledger.write("mirror/f1", b"again")
-    ledger.write("never", b"needed after all")
+        oracle.unlink(path)
+    oracle.rmdir("renamed")
+    gone = dict.fromkeys(oracle.below("mirror"))
+    oracle.run(lambda: _program("rm", "-rf", oracle.root / "mirror"), gone)
+    oracle.mkdir("mirror")
+    oracle.write("mirror/f1", b"again")
+    oracle.write("never", b"needed after all")
 
 
 def _program(*words: object) -> None:

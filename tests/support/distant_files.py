@@ -1,6 +1,6 @@
 """Large files for tests of reading ahead."""
 
-from support.cache_house import MIB, noise
+from support.cache_rig import MIB, noise
 
 
 def large(size: int) -> bytes:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from support.bench_filesystem import put
+from support.harness import put
 from support.memory_store import MemoryStore
-from support.storing_house import noise
+from support.upload_rig import noise
 from swiftfs.errors import QuotaExceeded
 from swiftfs.posix.filesystem import FileSystem
 

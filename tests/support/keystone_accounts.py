@@ -12,5 +12,5 @@ KEYSTONE = {
 }
 
 
-def _keystone(**changes: str) -> Account:
+def keystone_account(**changes: str) -> Account:
     return open_account({name: value for name, value in {**KEYSTONE, **changes}.items() if value})

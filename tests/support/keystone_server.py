@@ -273,8 +273,8 @@ def _serve(configuration: Path, listener: socket.socket) -> None:
     def set_token_life(seconds: int) -> None:
         options.set_override("expiration", seconds, group="token")
 
-    front = _Control(application, set_token_life)
-    server = importlib.import_module("waitress").create_server(front, sockets=[listener], threads=4)
+    proxy = _Control(application, set_token_life)
+    server = importlib.import_module("waitress").create_server(proxy, sockets=[listener], threads=4)
     print(listener.getsockname()[1], flush=True)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     server.run()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench
+from support.harness import harness
 from support.late_store import LateStore
 from swiftfs.posix.filesystem import FileSystem
 
@@ -17,5 +17,5 @@ def store() -> LateStore:
 
 @pytest.fixture
 def filesystem(store: LateStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
         yield filesystem

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import write
+from support.harness import write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.errors import StoreError, TimedOut
 from swiftfs.journal.late_requests import LOOKS, LateRequests
 from swiftfs.journal.salvage import copy_journal

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from support.ledger import Ledger, State, differences, look
+from support.crash_oracle import CrashOracle, State, differences, look
 
 KIB, MIB = 1024, 1024**2
 
@@ -29,8 +29,8 @@ LINE = 200
 """Bytes in which a worker says what it does."""
 
 
-class Worker(Ledger):
-    """One program: does at random what programs do, and compares what it finds with its ledger."""
+class Worker(CrashOracle):
+    """One program: does at random what programs do, and compares what it finds with its oracle."""
 
     def __init__(self, root: Path, reports: Path, number: int, seed: int) -> None:
         super().__init__(root)
@@ -43,7 +43,7 @@ class Worker(Ledger):
         self._made = 0
 
     def work(self, seconds: float) -> None:
-        """Work for so long, compare all, and leave the ledger behind."""
+        """Work for so long, compare all, and leave the oracle behind."""
         self.say("begins")
         self.mkdir(self.home)
         end = time.monotonic() + seconds

@@ -3,8 +3,8 @@
 import sqlite3
 from contextlib import closing
 
+from support.jobs import wait_until
 from support.mounts import Mount
-from support.scenes import wait_until
 from swiftfs.control.client import flush
 
 PREFETCHED = 128

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from support import fault_matrix
 from support.fault_matrix import KINDS, Kind, Outcome
 from support.fault_operations import OPERATIONS
-from support.mount_deeds import DEEDS, Deed, States
+from support.mount_operations import MOUNT_OPERATIONS, MountOperation, States
 from swiftfs.errors import AlreadyExists, StoreError
 
 
@@ -24,33 +24,35 @@ class MountOutcome:
     afterwards: tuple[States, ...]
 
 
-def outcome(deed: Deed, kind: Kind, *, always: bool) -> MountOutcome:
+def outcome(mount_operation: MountOperation, kind: Kind, *, always: bool) -> MountOutcome:
     """Return what must come of a fault that happens once, or at every attempt."""
-    operation = next(one for one in OPERATIONS if one.name == deed.store)
-    operation = replace(operation, meanings={**operation.meanings, **deed.meanings})
+    operation = next(one for one in OPERATIONS if one.name == mount_operation.store)
+    operation = replace(operation, meanings={**operation.meanings, **mount_operation.meanings})
     found = fault_matrix.outcome(operation, kind, always=always)
-    if not always and (deed.twice or kind.fault.status in deed.heal):
+    if not always and (mount_operation.twice or kind.fault.status in mount_operation.heal):
         found = Outcome(None, done=True, repeated=True)
     number = found.error.errno if found.error else 0
-    if deed.is_reading:
-        return MountOutcome(number, (deed.old,))
-    return MountOutcome(number, _afterwards(deed, found.error, found.done))
+    if mount_operation.is_reading:
+        return MountOutcome(number, (mount_operation.old,))
+    return MountOutcome(number, _afterwards(mount_operation, found.error, found.done))
 
 
-def _afterwards(deed: Deed, error: type[StoreError] | None, done: bool | None) -> tuple[States, ...]:
+def _afterwards(
+    mount_operation: MountOperation, error: type[StoreError] | None, done: bool | None
+) -> tuple[States, ...]:
     if error is None:
-        return (deed.new,) if done else (deed.new, deed.old)
+        return (mount_operation.new,) if done else (mount_operation.new, mount_operation.old)
     if error is AlreadyExists:
-        return (deed.old,)
-    if deed.told and (error.retryable or not deed.may_be_refused):
-        return (deed.new,)
-    if done is False or not deed.torn:
-        return (deed.old,)
-    return (deed.old, deed.torn)
+        return (mount_operation.old,)
+    if mount_operation.told and (error.retryable or not mount_operation.may_be_refused):
+        return (mount_operation.new,)
+    if done is False or not mount_operation.torn:
+        return (mount_operation.old,)
+    return (mount_operation.old, mount_operation.torn)
 
 
 def table() -> str:
-    """Return the matrix in Markdown; kinds with equal outcomes, and deeds of one kind, share rows."""
+    """Return the matrix in Markdown; kinds with equal outcomes, and operations of one kind, share rows."""
     rows = ["| fault | operations | happens once | at every attempt | afterwards |", "|---|---|---|---|---|"]
     kinds: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for kind in KINDS:
@@ -61,15 +63,15 @@ def table() -> str:
 
 
 def _rows(kind: Kind) -> Iterator[str]:
-    """Yield a kind's rows, those of most deeds first; who only reads joins changes with the same errors."""
+    """Yield a kind's rows, those of most operations first; reading joins changes with the same errors."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for deed in sorted(DEEDS, key=lambda deed: deed.is_reading):
-        if deed.knows(kind):
-            once, always = (outcome(deed, kind, always=always) for always in (False, True))
-            cells: tuple[str, ...] = (_word(once), _word(always), _state(deed, once, always))
-            if deed.is_reading:
+    for mount_operation in sorted(MOUNT_OPERATIONS, key=lambda mount_operation: mount_operation.is_reading):
+        if mount_operation.knows(kind):
+            once, always = (outcome(mount_operation, kind, always=always) for always in (False, True))
+            cells: tuple[str, ...] = (_word(once), _word(always), _state(mount_operation, once, always))
+            if mount_operation.is_reading:
                 cells = next((group for group in groups if group[:2] == cells[:2]), cells)
-            groups[cells].append(deed.name)
+            groups[cells].append(mount_operation.name)
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
     for position, (cells, names) in enumerate(ranked):
         who = ", ".join(names) if position else "all" if len(ranked) == 1 else "all others"
@@ -80,9 +82,13 @@ def _word(found: MountOutcome) -> str:
     return errno.errorcode[found.errno] if found.errno else "success"
 
 
-def _state(deed: Deed, once: MountOutcome, always: MountOutcome) -> str:
-    words = {id(deed.new): "as wanted", id(deed.old): "as before", id(deed.torn): "under both names"}
-    if deed.is_reading:
+def _state(mount_operation: MountOperation, once: MountOutcome, always: MountOutcome) -> str:
+    words = {
+        id(mount_operation.new): "as wanted",
+        id(mount_operation.old): "as before",
+        id(mount_operation.torn): "under both names",
+    }
+    if mount_operation.is_reading:
         return ""
     found = [" or ".join(words[id(state)] for state in one.afterwards) for one in (once, always)]
     return "; ".join(dict.fromkeys(found))

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from support.bench_filesystem import bench
-from support.journal_house import NEVER
+from support.harness import harness
 from support.memory_store import MemoryStore
+from support.stored_objects import NEVER
 from swiftfs.errors import StoreError, SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
 
@@ -21,7 +21,7 @@ def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
 def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:
     """Return what the end of a mount complains about after a job."""
     try:
-        with bench(store, cache, options) as filesystem:
+        with harness(store, cache, options) as filesystem:
             job(filesystem)
     except SwiftfsError as error:
         return str(error)

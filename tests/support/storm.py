@@ -16,11 +16,11 @@ from contextlib import closing
 from pathlib import Path
 
 from support import stress
+from support.crash_oracle import State, States, differences
 from support.deadlines import within
-from support.ledger import State, States, differences
 from support.load import SHARED
 from support.mounts import Mount, clean_environment
-from support.uncertain import is_dead, shortest
+from support.uncertain_oracle import is_dead, shortest
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 
@@ -131,13 +131,13 @@ class Crew:
         self._watch()
         assert self._process.returncode == 0
         counts: Counter[str] = Counter()
-        ledgers = []
+        oracles = []
         for path in sorted(self._reports.glob("*.json")):
             left = json.loads(path.read_text())
-            ledgers.append([_states(one) for one in left.pop("states")])
+            oracles.append([_states(one) for one in left.pop("states")])
             counts.update(left)
-        print(f"in the end: {dict(counts)}, {sum(len(one[0]) for one in ledgers)} paths")
-        return ledgers
+        print(f"in the end: {dict(counts)}, {sum(len(one[0]) for one in oracles)} paths")
+        return oracles
 
     def kill(self) -> None:
         """End the programs at once."""
@@ -351,11 +351,11 @@ def _states(text: dict[str, dict[str, object]]) -> dict[str, State]:
     return states
 
 
-def check(found: States, ledgers: Sequence[Sequence[States]], where: str, log: Path) -> None:
+def check(found: States, oracles: Sequence[Sequence[States]], where: str, log: Path) -> None:
     """Compare what a mount or Swift holds with what each worker has left."""
     wrong = []
     rest = dict(found)
-    for number, possible in enumerate(ledgers):
+    for number, possible in enumerate(oracles):
         mine = {
             path: rest.pop(path)
             for path in list(rest)

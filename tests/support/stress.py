@@ -25,9 +25,9 @@ from pathlib import Path
 
 from swiftclient import ClientException, Connection
 
-from support.ledger import State, digest, look_below
+from support.crash_oracle import State, digest, look_below
 from support.load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_side_by_side, run_worker
-from support.uncertain import GONE, Piece, UncertainLedger, is_dead, moved
+from support.uncertain_oracle import GONE, Piece, UncertainOracle, is_dead, moved
 from swiftfs.control.client import read_state
 from swiftfs.errors import SwiftfsError
 
@@ -51,7 +51,7 @@ NAMES_KEPT = 50
 """Names of things that are gone, which are used again."""
 
 
-class StressWorker(Worker, UncertainLedger):
+class StressWorker(Worker, UncertainOracle):
     """One program that survives its mount."""
 
     def __init__(self, root: Path, reports: Path, number: int, seed: int, log: Path) -> None:
@@ -66,7 +66,7 @@ class StressWorker(Worker, UncertainLedger):
         self._container, _, self._prefix = os.environ["STRESS_SOURCE"].partition("/")
 
     def work(self, seconds: float) -> None:
-        """Work until `stop` is there, or for so long; then leave the ledger behind."""
+        """Work until `stop` is there, or for so long; then leave the oracle behind."""
         left_out = os.environ.get("STRESS_WITHOUT", "").split(",")
         chosen = [(step, weight) for step, weight in self._all_steps() if step.__name__ not in left_out]
         steps, weights = zip(*chosen, strict=True)

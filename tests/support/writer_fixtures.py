@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.storing_house import Writer
+from support.upload_rig import Writer
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.fronts import write_certificate
-from support.keystone_accounts import SECRET, _keystone
+from support.keystone_accounts import SECRET, keystone_account
+from support.proxies import write_certificate
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.errors import AccessDenied, ConfigurationError, Unavailable
 from swiftfs.store import connect, open_account
@@ -35,8 +35,8 @@ def test_v1(server: SwiftServer) -> None:
 
 def test_a_certificate_file_is_used(server: SwiftServer, tmp_path: Path) -> None:
     bundle = str(write_certificate(tmp_path / "certificate.pem"))
-    assert _keystone(OS_CACERT=bundle).session.verify == bundle
-    assert _keystone().session.verify is True
+    assert keystone_account(OS_CACERT=bundle).session.verify == bundle
+    assert keystone_account().session.verify is True
 
 
 def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:

@@ -1,267 +1,228 @@
-"""What users get wrong and what befalls the server: one clear line, the right errno, nothing lost."""
+"""Mistakes of users and administrators: each is one line, and troubleshooting.md has it."""
 
-import contextlib
-import errno
-import mmap
 import os
+import re
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
-from support.deadlines import within
-from support.mounts import Mount, clean_environment
+from support.commands import one_line, swiftfs
+from support.mounts import Mount
+from support.proxies import Proxy, write_certificate
 from swiftfs.demo.server import Fault, SwiftServer
-from swiftfs.demo.values import READER
+from swiftfs.fuse.binding import _first_reason
 
-SECRET = "a-key-nobody-may-see"
+PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
+PLACES = "AUTHURL|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|NUMBER"
+"""Words of the page that stand for others."""
 
-def mount(swift: SwiftServer, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs mount` in the background as a user would, and expect it to fail within seconds."""
-    began = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-m", "swiftfs", "mount", *map(str, words)],
-        env={**clean_environment(), **swift.environment(), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=within(60),
-    )
-    assert time.monotonic() - began < 20
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
-    said = [line for line in result.stderr.splitlines() if line.startswith("swiftfs: ")]
-    assert len(said) == 1, result.stderr
-    assert SECRET not in result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port, where nobody listens."""
+
+Refused = Callable[..., str]
 
 
-def listed(path: Path) -> list[str]:
-    return [child.name for child in path.iterdir()]
+def quoted_lines() -> list[str]:
+    return re.findall(r"^\| `(swiftfs: .+?)` \|", PAGE.read_text(), re.MULTILINE)
+
+
+def quoted(line: str) -> str:
+    """Return the page's line that says most of `line`."""
+    found = [
+        text
+        for text in quoted_lines()
+        if re.fullmatch(".+".join(map(re.escape, re.split(rf"\b(?:{PLACES})\b", text))), line.rstrip("\n"))
+    ]
+    assert found, f"troubleshooting.md has no line for: {line}"
+    return max(found, key=lambda text: len(re.sub(PLACES, "", text)))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "mnt"
-    path.mkdir()
-    return path
+def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
+    """Mount as by mistake; return the line that says why it fails, as the page has it."""
+    (tmp_path / "mountpoint").mkdir()
 
+    def refused(
+        *words: object,
+        source: str = container,
+        folder: Path = tmp_path / "mountpoint",
+        cache: Path = tmp_path / "cache",
+        **variables: str,
+    ) -> str:
+        environment = {**swift.environment(), **variables}
+        command = ("mount", source, folder, "--cache-dir", cache, *words)
+        return quoted(one_line(swiftfs(*command, environment=environment)))
 
-@contextmanager
-def fails(number: int) -> Iterator[None]:
-    """Expect an `OSError` of this errno."""
-    with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below
-        yield
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
-
-
-def test_a_wrong_key(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
-    result = mount(swift, "box", folder, "--cache-dir", tmp_path / "cache", ST_KEY=SECRET)
-    assert swift.auth_url in result.stderr
-    assert swift.user in result.stderr
-
-
-def test_a_server_that_is_down(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
-    nowhere = "http://127.0.0.1:9/auth/v1.0"
-    result = mount(swift, "box", folder, "--cache-dir", tmp_path / "cache", ST_AUTH=nowhere, ST_KEY=SECRET)
-    assert nowhere in result.stderr
-    assert swift.user in result.stderr
-
-
-def test_no_credentials_at_all(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
-    result = mount(swift, "box", folder, "--cache-dir", tmp_path / "cache", ST_AUTH="", ST_USER="", ST_KEY="")
-    assert "ST_AUTH" in result.stderr
-
-
-def test_a_container_that_does_not_exist(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
-    result = mount(swift, "nobodys-box", folder, "--cache-dir", tmp_path / "cache")
-    assert "nobodys-box" in result.stderr
-
-
-def test_a_container_of_somebody_else(
-    swift: SwiftServer, connection: Connection, container: str, folder: Path, tmp_path: Path
-) -> None:
-    who = {"ST_USER": READER.name, "ST_KEY": READER.key}
-    mount(swift, container, folder, "--cache-dir", tmp_path / "cache", **who)
+    return refused
 
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize(
-    ("prepare", "said"),
+    ("variables", "told"),
     [
-        (lambda path: path.rmdir(), "No such file"),
-        (lambda path: (path / "inside").touch(), "not empty"),
-        (lambda path: (path.rmdir(), path.touch()), "Not a directory"),
+        ({"ST_AUTH": "", "ST_USER": "", "ST_KEY": ""}, "no credentials: "),
+        ({"ST_KEY": ""}, "incomplete credentials: set NAME"),
+        ({"ST_KEY": "wrong"}, "wrong user or key"),
+        ({"ST_AUTH": "127.0.0.1:8080/auth/v1.0"}, "is not an http or https URL"),
+        ({"ST_AUTH": f"{NOWHERE}/auth/v1.0"}, "no answer from the authentication server, REASON"),
+        ({"http_proxy": NOWHERE, "no_proxy": ""}, "through the proxy PROXY, REASON"),
+        ({"OS_CACERT": "/no/such/file"}, "OS_CACERT=FILE: REASON"),
     ],
-    ids=["missing", "not-empty", "a-file"],
 )
-def test_mount_points(swift: SwiftServer, folder: Path, prepare: Callable[[Path], object], said: str) -> None:
-    prepare(folder)
-    result = mount(swift, "box", folder)
-    assert said in result.stderr
-    assert str(folder) in result.stderr
+def test_who_and_where(
+    connection: Connection, refused: Refused, variables: dict[str, str], told: str
+) -> None:
+    assert told in refused(**variables)
 
 
-@pytest.mark.matrix(3)
+def test_an_address_that_is_no_login(connection: Connection, swift: SwiftServer, refused: Refused) -> None:
+    wrong = swift.auth_url.replace("/auth", "/author")
+    assert "cannot authenticate there, REASON: check the auth URL" in refused(ST_AUTH=wrong)
+    tls = swift.auth_url.replace("http:", "https:")
+    assert "TLS fails, REASON: check https in the URL, and the port" in refused(ST_AUTH=tls)
+
+
 @pytest.mark.parametrize(
-    ("option", "said"),
-    [
-        ("segment_siez=1M", "segment_size"),
-        ("ttl=soon", "ttl=soon"),
-        ("segment_size=10", "segment_size=10"),
-        ("uploads=0", "1 to 64"),
-        ("umask=9", "octal"),
-        ("mtime=never", "meta or listing"),
-        ("ro=perhaps", "yes or no"),
-        ("zzzzzzzz", "zzzzzzzz"),
-    ],
+    ("days", "told"),
+    [(1, "REASON; set OS_CACERT=FILE to the issuer's certificate"), (-1, "is not trusted, REASON")],
 )
-def test_options(swift: SwiftServer, folder: Path, option: str, said: str) -> None:
-    assert said in mount(swift, "box", folder, "-o", option).stderr
+def test_certificates(
+    connection: Connection, swift: SwiftServer, refused: Refused, tmp_path: Path, days: int, told: str
+) -> None:
+    certificate = write_certificate(tmp_path / "certificate", days=days)
+    trusted = {"OS_CACERT": str(certificate)} if days < 0 else {}
+    with Proxy(swift.port, certificate) as proxy:
+        assert refused(ST_AUTH=f"{proxy.url}/auth/v1.0", **trusted).endswith(told)
 
 
-@pytest.mark.parametrize("source", ["/box", "x" * 300])
-def test_sources(swift: SwiftServer, folder: Path, source: str) -> None:
-    assert "source" in mount(swift, source, folder).stderr
+@pytest.mark.parametrize(
+    ("status", "told"), [(403, "may not read SOURCE"), (507, "SOURCE cannot be listed: REASON")]
+)
+def test_a_container_that_cannot_be_read(
+    connection: Connection, swift: SwiftServer, refused: Refused, status: int, told: str
+) -> None:
+    swift.inject(Fault(method="GET", path="/v1/", status=status))
+    swift.inject(Fault(method="HEAD", path="/v1/", status=status))
+    assert told in refused()
 
 
-def test_a_cache_folder_in_use(swift: SwiftServer, mounted: Mount, container: str, tmp_path: Path) -> None:
-    second = tmp_path / "second"
-    second.mkdir()
-    result = mount(swift, container, second, "--cache-dir", mounted.cache)
-    assert "in use by another mount" in result.stderr
-    assert str(mounted.cache) in result.stderr
-    assert list(mounted.path.iterdir()) == []
+def test_a_container_that_is_not_there(refused: Refused) -> None:
+    assert "no container 'NAME'" in refused(source="no-such-container")
 
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize(
-    ("status", "number"), [(403, errno.EACCES), (413, errno.EDQUOT), (507, errno.ENOSPC)]
+    ("content", "mode", "told"),
+    [
+        (b"ST_USER=u\n", 0o644, "can be read by other users: chmod 600 it"),
+        (b"ST_USER=u\nkey: x\n", 0o600, "line NUMBER: expected"),
+        (b"ST_USER=\xe9\n", 0o600, "is not text in UTF-8"),
+        ("ST_USER=u\n".encode("utf-16"), 0o600, "is not text in UTF-8"),
+        (b"# nothing yet\n", 0o600, "is empty"),
+        (b"access_key=a\nsecret_key=b\nproject_id=c\n", 0o600, "NAME is missing"),
+        (None, 0, "credentials file FILE: REASON"),
+    ],
 )
-def test_refusals_are_told_at_close(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, status: int, number: int
+def test_credentials_files(
+    refused: Refused, tmp_path: Path, content: bytes | None, mode: int, told: str
 ) -> None:
-    mounted.expected += ["flush", "fsync", "last changes are lost"]
-    file = mounted.path / "file"
-    file.write_bytes(b"old")
-    swift.inject(Fault(method="PUT", path=f"/{container}/file", status=status))
-    descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC)
-    os.write(descriptor, b"new")
-    with fails(number):
-        os.fsync(descriptor)
-    with fails(number):
-        os.close(descriptor)
-    swift.clear_faults()
-    assert connection.get_object(container, "file")[1] == b"old"
-    assert file.read_bytes() == b"old"
-    file.write_bytes(b"newest")
-    assert connection.get_object(container, "file")[1] == b"newest"
+    file = tmp_path / "credentials"
+    if content is not None:
+        file.touch(mode)
+        file.write_bytes(content)
+    assert told in refused("--credentials", file)
 
 
-def test_a_reader_sees_nothing_of_a_refused_mapping(
-    mounted: Mount, swift: SwiftServer, container: str
+@pytest.mark.parametrize("change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n")])
+def test_a_credentials_file_of_another_system_is_read(
+    swift: SwiftServer, container: str, tmp_path: Path, change: Callable[[str], str]
 ) -> None:
-    """Nor from the kernel's pages, which hold the refused bytes."""
-    mounted.expected += ["flush", "fsync", "last changes are lost"]
-    file = mounted.path / "file"
-    file.write_bytes(b"old" * 5000)
-    assert file.read_bytes() == b"old" * 5000
-    swift.inject(Fault(method="PUT", path=f"/{container}/file", status=403))
-    with file.open("r+b") as stream:
-        mapping = mmap.mmap(stream.fileno(), 0)
-        mapping[:3] = b"new"
-        with contextlib.suppress(OSError):
-            mapping.flush()
-        mapping.close()
-        with contextlib.suppress(OSError):
-            stream.close()
-    swift.clear_faults()
-    wait_for(lambda: "last changes are lost" in mounted.log.read_text())
-    wait_for(lambda: file.read_bytes() == b"old" * 5000)
+    """With a byte order mark, or with its line ends: the login works, and the container is missed."""
+    file = tmp_path / "credentials"
+    file.touch(0o600)
+    lines = "".join(f'{name}="{value}"\n' for name, value in swift.environment().items())
+    file.write_bytes(change(lines).encode())
+    (tmp_path / "mountpoint").mkdir()
+    line = one_line(swiftfs("mount", container, tmp_path / "mountpoint", "--credentials", file))
+    assert f"no container '{container}'" in line
 
 
-def test_a_real_quota(mounted: Mount, connection: Connection, container: str) -> None:
-    mounted.expected += ["flush", "last changes are lost"]
-    connection.post_container(container, {"X-Container-Meta-Quota-Bytes": "1000"})
-    with fails(errno.EDQUOT), (mounted.path / "file").open("wb", buffering=0) as stream:
-        stream.write(bytes(2000))
-    assert connection.get_container(container)[1] == []
-    (mounted.path / "small").write_bytes(bytes(100))
+@pytest.mark.matrix(2)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("tll=3", "unknown option"),
+        ("ttl=soon", "option NAME=VALUE (-o): expected REASON"),
+        ("sync,settle=3", "contradict each other"),
+        ("remount,ro", "remount is not supported"),
+    ],
+)
+def test_options(refused: Refused, words: str, told: str) -> None:
+    assert told in refused("-o", words)
 
 
-def test_forbidden_reads_are_eacces(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    mounted.expected += ["read", "getattr", "opendir", "readdir"]
-    (mounted.path / "file").write_bytes(b"x")
-    mounted.remount()
-    swift.inject(Fault(method="GET", path=f"/{container}/file", status=403))
-    with fails(errno.EACCES):
-        (mounted.path / "file").read_bytes()
-    swift.clear_faults()
-    assert (mounted.path / "file").read_bytes() == b"x"
-    mounted.remount()
-    swift.inject(Fault(method="GET", path="prefix=|format=json", status=403))
-    for _ in range(2):
-        with fails(errno.EACCES):
-            listed(mounted.path)
-    swift.clear_faults()
-    assert listed(mounted.path) == ["file"]
+def test_mount_points(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "full" / "x").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    assert "is not empty" in refused(folder=tmp_path / "full")
+    assert refused(folder=tmp_path / "file").endswith("mount point FOLDER: REASON")
+    assert refused(folder=tmp_path / "missing").endswith("mount point FOLDER: REASON")
 
 
-def test_a_passing_503_is_not_told(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    swift.inject(Fault(method="PUT", path=f"/{container}/", status=503, times=2))
-    (mounted.path / "file").write_bytes(b"x")
-    swift.inject(Fault(method="GET", path=f"/{container}", reset=True, times=2))
-    mounted.remount()
-    assert (mounted.path / "file").read_bytes() == b"x"
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("fusermount: failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
+        ("fusermount3: mount failed: Operation not permitted", ": fusermount should belong to root and"),
+        (
+            "fusermount: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf",
+            ", by root",
+        ),
+        ("fusermount: user has no write access to mountpoint /srv", "no write access to mountpoint FOLDER"),
+    ],
+)
+def test_what_fusermount_refuses(said: str, told: str) -> None:
+    assert told in quoted(f"swiftfs: cannot mount on /srv: {_first_reason(said)}")
 
 
-def test_a_lasting_503_is_eio(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    mounted.expected += ["readdir", "opendir", "getattr"]
-    (mounted.path / "file").write_bytes(b"x")
-    mounted.remount()
-    swift.inject(Fault(path=f"/{container}", status=503))
-    began = time.monotonic()
-    with fails(errno.EIO):
-        listed(mounted.path)
-    assert time.monotonic() - began < 40
-    swift.clear_faults()
-    assert listed(mounted.path) == ["file"]
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system without room for a journal."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode:
+        pytest.skip("only root mounts a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
-def test_a_server_killed_in_the_middle_of_a_copy(tmp_path: Path) -> None:
-    old, new = os.urandom(100_000), tmp_path / "new"
-    new.write_bytes(os.urandom(40_000_000))
-    with SwiftServer() as server:
-        connection = Connection(server.auth_url, server.user, server.key, retries=0)
-        connection.put_container("box")
-        connection.put_object("box", "file", old)
-        with Mount(server, "box", tmp_path, "segment_size=1M") as mounted:
-            mounted.expected += ["flush", "release", "getattr", "lost", "stay", "unused", "write"]
-            server.inject(Fault(method="PUT", path="box_segments/.*/0000002097152", delay=60))
-            with subprocess.Popen(["cp", new, mounted.path / "file"], stderr=subprocess.PIPE) as copy:
-                wait_for(lambda: any("/0000002097152" in one.path for one in server.requests()))
-                server.kill()
-                assert copy.stderr is not None
-                said = copy.stderr.read().decode()
-            assert copy.returncode == 1
-            assert "Input/output error" in said or "Connection timed out" in said
-            server.start()
-            assert connection.get_object("box", "file")[1] == old
-            assert [row["name"] for row in connection.get_container("box")[1]] == ["file"]
-            assert listed(mounted.path) == ["file"]
-            assert (mounted.path / "file").read_bytes() == old
-        connection.close()
+def test_cache_folders(connection: Connection, refused: Refused, tmp_path: Path) -> None:
+    own, file, link = tmp_path / "own", tmp_path / "file", Path("/proc/no-such-folder")
+    own.mkdir()
+    (own / "diary").write_text("text")
+    before = own.stat().st_mode
+    file.touch()
+    assert "holds other files: choose an empty folder" in refused(cache=own)
+    assert (own.stat().st_mode, [path.name for path in own.iterdir()]) == (before, ["diary"])
+    assert "is inside the mount point" in refused(cache=tmp_path / "mountpoint" / "cache")
+    assert refused(cache=file).endswith("cache folder FOLDER: REASON")
+    assert refused(cache=link).endswith("cache folder FOLDER: REASON")
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def test_a_cache_folder_on_a_full_disk(connection: Connection, refused: Refused, full_disk: Path) -> None:
+    assert refused(cache=full_disk / "cache").endswith("cache folder FOLDER: REASON")
+
+
+def test_a_second_mount(mounted: Mount, refused: Refused) -> None:
+    assert "is in use by another mount" in refused(cache=mounted.cache)
+
+
+def test_unmounting(mounted: Mount, tmp_path: Path) -> None:
+    assert quoted(one_line(swiftfs("umount", tmp_path))).endswith("is not a swiftfs mount")
+    with (mounted.path / "file").open("w"):
+        assert "Device or resource busy" in quoted(one_line(swiftfs("umount", mounted.path)))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, names, write
 from support.commands import one_line, swiftfs
-from support.journal_house import NEVER, refuse
+from support.harness import harness, names, write
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 from support.old_databases import NEW, contents, garbage, make, rewrite
+from support.stored_objects import NEVER, refuse
 from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.journal.database import SCHEMA
@@ -32,7 +32,7 @@ def cache(store: MemoryStore, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     folder.mkdir()
     refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), bench(store, folder, NEVER) as filesystem:
+    with pytest.raises(SwiftfsError), harness(store, folder, NEVER) as filesystem:
         write(filesystem, "/file", b"data")
     store.hook = None
     return folder
@@ -117,7 +117,7 @@ def only_its_log(path: Path) -> None:
 def test_a_damaged_journal_is_set_aside_with_its_files(cache: Path, store: MemoryStore, harm: object) -> None:
     assert callable(harm)
     harm(cache / "journal.sqlite")
-    with bench(store, cache) as filesystem:
+    with harness(store, cache) as filesystem:
         assert names(filesystem, "/") == []
     assert (
         len([path for path in cache.glob("journal.damaged-*") if not path.name.endswith(("-wal", "-shm"))])

@@ -10,9 +10,9 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
+from support.jobs import wait_until
 from support.large_files import noise
 from support.mounts import Mount, clean_environment, run, swift_cli
-from support.scenes import wait_until
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.objects import ObjectName

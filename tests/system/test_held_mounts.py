@@ -13,8 +13,8 @@ from swiftclient import Connection
 
 from support.commands import swiftfs
 from support.deadlines import within
+from support.jobs import wait_until
 from support.mounts import Mount, run
-from support.scenes import wait_until
 from swiftfs.control.drain import Drain
 from swiftfs.control.mount_table import find_holders
 from swiftfs.demo.server import Fault, SwiftServer

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, write
 from support.commands import swiftfs
 from support.damaged_cache import OWNER, Cache
+from support.harness import harness, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.journal.database import JournalDB
@@ -40,7 +40,7 @@ def parked(store: MemoryStore, cache: Path, count: int) -> None:
             raise AccessDenied("no")
 
     def fill() -> None:
-        with bench(store, cache, NEVER) as filesystem:
+        with harness(store, cache, NEVER) as filesystem:
             for number in range(count):
                 write(filesystem, f"/file{number}", f"data {number}".encode())
 
@@ -74,7 +74,7 @@ def test_recover_brings_back_what_a_damaged_journal_held(
     parked(store, cache, count)
     damage(cache / "journal.sqlite", how)
     if when == "after it was set aside":
-        with bench(store, cache) as filesystem:
+        with harness(store, cache) as filesystem:
             assert filesystem.services.cache_dir == cache
     before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
     listed = swiftfs("recover", cache)
@@ -105,7 +105,7 @@ def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
     log.close()
     (found,) = salvage(cache.journal).found
     assert found.doubt == "its checksum is wrong"
-    with bench(MemoryStore("box"), cache.folder):
+    with harness(MemoryStore("box"), cache.folder):
         pass
     assert not (cache.folder / "content" / "open-1").exists()
     result = swiftfs("recover", cache.folder, cache.target)

@@ -8,7 +8,7 @@ import pytest
 from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
-from support.fronts import Front, write_certificate
+from support.proxies import Proxy, write_certificate
 from swiftfs.demo.server import SwiftServer
 
 NOWHERE = "http://127.0.0.1:9"
@@ -30,10 +30,10 @@ def certificate(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def front(swift: SwiftServer, connection: Connection, certificate: Path) -> Iterator[Front]:
+def proxy(swift: SwiftServer, connection: Connection, certificate: Path) -> Iterator[Proxy]:
     """Swift behind TLS."""
-    with Front(swift.port, certificate) as front:
-        yield front
+    with Proxy(swift.port, certificate) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -68,18 +68,18 @@ def test_a_certificate_that_is_named_is_trusted(
     swift: SwiftServer,
     connection: Connection,
     container: str,
-    front: Front,
+    proxy: Proxy,
     certificate: Path,
     tmp_path: Path,
     variable: str,
 ) -> None:
-    works(swift, container, tmp_path, {"ST_AUTH": f"{front.url}/auth/v1.0", variable: str(certificate)})
+    works(swift, container, tmp_path, {"ST_AUTH": f"{proxy.url}/auth/v1.0", variable: str(certificate)})
     assert connection.get_object(container, "file")[1] == b"text"
-    assert front.connections
+    assert proxy.connections
 
 
-def test_an_unknown_certificate_is_refused(front: Front, refused: Refused) -> None:
-    line = refused(front.url)
+def test_an_unknown_certificate_is_refused(proxy: Proxy, refused: Refused) -> None:
+    line = refused(proxy.url)
     assert "certificate is not trusted, certificate verify failed: self-signed certificate;" in line
     assert line.endswith("; set OS_CACERT=FILE to the issuer's certificate\n")
 
@@ -97,36 +97,36 @@ def test_a_bad_certificate_is_refused_whoever_signed_it(
     swift: SwiftServer, refused: Refused, tmp_path: Path, days: int, name: str, reason: str
 ) -> None:
     certificate = write_certificate(tmp_path / "bad.pem", days=days, name=name)
-    with Front(swift.port, certificate) as front:
-        line = refused(front.url, OS_CACERT=str(certificate))
+    with Proxy(swift.port, certificate) as proxy:
+        line = refused(proxy.url, OS_CACERT=str(certificate))
     assert reason in line
     assert "OS_CACERT" not in line
 
 
 def test_a_bundle_that_is_none_is_told_by_its_variable(
-    front: Front, refused: Refused, tmp_path: Path
+    proxy: Proxy, refused: Refused, tmp_path: Path
 ) -> None:
     missing, other = tmp_path / "missing", tmp_path / "other"
     other.write_text("no certificate")
     assert (
-        refused(front.url, OS_CACERT=str(missing))
+        refused(proxy.url, OS_CACERT=str(missing))
         == f"swiftfs: OS_CACERT={missing}: No such file or directory\n"
     )
-    assert f"OS_CACERT={other}: no certificate or crl found" in refused(front.url, OS_CACERT=str(other))
+    assert f"OS_CACERT={other}: no certificate or crl found" in refused(proxy.url, OS_CACERT=str(other))
 
 
 def test_https_at_a_port_that_speaks_http(swift: SwiftServer, refused: Refused) -> None:
     assert "check https in the URL, and the port" in refused(f"https://127.0.0.1:{swift.port}")
 
 
-def test_http_at_a_port_that_speaks_https(front: Front, refused: Refused) -> None:
-    assert "no answer from the authentication server" in refused(front.url.replace("https", "http"))
+def test_http_at_a_port_that_speaks_https(proxy: Proxy, refused: Refused) -> None:
+    assert "no answer from the authentication server" in refused(proxy.url.replace("https", "http"))
 
 
 def test_requests_go_through_the_proxy(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
-    with Front(swift.port) as proxy:
+    with Proxy(swift.port) as proxy:
         works(swift, container, tmp_path, {"http_proxy": proxy.url})
         assert proxy.connections
     assert connection.get_object(container, "file")[1] == b"text"
@@ -146,12 +146,12 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(refused: Ref
 
 
 def test_a_storage_url_without_tls_is_told(
-    swift: SwiftServer, front: Front, container: str, certificate: Path, tmp_path: Path
+    swift: SwiftServer, proxy: Proxy, container: str, certificate: Path, tmp_path: Path
 ) -> None:
-    """Some servers behind a TLS front name an http address, and the token would travel there."""
-    front.says_https = False
+    """Some servers behind a TLS proxy name an http address, and the token would travel there."""
+    proxy.says_https = False
     (tmp_path / "mnt").mkdir()
-    environment = {**swift.environment(), "ST_AUTH": f"{front.url}/auth/v1.0", "OS_CACERT": str(certificate)}
+    environment = {**swift.environment(), "ST_AUTH": f"{proxy.url}/auth/v1.0", "OS_CACERT": str(certificate)}
     result = swiftfs("mount", container, tmp_path / "mnt", environment=environment)
     assert result.returncode == 1
     assert "others on the network can read the data" in result.stderr

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.bench_filesystem import NOBODY_WAITS
 from support.deadlines import within
+from support.harness import NOBODY_WAITS
 from support.memory_store import MemoryStore
 from swiftfs.errors import AlreadyExists
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName

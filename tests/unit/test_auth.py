@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from support.keystone_accounts import KEYSTONE, SECRET, _keystone
+from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
 from swiftfs.errors import ConfigurationError, Unavailable
 from swiftfs.store import connect, open_account
 
@@ -146,7 +146,7 @@ def _serving(handler: type[_Keystone]) -> Iterator[str]:
 def test_keystone_login(
     keystone: str, changes: dict[str, str], user: dict[str, object], scope: dict[str, object]
 ) -> None:
-    account = _keystone(**changes, OS_AUTH_URL=keystone)
+    account = keystone_account(**changes, OS_AUTH_URL=keystone)
     try:
         assert account.endpoint() == "http://public.one/v1/A"
         assert account.token() == account.token() == "token-1"
@@ -162,10 +162,10 @@ def test_keystone_login(
 
 
 def test_keystone_endpoint_of_a_region_and_an_interface(keystone: str) -> None:
-    account = _keystone(OS_AUTH_URL=keystone, OS_REGION_NAME="two", OS_INTERFACE="internalURL")
+    account = keystone_account(OS_AUTH_URL=keystone, OS_REGION_NAME="two", OS_INTERFACE="internalURL")
     assert account.endpoint() == "http://internal.two/v1/A"
     account.close()
-    account = _keystone(OS_AUTH_URL=keystone, OS_REGION_NAME="three")
+    account = keystone_account(OS_AUTH_URL=keystone, OS_REGION_NAME="three")
     with pytest.raises(ConfigurationError, match="region three"):
         account.endpoint()
     account.close()
@@ -173,7 +173,7 @@ def test_keystone_endpoint_of_a_region_and_an_interface(keystone: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://auth.example:5000", "https://auth.example:5000/v3/"])
 def test_keystone_url_is_versioned(url: str) -> None:
-    account = _keystone(OS_AUTH_URL=url)
+    account = keystone_account(OS_AUTH_URL=url)
     assert account.label == "https://auth.example:5000/v3 (user ACCESSKEY)"
 
 
@@ -207,7 +207,7 @@ def test_threads_refused_together_share_a_login_that_fails() -> None:
     _FailingKeystone.logins.clear()
     _FailingKeystone.let_go = threading.Event()
     with _serving(_FailingKeystone) as url:
-        account = _keystone(OS_AUTH_URL=url)
+        account = keystone_account(OS_AUTH_URL=url)
         refused = account.token()
         with ThreadPoolExecutor(count) as threads:
             renewals = [threads.submit(account.renew, refused) for _ in range(count)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from support.storing_house import MIB, NAME, Writer, noise
+from support.upload_rig import MIB, NAME, Writer, noise
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -244,7 +244,7 @@ class Weather:
 def test_whatever_is_evicted_the_file_is_right(
     build_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
 ) -> None:
-    monkeypatch.setattr("support.storing_house.MIB", segment)
+    monkeypatch.setattr("support.upload_rig.MIB", segment)
     writer = build_writer(threads=1 + seed % 3)
     weather = Weather(writer, seed)
     evicted = 0

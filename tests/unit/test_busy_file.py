@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, put
-from support.journal_house import NEVER
-from support.scenes import wait_until
-from support.storing_house import MIB, NAME, SlowStore, Writer, noise
+from support.harness import ME, harness, put
+from support.jobs import wait_until
+from support.stored_objects import NEVER
+from support.upload_rig import MIB, NAME, SlowStore, Writer, noise
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache import frozen_copier, frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks
@@ -291,7 +291,7 @@ def test_fsync_returns_though_the_file_is_always_written_to(tmp_path: Path) -> N
                 pass
 
     store.during = wait_for_a_write
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         put(filesystem, handle, 0, noise(400_000))
         thread = threading.Thread(target=write_on, args=(filesystem, handle, stop, written))

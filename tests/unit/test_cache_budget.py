@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.cache_house import MIB, PLAIN, Free, House, noise, read, read_in_pieces, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, Free, noise, read, read_in_pieces, settle, write
 from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -18,41 +18,41 @@ from swiftfs.objects import ObjectName, ObjectVersion
 pytest_plugins = ["support.cache_fixtures"]
 
 
-def test_the_longest_unused_goes_first(build: Callable[..., House]) -> None:
-    house = build(limit=10 * MIB)
-    origins = [house.put(f"file{number}", noise(2 * MIB, number)) for number in range(6)]
+def test_the_longest_unused_goes_first(build: Callable[..., CacheRig]) -> None:
+    rig = build(limit=10 * MIB)
+    origins = [rig.put(f"file{number}", noise(2 * MIB, number)) for number in range(6)]
     for origin in origins[:5]:
-        house.read(origin)
-    house.read(origins[0])
-    house.read(origins[5])
-    house.cache.fit()
-    house.gets()
-    present = [ObjectVersion(origin.name, origin.etag) in house.cache for origin in origins]
+        rig.read(origin)
+    rig.read(origins[0])
+    rig.read(origins[5])
+    rig.cache.fit()
+    rig.gets()
+    present = [ObjectVersion(origin.name, origin.etag) in rig.cache for origin in origins]
     assert present == [True, False, True, True, True, True]
-    house.restart()
-    present = [ObjectVersion(origin.name, origin.etag) in house.cache for origin in origins]
+    rig.restart()
+    present = [ObjectVersion(origin.name, origin.etag) in rig.cache for origin in origins]
     assert present == [True, False, True, True, True, True]
 
 
-def test_a_file_larger_than_the_budget_is_read_within_it(build: Callable[..., House]) -> None:
+def test_a_file_larger_than_the_budget_is_read_within_it(build: Callable[..., CacheRig]) -> None:
     limit = 4 * MIB
-    house = build(limit=limit, read_ahead=MIB)
+    rig = build(limit=limit, read_ahead=MIB)
     body = noise(10 * MIB)
-    content = house.open(house.put("file", body))
-    house.read(house.put("small", b"x" * MIB))
+    content = rig.open(rig.put("file", body))
+    rig.read(rig.put("small", b"x" * MIB))
     most = 0
     for rounds in range(2):
         for offset in range(0, len(body), BLOCK):
             assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
             most = max(most, content.allocated())
         assert most <= limit + 3 * MIB, rounds
-    assert not list(house.files.glob("[0-9a-f]*"))
+    assert not list(rig.files.glob("[0-9a-f]*"))
 
 
-def test_an_answer_on_its_way_to_the_kernel_is_not_punched(build: Callable[..., House]) -> None:
-    house = build(limit=2 * MIB)
+def test_an_answer_on_its_way_to_the_kernel_is_not_punched(build: Callable[..., CacheRig]) -> None:
+    rig = build(limit=2 * MIB)
     body = noise(8 * MIB)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     with ThreadPoolExecutor(1) as slow:
         span = slow.submit(content.read, 0, BLOCK).result()
         for offset in range(0, len(body), BLOCK):
@@ -61,32 +61,32 @@ def test_an_answer_on_its_way_to_the_kernel_is_not_punched(build: Callable[..., 
         assert os.pread(span.descriptor, span.length, span.position) == body[:BLOCK]
 
 
-def test_changes_and_pinned_bytes_stay_whatever_the_limit(build: Callable[..., House]) -> None:
-    house = build(limit=4 * MIB)
+def test_changes_and_pinned_bytes_stay_whatever_the_limit(build: Callable[..., CacheRig]) -> None:
+    rig = build(limit=4 * MIB)
     body = noise(16 * MIB)
-    changed, pinned = house.open(house.put("changed", body)), house.open(house.put("pinned", body))
+    changed, pinned = rig.open(rig.put("changed", body)), rig.open(rig.put("pinned", body))
     read(changed)
     write(changed, 5, b"change")
     pinned.ensure_all()
-    fresh = house.cache.new(ObjectName("box", "fresh"), None)
+    fresh = rig.cache.new(ObjectName("box", "fresh"), None)
     for offset in range(0, len(body), MIB):
         write(fresh, offset, body[offset : offset + MIB])
-    house.cache.fit()
-    house.gets()
+    rig.cache.fit()
+    rig.gets()
     assert read(changed) == body[:5] + b"change" + body[11:]
     assert read(pinned) == body
     assert read_in_pieces(fresh) == body
-    assert house.gets() == 0
-    fresh.adopt(house.store.put(ObjectName("box", "fresh"), body, PLAIN))
-    house.cache.fit()
+    assert rig.gets() == 0
+    fresh.adopt(rig.store.put(ObjectName("box", "fresh"), body, PLAIN))
+    rig.cache.fit()
     assert fresh.allocated() < 12 * MIB
-    house.cache.keep(fresh)
+    rig.cache.keep(fresh)
 
 
-def test_random_reads_under_pressure_are_right(build: Callable[..., House]) -> None:
-    house = build(limit=2 * MIB, read_ahead=MIB, threads=4)
+def test_random_reads_under_pressure_are_right(build: Callable[..., CacheRig]) -> None:
+    rig = build(limit=2 * MIB, read_ahead=MIB, threads=4)
     body = noise(5 * MIB)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
 
     def read_some(seed: int) -> bool:
         dice = random.Random(seed)
@@ -98,29 +98,29 @@ def test_random_reads_under_pressure_are_right(build: Callable[..., House]) -> N
 
 
 def test_the_automatic_limit_is_half_of_what_is_free(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 1024 * MIB
     monkeypatch.setattr("shutil.disk_usage", lambda _: Free(free))
-    house = build(limit=None)
-    assert house.cache.limit == 512 * MIB
+    rig = build(limit=None)
+    assert rig.cache.limit == 512 * MIB
     free = 1024 * 1024 * MIB
-    house.restart()
-    assert house.cache.limit == 10 * 1024 * MIB
+    rig.restart()
+    assert rig.cache.limit == 10 * 1024 * MIB
 
 
-def test_a_disk_that_others_fill_takes_the_cache(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.read(house.put("file", noise(MIB)))
-    house.cache.fit()
-    assert len(house.kept()) == 1
+def test_a_disk_that_others_fill_takes_the_cache(rig: CacheRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.read(rig.put("file", noise(MIB)))
+    rig.cache.fit()
+    assert len(rig.kept()) == 1
     monkeypatch.setattr("shutil.disk_usage", lambda _: Free(MIB))
-    house.cache.fit()
-    assert house.kept() == []
+    rig.cache.fit()
+    assert rig.kept() == []
 
 
-def test_a_write_that_a_full_disk_cuts_leaves_no_half_block(house: House) -> None:
+def test_a_write_that_a_full_disk_cuts_leaves_no_half_block(rig: CacheRig) -> None:
     body = noise(6 * BLOCK)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     new = noise(3 * BLOCK, 1)
 
     def cut(file: int, at: int) -> int:
@@ -133,14 +133,14 @@ def test_a_write_that_a_full_disk_cuts_leaves_no_half_block(house: House) -> Non
         return os.pwrite(file, new[:1000], at)
 
     with pytest.raises(OSError, match="No space left"):
-        house.open(house.put("other", body)).write(0, BLOCK, fail)
+        rig.open(rig.put("other", body)).write(0, BLOCK, fail)
 
 
 def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = bytearray(noise(4 * BLOCK + 100))
-    content = house.open(house.put("file", bytes(body)))
+    content = rig.open(rig.put("file", bytes(body)))
     read(content)
     read(content, 0, 1)
     needed, given_back = content._edge_pieces, [0]
@@ -158,26 +158,26 @@ def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
     assert read(content) == body
 
 
-def test_bytes_that_came_in_pieces_are_checked(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_bytes_that_came_in_pieces_are_checked(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     body = noise(4 * BLOCK)
-    content = house.open(house.put("file", body))
-    house.store.wrong = 1
+    content = rig.open(rig.put("file", body))
+    rig.store.wrong = 1
     read_in_pieces(content)
     settle(content)
     assert "box/file" in caplog.text
     assert "downloaded again" in caplog.text
     assert read_in_pieces(content) == body
     settle(content)
-    house.gets()
+    rig.gets()
     assert read_in_pieces(content) == body
-    assert house.gets() == 0
+    assert rig.gets() == 0
 
 
-def test_bytes_that_stay_wrong_are_an_error(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    origin = house.put("file", noise(4 * BLOCK))
-    content = house.open(origin)
-    house.store.wrong = 8
+def test_bytes_that_stay_wrong_are_an_error(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
+    origin = rig.put("file", noise(4 * BLOCK))
+    content = rig.open(origin)
+    rig.store.wrong = 8
     for _ in range(2):
         read_in_pieces(content)
         settle(content)
@@ -185,13 +185,13 @@ def test_bytes_that_stay_wrong_are_an_error(house: House, caplog: pytest.LogCapt
         with pytest.raises(Corrupt, match="box/file"):
             read(content)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    house.keep(content)
-    assert house.kept() == []
-    assert house.read(origin) == noise(4 * BLOCK)
+    rig.keep(content)
+    assert rig.kept() == []
+    assert rig.read(origin) == noise(4 * BLOCK)
 
 
 def test_a_check_of_bytes_that_change_meanwhile_says_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
@@ -202,28 +202,28 @@ def test_a_check_of_bytes_that_change_meanwhile_says_nothing(
 
     monkeypatch.setattr("swiftfs.filecache.verifier.md5_of", wait)
     body = noise(2 * BLOCK)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     read_in_pieces(content)
     assert reached.wait(10)
     write(content, 0, b"new")
     go_on.set()
     settle(content)
-    house.gets()
+    rig.gets()
     assert read(content) == b"new" + body[3:]
-    assert house.gets() == 0
+    assert rig.gets() == 0
 
 
-def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., House]) -> None:
-    house = build(read_ahead=16 * MIB, threads=1)
+def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., CacheRig]) -> None:
+    rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     begun, go_on = threading.Event(), threading.Event()
 
     def block() -> bool:
         begun.set()
         return go_on.wait(10)
 
-    blocker = house.pool.submit(block)
+    blocker = rig.pool.submit(block)
     assert begun.wait(10)
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read, content, 0, BLOCK)
@@ -231,21 +231,21 @@ def test_a_seek_and_a_release_cancel_what_is_queued(build: Callable[..., House])
             assert not waiting.done()
         assert read(content, 40 * MIB, BLOCK) == body[40 * MIB : 40 * MIB + BLOCK]
         assert waiting.result(10) == body[:BLOCK]
-    other = house.open(house.put("other", body))
-    other.begin(house.pool)
-    house.gets()
-    house.keep(content)
-    house.keep(other)
-    assert len(house.kept()) == 1
+    other = rig.open(rig.put("other", body))
+    other.begin(rig.pool)
+    rig.gets()
+    rig.keep(content)
+    rig.keep(other)
+    assert len(rig.kept()) == 1
     go_on.set()
     assert blocker.result(10)
-    house.pool.shutdown()
-    assert house.gets() == 0
+    rig.pool.shutdown()
+    assert rig.gets() == 0
 
 
-def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., House]) -> None:
-    house = build(threads=2)
-    origin = house.put("file", noise(2 * BLOCK))
+def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., CacheRig]) -> None:
+    rig = build(threads=2)
+    origin = rig.put("file", noise(2 * BLOCK))
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -253,28 +253,28 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Hou
             begun.set()
             assert go_on.wait(10)
 
-    house.store.hook = hold
-    content = house.open(origin)
-    content.begin(house.pool)
+    rig.store.hook = hold
+    content = rig.open(origin)
+    content.begin(rig.pool)
     assert begun.wait(10)
-    house.keep(content)
-    assert house.open(origin) is content
-    house.keep(content)
-    assert [path.name[:5] for path in house.kept()] == ["open-"]
+    rig.keep(content)
+    assert rig.open(origin) is content
+    rig.keep(content)
+    assert [path.name[:5] for path in rig.kept()] == ["open-"]
     go_on.set()
-    house.pool.shutdown()
-    assert [len(path.name) for path in house.kept()] == [64]
-    house.store.hook = None
-    house.gets()
-    assert house.read(origin) == noise(2 * BLOCK)
-    assert house.gets() == 0
+    rig.pool.shutdown()
+    assert [len(path.name) for path in rig.kept()] == [64]
+    rig.store.hook = None
+    rig.gets()
+    assert rig.read(origin) == noise(2 * BLOCK)
+    assert rig.gets() == 0
 
 
-def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., House]) -> None:
-    house = build(read_ahead=16 * MIB, threads=1)
+def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., CacheRig]) -> None:
+    rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
-    origin = house.put("file", body)
-    content = house.open(origin)
+    origin = rig.put("file", body)
+    content = rig.open(origin)
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -284,25 +284,25 @@ def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., House
 
     read(content, 0, BLOCK)
     settle(content)
-    house.store.hook = hold
+    rig.store.hook = hold
     read(content, BLOCK, 6 * BLOCK)
     assert begun.wait(10)
     running = next(fetch for fetch in content._downloader.fetches._under_way if not fetch.queued)
     read(content, 40 * MIB, BLOCK)
     assert running.unwanted
     assert read(content, running.first * BLOCK, 10) == body[running.first * BLOCK :][:10]
-    house.keep(content)
+    rig.keep(content)
     go_on.set()
-    house.store.hook = None
-    house.pool.shutdown()
-    again = house.open(origin)
+    rig.store.hook = None
+    rig.pool.shutdown()
+    again = rig.open(origin)
     assert not again._state.blocks.present.covers(running.first, running.last)
 
 
-def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) -> None:
-    house = build(read_ahead=16 * MIB, threads=1)
+def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., CacheRig]) -> None:
+    rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -310,7 +310,7 @@ def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) ->
             begun.set()
             assert go_on.wait(10)
 
-    house.store.hook = hold
+    rig.store.hook = hold
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read_in_pieces, content)
         assert begun.wait(10)
@@ -323,16 +323,16 @@ def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., House]) ->
         assert waiting.result(30) == body
 
 
-def test_what_is_moved_is_kept(house: House) -> None:
-    origin = house.put("file", noise(3 * BLOCK))
-    house.read(origin, 0, BLOCK)
+def test_what_is_moved_is_kept(rig: CacheRig) -> None:
+    origin = rig.put("file", noise(3 * BLOCK))
+    rig.read(origin, 0, BLOCK)
     new = ObjectName("box", "new")
-    house.store.copy(origin.name, new)
-    house.cache.moved(ObjectVersion(origin.name, origin.etag), new)
-    house.cache.moved(ObjectVersion(ObjectName("box", "nothing"), origin.etag), new)
-    house.gets()
+    rig.store.copy(origin.name, new)
+    rig.cache.moved(ObjectVersion(origin.name, origin.etag), new)
+    rig.cache.moved(ObjectVersion(ObjectName("box", "nothing"), origin.etag), new)
+    rig.gets()
     moved = BaseVersion(new, origin.etag, origin.size, origin.object_size)
-    assert house.read(moved, 0, BLOCK) == noise(3 * BLOCK)[:BLOCK]
-    assert house.gets() == 0
-    house.store.delete(origin.name)
-    assert house.read(moved) == noise(3 * BLOCK)
+    assert rig.read(moved, 0, BLOCK) == noise(3 * BLOCK)[:BLOCK]
+    assert rig.gets() == 0
+    rig.store.delete(origin.name)
+    assert rig.read(moved) == noise(3 * BLOCK)

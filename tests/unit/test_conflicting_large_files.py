@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, put, write
-from support.journal_house import body
+from support.harness import harness, put, write
 from support.memory_store import MemoryStore
+from support.stored_objects import body
 from swiftfs.attributes import decode_type
 from swiftfs.errors import QuotaExceeded, Unavailable
 from swiftfs.objects import Manifest, ObjectName, Segment
@@ -72,11 +72,11 @@ def conflict(
     data = os.urandom(4 * MIB)
     offset = 0 if request.param == "patch" else len(data)
     theirs, ours = patched(data, offset, b"theirs"), patched(data, 2 * MIB, b"ours")
-    with bench(store, caches[0], OPTIONS) as filesystem:
+    with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         flush(filesystem)
         change(filesystem, 2 * MIB, b"ours")
-        with bench(store, caches[1], OPTIONS) as other:
+        with harness(store, caches[1], OPTIONS) as other:
             change(other, offset, b"theirs")
         assert body(store, "file") == theirs
     return theirs, ours
@@ -87,11 +87,11 @@ def test_a_file_that_is_written_anew_over_another_client_s_change(
 ) -> None:
     data, ours = os.urandom(4 * MIB), os.urandom(3 * MIB)
     theirs = patched(data, 0, b"theirs")
-    with bench(store, caches[0], OPTIONS) as filesystem:
+    with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         flush(filesystem)
         write(filesystem, "/file", ours)
-        with bench(store, caches[1], OPTIONS) as other:
+        with harness(store, caches[1], OPTIONS) as other:
             change(other, 0, b"theirs")
     check(store, theirs, ours)
 
@@ -116,14 +116,14 @@ def test_the_winner_is_changed_and_the_kept_one_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
     theirs, ours = conflict
-    with bench(store, caches[who], OPTIONS) as filesystem:
+    with harness(store, caches[who], OPTIONS) as filesystem:
         for number in range(4):
             change(filesystem, number * MIB + 50, b"again")
             ours = patched(ours, number * MIB + 50, b"again")
             flush(filesystem)
     check(store, theirs, ours)
     copy = kept(store)
-    with bench(store, caches[1 - who], OPTIONS) as filesystem:
+    with harness(store, caches[1 - who], OPTIONS) as filesystem:
         change(filesystem, MIB, b"too", f"/{copy}")
         flush(filesystem)
         assert body(store, copy) == patched(theirs, MIB, b"too")
@@ -137,7 +137,7 @@ def test_the_winner_is_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
     theirs, _ = conflict
-    with bench(store, caches[who], OPTIONS) as filesystem:
+    with harness(store, caches[who], OPTIONS) as filesystem:
         filesystem.unlink("/file")
     assert body(store, kept(store)) == theirs
     assert segments(store) == named(store, kept(store))
@@ -147,7 +147,7 @@ def test_a_large_file_of_another_client_with_parts_of_segments(
     store: MemoryStore, caches: tuple[Path, Path]
 ) -> None:
     """Of one segment two ranges are named, and a segment of a container that is none of ours."""
-    with bench(store, caches[0], OPTIONS) as filesystem:
+    with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", b"ours")
         data = os.urandom(MIB)
         info = store.put(ObjectName("box_segments", "file/slo/1.5/1/1/00000000"), data, Headers("a/b"))
@@ -191,11 +191,11 @@ def test_a_copy_that_fails_is_made_again_and_nothing_is_left(
 ) -> None:
     data = os.urandom(4 * MIB)
     theirs, ours = patched(data, 0, b"theirs"), patched(data, 2 * MIB, b"ours")
-    with bench(store, caches[0], OPTIONS) as filesystem:
+    with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         flush(filesystem)
         change(filesystem, 2 * MIB, b"ours")
-        with bench(store, caches[1], OPTIONS) as other:
+        with harness(store, caches[1], OPTIONS) as other:
             change(other, 0, b"theirs")
         failing(store, method, nth, lambda: error("no"))
         with suppress(Unavailable, QuotaExceeded):
@@ -203,6 +203,6 @@ def test_a_copy_that_fails_is_made_again_and_nothing_is_left(
         flush(filesystem)
         assert body(store, kept(store)) == theirs
         assert body(store, "file") == ours
-    with bench(store, caches[0], OPTIONS):
+    with harness(store, caches[0], OPTIONS):
         pass
     check(store, theirs, ours)

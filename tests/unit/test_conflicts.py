@@ -6,11 +6,11 @@ from threading import Event
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, put, write
-from support.journal_house import NEVER, body, foreign, keys
+from support.harness import ME, copy_live, harness, put, write
+from support.jobs import wait_until
 from support.late_store import LateStore
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.paths import Folder
 
 
@@ -20,7 +20,7 @@ def store() -> MemoryStore:
 
 
 def test_the_last_writer_wins(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/new", b"ours")
         foreign(store, "new", b"theirs")
     assert keys(store) == ["new"]
@@ -28,7 +28,7 @@ def test_the_last_writer_wins(store: MemoryStore, tmp_path: Path) -> None:
 
 
 def test_a_new_file_that_another_client_made_too(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
         write(filesystem, "/folder.d.txt", b"ours")
         foreign(store, "folder.d.txt", b"theirs")
     ours, theirs = sorted(keys(store), key=len)
@@ -40,7 +40,7 @@ def test_a_new_file_that_another_client_made_too(store: MemoryStore, tmp_path: P
 
 def test_a_file_that_another_client_changed_too(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "file", b"at first")
-    with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
         write(filesystem, "/file", b"ours")
         foreign(store, "file", b"theirs")
     assert sorted(body(store, key) for key in keys(store)) == [b"ours", b"theirs"]
@@ -48,7 +48,7 @@ def test_a_file_that_another_client_changed_too(store: MemoryStore, tmp_path: Pa
 
 def test_no_conflict_is_seen_where_there_is_none(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "file", b"at first")
-    with bench(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},conflict=keep") as filesystem:
         for data in (b"one", b"two"):
             write(filesystem, "/file", data)
             filesystem.services.journal.flush_below(Folder("box", ""))
@@ -69,7 +69,7 @@ def test_our_own_version_is_no_conflict_when_its_answer_was_lost(
     if existed:
         foreign(store, "file", b"at first")
     size = 3_000_000 if options else 3
-    with bench(store, tmp_path, f"settle=0.01,conflict=keep{options}") as filesystem:
+    with harness(store, tmp_path, f"settle=0.01,conflict=keep{options}") as filesystem:
         for method in ("put", "put_manifest"):
             store.lose(method, "file", 1000)
         write(filesystem, "/file", b"1" * size)
@@ -96,7 +96,7 @@ def test_our_own_version_is_no_conflict_after_a_crash_either(tmp_path: Path, exi
             arrived.set()
             goes_on.wait()
 
-    with bench(store, cache, "settle=0.01,conflict=keep") as filesystem:
+    with harness(store, cache, "settle=0.01,conflict=keep") as filesystem:
         store.hook = hook
         handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
         put(filesystem, handle, 0, b"1")
@@ -108,7 +108,7 @@ def test_our_own_version_is_no_conflict_after_a_crash_either(tmp_path: Path, exi
         goes_on.set()
         filesystem.release(handle)
     foreign(store, "file", b"1")
-    with bench(store, tmp_path / "image", "settle=0.01,conflict=keep"):
+    with harness(store, tmp_path / "image", "settle=0.01,conflict=keep"):
         pass
     assert keys(store) == ["file"]
     assert body(store, "file") == b"22"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, names, read, write
-from support.journal_house import NEVER, body, refuse
+from support.harness import harness, names, read, write
 from support.memory_store import MemoryStore
 from support.old_databases import NEW, OLD, contents, garbage, make, rewrite
+from support.stored_objects import NEVER, body, refuse
 from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
 from swiftfs.filecache.version_index import VersionIndex
 from swiftfs.journal.database import SCHEMA, JournalDB
@@ -45,7 +45,7 @@ def cache(store: MemoryStore, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     folder.mkdir()
     refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), bench(store, folder, NEVER) as filesystem:
+    with pytest.raises(SwiftfsError), harness(store, folder, NEVER) as filesystem:
         write(filesystem, "/file", b"data")
     store.hook = None
     return folder
@@ -103,7 +103,7 @@ def test_the_journal_of_the_first_release_is_read(cache: Path, store: MemoryStor
         database.executescript(FIRST_JOURNAL)
         database.executemany("INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)", [one[:7] for one in intents])
         database.executemany("INSERT INTO facts VALUES (?, ?)", facts)
-    with bench(store, cache) as filesystem:
+    with harness(store, cache) as filesystem:
         assert read(filesystem, "/file") == b"data"
     assert body(store, "file") == b"data"
     assert rows(path, "PRAGMA user_version") == [(SCHEMA.format,)]
@@ -119,7 +119,7 @@ def test_a_journal_of_another_format_ends_the_mount_and_is_kept(
     )
     rewrite(cache / "journal.sqlite", f"PRAGMA {mark}")
     before = contents(cache)
-    with pytest.raises(OtherFormat, match=r"journal\.sqlite"), bench(store, cache):
+    with pytest.raises(OtherFormat, match=r"journal\.sqlite"), harness(store, cache):
         pytest.fail("it was mounted")
     assert contents(cache) == before
     with pytest.raises(ConfigurationError, match=r"journal\.sqlite"):
@@ -129,7 +129,7 @@ def test_a_journal_of_another_format_ends_the_mount_and_is_kept(
         f"PRAGMA user_version = {kept[0][0][0]}",
         f"PRAGMA application_id = {kept[1][0][0]}",
     )
-    with bench(store, cache) as filesystem:
+    with harness(store, cache) as filesystem:
         assert names(filesystem, "/") == ["file"]
     assert body(store, "file") == b"data"
 
@@ -143,16 +143,16 @@ def locked(path: Path) -> sqlite3.Connection:
 
 def test_a_journal_that_is_out_of_reach_is_not_damaged(cache: Path, store: MemoryStore) -> None:
     path = cache / "journal.sqlite"
-    with closing(locked(path)), pytest.raises(ConfigurationError, match="locked"), bench(store, cache):
+    with closing(locked(path)), pytest.raises(ConfigurationError, match="locked"), harness(store, cache):
         pytest.fail("it was mounted")
     elsewhere = cache.parent / "elsewhere"
     path.rename(elsewhere)
     path.mkdir()
-    with pytest.raises(ConfigurationError, match="cannot be opened"), bench(store, cache):
+    with pytest.raises(ConfigurationError, match="cannot be opened"), harness(store, cache):
         pytest.fail("it was mounted")
     path.rmdir()
     shutil.move(elsewhere, path)
-    with bench(store, cache) as filesystem:
+    with harness(store, cache) as filesystem:
         assert names(filesystem, "/") == ["file"]
     assert not list(cache.glob("journal.damaged-*"))
 

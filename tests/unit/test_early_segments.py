@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from support.storing_house import MIB, NAME, Writer, noise
+from support.upload_rig import MIB, NAME, Writer, noise
 
 pytest_plugins = ["support.writer_fixtures"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, put, write
-from support.journal_house import body, keys
+from support.harness import ME, harness, put, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
@@ -44,7 +44,7 @@ def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Deed:
+class MountOperation:
     """A change of the large file /d/x, and the requests of it that fail."""
 
     run: Callable[[FileSystem], None]
@@ -80,13 +80,13 @@ def _rename_folder(filesystem: FileSystem) -> None:
 
 
 DEEDS = {
-    "remove": Deed(_remove, (("delete", "box/d/x"), ("delete_many", "box/d/x"))),
-    "rename over": Deed(_rename_over, (("copy", "box/d/s"),)),
-    "write small": Deed(_write_small, (("put", "box/d/x"),)),
-    "write large": Deed(_write_large, (("put_manifest", "box/d/x"),)),
-    "truncate": Deed(_truncate, (("put_manifest", "box/d/x"),)),
-    "patch": Deed(_patch, (("put_manifest", "box/d/x"),)),
-    "rename folder": Deed(_rename_folder, (("copy", "box/d/s"),)),
+    "remove": MountOperation(_remove, (("delete", "box/d/x"), ("delete_many", "box/d/x"))),
+    "rename over": MountOperation(_rename_over, (("copy", "box/d/s"),)),
+    "write small": MountOperation(_write_small, (("put", "box/d/x"),)),
+    "write large": MountOperation(_write_large, (("put_manifest", "box/d/x"),)),
+    "truncate": MountOperation(_truncate, (("put_manifest", "box/d/x"),)),
+    "patch": MountOperation(_patch, (("put_manifest", "box/d/x"),)),
+    "rename folder": MountOperation(_rename_folder, (("copy", "box/d/s"),)),
 }
 
 ERRORS = {
@@ -125,11 +125,11 @@ CARRIES = [_renamed, _appended, _patched, _with_folder]
 
 
 @contextmanager
-def failing(store: MemoryStore, deed: Deed, error: StoreError) -> Iterator[None]:
-    """Have every request of the deed that would change something fail."""
+def failing(store: MemoryStore, operation: MountOperation, error: StoreError) -> Iterator[None]:
+    """Have every request of the operation that would change something fail."""
 
     def hook(method: str, subject: str) -> None:
-        if (method, subject) in deed.fails:
+        if (method, subject) in operation.fails:
             raise error
 
     store.hook = hook
@@ -149,10 +149,10 @@ def fill(filesystem: FileSystem) -> None:
     write(filesystem, "/d/s", SMALL)
 
 
-def fail(filesystem: FileSystem, store: MemoryStore, deed: Deed, error: StoreError) -> None:
+def fail(filesystem: FileSystem, store: MemoryStore, operation: MountOperation, error: StoreError) -> None:
     """Do what fails; the mount shows again what Swift has."""
-    with failing(store, deed, error), pytest.raises((SwiftfsError, OSError)):
-        deed.run(filesystem)
+    with failing(store, operation, error), pytest.raises((SwiftfsError, OSError)):
+        operation.run(filesystem)
     assert body(store, "d/x") == DATA
 
 
@@ -177,19 +177,23 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("operation", DEEDS)
 def test_a_file_that_is_renamed_and_changed_afterwards(
-    folders: tuple[Path, Path], deed: str, error: str, carry: Callable[[FileSystem], bytes], restarts: bool
+    folders: tuple[Path, Path],
+    operation: str,
+    error: str,
+    carry: Callable[[FileSystem], bytes],
+    restarts: bool,
 ) -> None:
     store = prepared()
-    with bench(store, folders[0], OPTIONS) as filesystem:
+    with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
-        fail(filesystem, store, DEEDS[deed], ERRORS[error])
+        fail(filesystem, store, DEEDS[operation], ERRORS[error])
         if not restarts:
             filesystem.refresh()
             wanted = carry(filesystem)
     if restarts:
-        with bench(store, folders[0], OPTIONS) as filesystem:
+        with harness(store, folders[0], OPTIONS) as filesystem:
             wanted = carry(filesystem)
     ten_minutes_later(store, folders[0])
     assert body(store, "y") == wanted
@@ -198,29 +202,29 @@ def test_a_file_that_is_renamed_and_changed_afterwards(
 @pytest.mark.matrix(20)
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("operation", DEEDS)
 def test_a_file_that_another_mount_renames_afterwards(
-    folders: tuple[Path, Path], deed: str, error: str, carry: Callable[[FileSystem], bytes]
+    folders: tuple[Path, Path], operation: str, error: str, carry: Callable[[FileSystem], bytes]
 ) -> None:
     store = prepared()
-    with bench(store, folders[0], OPTIONS) as filesystem:
+    with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
-        fail(filesystem, store, DEEDS[deed], ERRORS[error])
-        with bench(store, folders[1], OPTIONS) as other:
+        fail(filesystem, store, DEEDS[operation], ERRORS[error])
+        with harness(store, folders[1], OPTIONS) as other:
             wanted = carry(other)
     ten_minutes_later(store, folders[0])
     assert body(store, "y") == wanted
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("operation", DEEDS)
 def test_a_file_whose_manifest_another_client_copies_afterwards(
-    folders: tuple[Path, Path], deed: str, error: str
+    folders: tuple[Path, Path], operation: str, error: str
 ) -> None:
     store = prepared()
-    with bench(store, folders[0], OPTIONS) as filesystem:
+    with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
-        fail(filesystem, store, DEEDS[deed], ERRORS[error])
+        fail(filesystem, store, DEEDS[operation], ERRORS[error])
         store.copy(ObjectName("box", "d/x"), ObjectName("box", "y"), manifest_only=True)
     ten_minutes_later(store, folders[0])
     assert body(store, "d/x") == body(store, "y") == DATA
@@ -258,23 +262,23 @@ def wait_for_attempt(filesystem: FileSystem) -> None:
 def change_twice(
     store: MemoryStore,
     cache: Path,
-    deed: Deed,
+    operation: MountOperation,
     failure: AbstractContextManager[None],
     meanwhile: Callable[[], None],
     restarts: bool,
 ) -> None:
     """Do something that fails at first, and is tried again by this mount or the next."""
     if restarts:
-        with leaving_changes(), failure, bench(store, cache, WAITING) as filesystem:
-            deed.run(filesystem)
+        with leaving_changes(), failure, harness(store, cache, WAITING) as filesystem:
+            operation.run(filesystem)
             wait_for_attempt(filesystem)
         meanwhile()
-        with bench(store, cache, WAITING) as filesystem:
+        with harness(store, cache, WAITING) as filesystem:
             store_now(filesystem)
         return
-    with bench(store, cache, WAITING) as filesystem:
+    with harness(store, cache, WAITING) as filesystem:
         with failure:
-            deed.run(filesystem)
+            operation.run(filesystem)
             wait_for_attempt(filesystem)
             meanwhile()
         store_now(filesystem)
@@ -303,34 +307,36 @@ def store_now(filesystem: FileSystem) -> None:
 
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("deed", ["write small", "write large"])
+@pytest.mark.parametrize("operation", ["write small", "write large"])
 def test_a_file_that_another_mount_renames_before_its_change_is_stored(
-    folders: tuple[Path, Path], deed: str, error: str, restarts: bool
+    folders: tuple[Path, Path], operation: str, error: str, restarts: bool
 ) -> None:
     """The change waits, and is stored under the old name."""
     store = prepared()
-    with bench(store, folders[0], OPTIONS) as filesystem:
+    with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
 
     def rename() -> None:
-        with bench(store, folders[1], OPTIONS) as other:
+        with harness(store, folders[1], OPTIONS) as other:
             other.rename("/d/x", "/y")
 
-    change_twice(store, folders[0], DEEDS[deed], failing(store, DEEDS[deed], ERRORS[error]), rename, restarts)
+    change_twice(
+        store, folders[0], DEEDS[operation], failing(store, DEEDS[operation], ERRORS[error]), rename, restarts
+    )
     assert "d/x" in keys(store)
     ten_minutes_later(store, folders[0])
     assert body(store, "y") == DATA
 
 
 @pytest.mark.parametrize("restarts", [True, False])
-@pytest.mark.parametrize("deed", WRITES)
+@pytest.mark.parametrize("operation", WRITES)
 def test_segments_of_what_an_attempt_without_an_answer_has_replaced_go(
-    folders: tuple[Path, Path], deed: str, restarts: bool
+    folders: tuple[Path, Path], operation: str, restarts: bool
 ) -> None:
     store = LandingStore("box", "box_segments")
-    with bench(store, folders[0], OPTIONS) as filesystem:
+    with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
-    change_twice(store, folders[0], DEEDS[deed], landing(store), lambda: None, restarts)
+    change_twice(store, folders[0], DEEDS[operation], landing(store), lambda: None, restarts)
     ten_minutes_later(store, folders[0])
     assert segments(store) == named(store, "d/x")
 
@@ -346,7 +352,7 @@ def test_segments_of_the_target_of_a_killed_rename_go(tmp_path: Path, dies: tupl
     """The next mount finds the copy, or makes it."""
     store = prepared()
     source, target = ObjectName("box", "s"), ObjectName("box", "x")
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/x", DATA)
         write(filesystem, "/s", SMALL)
     etags = (store.head(source).version.etag, store.head(target).version.etag)
@@ -373,10 +379,10 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
 ) -> None:
     """Its target is another file than that which could not be deleted, and was renamed by another mount."""
     store = prepared()
-    with bench(store, folders[0], OPTIONS) as filesystem:
+    with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
         fail(filesystem, store, DEEDS["remove"], ERRORS["lost"])
-    with bench(store, folders[1], OPTIONS) as other:
+    with harness(store, folders[1], OPTIONS) as other:
         other.rename("/d/x", "/y")
         write(other, "/d/x", b"a new file")
     source, target = ObjectName("box", "d/s"), ObjectName("box", "d/x")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from support.bench_filesystem import ME, bench, get, names, put, read, write
+from support.harness import ME, get, harness, names, put, read, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import (
     AccessDenied,
@@ -48,7 +48,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with bench(store, tmp_path) as built:
+    with harness(store, tmp_path) as built:
         yield built
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_stored_at_last_is_named(store: MemoryStore, tmp_path: Pa
         if method == "put":
             raise AccessDenied("put")
 
-    with pytest.raises(SwiftfsError, match="/file"), bench(store, tmp_path) as filesystem:  # noqa: PT012
+    with pytest.raises(SwiftfsError, match="/file"), harness(store, tmp_path) as filesystem:  # noqa: PT012
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"x")
         store.hook = refuse
@@ -234,7 +234,7 @@ def test_a_reader_never_sees_two_versions(filesystem: FileSystem, store: MemoryS
 def test_a_name_can_be_a_folder_right_after_it_was_removed(
     store: MemoryStore, tmp_path: Path, kind: str
 ) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         if kind == "folder":
             filesystem.mkdir("/name", 0o755, ME)
             filesystem.rmdir("/name")
@@ -248,7 +248,7 @@ def test_a_name_can_be_a_folder_right_after_it_was_removed(
 
 
 def test_a_link_in_the_place_of_a_large_file_leaves_no_segments(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/name", bytes(2_500_000))
         assert len(store.list_page("box_segments").rows) == 3
         filesystem.unlink("/name")
@@ -258,7 +258,7 @@ def test_a_link_in_the_place_of_a_large_file_leaves_no_segments(store: MemorySto
 
 
 def test_a_large_file_overwritten_or_unlinked_leaves_no_segments(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         for body in (bytes(2_500_000), os.urandom(1_500_000), b"small"):
             write(filesystem, "/name", body)
             assert content(store, "name") == body
@@ -271,7 +271,7 @@ def test_a_large_file_overwritten_or_unlinked_leaves_no_segments(store: MemorySt
 
 def test_a_failed_segment_leaves_the_old_file(store: MemoryStore, tmp_path: Path) -> None:
     store.create_container("box_segments")
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/name", b"old")
         with failing(store, QuotaExceeded, "put"), pytest.raises(QuotaExceeded):
             write(filesystem, "/name", bytes(2_500_000))
@@ -283,7 +283,7 @@ def test_a_failed_segment_leaves_the_old_file(store: MemoryStore, tmp_path: Path
 def test_both_markers_of_a_folder_go(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "d", b"", "application/directory")
     foreign(store, "d/", b"", "application/directory")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/d") == []
         filesystem.rmdir("/d")
     assert store.list_page("box").rows == ()
@@ -296,7 +296,7 @@ def test_a_device_is_made_by_root_alone(filesystem: FileSystem, store: MemorySto
 
 
 def test_an_account_has_containers_on_top(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, source="/") as filesystem:
+    with harness(store, tmp_path, source="/") as filesystem:
         assert names(filesystem, "/") == ["box"]
         filesystem.mkdir("/second", 0o755, ME)
         write(filesystem, "/second/file", b"x")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, get, put
 from support.fsx import MIB, Exerciser, scale
+from support.harness import ME, get, harness, put
 from support.memory_store import MemoryStore
 from swiftfs.objects import NOTHING, Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
@@ -35,7 +35,7 @@ class BareFile:
 
     def _mount(self) -> None:
         self._cache.mkdir(exist_ok=True)
-        self._filesystem = self._stack.enter_context(bench(self._store, self._cache, self._options))
+        self._filesystem = self._stack.enter_context(harness(self._store, self._cache, self._options))
 
     @property
     def _handle(self) -> int:

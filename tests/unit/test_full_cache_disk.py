@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, write
-from support.journal_house import body
+from support.harness import harness, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body
 from swiftfs.journal import outcomes
 
 
@@ -27,7 +27,7 @@ def test_what_a_full_disk_holds_up_is_tried_again(
             raise OSError(code, os.strerror(code))
 
     store.hook = hook
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         write(filesystem, "/file", b"data")
         wait_until(lambda: not filesystem.waiting())
     assert body(store, "file") == b"data"

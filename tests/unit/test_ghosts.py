@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, names, read, write
 from support.ghosts import HauntedStore
+from support.harness import ME, harness, names, read, write
 from swiftfs.errors import BadName, BadRequest, Clash, Corrupt, NotFound, StoreError, errno_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
 from swiftfs.store.protocol import Headers
@@ -38,7 +38,7 @@ def test_a_ghost_is_seen_and_deleted(
 ) -> None:
     store.haunt("d/ghost", content_type, size)
     store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
-    with bench(store, tmp_path, options) as filesystem:
+    with harness(store, tmp_path, options) as filesystem:
         assert names(filesystem, "/d") == ["file", "ghost"]
         for _ in range(2):
             assert filesystem.getattr("/d/ghost").size == size, kind
@@ -56,7 +56,7 @@ def test_a_folder_of_ghosts_goes(store: HauntedStore, tmp_path: Path) -> None:
     for number, (_, content_type, size) in enumerate(KINDS * 3):
         store.haunt(f"d/{number}", content_type, size)
     store.haunt("d", DIRECTORY_TYPE, 0)
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         for name in names(filesystem, "/d"):
             filesystem.getattr(f"/d/{name}")
             filesystem.unlink(f"/d/{name}")
@@ -71,7 +71,7 @@ def test_a_folder_of_ghosts_goes(store: HauntedStore, tmp_path: Path) -> None:
 def test_the_folder_of_a_ghost_marker_can_be_described(store: HauntedStore, tmp_path: Path) -> None:
     store.haunt("d", DIRECTORY_TYPE, 0)
     store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert filesystem.getattr("/d").is_directory
         filesystem.chmod("/d", 0o700)
         assert filesystem.getattr("/d").mode & 0o777 == 0o700
@@ -83,7 +83,7 @@ def test_a_ghost_is_overwritten(
     store: HauntedStore, tmp_path: Path, kind: str, content_type: str, size: int
 ) -> None:
     store.haunt("ghost", content_type, size)
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.getattr("/ghost")
         write(filesystem, "/ghost", b"alive")
         assert read(filesystem, "/ghost") == b"alive", kind
@@ -96,7 +96,7 @@ def test_a_removed_folder_that_another_client_fills_is_shown_beside_its_marker_s
     store: HauntedStore, tmp_path: Path
 ) -> None:
     """The listing still has the marker that the removal has deleted."""
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         filesystem.rmdir("/d")
         store.haunt("d", DIRECTORY_TYPE, 0)
@@ -109,7 +109,7 @@ def test_a_removed_folder_that_another_client_fills_is_shown_beside_its_marker_s
 def test_what_another_client_deleted_is_no_ghost(store: HauntedStore, tmp_path: Path) -> None:
     name = ObjectName("box", "file")
     store.put(name, b"alive", Headers("text/plain"))
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == ["file"]
         store.delete(name)
         with fails(errno.ENOENT):
@@ -132,7 +132,7 @@ def test_a_refusal_never_means_something_else(
         if method in ("copy", "delete", "delete_many", "post", "put", "get"):
             raise error(f"{method} {subject}")
 
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == ["a", "d"]
         store.hook = refuse
         with fails(errno.EIO):

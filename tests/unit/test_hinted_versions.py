@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, get, names, put, read, write
-from support.cache_house import noise
+from support.cache_rig import noise
+from support.harness import get, harness, names, put, read, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
 from swiftfs.objects import Manifest, ObjectName, Segment
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> MemoryStore:
     """A store in which a mount has left a large file; what that mount knew is gone."""
     made = MemoryStore("box")
     (tmp_path / "first").mkdir()
-    with bench(made, tmp_path / "first", "segment_size=1M") as filesystem:
+    with harness(made, tmp_path / "first", "segment_size=1M") as filesystem:
         write(filesystem, "/file", BODY)
     assert made.head(FILE).is_slo
     made.requests.clear()
@@ -86,7 +86,7 @@ def copied(store: MemoryStore, request: pytest.FixtureRequest) -> MemoryStore:
 
 @pytest.fixture(params=["segment_size=1M", "segment_size=8M", "segment_size=1M,settle=60"])
 def filesystem(copied: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
-    with bench(copied, tmp_path, request.param) as built:
+    with harness(copied, tmp_path, request.param) as built:
         yield built
 
 
@@ -157,7 +157,7 @@ def settle(filesystem: FileSystem) -> None:
     filesystem.releasedir(root)
 
 
-def deeds(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]:
+def operations(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]:
     return {
         "chmod": lambda fs: fs.chmod(path, 0o600),
         "touch": lambda fs: fs.utimens(path, None, 1_600_000_000_000_000_000),
@@ -167,14 +167,14 @@ def deeds(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]:
 
 
 @pytest.mark.matrix(16)
-@pytest.mark.parametrize("first", deeds())
+@pytest.mark.parametrize("first", operations())
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_copy_is_described_and_then_read(
     copied: MemoryStore, filesystem: FileSystem, first: str, listed: bool
 ) -> None:
     if listed:
         assert names(filesystem, "/") == ["copy", "file"]
-    deeds()[first](filesystem)
+    operations()[first](filesystem)
     assert read(filesystem, "/copy") == BODY
     settle(filesystem)
     filesystem.refresh()
@@ -200,7 +200,7 @@ def test_a_copy_is_renamed(copied: MemoryStore, filesystem: FileSystem, target: 
 @pytest.mark.parametrize("make", [copy_plainly, copy_in_segments])
 def test_a_copy_goes_alone(store: MemoryStore, tmp_path: Path, make: MakeCopy) -> None:
     make(store)
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         filesystem.unlink("/copy")
         assert names(filesystem, "/") == ["file"]
         assert read(filesystem, "/file") == BODY
@@ -217,7 +217,7 @@ def overwritten(store: MemoryStore, body: bytes) -> None:
 def test_what_another_client_put_in_its_place(
     store: MemoryStore, tmp_path: Path, body: bytes, cached: bool
 ) -> None:
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         if cached:
             assert read(filesystem, "/file") == BODY
         overwritten(store, body)
@@ -228,27 +228,27 @@ def test_what_another_client_put_in_its_place(
         assert stored(store, FILE) == body + b"tail"
 
 
-@pytest.mark.parametrize("deed", ["chmod", "touch", "setxattr"])
-def test_a_stale_listing_stamps_nothing_wrong(store: MemoryStore, tmp_path: Path, deed: str) -> None:
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+@pytest.mark.parametrize("operation", ["chmod", "touch", "setxattr"])
+def test_a_stale_listing_stamps_nothing_wrong(store: MemoryStore, tmp_path: Path, operation: str) -> None:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         assert names(filesystem, "/") == ["file"]
         (tmp_path / "other").mkdir()
-        with bench(store, tmp_path / "other", "segment_size=1M") as other:
+        with harness(store, tmp_path / "other", "segment_size=1M") as other:
             change(other, "/file", 10, b"of another mount")
         store.copy(FILE, COPY, manifest_only=True)
         store.copy(COPY, FILE, manifest_only=True)
         wanted = stored(store, FILE)
-        deeds("/file")[deed](filesystem)
+        operations("/file")[operation](filesystem)
         filesystem.refresh()
         assert read(filesystem, "/file") == wanted
     (tmp_path / "next").mkdir()
-    with bench(store, tmp_path / "next") as filesystem:
+    with harness(store, tmp_path / "next") as filesystem:
         assert f"slo={store.head(FILE).version.etag}" in type_of(store)
         assert read(filesystem, "/file") == wanted
 
 
 def test_a_reader_of_a_hinted_version_never_gets_two(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "read_ahead=0") as filesystem:
+    with harness(store, tmp_path, "read_ahead=0") as filesystem:
         handle = filesystem.open("/file", os.O_RDONLY)
         assert get(filesystem, handle, 0, 1000) == BODY[:1000]
         overwritten(store, OTHER)
@@ -263,7 +263,7 @@ def test_what_is_cached_serves_while_swift_is_away(store: MemoryStore, tmp_path:
     def away(method: str, subject: str) -> None:
         raise Unavailable(f"{method} {subject}")
 
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert read(filesystem, "/file") == BODY
         store.hook = away
         assert read(filesystem, "/file") == BODY
@@ -271,7 +271,7 @@ def test_what_is_cached_serves_while_swift_is_away(store: MemoryStore, tmp_path:
 
 
 def test_a_confirmed_version_is_asked_about_once(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert read(filesystem, "/file") == BODY
         before = [method for method, _ in store.requests].count("get")
         filesystem.refresh()
@@ -283,7 +283,7 @@ def test_a_confirmed_version_is_asked_about_once(store: MemoryStore, tmp_path: P
 def test_a_corrected_version_is_asked_about_once(store: MemoryStore, tmp_path: Path) -> None:
     copy_plainly(store)
     store.requests.clear()
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert read(filesystem, "/copy") == BODY
         assert [method for method, _ in store.requests].count("head") == 1
         before = len(store.requests)
@@ -294,6 +294,6 @@ def test_a_corrected_version_is_asked_about_once(store: MemoryStore, tmp_path: P
 
 def test_a_copy_that_is_overwritten_makes_no_conflict(store: MemoryStore, tmp_path: Path) -> None:
     copy_plainly(store)
-    with bench(store, tmp_path, "conflict=keep,segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "conflict=keep,segment_size=1M") as filesystem:
         change(filesystem, "/copy", 5, b"patch")
         assert names(filesystem, "/") == ["copy", "file"]

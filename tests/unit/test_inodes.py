@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, get, put, write
+from support.harness import ME, get, harness, put, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied
 from swiftfs.namespace import inodes
@@ -30,7 +30,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture(params=SETTLINGS)
 def filesystem(store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, request.param) as built:
+    with harness(store, tmp_path, request.param) as built:
         yield built
 
 
@@ -158,14 +158,14 @@ def test_a_folder_takes_the_numbers_along(filesystem: FileSystem) -> None:
 def test_a_folder_of_which_no_listing_is_in_memory(store: MemoryStore, tmp_path: Path, options: str) -> None:
     for key in ("d/x", "d/sub/y"):
         store.put(ObjectName("box", key), b"1", Headers("text/plain"))
-    with bench(store, tmp_path, options) as filesystem:
+    with harness(store, tmp_path, options) as filesystem:
         before = [inode(filesystem, path) for path in ("/d", "/d/x", "/d/sub", "/d/sub/y")]
         filesystem.rename("/d", "/e")
         assert [inode(filesystem, path) for path in ("/e", "/e/x", "/e/sub", "/e/sub/y")] == before
 
 
 def test_a_new_listing_brings_no_number_back(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         write(filesystem, "/a", b"1")
         before = inode(filesystem, "/a")
         filesystem.rename("/a", "/b")
@@ -181,11 +181,11 @@ def test_a_new_listing_brings_no_number_back(store: MemoryStore, tmp_path: Path)
 def test_numbers_are_those_of_the_names_at_the_next_mount(store: MemoryStore, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    with bench(store, tmp_path / "one") as filesystem:
+    with harness(store, tmp_path / "one") as filesystem:
         write(filesystem, "/a", b"1")
         filesystem.rename("/a", "/b")
         assert inode(filesystem, "/b") == inode_of(ObjectName("box", "a"))
-    with bench(store, tmp_path / "two") as filesystem:
+    with harness(store, tmp_path / "two") as filesystem:
         assert inode(filesystem, "/b") == inode_of(ObjectName("box", "b"))
 
 
@@ -194,7 +194,7 @@ def test_a_rename_that_fails_leaves_the_numbers(store: MemoryStore, tmp_path: Pa
         if method == "copy":
             raise AccessDenied(subject)
 
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         write(filesystem, "/a", b"1")
         write(filesystem, "/b", b"2")
         before = inode(filesystem, "/a"), inode(filesystem, "/b")
@@ -239,14 +239,14 @@ def test_any_history_of_names(seed: int) -> None:
     for _ in range(400):
         folders = ["/", *(path for path in model.living if path.endswith("/") and path.count("/") < 4)]
         target = random_.choice(folders) + random_.choice(names)
-        deed = random_.random()
-        if deed < 0.4:
+        chance = random_.random()
+        if chance < 0.4:
             path = target + random_.choice(["", "/"])
             if target not in model.living and target + "/" not in model.living:
                 model.living[path] = next(identities)
         elif not model.living:
             continue
-        elif deed < 0.85:
+        elif chance < 0.85:
             _rename(model, random_.choice(list(model.living)), target)
         else:
             path = random_.choice(list(model.living))

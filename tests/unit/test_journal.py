@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, get, names, put, read, write
-from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.harness import ME, copy_live, get, harness, names, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, ConfigurationError, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.posix.filesystem import FileSystem
 
@@ -39,7 +39,7 @@ def calls(store: MemoryStore) -> Counter[str]:
 
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         yield filesystem
 
 
@@ -55,7 +55,7 @@ def test_close_asks_nothing_of_the_server(
 
 
 def test_what_rsync_does_is_one_put(store: MemoryStore, calls: Counter[str], tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/.file.Ab12Cd", b"data")
         filesystem.utimens("/.file.Ab12Cd", None, 1_700_000_000_123_456_789)
         filesystem.chmod("/.file.Ab12Cd", 0o640)
@@ -65,7 +65,7 @@ def test_what_rsync_does_is_one_put(store: MemoryStore, calls: Counter[str], tmp
     assert calls == {"put": 1}
     store.hook = None
     (tmp_path / "other").mkdir()
-    with bench(store, tmp_path / "other") as filesystem:
+    with harness(store, tmp_path / "other") as filesystem:
         assert read(filesystem, "/file") == b"data"
         attributes = filesystem.getattr("/file")
         assert attributes.mtime_ns == 1_700_000_000_123_456_789
@@ -76,7 +76,7 @@ def test_what_rsync_does_is_one_put(store: MemoryStore, calls: Counter[str], tmp
 def test_what_is_made_and_removed_costs_nothing(
     store: MemoryStore, calls: Counter[str], tmp_path: Path
 ) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         write(filesystem, "/folder/file", b"data")
         filesystem.symlink("file", "/folder/link", ME)
@@ -89,7 +89,7 @@ def test_what_is_made_and_removed_costs_nothing(
 
 
 def test_mkdir_chmod_utimes_is_one_put(store: MemoryStore, calls: Counter[str], tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         filesystem.chmod("/folder", 0o700)
         filesystem.utimens("/folder", None, 5)
@@ -97,7 +97,7 @@ def test_mkdir_chmod_utimes_is_one_put(store: MemoryStore, calls: Counter[str], 
 
 
 def test_renamed_over_a_stored_file(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "settle=1000") as filesystem:
+    with harness(store, tmp_path, "settle=1000") as filesystem:
         write(filesystem, "/file", b"old")
         handle = filesystem.open("/file", os.O_RDONLY)
         filesystem.fsync(handle, False)
@@ -135,7 +135,7 @@ def test_fsync_tells_why_it_is_not(filesystem: FileSystem, store: MemoryStore) -
 
 
 def test_what_is_refused_is_parked_and_told_once(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         refuse(store, "put", QuotaExceeded)
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"data")
@@ -157,7 +157,7 @@ def test_a_refused_folder_does_not_keep_what_is_in_it(store: MemoryStore, tmp_pa
         if method == "put" and "folder/" not in str(subject):
             raise QuotaExceeded("no")
 
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         store.hook = hook
         filesystem.mkdir("/folder", 0o755, ME)
         write(filesystem, "/folder/file", b"data")
@@ -172,19 +172,19 @@ def test_what_cannot_be_stored_at_the_end_waits_for_the_next_mount(
     refuse(store, "put", AccessDenied)
     with (
         pytest.raises(SwiftfsError, match="1 changes stay in"),
-        bench(store, tmp_path, NEVER) as filesystem,
+        harness(store, tmp_path, NEVER) as filesystem,
     ):
         write(filesystem, "/file", b"data")
     store.hook = None
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         assert read(filesystem, "/file") == b"data"
     assert body(store, "file") == b"data"
 
 
 def test_an_outage_delays_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "settle=0") as filesystem:
+    with harness(store, tmp_path, "settle=0") as filesystem:
         names(filesystem, "/")
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         names(filesystem, "/")
         refuse(store, "put", Unavailable)
         for number in range(50):
@@ -200,7 +200,7 @@ def test_a_crash_after_the_manifest_leaves_no_old_segments(store: MemoryStore, t
     options = "settle=1000,segment_size=1M"
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-    with bench(store, tmp_path / "first", options) as filesystem:
+    with harness(store, tmp_path / "first", options) as filesystem:
         write(filesystem, "/file", b"1" * 3_000_000)
     old = set(keys(store, "box_segments"))
     assert len(old) == 3
@@ -213,11 +213,11 @@ def test_a_crash_after_the_manifest_leaves_no_old_segments(store: MemoryStore, t
             raise Unavailable("the process is dead")
 
     store.hook = kill
-    with bench(store, tmp_path / "second", options) as filesystem:
+    with harness(store, tmp_path / "second", options) as filesystem:
         write(filesystem, "/file", b"2" * 3_000_000)
     store.hook = None
     assert old < set(keys(store, "box_segments"))
-    with bench(store, killed, options):
+    with harness(store, killed, options):
         pass
     assert body(store, "file") == b"2" * 3_000_000
     assert len(keys(store, "box_segments")) == 3
@@ -232,7 +232,7 @@ def test_writes_go_on_while_the_file_is_stored(store: MemoryStore, tmp_path: Pat
             arrived.set()
             assert go_on.wait(20)
 
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         put(filesystem, handle, 0, b"first")
         store.hook = slow
@@ -257,16 +257,16 @@ def test_a_folder_with_what_waits_is_moved(filesystem: FileSystem, store: Memory
 
 def test_another_source_cannot_take_over_what_waits(store: MemoryStore, tmp_path: Path) -> None:
     refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
+    with pytest.raises(SwiftfsError), harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/file", b"data")
     store.hook = None
     store.create_container("other")
     with (
         pytest.raises(ConfigurationError, match="holds 1 changes that are not in box of memory yet"),
-        bench(store, tmp_path, source="other"),
+        harness(store, tmp_path, source="other"),
     ):
         pass
-    with bench(store, tmp_path):
+    with harness(store, tmp_path):
         pass
     assert body(store, "file") == b"data"
 
@@ -274,7 +274,7 @@ def test_another_source_cannot_take_over_what_waits(store: MemoryStore, tmp_path
 def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "new", b"new")
     foreign(store, "old", b"old")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.unlink("/old")
         refuse(store, "copy", AccessDenied)
         with pytest.raises(AccessDenied):
@@ -286,7 +286,7 @@ def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Pat
 
 @pytest.mark.leaves_open("pytest keeps the log record, and with it the traceback and what is mapped there")
 def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"data")
         refuse(store, "put", ZeroDivisionError)
@@ -298,9 +298,9 @@ def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp
 
 
 def test_a_listing_does_not_bring_old_attributes_back(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         assert stat.S_IMODE(filesystem.getattr("/folder").mode) == 0o755
         filesystem.chmod("/folder", 0o700)
         filesystem.refresh()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, write
+from support.harness import harness, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.errors import Unavailable
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.posix.filesystem import FileSystem
@@ -28,7 +28,7 @@ def test_flush_does_not_wait_for_a_server_that_is_away(store: MemoryStore, tmp_p
         if called == "put":
             raise Unavailable("no answer")
 
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         for number in range(200):
             write(filesystem, f"/{number}", b"data")
         store.hook = hook
@@ -49,7 +49,7 @@ def report(filesystem: FileSystem) -> QueueReport:
 
 
 def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/a", b"first")
         task = filesystem.services.journal._queue.tasks()[0]
         task.flush_mark = 0

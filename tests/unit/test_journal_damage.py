@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, names, put, read, write
-from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.harness import ME, harness, names, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB, Record
@@ -27,20 +27,20 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         yield filesystem
 
 
 @pytest.mark.parametrize("damage", ["header", "truncated", "text"])
 def test_a_damaged_log_is_set_aside(store: MemoryStore, tmp_path: Path, damage: str) -> None:
     refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
+    with pytest.raises(SwiftfsError), harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/file", b"data")
     store.hook = None
     log = tmp_path / "journal.sqlite"
     data = log.read_bytes()
     log.write_bytes({"header": b"\0" * 100 + data[100:], "truncated": data[:5000], "text": b"no"}[damage])
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == []
     aside = [path.name for path in tmp_path.iterdir() if path.name.startswith("journal.damaged-")]
     assert len(aside) == 1
@@ -83,7 +83,7 @@ def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore
 
 
 def test_what_waits_is_not_missing_when_the_cache_was_wiped(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "settle=1000,drain=0") as filesystem:
+    with harness(store, tmp_path, "settle=1000,drain=0") as filesystem:
         write(filesystem, "/file", b"data")
         for path in (tmp_path / "content").iterdir():
             path.unlink()
@@ -104,7 +104,7 @@ def test_segments_of_an_open_file_are_not_cleaned_up(
     jobs: list[Callable[[], None]] = []
     discard_all = Upkeep._discard_all
     monkeypatch.setattr(Upkeep, "_discard_all", lambda *given: jobs.append(lambda: discard_all(*given)))
-    with bench(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
+    with harness(store, tmp_path, f"{NEVER},segment_size=1M") as filesystem:
         filesystem.services.file_cache._factory._settle_seconds = 0.0
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"1" * 2_500_000)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.cache_house import MIB, PLAIN, Flaky, House, noise, read, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, Flaky, noise, read, settle, write
 from support.memory_store import MemoryStore
-from support.storing_house import Writer
+from support.upload_rig import Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -46,8 +46,8 @@ class Noisy(Flaky):
 
 
 @pytest.fixture
-def house(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr("support.cache_house.Flaky", Noisy)
+def rig(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> CacheRig:
+    monkeypatch.setattr("support.cache_rig.Flaky", Noisy)
     return build()
 
 
@@ -136,13 +136,13 @@ CHANGES = [
 ]
 
 
-def store_it(house: House, content: CachedFile) -> None:
+def store_it(rig: CacheRig, content: CachedFile) -> None:
     """Store the file as the journal does."""
     content.uploads._layout = SegmentLayout(SEGMENT)
-    large = house.store.head(NAME).is_slo
+    large = rig.store.head(NAME).is_slo
     intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
-    with closing(JournalDB(house.folder, "box")) as log:
-        storing = FileUpload(house.store, SEGMENT, SegmentRemoval(house.store, log, SegmentOwnership(log)))
+    with closing(JournalDB(rig.folder, "box")) as log:
+        storing = FileUpload(rig.store, SEGMENT, SegmentRemoval(rig.store, log, SegmentOwnership(log)))
         storing.run(intent, content, lambda _: None)
 
 
@@ -161,59 +161,59 @@ def stored(store: MemoryStore) -> bytes:
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_a_wrong_byte_is_never_stored(
-    house: House, kind: str, change: Callable[[CachedFile, bytearray], None], wrong: int
+    rig: CacheRig, kind: str, change: Callable[[CachedFile, bytearray], None], wrong: int
 ) -> None:
     """So many answers have a byte flipped; the change succeeds or says that it does not."""
     put, size = OBJECTS[kind]
     body = noise(size)
-    origin = put(house.store, body)
-    content = house.open(origin)
+    origin = put(rig.store, body)
+    content = rig.open(origin)
     model = bytearray(body)
-    house.store.wrong = wrong
+    rig.store.wrong = wrong
     try:
         change(content, model)
         settle(content)
-        store_it(house, content)
+        store_it(rig, content)
     except Corrupt:
         assert wrong > 1
         model = bytearray(body)
-    house.store.wrong = 0
-    assert stored(house.store) == model
+    rig.store.wrong = 0
+    assert stored(rig.store) == model
 
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(house: House, kind: str) -> None:
+def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(rig: CacheRig, kind: str) -> None:
     put, size = OBJECTS[kind]
     body = noise(size)
-    origin = put(house.store, body)
-    house.store.wrong = 1
+    origin = put(rig.store, body)
+    rig.store.wrong = 1
     middle = size // 2 // BLOCK * BLOCK
-    house.read(origin, middle, BLOCK)
-    house.restart()
-    content, model = house.open(origin), bytearray(body)
+    rig.read(origin, middle, BLOCK)
+    rig.restart()
+    content, model = rig.open(origin), bytearray(body)
     assert content._state.blocks.present
     patch(content, model)
-    store_it(house, content)
-    assert stored(house.store) == model
+    store_it(rig, content)
+    assert stored(rig.store) == model
 
 
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_every_byte_that_is_needed_verified_is_right(house: House, kind: str) -> None:
+def test_every_byte_that_is_needed_verified_is_right(rig: CacheRig, kind: str) -> None:
     put, size = OBJECTS[kind]
     body = noise(size)
-    content = house.open(put(house.store, body))
-    house.store.wrong = 1
+    content = rig.open(put(rig.store, body))
+    rig.store.wrong = 1
     content.own_all()
     assert read(content) == body
 
 
 def test_answers_that_differ_each_time_are_an_error_that_names_the_object(
-    house: House,
+    rig: CacheRig,
 ) -> None:
-    content = house.open(put_large(house.store, noise(20 * MIB), SEGMENT))
-    house.store.wrong = 100
+    content = rig.open(put_large(rig.store, noise(20 * MIB), SEGMENT))
+    rig.store.wrong = 100
     with pytest.raises(Corrupt, match="box/file"):
         write(content, 9 * MIB + 500, b"patch")
     assert not content.is_dirty()
@@ -229,52 +229,52 @@ def peak_of(job: Callable[[], None]) -> int:
         tracemalloc.stop()
 
 
-def test_memory_does_not_grow_with_an_object_that_is_verified_whole(house: House) -> None:
-    content = house.open(put_plain(house.store, noise(48 * MIB)))
-    house.gets()
+def test_memory_does_not_grow_with_an_object_that_is_verified_whole(rig: CacheRig) -> None:
+    content = rig.open(put_plain(rig.store, noise(48 * MIB)))
+    rig.gets()
     assert peak_of(lambda: write(content, 5, b"patch")) < 4 * MIB
-    assert house.gets() == 1
+    assert rig.gets() == 1
     assert read(content, 6, 48 * MIB) == b"atch" + noise(48 * MIB)[10:]
-    assert house.gets() == 0
+    assert rig.gets() == 0
 
 
-def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(house: House) -> None:
+def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(rig: CacheRig) -> None:
     """The store of the test itself holds 4 MiB of each answer."""
-    content = house.open(put_plain(house.store, noise(80 * MIB)))
+    content = rig.open(put_plain(rig.store, noise(80 * MIB)))
     assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
-    assert house.gets() > 4
+    assert rig.gets() > 4
 
 
-def test_what_is_verified_is_not_asked_for_again(house: House) -> None:
+def test_what_is_verified_is_not_asked_for_again(rig: CacheRig) -> None:
     """Neither a whole object, nor segments that were looked at, nor the blocks of an own change."""
-    plain = house.open(house.put("small", noise(3 * MIB)))
+    plain = rig.open(rig.put("small", noise(3 * MIB)))
     read(plain)
-    origin = put_large(house.store, noise(20 * MIB), SEGMENT)
-    large = house.open(replace(origin, manifest=house.store.manifest(NAME)))
+    origin = put_large(rig.store, noise(20 * MIB), SEGMENT)
+    large = rig.open(replace(origin, manifest=rig.store.manifest(NAME)))
     read(large)
     for content in (plain, large):
         settle(content)
-    house.gets()
+    rig.gets()
     write(plain, 5, b"patch")
     write(large, 5 * MIB + 5, b"patch")
-    assert house.gets() == 0
-    store_it(house, large)
+    assert rig.gets() == 0
+    store_it(rig, large)
     write(large, 5 * MIB + 50, b"patch")
-    store_it(house, large)
-    assert house.gets() == 0
+    store_it(rig, large)
+    assert rig.gets() == 0
 
 
-def test_a_patch_costs_one_download_more_than_its_piece(house: House) -> None:
-    content = house.open(put_large(house.store, noise(20 * MIB), SEGMENT))
-    house.gets()
+def test_a_patch_costs_one_download_more_than_its_piece(rig: CacheRig) -> None:
+    content = rig.open(put_large(rig.store, noise(20 * MIB), SEGMENT))
+    rig.gets()
     write(content, 5 * MIB + 5, b"patch")
-    store_it(house, content)
-    assert house.gets() == 2
+    store_it(rig, content)
+    assert rig.gets() == 2
     write(content, 6 * MIB + 5, b"patch")
     read(content, 7 * MIB, BLOCK)
-    house.gets()
+    rig.gets()
     write(content, 7 * MIB + 5, b"patch")
-    assert house.gets() == 2
+    assert rig.gets() == 2
 
 
 @pytest.mark.parametrize("pieces", [False, True])

@@ -12,12 +12,12 @@ from threading import Event
 
 import pytest
 
-from support.bench_filesystem import NOBODY_WAITS, bench, copy_live, read, write
 from support.edited_file import CHANGES, Edited
-from support.journal_house import body, foreign, keys
+from support.harness import NOBODY_WAITS, copy_live, harness, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
-from support.storing_house import Writer, noise
+from support.stored_objects import body, foreign, keys
+from support.upload_rig import Writer, noise
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.journal import outcomes, recovery
@@ -113,7 +113,7 @@ def stored(store: LandingStore, root: Path, size: str, *, plain: bool = False) -
     if plain:
         foreign(store, "file", data)
         return data
-    with bench(store, folder(root, "first"), OPTIONS) as filesystem:
+    with harness(store, folder(root, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", data)
     return data
 
@@ -144,7 +144,7 @@ def test_a_reader_after_a_kill(
         store.watched = {"file"}
         CHANGES[change](file, 1)
     assert body(store, "file") == file.model
-    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
         assert read(filesystem, "/file") == file.model
     assert_stored(store, file.model)
 
@@ -161,7 +161,7 @@ def test_a_writer_after_a_kill(
         file = Edited(filesystem, bytearray(data))
         store.watched = {"file"}
         CHANGES[change](file, 1)
-    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
         file = Edited(filesystem, file.model)
         CHANGES[then](file, 2)
         assert read(filesystem, "/file") == file.model
@@ -175,7 +175,7 @@ def test_a_reader_after_a_lost_answer(
     store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
 ) -> None:
     data = stored(store, tmp_path, size, plain=plain)
-    with bench(store, folder(tmp_path, "second"), OPTIONS) as filesystem:
+    with harness(store, folder(tmp_path, "second"), OPTIONS) as filesystem:
         file = Edited(filesystem, bytearray(data))
         store.watched = {"file"}
         CHANGES[change](file, 1)
@@ -198,7 +198,7 @@ def test_a_rename_after_a_kill(
         file = Edited(filesystem, bytearray(data))
         store.watched = {"file"}
         CHANGES[change](file, 1)
-    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
         filesystem.rename("/file", "/other")
         assert read(filesystem, "/other") == file.model
     assert_stored(store, file.model, "other")
@@ -219,7 +219,7 @@ def test_a_file_renamed_before_it_was_stored(
         file = Edited(filesystem, bytearray(data))
         CHANGES[change](file, 1)
         filesystem.services.journal.flush_all()
-    with bench(store, tmp_path / "image", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "image", OPTIONS) as filesystem:
         assert read(filesystem, "/file") == file.model
         file = Edited(filesystem, file.model)
         CHANGES[change](file, 2)
@@ -245,7 +245,7 @@ def test_a_second_kill(
         file = Edited(filesystem, file.model)
         store.watched = {"file"}
         CHANGES[change](file, 2)
-    with bench(store, tmp_path / "next", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "next", OPTIONS) as filesystem:
         assert read(filesystem, "/file") == file.model
         file = Edited(filesystem, file.model)
         CHANGES[change](file, 3)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, put, read, write
 from support.halted_moves import Halt
-from support.journal_house import keys
+from support.harness import ME, harness, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
-from support.storing_house import MIB, noise
+from support.stored_objects import keys
+from support.upload_rig import MIB, noise
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -61,7 +61,7 @@ class LateHalt(Halt):
             super()._hook(method, subject)
 
 
-class Yard:
+class LargeFileRig:
     """A mounted folder with one large file in it, and what the file must hold."""
 
     def __init__(self, store: MemoryStore, cache: Path, settle: str) -> None:
@@ -71,7 +71,7 @@ class Yard:
         self._enter()
 
     def _enter(self) -> None:
-        self._bench = bench(self.store, self._cache, self._options)
+        self._bench = harness(self.store, self._cache, self._options)
         self.filesystem: FileSystem = self._bench.__enter__()
 
     def close(self) -> None:
@@ -101,42 +101,42 @@ class Yard:
         assert read(self.filesystem, path) == self.body
 
 
-def patch_again(yard: Yard) -> str:
-    yard.patch("/e/x", 2 * MIB + 77, 8)
+def patch_again(rig: LargeFileRig) -> str:
+    rig.patch("/e/x", 2 * MIB + 77, 8)
     return "/e/x"
 
 
-def replace_below_the_old_name(yard: Yard) -> str:
+def replace_below_the_old_name(rig: LargeFileRig) -> str:
     """Another large file comes to the old name, is changed and goes."""
-    filesystem = yard.filesystem
+    filesystem = rig.filesystem
     filesystem.mkdir("/d", 0o755, ME)
     write(filesystem, "/d/x", noise(SIZE, 5))
-    yard.settle()
+    rig.settle()
     write(filesystem, "/d/x", noise(SIZE, 6))
-    yard.settle()
+    rig.settle()
     filesystem.unlink("/d/x")
     return "/e/x"
 
 
-def move_back(yard: Yard) -> str:
-    yard.filesystem.rename("/e", "/d")
-    yard.patch("/d/x", 2 * MIB + 77, 8)
+def move_back(rig: LargeFileRig) -> str:
+    rig.filesystem.rename("/e", "/d")
+    rig.patch("/d/x", 2 * MIB + 77, 8)
     return "/d/x"
 
 
-def move_the_file(yard: Yard) -> str:
-    yard.filesystem.rename("/e/x", "/z")
-    yard.patch("/z", 2 * MIB + 77, 8)
+def move_the_file(rig: LargeFileRig) -> str:
+    rig.filesystem.rename("/e/x", "/z")
+    rig.patch("/z", 2 * MIB + 77, 8)
     return "/z"
 
 
-def remount(yard: Yard) -> str:
-    yard.remount()
-    return patch_again(yard)
+def remount(rig: LargeFileRig) -> str:
+    rig.remount()
+    return patch_again(rig)
 
 
-def remount_without_change(yard: Yard) -> str:
-    yard.remount()
+def remount_without_change(rig: LargeFileRig) -> str:
+    rig.remount()
     return "/e/x"
 
 
@@ -151,86 +151,86 @@ AFTERWARDS = [
 
 
 @pytest.fixture(params=["sync", "settle=0.05"])
-def yard(store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Yard]:
-    with closing(Yard(store, tmp_path, request.param)) as built:
+def rig(store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LargeFileRig]:
+    with closing(LargeFileRig(store, tmp_path, request.param)) as built:
         yield built
 
 
-def stored(yard: Yard) -> None:
-    yard.filesystem.mkdir("/d", 0o755, ME)
-    write(yard.filesystem, "/d/x", bytes(yard.body))
-    write(yard.filesystem, "/d/y", b"y")
-    yard.settle()
+def stored(rig: LargeFileRig) -> None:
+    rig.filesystem.mkdir("/d", 0o755, ME)
+    write(rig.filesystem, "/d/x", bytes(rig.body))
+    write(rig.filesystem, "/d/y", b"y")
+    rig.settle()
 
 
-def end(yard: Yard, path: str) -> None:
+def end(rig: LargeFileRig, path: str) -> None:
     """Verify the file, then let nothing be left of it."""
-    yard.verify(path)
-    assert named(yard.store) == set(keys(yard.store, "box_segments"))
-    yard.filesystem.unlink(path)
-    yard.settle()
-    assert keys(yard.store, "box_segments") == []
+    rig.verify(path)
+    assert named(rig.store) == set(keys(rig.store, "box_segments"))
+    rig.filesystem.unlink(path)
+    rig.settle()
+    assert keys(rig.store, "box_segments") == []
 
 
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("stop", ["copy", "delete_many"])
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 def test_what_is_changed_while_the_folder_moves(
-    yard: Yard, pool: ThreadPoolExecutor, stop: str, afterwards: Callable[[Yard], str]
+    rig: LargeFileRig, pool: ThreadPoolExecutor, stop: str, afterwards: Callable[[LargeFileRig], str]
 ) -> None:
-    stored(yard)
-    filesystem = yard.filesystem
+    stored(rig)
+    filesystem = rig.filesystem
     handle = filesystem.open("/d/x", os.O_RDWR)
-    yard.change(handle, MIB - 50, 1)
-    halt = LateHalt(yard.store, stop)
+    rig.change(handle, MIB - 50, 1)
+    halt = LateHalt(rig.store, stop)
     renamed = pool.submit(filesystem.rename, "/d", "/e")
     assert halt.reached.wait(20)
-    yard.change(handle, 10, 2)
+    rig.change(handle, 10, 2)
     closed = pool.submit(filesystem.release, handle)
     halt.go_on()
     renamed.result(20)
     closed.result(20)
-    yard.store.hook = None
-    yard.verify("/e/x")
-    end(yard, afterwards(yard))
+    rig.store.hook = None
+    rig.verify("/e/x")
+    end(rig, afterwards(rig))
 
 
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 @pytest.mark.parametrize("is_new", [False, True])
 def test_segments_that_were_begun_under_the_old_name(
-    yard: Yard, pool: ThreadPoolExecutor, afterwards: Callable[[Yard], str], is_new: bool
+    rig: LargeFileRig, pool: ThreadPoolExecutor, afterwards: Callable[[LargeFileRig], str], is_new: bool
 ) -> None:
     """They are stored while the file is written; the manifest is put when it has its new name."""
-    filesystem = yard.filesystem
+    filesystem = rig.filesystem
     if is_new:
         filesystem.mkdir("/d", 0o755, ME)
         write(filesystem, "/d/y", b"y")
         handle = filesystem.create("/d/x", 0o644, os.O_RDWR, ME)
     else:
-        stored(yard)
+        stored(rig)
         handle = filesystem.open("/d/x", os.O_RDWR)
-    before = len(keys(yard.store, "box_segments"))
-    yard.body[:] = noise(SIZE, 3)
+    before = len(keys(rig.store, "box_segments"))
+    rig.body[:] = noise(SIZE, 3)
     for start in range(0, SIZE, 100_000):
-        put(filesystem, handle, start, bytes(yard.body[start : start + 100_000]))
+        put(filesystem, handle, start, bytes(rig.body[start : start + 100_000]))
 
     def has_begun() -> bool:
-        yard.change(handle, SIZE - 100, 4)  # a full segment rests until a later write
-        return len(keys(yard.store, "box_segments")) > before
+        rig.change(handle, SIZE - 100, 4)  # a full segment rests until a later write
+        return len(keys(rig.store, "box_segments")) > before
 
     wait_until(has_begun)
-    halt = LateHalt(yard.store, "copy")
+    halt = LateHalt(rig.store, "copy")
     renamed = pool.submit(filesystem.rename, "/d", "/e")
     assert halt.reached.wait(20)
-    yard.change(handle, 10, 2)
+    rig.change(handle, 10, 2)
     closed = pool.submit(filesystem.release, handle)
     halt.go_on()
     renamed.result(20)
     closed.result(20)
-    yard.store.hook = None
-    yard.verify("/e/x")
-    end(yard, afterwards(yard))
+    rig.store.hook = None
+    rig.verify("/e/x")
+    end(rig, afterwards(rig))
 
 
 @pytest.mark.matrix(4)
@@ -241,12 +241,12 @@ def test_an_outage_of_uploads_while_the_folder_moves(
     tmp_path: Path,
     pool: ThreadPoolExecutor,
     method: str,
-    afterwards: Callable[[Yard], str],
+    afterwards: Callable[[LargeFileRig], str],
 ) -> None:
     """The change waits for Swift when the folder moves, which says why it cannot, and is moved again."""
-    with closing(Yard(store, tmp_path, "settle=0.05")) as yard:
-        stored(yard)
-        filesystem = yard.filesystem
+    with closing(LargeFileRig(store, tmp_path, "settle=0.05")) as rig:
+        stored(rig)
+        filesystem = rig.filesystem
 
         def hook(called: str, subject: str) -> None:
             if called == method and "/x" in subject:
@@ -254,10 +254,10 @@ def test_an_outage_of_uploads_while_the_folder_moves(
 
         store.hook = hook
         handle = filesystem.open("/d/x", os.O_RDWR)
-        yard.change(handle, MIB - 50, 1)
+        rig.change(handle, MIB - 50, 1)
         filesystem.flush(handle)
         renamed = pool.submit(filesystem.rename, "/d", "/e")
-        yard.change(handle, 10, 2)
+        rig.change(handle, 10, 2)
         closed = pool.submit(filesystem.release, handle)
         error = renamed.exception(60)
         closed.exception(60)
@@ -265,5 +265,5 @@ def test_an_outage_of_uploads_while_the_folder_moves(
         store.hook = None
         if error is not None:
             filesystem.rename("/d", "/e")
-        yard.verify("/e/x")
-        end(yard, afterwards(yard))
+        rig.verify("/e/x")
+        end(rig, afterwards(rig))

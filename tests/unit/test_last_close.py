@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, get, names, put, read, write
-from support.journal_house import foreign, keys
+from support.harness import ME, get, harness, names, put, read, write
 from support.memory_store import MemoryStore
+from support.stored_objects import foreign, keys
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.open_files import OpenFile, OpenFiles
 
@@ -45,7 +45,7 @@ def closing(filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch, path: str, 
 def test_an_open_beside_it_gets_the_file(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         for name in ("/other", "/file"):
             write(filesystem, name, name.encode())
         closing(filesystem, monkeypatch, "/file", os.O_RDONLY)
@@ -65,7 +65,7 @@ def test_an_unlink_beside_it_deletes_the_object(
 ) -> None:
     """The file is not here yet, so its deletion would wait for a close that has been."""
     foreign(store, "file", b"x" * 100_000)
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         closing(filesystem, monkeypatch, "/file", os.O_RDONLY)
         filesystem.unlink("/file")
         assert names(filesystem, "/") == []

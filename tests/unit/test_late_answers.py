@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from support.bench_filesystem import put, read, write
-from support.journal_house import body, foreign, keys
+from support.harness import put, read, write
+from support.jobs import wait_until
 from support.late_store import (
     FILE,
     LateStore,
@@ -19,7 +19,7 @@ from support.late_store import (
     store_file,
     told,
 )
-from support.scenes import wait_until
+from support.stored_objects import body, foreign, keys
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers

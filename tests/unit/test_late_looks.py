@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, put, read, write
-from support.journal_house import NEVER, body, keys
+from support.harness import ME, copy_live, harness, put, read, write
+from support.jobs import wait_until
 from support.late_store import (
     FILE,
     LateStore,
@@ -24,7 +24,7 @@ from support.late_store import (
     store_file,
     told,
 )
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, keys
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.journal import late_copies
 from swiftfs.journal.late_requests import LOOKS
@@ -51,12 +51,12 @@ def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, tmp
 
 def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> None:
     newer = os.urandom(100_000)
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, newer)
     store.land()
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         assert late(filesystem).counts().watched == 1
         look(filesystem)
         settle(filesystem)
@@ -64,7 +64,7 @@ def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> Non
 
 
 def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, b"new")
@@ -78,7 +78,7 @@ def test_the_newer_version_is_evicted_last(
 ) -> None:
     monkeypatch.setattr(late_copies, "MOST_BYTES", 0)
     newer = os.urandom(500_000)
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         filesystem.services.file_cache.limit = 2 * MIB
         store.lose("put", "file")
         store_file(filesystem, b"old")
@@ -96,7 +96,7 @@ def test_the_newer_version_is_evicted_last(
 def test_bytes_that_are_gone_are_told(
     store: LateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with bench(store, tmp_path, "settle=0.01") as filesystem:
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, bytes(100_000))
@@ -133,12 +133,12 @@ def test_what_a_server_does_not_answer_is_looked_at_again(store: LateStore, file
 
 
 def test_a_journal_of_the_first_release_is_taken_over(store: LateStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER):
+    with harness(store, tmp_path, NEVER):
         pass
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
         database.execute("DROP TABLE ambiguous")
         database.commit()
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         store.lose("put", "file")
         store_file(filesystem, b"old")
         store_file(filesystem, b"new")
@@ -148,12 +148,12 @@ def test_a_journal_of_the_first_release_is_taken_over(store: LateStore, tmp_path
 def test_what_a_process_sent_when_it_died_may_come_late(store: LateStore, tmp_path: Path) -> None:
     first, died = tmp_path / "first", tmp_path / "died"
     first.mkdir()
-    with bench(store, first, NEVER) as filesystem:
+    with harness(store, first, NEVER) as filesystem:
         write(filesystem, "/file", b"old")
         copy_live(first, died)
     sent = store.head(FILE).version
     store.requests.clear()
-    with bench(store, died, "settle=0.01") as filesystem:
+    with harness(store, died, "settle=0.01") as filesystem:
         settle(filesystem)
         look(filesystem, 30)
         assert late(filesystem).counts().watched == 0
@@ -169,7 +169,7 @@ def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: 
     newer = os.urandom(100_000)
     first, died = tmp_path / "first", tmp_path / "died"
     first.mkdir()
-    with bench(store, first, "settle=0.01") as filesystem:
+    with harness(store, first, "settle=0.01") as filesystem:
         store.lose("put", "file")
         store_file(filesystem, b"old")
         handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
@@ -178,7 +178,7 @@ def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: 
         copy_live(first, died)
         filesystem.release(handle)
     store.land()
-    with bench(store, died, "settle=0.01") as filesystem:
+    with harness(store, died, "settle=0.01") as filesystem:
         look(filesystem)
         settle(filesystem)
         assert body(store, "file") == newer
@@ -200,7 +200,7 @@ def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
                 copy_live(first, died)
             raise AccessDenied("no")
 
-    with suppress(SwiftfsError), bench(store, first, "settle=0.01") as filesystem:
+    with suppress(SwiftfsError), harness(store, first, "settle=0.01") as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         store_file(filesystem, b"older", "/old/file")
         store.lose("delete", "old/file")
@@ -212,7 +212,7 @@ def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
     assert died.exists()
     store.hook = None
     for _ in range(2):
-        with bench(store, died, "settle=0.01") as filesystem:
+        with harness(store, died, "settle=0.01") as filesystem:
             assert "old/file" not in keys(store)
             look(filesystem)
             settle(filesystem)

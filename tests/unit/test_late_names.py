@@ -5,9 +5,9 @@ import stat
 
 import pytest
 
-from support.bench_filesystem import ME, read, write
-from support.journal_house import body, foreign, keys
+from support.harness import ME, read, write
 from support.late_store import FILE, LateStore, late, look, remove, settle, store_file
+from support.stored_objects import body, foreign, keys
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 

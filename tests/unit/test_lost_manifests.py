@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import NOBODY_WAITS, bench, put, read, write
-from support.journal_house import body
+from support.harness import NOBODY_WAITS, harness, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -136,21 +136,21 @@ def replace(filesystem: FileSystem, data: bytearray) -> None:
     write(filesystem, "/file", bytes(data))
 
 
-DEEDS = pytest.mark.parametrize("deed", [patch, append, cut, replace])
+OPERATIONS = pytest.mark.parametrize("operation", [patch, append, cut, replace])
 
 
-@DEEDS
+@OPERATIONS
 def test_the_next_mount_finds_that_it_stands(
-    store: LossyStore, tmp_path: Path, deed: Callable[[FileSystem, bytearray], None]
+    store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
-    with bench(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
+    with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
     with killed(store, tmp_path) as filesystem:
-        deed(filesystem, data)
+        operation(filesystem, data)
         lose(filesystem, store)
     assert body(store, "file") == data
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         assert read(filesystem, "/file") == data
     assert body(store, "file") == data
     assert named(store) <= segments(store)
@@ -161,7 +161,7 @@ def test_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
     with killed(store, tmp_path) as filesystem:
         write(filesystem, "/file", data)
         lose(filesystem, store)
-    with bench(store, tmp_path, OPTIONS):
+    with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data
     assert segments(store) == named(store)
@@ -174,21 +174,21 @@ def test_a_patch_of_an_object_that_was_none(store: LossyStore, tmp_path: Path) -
     with killed(store, tmp_path) as filesystem:
         patch(filesystem, data)
         lose(filesystem, store)
-    with bench(store, tmp_path, OPTIONS):
+    with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data
     assert named(store) <= segments(store)
 
 
-@DEEDS
+@OPERATIONS
 def test_it_is_tried_again_in_the_same_process(
-    store: LossyStore, tmp_path: Path, deed: Callable[[FileSystem, bytearray], None]
+    store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
         flush(filesystem)
-        deed(filesystem, data)
+        operation(filesystem, data)
         lose(filesystem, store)
         store.away = False
         flush(filesystem)
@@ -198,7 +198,7 @@ def test_it_is_tried_again_in_the_same_process(
 
 def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) -> None:
     data = bytearray(noise(4 * MIB))
-    with bench(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
+    with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
     with killed(store, tmp_path) as filesystem:
         for number in range(2):
@@ -208,7 +208,7 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
             data[number * MIB : number * MIB + BLOCK] = bytes([number + 1]) * BLOCK
             lose(filesystem, store)
     assert body(store, "file") == data
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         assert read(filesystem, "/file") == data
         patch(filesystem, data)
     assert body(store, "file") == data
@@ -217,7 +217,7 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
 
 def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> None:
     data = bytearray(noise(4 * MIB))
-    with bench(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
+    with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
     with killed(store, tmp_path) as filesystem:
         patch(filesystem, data)
@@ -226,7 +226,7 @@ def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> N
     with killed(store, tmp_path):
         wait_until(lambda: store.away)
     assert body(store, "file") == data
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         assert read(filesystem, "/file") == data
         append(filesystem, data)
     assert body(store, "file") == data
@@ -237,7 +237,7 @@ def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
     store: LossyStore, tmp_path: Path
 ) -> None:
     data = noise(3 * MIB)
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         lose(filesystem, store)
         store.away = False
@@ -260,7 +260,7 @@ def _let_threads_work(filesystem: FileSystem) -> None:
 def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -> None:
     """The first PUT is carried out after the second: what only it names has not been deleted."""
     data = bytearray(noise(4 * MIB))
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
         flush(filesystem)
         change(filesystem, 0, b"one")
@@ -278,7 +278,7 @@ def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -
 
 def test_late_manifest_and_a_file_that_became_small(store: LossyStore, tmp_path: Path) -> None:
     data = bytearray(noise(3 * MIB))
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
         store.hold_late = True
         with pytest.raises(Unavailable):
@@ -293,7 +293,7 @@ def test_late_manifest_and_a_file_that_became_small(store: LossyStore, tmp_path:
 
 def test_a_late_manifest_of_a_file_that_was_removed(store: LossyStore, tmp_path: Path) -> None:
     data = noise(3 * MIB)
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         store.hold_late = True
         with pytest.raises(Unavailable):
@@ -314,9 +314,9 @@ def test_a_file_that_becomes_small_behind_a_lost_manifest(
 ) -> None:
     """Most of it is not in the cache, and the version that it was read from is gone."""
     data = bytearray(noise(4 * MIB))
-    with bench(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
+    with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
-    mount = killed(store, tmp_path) if dies else bench(store, tmp_path, OPTIONS)
+    mount = killed(store, tmp_path) if dies else harness(store, tmp_path, OPTIONS)
     with mount as filesystem:
         change(filesystem, 3 * MIB, b"c" * BLOCK)
         data[3 * MIB : 3 * MIB + BLOCK] = b"c" * BLOCK
@@ -326,6 +326,6 @@ def test_a_file_that_becomes_small_behind_a_lost_manifest(
         if not dies:
             flush(filesystem)
             assert body(store, "file") == data[:size]
-    with bench(store, tmp_path, OPTIONS):
+    with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data[:size]

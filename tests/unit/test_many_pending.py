@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, write
-from support.journal_house import NEVER, foreign, keys, refuse
+from support.harness import harness, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import NEVER, foreign, keys, refuse
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.namespace.entry import Defaults, file_entry
@@ -27,7 +27,7 @@ def leave_descriptions(store: MemoryStore, cache: Path) -> None:
     """Leave the description of a file in each of many folders to the next mount."""
     for number in range(FOLDERS):
         foreign(store, f"d{number}/file", b"x")
-    with suppress(SwiftfsError), bench(store, cache, f"{NEVER},drain=0") as filesystem:
+    with suppress(SwiftfsError), harness(store, cache, f"{NEVER},drain=0") as filesystem:
         for number in range(FOLDERS):
             filesystem.chmod(f"/d{number}/file", 0o600)
         refuse(store, "post", Unavailable)
@@ -39,7 +39,7 @@ def test_described_files_do_not_cost_a_listing_each_before_the_start(
     store: MemoryStore, tmp_path: Path
 ) -> None:
     leave_descriptions(store, tmp_path)
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         counted = Counter(method for method, _ in store.requests)
         assert counted["list_page"] <= 2
         assert counted["head"] == 0
@@ -51,7 +51,7 @@ def test_described_files_do_not_cost_a_listing_each_before_the_start(
 def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path: Path) -> None:
     leave_descriptions(store, tmp_path)
     refuse(store, "post", Unavailable)
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
         assert modes == {0o600}
         assert len(filesystem.waiting()) == FOLDERS
@@ -60,13 +60,13 @@ def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path:
 
 def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
     """Thousands of uploads beside the start would make it slow; a flush does not wait for that."""
-    with suppress(SwiftfsError), bench(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+    with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
         refuse(store, "put", AccessDenied)
         for number in range(50):
             write(filesystem, f"/file{number}", b"x")
     store.hook = None
     store.requests.clear()
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         assert not any(method == "put" for method, _ in store.requests)
         handle = filesystem.open("/file1", os.O_RDONLY)
         filesystem.fsync(handle, False)

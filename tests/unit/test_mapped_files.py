@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_house import write
+from support.cache_rig import write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
-from support.storing_house import MIB, PLAIN, Writer, noise
+from support.upload_rig import MIB, PLAIN, Writer, noise
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from support.bench_filesystem import ME, bench, get, names, put, read, write
 from support.halted_moves import Halt
-from support.journal_house import body, foreign, keys
+from support.harness import ME, get, harness, names, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied
 from swiftfs.journal.object_moves import Unmoved
 from swiftfs.objects import ObjectName
@@ -33,7 +33,7 @@ def store() -> MemoryStore:
 def filesystem(store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
     for key in ("d/x", "d/sub/y"):
         foreign(store, key, b"old")
-    with bench(store, tmp_path, request.param) as built:
+    with harness(store, tmp_path, request.param) as built:
         yield built
 
 
@@ -122,7 +122,7 @@ def test_a_change_by_a_path_that_moved_away_finds_nothing(
 ) -> None:
     for key in ("d/x", "d/sub/x", "d/sub/sub/x", "other"):
         foreign(store, key, b"old")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, folder) == ["sub", "x"]
         halt = Halt(store, "delete_many")
         renamed = pool.submit(filesystem.rename, "/d", "/e")

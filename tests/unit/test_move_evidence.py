@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, names, read, write
-from support.journal_house import body, foreign, keys
+from support.harness import ME, harness, names, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves, Unmoved
@@ -125,7 +125,7 @@ def test_a_file_that_another_client_writes_between_copy_and_delete_stays(
     store: LaggingStore, tmp_path: Path
 ) -> None:
     foreign(store, "old", b"first")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert read(filesystem, "/old") == b"first"
         after(store, "head", "box/old", lambda: foreign(store, "old", b"theirs"))
         filesystem.rename("/old", "/new")
@@ -137,7 +137,7 @@ def test_a_file_that_another_client_writes_between_copy_and_delete_stays(
 
 
 def test_a_target_that_another_client_filled_is_not_empty(store: LaggingStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         filesystem.mkdir("/new", 0o755, ME)
         write(filesystem, "/old/x", b"ours")
@@ -156,7 +156,7 @@ def test_a_target_that_came_to_be_is_not_empty(store: LaggingStore, tmp_path: Pa
     foreign(store, "old/x", b"ours")
     if not alone:
         foreign(store, "other", b"other")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == (["old"] if alone else ["old", "other"])
         foreign(store, "new/x", b"theirs")
         with pytest.raises(Unmoved) as caught:
@@ -175,7 +175,7 @@ def test_a_target_that_is_listed_and_gone_is_empty(
     foreign(store, "new/y", b"gone")
     if not alone:
         foreign(store, "other", b"other")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         store.ghosts["y"] = store.list_page("box", prefix="new/y")
         filesystem.unlink("/new/y")
         assert names(filesystem, "/new") == []
@@ -185,7 +185,7 @@ def test_a_target_that_is_listed_and_gone_is_empty(
 
 
 def test_a_target_that_another_client_made_a_file_is_no_folder(store: LaggingStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         assert names(filesystem, "/") == ["old"]
         foreign(store, "new", b"theirs")
@@ -222,7 +222,7 @@ def test_a_failed_move_deletes_only_its_own_copies(
 def test_a_copy_that_could_not_be_deleted_goes_only_while_it_is_ours(
     store: LaggingStore, tmp_path: Path
 ) -> None:
-    with bench(store, tmp_path, "settle=0.1") as filesystem:
+    with harness(store, tmp_path, "settle=0.1") as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         for key in "abc":
             write(filesystem, f"/old/{key}", key.encode())
@@ -250,7 +250,7 @@ def test_a_copy_that_could_not_be_deleted_goes_only_while_it_is_ours(
 
 
 def test_what_no_listing_shows_yet_moves_with_its_folder(store: LaggingStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         filesystem.mkdir("/old/sub", 0o755, ME)
         for path in ("/old/listed", "/old/late", "/old/sub/late"):
@@ -264,7 +264,7 @@ def test_what_no_listing_shows_yet_moves_with_its_folder(store: LaggingStore, tm
 
 
 def test_what_no_listing_shows_at_its_new_place_is_seen_there(store: LaggingStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         filesystem.mkdir("/old/sub", 0o755, ME)
         for path in ("/old/a", "/old/sub/b"):
@@ -286,7 +286,7 @@ def test_what_no_listing_shows_at_its_new_place_is_seen_there(store: LaggingStor
 def test_the_newest_version_moves_where_the_listing_shows_an_older_one(
     store: LaggingStore, tmp_path: Path
 ) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         write(filesystem, "/old/x", b"first")
         store.ghosts["x"] = store.list_page("box", prefix="old/")
@@ -300,7 +300,7 @@ def test_the_newest_version_moves_where_the_listing_shows_an_older_one(
 
 
 def test_what_is_listed_and_gone_is_not_moved(store: LaggingStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/old", 0o755, ME)
         write(filesystem, "/old/stays", b"stays")
         write(filesystem, "/old/goes", b"goes")
@@ -317,7 +317,7 @@ def test_an_unlinked_file_that_is_open_does_not_come_back_with_its_folder(
 ) -> None:
     foreign(store, "old/x", b"unlinked")
     foreign(store, "old/y", b"stays")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         handle = filesystem.open("/old/x", 0)
         filesystem.unlink("/old/x")
         filesystem.rename("/old", "/new")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, names, read, write
-from support.journal_house import body, foreign, keys
+from support.harness import ME, harness, names, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, NotFound, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
@@ -52,7 +52,7 @@ def store() -> RefusingStore:
 
 @pytest.fixture(params=["sync", "settle=0.05"])
 def filesystem(store: RefusingStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, request.param) as built:
+    with harness(store, tmp_path, request.param) as built:
         yield built
         store.refused = None
 
@@ -67,7 +67,7 @@ def put_large(store: MemoryStore, key: str, segment: ObjectName = SEGMENT) -> No
 @contextmanager
 def leaving_changes(store: MemoryStore, folder: Path) -> Iterator[FileSystem]:
     """Mount, and expect that the next mount has something to do."""
-    with pytest.raises(SwiftfsError, match="stay in"), bench(store, folder) as filesystem:
+    with pytest.raises(SwiftfsError, match="stay in"), harness(store, folder) as filesystem:
         yield filesystem
 
 
@@ -108,7 +108,7 @@ def test_it_waits_for_the_next_mount_too(store: RefusingStore, tmp_path: Path) -
             filesystem.getattr("/d/x")
         assert [one.path for one in filesystem.waiting()] == ["/d/x"]
     store.refused = None
-    with bench(store, tmp_path):
+    with harness(store, tmp_path):
         pass
     assert keys(store) == ["e/x"]
 

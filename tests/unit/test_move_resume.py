@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, names, read, write
 from support.ghosts import HauntedStore
-from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.harness import ME, copy_live, harness, names, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
@@ -48,7 +48,7 @@ def leave(folder: Path, intent: Move | MoveFolder) -> None:
 @contextmanager
 def remounted(store: MemoryStore, folder: Path, intent: Move | MoveFolder) -> Iterator[FileSystem]:
     leave(folder, intent)
-    with bench(store, folder) as filesystem:
+    with harness(store, folder) as filesystem:
         yield filesystem
 
 
@@ -102,13 +102,13 @@ def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemorySto
             raise AccessDenied("no")
 
     (tmp_path / "cache").mkdir()
-    with bench(store, tmp_path / "cache", NEVER) as filesystem:
+    with harness(store, tmp_path / "cache", NEVER) as filesystem:
         write(filesystem, "/b", b"new")
         store.hook = hook
         with pytest.raises(AccessDenied):
             filesystem.rename("/a", "/b")
     store.hook = None
-    with bench(store, killed) as filesystem:
+    with harness(store, killed) as filesystem:
         assert names(filesystem, "/") == ["b"]
     assert contents(store) == {"b": b"a"}
 
@@ -123,7 +123,7 @@ def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folde
     (row,) = store.list_page("box", prefix="d").rows
     leave(tmp_path, intent)
     store.hook = lambda method, _: store.ghosts.update({row.key: row}) if method == "list_page" else None
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == ["e"]
         filesystem.refresh()
         assert names(filesystem, "/") == ["e"]
@@ -133,7 +133,7 @@ def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folde
 def test_a_refused_rename_onto_an_empty_folder_keeps_that(
     store: MemoryStore, tmp_path: Path, marker: str
 ) -> None:
-    with bench(store, tmp_path, f"dir_marker={marker}") as filesystem:
+    with harness(store, tmp_path, f"dir_marker={marker}") as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         filesystem.mkdir("/e", 0o755, ME)
         write(filesystem, "/d/file", b"x")
@@ -191,7 +191,7 @@ def test_a_large_file_that_had_moved_takes_its_segments_along(
 ) -> None:
     """Whether or not its source was deleted before the process died."""
     new = "e/big" if folder else "big"
-    with bench(store, tmp_path, "segment_size=1M,settle=0.05") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M,settle=0.05") as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         write(filesystem, "/d/big", bytes(3 * 2**20))
     source = ObjectName("box", "d/big")
@@ -287,9 +287,9 @@ def test_one_that_cannot_be_finished_is_undone_and_given_up(
     wanted |= {"e/a": b"newer", "e/b": b"newer", "e/theirs": b"theirs"}
     assert contents(store) == wanted
     assert "is given up" in caplog.text
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         filesystem.unlink("/e/b")
-    with bench(store, tmp_path):
+    with harness(store, tmp_path):
         pass
     del wanted["e/b"]
     assert {key: one for key, one in contents(store).items() if key != "e"} == wanted
@@ -311,12 +311,12 @@ def test_one_that_found_no_server_brings_nothing_back_later(
             raise Unavailable("no")
 
     store.hook = hook
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         store.hook = None
         write(filesystem, "/e/a", b"newer")
         filesystem.unlink("/e/b")
     assert len(records(tmp_path)) == 1
-    with bench(store, tmp_path):
+    with harness(store, tmp_path):
         pass
     assert contents(store) == {"d/a": b"d/a", "d/b": b"d/b", "e/a": b"newer", "e/c": b"d/c"}
     assert records(tmp_path) == []
@@ -328,7 +328,7 @@ def test_what_the_crash_left_undeletable_waits(store: MemoryStore, tmp_path: Pat
     copy(store, "d/a", "e/a")
     store.hook = _refuse_deletions
     leave(tmp_path, intent)
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         assert [(one.path, one.state) for one in filesystem.waiting()] == [("/d/a", "parked")]
         assert names(filesystem, "/e") == ["a"]
         store.hook = None
@@ -352,7 +352,7 @@ def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore
     log.commit([Record(2, "/other", Delete(ObjectName("box", "other"), is_slo=False))])
     log.close()
     store.hook = _refuse_deletions
-    with bench(store, tmp_path, "settle=0.1") as filesystem:
+    with harness(store, tmp_path, "settle=0.1") as filesystem:
         store.hook = None
         filesystem.retry()
         wait_until(lambda: not filesystem.waiting())
@@ -414,11 +414,11 @@ def test_a_file_that_could_not_be_moved_does_not_come_back(store: MemoryStore, t
     etag = store.head(ObjectName("box", "old")).version.etag
     leave(tmp_path, Move(ObjectName("box", "old"), ObjectName("box", "new"), etag=etag, replaces_etag=""))
     refuse(store, "copy", Unavailable)
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         store.hook = None
         write(filesystem, "/new", b"newer")
         filesystem.unlink("/new")
-    with pytest.raises(SwiftfsError, match="given up; the first is /d: "), bench(store, tmp_path):
+    with pytest.raises(SwiftfsError, match="given up; the first is /d: "), harness(store, tmp_path):
         pass
     assert contents(store) == {"old": b"old"}
     assert records(tmp_path) == []

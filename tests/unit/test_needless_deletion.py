@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, names, put, read, write
-from support.journal_house import NEVER, body, foreign, keys, refuse
+from support.harness import ME, copy_live, harness, names, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import Delete
 from swiftfs.journal.tasks import Task
@@ -26,7 +26,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         yield filesystem
 
 
@@ -152,7 +152,7 @@ def test_who_waits_for_the_deletion_does_not_wait_for_ever(
     foreign(store, "d/a", b"new")
     foreign(store, "d/b", b"old")
     foreign(store, "d/c", b"kept")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.unlink("/d/b")
         gate = Gate(store, "copy", "/a", AccessDenied("no") if fails else None)
         rename, raised = in_thread(filesystem.rename, "/d/a", "/d/b")
@@ -172,7 +172,7 @@ def test_who_waits_for_the_deletion_does_not_wait_for_ever(
 def test_a_rename_that_was_refused_is_not_made_later(store: MemoryStore, tmp_path: Path) -> None:
     """It waits for the folder's marker, which is refused: so is the rename, for good."""
     foreign(store, "d/a", b"data")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         assert names(filesystem, "/d") == ["a"]
 
         def hook(method: str, subject: str) -> None:
@@ -197,7 +197,7 @@ def test_a_deletion_put_back_by_a_refused_rename_still_waits_for_its_folder(
     """The folder's marker is refused: the last file goes after it only, so that the folder stays."""
     foreign(store, "d/a", b"data")
     foreign(store, "e/b", b"old")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         assert names(filesystem, "/d") + names(filesystem, "/e") == ["a", "b"]
         refuse(store, "put", QuotaExceeded)
         filesystem.unlink("/e/b")
@@ -219,7 +219,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
     store: MemoryStore, tmp_path: Path
 ) -> None:
     """A new file is unlinked while somebody waits until it is stored."""
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         gate = Gate(store, "put", "/first")
         write(filesystem, "/first", b"1")
         journal = filesystem.services.journal
@@ -244,7 +244,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
 def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_path: Path) -> None:
     for number in range(3):
         foreign(store, f"file{number}", b"x")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         for number in range(3):
             filesystem.unlink(f"/file{number}")
 
@@ -264,7 +264,7 @@ def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_pa
 def test_an_unforeseen_failure_gives_no_deletion_up(store: MemoryStore, tmp_path: Path) -> None:
     for number in range(3):
         foreign(store, f"file{number}", b"x")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         for number in range(3):
             filesystem.unlink(f"/file{number}")
         refuse(store, "delete_many", ZeroDivisionError)
@@ -285,7 +285,7 @@ def test_a_queue_that_fails_leaves_nothing_running(
     """One task of a batch cannot be taken out: it alone waits, and the mount ends."""
     for number in range(3):
         foreign(store, f"file{number}", b"x")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         for number in range(3):
             filesystem.unlink(f"/file{number}")
         journal = filesystem.services.journal
@@ -313,7 +313,7 @@ def test_a_queue_that_fails_leaves_nothing_running(
 def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"data")
         journal = filesystem.services.journal
@@ -335,7 +335,7 @@ def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
 @contextmanager
 def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[FileSystem]:
     """Mount, and expect that the next mount has something to do."""
-    with pytest.raises(SwiftfsError, match="stay in"), bench(store, cache, options) as filesystem:
+    with pytest.raises(SwiftfsError, match="stay in"), harness(store, cache, options) as filesystem:
         yield filesystem
 
 
@@ -346,7 +346,7 @@ def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, larg
     store, size = MemoryStore("box"), 3_000_000 if large else 3
     (cache := tmp_path / "cache").mkdir()
     options = f"{NEVER},segment_size=1M,drain=1"
-    with bench(store, cache, options) as filesystem:
+    with harness(store, cache, options) as filesystem:
         write(filesystem, "/a", b"a" * size)
         write(filesystem, "/b", b"b" * size)
 
@@ -364,7 +364,7 @@ def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, larg
         renaming.join()
         assert raised
     store.hook = None
-    with bench(store, tmp_path / "image", options) as filesystem:
+    with harness(store, tmp_path / "image", options) as filesystem:
         assert names(filesystem, "/") == ["b"]
         assert read(filesystem, "/b") == b"a" * size
         assert filesystem.getattr("/b").mode & 0o777 == 0o644

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.errors import AccessDenied, NotFound, StoreError, TimedOut, Unavailable
 from swiftfs.namespace import listing_fetcher
 from swiftfs.namespace.entry import Defaults, Entry

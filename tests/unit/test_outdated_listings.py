@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench
+from support.harness import harness
 from support.memory_store import MemoryStore
 from swiftfs.objects import ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
@@ -38,7 +38,7 @@ class Overtaken(MemoryStore):
 def test_the_next_lookup_asks_again(tmp_path: Path, refreshed: str) -> None:
     store = Overtaken("box")
     store_file(store, b"old")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         store.filesystem, store.refreshed = filesystem, refreshed
         filesystem.getattr("/file")
         assert filesystem.getattr("/file").size == 5

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, copy_live, names, write
+from support.harness import copy_live, harness, names, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.journal import database
 from swiftfs.objects import ObjectName
@@ -39,13 +39,13 @@ def test_what_was_closed_a_second_ago_survives_a_power_cut(
 
     monkeypatch.setattr(database, "synchronize", sync_files)
     monkeypatch.setattr(os, "fdatasync", sync_fact)
-    with bench(store, cache, "settle=1000") as filesystem:
+    with harness(store, cache, "settle=1000") as filesystem:
         write(filesystem, "/file", b"data")
         before = len(synced)
         wait_until(lambda: synced[before:][-2:] == ["files", "fact"])
         copy_live(disk, tmp_path / "left")
     store.delete(ObjectName("box", "file"))
     monkeypatch.setattr(database, "boot_id", lambda: "another boot")
-    with bench(store, tmp_path / "left", "settle=1000") as filesystem:
+    with harness(store, tmp_path / "left", "settle=1000") as filesystem:
         assert names(filesystem, "/") == ["file"]
     assert not (tmp_path / "left" / "lost").exists()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, names, read, write
+from support.harness import harness, names, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.errors import NotFound
 from swiftfs.filecache.read_ahead import FIRST_PIECE
 from swiftfs.objects import Limits, ObjectName
@@ -60,7 +60,7 @@ def stocked(cache: Path, options: str = "", limits: Limits | None = None) -> Ite
     store = MemoryStore("box", limits=limits)
     for name in NAMES:
         store.put(ObjectName("box", name[1:]), body(name), Headers(ATTRIBUTES))
-    with bench(store, cache, options) as filesystem:
+    with harness(store, cache, options) as filesystem:
         yield Shelf(store, filesystem)
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.cache_house import MIB, Flaky, House, noise, read, settle
+from support.cache_rig import MIB, CacheRig, Flaky, noise, read, settle
 from support.distant_files import large
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
@@ -36,14 +36,14 @@ class Distant(Flaky):
 
 
 @pytest.fixture
-def distant(build: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], House]:
-    monkeypatch.setattr("support.cache_house.Flaky", Distant)
+def distant(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], CacheRig]:
+    monkeypatch.setattr("support.cache_rig.Flaky", Distant)
     return lambda read_ahead: build(limit=4096 * MIB, read_ahead=read_ahead, threads=8)
 
 
-def asked(house: House) -> int:
-    assert isinstance(house.store, Distant)
-    return house.store.asked
+def asked(rig: CacheRig) -> int:
+    assert isinstance(rig.store, Distant)
+    return rig.store.asked
 
 
 def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
@@ -53,80 +53,80 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
 @pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
-def test_every_byte_is_asked_for_once(distant: Callable[[int], House], size: int, read_ahead: int) -> None:
-    house = distant(read_ahead)
+def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: int, read_ahead: int) -> None:
+    rig = distant(read_ahead)
     body = large(size)[:size]
-    content = house.open(house.put("file", body))
-    house.gets()
+    content = rig.open(rig.put("file", body))
+    rig.gets()
     read_part(content, body, range(0, size, BLOCK))
     settle(content)
-    assert asked(house) == size
-    assert house.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
+    assert asked(rig) == size
+    assert rig.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
 
 
-def test_four_readers_of_a_quarter_each(distant: Callable[[int], House]) -> None:
-    house = distant(64 * MIB)
+def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> None:
+    rig = distant(64 * MIB)
     body = large(100 * MIB)[: 100 * MIB]
-    content = house.open(house.put("file", body))
-    house.gets()
+    content = rig.open(rig.put("file", body))
+    rig.gets()
     with ThreadPoolExecutor(4) as readers:
         parts = [range(first * 25 * MIB, (first + 1) * 25 * MIB, BLOCK) for first in range(4)]
         for done in [readers.submit(read_part, content, body, part) for part in parts]:
             done.result()
     settle(content)
-    assert house.gets() <= 44
-    assert asked(house) <= NEEDLESS * len(body)
+    assert rig.gets() <= 44
+    assert asked(rig) <= NEEDLESS * len(body)
 
 
 @pytest.mark.parametrize("disorder", [4, 16, 32])
-def test_reads_that_come_out_of_order(distant: Callable[[int], House], disorder: int) -> None:
+def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disorder: int) -> None:
     """The kernel sends them from several threads, and so do programs that read with several."""
-    house = distant(64 * MIB)
+    rig = distant(64 * MIB)
     body = large(100 * MIB)[: 100 * MIB]
-    content = house.open(house.put("file", body))
-    house.gets()
+    content = rig.open(rig.put("file", body))
+    rig.gets()
     dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
     for first in range(0, len(offsets), disorder):
         some = offsets[first : first + disorder]
         read_part(content, body, dice.sample(some, len(some)))
     settle(content)
-    assert house.gets() <= 40
-    assert asked(house) <= NEEDLESS * len(body)
+    assert rig.gets() <= 40
+    assert asked(rig) <= NEEDLESS * len(body)
 
 
-def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], House]) -> None:
-    house = distant(64 * MIB)
+def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], CacheRig]) -> None:
+    rig = distant(64 * MIB)
     body = large(100 * MIB)[: 100 * MIB]
-    content = house.open(house.put("file", body))
-    house.gets()
+    content = rig.open(rig.put("file", body))
+    rig.gets()
     dice = random.Random(7)
     elsewhere = 0
     for number, offset in enumerate(range(0, len(body), BLOCK)):
         read_part(content, body, [offset])
         if number % 10 == 3:
-            before = asked(house)
+            before = asked(rig)
             read_part(content, body, [dice.randrange(0, len(body) - BLOCK, BLOCK)])
-            elsewhere += asked(house) != before
+            elsewhere += asked(rig) != before
     settle(content)
-    assert house.gets() <= 40 + elsewhere
-    assert asked(house) <= NEEDLESS * len(body)
+    assert rig.gets() <= 40 + elsewhere
+    assert asked(rig) <= NEEDLESS * len(body)
 
 
-def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., House]) -> None:
-    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
+    rig = build(limit=16 * MIB, read_ahead=4 * MIB)
     body = noise(40 * MIB)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     for _ in range(2):
-        house.gets()
+        rig.gets()
         read_part(content, body, range(0, len(body), BLOCK))
         settle(content)
-        assert house.gets() <= 40
+        assert rig.gets() <= 40
 
 
-def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., House]) -> None:
-    house = build(limit=16 * MIB, read_ahead=4 * MIB)
+def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
+    rig = build(limit=16 * MIB, read_ahead=4 * MIB)
     body = noise(80 * MIB)
-    content = house.open(house.put("file", body))
+    content = rig.open(rig.put("file", body))
     for start in range(0, len(body), 8 * MIB):
         read_part(content, body, range(start, start + 4 * MIB, BLOCK))
     settle(content)

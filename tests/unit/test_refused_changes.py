@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, names, read, write
-from support.journal_house import NEVER, body, foreign, keys
+from support.harness import ME, harness, names, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.refused_changes import ended, refuse
-from support.scenes import wait_until
+from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, Unavailable, errno_of
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.objects import ObjectName
@@ -98,7 +98,7 @@ def test_a_flush_tells_what_was_refused_before_it(
 ) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete", "post")
-    with bench(store, tmp_path, "settle=0.05") as filesystem:
+    with harness(store, tmp_path, "settle=0.05") as filesystem:
         change(filesystem)
         wait_until(lambda: report(filesystem).refused)
         assert (report(filesystem).refused, report(filesystem).total) == (1, 0)  # a look changes nothing
@@ -109,7 +109,7 @@ def test_a_flush_tells_what_was_refused_before_it(
 
 
 def test_an_slo_whose_manifest_cannot_be_read(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, "segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/file", bytes(3 * MIB))
 
     def job(filesystem: FileSystem) -> None:
@@ -124,7 +124,7 @@ def test_an_slo_whose_manifest_cannot_be_read(store: MemoryStore, tmp_path: Path
 def test_whoever_waits_is_told_and_nobody_else(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete")
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.unlink("/file")
         folder = filesystem.opendir("/")
         with pytest.raises(AccessDenied):
@@ -138,7 +138,7 @@ def test_fsync_of_the_folder_tells_what_was_refused_before(store: MemoryStore, t
     prepared(store)
     foreign(store, "folder/in", b"data")
     refuse(store, AccessDenied, "delete", "delete_many")
-    with bench(store, tmp_path, "settle=0.05") as filesystem:
+    with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.unlink("/folder/in")
         wait_until(lambda: report(filesystem).refused)
         folder = filesystem.opendir("/folder")
@@ -152,7 +152,7 @@ def test_fsync_of_the_folder_tells_what_was_refused_before(store: MemoryStore, t
 def test_fsync_of_the_file_tells_that_its_attributes_were_refused(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "post")
-    with bench(store, tmp_path, "settle=0.05") as filesystem:
+    with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.chmod("/file", 0o600)
         wait_until(lambda: report(filesystem).refused)
         assert read(filesystem, "/file") == b"data"  # the close of a reader is no question
@@ -167,7 +167,7 @@ def test_fsync_of_the_file_tells_that_its_attributes_were_refused(store: MemoryS
 def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete", "post")
-    with bench(store, tmp_path) as filesystem:
+    with harness(store, tmp_path) as filesystem:
         for change, _ in CHANGES:
             with pytest.raises(AccessDenied):
                 change(filesystem)
@@ -178,7 +178,7 @@ def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
 def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
     """A thousand refused files must not use up the descriptors of the process."""
     refuse(store, AccessDenied, "put", "put_segment")
-    with bench(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+    with harness(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  the names are wanted
         for number in range(8):
             with suppress(AccessDenied):
@@ -193,7 +193,7 @@ def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path,
 
 
 def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         refuse(store, Unavailable, "put")
         flush(filesystem)
@@ -209,7 +209,7 @@ def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Pa
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete")
-    with bench(store, tmp_path, "settle=0.05") as filesystem:
+    with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.unlink("/file")
         wait_until(lambda: report(filesystem).refused)
         store.hook = None
@@ -220,7 +220,7 @@ def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path)
 
 
 def test_a_folder_that_exists_already_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         with_marker(store)
     assert keys(store) == ["folder"]

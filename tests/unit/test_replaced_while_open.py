@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, get, put, read, write
-from support.cache_house import noise
-from support.journal_house import body, foreign
+from support.cache_rig import noise
+from support.harness import get, harness, put, read, write
 from support.memory_store import MemoryStore
+from support.stored_objects import body, foreign
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import UNCACHED_HANDLES, ObjectName
@@ -28,7 +28,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
     foreign(store, "file", OLD)
-    with bench(store, tmp_path, "sync,read_ahead=0,ttl=0") as built:
+    with harness(store, tmp_path, "sync,read_ahead=0,ttl=0") as built:
         yield built
 
 
@@ -82,7 +82,7 @@ def test_the_kernel_caches_again_when_the_file_has_changed(
 
 def test_a_failed_read_makes_the_next_open_ask(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "file", OLD)
-    with bench(store, tmp_path, "sync,read_ahead=0,ttl=1000") as filesystem:
+    with harness(store, tmp_path, "sync,read_ahead=0,ttl=1000") as filesystem:
         old = replaced(filesystem, store)
         with pytest.raises(PreconditionFailed):
             get(filesystem, old, BLOCK, BLOCK)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, write
 from support.damaged_cache import OWNER, Cache
+from support.harness import harness, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.attributes import Stored
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, StoredSegment
@@ -218,7 +218,7 @@ def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> No
     (tmp_path / "cache").mkdir()
     lines: list[str] = []
     seen: set[str] = set()
-    with bench(store, tmp_path / "cache", "settle=0.1") as filesystem:
+    with harness(store, tmp_path / "cache", "settle=0.1") as filesystem:
         for number in range(300):
             write(filesystem, f"/{number}", str(number).encode() * 5000)
             if number % 20 == 19:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_house import PLAIN
+from support.cache_rig import PLAIN
 from support.memory_store import MemoryStore
-from support.storing_house import MIB
+from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
@@ -40,7 +40,7 @@ class Relief(NoBacklog):
         return True
 
 
-class Yard:
+class SpaceRig:
     """A cache folder with little room, and a store whose PUTs a test can hold back."""
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -71,24 +71,24 @@ def put_in_blocks(content: CachedFile, begin: int, body: bytes) -> None:
         put(content, offset, body[offset : offset + BLOCK])
 
 
-def put_files(yard: Yard, count: int) -> None:
+def put_files(rig: SpaceRig, count: int) -> None:
     for number in range(count):
-        put(yard.new(f"small{number}"), 0, noise(MIB // 2))
+        put(rig.new(f"small{number}"), 0, noise(MIB // 2))
 
 
 @pytest.fixture
-def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
     monkeypatch.setattr("swiftfs.filecache.cache.STEP", BLOCK)
     monkeypatch.setattr("swiftfs.filecache.space.PAUSE", 0.05)
-    yard = Yard(tmp_path, 4 * MIB)
-    yield yard
-    yard.store.hook = None
-    yard.close()
+    rig = SpaceRig(tmp_path, 4 * MIB)
+    yield rig
+    rig.store.hook = None
+    rig.close()
 
 
-def test_a_file_larger_than_the_cache_is_written_within_it(yard: Yard) -> None:
-    yard.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # a network
-    content, body = yard.new(), noise(24 * MIB)
+def test_a_file_larger_than_the_cache_is_written_within_it(rig: SpaceRig) -> None:
+    rig.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # a network
+    content, body = rig.new(), noise(24 * MIB)
     most = 0
     for offset in range(0, len(body), BLOCK):
         put(content, offset, body[offset : offset + BLOCK])
@@ -99,7 +99,7 @@ def test_a_file_larger_than_the_cache_is_written_within_it(yard: Yard) -> None:
         assert os.pread(span.descriptor, span.length, span.position) == body[offset : offset + MIB]
 
 
-def test_a_writer_waits_for_room_and_goes_on(yard: Yard) -> None:
+def test_a_writer_waits_for_room_and_goes_on(rig: SpaceRig) -> None:
     go_on, reached = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -107,12 +107,12 @@ def test_a_writer_waits_for_room_and_goes_on(yard: Yard) -> None:
             reached.set()
             assert go_on.wait(30)
 
-    yard.store.hook = hold
-    content, other = yard.new(), yard.new("other")
+    rig.store.hook = hold
+    content, other = rig.new(), rig.new("other")
     writing = threading.Thread(target=lambda: put_in_blocks(content, 0, noise(12 * MIB)))
     writing.start()
     assert reached.wait(10)
-    while yard.cache._unsaved() < 3 * MIB:
+    while rig.cache._unsaved() < 3 * MIB:
         assert writing.is_alive()
     assert other.read(0, 5).length == 0  # it does not wait
     assert writing.is_alive()
@@ -123,7 +123,7 @@ def test_a_writer_waits_for_room_and_goes_on(yard: Yard) -> None:
 
 
 def test_without_progress_write_says_that_the_disk_is_full(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
+    rig: SpaceRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
 
@@ -131,56 +131,56 @@ def test_without_progress_write_says_that_the_disk_is_full(
         if method == "put":
             raise Unavailable("503")
 
-    yard.store.hook = fail
-    content, body = yard.new(), noise(12 * MIB)
+    rig.store.hook = fail
+    content, body = rig.new(), noise(12 * MIB)
     with pytest.raises(OSError, match="No space left") as raised:
         put_in_blocks(content, 0, body)
     assert raised.value.errno == errno.ENOSPC
     written = content.size
     assert 3 * MIB <= written <= 5 * MIB
-    yard.store.hook = None
+    rig.store.hook = None
     put_in_blocks(content, written, body)
     assert content.size == len(body)
 
 
-def test_where_nothing_will_make_room_nobody_waits(yard: Yard) -> None:
+def test_where_nothing_will_make_room_nobody_waits(rig: SpaceRig) -> None:
     before = time.monotonic()
     with pytest.raises(OSError, match="No space left"):
-        put_files(yard, 20)
+        put_files(rig, 20)
     assert time.monotonic() - before < 30
 
 
-def test_what_the_journal_stores_makes_room(yard: Yard) -> None:
-    content = yard.new("journaled")
+def test_what_the_journal_stores_makes_room(rig: SpaceRig) -> None:
+    content = rig.new("journaled")
     for offset in range(0, 3 * MIB + BLOCK, BLOCK):
         put(content, offset, noise(BLOCK))
-    yard.cache.pin(content.file_name)
+    rig.cache.pin(content.file_name)
     content.to_record()
-    relieved = yard.relief.wanted = threading.Event()
-    second = yard.new("second")
+    relieved = rig.relief.wanted = threading.Event()
+    second = rig.new("second")
     writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
     writing.start()
     assert relieved.wait(10)
     assert writing.is_alive()
     content.begin_upload()
-    content.adopt(yard.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
-    yard.cache.unpin(content.file_name)
+    content.adopt(rig.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))
+    rig.cache.unpin(content.file_name)
     writing.join(30)
     assert second.size == 2 * MIB
     assert content.allocated() < 3 * MIB
 
 
-def test_clean_bytes_of_a_file_that_the_journal_holds_stay(yard: Yard) -> None:
+def test_clean_bytes_of_a_file_that_the_journal_holds_stay(rig: SpaceRig) -> None:
     body = noise(8 * MIB)
-    info = yard.store.put(ObjectName("box", "old"), body, PLAIN)
-    content = yard.cache.new(
+    info = rig.store.put(ObjectName("box", "old"), body, PLAIN)
+    content = rig.cache.new(
         info.version.name, BaseVersion(info.version.name, info.version.etag, 8 * MIB, 8 * MIB)
     )
-    yard.open.append(content)
-    yard.cache.pin(content.file_name)
+    rig.open.append(content)
+    rig.cache.pin(content.file_name)
     content.ensure(0, 8 * MIB)
-    yard.cache.fit()
+    rig.cache.fit()
     assert content.allocated() == 8 * MIB
-    yard.cache.unpin(content.file_name)
-    yard.cache.fit()
+    rig.cache.unpin(content.file_name)
+    rig.cache.fit()
     assert content.allocated() <= 4 * MIB

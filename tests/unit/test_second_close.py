@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, names, put, read, write
 from support.edited_file import CHANGES, SOON, Edited, Gate
-from support.journal_house import body, foreign, keys
+from support.harness import ME, copy_live, harness, names, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
-from support.storing_house import noise
+from support.stored_objects import body, foreign, keys
+from support.upload_rig import noise
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
@@ -45,9 +45,9 @@ def test_what_is_closed_during_an_upload_is_stored(
     data = noise(SIZES[size])
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-    with bench(store, tmp_path / "first", SOON) as filesystem:
+    with harness(store, tmp_path / "first", SOON) as filesystem:
         write(filesystem, "/file", data)
-    with bench(store, tmp_path / "second", SOON) as filesystem:
+    with harness(store, tmp_path / "second", SOON) as filesystem:
         file = Edited(filesystem, bytearray(data))
         gate = Gate(store, error("no") if error else None)
         CHANGES[change](file, 1)
@@ -86,10 +86,10 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
     data = noise(SIZES[size])
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-    with bench(store, tmp_path / "first", SOON) as filesystem:
+    with harness(store, tmp_path / "first", SOON) as filesystem:
         write(filesystem, "/file", data)
     killed = tmp_path / "killed"
-    with suppress(SwiftfsError), bench(store, tmp_path / "second", SOON) as filesystem:
+    with suppress(SwiftfsError), harness(store, tmp_path / "second", SOON) as filesystem:
         file = Edited(filesystem, bytearray(data))
         gate = Gate(store, AccessDenied("no"))
         CHANGES[change](file, 1)
@@ -100,7 +100,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
         gate.open.set()
     assert body(store, "file") == data
     store.hook = None
-    with bench(store, killed, SOON) as filesystem:
+    with harness(store, killed, SOON) as filesystem:
         assert filesystem.getattr("/file").size == len(file.model)
         assert read(filesystem, "/file") == file.model
     assert body(store, "file") == file.model
@@ -110,7 +110,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
 @pytest.fixture
 def uploading(store: MemoryStore, tmp_path: Path) -> Iterator[tuple[FileSystem, Gate]]:
     """A new file whose first close is being uploaded, and closed again, with other bytes."""
-    with bench(store, tmp_path, SOON) as filesystem:
+    with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, None)
         write(filesystem, "/file", b"first")
         assert gate.reached.wait(20)
@@ -140,7 +140,7 @@ def test_fsync_waits_for_the_newest_close(uploading: tuple[FileSystem, Gate], st
 
 def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path) -> None:
     """Somebody closes the file during each upload of it: who waited for the first is told."""
-    with bench(store, tmp_path, SOON) as filesystem:
+    with harness(store, tmp_path, SOON) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         put(filesystem, handle, 0, b"x")
         returned = threading.Event()
@@ -190,7 +190,7 @@ def test_a_description_between_two_closes_makes_no_second_record(
 def test_a_description_behind_a_parked_file_makes_no_second_record(
     store: MemoryStore, tmp_path: Path
 ) -> None:
-    with bench(store, tmp_path, SOON) as filesystem:
+    with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, QuotaExceeded("no"))
         write(filesystem, "/file", b"first")
         assert gate.reached.wait(20)
@@ -221,7 +221,7 @@ def test_what_replaces_a_file_does_not_wait_for_its_upload(
     store: MemoryStore, tmp_path: Path, error: type[Exception], anew: bool
 ) -> None:
     """The upload of the replaced bytes fails, and nobody needs it any more."""
-    with bench(store, tmp_path, SOON) as filesystem:
+    with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, error("no"))
         write(filesystem, "/file", b"first")
         assert gate.reached.wait(20)
@@ -293,7 +293,7 @@ def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
 
     monkeypatch.setattr(Scheduler, "_put_file", put_file)
     armed = threading.Event()
-    with bench(store, tmp_path, SOON) as filesystem:
+    with harness(store, tmp_path, SOON) as filesystem:
         write(filesystem, "/file", bytes(expected) + b"cut off" * 10_000)
         wait_until(lambda: not filesystem.waiting())
         armed.set()

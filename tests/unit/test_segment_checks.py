@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.cache_house import MIB, PLAIN, House, noise, read, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, noise, read, settle, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -36,8 +36,8 @@ pytest_plugins = ["support.cache_fixtures"]
 
 
 @pytest.fixture
-def large(house: House) -> BaseVersion:
-    manifest = put_segments(house.store, ObjectName("box", "large"), BODY)
+def large(rig: CacheRig) -> BaseVersion:
+    manifest = put_segments(rig.store, ObjectName("box", "large"), BODY)
     return BaseVersion(ObjectName("box", "large"), manifest.etag, len(BODY), len(BODY))
 
 
@@ -49,27 +49,27 @@ def read_slowly(content: CachedFile) -> bytes:
 
 
 def test_a_wrong_segment_is_fetched_again_and_no_other(
-    house: House, large: BaseVersion, caplog: pytest.LogCaptureFixture
+    rig: CacheRig, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    content = house.open(large)
+    content = rig.open(large)
     read(content, 0, 4 * BLOCK)
-    house.store.wrong = 1
+    rig.store.wrong = 1
     read(content, SIZE + BLOCK, 4 * BLOCK)
     assert read_slowly(content) != BODY
     assert f"box_segments/large/{SIZE:012d}: the downloaded bytes have the MD5" in caplog.text
     assert len(caplog.records) == 1
-    house.gets()
+    rig.gets()
     assert read_slowly(content) == BODY
-    assert 0 < house.gets() <= -(-SIZE // (4 * BLOCK)) + 1
+    assert 0 < rig.gets() <= -(-SIZE // (4 * BLOCK)) + 1
     assert len(caplog.records) == 1
 
 
 def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
-    house: House, large: BaseVersion, caplog: pytest.LogCaptureFixture
+    rig: CacheRig, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.store.wrong_at = SIZE + 5000
-    content = house.open(large)
+    rig.store.wrong_at = SIZE + 5000
+    content = rig.open(large)
     read_slowly(content)
     with suppress(Corrupt):  # where the second look ends before its last block was read
         read_slowly(content)
@@ -79,57 +79,57 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
     assert read(content, 0, SIZE - BLOCK) == BODY[: SIZE - BLOCK]
     assert read(content, 3 * SIZE, SIZE) == BODY[3 * SIZE :]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    house.keep(content)
-    assert house.kept() == []
+    rig.keep(content)
+    assert rig.kept() == []
 
 
-def test_segments_are_asked_for_once_and_remembered(house: House, large: BaseVersion) -> None:
-    content = house.open(large)
+def test_segments_are_asked_for_once_and_remembered(rig: CacheRig, large: BaseVersion) -> None:
+    content = rig.open(large)
     assert read_slowly(content) == BODY
-    house.keep(content)
-    house.restart()
-    content = house.open(large)
+    rig.keep(content)
+    rig.restart()
+    content = rig.open(large)
     assert content.origin is not None
-    assert content.origin.manifest == house.store.manifest(large.name)
-    asked = [subject for method, subject in house.store.requests if method == "manifest"]
+    assert content.origin.manifest == rig.store.manifest(large.name)
+    asked = [subject for method, subject in rig.store.requests if method == "manifest"]
     assert asked == [str(large.name)] * 2  # and once by this test
 
 
-def test_a_little_of_a_large_object_costs_no_manifest(house: House, large: BaseVersion) -> None:
-    content = house.open(large)
+def test_a_little_of_a_large_object_costs_no_manifest(rig: CacheRig, large: BaseVersion) -> None:
+    content = rig.open(large)
     for offset in range(0, len(BODY), 2 * MIB):
         assert read(content, offset, 10) == BODY[offset : offset + 10]
     settle(content)
-    assert "manifest" not in {method for method, _ in house.store.requests}
+    assert "manifest" not in {method for method, _ in rig.store.requests}
 
 
-def test_who_may_not_see_the_manifest_reads_on(house: House, large: BaseVersion) -> None:
+def test_who_may_not_see_the_manifest_reads_on(rig: CacheRig, large: BaseVersion) -> None:
     def refuse(method: str, _subject: str) -> None:
         if method == "manifest":
             raise Unavailable("503")
 
-    house.store.hook = refuse
-    content = house.open(large)
+    rig.store.hook = refuse
+    content = rig.open(large)
     assert read_slowly(content) == BODY
-    assert [method for method, _ in house.store.requests].count("manifest") == 1
+    assert [method for method, _ in rig.store.requests].count("manifest") == 1
 
 
 def test_a_segment_that_is_an_slo_itself_has_no_md5(
-    house: House, large: BaseVersion, caplog: pytest.LogCaptureFixture
+    rig: CacheRig, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     inner = Segment(large.name, large.etag, len(BODY), nested=True)
     origin = replace(large, manifest=Manifest((inner,)))
-    content = house.open(origin)
+    content = rig.open(origin)
     assert read_slowly(content) == BODY
     assert caplog.records == []
 
 
-def test_what_is_written_is_no_part_of_the_object(house: House, large: BaseVersion) -> None:
-    content = house.open(replace(large, manifest=house.store.manifest(large.name)))
+def test_what_is_written_is_no_part_of_the_object(rig: CacheRig, large: BaseVersion) -> None:
+    content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
     write(content, SIZE, b"new")
     model = BODY[:SIZE] + b"new" + BODY[SIZE + 3 :]
     assert read_slowly(content) == model
     assert read_slowly(content) == model
-    house.cache.drop(content)
-    house.forget(content)
+    rig.cache.drop(content)
+    rig.forget(content)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, put, write
-from support.journal_house import body
+from support.harness import ME, harness, put, write
 from support.memory_store import MemoryStore
+from support.stored_objects import body
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
@@ -103,7 +103,7 @@ def remove_folder(filesystem: FileSystem) -> None:
     filesystem.unlink("/other")
 
 
-DEEDS = [
+OPERATIONS = [
     remove,
     overwrite,
     overwrite_large,
@@ -144,16 +144,16 @@ OWN = [
 
 
 @pytest.mark.matrix(20)
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("parts", FOREIGN)
 def test_what_is_not_the_object_s_own_stays(
-    tmp_path: Path, deed: Callable[[FileSystem], None], parts: tuple[str, ...]
+    tmp_path: Path, operation: Callable[[FileSystem], None], parts: tuple[str, ...]
 ) -> None:
     store = store_of("published", "published_segments", "segments-for-victim", "pieces")
     store.put(ObjectName("box", "other"), b"other", Headers("text/plain"))
     large(store, "box/victim", *parts)
-    with bench(store, tmp_path, OPTIONS) as filesystem:
-        deed(filesystem)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        operation(filesystem)
     assert everything(store) >= set(parts)
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_the_object_s_own_stays(
 def test_what_is_the_object_s_own_goes_with_it(tmp_path: Path, parts: tuple[str, ...]) -> None:
     store = store_of()
     large(store, "box/victim", *parts)
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.unlink("/victim")
     assert everything(store) == set()
 
@@ -174,7 +174,7 @@ def test_of_a_manifest_that_names_both_only_its_own_go(
     large(store, "box/another", other)
     large(store, "box/victim", mine, other, other)
     caplog.set_level(logging.INFO, "swiftfs")
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.unlink("/victim")
     assert everything(store) == {other, "box/another"}
     (line,) = [record for record in caplog.records if "are kept" in record.getMessage()]
@@ -183,7 +183,7 @@ def test_of_a_manifest_that_names_both_only_its_own_go(
 
 def test_segments_in_a_container_that_was_given(tmp_path: Path) -> None:
     store = store_of("pieces")
-    with bench(store, tmp_path, f"{OPTIONS},segments=pieces") as filesystem:
+    with harness(store, tmp_path, f"{OPTIONS},segments=pieces") as filesystem:
         write(filesystem, "/victim", os.urandom(3 * MIB))
         assert len(segments(store, "pieces")) == 3
         filesystem.unlink("/victim")
@@ -228,13 +228,13 @@ RENAMES = [rename_once, rename_twice, rename_and_back, rename_and_patch, rename_
 
 @pytest.mark.matrix(20)
 @pytest.mark.parametrize("rename", RENAMES)
-@pytest.mark.parametrize("deed", [remove, overwrite, overwrite_large, rename_over, empty])
+@pytest.mark.parametrize("operation", [remove, overwrite, overwrite_large, rename_over, empty])
 @pytest.mark.parametrize("remounts", [True, False])
 @pytest.mark.parametrize("foreign", [True, False])
 def test_segments_go_along_with_a_renamed_file(
     tmp_path: Path,
     rename: Callable[[FileSystem], None],
-    deed: Callable[[FileSystem], None],
+    operation: Callable[[FileSystem], None],
     remounts: bool,
     foreign: bool,
 ) -> None:
@@ -242,19 +242,19 @@ def test_segments_go_along_with_a_renamed_file(
     store.put(ObjectName("box", "other"), b"other", Headers("text/plain"))
     if foreign:
         large(store, "box/big", *(f"box_segments/big/slo/{TIME}/4/1/{part:08d}" for part in range(4)))
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         if not foreign:
             write(filesystem, "/big", os.urandom(4 * MIB))
         rename(filesystem)
         if not remounts:
-            deed(filesystem)
+            operation(filesystem)
     if remounts:
-        with bench(store, tmp_path, OPTIONS) as filesystem:
-            deed(filesystem)
+        with harness(store, tmp_path, OPTIONS) as filesystem:
+            operation(filesystem)
     store_names = {row.key for row in store.list_page("box").rows}
     named = (
         {one.name.key for one in store.manifest(ObjectName("box", "victim")).segments}
-        if deed is overwrite_large
+        if operation is overwrite_large
         else set()
     )
     assert segments(store) == named
@@ -265,7 +265,7 @@ def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
     """As rsync does: its segments go up under the temporary name."""
     store = store_of()
     data = os.urandom(4 * MIB)
-    with bench(store, tmp_path, f"{OPTIONS},settle=1000") as filesystem:
+    with harness(store, tmp_path, f"{OPTIONS},settle=1000") as filesystem:
         for _ in range(2):
             write(filesystem, "/.big.Xyz123", data)
             _begin_segments(filesystem)
@@ -274,7 +274,7 @@ def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
             assert body(store, "big") == data
             assert len(segments(store)) == 4
             assert any(key.startswith(".big.Xyz123/") for key in segments(store))
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.unlink("/big")
     assert everything(store) == set()
 
@@ -288,14 +288,14 @@ def _begin_segments(filesystem: FileSystem) -> None:
 
 def test_a_stranger_who_overwrites_a_renamed_file_does_not_inherit(tmp_path: Path) -> None:
     store = store_of()
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/big", os.urandom(3 * MIB))
         filesystem.rename("/big", "/moved")
         write(filesystem, "/big", os.urandom(2 * MIB))
     named = store.manifest(ObjectName("box", "big")).segments
     moved = segments(store) - {one.name.key for one in named}
     large(store, "box/moved", *(f"{one.name}" for one in named))
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         filesystem.unlink("/moved")
     assert segments(store) == moved | {one.name.key for one in named}
 
@@ -304,11 +304,11 @@ def test_without_the_journal_that_renamed_it_a_file_s_segments_stay(tmp_path: Pa
     store = store_of()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    with bench(store, tmp_path / "one", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "one", OPTIONS) as filesystem:
         write(filesystem, "/big", os.urandom(3 * MIB))
         filesystem.rename("/big", "/moved")
     before = segments(store)
-    with bench(store, tmp_path / "two", OPTIONS) as filesystem:
+    with harness(store, tmp_path / "two", OPTIONS) as filesystem:
         filesystem.unlink("/moved")
     assert segments(store) == before
     assert segments(store, "box") == set()
@@ -320,7 +320,7 @@ def test_a_key_that_is_cut_in_its_segments_names(tmp_path: Path) -> None:
     one, two = ("d" * 200 + "/") * 4 + "one", ("d" * 200 + "/") * 4 + "two"
     assert len(one) > LONGEST_KEY
     data = os.urandom(3 * MIB)
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         for part in range(4):
             filesystem.mkdir("/" + "/".join(["d" * 200] * (part + 1)), 0o755, ME)
         write(filesystem, f"/{one}", data)
@@ -340,7 +340,7 @@ def test_an_object_whose_key_is_the_part_that_is_left_of_a_longer_one() -> None:
 
 def test_claims_do_not_pile_up(tmp_path: Path) -> None:
     store = store_of()
-    with bench(store, tmp_path, OPTIONS) as filesystem:
+    with harness(store, tmp_path, OPTIONS) as filesystem:
         for _ in range(3):
             write(filesystem, "/big", os.urandom(2 * MIB))
             filesystem.rename("/big", "/moved")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, put, write
-from support.journal_house import body, keys
+from support.harness import harness, put, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
+from support.stored_objects import body, keys
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -53,7 +53,7 @@ def test_each_name_has_its_bytes_whoever_changes_the_other(
     store, options = MemoryStore("box", "box_segments"), "settle=0.01,segment_size=1M,ttl=1000"
     data = os.urandom(SIZE)
     with ExitStack() as mounts:
-        one, other = (mounts.enter_context(bench(store, folder(tmp_path, name), options)) for name in "ab")
+        one, other = (mounts.enter_context(harness(store, folder(tmp_path, name), options)) for name in "ab")
         write(other, "/old", data)
         settled(other)
         one.rename("/old", "/new")

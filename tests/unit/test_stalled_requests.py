@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from support.bench_filesystem import bench, get, names, put, read
-from support.bench_filesystem import write as store_file
-from support.cache_house import MIB, House, noise, write
-from support.journal_house import foreign
+from support.cache_rig import MIB, CacheRig, noise, write
+from support.harness import get, harness, names, put, read
+from support.harness import write as store_file
 from support.memory_store import MemoryStore
-from support.storing_house import Writer
+from support.stored_objects import foreign
+from support.upload_rig import Writer
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
@@ -52,58 +52,58 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def stall(house: House, threads: ThreadPoolExecutor, content: CachedFile) -> tuple[Stall, Future[None]]:
+def stall(rig: CacheRig, threads: ThreadPoolExecutor, content: CachedFile) -> tuple[Stall, Future[None]]:
     """Begin a download that stalls."""
-    held = Stall(house.store, "get")
+    held = Stall(rig.store, "get")
     loading = threads.submit(content.ensure, 2 * BLOCK, 3 * BLOCK)
     assert held.begun.wait(SECONDS)
     return held, loading
 
 
-Leave = Callable[[House, CachedFile], None]
+Leave = Callable[[CacheRig, CachedFile], None]
 
 
-def leave_changed(house: House, content: CachedFile) -> None:
+def leave_changed(rig: CacheRig, content: CachedFile) -> None:
     write(content, 0, noise(BLOCK, 1))
-    house.cache.release(content)
+    rig.cache.release(content)
 
 
-def leave_held_and_changed(house: House, content: CachedFile) -> None:
+def leave_held_and_changed(rig: CacheRig, content: CachedFile) -> None:
     write(content, 0, noise(BLOCK, 1))
-    house.cache.pin(content.file_name)
-    house.cache.release(content)
-    house.cache.unpin(content.file_name)
+    rig.cache.pin(content.file_name)
+    rig.cache.release(content)
+    rig.cache.unpin(content.file_name)
 
 
-def leave_as_it_was(house: House, content: CachedFile) -> None:
-    house.cache.release(content)
+def leave_as_it_was(rig: CacheRig, content: CachedFile) -> None:
+    rig.cache.release(content)
 
 
-def drop(house: House, content: CachedFile) -> None:
-    house.cache.drop(content)
+def drop(rig: CacheRig, content: CachedFile) -> None:
+    rig.cache.drop(content)
 
 
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize("version_is_known", [True, False])
 @pytest.mark.parametrize("leave", [leave_changed, leave_held_and_changed, leave_as_it_was, drop])
 def test_the_cache_does_not_wait_for_a_download(
-    house: House, threads: ThreadPoolExecutor, leave: Leave, version_is_known: bool
+    rig: CacheRig, threads: ThreadPoolExecutor, leave: Leave, version_is_known: bool
 ) -> None:
-    origin = house.put("file", noise(4 * MIB))
-    other = house.put("other", noise(MIB, 2))
-    content = house.open(origin if version_is_known else replace(origin, etag=""))
-    held, loading = stall(house, threads, content)
-    house.forget(content)
-    threads.submit(leave, house, content).result(SECONDS)
-    for ask in (house.open, house.open):
+    origin = rig.put("file", noise(4 * MIB))
+    other = rig.put("other", noise(MIB, 2))
+    content = rig.open(origin if version_is_known else replace(origin, etag=""))
+    held, loading = stall(rig, threads, content)
+    rig.forget(content)
+    threads.submit(leave, rig, content).result(SECONDS)
+    for ask in (rig.open, rig.open):
         threads.submit(ask, other).result(SECONDS)
-    threads.submit(house.cache.fit).result(SECONDS)
-    assert threads.submit(house.cache.disk_use).result(SECONDS)
+    threads.submit(rig.cache.fit).result(SECONDS)
+    assert threads.submit(rig.cache.disk_use).result(SECONDS)
     assert not loading.done()
     held.end()
     loading.result(SECONDS)
-    house.store.hook = None
-    assert house.read(other) == noise(MIB, 2)
+    rig.store.hook = None
+    assert rig.read(other) == noise(MIB, 2)
 
 
 def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
@@ -113,7 +113,7 @@ def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
     store = MemoryStore("box")
     foreign(store, "file", noise(64 * MIB))
     foreign(store, "other", b"other")
-    with bench(store, tmp_path, "settle=1000") as filesystem:
+    with harness(store, tmp_path, "settle=1000") as filesystem:
         handle = filesystem.open("/file", os.O_RDWR)
         put(filesystem, handle, 0, noise(BLOCK, 1))
         filesystem.unlink("/file")
@@ -140,30 +140,32 @@ def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
 
 
 def test_a_file_that_another_one_takes_the_place_of_is_not_waited_for(
-    house: House, threads: ThreadPoolExecutor
+    rig: CacheRig, threads: ThreadPoolExecutor
 ) -> None:
-    origin = house.put("file", noise(4 * MIB))
-    first, second = house.open(origin), house.open(origin)
-    held, loading = stall(house, threads, first)
+    origin = rig.put("file", noise(4 * MIB))
+    first, second = rig.open(origin), rig.open(origin)
+    held, loading = stall(rig, threads, first)
     for content in (first, second):
-        threads.submit(house.keep, content).result(SECONDS)
-    threads.submit(house.open, house.put("new", b"new")).result(SECONDS)
+        threads.submit(rig.keep, content).result(SECONDS)
+    threads.submit(rig.open, rig.put("new", b"new")).result(SECONDS)
     assert not loading.done()
     held.end()
     loading.result(SECONDS)
-    house.store.hook = None
-    assert house.read(origin) == noise(4 * MIB)
+    rig.store.hook = None
+    assert rig.read(origin) == noise(4 * MIB)
 
 
-def test_a_closed_file_is_gone_when_its_download_has_ended(house: House, threads: ThreadPoolExecutor) -> None:
-    content = house.open(house.put("file", noise(4 * MIB)))
-    held, loading = stall(house, threads, content)
-    house.forget(content)
-    leave_changed(house, content)
-    assert len(house.kept()) == 1
+def test_a_closed_file_is_gone_when_its_download_has_ended(
+    rig: CacheRig, threads: ThreadPoolExecutor
+) -> None:
+    content = rig.open(rig.put("file", noise(4 * MIB)))
+    held, loading = stall(rig, threads, content)
+    rig.forget(content)
+    leave_changed(rig, content)
+    assert len(rig.kept()) == 1
     held.end()
     loading.result(SECONDS)
-    assert house.kept() == []
+    assert rig.kept() == []
 
 
 def test_a_hole_that_is_stored_slowly_holds_up_no_other(

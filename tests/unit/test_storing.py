@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from support.storing_house import MIB, NAME, Writer, noise
+from support.upload_rig import MIB, NAME, Writer, noise
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile

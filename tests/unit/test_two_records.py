@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, read, write
 from support.edited_file import CHANGES, SOON, Edited, Gate
-from support.journal_house import NEVER, body
+from support.harness import harness, read, write
 from support.memory_store import MemoryStore
+from support.stored_objects import NEVER, body
 from swiftfs.attributes import Stored
 from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
@@ -63,7 +63,7 @@ def test_blocks_of_an_older_version_are_no_changes_of_the_newer() -> None:
 
 @pytest.mark.parametrize("change", ["append", "append much", "grow", "cut and grow"])
 def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, change: str) -> None:
-    with suppress(SwiftfsError), bench(store, tmp_path, NEVER) as filesystem:
+    with suppress(SwiftfsError), harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/file", b"first" * 5000)
         file = Edited(filesystem, bytearray(b"first" * 5000))
         journal = filesystem.services.journal
@@ -77,7 +77,7 @@ def test_two_records_of_an_earlier_release(store: MemoryStore, tmp_path: Path, c
     log.commit([older, Record(newest.seq + 1, newest.path, newest.operation)])
     log.close()
     store.hook = None
-    with bench(store, tmp_path, SOON) as filesystem:
+    with harness(store, tmp_path, SOON) as filesystem:
         assert [one.bytes for one in filesystem.waiting()] in ([len(file.model)], [])
         assert read(filesystem, "/file") == file.model
     assert body(store, "file") == file.model

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import ME, bench, copy_live, get, names, put, write
+from support.harness import ME, copy_live, get, harness, names, put, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -51,14 +51,14 @@ def unlink(filesystem: FileSystem, way: str) -> None:
 @pytest.mark.parametrize("way", ["hidden", "at once"])
 def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
     (cache := tmp_path / "cache").mkdir()
-    with bench(store, cache, NEVER) as filesystem:
+    with harness(store, cache, NEVER) as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         copy_live(cache, tmp_path / "image")
     store.put(ObjectName("box", "dir/file"), BODY, Headers(TYPE))
-    with bench(store, tmp_path / "image", NEVER) as filesystem:
+    with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         assert names(filesystem, "/dir") == ["other"]
         with pytest.raises(OSError, match="dir/file"):
@@ -74,11 +74,11 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
 ) -> None:
     (cache := tmp_path / "cache").mkdir()
     if size == "large":
-        with bench(store, cache, "segment_size=1M") as filesystem:
+        with harness(store, cache, "segment_size=1M") as filesystem:
             write(filesystem, "/dir/file", BODY)
         shutil.rmtree(cache)
         cache.mkdir()
-    with bench(store, cache, options) as filesystem:
+    with harness(store, cache, options) as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         assert filesystem.waiting() == []
@@ -88,7 +88,7 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
         saved = {name: replace(one, objects={**one.objects}) for name, one in store._containers.items()}
         filesystem.release(handle)
     store._containers = saved
-    with bench(store, tmp_path / "image", NEVER) as filesystem:
+    with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         assert names(filesystem, "/dir") == ["other"]
     assert everything(store) == ["dir/other"]
@@ -99,7 +99,7 @@ def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
     store: MemoryStore, tmp_path: Path, way: str
 ) -> None:
     (cache := tmp_path / "cache").mkdir()
-    with bench(store, cache, "settle=0,read_ahead=0") as filesystem:
+    with harness(store, cache, "settle=0,read_ahead=0") as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         filesystem.release(handle)
@@ -110,14 +110,14 @@ def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
         wait_until(lambda: not filesystem.waiting())
         copy_live(cache, tmp_path / "image")
         filesystem.release(handle)
-    with bench(store, tmp_path / "image", NEVER) as filesystem:
+    with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert filesystem.waiting() == []
         assert names(filesystem, "/dir") == ["file", "other"]
 
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
 def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_path: Path, way: str) -> None:
-    with bench(store, tmp_path, NEVER) as filesystem:
+    with harness(store, tmp_path, NEVER) as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         filesystem.rename("/dir", "/moved")
@@ -132,7 +132,7 @@ def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_pa
 def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
     """The deletion is handed in before the new file, under the name that both have."""
     (cache := tmp_path / "cache").mkdir()
-    with bench(store, cache, NEVER) as filesystem:
+    with harness(store, cache, NEVER) as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         new = filesystem.create("/dir/file", 0o644, os.O_WRONLY, ME)
@@ -142,7 +142,7 @@ def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: 
         filesystem.release(handle)
         assert [one.path for one in filesystem.waiting()] == ["/dir/file"]
         copy_live(cache, tmp_path / "image")
-    with bench(store, tmp_path / "image", NEVER) as filesystem:
+    with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]
         assert filesystem.getattr("/dir/file").size == 3
 
@@ -150,7 +150,7 @@ def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
 def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -> None:
     (cache := tmp_path / "cache").mkdir()
-    with bench(store, cache, NEVER) as filesystem:
+    with harness(store, cache, NEVER) as filesystem:
         handle = open_partly(filesystem)
         unlink(filesystem, way)
         write(filesystem, "/dir/new", b"new")
@@ -158,7 +158,7 @@ def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -
         assert {one.path for one in filesystem.waiting()} == {"/dir/file"}
         filesystem.release(handle)
         copy_live(cache, tmp_path / "image")
-    with bench(store, tmp_path / "image", NEVER) as filesystem:
+    with harness(store, tmp_path / "image", NEVER) as filesystem:
         assert names(filesystem, "/dir") == ["file", "other"]
         assert filesystem.getattr("/dir/file").size == 3
 
@@ -171,7 +171,7 @@ def test_a_refusal_names_the_file(
         if method in ("delete", "delete_many"):
             raise AccessDenied("no")
 
-    with bench(store, tmp_path, "settle=0.01,read_ahead=0") as filesystem:
+    with harness(store, tmp_path, "settle=0.01,read_ahead=0") as filesystem:
         store.hook = refuse
         handle = open_partly(filesystem)
         unlink(filesystem, way)

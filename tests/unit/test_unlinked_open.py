@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.bench_filesystem import bench, get, names, read
+from support.harness import get, harness, names, read
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
@@ -27,7 +27,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
-    with bench(store, tmp_path, "ttl=0,read_ahead=0") as filesystem:
+    with harness(store, tmp_path, "ttl=0,read_ahead=0") as filesystem:
         yield filesystem
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_house import read, settle, write
+from support.cache_rig import read, settle, write
+from support.call_work import Work, work_of
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.scenes import wait_until
-from support.work import Work, work_of
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, FileRecord
 from swiftfs.filecache.cache import CachedFileFactory
 from swiftfs.filecache.cached_file import CachedFile

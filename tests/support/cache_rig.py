@@ -46,7 +46,7 @@ class Flaky(MemoryStore):
         return super().get(name, twisted, offset=offset, length=length, etag=etag)
 
 
-class House:
+class CacheRig:
     """A store, and a cache folder that can be left and entered again."""
 
     def __init__(self, folder: Path, limit: int | None, read_ahead: int, threads: int) -> None:

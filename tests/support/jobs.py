@@ -11,7 +11,7 @@ from swiftfs.demo.server import RecordedRequest, SwiftServer
 WAIT_SECONDS = 60
 
 
-class Scene:
+class Job:
     """Prints what each step of a test took: seconds, requests, and the peak of the process's memory."""
 
     def __init__(self, mount: Mount) -> None:

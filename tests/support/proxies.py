@@ -1,4 +1,4 @@
-"""What stands between a client and Swift: a front that speaks TLS, or an HTTP proxy."""
+"""What stands between a client and Swift: a proxy that speaks TLS, or an HTTP proxy."""
 
 import contextlib
 import datetime
@@ -47,7 +47,7 @@ def write_certificate(file: Path, *, name: str = HOST, days: int = 1) -> Path:
     return file
 
 
-class Front:
+class Proxy:
     """A listener on loopback that passes what it gets to `port`; `with` starts and stops it.
 
     With `certificate` it speaks TLS and, while `says_https`, has Swift's login name an https address; without
@@ -72,7 +72,7 @@ class Front:
         scheme = "https" if self._context else "http"
         return f"{scheme}://{HOST}:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> "Front":
+    def __enter__(self) -> "Proxy":
         self._threads[0].start()
         return self
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.crash_oracle import State, digest
 from support.fault_matrix import Kind
-from support.ledger import State, digest
 from swiftfs.errors import PreconditionFailed, StoreError
 from swiftfs.objects import DIRECTORY_TYPE, Manifest, ObjectName, Segment
 from swiftfs.store import SwiftStore
@@ -44,7 +44,7 @@ BIG = {**STAYS, "large": file(LARGE)}
 
 
 @dataclass(frozen=True)
-class Deed:
+class MountOperation:
     """One thing that users do: `call` does it in the folder `home`, which holds `old`, and makes it `new`.
 
     A fault hits the requests of `method` whose address has `hits`, and `store` names the operation of the
@@ -81,10 +81,10 @@ class Deed:
         return self.old is self.new
 
 
-def prepare(store: SwiftStore, container: str, deed: Deed) -> None:
-    """Make what the deed finds, in a container of its own."""
+def prepare(store: SwiftStore, container: str, operation: MountOperation) -> None:
+    """Make what the operation finds, in a container of its own."""
     store.create_container(container)
-    for path, state in deed.old.items():
+    for path, state in operation.old.items():
         name = ObjectName(container, path)
         if state.kind == "folder":
             store.put(name, b"", Headers(DIRECTORY_TYPE))
@@ -159,10 +159,12 @@ _STALE = {404: PreconditionFailed, 412: PreconditionFailed}
 STALE = frozenset({412})
 """Where this means ESTALE the kernel looks a path up once more."""
 
-DEEDS = (
-    Deed("stat", "GET", look_up, "list_page", ONE, ONE, lists=True),
-    Deed("readdir", "GET", list_names, "list_page", ONE, ONE, meanings={404: PreconditionFailed}, lists=True),
-    Deed(
+MOUNT_OPERATIONS = (
+    MountOperation("stat", "GET", look_up, "list_page", ONE, ONE, lists=True),
+    MountOperation(
+        "readdir", "GET", list_names, "list_page", ONE, ONE, meanings={404: PreconditionFailed}, lists=True
+    ),
+    MountOperation(
         "stat of a folder",
         "HEAD",
         look_at_folder,
@@ -173,8 +175,8 @@ DEEDS = (
         heal=STALE,
         lists=True,
     ),
-    Deed("read", "GET", read_small, "get of a version", ONE, ONE, meanings=_STALE, twice=True),
-    Deed(
+    MountOperation("read", "GET", read_small, "get of a version", ONE, ONE, meanings=_STALE, twice=True),
+    MountOperation(
         "read of a large file",
         "GET",
         read_large,
@@ -185,7 +187,7 @@ DEEDS = (
         twice=True,
         unseen="flipped byte",
     ),
-    Deed(
+    MountOperation(
         "write",
         "PUT",
         lambda home: write(home / "new", NEW),
@@ -193,7 +195,7 @@ DEEDS = (
         STAYS,
         {**STAYS, "new": file(NEW)},
     ),
-    Deed(
+    MountOperation(
         "large write (a segment)",
         "PUT",
         lambda home: write(home / "new", LONG),
@@ -203,7 +205,7 @@ DEEDS = (
         hits="_segments/",
         heal=frozenset({404}),
     ),
-    Deed(
+    MountOperation(
         "large write (the manifest)",
         "PUT",
         lambda home: write(home / "new", LONG),
@@ -213,7 +215,7 @@ DEEDS = (
         hits="/new\\?",
         unseen="wrong ETag",
     ),
-    Deed(
+    MountOperation(
         "patch (the old bytes)",
         "GET",
         lambda home: write(home / "large", PATCH, PATCH_AT),
@@ -225,7 +227,7 @@ DEEDS = (
         unseen="flipped byte",
         told=False,
     ),
-    Deed(
+    MountOperation(
         "patch (a segment)",
         "PUT",
         lambda home: write(home / "large", PATCH, PATCH_AT),
@@ -235,7 +237,7 @@ DEEDS = (
         hits="_segments/",
         heal=frozenset({404}),
     ),
-    Deed(
+    MountOperation(
         "patch (the manifest)",
         "PUT",
         lambda home: write(home / "large", PATCH, PATCH_AT),
@@ -245,7 +247,7 @@ DEEDS = (
         hits="/large\\?",
         unseen="wrong ETag",
     ),
-    Deed(
+    MountOperation(
         "mkdir",
         "PUT",
         _settled(lambda home: (home / "made").mkdir()),
@@ -253,7 +255,7 @@ DEEDS = (
         STAYS,
         {**STAYS, "made": FOLDER},
     ),
-    Deed(
+    MountOperation(
         "rmdir",
         "DELETE",
         _settled(lambda home: (home / "folder").rmdir()),
@@ -263,7 +265,7 @@ DEEDS = (
         meanings={404: None},
         may_be_refused=True,
     ),
-    Deed(
+    MountOperation(
         "unlink",
         "DELETE",
         _settled(lambda home: (home / "file").unlink()),
@@ -273,7 +275,7 @@ DEEDS = (
         meanings={404: None},
         may_be_refused=True,
     ),
-    Deed(
+    MountOperation(
         "rename of a file",
         "COPY",
         lambda home: (home / "file").rename(home / "moved"),
@@ -283,7 +285,7 @@ DEEDS = (
         told=False,
         torn={**ONE, "moved": file(OLD)},
     ),
-    Deed(
+    MountOperation(
         "rename of a folder",
         "COPY",
         lambda home: (home / "folder").rename(home / "moved"),
@@ -293,7 +295,7 @@ DEEDS = (
         told=False,
         torn={**FULL, **MOVED},
     ),
-    Deed(
+    MountOperation(
         "chmod",
         "POST",
         _settled(lambda home: (home / "file").chmod(0o600)),
@@ -302,7 +304,7 @@ DEEDS = (
         {**STAYS, "file": file(OLD, 0o600)},
         may_be_refused=True,
     ),
-    Deed(
+    MountOperation(
         "setxattr",
         "POST",
         _settled(lambda home: os.setxattr(home / "file", "user.note", b"x")),
@@ -311,7 +313,7 @@ DEEDS = (
         {**STAYS, "file": file(OLD, tags=(("user.note", b"x"),))},
         may_be_refused=True,
     ),
-    Deed(
+    MountOperation(
         "symlink",
         "PUT",
         _settled(lambda home: (home / "link").symlink_to("target")),
@@ -322,10 +324,10 @@ DEEDS = (
 )
 
 
-def errno_of_call(deed: Deed, home: Path) -> int:
-    """Do the deed; return the errno it ends with, 0 for success."""
+def errno_of_call(operation: MountOperation, home: Path) -> int:
+    """Do the operation; return the errno it ends with, 0 for success."""
     try:
-        deed.call(home)
+        operation.call(home)
     except OSError as error:
         return error.errno or -1
     return 0

@@ -21,7 +21,7 @@ ME = Caller(os.getuid(), os.getgid())
 
 
 @contextmanager
-def bench(store: MemoryStore, cache: Path, options: str = "", source: str = "box") -> Iterator[FileSystem]:
+def harness(store: MemoryStore, cache: Path, options: str = "", source: str = "box") -> Iterator[FileSystem]:
     """Mount `source` of the store, nowhere; every call is retried for 0.3 s.
 
     Without a `settle` in the options a flush returns when the store has the file.

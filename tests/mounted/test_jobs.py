@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.jobs import Job, methods
 from support.mounts import Mount, run
-from support.scenes import Scene, methods
 
 FILES = 2_000
 LINKS = 100
@@ -109,18 +109,18 @@ def test_rsync_of_a_real_tree(mounted: Mount, real_tree: Path) -> None:
     assert files >= FILES
     assert links >= 2
     target = mounted.path / "tree"
-    scene = Scene(mounted)
+    job = Job(mounted)
     run("rsync", "-a", f"{real_tree}/", f"{target}/")
-    scene.step(f"rsync in, {files} files, {links} links, {folders} folders")
+    job.step(f"rsync in, {files} files, {links} links, {folders} folders")
     assert differences(real_tree, target) == ""
-    scene.step("compare, warm")
+    job.step("compare, warm")
     mounted.remount(empty_cache=True)
-    scene.step("remount")
+    job.step("remount")
     assert run("rsync", "-a", "--dry-run", "-i", "--delete", f"{real_tree}/", f"{target}/") == ""
-    requests = scene.step("rsync again, cold")
+    requests = job.step("rsync again, cold")
     assert set(methods(requests)) <= {"GET", "HEAD"}
     assert differences(real_tree, target) == ""
-    scene.step("compare, cold")
+    job.step("compare, cold")
 
 
 def test_rsync_into_the_root_of_a_mount(mounted: Mount, tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_git_clone_commit_and_fsck(mounted: Mount, tmp_path: Path) -> None:
     repository = local_repository(tmp_path)
     head = git(repository, "rev-parse", "HEAD")
     clone = mounted.path / "clone"
-    scene = Scene(mounted)
+    job = Job(mounted)
     git(mounted.path, "clone", "--quiet", "--no-hardlinks", f"file://{repository}", clone)
-    scene.step("git clone")
+    job.step("git clone")
     git(clone, "fsck", "--full", "--strict")
     assert git(clone, "status", "--porcelain") == ""
     assert git(clone, "rev-parse", "HEAD") == head
@@ -193,7 +193,7 @@ def test_git_clone_commit_and_fsck(mounted: Mount, tmp_path: Path) -> None:
     git(clone, "add", "--all")
     git(clone, "commit", "--quiet", "--message", "from the mount")
     committed = git(clone, "rev-parse", "HEAD")
-    scene.step("git fsck, status, commit")
+    job.step("git fsck, status, commit")
     mounted.remount(empty_cache=True)
     git(clone, "fsck", "--full", "--strict")
     assert git(clone, "status", "--porcelain") == ""
@@ -202,7 +202,7 @@ def test_git_clone_commit_and_fsck(mounted: Mount, tmp_path: Path) -> None:
     assert not (clone / "folder1" / "file1").exists()
     git(clone, "gc", "--quiet", "--prune=now")
     git(clone, "fsck", "--full", "--strict")
-    scene.step("git fsck, status, gc after a remount")
+    job.step("git fsck, status, gc after a remount")
 
 
 def test_tar_x_keeps_everything(mounted: Mount, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_tar_x_keeps_everything(mounted: Mount, tmp_path: Path) -> None:
 
 def test_sqlite_in_a_mount(mounted: Mount, connection: Connection, container: str) -> None:
     path = mounted.path / "data.db"
-    scene = Scene(mounted)
+    job = Job(mounted)
     with closing(sqlite3.connect(path)) as database:
         database.execute("create table rows (number integer primary key, text text)")
         database.executemany(
@@ -242,7 +242,7 @@ def test_sqlite_in_a_mount(mounted: Mount, connection: Connection, container: st
         database.execute("update rows set text = 'changed' where number % 3 = 0")
         database.commit()
         assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
-    scene.step("sqlite create, 1,000 inserts, update")
+    job.step("sqlite create, 1,000 inserts, update")
     mounted.remount(empty_cache=True)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
@@ -253,7 +253,7 @@ def test_sqlite_in_a_mount(mounted: Mount, connection: Connection, container: st
         database.execute("delete from rows where number > 900")
         database.commit()
         assert database.execute("select count(*) from rows").fetchall() == [(900,)]
-    scene.step("sqlite after a remount")
+    job.step("sqlite after a remount")
     mounted.stop()
     assert [row["name"] for row in connection.get_container(container)[1]] == ["data.db"]
 

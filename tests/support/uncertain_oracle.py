@@ -1,4 +1,4 @@
-"""A ledger for a mount that may be killed, or may refuse a call, at any moment.
+"""An oracle for a mount that may be killed, or may refuse a call, at any moment.
 
 As long as nothing fails, one state of all paths is right. A call that is under way or has failed, and a write
 that is not closed, make several possible; a look at the mount tells which of them has become true.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from support.ledger import Ledger, State, States, differences, look
+from support.crash_oracle import CrashOracle, State, States, differences, look
 
 Effect = Callable[[States], dict[str, State] | None]
 """What a call makes of a state of all paths; None when it could not have succeeded there."""
@@ -96,8 +96,8 @@ def moved(states: States, old: str, new: str) -> dict[str, State]:
     return after | {new + path[len(old) :]: states[path] for path in below}
 
 
-class UncertainLedger(Ledger):
-    """A ledger that goes on after a crash or a failed call.
+class UncertainOracle(CrashOracle):
+    """An oracle that goes on after a crash or a failed call.
 
     `now` is what the mount shows, `others` what may be there instead after a crash.
     """

@@ -68,7 +68,7 @@ def differences(found: States, wanted: States) -> list[str]:
     return lines + [f"{p}: {found[p]} is not {wanted[p]}" for p in both if not wanted[p].allows(found[p])]
 
 
-class Ledger:
+class CrashOracle:
     """Works in a folder and keeps the books.
 
     `now` holds after the calls that returned, `soon` when the call under way has its effect. While a program
