@@ -64,7 +64,6 @@ def count_steps(swift: SwiftServer, name: str, folder: Path) -> list[str]:
     return mount.steps()
 
 
-@pytest.mark.leaves_open("the fork server of multiprocessing lives as long as the process")
 @pytest.mark.timeout(7200 if "SWIFTFS_ALL_STEPS" in os.environ else 900)
 @pytest.mark.parametrize("samples", [SAMPLES // 4, pytest.param(SAMPLES, marks=pytest.mark.slow)])
 def test_every_step_may_be_the_last(swift: SwiftServer, container: str, tmp_path: Path, samples: int) -> None:

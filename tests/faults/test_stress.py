@@ -78,7 +78,6 @@ def abandoned_when_it_fails(mount: Mount) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.leaves_open("the Swift of all tests is started anew, and has other pipes then")
 @pytest.mark.timeout(5 * SECONDS + 900)
 @pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
 def test_what_programs_leave_after_a_storm(

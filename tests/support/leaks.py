@@ -40,13 +40,18 @@ class Belongings:
 
 
 def _descriptors() -> dict[int, str]:
-    """Return the open descriptors and their targets."""
+    """Return the descriptors of open files and their targets.
+
+    Sockets and pipes are left out: what tests share keeps its own, and Python warns of the rest.
+    """
     found = {}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - for each of thousands of tests
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
         except FileNotFoundError:  # the descriptor of the listing itself, or another thread closed it
             continue
+        if target.startswith("/"):
+            found[int(name)] = target
     return found
 
 

@@ -14,8 +14,7 @@ from swiftfs.store.protocol import ObjectStore
 
 _numbers = itertools.count(1)
 
-ON_SWIFT = (pytest.mark.swift, pytest.mark.leaves_open("the module's store keeps its connections"))
-SWIFT, RETRYING = (pytest.param(name, marks=ON_SWIFT) for name in ("swift", "retrying"))
+SWIFT, RETRYING = (pytest.param(name, marks=pytest.mark.swift) for name in ("swift", "retrying"))
 
 
 @pytest.fixture(scope="module")
