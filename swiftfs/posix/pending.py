@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 
 from swiftfs.attributes import decode_metadata
-from swiftfs.errors import StoreError, SwiftfsError
+from swiftfs.errors import NotFound, StoreError, SwiftfsError
 from swiftfs.journal.operations import (
     Delete,
     Move,
@@ -143,9 +143,10 @@ class PendingChanges:
 
     def _show_moved(self, operation: Move | MoveFolder) -> None:
         """Show the objects of a move that was finished at the start, at the new place."""
-        for name in islice(self._unlisted(operation), MOST_UNLISTED):
-            with suppress(StoreError):
-                self._namespace.record_stored(self._services.store.head(name))
+        with suppress(StoreError):  # listings will show it
+            for name in islice(self._unlisted(operation), MOST_UNLISTED):
+                with suppress(NotFound):
+                    self._namespace.record_stored(self._services.store.head(name))
 
     def _unlisted(self, operation: Move | MoveFolder) -> Iterator[ObjectName]:
         """Yield the objects at the new place that a listing may lack, without markers that end in a slash."""

@@ -184,6 +184,27 @@ def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folde
             filesystem.create(f"/{new}", 0o644, os.O_WRONLY | os.O_EXCL, ME)
 
 
+def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore, tmp_path: Path) -> None:
+    """The rename is finished then, and all that is left is to show it."""
+    put_all(store, "d/a")
+    intent = interrupted(store)
+    leave(tmp_path, intent)
+    listed = 0
+
+    def hook(method: str, subject: str) -> None:
+        nonlocal listed
+        if (method, subject) == ("list_page", "box/e/"):
+            listed += 1
+            if listed > 1:
+                raise AccessDenied("no")
+
+    store.hook = hook
+    with harness(store, tmp_path) as filesystem:
+        store.hook = None
+        assert names(filesystem, "/") == ["e"]
+        assert read(filesystem, "/e/a") == b"d/a"
+
+
 @pytest.mark.parametrize("gone", [True, False])
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_large_file_that_had_moved_takes_its_segments_along(
