@@ -77,7 +77,7 @@ class Overlay:
         """
         contradicted = {}
         for name, change in self.changes_in(listing.folder).items():
-            if change.at < begun:
+            if change.at <= begun:
                 try:
                     listed = listing.get(name)
                 except Unlisted:
