@@ -13,6 +13,7 @@ import itertools
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from concurrent import futures
 from concurrent.futures import Executor, Future
@@ -198,15 +199,11 @@ class _Checks:
 
     def __init__(self) -> None:
         self.violations: list[str] = []
-        self._local = threading.local()
+        self._held: defaultdict[int, list[_CheckedLock]] = defaultdict(list)
 
     @property
     def held(self) -> "list[_CheckedLock]":
-        try:
-            return self._local.held  # type: ignore[no-any-return]
-        except AttributeError:
-            self._local.held = []
-            return self._local.held  # type: ignore[no-any-return]
+        return self._held[_runtime.thread_id()]
 
     def may_take(self, lock: "_CheckedLock") -> None:
         """Assert that the calling thread may take `lock`."""

@@ -6,7 +6,7 @@ import pytest
 
 from support.tiers import TESTS, spread
 
-FOLDERS = {"unit", "contract", "mounted", "faults", "system"}
+FOLDERS = {"unit", "contract", "simulation", "mounted", "faults", "system"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 84])

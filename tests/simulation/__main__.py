@@ -1,0 +1,139 @@
+"""`./dev simulate`: explores histories from seeds until the time is up or one fails.
+
+    --seed N       run the history of this seed alone, and tell its story
+    --minutes M    how long (1)
+    --first N      the first seed (any)
+    --histories N  how many at most (any number)
+    --go-on        name every seed that fails, and explain none
+    --jobs J       processes at once (as many as there are cores)
+
+Exit code 1 says that a history failed.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from simulation.history import make
+from simulation.plan import History
+from simulation.run import Outcome, close_left, run
+from simulation.shrink import shrink
+from swiftfs import concurrency
+
+BATCH = 20
+"""Histories that a process runs before it reports."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where cache folders cost no disk."""
+
+
+Failure = tuple[int, str]
+"""A seed, and the first promise that its history broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """For how long, and how many, histories are run; without `histories` as many as the seconds allow."""
+
+    seconds: float
+    histories: int | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="./dev simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--first", type=int)
+    parser.add_argument("--histories", type=int)
+    parser.add_argument("--go-on", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args(arguments)
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        parser.error("run it as ./dev simulate, which sets PYTHONHASHSEED=0: else no seed repeats exactly")
+    concurrency.check()
+    if given.seed is not None:
+        return _explain(given.seed)
+    first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000
+    seconds = given.minutes * 60 if given.histories is None else math.inf
+    return explore(first, Limits(seconds, given.histories), given.jobs, go_on=given.go_on)
+
+
+def explore(first: int, limits: Limits, jobs: int, *, go_on: bool) -> int:
+    """Run histories from the seed `first` on; return 1 if one fails. Explain that one, or `go_on`."""
+    begin = time.monotonic()
+    done, failed = 0, list[Failure]()
+    for count, failures in _batches(first, limits, jobs):
+        done, failed = done + count, [*failed, *failures]
+        for seed, what in failures:
+            print(f"seed {seed} FAILS: {what}", flush=True)
+        if failed and not go_on:
+            break
+    took = time.monotonic() - begin
+    rate = f"{done} histories from seed {first} in {took:.1f} s: {done / took * 60:.0f} a minute"
+    print(f"{rate}, {len(failed)} failed", flush=True)
+    if failed and not go_on:
+        _explain(failed[0][0])
+    return 1 if failed else 0
+
+
+def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[Failure]]]:
+    """Yield for each batch how many histories there were, and what failed."""
+    most = limits.histories
+    numbers = iter(itertools.count(first, BATCH) if most is None else range(first, first + most, BATCH))
+    end = time.monotonic() + limits.seconds
+    with ProcessPoolExecutor(jobs, initializer=concurrency.check) as pool:
+        pending: set[Future[tuple[int, list[Failure]]]] = set()
+        while True:
+            while len(pending) < jobs and time.monotonic() < end:
+                if (seed := next(numbers, None)) is None:
+                    break
+                pending.add(pool.submit(_run_batch, seed))
+            if not pending:
+                return
+            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for one in ended:
+                yield one.result()
+
+
+def _run_batch(first: int) -> tuple[int, list[Failure]]:
+    failed = []
+    for seed in range(first, first + BATCH):
+        if failures := _run(make(seed)).failures:
+            failed.append((seed, failures[0].splitlines()[0][:200]))
+    close_left()
+    return BATCH, failed
+
+
+def _run(history: History) -> Outcome:
+    return run(history, SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
+
+
+def _explain(seed: int) -> int:
+    """Run the history of a seed; if it fails, make it short and tell its story."""
+    history = make(seed)
+    outcome = _run(history)
+    if not outcome.failures:
+        print(f"seed {seed}: no failure; {outcome.points} points, checksum {outcome.digest:08x}")
+        print(history.words())
+        return 0
+    print(f"seed {seed} FAILS, repeat it by ./dev simulate --seed {seed}")
+    print("\n".join(outcome.failures), flush=True)
+    short = shrink(history, lambda one: _run(one).kind == outcome.kind)
+    outcome = _run(short)
+    print("\nIn short:", short.words(), "\nWhat happened:", *outcome.story, *outcome.failures, sep="\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

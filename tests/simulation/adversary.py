@@ -1,0 +1,399 @@
+"""A Swift that does to its client what networks, servers and other clients do.
+
+Each fault is planned: the kind, the method and which of its requests it meets. So a history can be repeated
+without one of its faults.
+"""
+
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from simulation.scheduler import EPOCH, Scheduler
+from support.memory_store import MemoryStore, _Object
+from swiftfs.concurrency import may_block
+from swiftfs.errors import AccessDenied, Corrupt, NoSpace, QuotaExceeded, StoreError, TimedOut, Unavailable
+from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Segment
+from swiftfs.store.protocol import Body, Headers, Sink
+
+T = TypeVar("T")
+
+CHANGES = ("put", "put_manifest", "post", "copy", "delete", "delete_many")
+"""The methods that change objects; `delete_many` is what a folder's and most files' deletion sends."""
+
+READS = ("head", "get", "manifest", "list_page")
+
+REFUSALS: dict[str, Callable[[str], StoreError]] = {
+    "413": QuotaExceeded,
+    "507": NoSpace,
+    "503": partial(Unavailable, may_land=False),
+}
+
+CONTAINER, SEGMENTS = "box", "box_segments"
+
+THEIRS = "theirs/"
+"""How the segments of another client begin."""
+
+LATE = (2.0, 45.0, 90.0)
+"""Seconds after which a server carries out a request whose answer was lost."""
+
+
+NOTICED = 700.0
+"""Seconds after which a late request must have been noticed, and what it has undone put right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to the request number `which`, from 0, of a method.
+
+    - `lost` is done and not answered, `late` done some time after its time-out, `fails` not done (503);
+    - `slow` takes `seconds`; `413`, `507` and `503` refuse it and all that follow for `seconds`;
+    - `cut` and `flipped` are bodies;
+    - `theirs` lets another client store such an object just after the request; `theirs first` just before it,
+      and the request is refused;
+    - `403` is about a copy: its source cannot be deleted for `seconds`.
+    """
+
+    kind: str
+    method: str
+    which: int
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        took = f" ({self.seconds:g} s)" if self.seconds else ""
+        return f"{self.method} number {self.which} {self.kind}{took}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Nothing is answered for some seconds."""
+
+    begin: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"no server from {self.begin:g} s for {self.seconds:g} s"
+
+
+class Adversary(MemoryStore):
+    """A store in memory whose requests meet faults.
+
+    With a `lag` a listing shows changes of objects only so many seconds later. `changed` is called after
+    every change of an object, whoever made it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        faults: Iterable[Fault] = (),
+        outages: Iterable[Outage] = (),
+        *,
+        lag: float = 0.0,
+        bulk: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(CONTAINER, limits=Limits(bulk_delete=bulk))
+        self._scheduler = scheduler
+        self._faults = {(fault.method, fault.which): fault for fault in faults}
+        self._outages = list(outages)
+        self._lag = lag
+        self._random = random.Random(seed)
+        self._counts: Counter[str] = Counter()
+        self._refused: dict[str, tuple[float, Callable[[str], StoreError]]] = {}
+        self._kept: dict[ObjectName, float] = {}
+        self._in_flight: dict[int, Callable[[], object]] = {}
+        self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
+        self.loud = True
+        self.changed: Callable[[str, ObjectName], None] = lambda _method, _name: None
+        self.met: list[str] = []
+        self._late: dict[int, float] = {}
+        self._numbers = itertools.count()
+        self._unsettled_at = -NOTICED
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether late requests, or deletions that were refused, are not or were only just made."""
+        return bool(self._late) or self._scheduler.now < self._unsettled_at + NOTICED
+
+    @property
+    def has_remnants(self) -> bool:
+        """Whether there is, or was, what a rename could not delete."""
+        return bool(self._kept)
+
+    def calm(self) -> None:
+        """Let no fault happen any more."""
+        self.loud = False
+        self._refused.clear()
+        if self._kept:
+            self._unsettled_at = self._scheduler.now
+            self._kept.clear()
+
+    def client_died(self) -> None:
+        """Carry out a part of the requests that the dead client was sending.
+
+        What was lost in its last second will not be: the client had no time to write down that it was lost.
+        """
+        self._late = {number: at for number, at in self._late.items() if at < self._scheduler.now - 1.0}
+        # At once: the connection is closed, and the server has the whole request or gives it up.
+        for request in self._in_flight.values():
+            if self._random.random() < 0.5:
+                self._later(0.0, request)
+        self._in_flight.clear()
+
+    def trouble(self, what: str) -> None:
+        """Record that something happened by which calls may fail."""
+        self._scheduler.record(what)
+        self.met.append(what)
+
+    def head(self, name: ObjectName) -> ObjectInfo:
+        return self._read("head", name, lambda: super(Adversary, self).head(name))
+
+    def manifest(self, name: ObjectName) -> Manifest:
+        return self._read("manifest", name, lambda: super(Adversary, self).manifest(name))
+
+    def get(
+        self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
+    ) -> ObjectInfo:
+        fault = self._begin("get", name)
+        get = super().get
+        if fault is None or fault.kind not in ("cut", "flipped"):
+            return get(name, sink, offset=offset, length=length, etag=etag)
+        self.trouble(f"its body is {fault.kind}")
+        parts: list[tuple[int, bytes]] = []
+        info = get(name, lambda at, data: parts.append((at, data)), offset=offset, length=length, etag=etag)
+        if fault.kind == "cut":
+            for at, data in parts[:1]:
+                sink(at, data[: len(data) // 2])
+            raise Unavailable(f"get {name}: the connection broke", may_land=False)
+        for at, data in parts:
+            sink(at, bytes([data[0] ^ 1]) + data[1:] if at == offset and data else data)
+        if offset == 0 and length is None:
+            raise Corrupt(f"{name}: its checksum is wrong")
+        return info
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        self._begin("list_page", ObjectName(container, prefix))
+        now = self._containers.get(container)
+        if now is None or not self._lag:
+            return super().list_page(
+                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+            )
+        shown = {**now.objects, **self._as_before(container)}
+        whole = now.objects
+        now.objects = {key: found for key, found in shown.items() if found is not None}
+        try:
+            return super().list_page(
+                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+            )
+        finally:
+            now.objects = whole
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        sent = bytes(body)
+        put = super().put
+        return self._change("put", [name], lambda: put(name, sent, headers, if_absent=if_absent))
+
+    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
+        put = super().put_manifest
+        return self._change("put_manifest", [name], lambda: put(name, manifest, headers))
+
+    def post(self, name: ObjectName, headers: Headers) -> None:
+        post = super().post
+        self._change("post", [name], lambda: post(name, headers))
+
+    def copy(
+        self,
+        source: ObjectName,
+        target: ObjectName,
+        *,
+        manifest_only: bool = False,
+        headers: Headers | None = None,
+    ) -> ObjectVersion:
+        copy = super().copy
+        return self._change(
+            "copy",
+            [target, source],
+            lambda: copy(source, target, manifest_only=manifest_only, headers=headers),
+        )
+
+    def delete(self, name: ObjectName) -> None:
+        delete = super().delete
+
+        def delete_unless_kept() -> None:
+            if name in self._kept_now():
+                raise AccessDenied(f"delete {name}: refused")
+            delete(name)
+
+        self._change("delete", [name], delete_unless_kept)
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        wanted = list(names)
+        if not wanted:
+            return {}
+        delete = super().delete_many
+
+        def delete_what_is_not_kept() -> dict[ObjectName, StoreError]:
+            kept = self._kept_now()
+            delete(name for name in wanted if name not in kept)
+            return {name: AccessDenied(f"delete {name}: refused") for name in wanted if name in kept}
+
+        return self._change("delete_many", wanted, delete_what_is_not_kept)
+
+    def theirs(self, name: ObjectName, body: bytes) -> None:
+        """Let another client store an object."""
+        self._remember([name])
+        self.trouble(f"another client stores {name}")
+        super().put(name, body, Headers("text/plain"))
+        self.changed("theirs", name)
+
+    def their_patch(self, name: ObjectName) -> bool:
+        """Let another client change the first segment of a large object; return False for any other."""
+        found = self._containers[name.container].objects.get(name.key)
+        if found is None or found.manifest is None:
+            return False
+        first, *rest = found.manifest.segments
+        own = ObjectName(SEGMENTS, f"{THEIRS}{self._scheduler.points}")
+        self._scheduler.record(f"another client changes the first segment of {name}")
+        body = bytes(first.span)
+        info = super().put(own, body, Headers("text/plain"))
+        changed = Manifest((Segment(own, info.version.etag, len(body)), *rest))
+        super().put_manifest(name, changed, found.headers)
+        self.trouble(f"{name} is another client's")
+        return True
+
+    def _kept_now(self) -> set[ObjectName]:
+        """Return the objects that must not be deleted."""
+        return {name for name, end in self._kept.items() if self._scheduler.now < end}
+
+    def _read(self, method: str, name: ObjectName, read: Callable[[], T]) -> T:
+        self._begin(method, name)
+        return read()
+
+    def _begin(self, method: str, name: ObjectName) -> Fault | None:
+        """Let time pass, and raise what fails before the request is done."""
+        may_block(f"sends {method}")
+        fault = self._fault(method)
+        self._scheduler.record(f"{method} {name}" + (f": {fault.kind}" if fault else ""))
+        self._scheduler.sleep(self._latency(fault))
+        self._raise_outage(method, name)
+        if fault is not None and fault.kind in REFUSALS:
+            self._refused[method] = (self._scheduler.now + fault.seconds, REFUSALS[fault.kind])
+        self._raise_refusal(method, name)
+        if fault is not None and fault.kind in ("fails", "lost", "late") and method not in CHANGES:
+            self.trouble(f"{method} {name} fails")
+            raise Unavailable(f"{method} {name}: 503", may_land=False)
+        return fault
+
+    def _change(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
+        number = id(do)
+        self._in_flight[number] = lambda: self._apply(method, names, do)
+        try:
+            fault = self._begin(method, names[0])
+        finally:
+            if not self._scheduler.is_dead:
+                self._in_flight.pop(number, None)
+        if fault is not None and fault.kind == "theirs first":
+            self.theirs(names[0], f"theirs {self._scheduler.points}".encode())
+            raise QuotaExceeded(f"{method} {names[0]}: refused")
+        if fault is not None and fault.kind == "403":
+            self._keep(names[-1], fault.seconds)
+        if fault is not None and fault.kind == "fails":
+            self.trouble(f"{method} {names[0]} is answered 503 and not done")
+            raise Unavailable(f"{method} {names[0]}: 503")
+        if fault is not None and fault.kind == "late":
+            seconds = self._random.choice(LATE)
+            self.trouble(f"{method} {names[0]} is not answered, and will be done after {seconds:g} s")
+            self._later(seconds, lambda: self._apply(method, names, do))
+            raise TimedOut(f"{method} {names[0]}: timed out")
+        result = self._apply(method, names, do)
+        if fault is not None and fault.kind == "theirs":
+            where = names[-1]
+            self.trouble(f"another client stores {where} after {method}")
+            self.theirs(where, f"theirs {self._scheduler.points}".encode())
+        self._scheduler.sleep(self._random.random() * 0.01)
+        if fault is not None and fault.kind == "lost":
+            self.trouble(f"{method} {names[0]} is done and its answer lost")
+            raise TimedOut(f"{method} {names[0]}: timed out")
+        return result
+
+    def _apply(self, method: str, names: list[ObjectName], do: Callable[[], T]) -> T:
+        self._remember(names)
+        if method in ("put", "put_manifest", "copy"):
+            self._kept.pop(names[0], None)
+        result = do()
+        for name in names:
+            self.changed(method, name)
+        return result
+
+    def _later(self, seconds: float, request: Callable[[], object]) -> None:
+        number = next(self._numbers)
+
+        def carry_out() -> None:
+            if self._late.pop(number, None) is None:
+                return
+            self._unsettled_at = self._scheduler.now
+            try:
+                request()
+            except StoreError as error:
+                self._scheduler.record(f"late: {error}")
+            else:
+                self._scheduler.record("a late request is carried out")
+
+        self._late[number] = self._scheduler.now
+        self._scheduler.at(seconds, carry_out)
+
+    def _fault(self, method: str) -> Fault | None:
+        which = self._counts[method]
+        self._counts[method] += 1
+        return self._faults.get((method, which)) if self.loud else None
+
+    def _latency(self, fault: Fault | None) -> float:
+        if fault is not None and fault.kind == "slow":
+            return fault.seconds
+        return 0.001 + self._random.random() * 0.02
+
+    def _raise_outage(self, method: str, name: ObjectName) -> None:
+        now = self._scheduler.now
+        if self.loud and any(one.begin <= now < one.begin + one.seconds for one in self._outages):
+            self.trouble(f"{method} {name}: no server")
+            raise Unavailable(f"{method} {name}: no server", may_land=False)
+
+    def _keep(self, name: ObjectName, seconds: float) -> None:
+        """Let nobody delete an object for some time."""
+        self.trouble(f"{name} cannot be deleted for {seconds:g} s")
+        self._kept[name] = self._unsettled_at = self._scheduler.now + seconds
+
+    def _raise_refusal(self, method: str, name: ObjectName) -> None:
+        end, error = self._refused.get(method, (0.0, QuotaExceeded))
+        if self._scheduler.now < end:
+            self.trouble(f"{method} {name} is refused")
+            raise error(f"{method} {name}: refused")
+
+    def _remember(self, names: Iterable[ObjectName]) -> None:
+        """Keep how objects were, for listings that lag."""
+        if not self._lag:
+            return
+        for name in names:
+            found = self._containers.get(name.container)
+            before = found.objects.get(name.key) if found is not None else None
+            self._before[name.container, name.key].append((self._scheduler.now, before))
+
+    def _as_before(self, container: str) -> dict[str, _Object | None]:
+        """Return the objects that listings show as they were: None for one that was not there."""
+        since = self._scheduler.now - self._lag
+        shown: dict[str, _Object | None] = {}
+        for (where, key), changes in self._before.items():
+            changes[:] = [change for change in changes if change[0] > since]
+            if where == container and changes:
+                shown[key] = changes[0][1]
+        return shown
+
+    def _now(self) -> int:
+        wall = int((EPOCH + self._scheduler.now) * 1e5) * 10_000
+        self._clock = max(self._clock + 10_000, wall)
+        return self._clock

@@ -1,0 +1,91 @@
+"""Makes the history of a seed."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from simulation.adversary import CHANGES, READS, Fault, Outage
+from simulation.plan import History, Kill, Life
+from simulation.scenarios import SCENARIOS
+from simulation.scheduler import Temper
+from simulation.steps import program, writer
+
+CALM, FAILING, LOSING, REFUSING, MEAN = range(5)
+"""What kinds of faults a history has; `MEAN` are all of them."""
+
+_KINDS = {
+    CALM: (),
+    FAILING: ("fails", "slow", "cut"),
+    LOSING: ("lost", "lost", "late", "fails"),
+    REFUSING: ("413", "507", "fails", "lost"),
+    MEAN: ("fails", "slow", "lost", "late", "413", "507", "cut", "flipped", "theirs"),
+}
+
+
+def make(seed: int) -> History:
+    """Return the history of a seed: at random, or one of the scenarios."""
+    rng = random.Random(f"history {seed}")
+    history = _random(seed, rng)
+    return history if rng.random() < 0.6 else rng.choice(SCENARIOS)(rng, history)
+
+
+def _random(seed: int, rng: random.Random) -> History:
+    kind = rng.choice((CALM, FAILING, LOSING, LOSING, REFUSING, MEAN))
+    lives = [_life(rng) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
+    outages = []
+    if kind != CALM and rng.random() < 0.2:
+        outages.append(Outage(rng.choice((0.5, 2.0, 4.0, 10.0)), rng.choice((1.0, 20.0, 60.0))))
+    return History(
+        seed,
+        tuple(lives),
+        tuple(_faults(rng, kind)),
+        tuple(outages),
+        _options(rng),
+        Temper(rng.choice((20, 100, 300)), rng.choice((0, 1, 3))),
+        rng.choice((0.0, 0.0, 0.0, 0.5, 5.0, 40.0)),
+        rng.choice((10_000, 10_000, 10_000, 0)),
+    )
+
+
+def _life(rng: random.Random) -> Life:
+    programs = [program(rng)]
+    if rng.random() < 0.4:
+        programs.append(writer(rng))
+    kill = None
+    if rng.random() < 0.6:
+        kill = Kill(rng.randrange(len(programs[0])), int(10 ** rng.uniform(0, 3.7)))
+    return Life(tuple(programs), kill)
+
+
+def _faults(rng: random.Random, kind: int) -> Iterator[Fault]:
+    kinds = _KINDS[kind]
+    for _ in range(rng.randrange(1, 7) if kinds else 0):
+        what = rng.choice(kinds)
+        if what in ("cut", "flipped"):
+            yield Fault(what, "get", int(rng.random() ** 2 * 8))
+        elif what == "theirs":
+            yield Fault(what, "copy", rng.randrange(3))
+        elif what in ("413", "507"):
+            seconds = rng.choice((2.0, 30.0, 1000.0))
+            yield Fault(what, rng.choice(("put", "put_manifest", "copy")), rng.randrange(6), seconds)
+        else:
+            method = rng.choice((*CHANGES, *CHANGES, *READS))
+            seconds = rng.choice((0.5, 1.5, 5.0, 20.0)) if what == "slow" else 0.0
+            which = int(rng.random() ** 2 * 12)
+            for again in range(rng.choice((1, 1, 1, 2, 6))):
+                yield Fault(what, method, which + again, seconds)
+
+
+def _options(rng: random.Random) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if rng.random() < 0.15:
+        options["sync"] = True
+    if rng.random() < 0.2:
+        options["cache_size"] = 1024 * 1024
+    if rng.random() < 0.3:
+        options["ttl"] = rng.choice((0.0, 1.0))
+    if rng.random() < 0.15:
+        options["conflict"] = "keep"
+    if rng.random() < 0.3:
+        options["drain"] = rng.choice((1.0, 20.0))
+    return options

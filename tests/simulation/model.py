@@ -1,0 +1,304 @@
+"""What must be true: which names there are, what files hold, and what a crash or an error may make of them.
+
+Names and bytes are two things. A name stands for a `Node`, which keeps its bytes wherever it is moved. Of the
+names several states may be possible, after a call that failed or was under way in a crash; each is a `World`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+MOST_WORLDS = 64
+
+MISSING = b"missing"
+"""Stands for the bytes of what is not there."""
+
+
+@dataclass(eq=False)
+class Node:
+    """A file or a folder. `now` is what a program reads; of one that is `foreign` too nobody knows it.
+
+    After a crash a file holds one of `kept`, what it was at its last close, or one of `loose`, what it was
+    since in place. `anew` is what was written after it had been emptied, which counts from the close on.
+    """
+
+    number: int
+    is_folder: bool = False
+    now: bytes = b""
+    kept: set[bytes] = field(default_factory=set)
+    loose: list[bytes] = field(default_factory=list)
+    anew: list[bytes] | None = None
+    handles: int = 0
+    writer: int = 0
+    vague: bool = False
+    dropped: bool = False
+    foreign: bool = False
+
+    @property
+    def optional(self) -> bool:
+        """Whether a crash may take the file: it was never closed, or its only close was refused."""
+        return not self.is_folder and (not self.kept or self.dropped)
+
+    def allows(self, body: bytes) -> bool:
+        """Return whether the file may hold these bytes after a crash; what others change holds anything."""
+        return (
+            self.foreign
+            or body in self.kept
+            or body in self.loose
+            or any(body == torn for torn in self.torn())
+        )
+
+    def torn(self) -> Iterator[bytes]:
+        """Yield what a change in place may leave: its bytes under the size of the last close."""
+        for body in self.loose:
+            for kept in self.kept:
+                yield body[: len(kept)].ljust(len(kept), b"\0")
+
+    def wrote(self, body: bytes) -> None:
+        """Record what the file may hold from now on."""
+        (self.loose if self.anew is None else self.anew).append(body)
+
+    def hand_in(self) -> None:
+        """Record that something else than a close may have handed in the file."""
+        if self.anew is not None:
+            self.loose += [b"", *self.anew]
+            self.anew = None
+
+    def closed(self, body: bytes) -> None:
+        """Record that a close or fsync has returned."""
+        self.kept, self.loose, self.anew = {body}, [], None
+        self.vague = self.dropped = False
+
+    def refused(self) -> None:
+        """Record that a close has failed: either state may stay, of a new file none."""
+        self.dropped = self.optional
+        self.hand_in()
+        self.kept |= {self.now, *self.loose}
+        self.vague = True
+
+
+World = Mapping[str, Node]
+"""The node of each path. Paths begin with `/`; the root is not among them."""
+
+Effect = Callable[[World], World]
+
+
+class Uncertain(Exception):
+    """Nobody can say what a path is."""
+
+
+class Model:
+    """The possible worlds, and everything that any file may ever have held."""
+
+    def __init__(self) -> None:
+        self.worlds: list[World] = [{}]
+        self.bodies: set[bytes] = {b""}
+        self.theirs: set[bytes] = set()
+        self.their_paths: set[str] = set()
+        self.mixed = False
+        self.moving: tuple[str, str] | None = None
+        self.moving_folder = False
+        self._torn_moves: list[tuple[str, str]] = []
+        self.due: dict[str, bytes] = {}
+        self.changing = False
+        self._number = 0
+        self._writes = 0
+
+    def fresh(self, size: int) -> bytes:
+        """Return bytes that no other write has."""
+        self._writes += 1
+        word = b"w%d " % self._writes
+        return (word * (size // len(word) + 1))[:size]
+
+    def new(self, *, is_folder: bool = False) -> Node:
+        """Return a new node."""
+        self._number += 1
+        return Node(self._number, is_folder)
+
+    def at(self, path: str) -> Node | None:
+        """Return what a path is; raise `Uncertain` if the worlds disagree."""
+        found = {world.get(path) for world in self.worlds}
+        if len(found) != 1:
+            raise Uncertain(path)
+        node = found.pop()
+        if node is not None and node.dropped:
+            raise Uncertain(path)
+        return node
+
+    def below(self, path: str) -> list[str]:
+        """Return the paths below a folder, of any world."""
+        start = path.rstrip("/") + "/"
+        return sorted({one for world in self.worlds for one in world if one.startswith(start)})
+
+    def certain_below(self, path: str) -> list[str]:
+        """Return the paths below a folder; raise `Uncertain` if the worlds disagree about one."""
+        for one in (below := self.below(path)):
+            self.at(one)
+        return below
+
+    @contextmanager
+    def change(self, effect: Effect) -> Iterator[None]:
+        """Make a call that changes names; until it returns, and after an error, both states are possible."""
+        before = self.worlds
+        after = [effect(world) for world in before]
+        self.worlds = _distinct([*before, *after])
+        self.changing = True
+        try:
+            yield
+        except OSError:
+            halves = [{**new, **old} for old, new in zip(before, after, strict=True)]
+            self.worlds = _distinct([*self.worlds, *halves])
+            raise
+        else:
+            self.worlds = _distinct(after)
+        finally:
+            self.changing = False
+
+    def wrote(self, node: Node, body: bytes) -> None:
+        """Record that a file may hold these bytes from now on."""
+        self.bodies.add(body)
+        node.wrote(body)
+
+    def stored_theirs(self, path: str, body: bytes, *, sure: bool) -> None:
+        """Record that another client has stored an object, which is not ours to destroy.
+
+        Nothing is promised within the moment in which a folder moves, unless it is `sure` that nothing was
+        copied.
+        """
+        self.theirs.add(body)
+        self.their_paths.add(path)
+        self.bodies.add(body)
+        if sure or not self.moving_folder:
+            self.due[path] = body
+
+    def touch(self, path: str) -> None:
+        """Record that a program changes what is at a path, or below it, whoever has stored that."""
+        for one in [one for one in self.due if one == path or one.startswith(f"{path}/")]:
+            del self.due[one]
+
+    def crashed(self) -> None:
+        """Record that no handle is open any more, and what may come to the server now."""
+        for node in self._nodes():
+            node.handles = node.writer = 0
+            node.anew = None
+            self.bodies.update(node.torn())
+        if self.moving is not None:
+            self._torn_moves.append(self.moving)
+        self.moving, self.changing, self.moving_folder = None, False, False
+
+    def unmounted(self) -> None:
+        """Record that all files were closed by an orderly end."""
+        for node in self._nodes():
+            node.handles = node.writer = 0
+            if not node.is_folder:
+                node.hand_in()
+
+    def problems(self, found: Mapping[str, bytes | None], *, torn: bool = False) -> list[str]:
+        """Return what must not be in a tree of bytes, and of None for folders, in the nearest world.
+
+        With `torn` what a rename was moving when the mount was killed may be at either place, or at both.
+        """
+        moves = self._torn_moves if torn else ()
+        return min((self._differences(found, world, moves) for world in self.worlds), key=len)
+
+    def adopt(self, found: Mapping[str, bytes | None]) -> None:
+        """Take a tree that is allowed for the only truth from now on."""
+        world = min(self.worlds, key=lambda one: len(self._differences(found, one, ())))
+        self._torn_moves.clear()
+        kept = {path: node for path, node in world.items() if path in found}
+        for path, node in kept.items():
+            body = found[path]
+            if body is not None:
+                node.now = body
+                node.closed(body)
+                self.bodies.add(body)
+        self.worlds = [kept]
+
+    def _holds_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
+        return any(body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/"))
+
+    def _nodes(self) -> list[Node]:
+        return list({node: None for world in self.worlds for node in world.values()})
+
+    def _differences(
+        self, found: Mapping[str, bytes | None], world: World, moves: Iterable[tuple[str, str]]
+    ) -> list[str]:
+        lines = []
+        for path in sorted({*found, *world}):
+            node, twin = world.get(path), _twin(path, moves)
+            node = node or world.get(twin)
+            body = found[path] if path in found else found.get(twin, MISSING)
+            if body is MISSING:
+                if node is not None and not node.optional:
+                    lines.append(f"{path} is missing; it should hold {_say_any(node)}")
+                continue
+            if body is not None and (body in self.theirs or " (conflict " in path):
+                continue
+            if node is None:
+                if body is None and self._holds_theirs(path, found):
+                    continue
+                lines.append(f"{path} is there, but should not be; it holds {say(body)}")
+            elif (body is None) != node.is_folder:
+                lines.append(f"{path} is {say(body)}")
+            elif body is not None and not node.allows(body):
+                lines.append(f"{path} holds {say(body)}; it should hold {_say_any(node)}")
+        return lines
+
+
+def _twin(path: str, moves: Iterable[tuple[str, str]]) -> str:
+    """Return where else a path may be found, of which a kill has interrupted the move; "" for nowhere."""
+    for pair in moves:
+        for here, there in (pair, pair[::-1]):
+            if path == here or path.startswith(f"{here}/"):
+                return there + path[len(here) :]
+    return ""
+
+
+def moved(old: str, new: str) -> Effect:
+    """Return the effect of a rename of a file or folder."""
+
+    def effect(world: World) -> World:
+        if old not in world:
+            return world
+        below = [path for path in world if path == old or path.startswith(f"{old}/")]
+        after = {path: node for path, node in world.items() if path not in below}
+        return {**after, **{new + path[len(old) :]: world[path] for path in below}}
+
+    return effect
+
+
+def added(path: str, node: Node) -> Effect:
+    """Return the effect of making a file or folder."""
+    return lambda world: {**world, path: node}
+
+
+def removed(path: str) -> Effect:
+    """Return the effect of an unlink or rmdir."""
+    return lambda world: {one: node for one, node in world.items() if one != path}
+
+
+def say(body: bytes | None) -> str:
+    """Return bytes in a few words: equal ones next to each other are told once."""
+    if body is None:
+        return "a folder"
+    parts: list[str] = []
+    for part in body.replace(b"\0", b" 0 ").split():
+        text = part.decode(errors="replace")[:24]
+        if not parts or parts[-1] != text:
+            parts.append(text)
+    words = parts if len(parts) <= 12 else [*parts[:6], "...", *parts[-5:]]
+    return f"{len(body)} bytes {' '.join(words)!r}"
+
+
+def _say_any(node: Node) -> str:
+    if node.is_folder:
+        return "a folder"
+    return " or ".join(say(body) for body in dict.fromkeys([*sorted(node.kept), *node.loose]))
+
+
+def _distinct(worlds: list[World]) -> list[World]:
+    found: list[World] = []
+    for world in worlds:
+        if world not in found:
+            found.append(world)
+    return found[:MOST_WORLDS]

@@ -1,0 +1,137 @@
+"""A file system over the adversary: mounted, killed, mounted again, and looked at as a program sees it."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from simulation.adversary import CONTAINER, SEGMENTS, THEIRS, Adversary
+from support.harness import get
+from swiftfs.config.cache_dir import HEADS, JOURNAL, VERSIONS
+from swiftfs.config.sources import parse_options
+from swiftfs.errors import NotFound, PreconditionFailed, StoreError
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Source
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.service.build import MountRequest, build
+from swiftfs.store import ConnectedAccount, Counters, RetryingStore
+from swiftfs.store.ambiguous import AmbiguousRequests
+
+SEGMENT = 128 * 1024
+"""Bytes of a segment: as few as the cache's blocks allow, so that a large file is cheap."""
+
+UNREADABLE = b"unreadable"
+
+Tree = dict[str, bytes | None]
+"""What each path holds; None for a folder."""
+
+
+def mount(store: Adversary, cache: Path, changes: Mapping[str, Any]) -> FileSystem:
+    """Build the file system as a mount does, and begin it; `changes` are fields of its options."""
+    ambiguous = AmbiguousRequests()
+    patient = RetryingStore(store, owns=False, ambiguous=ambiguous)
+    account = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
+    options = replace(parse_options([]), segment_size=SEGMENT, read_ahead=4 * SEGMENT, **changes)
+    filesystem = build(account, MountRequest(Source.parse(CONTAINER), Path("/nowhere"), options), cache)
+    try:
+        filesystem.begin()
+    except BaseException:
+        filesystem.close()
+        raise
+    return filesystem
+
+
+def detach(cache: Path) -> None:
+    """Give the next mount databases of its own, as they are on the disk now.
+
+    The frozen threads of the killed one have theirs open. All other files stay what they are.
+    """
+    for name in (JOURNAL, VERSIONS, HEADS):
+        for path in (cache / name, cache / f"{name}-wal", cache / f"{name}-shm"):
+            if path.exists():
+                copy = path.with_name(f"{path.name}.copy")
+                shutil.copyfile(path, copy)
+                copy.replace(path)
+
+
+def tree_of(filesystem: FileSystem, path: str = "/", *, mixed: bool = False) -> Tree:
+    """Return all that a mount shows below a folder; `mixed` files, of several clients, may be unreadable."""
+    found: Tree = {}
+    handle = filesystem.opendir(path)
+    try:
+        entries = [(name, attributes.is_directory) for name, attributes in filesystem.readdir(handle)]
+    finally:
+        filesystem.releasedir(handle)
+    for name, is_folder in entries:
+        one = f"{path.rstrip('/')}/{name}"
+        if is_folder:
+            found[one] = None
+            found.update(tree_of(filesystem, one, mixed=mixed))
+            continue
+        try:
+            found[one] = read(filesystem, one)
+        except StoreError:
+            if not mixed:
+                raise
+            found[one] = UNREADABLE
+    return found
+
+
+def read(filesystem: FileSystem, path: str) -> bytes:
+    """Return a file's bytes; where a listing showed another version (ESTALE), the second attempt counts."""
+    try:
+        return _read_once(filesystem, path)
+    except PreconditionFailed:
+        return _read_once(filesystem, path)
+
+
+def _read_once(filesystem: FileSystem, path: str) -> bytes:
+    handle = filesystem.open(path, 0)
+    try:
+        return get(filesystem, handle)
+    finally:
+        filesystem.release(handle)
+
+
+def stored_body(store: Adversary, name: ObjectName) -> bytes | None:
+    """Return what an object holds, None for a missing one; raise `NotFound` when a segment is missing."""
+    held = store._containers[name.container].objects.get(name.key)
+    return None if held is None else store._content(held)
+
+
+def stored_tree(store: Adversary) -> Tree:
+    """Return what other clients see in the container, without its segments."""
+    found: Tree = {}
+    for key, held in store._containers[CONTAINER].objects.items():
+        path = f"/{key.rstrip('/')}"
+        parents = [path[:at] for at in range(1, len(path)) if path[at] == "/"]
+        found.update(dict.fromkeys(parents))
+        is_folder = held.headers.content_type.startswith("application/directory")
+        found[path] = None if is_folder else store._content(held)
+    return found
+
+
+def broken_manifests(store: Adversary) -> list[str]:
+    """Return the names of large objects that lack a segment."""
+    found = []
+    for key, held in store._containers[CONTAINER].objects.items():
+        if held.manifest is not None:
+            try:
+                store._content(held)
+            except NotFound as error:
+                found.append(f"{key} names {error}, which is gone")
+    return found
+
+
+def orphans(store: Adversary) -> list[str]:
+    """Return the segments that no manifest names."""
+    named = {
+        segment.name.key
+        for held in store._containers[CONTAINER].objects.values()
+        if held.manifest is not None
+        for segment in held.manifest.segments
+    }
+    there = store._containers.get(SEGMENTS)
+    found = sorted(set(there.objects) - named) if there is not None else []
+    return [key for key in found if not key.startswith(THEIRS)]

@@ -1,0 +1,63 @@
+"""A history: what programs do, which faults happen, and when the mount dies."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulation.adversary import Fault, Outage
+from simulation.scheduler import Temper
+from simulation.steps import Step
+
+Programs = tuple[tuple[Step, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The mount is killed so many points after the first program has begun a step."""
+
+    step: int
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One mount: its programs, and its end, a `kill` or an unmount."""
+
+    programs: Programs
+    kill: Kill | None = None
+
+    def words(self) -> Iterator[str]:
+        """Yield the life in words, a line each."""
+        for number, steps in enumerate(self.programs):
+            for index, step in enumerate(steps):
+                yield f"  program {number}: {step}"
+                if self.kill is not None and number == 0 and index == self.kill.step:
+                    yield f"  ({self.kill.points} points later the mount is killed)"
+        yield "  kill -9" if self.kill is not None else "  unmount"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All that happens in one simulation; the seed decides the order of the threads."""
+
+    seed: int
+    lives: tuple[Life, ...]
+    faults: tuple[Fault, ...] = ()
+    outages: tuple[Outage, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    temper: Temper = field(default_factory=Temper)
+    lag: float = 0.0
+    bulk: int = 10_000
+
+    def words(self) -> str:
+        """Return the history in words."""
+        lines = [f"options: {dict(self.options)}", f"switches and stalls: {self.temper}"]
+        lines += [f"fault: {fault}" for fault in (*self.outages, *self.faults)]
+        if self.lag:
+            lines.append(f"listings lag {self.lag:g} s")
+        if not self.bulk:
+            lines.append("no bulk-delete")
+        for number, life in enumerate(self.lives, 1):
+            lines.append(f"mount {number}:")
+            lines += life.words()
+        return "\n".join(lines)

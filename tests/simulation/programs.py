@@ -1,0 +1,444 @@
+"""Programs that work in a mount, step by step, and tell the model what they do."""
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from simulation.adversary import CONTAINER, Adversary
+from simulation.model import Model, Node, Uncertain, added, moved, removed, say
+from simulation.mount import stored_body
+from simulation.runtime import SimLock
+from simulation.scheduler import Scheduler
+from simulation.steps import Step
+from support.harness import ME, get, put
+from swiftfs.errors import NotFound, SwiftfsError, errno_of
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+T = TypeVar("T")
+
+NEVER = frozenset(
+    {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EBADF, errno.ENOTEMPTY}
+)
+"""What no call may answer that a file system without faults would have carried out: they are lies."""
+
+
+OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
+"""What is no lie where another client has made files and folders."""
+
+
+class Skip(Exception):
+    """A step that makes no sense now."""
+
+
+@dataclass(eq=False)
+class Handle:
+    """An open file."""
+
+    number: int
+    node: Node
+    writable: bool
+
+
+class Desk:
+    """What the programs of one mount share."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        store: Adversary,
+        model: Model,
+        filesystem: FileSystem,
+        *,
+        doubts_reads: bool,
+    ) -> None:
+        self.scheduler = scheduler
+        self.store = store
+        self.model = model
+        self.filesystem = filesystem
+        self.doubts_reads = doubts_reads
+        self.names = SimLock(scheduler, reentrant=True)
+        self.hidden: dict[Node, str] = {}
+
+    def fail(self, what: str) -> None:
+        """Record that a promise was broken."""
+        self.scheduler.failures.append(what)
+        self.scheduler.record(f"FAILURE: {what}")
+
+
+class Program:
+    """Does the steps of one program."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self.name = name
+        self._desk = desk
+        self._model = desk.model
+        self._fs = desk.filesystem
+        self._names = desk.names
+        self._handles: dict[int, Handle] = {}
+        self._step = Step("nothing")
+
+    def run(self, steps: Iterable[Step], begins: Callable[[int], None] = lambda _number: None) -> None:
+        """Do the steps; `begins` is called with the number of each."""
+        for number, step in enumerate(steps):
+            begins(number)
+            self._step = step
+            self._desk.scheduler.record(f"{self.name}: {step}")
+            verb: Callable[[Step], None] = getattr(self, f"_{step.verb.replace(' ', '_')}")
+            try:
+                verb(step)
+            except (Skip, Uncertain):
+                self._desk.scheduler.record(f"{self.name}: skipped")
+            except OSError as error:
+                self._desk.scheduler.record(f"{self.name}: {error}")
+        for slot in list(self._handles):
+            with suppress(OSError):
+                self._close(self._handles.pop(slot))
+
+    def _pause(self, step: Step) -> None:
+        self._desk.scheduler.sleep(step.seconds)
+
+    def _write(self, step: Step) -> None:
+        handle = self._make(step.path)
+        try:
+            for size in (step.size // 2, step.size - step.size // 2):
+                if size:
+                    self._put(handle, len(handle.node.now), self._model.fresh(size))
+        finally:
+            self._close(handle)
+
+    def _append(self, step: Step) -> None:
+        handle = self._open(step.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            self._put(handle, len(handle.node.now), self._model.fresh(step.size))
+        finally:
+            self._close(handle)
+
+    def _patch(self, step: Step) -> None:
+        handle = self._open(step.path, os.O_WRONLY)
+        try:
+            self._put(handle, step.offset, self._model.fresh(step.size))
+        finally:
+            self._close(handle)
+
+    def _truncate(self, step: Step) -> None:
+        with self._names:
+            node = self._file(step.path)
+            if node.writer or node.vague:
+                raise Skip
+            self._model.touch(step.path)
+            body = node.now[: step.size].ljust(step.size, b"\0")
+            self._model.wrote(node, body)
+            node.now = body
+            try:
+                self._call(lambda: self._fs.truncate(step.path, step.size))
+            except OSError:
+                node.refused()
+                raise
+            node.closed(body)
+
+    def _open_slot(self, step: Step) -> None:
+        if step.slot in self._handles:
+            raise Skip
+        self._handles[step.slot] = self._open(step.path, os.O_RDWR)
+
+    def _append_slot(self, step: Step) -> None:
+        handle = self._slot(step)
+        self._put(handle, len(handle.node.now), self._model.fresh(step.size))
+
+    def _patch_slot(self, step: Step) -> None:
+        self._put(self._slot(step), step.offset, self._model.fresh(step.size))
+
+    def _read_slot(self, step: Step) -> None:
+        handle = self._slot(step)
+        body = self._call(lambda: get(self._fs, handle.number))
+        self._compare(handle.node, body)
+
+    def _fsync_slot(self, step: Step) -> None:
+        self._fsync_handle(self._slot(step))
+
+    def _close_slot(self, step: Step) -> None:
+        self._slot(step)
+        self._close(self._handles.pop(step.slot))
+
+    def _close_mapped_slot(self, step: Step) -> None:
+        """Close a file, and let the kernel write back what came through a mapping after that."""
+        handle = self._slot(step)
+        self._flush(handle)
+        self._put(handle, step.offset, self._model.fresh(step.size))
+        self._release(self._handles.pop(step.slot))
+        handle.node.closed(handle.node.now)
+
+    def _fsync(self, step: Step) -> None:
+        handle = self._open(step.path, os.O_RDONLY)
+        try:
+            self._fsync_handle(handle)
+        finally:
+            self._release(handle)
+
+    def _sync(self, _step: Step) -> None:
+        clean = {node: node.now for node in self._clean_nodes()}
+        handle = self._fs.opendir("/")
+        try:
+            self._call(lambda: self._fs.fsyncdir(handle))
+        finally:
+            self._fs.releasedir(handle)
+        for node in self._clean_nodes():
+            if clean.get(node) == node.now:
+                self._check_stored(node)
+
+    def _read(self, step: Step) -> None:
+        handle = self._open(step.path, os.O_RDONLY)
+        try:
+            body = self._call(lambda: get(self._fs, handle.number))
+            self._compare(handle.node, body)
+        finally:
+            self._release(handle)
+
+    def _utimens(self, step: Step) -> None:
+        with self._names:
+            self._file(step.path)
+            self._call(lambda: self._fs.utimens(step.path, None, 1_600_000_000_000_000_000))
+
+    def _chmod(self, step: Step) -> None:
+        with self._names:
+            self._file(step.path)
+            self._call(lambda: self._fs.chmod(step.path, 0o600))
+
+    def _mkdir(self, step: Step) -> None:
+        with self._names:
+            self._new_name(step.path)
+            with self._model.change(added(step.path, self._model.new(is_folder=True))):
+                self._call(lambda: self._fs.mkdir(step.path, 0o755, ME))
+
+    def _unlink(self, step: Step) -> None:
+        with self._names:
+            self._remove(step.path, self._file(step.path))
+
+    def _rmtree(self, step: Step) -> None:
+        with self._names:
+            node = self._model.at(step.path)
+            if node is None or not node.is_folder:
+                raise Skip
+            for path in reversed([step.path, *self._model.certain_below(step.path)]):
+                node = self._model.at(path)
+                assert node is not None
+                if node.is_folder:
+                    self._rmdir(path)
+                else:
+                    self._remove(path, node)
+
+    def _rename(self, step: Step) -> None:
+        old, new = step.path, step.other
+        with self._names:
+            node, target = self._model.at(old), self._model.at(new)
+            self._parent(new)
+            below = self._model.certain_below(old)
+            if node is None or node.optional or old == new or f"{new}/".startswith(f"{old}/"):
+                raise Skip
+            if node.is_folder and (self._model.below(new) or (target is not None and not target.is_folder)):
+                raise Skip
+            if not node.is_folder and target is not None and target.is_folder:
+                raise Skip
+            if not node.is_folder:
+                self._model.due.pop(new, None)
+            if target is not None and target.handles:
+                self._hide(new, target)
+            for path in (old, *below):
+                if (found := self._model.at(path)) is not None and found.writer:
+                    found.hand_in()
+            self._model.moving, self._model.moving_folder = (old, new), node.is_folder
+            try:
+                with self._model.change(moved(old, new)):
+                    self._call(lambda: self._fs.rename(old, new))
+            finally:
+                self._model.moving, self._model.moving_folder = None, False
+
+    def _theirs(self, step: Step) -> None:
+        """Let another client store a small object where there is nothing."""
+        with self._names:
+            self._new_name(step.path)
+            self._desk.store.theirs(ObjectName(CONTAINER, step.path[1:]), self._model.fresh(12))
+
+    def _their_patch(self, step: Step) -> None:
+        with self._names:
+            node = self._file(step.path)
+            if node.writer or not self._desk.store.their_patch(ObjectName(CONTAINER, step.path[1:])):
+                raise Skip
+            node.foreign = node.vague = self._model.mixed = True
+
+    def _rmdir(self, path: str) -> None:
+        with self._model.change(removed(path)):
+            self._call(lambda: self._fs.rmdir(path))
+
+    def _remove(self, path: str, node: Node) -> None:
+        self._model.touch(path)
+        if node.handles:
+            self._hide(path, node)
+            return
+        with self._model.change(removed(path)):
+            self._call(lambda: self._fs.unlink(path))
+
+    def _hide(self, path: str, node: Node) -> None:
+        """Delete an open file as libfuse does: it is renamed, and deleted after its last close."""
+        hidden = f"{path.rsplit('/', 1)[0]}/.fuse_hidden{node.number:016x}"
+        with self._model.change(removed(path)):
+            self._call(lambda: self._fs.rename(path, hidden))
+        self._desk.hidden[node] = hidden
+
+    def _make(self, path: str) -> Handle:
+        """Make a file, or open it and empty it."""
+        with self._names:
+            node = self._model.at(path)
+            self._parent(path)
+            self._model.touch(path)
+            if node is None:
+                node = self._model.new()
+                with self._model.change(added(path, node)):
+                    number = self._call(lambda: self._fs.create(path, 0o644, os.O_WRONLY | os.O_TRUNC, ME))
+                node.anew = []
+            else:
+                self._may_write(node)
+                self._model.wrote(node, node.now)
+                number = self._call(lambda: self._fs.open(path, os.O_WRONLY | os.O_TRUNC))
+                node.anew, node.now = [], b""
+            node.handles += 1
+            node.writer += 1
+            return Handle(number, node, writable=True)
+
+    def _open(self, path: str, flags: int) -> Handle:
+        with self._names:
+            node = self._file(path)
+            writable = flags & os.O_ACCMODE != os.O_RDONLY
+            if writable:
+                self._may_write(node)
+                self._model.touch(path)
+            number = self._call(lambda: self._fs.open(path, flags))
+            node.handles += 1
+            node.writer += writable
+            return Handle(number, node, writable)
+
+    def _put(self, handle: Handle, offset: int, data: bytes) -> None:
+        node = handle.node
+        body = node.now[:offset].ljust(offset, b"\0") + data + node.now[offset + len(data) :]
+        self._model.wrote(node, body)
+        self._call(lambda: put(self._fs, handle.number, offset, data))
+        node.now = body
+
+    def _close(self, handle: Handle) -> None:
+        try:
+            self._flush(handle)
+        finally:
+            self._release(handle)
+
+    def _flush(self, handle: Handle) -> None:
+        node = handle.node
+        if node.anew is not None:
+            node.loose.append(node.now)
+        try:
+            self._call(lambda: self._fs.flush(handle.number))
+        except OSError:
+            node.refused()
+            raise
+        if handle.writable:
+            node.closed(node.now)
+
+    def _release(self, handle: Handle) -> None:
+        node = handle.node
+        self._call(lambda: self._fs.release(handle.number))
+        with self._names:
+            node.handles -= 1
+            node.writer -= handle.writable
+            if not node.handles and (hidden := self._desk.hidden.pop(node, None)) is not None:
+                with suppress(OSError, SwiftfsError):
+                    self._fs.unlink(hidden)
+
+    def _fsync_handle(self, handle: Handle) -> None:
+        node = handle.node
+        body = node.now
+        if handle.writable and node.anew is not None:
+            node.loose.append(body)
+        try:
+            self._call(lambda: self._fs.fsync(handle.number, False))
+        except OSError:
+            if handle.writable:
+                node.refused()
+            raise
+        if node.now is body:
+            if handle.writable:
+                node.closed(body)
+            self._check_stored(node)
+
+    def _check_stored(self, node: Node) -> None:
+        """Check that the server has what the node holds; what nobody is sure of is not checked."""
+        model, store = self._model, self._desk.store
+        if model.changing or len(model.worlds) > 1 or node.vague or store.is_unsettled:
+            return
+        for path in [path for path, one in model.worlds[0].items() if one is node]:
+            try:
+                found = stored_body(store, ObjectName(CONTAINER, path[1:]))
+            except NotFound as error:
+                self._desk.fail(f"{path} was fsynced, and {error} is not there")
+                return
+            if found != node.now and (found is None or found not in model.theirs) and not node.foreign:
+                self._desk.fail(
+                    f"{path} was fsynced with {say(node.now)}, and the server has "
+                    f"{'no such object' if found is None else say(found)}"
+                )
+
+    def _compare(self, node: Node, body: bytes) -> None:
+        if (
+            not node.vague
+            and not node.foreign
+            and body not in self._model.theirs
+            and not self._desk.doubts_reads
+            and body != node.now
+            and node.writer == 0
+        ):
+            self._desk.fail(f"{self._step}: it returned {say(body)}, and should have {say(node.now)}")
+
+    def _clean_nodes(self) -> list[Node]:
+        if len(self._model.worlds) > 1:
+            return []
+        nodes = self._model.worlds[0].values()
+        return [one for one in nodes if not one.is_folder and one.kept == {one.now} and not one.writer]
+
+    def _slot(self, step: Step) -> Handle:
+        if step.slot not in self._handles:
+            raise Skip
+        return self._handles[step.slot]
+
+    def _file(self, path: str) -> Node:
+        node = self._model.at(path)
+        if node is None or node.is_folder:
+            raise Skip
+        return node
+
+    def _may_write(self, node: Node) -> None:
+        if node.is_folder or node.writer or (node.vague and not node.foreign):
+            raise Skip
+
+    def _new_name(self, path: str) -> None:
+        if self._model.at(path) is not None:
+            raise Skip
+        self._parent(path)
+
+    def _parent(self, path: str) -> None:
+        parent = path.rsplit("/", 1)[0]
+        if parent and ((node := self._model.at(parent)) is None or not node.is_folder):
+            raise Skip
+
+    def _call(self, call: Callable[[], T]) -> T:
+        """Make a system call; its failure is an `OSError`, and must have a reason."""
+        try:
+            return call()
+        except (OSError, SwiftfsError) as error:
+            number = errno_of(error)
+            never = NEVER - (OTHERS if self._model.theirs else set())
+            if number in never or not self._desk.store.met:
+                name = errno.errorcode.get(number, str(number))
+                self._desk.fail(f"{self.name}: {self._step}: {name} ({error})")
+            raise OSError(number, str(error)) from error

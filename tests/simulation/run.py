@@ -1,0 +1,350 @@
+"""Runs a history and says which promises were broken."""
+
+import gc
+import logging
+import os
+import random
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from simulation.adversary import SEGMENTS, Adversary
+from simulation.model import Model, say
+from simulation.mount import (
+    Tree,
+    broken_manifests,
+    detach,
+    mount,
+    orphans,
+    stored_body,
+    stored_tree,
+    tree_of,
+)
+from simulation.plan import History, Life
+from simulation.programs import Desk, Program
+from simulation.runtime import SimRuntime
+from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
+from swiftfs import concurrency
+from swiftfs.config.cache_dir import CONTENT
+from swiftfs.errors import NotFound, SwiftfsError
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+T = TypeVar("T")
+
+FOLDER = "swiftfs-simulation-"
+"""How the names of the cache folders begin."""
+
+QUIET_SECONDS = 1500.0
+"""Virtual seconds after the last fault within which the queue must be empty and no leftovers be watched."""
+
+PATIENCE = 4000.0
+"""Virtual seconds that programs may take: a call that takes longer hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a history: the broken promises, the checksum of its choices, and its story."""
+
+    failures: tuple[str, ...]
+    digest: int
+    points: int
+    story: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """What the first failure is about, without names and numbers."""
+        first = self.failures[0].splitlines()[0] if self.failures else ""
+        return re.sub(r"[/\d]\S*|'.*", "", first)[:60]
+
+
+def run(history: History, folder: Path | None = None) -> Outcome:
+    """Run a history in a folder of its own below `folder`."""
+    with ExitStack() as stack:
+        cache = Path(tempfile.mkdtemp(prefix=FOLDER, dir=folder))
+        stack.callback(shutil.rmtree, cache, ignore_errors=True)
+        scheduler = stack.enter_context(scheduling(history.seed, history.temper))
+        stack.enter_context(_seeded(scheduler))
+        simulation = _Simulation(history, scheduler, cache)
+        try:
+            simulation.run()
+        except SimulationError as error:
+            scheduler.failures.append(str(error))
+        scheduler.failures.extend(concurrency.take_violations())
+        story = tuple(f"{when:10.3f} {text}" for when, text in scheduler.events)
+        return Outcome(tuple(scheduler.failures), scheduler.digest, scheduler.points, story)
+
+
+def close_left() -> None:
+    """Close what killed mounts have left open; no history may be running."""
+    gc.collect()  # mapped files have descriptors of their own, which they close themselves
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            target = str(link.readlink())
+            if f"/{FOLDER}" in target and f"/{CONTENT}/" in target:
+                os.close(int(link.name))
+
+
+class _Simulation:
+    """The store, the model and the mounts of one history."""
+
+    def __init__(self, history: History, scheduler: Scheduler, cache: Path) -> None:
+        self._history = history
+        self._scheduler = scheduler
+        self._cache = cache
+        self._model = Model()
+        self._store = Adversary(
+            scheduler,
+            history.faults,
+            history.outages,
+            lag=history.lag,
+            bulk=history.bulk,
+            seed=history.seed,
+        )
+        self._store.changed = self._check_object
+
+    def run(self) -> None:
+        """Live all lives, then check what is left when nothing fails any more."""
+        for number, life in enumerate(self._history.lives, 1):
+            self._scheduler.record(f"mount {number}")
+            if not self._live(life):
+                break
+        if self._scheduler.failures:
+            return
+        self._store.calm()
+        self._scheduler.record("the last mount; nothing fails any more")
+        self._finish()
+
+    def _live(self, life: Life) -> bool:
+        """Mount, let the programs work, and end the mount; return whether there can be another life."""
+        filesystem = self._mount()
+        if filesystem is None:
+            return False
+        if not self._look(filesystem, "at the mount"):
+            self._unmount(filesystem)
+            return False
+        doubts = any(fault.kind == "flipped" for fault in self._history.faults)
+        desk = Desk(self._scheduler, self._store, self._model, filesystem, doubts_reads=doubts)
+        programs = [
+            self._scheduler.spawn(
+                partial(Program(desk, f"program {number}").run, steps, self._kill_of(life, number)),
+                f"program {number}",
+            )
+            for number, steps in enumerate(life.programs)
+        ]
+        self._wait_for(programs, "the programs")
+        if life.kill is not None and not self._scheduler.killed:
+            self._scheduler.kill_at = self._scheduler.points + 1
+            self._wait_for([self._scheduler.spawn(lambda: self._scheduler.sleep(1e6), "idle")], "the kill")
+        if self._scheduler.killed:
+            self._kill()
+        else:
+            self._unmount(filesystem)
+        return not self._scheduler.failures
+
+    def _kill_of(self, life: Life, number: int) -> Callable[[int], None]:
+        def begins(step: int) -> None:
+            if life.kill is not None and number == 0 and step == life.kill.step:
+                self._scheduler.kill_at = self._scheduler.points + life.kill.points
+
+        return begins
+
+    def _kill(self) -> None:
+        self._scheduler.record("kill -9")
+        self._scheduler.freeze()
+        self._store.client_died()
+        self._model.crashed()
+        detach(self._cache)
+
+    def _unmount(self, filesystem: FileSystem) -> None:
+        def close() -> None:
+            with suppress(SwiftfsError):
+                filesystem.close()
+
+        self._scheduler.record("unmount")
+        self._wait_for([self._scheduler.spawn(close, "unmount")], "the unmount")
+        self._model.unmounted()
+        for thread in self._scheduler.threads:
+            if thread.name != "late answers":  # it may wait for an answer, and ends with the process
+                self._scheduler.failures.append(f"the unmount left the thread {thread.stack()}")
+        self._scheduler.freeze()
+        self._store.client_died()
+
+    def _mount(self) -> FileSystem | None:
+        """Mount, as often as it takes while the server is away."""
+
+        def attempt() -> FileSystem:
+            # A new mount knows only what the listings show.
+            self._scheduler.sleep(self._history.lag)
+            while True:
+                try:
+                    return mount(self._store, self._cache, self._history.options)
+                except (SwiftfsError, OSError) as error:
+                    self._scheduler.record(f"no mount: {error}")
+                    self._scheduler.sleep(30.0)
+
+        return self._do(attempt, "mount")
+
+    def _look(self, filesystem: FileSystem, when: str) -> bool:
+        """Compare what the mount shows with the model; no request fails meanwhile.
+
+        Return False when it is not as it must be, which is no failure before late requests were noticed.
+        """
+        loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
+        found = self._do(partial(self._tree, filesystem), "look")
+        self._store.loud, self._scheduler.may_stall = loud, True
+        if found is None:
+            return False
+        problems = self._model.problems(found)
+        if not problems and (self._store.has_remnants or self._store.is_unsettled):
+            return False  # what is seen is not there to stay
+        if not problems:
+            self._model.adopt(found)
+        elif not self._store.is_unsettled:
+            self._scheduler.failures += [f"{when}: {problem}" for problem in self._lasting(found)]
+        return not problems
+
+    def _tree(self, filesystem: FileSystem) -> Tree:
+        if self._history.lag:  # what a mount has not done itself it knows only from listings
+            self._scheduler.sleep(self._history.lag)
+            filesystem.refresh()
+        return tree_of(filesystem, mixed=self._model.mixed)
+
+    def _lasting(self, found: Tree) -> list[str]:
+        """Return what must not be even if the mount could not finish what a kill interrupted."""
+        return self._model.problems(found, torn=bool(self._store.met))
+
+    def _finish(self) -> None:
+        filesystem = self._mount()
+        if filesystem is None:
+            return
+        self._look(filesystem, "at the last mount")
+        self._do(partial(self._settle, filesystem), "settle")
+        if not self._scheduler.failures:
+            self._look(filesystem, "when all is quiet")
+        if self._scheduler.failures:
+            return
+        self._unmount(filesystem)
+        self._check_server()
+
+    def _settle(self, filesystem: FileSystem) -> bool:
+        """Wait until nothing waits and nothing is watched."""
+        journal = filesystem.services.journal
+        end = self._scheduler.now + QUIET_SECONDS
+        journal.retry()
+        self._scheduler.sleep(5.0)
+        while self._scheduler.now < end:
+            late = journal.late
+            watched = late is not None and late.counts().watched > 0
+            if not filesystem.waiting() and not watched and not self._store.is_unsettled:
+                break
+            self._scheduler.sleep(20.0)
+        # What is changed here and elsewhere at once may wait for a person.
+        for change in filesystem.waiting() if not self._model.mixed else ():
+            self._scheduler.failures.append(f"still waiting at the end: {change}")
+        # Segments that a lost manifest may name are kept for ten minutes.
+        if orphans(self._store):
+            self._scheduler.sleep(700.0)
+        return True
+
+    def _check_server(self) -> None:
+        failures = self._scheduler.failures
+        failures += [f"half an object: {problem}" for problem in broken_manifests(self._store)]
+        if failures:
+            return
+        found = stored_tree(self._store)
+        failures += [f"at the server: {problem}" for problem in self._lasting(found)]
+        if not self._history.lag and not any(one.kind in ("lost", "late") for one in self._history.faults):
+            lost = [path for path, body in self._model.due.items() if body not in found.values()]
+            failures += [f"destroyed: what another client has stored as {path}" for path in lost]
+        if not self._model.mixed:
+            failures += [f"an orphan segment: {name}" for name in orphans(self._store)]
+
+    def _check_object(self, method: str, name: ObjectName) -> None:
+        """Check, after a change at the server, that no reader there sees half of anything."""
+        if name.container == SEGMENTS:
+            if method.startswith("delete"):
+                broken = broken_manifests(self._store)
+                self._scheduler.failures += [f"half an object: {problem}" for problem in broken]
+            return
+        try:
+            body = stored_body(self._store, name)
+        except NotFound as error:
+            self._scheduler.failures.append(f"half an object: {name} names {error}, which is gone")
+            return
+        path = f"/{name.key.rstrip('/')}"
+        if method == "theirs" and body is not None:
+            sure = any(fault.kind == "theirs first" for fault in self._history.faults)
+            self._model.stored_theirs(path, body, sure=sure)
+        if body is not None and body not in self._model.bodies and not self._model.mixed:
+            self._scheduler.failures.append(f"invented: {method} made {name} {say(body)}")
+
+    def _do(self, call: Callable[[], T], name: str) -> T | None:
+        """Make a call in a thread of the simulation; None when it failed."""
+        results: list[T] = []
+        thread = self._scheduler.spawn(lambda: results.append(call()), name)
+        self._wait_for([thread], f"the {name}")
+        return results[0] if results else None
+
+    def _wait_for(self, threads: Sequence[SimThread], what: str) -> None:
+        end = self._scheduler.now + PATIENCE
+        self._scheduler.run(lambda: all(thread.ended for thread in threads) or self._scheduler.now > end)
+        if self._scheduler.now > end and not self._scheduler.killed:
+            raise SimulationError(f"{what} hang\n{self._scheduler.stacks()}")
+
+
+class _Unforeseen(logging.Handler):
+    """Takes for failures what is logged with a traceback: an error that nobody foresaw."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__(logging.INFO)
+        self._scheduler = scheduler
+        self._format = logging.Formatter("%(levelname)s %(message)s").format
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._scheduler.is_dead:
+            return
+        said = self._format(record)
+        if record.exc_info:
+            self._scheduler.failures.append(f"unforeseen: {said}")
+        if record.levelno >= logging.WARNING:
+            self._scheduler.record(f"log: {said}")
+
+
+@contextmanager
+def _seeded(scheduler: Scheduler) -> Iterator[None]:
+    """Let swiftfs run on the scheduler, with names and delays from its seed."""
+    names = random.Random(scheduler.random.random())
+    before = concurrency.use(SimRuntime(scheduler))
+    handler = _Unforeseen(scheduler)
+    log = logging.getLogger("swiftfs")
+    log.addHandler(handler)
+    level, propagate = log.level, log.propagate
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    uuid4 = uuid.uuid4
+    uuid.uuid4 = lambda: uuid.UUID(int=names.getrandbits(128), version=4)
+    sequence = tempfile._name_sequence  # type: ignore[attr-defined]
+    tempfile._name_sequence = (f"{names.getrandbits(64):016x}" for _ in iter(int, 1))  # type: ignore[attr-defined]
+    state = random.getstate()
+    random.seed(names.random())
+    gc.disable()
+    try:
+        yield
+    finally:
+        scheduler.dispose()
+        gc.enable()
+        random.setstate(state)
+        tempfile._name_sequence = sequence  # type: ignore[attr-defined]
+        uuid.uuid4 = uuid4
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+        concurrency.use(before)

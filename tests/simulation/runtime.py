@@ -1,0 +1,276 @@
+"""The simulated locks, conditions, events, pools and threads of `concurrency.Runtime`."""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Executor, Future
+from types import TracebackType
+from typing import Any
+
+from greenlet import GreenletExit
+
+from simulation.scheduler import EPOCH, Scheduler, SimThread
+from swiftfs import concurrency
+
+
+class SimLock:
+    """A lock; every thread that waits for it gets a chance when it is given back."""
+
+    def __init__(self, scheduler: Scheduler, *, reentrant: bool) -> None:
+        self._scheduler = scheduler
+        self._reentrant = reentrant
+        self._owner: SimThread | None = None
+        self._depth = 0
+        self._waiters: list[SimThread] = []
+
+    def __enter__(self) -> object:
+        self._scheduler.point()
+        self._take(self._scheduler.current)
+        return True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if self._scheduler.is_dead:
+            return
+        self._depth -= 1
+        if self._depth == 0:
+            self._give_back()
+            self._scheduler.point()
+
+    def _take(self, thread: SimThread) -> None:
+        if self._owner is thread and self._reentrant:
+            self._depth += 1
+            return
+        while self._owner is not None:
+            self._waiters.append(thread)
+            self._scheduler.park()
+        self._owner, self._depth = thread, 1
+
+    def _give_back(self) -> None:
+        self._owner = None
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            self._scheduler.wake(waiter)
+
+
+class SimCondition(SimLock):
+    """A condition with a reentrant lock."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__(scheduler, reentrant=True)
+        self._sleepers: list[SimThread] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        thread = self._scheduler.current
+        assert self._owner is thread, "wait without the lock"
+        depth = self._depth
+        self._sleepers.append(thread)
+        self._give_back()
+        try:
+            return self._scheduler.park(timeout)
+        finally:
+            if not self._scheduler.is_dead:
+                if thread in self._sleepers:
+                    self._sleepers.remove(thread)
+                self._take(thread)
+                self._depth = depth
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        end = None if timeout is None else self._scheduler.now + timeout
+        while not (result := predicate()):
+            left = None if end is None else end - self._scheduler.now
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return result
+
+    def notify_all(self) -> None:
+        if self._scheduler.is_dead:
+            return
+        sleepers, self._sleepers = self._sleepers, []
+        for sleeper in sleepers:
+            self._scheduler.wake(sleeper)
+
+
+class SimEvent:
+    """Something that happens once."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._is_set = False
+        self._waiters: list[SimThread] = []
+
+    def set(self) -> None:
+        if self._scheduler.is_dead:
+            return
+        self._is_set = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            self._scheduler.wake(waiter)
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._scheduler.point()
+        if not self._is_set:
+            _wait_in(self._waiters, self._scheduler, timeout)
+        return self._is_set
+
+
+def _wait_in(waiters: list[SimThread], scheduler: Scheduler, timeout: float | None) -> None:
+    """Wait in a list of those to be woken, for `timeout` seconds at most."""
+    thread = scheduler.current
+    waiters.append(thread)
+    if not scheduler.park(timeout):
+        waiters.remove(thread)
+
+
+class _Thread:
+    """A thread that `start` begins."""
+
+    def __init__(self, scheduler: Scheduler, target: Callable[[], object], name: str) -> None:
+        self._scheduler = scheduler
+        self._target = target
+        self._thread = SimThread(scheduler, name)
+
+    @property
+    def ident(self) -> int | None:
+        return self._thread.ident
+
+    def start(self) -> None:
+        self._scheduler.begin(self._thread, self._target)
+
+    def is_alive(self) -> bool:
+        return self._thread.ident is not None and not self._thread.ended
+
+    def join(self, timeout: float | None = None) -> None:
+        self._scheduler.point()
+        if not self._thread.ended:
+            _wait_in(self._thread.joiners, self._scheduler, timeout)
+
+
+class SimPool(Executor):
+    """Threads that run what is submitted, each begun when it is needed."""
+
+    def __init__(self, scheduler: Scheduler, name: str, size: int) -> None:
+        self._scheduler = scheduler
+        self._name = name
+        self._size = size
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._idle: list[SimThread] = []
+        self._workers: list[_Thread] = []
+        self._ended = False
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        if self._scheduler.is_dead:
+            raise GreenletExit
+        if self._ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future = new_future(self._scheduler)
+        self._jobs.append((future, lambda: call(*args, **options)))
+        if self._idle:
+            self._scheduler.wake(self._idle.pop())
+        elif len(self._workers) < self._size:
+            worker = _Thread(self._scheduler, self._work, f"{self._name}_{len(self._workers)}")
+            self._workers.append(worker)
+            worker.start()
+        self._scheduler.point()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._scheduler.is_dead:
+            return
+        self._ended = True
+        if cancel_futures:
+            for future, _ in self._jobs:
+                future.cancel()
+        idle, self._idle = self._idle, []
+        for thread in idle:
+            self._scheduler.wake(thread)
+        if wait:
+            for worker in self._workers:
+                worker.join()
+
+    def _work(self) -> None:
+        while True:
+            while not self._jobs:
+                if self._ended:
+                    return
+                self._idle.append(self._scheduler.current)
+                self._scheduler.park()
+            future, call = self._jobs.popleft()
+            if future.set_running_or_notify_cancel():
+                _fulfil(future, call)
+            del future, call
+            self._scheduler.point()
+
+
+def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        result = call()
+    except GreenletExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  it is the future's
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def new_future(scheduler: Scheduler) -> Future[Any]:
+    """Return a future whose waiters are simulated threads."""
+    future: Future[Any] = Future()
+    future._condition = SimCondition(scheduler)  # type: ignore[assignment]  # what it uses of one
+    return future
+
+
+class SimRuntime(concurrency.Runtime):
+    """Threads of a scheduler, and its clock."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def lock(self, *, reentrant: bool) -> concurrency.Lock:
+        return SimLock(self._scheduler, reentrant=reentrant)
+
+    def condition(self) -> concurrency.Condition:
+        return SimCondition(self._scheduler)
+
+    def event(self) -> concurrency.Event:
+        return SimEvent(self._scheduler)
+
+    def thread(
+        self, target: Callable[..., object], name: str, args: Iterable[Any], *, daemon: bool
+    ) -> concurrency.Thread:
+        del daemon  # a simulation ends all threads
+        return _Thread(self._scheduler, lambda: target(*args), name)
+
+    def pool(self, name: str, size: int) -> Executor:
+        return SimPool(self._scheduler, name, size)
+
+    def future(self) -> Future[Any]:
+        return new_future(self._scheduler)
+
+    def wait(self, pending: Collection[Future[Any]], timeout: float | None) -> bool:
+        end = None if timeout is None else self._scheduler.now + timeout
+        for future in pending:
+            condition = future._condition
+            left = None if end is None else max(0.0, end - self._scheduler.now)
+            with condition:
+                condition.wait_for(future.done, left)
+        return all(future.done() for future in pending)
+
+    def thread_id(self) -> int:
+        return self._scheduler.current.ident or 0
+
+    def monotonic(self) -> float:
+        return self._scheduler.now
+
+    def unix_time_ns(self) -> int:
+        return int((EPOCH + self._scheduler.now) * 1e9)
+
+    def unix_time(self) -> float:
+        return EPOCH + self._scheduler.now
+
+    def sleep(self, seconds: float) -> None:
+        self._scheduler.sleep(seconds)

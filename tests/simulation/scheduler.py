@@ -1,0 +1,279 @@
+"""A runtime whose threads take turns as a seed says, in virtual time.
+
+A simulated thread is a greenlet: all run in one thread of the operating system. One hands over to the next
+only at a point: before it takes a lock and after it has given it back, where it waits, submits or sleeps.
+Time passes only when every thread waits.
+"""
+
+import heapq
+import itertools
+import random
+import traceback
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+EPOCH = 1_800_000_000.0
+"""The Unix time at which every simulation begins."""
+
+STALLS = (0.01, 0.3, 2.0, 10.0)
+"""Seconds for which a thread may be kept from running although it could."""
+
+MOST_POINTS = 3_000_000
+"""A history that passes more points does not end."""
+
+
+class SimulationError(AssertionError):
+    """The threads cannot go on, or do not come to an end."""
+
+
+class Deadlock(SimulationError):
+    """Every thread waits for another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Temper:
+    """How often, of a thousand points, the thread is changed or stalled."""
+
+    switches: int = 100
+    stalls: int = 2
+
+
+@dataclass(eq=False)
+class SimThread:
+    """A thread of the simulation, with what it runs and what woke it last."""
+
+    scheduler: "Scheduler"
+    name: str
+    ident: int | None = None
+    body: greenlet | None = None
+    waiting: bool = False
+    timed_out: bool = False
+    parks: int = 0
+    error: BaseException | None = None
+    ended: bool = False
+    joiners: "list[SimThread]" = field(default_factory=list)
+
+    def stack(self) -> str:
+        """Return where the thread is, as Python prints stacks."""
+        frame = self.body.gr_frame if self.body is not None else None
+        lines = traceback.format_stack(frame) if frame is not None else ["  (not running)\n"]
+        return f"thread {self.name}:\n{''.join(lines)}"
+
+
+class _Timer(NamedTuple):
+    """Ends the wait of a thread, the one with the number `park`, or calls something."""
+
+    when: float
+    order: int
+    thread: SimThread | None
+    park: int
+    call: Callable[[], object] = lambda: None
+
+
+class Scheduler:
+    """Chooses which thread runs next, and keeps the clock.
+
+    `points` counts the points that were passed; at the one numbered `kill_at` every thread freezes. `digest`
+    is a checksum of all choices: two runs with one seed have the same.
+    """
+
+    def __init__(self, seed: int, temper: Temper | None = None) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.points = 0
+        self.kill_at = -1
+        self.killed = False
+        self.may_stall = True
+        self.digest = 0
+        self.events: deque[tuple[float, str]] = deque(maxlen=4000)
+        self.failures: list[str] = []
+        self._temper = temper or Temper()
+        self._dead = False
+        self._hub = getcurrent()
+        self._hub_thread = SimThread(self, "hub", 0)
+        self._numbers = itertools.count(1)
+        self._order = itertools.count()
+        self._timers: list[_Timer] = []
+        self._ready: list[SimThread] = []
+        self._threads: dict[SimThread, None] = {}
+        self._frozen: list[SimThread] = []
+        self._current = self._hub_thread
+
+    @property
+    def current(self) -> SimThread:
+        """The thread that runs."""
+        return self._current
+
+    @property
+    def threads(self) -> list[SimThread]:
+        """The threads that have begun and not ended."""
+        return list(self._threads)
+
+    def record(self, text: str) -> None:
+        """Remember what happens, for the story of a failure, and make it a part of the digest."""
+        self.events.append((self.now, text))
+        self.digest = zlib.crc32(f"{self.now:.6f} {text}".encode(), self.digest)
+
+    def spawn(self, target: Callable[[], object], name: str) -> SimThread:
+        """Begin a thread."""
+        thread = SimThread(self, name)
+        self.begin(thread, target)
+        return thread
+
+    def begin(self, thread: SimThread, target: Callable[[], object]) -> None:
+        """Begin a thread that was made before."""
+        self.point()
+        thread.ident = next(self._numbers)
+
+        def run() -> None:
+            try:
+                target()
+            except GreenletExit:
+                return
+            except BaseException as error:  # noqa: BLE001  it is reported
+                thread.error = error
+                self.failures.append(f"thread {thread.name} ended with\n{_format(error)}")
+            thread.ended = True
+            self._threads.pop(thread, None)
+            for joiner in thread.joiners:
+                self.wake(joiner)
+
+        thread.body = greenlet(run, parent=self._hub)
+        self._threads[thread] = None
+        self._ready.append(thread)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Let the threads run until a condition holds, or until the kill."""
+        while not self.killed and not until():
+            if self.points > MOST_POINTS:
+                raise SimulationError(f"no end after {MOST_POINTS} points\n{self.stacks()}")
+            if self._ready:
+                self._switch_to(self._take_ready())
+            elif self._timers:
+                self._advance()
+            else:
+                raise Deadlock(f"every thread waits\n{self.stacks()}")
+
+    def point(self) -> None:
+        """Let another thread run, or let this one stall, if the seed says so."""
+        thread = self._current
+        if thread is self._hub_thread:
+            return
+        if self._dead:
+            raise GreenletExit
+        self.points += 1
+        if self.points == self.kill_at:
+            self.killed = True
+            self._hand_over()
+        chance = self.random.random() * 1000
+        if chance < self._temper.stalls and self.may_stall:
+            if thread.name != "journal sync":  # it does little else
+                self.record(f"{thread.name} stalls")
+            self.sleep(self.random.choice(STALLS))
+        elif chance < self._temper.stalls + self._temper.switches:
+            self._ready.append(thread)
+            self._hand_over()
+
+    def park(self, timeout: float | None = None) -> bool:
+        """Let others run until somebody wakes this thread; return False if `timeout` seconds pass before."""
+        if self._dead:
+            raise GreenletExit
+        thread = self._current
+        assert thread is not self._hub_thread, "the hub must not wait"
+        thread.waiting, thread.timed_out = True, False
+        thread.parks += 1
+        if timeout is not None:
+            timer = _Timer(self.now + max(0.0, timeout), next(self._order), thread, thread.parks)
+            heapq.heappush(self._timers, timer)
+        self._hand_over()
+        return not thread.timed_out
+
+    def wake(self, thread: SimThread) -> None:
+        """Make a parked thread ready; one that runs or is ready already is not changed."""
+        if thread.waiting:
+            thread.waiting = False
+            self._ready.append(thread)
+
+    def sleep(self, seconds: float) -> None:
+        """Return after so many virtual seconds."""
+        self.park(seconds)
+
+    def at(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call something, that must not wait, after so many seconds; a kill does not stop it."""
+        heapq.heappush(self._timers, _Timer(self.now + seconds, next(self._order), None, 0, call))
+
+    def freeze(self) -> None:
+        """Stop every thread for good, as a kill does, and let the clock's other calls stay."""
+        self._frozen += self._threads
+        self._threads.clear()
+        self._ready.clear()
+        self._timers = [timer for timer in self._timers if timer.thread is None]
+        heapq.heapify(self._timers)
+        self.killed, self.kill_at = False, -1
+
+    def dispose(self) -> None:
+        """End all threads, the frozen ones too: they are unwound, and can do nothing on the way."""
+        self._dead = True
+        for thread in [*self._frozen, *self._threads]:
+            self._current = thread
+            for _ in range(100):
+                if thread.body is None or thread.body.dead:
+                    break
+                thread.body.throw(GreenletExit)
+        self._current = self._hub_thread
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the threads are being unwound."""
+        return self._dead
+
+    def stacks(self) -> str:
+        """Return the stacks of all threads."""
+        return "\n".join(thread.stack() for thread in self._threads)
+
+    def _take_ready(self) -> SimThread:
+        index = int(self.random.random() * len(self._ready))
+        thread = self._ready[index]
+        self._ready[index] = self._ready[-1]
+        self._ready.pop()
+        return thread
+
+    def _switch_to(self, thread: SimThread) -> None:
+        assert thread.body is not None
+        self.digest = zlib.crc32(thread.name.encode(), self.digest)
+        self._current = thread
+        thread.body.switch()
+        self._current = self._hub_thread
+
+    def _hand_over(self) -> None:
+        self._hub.switch()
+
+    def _advance(self) -> None:
+        timer = heapq.heappop(self._timers)
+        if timer.thread is None:
+            self.now = max(self.now, timer.when)
+            timer.call()
+        elif timer.thread.waiting and timer.thread.parks == timer.park:
+            self.now = max(self.now, timer.when)
+            timer.thread.timed_out = True
+            self.wake(timer.thread)
+
+
+@contextmanager
+def scheduling(seed: int, temper: Temper | None = None) -> Iterator[Scheduler]:
+    """Supply a scheduler, and end its threads afterwards."""
+    scheduler = Scheduler(seed, temper)
+    try:
+        yield scheduler
+    finally:
+        scheduler.dispose()
+
+
+def _format(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,108 @@
+"""The reference model: what it allows after a close, a crash and an error, and what it does not."""
+
+import pytest
+
+from simulation.model import Model, Node, Uncertain, added, moved, removed
+
+
+def model_with(**files: bytes) -> Model:
+    """Return a model with closed files in the root."""
+    model = Model()
+    for name, body in files.items():
+        node = model.new()
+        with model.change(added(f"/{name}", node)):
+            node.now = body
+        node.closed(body)
+    return model
+
+
+def file(model: Model, path: str) -> Node:
+    node = model.at(path)
+    assert node is not None
+    return node
+
+
+def test_what_was_closed_must_be_there() -> None:
+    model = model_with(a=b"1")
+    assert model.problems({"/a": b"1"}) == []
+    assert model.problems({"/a": b"2"}) == ["/a holds 1 bytes '2'; it should hold 1 bytes '1'"]
+    assert model.problems({}) == ["/a is missing; it should hold 1 bytes '1'"]
+    assert model.problems({"/a": b"1", "/b": b""}) == ["/b is there, but should not be; it holds 0 bytes ''"]
+
+
+def test_what_was_never_closed_may_be_there() -> None:
+    model = model_with(a=b"1")
+    node = model.new()
+    with model.change(added("/b", node)):
+        node.anew = []
+    model.wrote(node, b"new")
+    assert model.problems({"/a": b"1"}) == []
+    assert model.problems({"/a": b"1", "/b": b"new"}) != []
+
+
+def test_a_change_in_place_may_be_seen_whole_or_under_the_old_size() -> None:
+    model = model_with(a=b"1234")
+    model.wrote(file(model, "/a"), b"1x34567")
+    for body in (b"1234", b"1x34567", b"1x34"):
+        assert model.problems({"/a": body}) == []
+    assert model.problems({"/a": b"1234567"}) != []
+
+
+def test_what_was_emptied_to_be_written_anew_is_as_it_was() -> None:
+    model = model_with(a=b"1234")
+    node = file(model, "/a")
+    node.anew = []
+    model.wrote(node, b"new")
+    assert model.problems({"/a": b"1234"}) == []
+    assert model.problems({"/a": b"new"}) != []
+    assert model.problems({"/a": b""}) != []
+    node.closed(b"new")
+    assert model.problems({"/a": b"new"}) == []
+    assert model.problems({"/a": b"1234"}) != []
+
+
+def test_a_rename_that_failed_leaves_either_name_or_both_but_no_bytes_are_lost() -> None:
+    model = model_with(a=b"1", b=b"2")
+    with pytest.raises(OSError, match="5"), model.change(moved("/a", "/b")):
+        raise OSError(5)
+    for found in ({"/a": b"1", "/b": b"2"}, {"/b": b"1"}):
+        assert model.problems(found) == []
+    assert model.problems({"/b": b"2"}) != []
+    with pytest.raises(Uncertain):
+        model.at("/a")
+
+
+def test_a_deletion_under_way_in_a_crash_may_have_happened() -> None:
+    model = model_with(a=b"1")
+    change = model.change(removed("/a"))
+    change.__enter__()
+    model.crashed()
+    assert model.problems({}) == model.problems({"/a": b"1"}) == []
+    model.adopt({})
+    assert model.problems({"/a": b"1"}) != []
+
+
+def test_a_move_that_a_kill_interrupted_may_be_at_both_places_while_the_server_fails() -> None:
+    model = model_with(x=b"0")
+    folder, node = model.new(is_folder=True), model.new()
+    with model.change(added("/d", folder)):
+        pass
+    with model.change(added("/d/a", node)):
+        pass
+    node.closed(b"1")
+    model.moving = ("/d", "/e")
+    model.change(moved("/d", "/e")).__enter__()
+    model.crashed()
+    both = {"/x": b"0", "/d": None, "/d/a": b"1", "/e": None}
+    assert model.problems(both) != []
+    assert model.problems(both, torn=True) == []
+    assert model.problems({"/x": b"0", "/d": None, "/e": None}, torn=True) != []
+
+
+def test_what_others_have_stored_is_not_ours_to_destroy() -> None:
+    model = model_with(a=b"1")
+    model.stored_theirs("/d/t", b"theirs", sure=True)
+    assert model.problems({"/a": b"1", "/d": None, "/d/t": b"theirs"}) == []
+    assert model.due == {"/d/t": b"theirs"}
+    model.touch("/d")
+    assert model.due == {}
