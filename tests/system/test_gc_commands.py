@@ -42,6 +42,13 @@ def uploads_told(output: str) -> list[str]:
     return [line.partition("\t")[0] for line in output.splitlines() if "\t" in line]
 
 
+@pytest.fixture(scope="module")
+def swift_server() -> Iterator[SwiftServer]:
+    """A Swift of this module's own: `gc` looks at all objects of the account, those of other tests too."""
+    with SwiftServer() as server:
+        yield server
+
+
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     file = tmp_path / "large"

@@ -11,7 +11,6 @@ import pytest
 from support.memory_store import MemoryStore
 from support.stores import TEXT, put
 from swiftfs.attributes import Stored
-from swiftfs.demo.server import SwiftServer
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.block_map import Blocks, FileRecord, StoredSegment
 from swiftfs.filecache.segment_container import SEGMENT_NAME
@@ -28,13 +27,6 @@ from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
 OURS = "swiftfs-0123456789abcdef0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def swift_server() -> Iterator[SwiftServer]:
-    """A Swift of this module's own: `gc` looks at all objects of the account, those of other tests too."""
-    with SwiftServer() as server:
-        yield server
 
 
 @pytest.mark.parametrize(
