@@ -4,7 +4,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from swiftfs.errors import SwiftfsError
@@ -252,10 +252,12 @@ class TaskQueue:
         heapq.heappush(self._due, (due, next(self._ties), task))
 
     def run_now(self, task: Task) -> None:
-        """Make a task due now, even if it is blocked; a running one continues."""
+        """Make a task due now, even if it is blocked; of a running one, its newer hand-in."""
         if not task.running:
             task.blocked = False
             self.schedule(task, 0.0)
+        elif task.newer is not None:
+            task.newer = replace(task.newer, due=0.0)
 
     def chain(self, name: ObjectName) -> list[Task]:
         """Return the tasks about a name in their order."""

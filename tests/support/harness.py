@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,10 +21,17 @@ ME = Caller(os.getuid(), os.getgid())
 
 
 @contextmanager
-def harness(store: MemoryStore, cache: Path, options: str = "", source: str = "box") -> Iterator[FileSystem]:
+def harness(
+    store: MemoryStore,
+    cache: Path,
+    options: str = "",
+    source: str = "box",
+    progress: Callable[[int], None] = lambda _left: None,
+) -> Iterator[FileSystem]:
     """Mount `source` of the store, nowhere; every call is retried for 0.3 s.
 
-    Without a `settle` in the options a flush returns when the store has the file.
+    Without a `settle` in the options a flush returns when the store has the file. `progress` is called at the
+    end as long as changes are pending.
     """
     if "settle" not in options:
         options = f"{options},sync".lstrip(",")
@@ -37,7 +44,7 @@ def harness(store: MemoryStore, cache: Path, options: str = "", source: str = "b
         filesystem.begin()
         yield filesystem
     finally:
-        filesystem.close()
+        filesystem.close(progress)
 
 
 def copy_live(cache: Path, image: Path) -> None:

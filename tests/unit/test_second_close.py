@@ -12,7 +12,7 @@ from support.edited_file import CHANGES, SOON, Edited, Gate
 from support.harness import ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import NEVER, body, foreign, keys
 from support.upload_rig import noise
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import PutFile
@@ -170,6 +170,19 @@ def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path
         filesystem.release(handle)
         settled(filesystem)
         assert body(store, "file") == read(filesystem, "/file")
+
+
+def test_an_unmount_does_not_wait_for_the_settling_of_a_second_close(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The first upload still runs when everything is made due at once."""
+    gate = Gate(store, None)
+    with harness(store, tmp_path, f"{NEVER},drain=30", progress=lambda _left: gate.open.set()) as filesystem:
+        write(filesystem, "/file", b"first")
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        assert gate.reached.wait(20)
+        Edited(filesystem, bytearray(b"first")).append(b" second")
+    assert body(store, "file") == b"first second"
 
 
 def test_a_description_between_two_closes_makes_no_second_record(
