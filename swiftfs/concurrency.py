@@ -36,6 +36,8 @@ class Rank(enum.IntEnum):
     """Which files are fetched ahead, and for which readers."""
     LATE_ANSWERS = enum.auto()
     """The order in which the records of lost requests are saved."""
+    LATE_COPIES = enum.auto()
+    """The copies of files that a late request may overwrite."""
     JOURNAL = enum.auto()
     """The queue of tasks and everything about them."""
     CACHE = enum.auto()

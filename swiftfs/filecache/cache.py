@@ -253,10 +253,10 @@ class FileCache:
             uses = [use for use in self._used.values() if use.name == name]
             return any(use.cached_file is None or use.cached_file.is_dirty() for use in uses)
 
-    def prefer(self, versions: Iterable[ObjectVersion]) -> None:
-        """Evict these versions last: they may be the only copy of what was stored."""
+    def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
+        """Evict these versions last: they may be the only copy of what was stored; others `no_more`."""
         with self._lock:
-            self._versions.prefer(versions)
+            self._versions.prefer(versions, no_more)
 
     def moved(self, version: ObjectVersion, name: ObjectName) -> None:
         """Cache a version under `name`: the object was moved there."""

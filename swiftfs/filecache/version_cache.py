@@ -27,7 +27,7 @@ class VersionCache:
     def __init__(self, folder: Path, index: Path) -> None:
         self._folder = folder
         self._index = VersionIndex(index)
-        self._preferred: frozenset[str] = frozenset()
+        self._preferred: set[str] = set()
 
     @property
     def bytes(self) -> int:
@@ -72,9 +72,10 @@ class VersionCache:
         _remove(file)
         return None
 
-    def prefer(self, versions: Iterable[ObjectVersion]) -> None:
-        """Evict these versions last."""
-        self._preferred = frozenset(map(_name, versions))
+    def prefer(self, versions: Iterable[ObjectVersion], no_more: Iterable[ObjectVersion]) -> None:
+        """Evict these versions last, and others `no_more`."""
+        self._preferred.difference_update(map(_name, no_more))
+        self._preferred.update(map(_name, versions))
 
     def evict(self, size: int) -> int:
         """Delete the least recently used files, `size` bytes or all; return how many bytes it were."""

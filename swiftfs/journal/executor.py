@@ -13,7 +13,7 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.object_moves import ObjectMoves, RecordObjects, Remnant
+from swiftfs.journal.object_moves import ObjectMoves, RecordMove, Remnant
 from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
@@ -30,6 +30,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -44,7 +45,12 @@ class Executor:
     """Carries out operations against a store; files above `segment_size` bytes are stored as SLOs."""
 
     def __init__(
-        self, store: ObjectStore, segment_size: int, conflicts: Conflicts, removal: SegmentRemoval
+        self,
+        store: ObjectStore,
+        segment_size: int,
+        conflicts: Conflicts,
+        removal: SegmentRemoval,
+        ambiguous: AmbiguousRequests,
     ) -> None:
         self.removal = removal
         self._store = store
@@ -52,7 +58,7 @@ class Executor:
         self._conflicts = conflicts
         self._pool = new_pool("journal", PARALLEL)
         self._file_upload = FileUpload(store, segment_size, removal)
-        self._object_moves = ObjectMoves(store, self._pool, removal)
+        self._object_moves = ObjectMoves(store, self._pool, removal, ambiguous)
 
     def close(self) -> None:
         """End the threads."""
@@ -204,21 +210,24 @@ class Executor:
         info = self._store.head(operation.name)
         return operation.meta.with_slo(info.version.etag if info.is_slo else None)
 
-    def move(self, operation: Move | MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
-        """Carry out a move; return the sources that it could not delete.
+    def move(self, operation: Move | MoveFolder, record: RecordMove) -> list[Remnant]:
+        """Carry out a move; return what it could not delete.
 
-        `record_objects` is called with all objects of a folder's move before the first copy. Raise the
-        store's errors, for a folder `Unmoved`: then the old state is unchanged.
+        `record` is told all that a folder's move will copy, before the first copy, and when it is undone.
+        Raise what the store raises, of a folder `Unmoved`: then the old state stands.
         """
         if isinstance(operation, Move):
             return self._object_moves.move(operation)
-        return self._object_moves.move_folder(operation, record_objects)
+        return self._object_moves.move_folder(operation, record)
 
-    def resume(self, operation: Move | MoveFolder) -> list[Remnant]:
-        """Finish a move that an earlier process began; return the sources that it could not delete."""
+    def resume(self, operation: Move | MoveFolder, record: RecordMove) -> list[Remnant]:
+        """Finish a move that an earlier process began; return what it could not delete.
+
+        `record` is told when it is undone instead.
+        """
         if isinstance(operation, Move):
             return self._object_moves.resume_move(operation)
-        return self._object_moves.resume_folder(operation)
+        return self._object_moves.resume_folder(operation, record)
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""

@@ -78,13 +78,13 @@ class Journal:
         self._is_flushing = False
 
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
-        """Queue the operations that an earlier process left, then start. Its moves are finished first."""
+        """Take up what an earlier process left, then start. A move that it had begun is finished first."""
+        records = list(records)
         if self._late is not None:
-            self._late.load()
+            self._late.load([record.operation for record in records])
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done).run(records)
         if self._late is not None:
-            names = [name for task in self._queue.tasks() for name in names_of(task.operation)]
-            self._late.begin(make_done, names)
+            self._late.begin(make_done)
         self._scheduler.start()
         self._backlog.upkeep.start(abandoned)
 

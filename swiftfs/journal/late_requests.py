@@ -8,25 +8,25 @@ object was stored after it.
 """
 
 import logging
-import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 
 from swiftfs.attributes import decode_type, is_directory_type
-from swiftfs.concurrency import Rank, new_event, new_lock, new_thread, unix_time
+from swiftfs.concurrency import Rank, monotonic, new_event, new_lock, new_thread, unix_time
 from swiftfs.errors import NotFound, StoreError
-from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.codec import Unreadable, decode_ambiguity, encode_ambiguity
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.late_copies import LateCopies
+from swiftfs.journal.in_flight import requests_of
+from swiftfs.journal.late_versions import LateVersions
 from swiftfs.journal.operations import (
     Delete,
+    Move,
+    MoveFolder,
     Operation,
     PutFile,
     PutMarker,
@@ -35,7 +35,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
-from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Source
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
@@ -51,7 +51,8 @@ time-outs, Swift's `client_timeout`), after three times that if they try a secon
 AGAIN_SECONDS = 30.0
 """Pause before the next check of an object that is about to change, or whose server did not answer."""
 
-COPY_BYTES = 1024 * 1024
+BREAK = 10.0
+"""Seconds between two rounds for each second that the last one took, up to a second."""
 
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
@@ -106,21 +107,31 @@ class LateRequests:
         self._saving = new_lock(Rank.LATE_ANSWERS)
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
-        self._copies = LateCopies(db.late_folder)
+        self._versions = LateVersions(watch.ambiguous, watch.store, cache, db.late_folder)
 
-    def load(self) -> None:
-        """Read the records of an earlier mount, before any request, because requests change them."""
-        self._ambiguous.load(self._recorded())
+    def load(self, recovered: Collection[Operation]) -> None:
+        """Read what an earlier mount watched; before any request, for what is done now changes it.
 
-    def begin(self, make_done: MakeDone, recovered: Iterable[ObjectName]) -> None:
-        """Start, and continue to watch the objects of an earlier mount.
-
-        That mount may have sent the operations about the `recovered` objects already.
+        That mount may have sent the `recovered` operations already. What its moves may have sent is saved at
+        once: no task remembers them when they are finished.
         """
+        self._ambiguous.load(self._recorded())
+        moves = [one for one in recovered if isinstance(one, Move | MoveFolder)]
+        dropped = self._ambiguous.suspect_moves(chain.from_iterable(map(requests_of, moves)))
+        if dropped:
+            log.warning(
+                "an interrupted rename has more objects than are watched: late requests about %d names would "
+                "not be noticed",
+                dropped,
+            )
+        others = (one for one in recovered if not isinstance(one, Move | MoveFolder))
+        self._ambiguous.suspect(chain.from_iterable(map(requests_of, others)))
+        self.save()
+
+    def begin(self, make_done: MakeDone) -> None:
+        """Go on with what an earlier mount watched, and start."""
         self._make_done = make_done
-        self._ambiguous.suspect(recovered)
-        self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
-        self._pin()
+        self._versions.begin()
         self._thread.start()
 
     def stop(self) -> None:
@@ -132,6 +143,20 @@ class LateRequests:
         """Return the counts for a status."""
         watched = sum(found.is_dangerous for found in self._ambiguous.all())
         return LateCounts(watched, self._put_right, self._overwritten)
+
+    def fetch(self) -> None:
+        """Get from Swift what is to be stored again if a late request overwrites it."""
+        for found in self._ambiguous.all():
+            if found.is_dangerous and not self._stopping.is_set():
+                self._versions.fetch(found)
+
+    def fetch_copies_of(self, sources: Iterable[ObjectName]) -> None:
+        """Get what lost copies of objects that are about to be stored anew would overwrite."""
+        copied = [found for source in sources for found in self._ambiguous.copies_of(source)]
+        for found in copied:
+            self._versions.fetch(found)
+        if copied:
+            self.save()
 
     def look(self, now: float) -> None:
         """Check every object that is due at `now` (Unix seconds)."""
@@ -151,12 +176,16 @@ class LateRequests:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            begun = monotonic()
             try:
                 self.save()
+                self.fetch()
                 self.look(unix_time())
             except Exception:  # the next check may succeed
                 log.exception("late requests: unexpected error")
             due = min(map(self._due, self._ambiguous.all()), default=None)
+            # Each round takes time for every record, and every change of a record begins one.
+            self._stopping.wait(min(1.0, BREAK * (monotonic() - begun)))
             self._ambiguous.wait(None if due is None else max(0.1, due - unix_time()))
 
     def _due(self, found: Ambiguity) -> float:
@@ -194,7 +223,7 @@ class LateRequests:
         if info is None:
             landed = any(one.kind == "delete" for one in found.lost)
         elif last.kind == "put" and last.etag in ("", info.version.etag):
-            if any(one.headers is not None and _same_headers(one.headers, info) for one in found.lost):
+            if any(self._has_given_headers(one, info) for one in found.lost):
                 return "headers"
             landed = False
         else:
@@ -205,11 +234,23 @@ class LateRequests:
 
     def _has_made(self, effect: Effect, info: ObjectInfo) -> bool:
         if effect.kind == "put":
-            return effect.etag == info.version.etag
+            return effect.etag == info.version.etag or (not effect.etag and _has_attributes(effect, info))
         if effect.source is None:
             return False
         source = self._head(effect.source)  # a copy can come late only while its source is there
         return source is not None and source.version.etag == info.version.etag
+
+    def _has_given_headers(self, effect: Effect, info: ObjectInfo) -> bool:
+        if effect.headers is not None:
+            return _same_headers(effect.headers, info)
+        if effect.source is None:
+            return False
+        source = self._head(effect.source)
+        return (
+            source is not None
+            and source.version.etag == info.version.etag
+            and _same_headers(Headers.of(source), info)
+        )
 
     def _repair(self, found: Ambiguity, info: ObjectInfo | None, *, headers_only: bool) -> bool:
         """Submit the repair of an object; return False if a newer change of the name is pending."""
@@ -251,7 +292,7 @@ class LateRequests:
             yield _headers_again(name, last, info)
         elif last.kind == "delete" or _is_marker(last) or _is_special(last):
             yield _object_again(name, last, info)
-        elif last.etag and last.headers is not None and (cached_file := self._bytes_of(name, last)):
+        elif last.etag and last.headers is not None and (cached_file := self._versions.file_of(name, last)):
             try:
                 yield _file_again(name, cached_file, last.headers, info)
             finally:
@@ -290,47 +331,6 @@ class LateRequests:
             return nobody_waits
         return self._make_done(path, operation)
 
-    def _bytes_of(self, name: ObjectName, last: Effect) -> CachedFile | None:
-        """Return a new file with a version's bytes, for the caller to release; None if they are gone."""
-        if last.manifest is not None:  # its segments are in Swift
-            size = last.manifest.size
-            return self._cache.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
-        if last.body is not None:
-            return self._filled(name, last, lambda position: (last.body or b"")[position:])
-        version = ObjectVersion(name, last.etag)
-        if (read := self._copies.reader(version)) is not None:
-            with read as file:
-                if cached_file := self._filled(
-                    name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)
-                ):
-                    return cached_file
-        kept = self._cache.find(version)
-        if kept is None:
-            return None
-        try:
-            if not kept.is_complete():
-                return None
-            return self._filled(
-                name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
-            )
-        finally:
-            self._cache.release(kept)
-
-    def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> CachedFile | None:
-        cached_file = self._cache.new(name, None)
-        try:
-            position = 0
-            while data := read(position)[:COPY_BYTES]:
-                position += cached_file.write(position, len(data), partial(_write, data))
-            is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
-        except BaseException:
-            self._cache.release(cached_file)
-            raise
-        if is_right:
-            return cached_file
-        self._cache.release(cached_file)
-        return None
-
     def save(self) -> None:
         """Write new records to the disk; there are none unless a request was lost."""
         with self._saving:
@@ -341,31 +341,8 @@ class LateRequests:
             try:
                 self._db.keep_ambiguous(texts)
             except OSError as error:
-                log.warning("the next mount will not know of requests whose answer was lost: %s", error)
-            self._copies.sweep(map(_version, filter(_needs_copy, self._ambiguous.all())))
-            for found in filter(None, unsaved.values()):
-                if _needs_copy(found):
-                    self._copy(_version(found))
-        self._pin()
-
-    def _copy(self, version: ObjectVersion) -> None:
-        """Copy a version's bytes: a kill -9 may lose them before the last close, a full cache afterwards."""
-        if version in self._copies or (cached_file := self._cache.find(version)) is None:
-            return
-        try:
-            if cached_file.is_complete():
-                self._copies.put(version, cached_file)
-        except OSError as error:
-            log.info("cannot keep a copy of %s: %s", version.name, error)
-        finally:
-            self._cache.release(cached_file)
-
-    def _pin(self) -> None:
-        self._cache.prefer(
-            ObjectVersion(found.name, found.last.etag)
-            for found in self._ambiguous.all()
-            if found.is_dangerous and found.last is not None and found.last.etag
-        )
+                log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
+            self._versions.keep(unsaved)
 
     def _recorded(self) -> list[Ambiguity]:
         found = []
@@ -377,20 +354,16 @@ class LateRequests:
         return found
 
 
-def _version(found: Ambiguity) -> ObjectVersion:
-    return ObjectVersion(found.name, found.last.etag if found.last is not None else "")
-
-
-def _needs_copy(found: Ambiguity) -> bool:
-    """Return whether only a local file has the bytes that may have to be stored again."""
-    last = found.last
-    if last is None or not found.is_dangerous:
+def _has_attributes(effect: Effect, info: ObjectInfo) -> bool:
+    """Return whether an object has the attributes that a PUT of unknown bytes would have given it."""
+    if effect.headers is None:
         return False
-    return last.kind == "put" and bool(last.etag) and last.body is None and last.manifest is None
-
-
-def _write(data: bytes, descriptor: int, position: int) -> int:
-    return os.pwrite(descriptor, data, position)
+    sent, stored = ObjectMeta.of(effect.headers), ObjectMeta.of(info)
+    is_same = (sent.media_type, sent.with_slo(None).stored) == (
+        stored.media_type,
+        stored.with_slo(None).stored,
+    )
+    return is_same and sent.stored.mtime_ns is not None
 
 
 def _stands(last: Effect, info: ObjectInfo | None) -> bool:

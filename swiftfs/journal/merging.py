@@ -60,6 +60,11 @@ def merge_hand_in(earlier: PutFile, later: PutFile) -> PutFile:
     return merged[0]
 
 
+def merge_while_running(earlier: PutFile, later: PutFile) -> PutFile:
+    """Return the same while the earlier hand-in is being uploaded: the next process must know of both."""
+    return replace(merge_hand_in(earlier, later), running=earlier.meta)
+
+
 def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     """Return the records in order with one for each local file, and the records that were replaced.
 

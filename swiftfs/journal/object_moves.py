@@ -6,19 +6,30 @@ overwritten or deleted, as far as Swift can say at that moment.
 
 import errno
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from hashlib import md5
+from dataclasses import replace
 from itertools import islice
 
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
+from swiftfs.journal.move_items import (
+    EMPTY,
+    MoveItem,
+    deletion_of,
+    etag_of,
+    is_copied,
+    is_unchanged,
+    is_version,
+    items_of,
+    version_of,
+)
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
+from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 
@@ -34,14 +45,11 @@ MOST_HEADS = 8
 NAMED = 5
 """Names in one log line."""
 
-EMPTY = md5(usedforsecurity=False).hexdigest()
-"""The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
-
 Remnant = tuple[Delete, StoreError]
 """The deletion of a source that failed after the copy, and its error."""
 
-RecordObjects = Callable[[MoveFolder], None]
-"""Records the operation with all objects that it moves, before the first copy."""
+RecordMove = Callable[[MoveFolder], None]
+"""Records the operation: with all objects that it moves before the first copy, or as `undone`."""
 
 
 class Unmoved(StoreError):
@@ -53,38 +61,11 @@ class Unmoved(StoreError):
         self.left = left
 
 
-@dataclass(slots=True)
-class _Item:
-    """An object that moves; `etag` is what it should have, `row` its row in the listing.
-
-    `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
-    `seconds`. `is_slo` is False if the object is certainly not an SLO. With `keeps_target` the target is the
-    marker of a folder that existed before, and no undo deletes it.
-    """
-
-    source: ObjectName
-    target: ObjectName
-    etag: str
-    row: Row | None = None
-    marker: bool = False
-    copied: str | None = None
-    error: BaseException | None = None
-    seconds: float = 0.0
-    is_slo: bool | None = None
-    keeps_target: bool = False
-
-    @property
-    def may_share(self) -> bool:
-        """Whether it and its copy may name the same segments. For an SLO a listing shows another hash."""
-        if not self.copied or self.copied == EMPTY or self.is_slo is False:
-            return False
-        return self.row is None or self.row.hash != self.copied
-
-
 class ObjectMoves:
     """Carries out moves; `removal` deletes objects, and knows the owners of segments.
 
-    A listing younger than `moment` seconds counts as current for the objects that it shows.
+    A listing younger than `moment` seconds counts as current for the objects that it shows. `ambiguous`
+    records what was found of a move that another process began.
     """
 
     def __init__(
@@ -92,11 +73,13 @@ class ObjectMoves:
         store: ObjectStore,
         pool: Executor,
         removal: SegmentRemoval,
+        ambiguous: AmbiguousRequests,
         moment: float = MOMENT,
     ) -> None:
         self._store = store
         self._pool = pool
         self._removal = removal
+        self._ambiguous = ambiguous
         self._moment = moment
 
     def move(self, operation: Move) -> list[Remnant]:
@@ -104,7 +87,7 @@ class ObjectMoves:
         if operation.replaces_large is not False:
             self._removal.forget_expected(operation.target)
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
-        item = _Item(operation.source, operation.target, "", is_slo=operation.is_slo)
+        item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
             item.copied = self._store.copy(operation.source, operation.target, manifest_only=True).etag
         except StoreError:
@@ -120,6 +103,9 @@ class ObjectMoves:
         Raise `StoreError` if both names are kept.
         """
         source, target = self._head(operation.source), self._head(operation.target)
+        expected = source.version.etag if source is not None else operation.etag
+        self._found(operation.source, source)
+        self._found(operation.target, target, copy_of=operation.source, etag=expected)
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
                 self._record_done(operation, target)
@@ -132,7 +118,9 @@ class ObjectMoves:
                 is_copy = Headers.of(source) == Headers.of(target)
             if is_copy:
                 self._record_replaced(operation)
-                return self._delete_unchanged([_Item(operation.source, operation.target, etag, copied=etag)])
+                return self._delete_unchanged(
+                    [MoveItem(operation.source, operation.target, etag, copied=etag)]
+                )
             if is_replaced and not operation.served:
                 return self.move(operation)
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
@@ -150,7 +138,7 @@ class ObjectMoves:
         if operation.replaces_large is not False:
             self._removal.record_replaced(operation.target)
 
-    def move_folder(self, operation: MoveFolder, record_objects: RecordObjects) -> list[Remnant]:
+    def move_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
         """Copy all in parallel, then delete unchanged sources; return those that could not be deleted.
 
         If a copy fails, the others are deleted again; `Unmoved` names those that could not be.
@@ -158,23 +146,24 @@ class ObjectMoves:
         """
         began = monotonic()
         items = self._items(operation, self._list(operation))
-        moved = (MovedObject(i.source.key, *_version(i)) for i in items[len(operation.markers) :])
-        record_objects(replace(operation, objects=tuple(moved)))
-        copied = self._copy(items)
+        moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
+        record(replace(operation, objects=moved))
+        copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
             rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
-        sure = [item for item in copied if _is_unchanged(item, rows)]
-        doubtful = [item for item in copied if not _is_unchanged(item, rows)]
+        sure = [item for item in copied if is_unchanged(item, rows)]
+        doubtful = [item for item in copied if not is_unchanged(item, rows)]
         return self._delete_unchanged(doubtful, sure)
 
-    def resume_folder(self, operation: MoveFolder) -> list[Remnant]:
+    def resume_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
         """Finish a move that a dead process left; newer versions at either place are kept.
 
         Only objects that are absent at the target and unchanged at the source are copied, and only before a
-        mount has served files again: after that, they may have been deleted at the target on purpose.
+        mount has served files again: after that, they may have been deleted at the target on purpose. A move
+        that was being undone is given up: a late request of that process may delete any copy.
         """
         sources = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
         targets = {
@@ -182,29 +171,37 @@ class ObjectMoves:
         }
         recorded = {one.key: one for one in operation.objects or ()}
         items = [*self._markers_left(operation), *self._unlisted_left(operation, sources)]
-        kept: list[_Item] = []
-        for item in _items_of(operation, sources.values()):
+        kept: list[MoveItem] = []
+        for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
-            if operation.objects is not None and (was is None or not _is_version(item, was)):
+            self._found_rows(item.source, item.row, item.target, there)
+            if operation.objects is not None and (was is None or not is_version(item, was)):
                 kept.append(item)
             elif there is not None and item.row is not None and there.hash == item.row.hash:
                 item.copied = item.etag
                 items.append(item)
-            elif there is not None or operation.served:
+            elif there is not None or not operation.may_copy:
                 kept.append(item)
             else:
                 items.append(item)
         for key in recorded.keys() - sources.keys():
-            self._record_gone(operation, recorded[key], targets.get(_target_of(operation, key).key))
+            there = targets.get(operation.target_of(key).key)
+            if recorded[key].modified:
+                self._found_rows(ObjectName(operation.container, key), None, operation.target_of(key), there)
+            self._record_gone(operation, recorded[key], there)
         found = [item for item in items if item.copied is not None]
+        for item in kept:
+            self._share_copy(item)
+        if operation.undone:
+            left = self._undo(found) if not operation.served else ()
+            raise Unmoved(StoreError("it was being undone when the process died"), left)
         try:
-            copied = self._copy([item for item in items if item.copied is None])
+            missing = [item for item in items if item.copied is None]
+            copied = self._copy(missing, lambda: record(replace(operation, undone=True)))
         except Unmoved as error:
             if operation.objects is not None:  # only then it is certain that the copies are this move's
                 error.left += self._undo(found)
             raise
-        for item in kept:
-            self._share_copy(item)
         if kept:
             log.warning(
                 "the move of %s to %s was interrupted: %s is kept at the old place, as either may be newer",
@@ -216,14 +213,15 @@ class ObjectMoves:
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
         """Record the owner of the segments of an SLO whose source was deleted before the process died."""
-        if there is not None and there.hash == was.hash and _etag_of(there) != there.hash:
+        if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
             source = ObjectName(operation.container, was.key)
-            self._removal.record_move(source, _target_of(operation, was.key), _etag_of(there))
+            self._removal.record_move(source, operation.target_of(was.key), etag_of(there))
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""
         info = self._head(deletion.name)
-        if info is None or _is_copied(info, deletion.etag):
+        self._found(deletion.name, info)
+        if info is None or is_copied(info, deletion.etag):
             return info is not None
         log.warning("%s is kept: another client has stored a new version", deletion.name)
         return False
@@ -259,45 +257,50 @@ class ObjectMoves:
             if any(self._head(name) is not None for name in asked):
                 raise Unmoved(os_error(number, operation.target))
 
-    def _items(self, operation: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
+    def _items(self, operation: MoveFolder, rows: Iterable[Row]) -> list[MoveItem]:
         """Return the objects to move, markers first: those of the listing, and those just stored."""
         markers = [
-            _Item(source, target, EMPTY, marker=True, keeps_target=operation.over_folder)
+            MoveItem(source, target, EMPTY, marker=True, keeps_target=operation.over_folder)
             for source, target in operation.markers
         ]
-        items = {item.source.key: item for item in _items_of(operation, rows)}
+        items = {item.source.key: item for item in items_of(operation, rows)}
         for own in operation.recent:
             if own.key not in items:
                 name = ObjectName(operation.container, own.key)
-                items[own.key] = _Item(name, _target_of(operation, own.key), own.hash)
+                items[own.key] = MoveItem(name, operation.target_of(own.key), own.hash)
             if own.hash:
                 items[own.key].etag = own.hash
         return [*markers, *items.values()]
 
-    def _markers_left(self, operation: MoveFolder) -> Iterable[_Item]:
+    def _markers_left(self, operation: MoveFolder) -> Iterable[MoveItem]:
         """Yield the markers that are still at the old place, as copied if the new place has one."""
         for source, target in operation.markers:
-            if (info := self._head(source)) is None or info.version.etag != EMPTY:
+            info = self._head(source)
+            self._found(source, info)
+            if info is None or info.version.etag != EMPTY:
                 continue
-            stands = self._head(target) is not None
-            if stands or not operation.served:
-                copied, keeps = EMPTY if stands else None, operation.over_folder
-                yield _Item(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
+            there = self._head(target)
+            self._found(target, there, copy_of=source)
+            if there is not None or operation.may_copy:
+                copied, keeps = EMPTY if there is not None else None, operation.over_folder
+                yield MoveItem(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
 
-    def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[_Item]:
+    def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[MoveItem]:
         """Yield objects that had just been stored when the move began and that no listing shows yet."""
         for one in operation.objects or ():
             if one.modified or one.key in listed or operation.served:
                 continue
-            source, target = ObjectName(operation.container, one.key), _target_of(operation, one.key)
+            source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)
             here, there = self._head(source), self._head(target)
+            self._found(source, here)
+            self._found(target, there, copy_of=source, etag=one.hash)
             if here is not None and here.version.etag == one.hash:
-                if there is None:
-                    yield _Item(source, target, one.hash)
-                elif there.version.etag == one.hash:
-                    yield _Item(source, target, one.hash, copied=one.hash)
+                if there is None and operation.may_copy:
+                    yield MoveItem(source, target, one.hash)
+                elif there is not None and there.version.etag == one.hash:
+                    yield MoveItem(source, target, one.hash, copied=one.hash)
 
-    def _copy(self, items: Sequence[_Item]) -> list[_Item]:
+    def _copy(self, items: Sequence[MoveItem], record_undone: Callable[[], None]) -> list[MoveItem]:
         """Copy all; return the copied ones, without objects that are gone; undo all after another failure."""
         failed = new_event()
         running: list[Future[None]] = [self._pool.submit(self._copy_one, item, failed) for item in items]
@@ -308,12 +311,13 @@ class ObjectMoves:
         for item, found in zip(absent, self._pool.map(self._head_or_error, absent), strict=True):
             if found is None:  # it was listed, or recorded, late
                 item.error = None
-        for item in items:
-            if item.error is not None:
-                raise Unmoved(item.error, self._undo(items)) from item.error
+        if (error := next((item.error for item in items if item.error is not None), None)) is not None:
+            with suppress(OSError):  # the disk is full: the next process would go on with the move
+                record_undone()
+            raise Unmoved(error, self._undo(items)) from error
         return [item for item in items if item.copied is not None]
 
-    def _copy_one(self, item: _Item, failed: Event) -> None:
+    def _copy_one(self, item: MoveItem, failed: Event) -> None:
         """Copy an object, unless a copy has `failed`: in an outage each would be retried to the end."""
         if failed.is_set():
             return
@@ -327,7 +331,7 @@ class ObjectMoves:
             raise
         item.seconds = monotonic() - began
 
-    def _undo(self, items: Iterable[_Item]) -> tuple[Delete, ...]:
+    def _undo(self, items: Iterable[MoveItem]) -> tuple[Delete, ...]:
         """Delete the copies that have not changed; return those that could not be deleted.
 
         If an answer was lost, the object there may be another client's: a HEAD checks each.
@@ -335,7 +339,7 @@ class ObjectMoves:
         tried = (item for item in items if item.copied is not None or item.error is not None)
         made = [item for item in tried if not item.keeps_target]
         copies = [
-            _Item(item.target, item.source, "", copied=item.copied or item.etag, is_slo=False)
+            MoveItem(item.target, item.source, "", copied=item.copied or item.etag, is_slo=False)
             for item in made
         ]
         left = tuple(deletion for deletion, _ in self._delete_unchanged(copies))
@@ -345,7 +349,7 @@ class ObjectMoves:
                 self._share_copy(item)
         return left
 
-    def _share_copy(self, item: _Item) -> None:
+    def _share_copy(self, item: MoveItem) -> None:
         """Keep the segments for a copy that failed or was undone: it may exist, now or later.
 
         The last answer does not prove that there is none: the answer to an earlier attempt may have been
@@ -356,13 +360,13 @@ class ObjectMoves:
         if item.is_slo is not False and not is_small:
             self._removal.share(item.source, item.target)
 
-    def _is_of_this_moment(self, began: float, copied: Sequence[_Item]) -> bool:
+    def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them."""
         seconds = sorted(item.seconds for item in copied)
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
-    def _delete_unchanged(self, doubtful: Sequence[_Item], sure: Sequence[_Item] = ()) -> list[Remnant]:
+    def _delete_unchanged(self, doubtful: Sequence[MoveItem], sure: Sequence[MoveItem] = ()) -> list[Remnant]:
         """Delete unchanged sources: the `sure` ones, and others if a HEAD confirms it.
 
         A source that is not deleted may share the segments with its copy.
@@ -372,12 +376,14 @@ class ObjectMoves:
         changed, absent = [], []
         for item, found in zip(doubtful, self._pool.map(self._head_or_error, doubtful), strict=True):
             if isinstance(found, StoreError):
-                remnants.append((_deletion(item), found))
+                remnants.append((deletion_of(item), found))
             elif found is None:
+                self._found(item.source, None)
                 absent.append(item.source)
-            elif _is_copied(found, item.copied) or self._is_at_target(item, found):
+            elif is_copied(found, item.copied) or self._is_at_target(item, found):
                 names.append(item.source)
             else:
+                self._found(item.source, found)
                 changed.append(item.source)
         if changed:
             log.warning(
@@ -387,7 +393,7 @@ class ObjectMoves:
             log.info("%s was deleted while it was moved", _some(absent))
         items = {item.source: item for item in (*sure, *doubtful)}
         failures = self._removal.delete_all(names)
-        remnants += [(_deletion(items[name]), error) for name, error in failures.items()]
+        remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
         left = {deletion.name for deletion, _ in remnants}
         for name, item in items.items():
             if item.may_share:
@@ -395,7 +401,7 @@ class ObjectMoves:
                 self._removal.record_move(name, item.target, item.copied or "", stays=stays)
         return remnants
 
-    def _is_at_target(self, item: _Item, source: ObjectInfo) -> bool:
+    def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""
         with suppress(StoreError):
             if (there := self._head(item.target)) is not None and there.version.etag == source.version.etag:
@@ -403,7 +409,35 @@ class ObjectMoves:
                 return True
         return False
 
-    def _head_or_error(self, item: _Item) -> ObjectInfo | StoreError | None:
+    def _found(
+        self,
+        name: ObjectName,
+        info: ObjectInfo | None,
+        copy_of: ObjectName | None = None,
+        etag: str | None = None,
+    ) -> None:
+        """Tell what stands where a request of the process that died may be carried out late.
+
+        It is the copy of an object if it has this `etag`, or if that is None.
+        """
+        effect = GONE
+        if info is not None:
+            source = copy_of if etag in (None, info.version.etag) else None
+            effect = Effect("put", info.version.etag, Headers.of(info), source=source)
+        self._ambiguous.done(name, lambda: effect)
+
+    def _found_rows(
+        self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None
+    ) -> None:
+        """Tell what listings show at both places of an object; what is absent at the target may come."""
+        stands = GONE if here is None else Effect("put", etag_of(here))
+        self._ambiguous.done(source, lambda: stands)
+        if there is not None:
+            is_copy = here is None or here.hash == there.hash
+            copy = Effect("put", etag_of(there), source=source if is_copy else None)
+            self._ambiguous.done(target, lambda: copy)
+
+    def _head_or_error(self, item: MoveItem) -> ObjectInfo | StoreError | None:
         try:
             return self._head(item.source)
         except StoreError as error:
@@ -414,66 +448,6 @@ class ObjectMoves:
             return self._store.head(name)
         except NotFound:
             return None
-
-
-def _items_of(operation: MoveFolder, rows: Iterable[Row]) -> list[_Item]:
-    return [
-        _Item(
-            ObjectName(operation.container, row.key),
-            _target_of(operation, row.key),
-            _etag_of(row),
-            row,
-            keeps_target=operation.over_folder and row.key == operation.source,  # the marker `d/`
-        )
-        for row in rows
-    ]
-
-
-def _target_of(operation: MoveFolder, key: str) -> ObjectName:
-    return ObjectName(operation.target_container, operation.target + key.removeprefix(operation.source))
-
-
-def _etag_of(row: Row) -> str:
-    """Return the ETag of a row's object; for another client's SLO it is wrong, as no row shows its ETag."""
-    return decode_type(row.content_type)[1].slo or row.hash
-
-
-def _version(item: _Item) -> tuple[str, str]:
-    """Return a version's hash and time for the record; for an object just stored, its ETag and no time."""
-    if item.row is None or item.etag != _etag_of(item.row):
-        return item.etag, ""
-    return item.row.hash, item.row.last_modified
-
-
-def _is_version(item: _Item, was: MovedObject) -> bool:
-    """Return whether an object is still the version of the record."""
-    if item.row is None or not was.modified:
-        return item.etag == was.hash
-    return (item.row.hash, item.row.last_modified) == (was.hash, was.modified)
-
-
-def _is_unchanged(item: _Item, rows: Mapping[str, Row] | None) -> bool:
-    """Return whether the copied version was listed, and is still listed.
-
-    No listing of a folder shows its own marker, which holds no bytes.
-    """
-    if item.copied != item.etag:
-        return False
-    if rows is None or item.marker:
-        return True
-    now = rows.get(item.source.key)
-    if now is None:
-        return False
-    return now == item.row if item.row is not None else _etag_of(now) == item.etag
-
-
-def _is_copied(info: ObjectInfo, etag: str | None) -> bool:
-    """Return whether an object is the version that was copied; the copy of a DLO's manifest is empty."""
-    return info.version.etag == etag or (info.dlo_prefix is not None and etag == EMPTY)
-
-
-def _deletion(item: _Item) -> Delete:
-    return Delete(item.source, is_slo=False, etag=item.copied, moved=True)
 
 
 def _some(names: Sequence[ObjectName]) -> str:

@@ -20,6 +20,7 @@ class PutFile:
       them.
     - `superseded_segments`: segments of a version that an earlier attempt replaced, to be deleted afterwards.
     - `sent`: ETags of versions that earlier attempts may have stored, with `conflict=keep` only.
+    - `running`: what an upload of an older state sends, which has not ended.
     """
 
     name: ObjectName
@@ -31,6 +32,7 @@ class PutFile:
     foreign_headers_unknown: bool = False
     superseded_segments: tuple[ObjectName, ...] = ()
     sent: tuple[str, ...] = ()
+    running: ObjectMeta | None = None
 
     def renamed(
         self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
@@ -156,6 +158,7 @@ class MoveFolder:
       listing shows both.
     - `served`: as in `Move`.
     - `over_folder`: whether an empty folder is at the target: its marker stays when the move is undone.
+    - `undone`: whether a copy failed, so that the others are deleted again.
     """
 
     container: str
@@ -169,6 +172,16 @@ class MoveFolder:
     together: bool = False
     served: bool = False
     over_folder: bool = False
+    undone: bool = False
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether a process that takes this up may still copy what is absent at the target."""
+        return not (self.served or self.undone)
+
+    def target_of(self, key: str) -> ObjectName:
+        """Return the new name of an object below the source."""
+        return ObjectName(self.target_container, self.target + key.removeprefix(self.source))
 
 
 @dataclass(frozen=True, slots=True)

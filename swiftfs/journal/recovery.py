@@ -71,12 +71,16 @@ class Recovery:
             self._writer.add(task)
 
     def _resume(self, record: Record, operation: Move | MoveFolder) -> None:
-        """Finish a move that an earlier process began, or give it up: the mount serves files from now on."""
+        """Finish a move that an earlier process began, or give it up: a mount serves files from now on."""
+
+        def record_again(changed: MoveFolder) -> None:
+            self._db.commit([Record(record.seq, record.path, changed)])
+
         again: list[Record] = []
         remnants: list[Remnant] = []
         source, target = operation.source, operation.target
         try:
-            remnants = self._executor.resume(operation)
+            remnants = self._executor.resume(operation, record_again)
         except StoreError as error:
             remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:

@@ -31,6 +31,7 @@ class Scheduler:
         self._db = parts.db
         self._cache = parts.cache
         self._executor = parts.executor
+        self._late = parts.late
         self._outcomes = outcomes
         self._parallel = backlog.parallel
         self._workers = backlog.workers
@@ -104,10 +105,13 @@ class Scheduler:
         try:
             if isinstance(batch[0].operation, Delete):
                 self._delete(batch)
-            elif isinstance(batch[0].operation, PutFile):
-                self._put_file(batch[0], batch[0].operation)
             else:
-                self._run_one(batch[0])
+                if self._late is not None:
+                    self._late.fetch_copies_of(names_of(batch[0].operation))
+                if isinstance(batch[0].operation, PutFile):
+                    self._put_file(batch[0], batch[0].operation)
+                else:
+                    self._run_one(batch[0])
         except Exception as error:  # noqa: BLE001  it is logged
             self._outcomes.abort(batch, error)
         finally:
@@ -187,12 +191,12 @@ class Scheduler:
     def _move(self, task: Task, operation: Move | MoveFolder) -> None:
         """Carry out a move; objects that it cannot delete are recorded as deletions before it ends."""
 
-        def record_objects(whole: MoveFolder) -> None:
+        def record(changed: MoveFolder) -> None:
             with self._changed:
-                task.operation = whole
+                task.operation = changed
                 self._db.commit([task.record()])
 
-        remnants = self._executor.move(operation, record_objects)
+        remnants = self._executor.move(operation, record)
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, remnants)
             self._db.finish([], [left.record() for left in tasks])

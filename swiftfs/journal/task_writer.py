@@ -10,7 +10,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.database import JournalDB, Record
-from swiftfs.journal.merging import merge_hand_in
+from swiftfs.journal.merging import merge_hand_in, merge_while_running
 from swiftfs.journal.operations import (
     Delete,
     Operation,
@@ -98,7 +98,8 @@ class TaskWriter:
         behind = chain[chain.index(holder) + 1 :]
         assert isinstance(holder.operation, PutFile)
         assert all(isinstance(task.operation, SetAttributes | ReplaceHeaders) for task in behind)
-        merged = merge_hand_in(holder.operation, operation)
+        merge = merge_while_running if holder.running else merge_hand_in
+        merged = merge(holder.operation, operation)
         self._db.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
         for task in behind:
             self._queue.remove(task)

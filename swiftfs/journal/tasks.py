@@ -9,7 +9,7 @@ from enum import Enum
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
-from swiftfs.journal.merging import merge_hand_in
+from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.paths import Folder, parent_markers
@@ -102,7 +102,7 @@ class Task:
         """The state that is in Swift when the task ends: the newest hand-in, as in the database."""
         if self.newer is None or not isinstance(self.operation, PutFile):
             return self.operation
-        return merge_hand_in(self.operation, self.newer.operation)
+        return merge_while_running(self.operation, self.newer.operation)
 
     def begin(self) -> None:
         """Record that an attempt begins."""
@@ -114,9 +114,13 @@ class Task:
         self.hand_ins += 1
 
     def take_newer(self) -> None:
-        """Replace the operation by the newer hand-in, if there is one."""
-        if self.newer is not None:
-            self.operation, self.path, self.done = self.newest, self.newer.path, self.newer.done
+        """Make the newer hand-in, if there is one, what the task does."""
+        if self.newer is not None and isinstance(newest := self.newest, PutFile):
+            self.operation, self.path, self.done = (
+                replace(newest, running=None),
+                self.newer.path,
+                self.newer.done,
+            )
             self.newer = None
 
     def is_stored(self, hand_in: int) -> bool:

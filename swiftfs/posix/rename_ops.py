@@ -8,7 +8,8 @@ import re
 from dataclasses import replace
 
 from swiftfs.errors import NotFound, os_error
-from swiftfs.journal.object_moves import EMPTY, Unmoved
+from swiftfs.journal.move_items import EMPTY
+from swiftfs.journal.object_moves import Unmoved
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry

@@ -131,7 +131,7 @@ def _journal(
     conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(
-        Executor(store, options.segment_size, conflicts, removal),
+        Executor(store, options.segment_size, conflicts, removal, account.ambiguous),
         file_cache,
         db,
         backlog,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_condition, unix_time
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion
+from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
 SMALL_BODY = 4096
@@ -18,6 +19,9 @@ MAX_LOST = 20
 
 MAX_NAMES = 10_000
 """Names recorded; those whose latest loss is the oldest are dropped."""
+
+ROOM = 2000
+"""Of these, names that the interrupted moves of an earlier process leave to what else it may have sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,21 @@ class Effect:
                 return not same or (last.headers is not None and self.headers != last.headers)
         return True
 
+    def is_repeated_by(self, made: "Effect") -> bool:
+        """Return whether `made` is this request, which an earlier process may have sent, sent once more.
+
+        It may know more by now: the ETag of its bytes, which a large object's Content-Type has too.
+        """
+        if self.source is not None:
+            return self.source == made.source
+        if self.kind != made.kind or self.etag:
+            return False
+        return (
+            self.headers is not None
+            and made.headers is not None
+            and ObjectMeta.of(self.headers).with_slo(None) == ObjectMeta.of(made.headers).with_slo(None)
+        )
+
 
 GONE = Effect("delete")
 
@@ -59,9 +78,9 @@ GONE = Effect("delete")
 class Ambiguity:
     """The lost requests of one name, the latest of them lost at `lost_at` (seconds since the epoch).
 
-    `last` is the effect of our last answered request, None when none was answered since. A name is
-    `suspected` if an earlier process died when it was about to send a request, or had sent it; this process
-    sends the same request first.
+    `last` is the effect of our last answered request, or what was found to stand there; None when nothing is
+    known since. A name is `suspected` if no request is known to be lost, but an earlier process died when it
+    was about to send one, or had sent it; mostly this process sends the same request first.
     """
 
     name: ObjectName
@@ -75,9 +94,15 @@ class Ambiguity:
         """Return whether a lost request would undo a newer change."""
         return self.last is not None and any(one.can_undo(self.last) for one in self.lost)
 
-    def has_copied(self, source: ObjectName) -> bool:
-        """Return whether a lost request was a copy of `source` and it is known what it would store."""
-        return any(one.source == source and one.kind != "copy" for one in self.lost)
+    def after_new_source(self, source: ObjectName, stored: Effect) -> "Ambiguity":
+        """Return the record when `source`, which a lost request copies, is stored anew.
+
+        That request stores what is there when it is carried out: this version, or a later one.
+        """
+        unknown = Effect("copy", source=source)
+        version = Effect("put", stored.etag, stored.headers)
+        others = [one for one in self.lost if one.source != source and one != version]
+        return replace(self, lost=(*others, *([version] if stored.etag else []), unknown)[-MAX_LOST:])
 
 
 class AmbiguousRequests:
@@ -87,6 +112,7 @@ class AmbiguousRequests:
         self._clock = clock
         self._changed = new_condition(Rank.AMBIGUOUS)
         self._found: dict[ObjectName, Ambiguity] = {}
+        self._copies: dict[ObjectName, set[ObjectName]] = {}
         self._unsaved: set[ObjectName] = set()
         self._is_woken = False
 
@@ -96,50 +122,79 @@ class AmbiguousRequests:
     def lost(self, name: ObjectName, effect: Effect) -> None:
         """Record that a request was sent, but not answered."""
         with self._changed:
-            before = self._found.pop(name, None)  # the last name is the one lost last
-            others = [one for one in before.lost if one != effect] if before else []
-            last = before.last if before else None
-            lost = (*others, effect)[-MAX_LOST:]
-            self._put(Ambiguity(name, self._clock(), lost, last))
+            self._add(name, effect, suspected=False)
             while len(self._found) > MAX_NAMES:
                 self._drop(next(iter(self._found)))
 
-    def suspect(self, names: Iterable[ObjectName]) -> None:
-        """Record that an earlier process may have sent the queued changes of these objects."""
+    def suspect(self, requests: Iterable[tuple[ObjectName, Effect]]) -> None:
+        """Record that an earlier process may have sent these requests; most of them are sent again.
+
+        They are not saved before they can harm. Those that there is no room for are left out.
+        """
         with self._changed:
-            for name in names:
-                if len(self._found) < MAX_NAMES:
-                    self._found.setdefault(name, Ambiguity(name, self._clock(), (), suspected=True))
+            for name, effect in requests:
+                if len(self._found) >= MAX_NAMES:
+                    return  # there may be many more, and the mount waits
+                self._add(name, effect, suspected=True)
+
+    def suspect_moves(self, requests: Iterable[tuple[ObjectName, Effect]]) -> int:
+        """Record that an earlier process may have sent these requests of moves, which are not sent again.
+
+        Return how many there was no room for.
+        """
+        dropped = 0
+        with self._changed:
+            for name, effect in requests:
+                if name in self._found or len(self._found) < MAX_NAMES - ROOM:
+                    self._add(name, effect, suspected=False)
+                else:
+                    dropped += 1
+        return dropped
+
+    def _add(self, name: ObjectName, effect: Effect, *, suspected: bool) -> None:
+        before = self._found.pop(name, None)  # the last name is the one lost last
+        others = [one for one in before.lost if one != effect] if before else []
+        last = before.last if before else None
+        lost = (*others, effect)[-MAX_LOST:]
+        suspected = suspected and (before is None or before.suspected)
+        self._put(Ambiguity(name, self._clock(), lost, last, suspected), before)
 
     def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
         """Record that a request was answered, if an earlier one of `name` was lost, or a copy of it."""
-        copied = [found for found in self.all() if found.has_copied(name)] if self._found else []
-        if name not in self._found and not copied:
+        if name not in self._found and name not in self._copies:
             return
         made = effect()
         with self._changed:
             if made.kind in ("put", "copy"):
-                self._forget_copies(name, copied)
+                for target in self._copies.get(name, set()) - {name}:
+                    found = self._found[target]
+                    self._put(found.after_new_source(name, made), found)
             if (before := self._found.get(name)) is None:
                 return
+            lost = tuple(_known(one, made) for one in before.lost)
             if made.kind == "post":
                 made = replace(before.last or Effect("put"), headers=made.headers)
-            lost = before.lost or (made,)
-            if made.source is not None:  # a lost attempt of this copy would store the same for now
-                lost = tuple(made if one.source == made.source else one for one in lost)
-            self._put(replace(before, lost=lost, last=made))
+            self._put(replace(before, lost=lost, last=made), before)
 
-    def _forget_copies(self, source: ObjectName, copied: Iterable[Ambiguity]) -> None:
-        """Record that it is unknown what lost copies of this object would store from now on. Lock held."""
-        unknown = Effect("copy", source=source)
-        for found in copied:
+    def complete(self, found: Ambiguity, last: Effect) -> None:
+        """Record more of what is known to stand, unless the record has changed since it was read."""
+        with self._changed:
             if self._found.get(found.name) is found:
-                lost = tuple(unknown if one.source == source else one for one in found.lost)
-                self._put(replace(found, lost=lost))
+                self._put(replace(found, last=last), found)
+
+    def copies_of(self, source: ObjectName) -> list[Ambiguity]:
+        """Return the records of what lost requests have copied from `source`."""
+        with self._changed:
+            return [self._found[target] for target in self._copies.get(source, ())]
 
     def get(self, name: ObjectName) -> Ambiguity | None:
         """Return the record of a name, None without one."""
         return self._found.get(name)
+
+    def needs_headers(self, name: ObjectName) -> bool:
+        """Return whether a lost request may change the headers alone of what is stored under a name."""
+        found = self._found.get(name)
+        return found is not None and any(one.headers is not None and one.source is None for one in found.lost)
 
     def may_have_stored(self, version: ObjectVersion) -> bool:
         """Return whether a lost request would have stored this version of an object."""
@@ -155,7 +210,9 @@ class AmbiguousRequests:
         """Add the records of an earlier process."""
         with self._changed:
             for one in sorted(found, key=lambda one: one.lost_at):
-                self._found.setdefault(one.name, one)
+                if one.name not in self._found:
+                    self._found[one.name] = one
+                    self._index(one.name, one, None)
 
     def forget(self, found: Ambiguity) -> None:
         """Drop a record, unless it has changed since it was read."""
@@ -182,9 +239,9 @@ class AmbiguousRequests:
             self._is_woken = True
             self._changed.notify_all()
 
-    def _put(self, found: Ambiguity) -> None:
-        before = self._found.get(found.name)
+    def _put(self, found: Ambiguity, before: Ambiguity | None) -> None:
         self._found[found.name] = found
+        self._index(found.name, found, before)
         # Suspected names are not saved: there may be thousands. But a row that was saved must stay current.
         if found.suspected and not (found.is_dangerous or (before is not None and before.is_dangerous)):
             return
@@ -192,6 +249,24 @@ class AmbiguousRequests:
         self._changed.notify_all()
 
     def _drop(self, name: ObjectName) -> None:
-        del self._found[name]
+        self._index(name, None, self._found.pop(name))
         self._unsaved.add(name)
         self._changed.notify_all()
+
+    def _index(self, name: ObjectName, found: Ambiguity | None, before: Ambiguity | None) -> None:
+        """Keep `_copies`, the targets of the lost copies of each source, as the records are."""
+        for source in _sources(before):
+            self._copies[source].discard(name)
+            if not self._copies[source]:
+                del self._copies[source]
+        for source in _sources(found):
+            self._copies.setdefault(source, set()).add(name)
+
+
+def _sources(found: Ambiguity | None) -> set[ObjectName]:
+    return {one.source for one in found.lost if one.source is not None} if found is not None else set()
+
+
+def _known(lost: Effect, made: Effect) -> Effect:
+    """Return what a lost request would do, as far as an answer to the same request says more of it."""
+    return made if lost.is_repeated_by(made) else lost

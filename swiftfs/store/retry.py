@@ -187,12 +187,17 @@ class RetryingStore:
             lambda _call: self._store.copy(source, target, manifest_only=manifest_only, headers=headers),
             lambda _error: Effect("copy", source=source),
         )
-        self._ambiguous.done(target, lambda: replace(self._effect_of_copy(version), source=source))
+        self._ambiguous.done(target, lambda: self._effect_of_copy(version, source))
         return version
 
-    def _effect_of_copy(self, version: ObjectVersion) -> Effect:
-        """Return the effect of a copy after a lost answer. Its own answer has only the ETag: send a HEAD."""
-        effect = Effect("put", version.etag)
+    def _effect_of_copy(self, version: ObjectVersion, source: ObjectName) -> Effect:
+        """Return the effect of a copy after a lost answer. Its own answer has only the ETag: send a HEAD.
+
+        There may be thousands that only an earlier process may have sent too: they are looked at when needed.
+        """
+        effect = Effect("put", version.etag, source=source)
+        if not self._ambiguous.needs_headers(version.name):
+            return effect
         with suppress(StoreError):
             info = self._store.head(version.name)
             if info.version.etag == version.etag:

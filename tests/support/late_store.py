@@ -3,15 +3,15 @@
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from support.harness import write
+from support.harness import copy_live, harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from swiftfs.errors import StoreError, TimedOut
+from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, TimedOut, Unavailable
 from swiftfs.journal.late_requests import LOOKS, LateRequests
 from swiftfs.journal.salvage import copy_journal
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion
@@ -20,13 +20,17 @@ from swiftfs.store.protocol import Body, Headers
 
 FILE = ObjectName("box", "file")
 
+OPTIONS = "settle=0.01,segment_size=1M,drain=1"
+
 
 class LateStore(MemoryStore):
-    """A store that `loses` requests of a method about a key, so many times each."""
+    """A store that `loses` requests of a method about a key, so many times each; `on_loss` is called then."""
 
     def __init__(self, *containers: str) -> None:
         super().__init__(*containers)
         self.loses: dict[tuple[str, str], int] = {}
+        self.on_loss: Callable[[], None] | None = None
+        self.refused_copies: set[str] = set()
         self._late: list[Callable[[], object]] = []
 
     def lose(self, method: str, key: str, times: int = 1) -> None:
@@ -75,6 +79,8 @@ class LateStore(MemoryStore):
             return parent(source, target, manifest_only=manifest_only, headers=headers)
 
         parent = super().copy
+        if target.key in self.refused_copies:
+            raise AccessDenied(f"copy {target}")
         self._lose("copy", target, copy)
         return copy()
 
@@ -94,6 +100,8 @@ class LateStore(MemoryStore):
         if self.loses.get((method, name.key), 0) > 0:
             self.loses[method, name.key] -= 1
             self._late.append(late)
+            if self.on_loss is not None:
+                self.on_loss()
             raise TimedOut(f"{method} {name}: timed out")
 
 
@@ -107,6 +115,41 @@ def late(filesystem: FileSystem) -> LateRequests:
 def look(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
     """Look as if so many seconds were over."""
     late(filesystem).look(time.time() + seconds)
+
+
+def away(_method: str, _subject: str) -> None:
+    """Fail every request: a hook of a store."""
+    raise Unavailable("no answer")
+
+
+def kill_during(
+    store: LateStore, cache: Path, method: str, key: str, job: Callable[[FileSystem], object] | None = None
+) -> Path:
+    """Kill a mount while a request of its `job` is under way, which `land` carries out; return its cache.
+
+    Without a job it is a request of its recovery.
+    """
+    died = cache.with_name(f"{cache.name}-died")
+
+    def kill() -> None:
+        copy_live(cache, died)
+        store.hook, store.on_loss = away, None
+
+    def prepare() -> None:
+        store.lose(method, key)
+        store.on_loss = kill
+
+    if job is None:
+        prepare()
+    with suppress(SwiftfsError, OSError), harness(store, cache, OPTIONS) as filesystem:
+        if job is not None:
+            prepare()
+            job(filesystem)
+        wait_until(lambda: store.on_loss is None)
+    assert store.on_loss is None
+    store.loses.clear()
+    store.hook = None
+    return died
 
 
 def settle(filesystem: FileSystem) -> None:

@@ -38,7 +38,7 @@ class Recorded:
 
 def test_a_suspected_deletion_is_not_saved_before_it_can_harm() -> None:
     recorded = Recorded()
-    recorded.requests.suspect([NAME])
+    recorded.requests.suspect([(NAME, GONE)])
     recorded.done(GONE)
     assert recorded.rows == {}
     recorded.done(STORED)
@@ -49,7 +49,7 @@ def test_a_suspected_deletion_is_not_saved_before_it_can_harm() -> None:
 def test_a_file_that_is_deleted_again_is_not_remembered_as_stored() -> None:
     """The next mount would take it for the victim of the first deletion, and store it anew."""
     recorded = Recorded()
-    recorded.requests.suspect([NAME])
+    recorded.requests.suspect([(NAME, GONE)])
     for effect in (GONE, STORED, GONE):
         recorded.done(effect)
     assert recorded.rows[NAME].last == GONE

@@ -22,6 +22,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024
@@ -406,7 +407,7 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
 @contextmanager
 def moves(store: MemoryStore, cache: Path) -> Iterator[ObjectMoves]:
     with closing(JournalDB(cache, "box of memory")) as log, ThreadPoolExecutor() as pool:
-        yield ObjectMoves(store, pool, SegmentRemoval(store, log, SegmentOwnership(log)))
+        yield ObjectMoves(store, pool, SegmentRemoval(store, log, SegmentOwnership(log)), AmbiguousRequests())
 
 
 def named(store: MemoryStore, key: str) -> set[str]:

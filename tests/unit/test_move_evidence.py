@@ -19,6 +19,7 @@ from swiftfs.journal.operations import MovedObject, MoveFolder
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Page
+from swiftfs.store.ambiguous import AmbiguousRequests
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")
 
@@ -49,7 +50,9 @@ def store() -> LaggingStore:
 def moving(store: LaggingStore, tmp_path: Path) -> Iterator[ObjectMoves]:
     """What moves folders; no listing counts as of this moment."""
     with closing(JournalDB(tmp_path, "me")) as log, ThreadPoolExecutor(4) as pool:
-        yield ObjectMoves(store, pool, SegmentRemoval(store, log, SegmentOwnership(log)), moment=0)
+        yield ObjectMoves(
+            store, pool, SegmentRemoval(store, log, SegmentOwnership(log)), AmbiguousRequests(), moment=0
+        )
 
 
 def _ignore(_intent: MoveFolder) -> None:

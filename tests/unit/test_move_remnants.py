@@ -20,6 +20,7 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import Headers
 
 SEGMENT = ObjectName("box_segments", "large/1")
@@ -277,7 +278,7 @@ def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) ->
     with closing(JournalDB(tmp_path, "box")) as database:
         removal = SegmentRemoval(store, database, SegmentOwnership(database))
         with ThreadPoolExecutor() as pool:
-            moves = ObjectMoves(store, pool, removal)
+            moves = ObjectMoves(store, pool, removal, AmbiguousRequests())
             with pytest.raises(StoreError, match="both are kept"):
                 moves.resume_move(Move(source, target, replaces_etag="other"))
         store.copy(source, target, manifest_only=True)

@@ -9,13 +9,13 @@ import pytest
 
 from support.ghosts import HauntedStore
 from support.harness import ME, copy_live, harness, names, read, write
+from support.interrupted_moves import leave, refusals, row_of
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, body, foreign, keys, refuse
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.queue_report import QueueReport
 from swiftfs.objects import ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
 
@@ -25,24 +25,11 @@ def store() -> MemoryStore:
     return MemoryStore("box")
 
 
-def row_of(store: MemoryStore, key: str) -> MovedObject:
-    """Return an object as the record of a move names it."""
-    (row,) = store.list_page("box", prefix=key).rows
-    return MovedObject(key, row.hash, row.last_modified)
-
-
 def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
     """Return the move of `d` to `e` as a crash leaves it, `recorded` with all that moves."""
     rows = store.list_page("box", prefix="d/").rows
     objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
     return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
-
-
-def leave(folder: Path, intent: Move | MoveFolder) -> None:
-    """Leave a move in the journal, as a process does that dies."""
-    log = JournalDB(folder, "box of memory")
-    log.commit([Record(1, "/d", intent)])
-    log.close()
 
 
 @contextmanager
@@ -252,11 +239,6 @@ def test_what_is_newer_at_the_source_stays(
         pass
     assert contents(store) == {"d/a": b"newer", "d/c": b"new", "e/a": b"d/a", "e/b": b"d/b"}
     assert "box/d/a, box/d/c is kept" in caplog.text
-
-
-def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
-    report = QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
-    return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]
 
 
 def test_the_unmount_tells_of_a_move_that_was_given_up_and_no_fsync_does(

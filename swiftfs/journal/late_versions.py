@@ -1,0 +1,187 @@
+"""The versions that may have to be stored again when a late request overwrites them."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from swiftfs.errors import NotFound, StoreError
+from swiftfs.filecache.block_map import BaseVersion
+from swiftfs.filecache.cache import FileCache
+from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.journal.late_copies import LateCopies
+from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
+from swiftfs.store.ambiguous import GONE, SMALL_BODY, Ambiguity, AmbiguousRequests, Effect
+from swiftfs.store.protocol import Headers, ObjectStore
+
+log = logging.getLogger(__name__)
+
+COPY_BYTES = 1024 * 1024
+
+
+class LateVersions:
+    """Keeps the bytes and headers of the versions that `ambiguous` records as the last ones.
+
+    Mostly `cache` has the bytes. What only Swift has, as after a rename, is fetched once for each version
+    when a lost request begins to be dangerous.
+    """
+
+    def __init__(
+        self, ambiguous: AmbiguousRequests, store: ObjectStore, cache: FileCache, folder: Path
+    ) -> None:
+        self._ambiguous = ambiguous
+        self._store = store
+        self._cache = cache
+        self._copies = LateCopies(folder)
+        self._folder = folder.parent
+        self._wanted: dict[ObjectName, ObjectVersion] = {}
+        self._fetched: set[tuple[ObjectVersion, float]] = set()
+
+    def begin(self) -> None:
+        """Take over what an earlier mount has kept."""
+        found = {one.name: one for one in self._ambiguous.all()}
+        self.keep(found)
+        self._copies.sweep(map(_version, filter(_is_only_here, found.values())))
+
+    def keep(self, changed: Mapping[ObjectName, Ambiguity | None]) -> None:
+        """Copy what the cache has of what changed records need, and delete what they needed before.
+
+        One thread at a time may call this. There may be thousands of records: only the changed ones count.
+        """
+        preferred, no_more = [], []
+        for name, found in changed.items():
+            version = _version(found) if found is not None and _is_only_here(found) else None
+            if (before := self._wanted.pop(name, None)) not in (None, version):
+                self._copies.drop(before)
+                no_more.append(before)
+            if found is not None and version is not None:
+                self._wanted[name] = version
+                if found.is_dangerous:
+                    self._copy(version)
+                    preferred.append(version)
+        self._cache.prefer(preferred, no_more)
+
+    def file_of(self, name: ObjectName, last: Effect) -> CachedFile | None:
+        """Return a new file with a version's bytes, for the caller to release; None when they are gone."""
+        if last.manifest is not None:  # its segments are in Swift
+            size = last.manifest.size
+            return self._cache.new(name, BaseVersion(name, last.etag, size, size, last.manifest))
+        if last.body is not None:
+            return self._filled(name, last, lambda position: (last.body or b"")[position:])
+        version = ObjectVersion(name, last.etag)
+        if (read := self._copies.reader(version)) is not None:
+            with read as file:
+                if cached_file := self._filled(
+                    name, last, lambda at: os.pread(file.fileno(), COPY_BYTES, at)
+                ):
+                    return cached_file
+        kept = self._cache.find(version)
+        if kept is None:
+            return None
+        try:
+            if not kept.is_complete():
+                return None
+            return self._filled(
+                name, last, lambda position: os.pread(kept.descriptor, kept.size - position, position)
+            )
+        finally:
+            self._cache.release(kept)
+
+    def _filled(self, name: ObjectName, last: Effect, read: Callable[[int], bytes]) -> CachedFile | None:
+        cached_file = self._cache.new(name, None)
+        try:
+            position = 0
+            while data := read(position)[:COPY_BYTES]:
+                position += cached_file.write(position, len(data), partial(_write, data))
+            is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
+        except BaseException:
+            self._cache.release(cached_file)
+            raise
+        if is_right:
+            return cached_file
+        self._cache.release(cached_file)
+        return None
+
+    def fetch(self, found: Ambiguity) -> None:
+        """Get the headers of an object, and its bytes or manifest, unless they are known."""
+        last, version = found.last, _version(found)
+        if last is None or not _is_only_here(found) or (version, found.lost_at) in self._fetched:
+            return
+        if last.headers is not None and (version in self._copies or self._is_cached(version)):
+            return
+        try:
+            complete = self._get(last, self._store.head(found.name))
+        except NotFound:
+            complete = GONE if last.headers is None else None  # the listing was late
+        except (StoreError, OSError) as error:
+            log.info("%s is not kept: %s", found.name, error)
+            return
+        self._fetched.add((version, found.lost_at))
+        if complete is not None:
+            self._ambiguous.complete(found, complete)
+
+    def _get(self, last: Effect, info: ObjectInfo) -> Effect | None:
+        """Return the effect with all that is known of a version; None when another one stands."""
+        version = info.version
+        if version.etag != last.etag:
+            return None
+        headers = last.headers or Headers.of(info)
+        if info.is_slo:
+            return replace(last, headers=headers, manifest=self._store.manifest(version.name))
+        if info.size <= SMALL_BODY:
+            body = bytearray(info.size)
+            self._store.get(version.name, partial(_fill, body), etag=version.etag)
+            return replace(last, headers=headers, body=bytes(body))
+        if self._copies.fits(info.size) and not self._is_cached(version):
+            with TemporaryFile(dir=self._folder) as file:
+                self._store.get(version.name, partial(_pwrite, file.fileno()), etag=version.etag)
+                self._copies.put(version, file.fileno(), info.size)
+        return replace(last, headers=headers)
+
+    def _is_cached(self, version: ObjectVersion) -> bool:
+        if (cached_file := self._cache.find(version)) is None:
+            return False
+        try:
+            return cached_file.is_complete()
+        finally:
+            self._cache.release(cached_file)
+
+    def _copy(self, version: ObjectVersion) -> None:
+        """Copy a version's bytes: a kill -9 may lose them until the last close, a full cache afterwards."""
+        if version in self._copies or (cached_file := self._cache.find(version)) is None:
+            return
+        try:
+            if cached_file.is_complete():
+                self._copies.put(version, cached_file.descriptor, cached_file.size)
+        except OSError as error:
+            log.info("%s is not kept: %s", version.name, error)
+        finally:
+            self._cache.release(cached_file)
+
+
+def _version(found: Ambiguity) -> ObjectVersion:
+    return ObjectVersion(found.name, found.last.etag if found.last is not None else "")
+
+
+def _is_only_here(found: Ambiguity) -> bool:
+    """Return whether nothing but a local file has the bytes of a version, if a late request overwrites it."""
+    last = found.last
+    if last is None or last.kind != "put" or not last.etag:
+        return False
+    return last.body is None and last.manifest is None
+
+
+def _fill(body: bytearray, position: int, data: bytes) -> None:
+    body[position : position + len(data)] = data
+
+
+def _pwrite(descriptor: int, position: int, data: bytes) -> None:
+    os.pwrite(descriptor, data, position)
+
+
+def _write(data: bytes, descriptor: int, position: int) -> int:
+    return os.pwrite(descriptor, data, position)

@@ -1,0 +1,27 @@
+"""Moves as a process leaves them in the journal that dies, and what the next mount says of them."""
+
+from pathlib import Path
+
+from support.memory_store import MemoryStore
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.queue_report import QueueReport
+from swiftfs.posix.filesystem import FileSystem
+
+
+def row_of(store: MemoryStore, key: str) -> MovedObject:
+    """Return an object as the record of a move names it."""
+    (row,) = store.list_page("box", prefix=key).rows
+    return MovedObject(key, row.hash, row.last_modified)
+
+
+def leave(folder: Path, intent: Delete | Move | MoveFolder) -> None:
+    """Leave a change in the journal, as a process does that dies."""
+    log = JournalDB(folder, "box of memory")
+    log.commit([Record(1, "/d", intent)])
+    log.close()
+
+
+def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
+    report = QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
+    return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]

@@ -1,0 +1,334 @@
+"""Renames that a kill interrupted, and requests of them that are carried out after the next mount began."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from support.harness import ME, copy_live, harness, read, write
+from support.interrupted_moves import leave, refusals, row_of
+from support.late_store import (
+    OPTIONS,
+    LateStore,
+    kill_during,
+    late,
+    look,
+    recorded,
+    settle,
+    store_body,
+    store_file,
+    told,
+)
+from support.stored_objects import body, foreign, keys
+from swiftfs.errors import SwiftfsError, Unavailable
+from swiftfs.journal.late_requests import LOOKS
+from swiftfs.journal.operations import Delete, Move, MoveFolder
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store import ambiguous
+from swiftfs.store.protocol import Headers
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+TARGET = ObjectName("box", "b")
+
+
+def before(store: LateStore, cache: Path, *files: tuple[str, bytes], folder: str = "") -> Path:
+    """Store files by a mount of its own, and return the cache folder for the next, which is empty."""
+    with harness(store, cache / "before", OPTIONS) as filesystem:
+        if folder:
+            filesystem.mkdir(folder, 0o755, ME)
+        for path, data in files:
+            store_file(filesystem, data, path)
+        settle(filesystem)
+    return cache / "mount"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "mount").mkdir()
+
+
+def rename(filesystem: FileSystem) -> None:
+    filesystem.rename("/a", "/b")
+
+
+def rename_folder(filesystem: FileSystem) -> None:
+    filesystem.rename("/d", "/e")
+
+
+@pytest.mark.parametrize("size", [10, 5000, 3 * MIB])
+def test_a_late_copy_of_a_new_file_at_the_old_name(store: LateStore, tmp_path: Path, size: int) -> None:
+    """Only Swift has the bytes of the file that was moved."""
+    old = os.urandom(size)
+    cache = before(store, tmp_path, ("/a", old))
+    died = kill_during(store, cache, "copy", "b", rename)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert keys(store) == ["b"] or size > MIB
+        was = store.head(TARGET)
+        store_file(filesystem, b"new", "/a")
+        assert late(filesystem).counts().watched == 2
+        store.land()
+        assert body(store, "b") == b"new"
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"new", old)
+        assert store.head(TARGET).content_type == was.content_type
+        assert read(filesystem, "/b") == old
+
+
+def test_what_a_late_copy_would_overwrite_is_fetched_first(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/a", bytes(5000)))
+    died = kill_during(store, cache, "copy", "b", rename)
+    with harness(store, died, OPTIONS) as filesystem:
+        store.requests.clear()
+        store_file(filesystem, b"new", "/a")
+        assert store.requests.index(("get", "box/b")) < store.requests.index(("put", "box/a"))
+        store_file(filesystem, b"newer", "/a")
+        assert store.requests.count(("get", "box/b")) == 1
+
+
+def test_a_late_deletion_of_what_another_client_stored_at_the_old_name(
+    store: LateStore, tmp_path: Path
+) -> None:
+    """The rename could not delete its source, and the process died when it tried that again."""
+    foreign(store, "a", b"theirs")
+    deletion = Delete(ObjectName("box", "a"), is_slo=False, etag="another", moved=True)
+    leave(tmp_path / "mount", deletion)
+    with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
+        settle(filesystem)
+        assert body(store, "a") == b"theirs"
+        late(filesystem).fetch()
+        store.delete(ObjectName("box", "a"))
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "a") == b"theirs"
+
+
+def test_a_late_copy_after_two_new_files_at_the_old_name(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/a", b"old"))
+    died = kill_during(store, cache, "copy", "b", rename)
+    with harness(store, died, OPTIONS) as filesystem:
+        store_file(filesystem, b"new", "/a")
+        store.land()
+        store_file(filesystem, b"newest", "/a")
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"newest", b"old")
+
+
+def test_a_late_deletion_of_a_new_file_at_the_old_name(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/a", b"old"))
+    died = kill_during(store, cache, "delete", "a", rename)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert keys(store) == ["b"]
+        store_file(filesystem, b"new", "/a")
+        store.land()
+        assert keys(store) == ["b"]
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"new", b"old")
+
+
+@pytest.mark.parametrize("killed_in_recovery", [False, True])
+def test_the_mount_after_the_next_one_watches_too(
+    store: LateStore, tmp_path: Path, *, killed_in_recovery: bool
+) -> None:
+    cache = before(store, tmp_path, ("/a", b"old"))
+    died = kill_during(store, cache, "copy", "b", rename)
+    if killed_in_recovery:
+        again = kill_during(store, died, "copy", "b")
+    else:
+        again = tmp_path / "again"
+        with harness(store, died, OPTIONS):
+            copy_live(died, again)
+    with harness(store, again, OPTIONS) as filesystem:
+        store_file(filesystem, b"new", "/a")
+        store.land()
+        assert body(store, "b") == b"new"
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"new", b"old")
+
+
+def test_the_mount_after_one_whose_recovery_found_no_server(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/a", b"old"))
+    died = kill_during(store, cache, "copy", "b", rename)
+
+    def no_heads(method: str, _subject: str) -> None:
+        if method == "head":
+            raise Unavailable("no answer")
+
+    store.hook = no_heads
+    with harness(store, died, OPTIONS) as filesystem:
+        store.hook = None
+        store_file(filesystem, b"another", "/b")
+        store.land()
+        assert body(store, "b") == b"old"
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"old", b"another")
+
+
+@pytest.mark.parametrize("stands", [b"theirs", b""])
+def test_a_move_that_is_given_up(store: LateStore, tmp_path: Path, stands: bytes) -> None:
+    """What stands at the target then stays: another client's file, or nothing."""
+    cache = before(store, tmp_path, ("/a", b"old"))
+    died = kill_during(store, cache, "copy", "b", rename)
+    foreign(store, "a", b"their a")
+    if stands:
+        foreign(store, "b", stands)
+    told_of_it = pytest.raises(SwiftfsError, match="both are kept")
+    with told_of_it, harness(store, died, OPTIONS) as filesystem:
+        assert len(refusals(filesystem)) == 1
+        store.land()
+        assert body(store, "b") == b"their a"
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "a") == b"their a"
+        assert keys(store) == (["a", "b"] if stands else ["a"])
+        if stands:
+            assert body(store, "b") == stands
+
+
+def test_a_late_deletion_after_a_move_is_given_up(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/a", b"old"))
+    died = kill_during(store, cache, "delete", "a", rename)
+    foreign(store, "b", b"theirs")
+    told_of_it = pytest.raises(SwiftfsError, match="both are kept")
+    with told_of_it, harness(store, died, OPTIONS) as filesystem:
+        assert len(refusals(filesystem)) == 1
+        late(filesystem).fetch()
+        store.land()
+        assert keys(store) == ["b"]
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"old", b"theirs")
+
+
+def test_a_late_deletion_of_a_folder_s_objects(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/d/f1", b"one"), ("/d/f2", b"two"), folder="/d")
+    died = kill_during(store, cache, "delete", "d/f1", rename_folder)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert keys(store) == ["e", "e/f1", "e/f2"]
+        filesystem.mkdir("/d", 0o700, ME)
+        store_file(filesystem, b"new", "/d/f1")
+        store.land()
+        assert "d/f1" not in keys(store)
+        look(filesystem)
+        settle(filesystem)
+        assert {key: body(store, key) for key in keys(store)} == {
+            "d": b"",
+            "d/f1": b"new",
+            "e": b"",
+            "e/f1": b"one",
+            "e/f2": b"two",
+        }
+
+
+@pytest.mark.parametrize("key", ["e/f1", "e"])
+def test_a_late_copy_of_a_folder_s_object(store: LateStore, tmp_path: Path, key: str) -> None:
+    cache = before(store, tmp_path, ("/d/f1", b"one"), ("/d/f2", b"two"), folder="/d")
+    died = kill_during(store, cache, "copy", key, rename_folder)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert keys(store) == ["e", "e/f1", "e/f2"]
+        was = store.head(ObjectName("box", key))
+        filesystem.mkdir("/d", 0o700, ME)
+        store_file(filesystem, b"new", "/d/f1")
+        store.land()
+        assert store.head(ObjectName("box", key)) != was
+        look(filesystem)
+        settle(filesystem)
+        stands = store.head(ObjectName("box", key))
+        assert (stands.version, stands.metadata) == (was.version, was.metadata)
+        assert (body(store, "d/f1"), body(store, "e/f1")) == (b"new", b"one")
+
+
+def test_a_folder_that_moves_back(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/d/f1", os.urandom(3 * MIB)), folder="/d")
+    old = store_body(store, ObjectName("box", "d/f1"))
+    died = kill_during(store, cache, "copy", "e/f1", rename_folder)
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.rename("/e", "/d")
+        store.land()
+        assert "e/f1" in keys(store)
+        look(filesystem)
+        settle(filesystem)
+        assert [key for key in keys(store) if not key.startswith(".")] == ["d", "d/f1"]
+        assert body(store, "d/f1") == old
+
+
+def test_a_late_undo_deletion(store: LateStore, tmp_path: Path) -> None:
+    """It would take the only copy, if the next mount finished what the dead one was undoing."""
+    cache = before(store, tmp_path, ("/d/f1", b"one"), ("/d/f2", b"two"), folder="/d")
+
+    def refuse_f2(filesystem: FileSystem) -> None:
+        store.refused_copies = {"e/f2"}
+        rename_folder(filesystem)
+
+    died = kill_during(store, cache, "delete", "e/f1", refuse_f2)
+    store.refused_copies = set()
+    told_of_it = pytest.raises(SwiftfsError, match="it was being undone")
+    with told_of_it, harness(store, died, OPTIONS) as filesystem:
+        store.land()
+        look(filesystem)
+        settle(filesystem)
+        (folder,) = {key[0] for key in keys(store)}
+        assert [body(store, f"{folder}/{name}") for name in ("f1", "f2")] == [b"one", b"two"]
+
+
+def test_a_finished_move_costs_no_looks(store: LateStore, tmp_path: Path) -> None:
+    cache = before(store, tmp_path, ("/d/f1", b"one"), ("/d/f2", b"two"), folder="/d")
+    died = kill_during(store, cache, "copy", "e/f1", rename_folder)
+    with harness(store, died, OPTIONS) as filesystem:
+        store.requests.clear()
+        assert late(filesystem).counts().watched == 0
+        for seconds in LOOKS:
+            look(filesystem, seconds + 5)
+        assert store.requests == []
+        late(filesystem).save()
+        assert recorded(died) == 0
+
+
+def test_more_objects_than_are_watched(
+    store: LateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [(f"/d/{number}", b"%d" % number) for number in range(20)]
+    cache = before(store, tmp_path, *files, folder="/d")
+    died = kill_during(store, cache, "copy", "e/19", rename_folder)
+    monkeypatch.setattr(ambiguous, "MAX_NAMES", 10)
+    monkeypatch.setattr(ambiguous, "ROOM", 2)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert len(keys(store)) == 21
+        assert any("34 names" in line for line in told(caplog, logging.WARNING))
+        write(filesystem, "/d2", b"x")
+        settle(filesystem)
+
+
+def test_a_copy_that_was_carried_out_does_no_harm(store: LateStore, tmp_path: Path) -> None:
+    """The source had gone when the process died: nothing but the names is known."""
+    store.put(TARGET, b"moved", Headers("text/plain"))
+    leave(tmp_path / "mount", Move(ObjectName("box", "a"), TARGET, etag=store.head(TARGET).version.etag))
+    with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
+        store_file(filesystem, b"new", "/a")
+        store_file(filesystem, b"newer", "/b")
+        look(filesystem)
+        settle(filesystem)
+        assert (body(store, "a"), body(store, "b")) == (b"new", b"newer")
+
+
+def test_a_folder_whose_copies_were_being_deleted_is_not_touched_later(
+    store: LateStore, tmp_path: Path
+) -> None:
+    """A mount has served files since: who copied them to the target is not known any more."""
+    for key in ("d/f1", "e/f1"):
+        foreign(store, key, b"data")
+    objects = (row_of(store, "d/f1"),)
+    move = MoveFolder("box", "d/", "box", "e/", objects=objects, served=True, undone=True)
+    leave(tmp_path / "mount", move)
+    told_of_it = pytest.raises(SwiftfsError, match="it was being undone")
+    with told_of_it, harness(store, tmp_path / "mount", OPTIONS):
+        assert keys(store) == ["d/f1", "e/f1"]

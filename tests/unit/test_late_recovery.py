@@ -1,0 +1,251 @@
+"""Changes that were being sent at a kill, and were changed again before the next mount sent them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.harness import ME, harness, put, write
+from support.jobs import wait_until
+from support.late_store import FILE, OPTIONS, LateStore, kill_during, late, look, settle, store_file
+from support.stored_objects import body, keys
+from swiftfs.posix.filesystem import FileSystem
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+
+Job = Callable[[FileSystem], object]
+
+
+def stored(store: LateStore, cache: Path, job: Job) -> Path:
+    """Have something stored by a mount of its own; return the cache folder for the next."""
+    (cache / "before").mkdir()
+    (cache / "mount").mkdir()
+    with harness(store, cache / "before", OPTIONS) as filesystem:
+        job(filesystem)
+        settle(filesystem)
+    return cache / "mount"
+
+
+def write_old(filesystem: FileSystem) -> None:
+    write(filesystem, "/file", b"old")
+
+
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+def test_a_file_that_is_written_again(store: LateStore, tmp_path: Path, size: int) -> None:
+    cache = stored(store, tmp_path, write_old)
+    data = os.urandom(size)
+    method = "put" if size < MIB else "put_manifest"
+    died = kill_during(store, cache, method, "file", lambda filesystem: write(filesystem, "/file", data))
+    with harness(store, died, OPTIONS) as filesystem:
+        write(filesystem, "/file", b"newer")
+        settle(filesystem)
+        assert late(filesystem).counts().watched == 1
+        if method == "put":  # the segments of the other have gone
+            store.land()
+            assert body(store, "file") == data
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == b"newer"
+
+
+def test_a_file_that_is_deleted(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, write_old)
+    died = kill_during(store, cache, "put", "file", lambda filesystem: write(filesystem, "/file", b"sent"))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.unlink("/file")
+        settle(filesystem)
+        store.land()
+        assert keys(store) == ["file"]
+        look(filesystem)
+        settle(filesystem)
+        assert keys(store) == []
+
+
+def test_a_file_that_is_renamed(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, lambda _: None)
+    died = kill_during(store, cache, "put", "file", lambda filesystem: write(filesystem, "/file", b"sent"))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.rename("/file", "/there")
+        settle(filesystem)
+        store.land()
+        assert keys(store) == ["file", "there"]
+        look(filesystem)
+        settle(filesystem)
+        assert keys(store) == ["there"]
+        assert body(store, "there") == b"sent"
+
+
+def test_a_file_whose_attributes_change(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, write_old)
+    died = kill_during(store, cache, "put", "file", lambda filesystem: write(filesystem, "/file", b"sent"))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.chmod("/file", 0o400)
+        settle(filesystem)
+        was = store.head(FILE)
+        store.land()
+        assert store.head(FILE).content_type != was.content_type
+        look(filesystem)
+        settle(filesystem)
+        assert store.head(FILE).content_type == was.content_type
+        assert body(store, "file") == b"sent"
+
+
+def test_a_deletion_that_a_new_file_makes_needless(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, write_old)
+    died = kill_during(store, cache, "delete", "file", lambda filesystem: filesystem.unlink("/file"))
+    with harness(store, died, OPTIONS) as filesystem:
+        store_file(filesystem, b"new")
+        store.land()
+        assert keys(store) == []
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == b"new"
+
+
+def test_a_deletion_that_a_move_over_it_makes_needless(store: LateStore, tmp_path: Path) -> None:
+    def both(filesystem: FileSystem) -> None:
+        write(filesystem, "/file", b"old")
+        write(filesystem, "/other", b"other")
+
+    cache = stored(store, tmp_path, both)
+    died = kill_during(store, cache, "delete", "file", lambda filesystem: filesystem.unlink("/file"))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.rename("/other", "/file")
+        late(filesystem).fetch()
+        store.land()
+        assert keys(store) == []
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == b"other"
+
+
+def test_attributes_that_change_again(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, write_old)
+    died = kill_during(store, cache, "post", "file", lambda filesystem: filesystem.chmod("/file", 0o600))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.chmod("/file", 0o444)
+        settle(filesystem)
+        store.land()
+        assert "mode=0100600" in store.head(FILE).content_type
+        look(filesystem)
+        settle(filesystem)
+        assert "mode=0100444" in store.head(FILE).content_type
+
+
+def test_attributes_that_new_bytes_make_needless(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, write_old)
+    died = kill_during(store, cache, "post", "file", lambda filesystem: filesystem.chmod("/file", 0o600))
+    with harness(store, died, OPTIONS) as filesystem:
+        write(filesystem, "/file", b"newer")
+        filesystem.chmod("/file", 0o444)
+        settle(filesystem)
+        was = store.head(FILE)
+        store.land()
+        look(filesystem)
+        settle(filesystem)
+        assert store.head(FILE).content_type == was.content_type
+        assert body(store, "file") == b"newer"
+
+
+def test_a_folder_that_is_removed(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, lambda _: None)
+    died = kill_during(store, cache, "put", "d", lambda filesystem: filesystem.mkdir("/d", 0o755, ME))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.rmdir("/d")
+        settle(filesystem)
+        store.land()
+        assert keys(store) == ["d"]
+        look(filesystem)
+        settle(filesystem)
+        assert keys(store) == []
+
+
+def test_a_link_that_is_made_anew(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, lambda _: None)
+    died = kill_during(store, cache, "put", "l", lambda filesystem: filesystem.symlink("old", "/l", ME))
+    with harness(store, died, OPTIONS) as filesystem:
+        filesystem.unlink("/l")
+        filesystem.symlink("new", "/l", ME)
+        settle(filesystem)
+        store.land()
+        assert body(store, "l") == b"old"
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "l") == b"new"
+
+
+def test_a_second_loss_of_a_name_that_is_watched_already(store: LateStore, tmp_path: Path) -> None:
+    cache = stored(store, tmp_path, lambda _: None)
+
+    def twice(filesystem: FileSystem) -> None:
+        store.lose("put", "file")
+        callback, store.on_loss = store.on_loss, None
+        store_file(filesystem, b"first")
+        store.lose("put", "file")
+        store.on_loss = callback
+        write(filesystem, "/file", b"second")
+
+    died = kill_during(store, cache, "put", "file", twice)
+    with harness(store, died, OPTIONS) as filesystem:
+        settle(filesystem)
+        store_file(filesystem, b"third")
+        store.land()  # the second comes last
+        assert body(store, "file") == b"second"
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == b"third"
+
+
+def test_what_is_sent_again_as_it_was_costs_no_looks(store: LateStore, tmp_path: Path) -> None:
+    def jobs(filesystem: FileSystem) -> None:
+        write(filesystem, "/file", b"newer")
+        write(filesystem, "/large", bytes(range(256)) * 12_000)
+        filesystem.chmod("/other", 0o600)
+        filesystem.chmod("/large2", 0o600)
+        filesystem.mkdir("/d", 0o755, ME)
+
+    def prepare(filesystem: FileSystem) -> None:
+        write(filesystem, "/file", b"old")
+        write(filesystem, "/other", b"other")
+        write(filesystem, "/large2", os.urandom(2 * MIB))
+
+    cache = stored(store, tmp_path, prepare)
+    died = kill_during(store, cache, "put", "file", jobs)
+    with harness(store, died, OPTIONS) as filesystem:
+        settle(filesystem)
+        assert late(filesystem).counts().watched == 0
+
+
+def test_a_second_close_during_the_upload(store: LateStore, tmp_path: Path) -> None:
+    """The journal has the second close alone when the process dies: the upload of the first runs."""
+    cache = stored(store, tmp_path, write_old)
+
+    def close_twice(filesystem: FileSystem) -> None:
+        kill = store.on_loss
+        assert kill is not None
+        handle = filesystem.create("/file", 0o644, os.O_WRONLY | os.O_TRUNC, ME)
+
+        def close_and_kill() -> None:
+            store.on_loss = kill
+            put(filesystem, handle, 0, b"second")
+            filesystem.flush(handle)
+            kill()
+
+        store.on_loss = close_and_kill
+        put(filesystem, handle, 0, b"first")
+        filesystem.flush(handle)
+        wait_until(lambda: store.on_loss is None)
+        filesystem.release(handle)
+
+    died = kill_during(store, cache, "put", "file", close_twice)
+    with harness(store, died, OPTIONS) as filesystem:
+        settle(filesystem)
+        assert body(store, "file") == b"second"
+        store.land()
+        assert body(store, "file") == b"first"
+        look(filesystem)
+        settle(filesystem)
+        assert body(store, "file") == b"second"
