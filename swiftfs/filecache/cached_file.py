@@ -142,6 +142,18 @@ class CachedFile:
         with self._state.changed:
             return self._state.blocks.changes()
 
+    @property
+    def is_unchanged_slo(self) -> bool:
+        """Whether it is an unchanged SLO with known segments: to store it again takes its manifest alone.
+
+        Its bytes may not be here, and if a late request has replaced the object they cannot be read from it.
+        """
+        with self._state.changed:
+            blocks, origin = self._state.blocks, self._state.blocks.origin
+            if origin is None or origin.manifest is None or blocks.changes():
+                return False
+            return origin.size == origin.object_size == blocks.size
+
     def to_record(self) -> FileRecord:
         """Return the record for `FileState.restore`.
 

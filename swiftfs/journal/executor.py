@@ -70,7 +70,7 @@ class Executor:
         A file that is stored as one object is downloaded completely first: after the PUT, its base version
         is gone.
         """
-        if cached_file.size > self._segment_size:
+        if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
         return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
 

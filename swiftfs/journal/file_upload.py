@@ -58,7 +58,7 @@ class FileUpload:
         """
         snapshot = cached_file.begin_upload()
         try:
-            if snapshot.size <= self._segment_size:
+            if snapshot.size <= self._segment_size and not cached_file.is_unchanged_slo:
                 return self._put(operation, cached_file, snapshot, record_superseded)
             return self._put_segments(operation, cached_file, snapshot, record_superseded)
         except ChangedDuringUpload:
@@ -165,7 +165,8 @@ class FileUpload:
         Return None if little of the old object stays, or if it is another version now.
         """
         origin = snapshot.origin
-        if origin is None or not origin.etag or origin.size < PIECE:
+        least = 0 if cached_file.is_unchanged_slo else PIECE
+        if origin is None or not origin.etag or origin.size < least:
             return None
         known = self._old_segments(origin, operation.replaces_large)
         if known is None:
@@ -174,7 +175,7 @@ class FileUpload:
         limit = self._store.limits().slo_segments
         parts = plan(known, origin.size, snapshot.size, cached_file.changes(), self._segment_size)
         parts = compact(parts, limit, self._segment_size * 4)
-        if len(parts) > limit or sum(span(part) for part in parts if isinstance(part, Segment)) < PIECE:
+        if len(parts) > limit or sum(span(part) for part in parts if isinstance(part, Segment)) < least:
             return None
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):

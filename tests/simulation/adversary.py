@@ -82,7 +82,7 @@ class Adversary(MemoryStore):
     """A store in memory whose requests meet faults.
 
     With a `lag` a listing shows changes of objects only so many seconds later. `changed` is called after
-    every change of an object, whoever made it.
+    every change of an object, whoever made it. The store `was_overtaken` if a late request was carried out.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Adversary(MemoryStore):
         self._in_flight: dict[int, Callable[[], object]] = {}
         self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
         self.loud = True
+        self.was_overtaken = False
         self.changed: Callable[[str, ObjectName], None] = lambda _method, _name: None
         self.met: list[str] = []
         self._late: dict[int, float] = {}
@@ -343,6 +344,7 @@ class Adversary(MemoryStore):
                 self._scheduler.record(f"late: {error}")
             else:
                 self._scheduler.record("a late request is carried out")
+                self.was_overtaken = True
 
         self._late[number] = self._scheduler.now
         self._scheduler.at(seconds, carry_out)

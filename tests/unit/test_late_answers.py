@@ -21,6 +21,7 @@ from support.late_store import (
 )
 from support.stored_objects import body, foreign, keys
 from swiftfs.journal.late_requests import LOOKS
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
@@ -188,6 +189,27 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
     settle(filesystem)
     assert body(store, "file") == new
     assert sum(method in ("put", "put_manifest") for method, _ in store.requests) == 1
+
+
+def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(
+    store: LateStore, filesystem: FileSystem
+) -> None:
+    """Its one segment is smaller than ours are: it is named again, for the object has other bytes now."""
+    data = os.urandom(300_000)
+    part = store.put(ObjectName("box", "part"), data, Headers("application/octet-stream"))
+    manifest = Manifest((Segment(part.version.name, part.version.etag, part.size),))
+    store.put_manifest(ObjectName("box", "theirs"), manifest, Headers("text/plain"))
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    filesystem.rename("/theirs", "/file")
+    settle(filesystem)
+    late(filesystem).fetch()
+    store.land()
+    assert body(store, "file") == b"old"
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == data
+    assert read(filesystem, "/file") == data
 
 
 def test_a_late_deletion_of_a_large_file(store: LateStore, filesystem: FileSystem) -> None:
