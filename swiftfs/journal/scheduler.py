@@ -233,9 +233,9 @@ class _Flush:
         return all(map(self._is_done, self._tasks))
 
     def failed(self) -> Task | None:
-        """Return the first wanted task that failed, None when none did."""
+        """Return the first that failed of the tasks wanted and of what has taken over; None when none did."""
         tasks = set(self._tasks)
-        for task in self.wanted:
+        for task in (*self.wanted, *_with_blockers(task.last() for task in self._tasks)):
             last = task.last()
             # A blocker that ended does not block any more, even if it failed.
             counts = last.ended or not self._is_done(task) if task in tasks else not last.ended
@@ -254,6 +254,8 @@ class _Flush:
         last = task.last()
         if last.ended:
             return False
+        if last.blocked:  # by now, for what is wanted was tried again; or it blocks what has taken over
+            return True
         if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
             return True
         return any(map(self._has_failed, last.blockers))

@@ -105,6 +105,30 @@ def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
     assert keys(store) == ["b", "other"]
 
 
+def test_a_rename_does_not_wait_for_what_a_failed_upload_left_to_a_deletion(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    """The deletion waits for the marker of its folder, which is parked."""
+    foreign(store, "a", b"new")
+    filesystem.mkdir("/d", 0o755, ME)
+    refuse(store, "put", QuotaExceeded)
+    with pytest.raises(QuotaExceeded):
+        filesystem.services.journal.flush([ObjectName("box", "d")])
+    gate = Gate(store, "put", "/d/b", QuotaExceeded("full"))
+    write(filesystem, "/d/b", b"old")
+    fall_due(filesystem)
+    assert gate.reached.wait(20)
+    filesystem.unlink("/d/b")
+    thread, raised = in_thread(filesystem.rename, "/a", "/d/b")
+    queue = filesystem.services.journal._queue
+    wait_until(lambda: any(task.running and task.awaited_hand_in for task in queue.tasks()))
+    gate.open.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [type(error) for error in raised] == [QuotaExceeded]
+    assert body(store, "a") == b"new"
+
+
 def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
     filesystem: FileSystem, store: MemoryStore
 ) -> None:
