@@ -153,7 +153,11 @@ class ObjectMoves:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
-            rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
+            try:
+                rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
+            except StoreError as error:  # all is at the new place, and an undo would meet the same outage
+                self._record_moved(copied, {item.source for item in copied})
+                return [(deletion_of(item), error) for item in copied]
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
         return self._delete_unchanged(doubtful, sure)
@@ -394,12 +398,16 @@ class ObjectMoves:
         items = {item.source: item for item in (*sure, *doubtful)}
         failures = self._removal.delete_all(names)
         remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
-        left = {deletion.name for deletion, _ in remnants}
-        for name, item in items.items():
-            if item.may_share:
-                stays = name in (*left, *changed, *absent)
-                self._removal.record_move(name, item.target, item.copied or "", stays=stays)
+        left = (deletion.name for deletion, _ in remnants)
+        self._record_moved(items.values(), {*left, *changed, *absent})
         return remnants
+
+    def _record_moved(self, items: Iterable[MoveItem], staying: Collection[ObjectName]) -> None:
+        """Record which copies have the segments now, and which share them with a source that may stay."""
+        for item in items:
+            if item.may_share:
+                stays = item.source in staying
+                self._removal.record_move(item.source, item.target, item.copied or "", stays=stays)
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""
