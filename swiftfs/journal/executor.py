@@ -7,8 +7,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import new_pool
-from swiftfs.errors import AlreadyExists, NotFound, StoreError
+from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
@@ -170,10 +171,11 @@ class Executor:
         cached_file.correct(info)
         return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
 
-    def run(self, operation: Operation) -> ObjectInfo | None:
+    def run(self, operation: Operation, *, ambiguous: bool = False) -> ObjectInfo | None:
         """Carry out one operation; return Swift's answer about a stored object.
 
-        Raise the store's errors; the old state is then unchanged, unless the method below says otherwise.
+        An `ambiguous` one may have been carried out already. Raise the store's errors; the old state is then
+        unchanged, unless the method below says otherwise.
         """
         match operation:
             case PutSpecial():
@@ -183,7 +185,7 @@ class Executor:
                 self.removal.discard(operation.name, replaced)
                 return info
             case PutMarker():
-                return self._store.put(operation.name, b"", operation.headers, if_absent=True)
+                return self._put_marker(operation, ambiguous=ambiguous)
             case SetAttributes():
                 self._store.post(operation.name, self._current_meta(operation).headers())
             case ReplaceHeaders():
@@ -199,6 +201,23 @@ class Executor:
             case DeleteContainer():
                 self._store.delete_container(operation.container)
         return None
+
+    def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
+        """Create a folder; one that an `ambiguous` operation may have made counts as made."""
+        try:
+            return self._store.put(operation.name, b"", operation.headers, if_absent=True)
+        except AlreadyExists:
+            if not ambiguous:
+                raise
+            try:
+                found = self._store.head(operation.name)
+            except NotFound as error:
+                raise Unavailable(f"{operation.name} was there a moment ago") from error
+            if not is_directory_type(found.content_type):
+                raise
+            # A server that died between the two has the object, but does not list it: a POST lists it again.
+            self._store.post(operation.name, Headers.of(found))
+            return found
 
     def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
         """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.

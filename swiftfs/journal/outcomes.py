@@ -80,9 +80,6 @@ class Outcomes:
     def fail(self, task: Task, error: Failure) -> None:
         """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error."""
         drop_tracebacks(error)
-        if _is_made(task, error):
-            self.succeed(task, None)
-            return
         again = _may_pass(error)
         if _is_final(task, error, again=again):
             self._give_up(task, error)
@@ -237,11 +234,6 @@ class Outcomes:
         if isinstance(error, Unavailable) and not self._queue.is_away:
             self._queue.is_away = True
             log.info("changes wait for the server: %s", error)
-
-
-def _is_made(task: Task, error: Failure) -> bool:
-    """Return whether a folder exists because an earlier attempt, which was not answered, has made it."""
-    return task.ambiguous and isinstance(task.operation, PutMarker) and isinstance(error, AlreadyExists)
 
 
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:

@@ -182,7 +182,7 @@ class Scheduler:
             if isinstance(task.operation, Move | MoveFolder):
                 self._move(task, task.operation)
             else:
-                info = self._executor.run(task.operation)
+                info = self._executor.run(task.operation, ambiguous=task.ambiguous)
         except (SwiftfsError, OSError) as error:
             self._outcomes.fail(task, error)
         else:

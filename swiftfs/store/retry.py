@@ -75,8 +75,9 @@ class RetryingStore:
     """An `ObjectStore` that repeats calls with retryable errors until a deadline.
 
     An attempt may have taken effect although its answer was lost. The next one succeeds then: a DELETE that
-    finds nothing, and a PUT with `if_absent` that finds the same bytes. `close` ends every pause, and with it
-    the call, at once; it closes the store beneath only if this one `owns` it.
+    finds nothing, and a PUT with `if_absent` that finds the same bytes, by a HEAD, and has them listed, by a
+    POST. `close` ends every pause, and with it the call, at once; it closes the store beneath only if this
+    one `owns` it.
 
     Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
     server may carry out the lost one after it.
@@ -145,6 +146,7 @@ class RetryingStore:
                 found = self._store.head(name) if call.lost else None
                 if found is None or found.version.etag != _md5(body):
                     raise
+                self._store.post(name, Headers.of(found))  # lists it, if the server died before it did
                 return found
 
         def effect(etag: str) -> Effect:

@@ -1,8 +1,10 @@
 """What Swift refuses for good is given up, and no command says "done" for it."""
 
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from support.refused_changes import ended, refuse
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, Unavailable, errno_of
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
-from swiftfs.objects import ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024
 
@@ -59,6 +61,32 @@ def prepared(store: MemoryStore) -> None:
     foreign(store, "file", b"data")
     foreign(store, "other", b"data")
     with_marker(store)
+
+
+class ForgetfulStore(MemoryStore):
+    """A store that can `forget` to list what it stores, and to answer, until the object changes again."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.forget = False
+        self._unlisted: set[str] = set()
+
+    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+        info = super().put(name, body, headers, if_absent=if_absent)
+        if self.forget:
+            self._unlisted.add(name.key)
+            raise Unavailable("died")
+        return info
+
+    def post(self, name: ObjectName, headers: Headers) -> None:
+        super().post(name, headers)
+        self._unlisted.discard(name.key)
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
+        return replace(page, rows=tuple(row for row in page.rows if row.key not in self._unlisted))
 
 
 def with_marker(store: MemoryStore) -> None:
@@ -204,6 +232,36 @@ def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Pa
         filesystem.releasedir(handle)
         assert report(filesystem).total == 0
         assert names(filesystem, "/") == ["folder"]
+
+
+def test_a_folder_whose_answer_was_lost_is_listed(tmp_path: Path) -> None:
+    """A server that died between the object and its row lists it with the next change of the object."""
+    store = ForgetfulStore("box")
+    with harness(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        store.forget = True
+        flush(filesystem)
+        store.forget = False
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["folder"]
+    with harness(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["folder"]
+
+
+def test_a_file_of_another_client_is_no_folder(store: MemoryStore, tmp_path: Path) -> None:
+    with harness(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        refuse(store, Unavailable, "put")
+        flush(filesystem)
+        store.hook = None
+        store.put(ObjectName("box", "folder"), b"", Headers("text/plain"))
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+        filesystem.refresh()
+        assert stat.S_ISREG(filesystem.getattr("/folder").mode)
+    assert store.head(ObjectName("box", "folder")).content_type == "text/plain"
 
 
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
