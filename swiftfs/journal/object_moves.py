@@ -116,7 +116,8 @@ class ObjectMoves:
             is_copy = target is not None and target.version.etag == etag
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
-            if is_copy:
+            if is_copy and target is not None:
+                self._list_again(target)
                 self._record_replaced(operation)
                 return self._delete_unchanged(
                     [MoveItem(operation.source, operation.target, etag, copied=etag)]
@@ -215,6 +216,10 @@ class ObjectMoves:
             )
         return self._delete_unchanged(copied, found)
 
+    def _list_again(self, copy: ObjectInfo) -> None:
+        """Have a copy listed: the server may have died between the COPY and the update of the listing."""
+        self._store.post(copy.version.name, Headers.of(copy))
+
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
         """Record the owner of the segments of an SLO whose source was deleted before the process died."""
         if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
@@ -285,6 +290,8 @@ class ObjectMoves:
                 continue
             there = self._head(target)
             self._found(target, there, copy_of=source)
+            if there is not None:
+                self._list_again(there)
             if there is not None or operation.may_copy:
                 copied, keeps = EMPTY if there is not None else None, operation.over_folder
                 yield MoveItem(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)

@@ -4,11 +4,11 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support.forgetful_store import ForgetfulStore
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -16,9 +16,9 @@ from support.refused_changes import ended, refuse
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, Unavailable, errno_of
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
-from swiftfs.objects import ObjectInfo, ObjectName, Page
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Body, Headers
+from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
 
@@ -61,32 +61,6 @@ def prepared(store: MemoryStore) -> None:
     foreign(store, "file", b"data")
     foreign(store, "other", b"data")
     with_marker(store)
-
-
-class ForgetfulStore(MemoryStore):
-    """A store that can `forget` to list what it stores, and to answer, until the object changes again."""
-
-    def __init__(self, *containers: str) -> None:
-        super().__init__(*containers)
-        self.forget = False
-        self._unlisted: set[str] = set()
-
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent)
-        if self.forget:
-            self._unlisted.add(name.key)
-            raise Unavailable("died")
-        return info
-
-    def post(self, name: ObjectName, headers: Headers) -> None:
-        super().post(name, headers)
-        self._unlisted.discard(name.key)
-
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        page = super().list_page(container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
-        return replace(page, rows=tuple(row for row in page.rows if row.key not in self._unlisted))
 
 
 def with_marker(store: MemoryStore) -> None:
