@@ -171,8 +171,6 @@ class PendingChanges:
         def settle(outcome: ObjectInfo | Failure | None) -> None:
             if (pending := self._namespace.take_deferred(path, deferred)) is not None:
                 JournaledChange(pending, self._open_files).settle(outcome)
-            else:
-                self._namespace.invalidate(path)
 
         return settle
 
