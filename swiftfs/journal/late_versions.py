@@ -97,6 +97,7 @@ class LateVersions:
             position = 0
             while data := read(position)[:COPY_BYTES]:
                 position += cached_file.write(position, len(data), partial(_write, data))
+            # A writer may have changed the local file while it was copied.
             is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
         except BaseException:
             self._cache.release(cached_file)
@@ -111,6 +112,7 @@ class LateVersions:
         last, version = found.last, _version(found)
         if last is None or not _is_only_here(found) or (version, found.lost_at) in self._fetched:
             return
+        # The cache has it anyway: nothing is requested.
         if last.headers is not None and (version in self._copies or self._is_cached(version)):
             return
         try:

@@ -35,6 +35,8 @@ class ManifestCopier:
             raise Unavailable(f"{source}: another client changed it while it was copied")
         key = segment_prefix(target, self._db.id)
         prefix = self._places.of(target.container).name(key)
+        # Before the first copy and until the manifest names them: after a crash the next mount deletes the
+        # copies.
         self._db.begin_upload(UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target})))
         copied = self._copy_segments(manifest, prefix)
         self._store.put_manifest(target, copied, _headers(info, copied))
@@ -42,6 +44,7 @@ class ManifestCopier:
         return manifest
 
     def _copy_segments(self, manifest: Manifest, prefix: ObjectName) -> Manifest:
+        # A manifest may name one segment several times, by ranges or for holes: it is copied once.
         sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
         with new_pool("segment copy", PARALLEL) as pool:
             targets = [

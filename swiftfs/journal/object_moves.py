@@ -85,7 +85,10 @@ class ObjectMoves:
     def move(self, operation: Move) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed."""
         if operation.replaces_large is not False:
+            # They are of an older attempt to delete the target, which then was another object. The success of
+            # this COPY proves nothing about it, though it proves the end of what stands there now.
             self._removal.forget_expected(operation.target)
+        # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
@@ -94,6 +97,7 @@ class ObjectMoves:
             self._share_copy(item)
             raise
         remnants = self._delete_unchanged([item])
+        # Last: until the COPY was answered they may belong to the object at the target.
         self._removal.discard(operation.target, replaced)
         return remnants
 
@@ -114,6 +118,8 @@ class ObjectMoves:
         if operation.etag in (None, etag):
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
+            # What stands at the target may be what the move was to replace, an empty file for example. A COPY
+            # brings the headers of the source along, so only equal headers make it the copy.
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
             if is_copy:
@@ -147,11 +153,14 @@ class ObjectMoves:
         began = monotonic()
         items = self._items(operation, self._list(operation))
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
+        # On the disk before the first COPY: the next process can tell what moves from what was stored
+        # meanwhile.
         record(replace(operation, objects=moved))
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
+        # Another client may have changed a source since it was listed.
         if not self._is_of_this_moment(began, copied):
             rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
         sure = [item for item in copied if is_unchanged(item, rows)]
@@ -175,11 +184,13 @@ class ObjectMoves:
         for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
             self._found_rows(item.source, item.row, item.target, there)
+            # Not what was to be moved: it came to the old place, or was changed there, after the move began.
             if operation.objects is not None and (was is None or not is_version(item, was)):
                 kept.append(item)
             elif there is not None and item.row is not None and there.hash == item.row.hash:
                 item.copied = item.etag
                 items.append(item)
+            # The target has another version, which may be newer.
             elif there is not None or not operation.may_copy:
                 kept.append(item)
             else:
@@ -192,6 +203,7 @@ class ObjectMoves:
         found = [item for item in items if item.copied is not None]
         for item in kept:
             self._share_copy(item)
+        # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
             left = self._undo(found) if not operation.served else ()
             raise Unmoved(StoreError("it was being undone when the process died"), left)
@@ -254,6 +266,7 @@ class ObjectMoves:
         filling = (row for row in below if row.key != operation.target or not is_slash_marker(row))
         for number, found in ((errno.ENOTDIR, files), (errno.ENOTEMPTY, filling)):
             asked = [ObjectName(operation.target_container, row.key) for row in islice(found, MOST_HEADS)]
+            # Rows of objects that are gone may stay in listings for long.
             if any(self._head(name) is not None for name in asked):
                 raise Unmoved(os_error(number, operation.target))
 
@@ -268,6 +281,7 @@ class ObjectMoves:
             if own.key not in items:
                 name = ObjectName(operation.container, own.key)
                 items[own.key] = MoveItem(name, operation.target_of(own.key), own.hash)
+            # The listing may show an older version than this mount has just stored.
             if own.hash:
                 items[own.key].etag = own.hash
         return [*markers, *items.values()]
@@ -308,11 +322,14 @@ class ObjectMoves:
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
         absent = [item for item in items if isinstance(item.error, NotFound)]
+        # A 404 may also mean that the target's container is missing.
         for item, found in zip(absent, self._pool.map(self._head_or_error, absent), strict=True):
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
             with suppress(OSError):  # the disk is full: the next process would go on with the move
+                # Before the first DELETE: if this process dies, the next one must not take a copy that is
+                # about to be deleted for the object's new place, and delete the source.
                 record_undone()
             raise Unmoved(error, self._undo(items)) from error
         return [item for item in items if item.copied is not None]
@@ -363,6 +380,7 @@ class ObjectMoves:
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them."""
         seconds = sorted(item.seconds for item in copied)
+        # One copy that took much longer than most leaves its source unwatched for that time.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
@@ -392,6 +410,8 @@ class ObjectMoves:
         if absent:
             log.info("%s was deleted while it was moved", _some(absent))
         items = {item.source: item for item in (*sure, *doubtful)}
+        # The deletion comes before the record of the new owner: the next process notices a crash between the
+        # two, because the source is gone (`_record_done`, `_record_gone`).
         failures = self._removal.delete_all(names)
         remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
         left = {deletion.name for deletion, _ in remnants}

@@ -71,6 +71,7 @@ class Outcomes:
             if info is not None:
                 self._stored[info.version.name] = info.version.etag
             followers = self._tell_followers(task, info)
+            # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
             if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
                 self._writer.end(task, followers, cached_file)
             else:
@@ -88,6 +89,8 @@ class Outcomes:
             self._give_up(task, error)
             return
         with self._changed:
+            # Whatever the error says: an earlier attempt of the store may have been carried out without an
+            # answer.
             task.running, task.ambiguous = False, True
             task.operation = attempted(task.operation)
             task.take_newer()
@@ -95,8 +98,11 @@ class Outcomes:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
+                # A PUT was answered, but its bytes are of a file that was cut meanwhile. The version is ours:
+                # with `conflict=keep` the next attempt must not keep it as another client's.
                 if error.etag:
                     self._stored[names_of(task.operation)[0]] = error.etag
+                # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
                 pause = 0.0 if task.awaited_hand_in else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return

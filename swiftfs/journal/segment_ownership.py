@@ -57,6 +57,7 @@ class SegmentOwnership:
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those `segments` of a manifest with this ETag that are `name`'s own."""
         with self._lock:
+            # By the ETag: a version that another client has stored under this name owns nothing of ours.
             claims = set(self._claims.get(name, {}).get(etag, ()))
         named = set(segments)
         own = {
@@ -85,6 +86,7 @@ class SegmentOwnership:
         `before` is the ETag of the object that it replaces, `prefix` the prefix of the file's own uploads.
         """
         names = {segment.name for segment in manifest.segments}
+        # The names of the others say whose they are: a claim for them would only cost a row.
         foreign = {one for one in names if not is_segment_of(one, name, self._choice)}
         with self._lock:
             known = self._claims.get(name, {}).get(before, set())
@@ -123,11 +125,14 @@ class SegmentOwnership:
 
         `etag` is the ETag in the answer to the COPY of the manifest.
         """
+        # A claim is worth nothing without the version that it is for.
         if not etag:
             return
         with self._lock:
             claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
             self._add(target, etag, claims)
+        # The target's claims are written before those of the source are deleted: after a crash in between,
+        # one name too many has claims, but for an ETag that it does not have any more.
         self.record_version(target, etag)
         self.record_version(source, "")
 
@@ -138,6 +143,8 @@ class SegmentOwnership:
             prefixes = {claim.owner for claim in claims if claim.is_prefix}
             for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
                 places = places_of(name.container, self._choice)
+                # Every place where its segments may be, since the option `segments` may have been another one
+                # once.
                 prefixes |= {place.name(f"{name.key}/") for place in places}
             self._shared |= dict.fromkeys(((prefix, user) for prefix in prefixes), since)
             self._change(
