@@ -58,6 +58,7 @@ class BaseVerifier:
             while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
                 if under_way := fetches.touching(*run):
                     self._downloader.wait_for(under_way)
+                # The result may save the request.
                 elif state.checks.is_checking(*run):
                     state.changed.wait()
                 else:
@@ -91,6 +92,7 @@ class BaseVerifier:
 
     def _download_whole(self, origin: BaseVersion) -> bool:
         """Download the object and compare its MD5; return False when its ETag is not an MD5."""
+        # Once more, in case that the network was at fault.
         for _ in range(2):
             with closing(self._empty_answer(0, origin.object_size)) as answer:
                 info = self._get(origin, answer)
@@ -114,6 +116,7 @@ class BaseVerifier:
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
         with ExitStack() as opened:
             seen = [opened.enter_context(closing(one)) for one in self._bytes_here(offset, end)]
+            # At most three: where no two of them agree, more would not help.
             while len(seen) < 3:
                 answer = self._empty_answer(max(0, offset - len(seen) * BLOCK), end)
                 opened.enter_context(closing(answer))
@@ -181,6 +184,7 @@ class BaseVerifier:
             if now is None or not blocks.is_from(origin) or state.closed:
                 return
             end = min(end, now.size)
+            # Not over blocks that a writer has changed since.
             for one, other in list(blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):

@@ -350,6 +350,7 @@ class FileCache:
             self._closing[version] = cached_file
         if replaced is not None:
             replaced.discard()
+        # Without waiting: close(2) of a reader must not take as long as its last download.
         cached_file.when_idle(lambda: self._store(version, cached_file))
 
     def drop(self, cached_file: CachedFile) -> None:
@@ -368,6 +369,8 @@ class FileCache:
                 (use.cached_file, use.pins > 0) for use in self._used.values() if use.cached_file is not None
             ]
             for cached_file, journaled in (
+                # Clean files first: what is evicted of a dirty one is fetched from its segments before it is
+                # changed again.
                 sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ()
             ):
                 if excess <= 0:
@@ -382,6 +385,7 @@ class FileCache:
             used = [use.cached_file for use in self._used.values() if use.cached_file is not None]
         for version, cached_file in closing:
             self._store(version, cached_file)
+        # The files of the journal stay where they are, for the next mount.
         for cached_file in used:
             cached_file.suspend()
         self._versions.close()
@@ -414,6 +418,7 @@ class FileCache:
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
             return SpaceOutlook.ROOM
+        # Without the cache's lock: this takes the journal's, which comes first.
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
             hope = self._upload_full_segments() or hope or any(use.pins for use in self._used.values())

@@ -174,6 +174,7 @@ class CachedFile:
         end = min(offset + size, self.size)
         if end <= offset:
             return FileSpan(self.descriptor, offset, 0)
+        # Before the download: between its end and this thread's answer nothing may be evicted.
         self._evictor.keep_for_answer(offset, end)
         self._downloader.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
@@ -187,9 +188,12 @@ class CachedFile:
         began, end = monotonic(), offset + size
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
+        # Without the file's lock: whatever makes space, evicting or uploading, takes it.
         self._state.space.wait_for_space(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
+            # Under the lock, together with the notes about it: a segment is read for an upload at any moment,
+            # and must be found to be superseded if it was read before these bytes came.
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
@@ -212,6 +216,8 @@ class CachedFile:
             self._state.begin_change()
             if size < before:
                 self._state.blocks.cut(size)
+                # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of
+                # SIGBUS.
                 punch_hole(self.descriptor, size, before - size)
             else:
                 self._state.extend(size)
@@ -249,6 +255,8 @@ class CachedFile:
             for first, last in touched:
                 self._downloader.ensure(first * BLOCK, last * BLOCK)
             with self._state.changed:
+                # Once more, with the lock: since the download, blocks may have been evicted again, or
+                # changed.
                 ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
                 if ready and not blocks.remote.touched(offset, end):
                     yield
@@ -332,10 +340,13 @@ class CachedFile:
         Bytes that are written afterwards are another change. Nothing is evicted until `adopt`. A file that
         changed during each of its last uploads is copied, so that this upload can succeed.
         """
+        # In two steps: the copy is made while writers go on, and only what they changed meanwhile is copied
+        # again with the lock held.
         frozen = self._copier.begin()
         with self._state.changed:
             self._copier.frozen = self._copier.end(frozen) if frozen is not None else None
             snapshot = self._state.blocks.freeze()
+            # Until `adopt`: an upload maps the file, and would read zeros where blocks were evicted.
             self._state.pinned = True
             self.uploads.began(snapshot.size, self._copier.frozen)
             return snapshot
@@ -383,8 +394,11 @@ class CachedFile:
             self._copier.stored(taken)
             state.pinned = False
             state.is_certain = True
+            # What was stored from local bytes is right by definition; evicted blocks still come from the
+            # network.
             is_here = state.blocks.is_present(0, min(taken.size, taken.least))
             state.checks.begin(done=not taken.changed and is_here)
+        # Without the lock: it takes the cache's, which comes before this one.
         state.space.on_growth(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
@@ -412,6 +426,8 @@ class CachedFile:
         """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""
         state = self._state
         with state.changed:
+            # A download or an upload would use the number of the descriptor, which the next open(2) gives to
+            # another file.
             if state.closed or state.blocks.snapshot or not self._activity.is_idle():
                 return None
             state.closed = True
@@ -449,6 +465,7 @@ class CachedFile:
         with state.changed:
             if state.closed or not (self._activity.is_idle() and blocks.is_clean()):
                 return None
+            # Bytes that were wrong twice are not kept for the next open.
             if not blocks.present or state.checks.has_failed:
                 return None
             state.closed = True

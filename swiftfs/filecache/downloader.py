@@ -57,11 +57,13 @@ class Downloader:
             if (blocks.origin is None and not blocks.remote) or state.closed:
                 return
             stream, left = self._streams.join(offset)
+            # Whoever waits for a cancelled download must look again, and fetch the bytes itself.
             if left:
                 self.fetches.cancel(left)
                 state.changed.notify_all()
             for start, stop in self._streams.plan(stream, offset, end, blocks.size):
                 missing = list(blocks.missing(*block_range(start, stop)))
+                # A list: `free` and `missing` must not see what the loop adds.
                 for run in [free for one in missing for free in self.fetches.free(*one)]:
                     self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
         try:
@@ -101,6 +103,7 @@ class Downloader:
         state = self._state
         with state.changed:
             while (run := state.blocks.first_missing(offset, end)) is not None:
+                # The MD5 of these bytes was wrong twice: another download would not help.
                 if failure := state.checks.failure(*run):
                     raise Corrupt(failure)
                 under_way = self.fetches.touching(*run)
@@ -174,6 +177,7 @@ class Downloader:
         as_they_come = bool(origin.etag) and not whole
 
         def arrived(offset: int, data: bytes) -> None:
+            # In the sink, which is the only place where a running request can be given up.
             fetch.refuse_unwanted()
             state.is_certain = True
             self._store_bytes(offset, data, present=as_they_come)
@@ -199,11 +203,14 @@ class Downloader:
             if blocks.origin is None:
                 return
             end = min(offset + len(data), blocks.origin.size)
+            # A block that is present by now may have been written to: the downloaded bytes are the older
+            # ones.
             for first, last in list(blocks.present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
                 os.pwrite(state.descriptor, memoryview(data)[start - offset : stop - offset], start)
                 blocks.verified.discard(first, last)
             if present:
+                # The last block of a chunk is complete with the next chunk, or at the end of the object.
                 last = end // BLOCK if end < blocks.origin.size else -(-end // BLOCK)
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)

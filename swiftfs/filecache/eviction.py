@@ -66,6 +66,7 @@ class Evictor:
     def _give_back(self, first: int, last: int) -> None:
         state = self._state
         state.blocks.drop(first, last)
+        # Of a clean file the base version has all blocks, so nothing need be known of its segments.
         if not state.blocks.is_clean():
             for stored in self._segments(journaled=False, within=(first * BLOCK, last * BLOCK)):
                 begin, end = max(first, stored.blocks[0]), min(last, stored.blocks[1])
@@ -79,8 +80,11 @@ class Evictor:
         state, blocks = self._state, self._state.blocks
         is_clean = blocks.is_clean()
         evictable = blocks.present.copy() if is_clean and not journaled else Blocks()
+        # A superseded upload too: it maps these bytes until it has ended.
         for upload in self._uploads.under_way() if evictable else ():
             evictable.discard(*block_range(upload.start, upload.end))
+        # After a record and before the next change nothing more may go: the record says that the local file
+        # has it.
         if is_clean or (state.is_recorded and not journaled):
             return evictable
         for stored in self._segments(journaled=journaled):

@@ -25,6 +25,7 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end` without reading them into the heap."""
     if start == end:
         return b""
+    # mmap(2) takes offsets of whole pages only.
     before = start % mmap.ALLOCATIONGRANULARITY
     length = end - start + before
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
@@ -89,8 +90,10 @@ class SegmentStorer:
             candidates = list(self._found.get(place, ()))
         if not candidates:
             return None
+        # Without the lock: it takes seconds for a large segment, and a writer needs the lock at every write.
         digest = hashlib.md5(map_bytes(source, *place), usedforsecurity=False).hexdigest()
         with self._lock:
+            # Asked again: another upload may have taken it while this one computed the MD5.
             for segment in self._found.get(place, ()):
                 if segment.etag == digest:
                     self._found[place].remove(segment)
@@ -138,6 +141,7 @@ class SegmentStorer:
 
     def _put(self, body: Body, start: int) -> Segment:
         self._record.begin_storing()
+        # The offset is in the name: the next process finds by it which bytes a segment has (`place_of`).
         name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
         try:
             info = self._put_object(name, body)
@@ -152,6 +156,7 @@ class SegmentStorer:
         try:
             return self._store.put(name, body, Headers(_MEDIA_TYPE))
         except NotFound:  # somebody deleted the container
+            # `of` makes it again, if the server lets it.
             self._places.gone(self._container)
             self._places.of(self._container)
             return self._store.put(name, body, Headers(_MEDIA_TYPE))

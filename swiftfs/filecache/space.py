@@ -80,6 +80,7 @@ class SpaceWaiter:
         while True:
             # Read before the check: progress during the check ends the wait at once.
             before = self._progress
+            # As long as anything is stored the writer waits, however long all of it takes.
             if before != seen:
                 seen, deadline = before, monotonic() + PATIENCE
             if (outlook := check()) is not SpaceOutlook.HOPE:

@@ -136,6 +136,7 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
     number = ctypes.get_errno()
     if number != errno.EOPNOTSUPP:
         raise os_error(number)
+    # A file system without holes: the bytes must read as zeros all the same.
     zeros = bytes(_MIB)
     while length > 0:
         written = os.pwrite(descriptor, zeros[: min(length, len(zeros))], offset)

@@ -94,6 +94,7 @@ class Verifier:
         origin = state.blocks.origin
         if origin is None or state.closed or not state.blocks.is_clean():
             return
+        # Its ETag is the MD5 of the segments' ETags.
         if info is not None and info.is_slo and origin.manifest is None:
             return
         for part in state.checks.due(origin, state.blocks.present, first, last):
@@ -106,6 +107,7 @@ class Verifier:
         finally:
             with state.changed:
                 if state.checks.learn(part, changes, digest) and not state.closed:
+                    # The next read downloads them again. A reader may have had them: see docs/durability.md.
                     state.blocks.drop(*part.blocks)
                     state.checks.forget(*part.blocks)
                     self._streams.forget()
