@@ -46,6 +46,7 @@ class Inodes:
 
     def of(self, path: str, attributes: Attributes) -> Attributes:
         """Return the attributes of the file or folder at `path` with its number instead of its name's."""
+        # Without the lock: mostly no file has a number of its own, and this runs at every stat(2).
         if not self._numbers and not self._places:
             return attributes
         with self._lock:
@@ -107,6 +108,7 @@ class Inodes:
             return number
         if place not in self._owners:
             return place
+        # The number of this name was taken along by the file that had it before.
         number = inode_of(ObjectName(_NOWHERE, str(next(self._fresh))))
         self._give(place, number)
         return number

@@ -45,6 +45,7 @@ class Listings:
 
     def add(self, listing: Listing) -> None:
         """Add a new listing; it replaces an older one of its folder."""
+        # First: if the new one is too large to be kept, the older one must not stay either.
         self._listings.pop(listing.folder, None)
         if self._ttl:
             invalidated = max(self._invalidated.get(listing.folder, -math.inf), self._all_invalidated)
@@ -113,6 +114,8 @@ class ListingFetcher:
             request = self._requests.get(folder)
             if request is None and (expired is None or not in_outage or not self._requests):
                 request = self._requests[folder] = self._pool.submit(self._run, folder)
+        # Without a listing there is nothing to show: unknown is not empty, so the caller waits, or gets the
+        # error.
         if expired is None:
             assert request is not None
             return request.result()
@@ -148,6 +151,7 @@ class ListingFetcher:
             return listing
         finally:
             with self._lock:
+                # After the listing was stored: a thread that finds no request finds the listing.
                 del self._requests[folder]
 
 

@@ -53,6 +53,7 @@ class Overlay:
         changes = self._folders.get(folder, {})
         if changes.get(name) is not change:
             return False
+        # From now on a listing may contradict it, but only one that is begun later.
         changes[name] = LocalChange(entry, monotonic())
         return True
 
@@ -77,6 +78,8 @@ class Overlay:
         """
         contradicted = {}
         for name, change in self.changes_in(listing.folder).items():
+            # A change after the listing was begun, or one that is not in Swift yet, cannot be in it: it
+            # always counts.
             if change.at <= begun:
                 try:
                     listed = listing.get(name)
@@ -84,6 +87,7 @@ class Overlay:
                     agrees, includes = False, False
                 else:
                     agrees, includes = _agree(listed, change.entry), True
+                # Listings that still disagree after that show what another client did.
                 if agrees or begun - change.at > LISTING_LAG:
                     self.discard(listing.folder, name)
                     continue
