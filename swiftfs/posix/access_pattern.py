@@ -186,6 +186,7 @@ class Readers:
         elif fitting := tuple(order for order in reader.orders if self._begins(order, reader.path, path)):
             reader.orders, reader.top = fitting, folder
         elif path in reader.expected[:SLACK]:
+            # It looks less certain, so less is fetched ahead.
             reader.steps = max(CERTAIN, reader.steps // 2)
         else:
             return False

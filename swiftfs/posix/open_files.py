@@ -154,6 +154,7 @@ class OpenFiles:
     def _add(self, shared: OpenFile, *, writable: bool, append: bool) -> tuple[int, OpenFile]:
         """Add a handle. Lock held."""
         shared.users += 1
+        # The binding sees by the number that the handle must have `direct_io`.
         number = next(self._numbers) + (UNCACHED_HANDLES if self._is_mixed(shared) else 0)
         self._handles[number] = Handle(shared, writable, append)
         return number, shared
@@ -194,7 +195,10 @@ class OpenFiles:
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
             if file.dirty and not file.unlinked:
+                # The kernel still has pages with these changes: see `as_shown`. The time begins with the next
+                # look.
                 self._dropped[file.path] = math.inf
+            # libfuse may still count the handle as open: see `RenameOps._rename_held`.
             self._released[file.path] = None
             return file
 
@@ -212,6 +216,7 @@ class OpenFiles:
                 self._dropped.pop(path, None)
                 return attributes
             self._dropped[path] = ends
+        # 1 ns is enough to differ, and too little for a program to take it for another time.
         return replace(attributes, mtime_ns=attributes.mtime_ns + 1)
 
     def was_just_released(self, path: str) -> bool:
@@ -237,6 +242,7 @@ class OpenFiles:
     def stored(self, pending: Entry, entry: Entry) -> None:
         """Set the entry of the file that was handed in as `pending` to `entry`, which is in Swift."""
         with self._lock:
+            # By the entry, and not by the path: the file may have been renamed or handed in again since.
             for file in [*self._by_path.values(), *self._replaced]:
                 if file.entry is pending:
                     file.entry = entry

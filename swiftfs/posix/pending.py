@@ -100,6 +100,7 @@ class PendingChanges:
         delay a failure is logged, and the state before is shown again. Raise `OSError` if the journal cannot
         be written: then nothing has changed.
         """
+        # Shown first: the journal may execute the operation, and report that, before `submit` returns.
         change = self.record(path, entry)
         at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
@@ -107,6 +108,7 @@ class PendingChanges:
         except OSError:
             change.rollback()
             raise
+        # It cancelled a change that Swift does not have either.
         if not waits:
             change.settle(None)
         elif self.is_sync and not later:

@@ -97,6 +97,7 @@ class Prefetch:
 
     def _fetch(self, entry: Entry) -> None:
         version, size = entry.version, entry.attributes.size
+        # `_missed`: it was opened before it was fetched, so its reader downloads it.
         if version in self._ahead or version in self._missed or version in self._cache:
             return
         with suppress(OSError):  # the disk is full: the open of this file will report it

@@ -50,6 +50,7 @@ class RenameOps:
         """Rename a file or folder, and replace what POSIX allows to replace."""
         if old == new:
             return
+        # Outside of the barrier: which part of it to pass depends on whether it is a folder.
         moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         if moving is not None and moving.is_directory:
             with self._open_files.barrier.closed(old, new):
@@ -68,6 +69,7 @@ class RenameOps:
                 return
         if entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
+        # First: in the journal the deletion waits only for a marker that is there already.
         self._directories.keep_parent(path)
         self._pending.submit(path, _deletion_of(entry), None)
         self._inodes.forget(path)
@@ -84,11 +86,16 @@ class RenameOps:
             file.unlinked = True
             self._open_files.move(path, hidden)
             if entry is not None and entry.object is not None:
+                # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.pin()
                 deletion = _deletion_of(entry)
                 if file.cached_file.is_complete():
+                    # `later`: a rename over an open file arrives as this, and then as a rename, which makes
+                    # the deletion needless.
                     self._pending.submit(path, deletion, None, later=True)
                 else:
+                    # On the disk at once: if the process dies the file is not open any more, and must not
+                    # come back.
                     seq = self._journal.hold(path, deletion)
                     done = self._pending.record(path, None).settle
                     file.held_deletion = HeldDeletion(seq, path, deletion, done)
@@ -127,6 +134,7 @@ class RenameOps:
             file.name = name
             file.replaces = target
         else:
+            # Within its lock, which is reentrant: no writer comes between the flush and the new name.
             self._write_back.flush(file)
             file.rename_object(self._move(old, new, name, file.entry, target))
         self._open_files.move(old, new)
@@ -152,6 +160,7 @@ class RenameOps:
         )
         try:
             left = self._journal.run_move(old, operation)
+        # The listing was wrong: the next lookup asks Swift.
         except NotFound:
             self._namespace.invalidate(old)
             raise
@@ -159,6 +168,8 @@ class RenameOps:
         # Changes of the old name were executed before the move: the entry is the result.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
+            # The object that could not be deleted must not appear again: its old name counts as deleted until
+            # it is.
             self._journal.watch(entry.object, self._pending.record(old, None).settle)
         else:
             self._namespace.record(old, None)
@@ -192,6 +203,7 @@ class RenameOps:
         source, destination = self._source.folder(old), self._source.folder(new)
         target = self._namespace.find(new)
         self._check_folder_rename(old, new, target)
+        # The copies are made from what Swift has: everything below must be there first.
         self._store_below(old, new)
         self._directories.keep_parent(old)
         marker = moving.object
@@ -240,6 +252,7 @@ class RenameOps:
         try:
             return self._journal.run_move(old, operation)
         except Unmoved as error:
+            # What was seen of the target was not so, or copies are left there.
             self._namespace.invalidate(new)
             destination = self._source.folder(new)
             for deletion in error.left:
@@ -258,8 +271,11 @@ class RenameOps:
     def _record_folder_move(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
         source, destination = self._source.folder(old), self._source.folder(new)
         attributes = replace(moving.attributes, inode=folder_inode(destination))
+        # Before the listings are dropped, which name the files.
         self._move_cached(old, source, destination)
         self._namespace.invalidate_tree(new)
+        # Between the two: `invalidate_tree(new)` would drop what is recorded there, and the other one its
+        # source.
         self._namespace.move_recent(old, new)
         self._namespace.invalidate_tree(old)
         self._namespace.record(old, None)
