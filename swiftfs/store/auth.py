@@ -85,6 +85,7 @@ class Account:
 
     def _log_in(self, refused: str, renewal: Future[str]) -> None:
         try:
+            # Another thread may have logged in between the 401 and this.
             if self.token() == refused:
                 self.session.invalidate()
             renewal.set_result(self.token())
@@ -92,6 +93,7 @@ class Account:
             renewal.set_exception(error)
         finally:
             with self._lock:
+                # After the result is set: a thread that finds no renewal any more finds the new token.
                 del self._renewals[refused]
 
     def close(self) -> None:
@@ -181,6 +183,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
     plugin = v3.Password(
         auth_url=url,
         username=environment.get("OS_USERNAME"),
+        # keystoneauth would take the id if it got both; here the name counts.
         user_id=None if environment.get("OS_USERNAME") else environment.get("OS_USER_ID"),
         password=environment["OS_PASSWORD"],
         project_id=environment.get("OS_PROJECT_ID"),
@@ -285,6 +288,8 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
     if certificates:
         file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
         try:
+            # Only to see whether it can be read: requests would report that at the first request, in other
+            # words.
             ssl.create_default_context(cafile=file, capath=folder)
         except OSError as error:
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror

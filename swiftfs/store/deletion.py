@@ -227,6 +227,7 @@ class BulkDeletes:
 
     def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
         if len(names) == 1:
+            # A request of one name cannot be made smaller.
             return Outcome(single=list(names), refused=BulkRefused(error))
         with self._lock:
             self._size = max(1, min(self._size, len(names) // 2))
@@ -243,5 +244,6 @@ class BulkDeletes:
         with self._lock:
             if seconds > self._seconds:
                 self._size = max(1, min(self._size, count // 2))
+            # Not after a lost answer: nobody knows how many of the names were deleted in that time.
             elif answered and seconds < self._seconds / 2 and count >= self._size:
                 self._size *= 2

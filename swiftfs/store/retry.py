@@ -26,6 +26,7 @@ _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Let every request made inside end within `seconds` from now; a nested deadline only shortens that."""
+    # A context variable, so that no layer in between has to pass it on.
     token = _END.set(min(_END.get(), monotonic() + seconds))
     try:
         yield
@@ -142,6 +143,7 @@ class RetryingStore:
             try:
                 return self._store.put(name, body, headers, if_absent=if_absent)
             except AlreadyExists:
+                # Only after a lost attempt the object can be ours. The same bytes are then taken for it.
                 found = self._store.head(name) if call.lost else None
                 if found is None or found.version.etag != _md5(body):
                     raise
@@ -152,6 +154,7 @@ class RetryingStore:
             return Effect("put", etag, headers, body=small, if_absent=if_absent)
 
         try:
+            # `error.etag`: the body may be mapped, and have changed since it was sent.
             info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
         except AlreadyExists:  # maybe by a lost request of our own: that result is now the wanted one
             self._ambiguous.done(name, lambda: effect(_md5(body)))
@@ -232,6 +235,7 @@ class RetryingStore:
             try:
                 failures = self._store.delete_many(pending)
             except StoreError as error:
+                # Any of them may be deleted late.
                 self._record_deleted(pending, dict.fromkeys(pending, error))
                 raise
             self._record_deleted(pending, failures)
@@ -289,12 +293,14 @@ class RetryingStore:
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            # Of every error that is repeated: a 503 may come from a proxy, behind which the request goes on.
             call.lost = True
             log.info("%s; again in %.1f s", error, state.upcoming_sleep)
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_retryable),
             wait=self._pause,
+            # A pause that would reach beyond the deadline is not begun: the error is there now.
             stop=lambda state: self._closing.is_set() or monotonic() + state.upcoming_sleep >= end,
             sleep=pause,
             before_sleep=remember,

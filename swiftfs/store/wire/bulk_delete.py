@@ -88,6 +88,7 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
     unauthorized = [name for name, status in statuses.items() if _number(status) == 401]
     failures = {name: _error(name, status) for name, status in statuses.items() if name not in unauthorized}
     done = verdict["Number Deleted"] + verdict["Number Not Found"]
+    # Swift's bulk middleware gives up after `max_failed_deletes` failures (1000).
     if done + len(statuses) < len(by_path):
         status = verdict["Response Status"]
         for name in by_path.values():
