@@ -44,6 +44,7 @@ class SignalWatch:
         """End the thread, if it was started; later signals stay pending."""
         self._ended.set()
         if self._thread.ident is not None and self._thread.is_alive():
+            # sigwait(3) has no time limit: only the signal itself ends it.
             signal.pthread_kill(self._thread.ident, self._number)
             self._thread.join()
 
