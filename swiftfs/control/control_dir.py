@@ -81,6 +81,7 @@ class ControlDir:
             raise os_error(errno.EROFS, path)
         text = self._text(path)
         descriptor = os.memfd_create(HIDDEN_FOLDER)
+        # A copy of the descriptor, since closing the file would close it.
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(text)
         handle = next(self._handles)
@@ -138,6 +139,7 @@ class ControlDirFS(FileSystem):
             return self._control.opendir(path)
         handle = self._filesystem.opendir(without_hidden(path))
         if path == "/":
+            # Only a listing of the root needs its names changed, and readdir(2) knows the handle only.
             self._roots.add(handle)
         return handle
 

@@ -176,8 +176,10 @@ class Search:
         """
         containers = self._containers()
         self._searched = list(self._places(containers, elsewhere))
+        # Segments first, and manifests after them: a segment that is uploaded meanwhile is no candidate.
         for place in self._searched:
             self._collect(place)
+        # Of the whole upload, as its last segment may be stored days after its first one.
         self.candidates.clear_younger(limit_ns)
         for prefix in journaled:
             self.candidates.clear_below(prefix)
@@ -203,6 +205,7 @@ class Search:
         own = self._source.container
         if own and own not in found and own + SEGMENTS_SUFFIX not in found:
             raise ConfigurationError(f"no container {own!r}, and no container for its segments")
+        # The search ends as soon as nothing is left that could be an orphan.
         return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
 
     def _places(self, containers: list[str], elsewhere: str) -> Iterator[SegmentContainer]:
