@@ -47,12 +47,14 @@ class Conflicts:
 
         An `ambiguous` operation may have been executed: Swift's object may be its own.
         """
+        # Without a version to compare with, nothing can be said to be another client's.
         if not self._keep or (not operation.creates and operation.replaces_etag is None and not ambiguous):
             return operation
         try:
             info = self._store.head(operation.name)
         except NotFound:
             return operation
+        # The version that this file was made from, or one that an earlier attempt has stored.
         if info.version.etag in (operation.replaces_etag, *operation.sent):
             return operation
         # A request of ours whose answer was lost: its version is no one else's.
@@ -60,6 +62,7 @@ class Conflicts:
             return operation
         if ambiguous and _is_ours(info, cached_file):
             return operation
+        # The same name at each attempt, so that a second attempt makes no second copy.
         beside = _name_beside(operation.name, info)
         segments = self._copy_large(info, beside) if info.is_slo else set()
         if not info.is_slo:

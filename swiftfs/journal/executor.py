@@ -138,6 +138,7 @@ class Executor:
         named = self._find_own_manifest(operation, cached_file)
         prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers()
         rows = iter_rows(self._store, prefix.container, prefix.key)
+        # Without leftovers, which are deleted at their time: a new manifest must not name them.
         cached_file.uploads.adopt_leftovers(
             (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
         )
@@ -154,6 +155,7 @@ class Executor:
         named = {segment.name for segment in manifest.segments}
         record = cached_file.uploads.record
         prefix = record.prefix
+        # By the ETag, or by a segment below our prefix, which no other upload has.
         if record.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
@@ -172,6 +174,7 @@ class Executor:
         except NotFound:
             return replace(operation, replaces_large=False)
         cached_file.correct(info)
+        # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
         return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
 
     def run(self, operation: Operation) -> ObjectInfo | None:

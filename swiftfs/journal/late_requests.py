@@ -205,6 +205,7 @@ class LateRequests:
             landed = self._landed(found, info)
         except StoreError as error:
             log.info("%s cannot be checked again: %s", name, error)
+            # What the server refuses to tell now it will refuse the next time.
             return not error.retryable
         if landed is None or self._stopping.is_set():
             return True
@@ -370,6 +371,8 @@ def _has_attributes(effect: Effect, info: ObjectInfo) -> bool:
         stored.media_type,
         stored.with_slo(None).stored,
     )
+    # The ETag of these bytes is not known. The time in ns makes it unlikely that another client has stored an
+    # object with the same attributes.
     return is_same and sent.stored.mtime_ns is not None
 
 

@@ -122,6 +122,7 @@ class LateVersions:
         except (StoreError, OSError) as error:
             log.info("%s is not kept: %s", found.name, error)
             return
+        # Not before the answer: a failed attempt is repeated.
         self._fetched.add((version, found.lost_at))
         if complete is not None:
             self._ambiguous.complete(found, complete)
@@ -129,6 +130,7 @@ class LateVersions:
     def _get(self, last: Effect, info: ObjectInfo) -> Effect | None:
         """Return the effect with all that is known of a version; None when another one stands."""
         version = info.version
+        # Another client's version: it need not be kept.
         if version.etag != last.etag:
             return None
         headers = last.headers or Headers.of(info)

@@ -110,11 +110,13 @@ class ObjectMoves:
         expected = source.version.etag if source is not None else operation.etag
         self._found(operation.source, source)
         self._found(operation.target, target, copy_of=operation.source, etag=expected)
+        # The DELETE was carried out, or another client deleted it: nothing is left to do either way.
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
                 self._record_done(operation, target)
             return []
         etag = source.version.etag
+        # Otherwise the source is a newer version than the one that was to be moved.
         if operation.etag in (None, etag):
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
@@ -160,7 +162,6 @@ class ObjectMoves:
         if not copied:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
-        # Another client may have changed a source since it was listed.
         if not self._is_of_this_moment(began, copied):
             rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
         sure = [item for item in copied if is_unchanged(item, rows)]
@@ -245,10 +246,12 @@ class ObjectMoves:
             rows = list(iter_rows(self._store, operation.container, source[: source.rfind("/", 0, -1) + 1]))
             self._refuse(operation, rows)
             return [row for row in rows if row.key.startswith(source)]
+        # The `MoveFolder` says that a listing, made for this very call, has shown nothing there.
         if not operation.empty:
             container, target = operation.target_container, operation.target
             page = self._store.list_page(container, prefix=target[:-1], delimiter="/")
             self._refuse(operation, page.rows)
+            # Something is below the target, or the page ended before it: then a listing of it alone tells.
             if target in page.subdirs or not page.last:
                 self._refuse(
                     operation, self._store.list_page(container, prefix=target, limit=MOST_HEADS).rows
@@ -291,6 +294,7 @@ class ObjectMoves:
         for source, target in operation.markers:
             info = self._head(source)
             self._found(source, info)
+            # Gone, or replaced by a file of that name, which is no marker.
             if info is None or info.version.etag != EMPTY:
                 continue
             there = self._head(target)

@@ -107,6 +107,7 @@ class Outcomes:
                 self._queue.schedule(task, monotonic() + pause)
                 return
             task.attempts += 1
+            # Whoever waited gets the error. From now on a change of the file has its write delay again.
             task.error, task.blocked, task.awaited_hand_in, task.reported = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
@@ -180,6 +181,7 @@ class Outcomes:
         )
         task.take_newer()
         task.operation = replace(task.operation, file=cached_file.to_record())
+        # Not the latest one: what was handed in during the upload is not stored.
         task.stored_hand_in = task.sent_hand_in
         task.running = task.ambiguous = task.reported = task.promised = False
         if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
@@ -214,6 +216,8 @@ class Outcomes:
             # In sync mode a caller that waits gets the error.
             level = self._level if task.awaited_hand_in else logging.WARNING
             log.log(level, "%s", complaint(task, error))
+        # Before the task ends, so that a call that waits for it finds the state before the change when it
+        # returns.
         task.notify(error)
         with self._changed:
             task.error = error

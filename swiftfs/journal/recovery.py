@@ -58,6 +58,7 @@ class Recovery:
             log.info("storing %d changes of an earlier mount", len(self._queue))
         operations = [task.operation for task in self._queue.tasks()]
         wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
+        # Before any of the files is opened: its upload must know which manifests the dead process has sent.
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
         return [one for one in prefixes if one.prefix not in wanted]
 
@@ -98,6 +99,7 @@ class Recovery:
                 self._refuse(record, operation, error)
         else:
             log.info("the interrupted move of %s to %s is done", source, target)
+            # Otherwise the old name is still there, and each remnant shows its own deletion.
             if not remnants:
                 self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)

@@ -81,12 +81,15 @@ class Scheduler:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
+            # does not wait behind others in the pool's queue.
             self._workers.submit(self._attempt, batch)
 
     def _next_batch(self) -> list[Task]:
         """Wait for a task that may run; return it, and with a deletion others, as one request deletes all."""
         with self._changed:
             while not self._stopping:
+                # None while all workers are busy: the end of one notifies the condition.
                 due = None
                 # While the server does not answer one task finds out when it does again. Otherwise every
                 # worker would wait for the whole of its timeout, over and over, and log it.
@@ -157,6 +160,7 @@ class Scheduler:
         try:
             operation = self._outcomes.with_last_stored(operation)
             operation = self._prepare(task, operation, cached_file)
+            # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
             info = self._executor.put_file(
                 operation,
                 cached_file,
@@ -245,6 +249,7 @@ class _Flush:
         """
         while self._left and self._is_settled(self._left[-1]):
             self._left.pop()
+        # All once more: a task that had failed may run again by now, and succeed.
         return not self._left and all(map(self._is_settled, self._tasks))
 
     def is_done(self) -> bool:
@@ -278,8 +283,11 @@ class _Flush:
             return False
         if last.blocked:  # by now, for what is wanted was tried again; or it blocks what has taken over
             return True
+        # One attempt since the wait began is what a caller gets: the pauses between further ones may be
+        # longer than it has patience.
         if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
             return True
+        # What waits for a failed task is not tried before that succeeds.
         return any(map(self._has_failed, last.blockers))
 
 

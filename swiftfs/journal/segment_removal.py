@@ -119,6 +119,7 @@ class SegmentRemoval:
         for one in segments:
             groups.setdefault(users.get(one, frozenset()), set()).add(one)
         for others, group in groups.items():
+            # Later, when a COPY that was lost cannot be carried out any more.
             self._keep_leftovers(group, _proven(others.union(objects), self._clock()))
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
