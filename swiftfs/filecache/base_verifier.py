@@ -83,6 +83,7 @@ class BaseVerifier:
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
         """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""
         info = self._resolver.last_get_info
+        # The ETag of a large object is no MD5 of its bytes.
         if origin.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
@@ -155,6 +156,7 @@ class BaseVerifier:
             now = state.blocks.origin
             if now is None or now.manifest is not None or state.checks.asked:
                 return now.manifest if now is not None else None
+            # At most one request for it, whatever the answer: the upload of the file asks again if it must.
             state.checks.asked = True
         try:
             manifest = self._store.manifest(origin.name)
@@ -181,6 +183,7 @@ class BaseVerifier:
         state, blocks = self._state, self._state.blocks
         with state.changed:
             now = blocks.origin
+            # Our own upload or rename may have replaced the version while its bytes came.
             if now is None or not blocks.is_from(origin) or state.closed:
                 return
             end = min(end, now.size)

@@ -160,6 +160,7 @@ class CachedFile:
         The local file has all that was written; it may not be on the disk yet.
         """
         with self._state.changed:
+            # The record names these segments, so they stay until no record does.
             self.uploads.protect(self._state.blocks.remote.segments())
             self._state.is_recorded = True
             prefix = self.uploads.record.prefix if self.uploads.record.has_begun else None
@@ -186,6 +187,7 @@ class CachedFile:
         Raise `OSError` ENOSPC if there is no space.
         """
         began, end = monotonic(), offset + size
+        # Only the first and the last block of a write can be covered in part; those between need no download.
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
         # Without the file's lock: whatever makes space, evicting or uploading, takes it.
@@ -207,6 +209,7 @@ class CachedFile:
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long; new bytes are zeros."""
         began, edge = monotonic(), min(size, self.size)
+        # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         behind = size if size < self.size else 0
         # In a shorter file no block changes: the rest of the last one is verified when it is stored.
@@ -271,6 +274,8 @@ class CachedFile:
         """
         with self._state.changed:
             origin = self.origin
+            # The upload of a patch needs whole pieces anyway, so the rest of the piece costs no request of
+            # its own later.
             large = origin is not None and origin.object_size > LARGE_PIECES * PIECE
             needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
         step = PIECE if large and whole else BLOCK
@@ -303,6 +308,7 @@ class CachedFile:
 
     def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
         position = 0
+        # Evicted segments are named by the manifest as they are: nothing of them need be fetched back.
         for stored in self.evicted():
             yield position, stored.start
             position = stored.end

@@ -46,6 +46,7 @@ class Downloader:
 
     def ensure(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
+        # One run of missing blocks at a time, since others may fetch the next one meanwhile.
         while (fetch := self._claim(offset, end)) is not None:
             self.run(fetch)
 
@@ -54,8 +55,10 @@ class Downloader:
         state = self._state
         blocks = state.blocks
         with state.changed:
+            # A new file: all of it is here.
             if (blocks.origin is None and not blocks.remote) or state.closed:
                 return
+            # Without looking at the handle: several handles may read one stream, and one handle several.
             stream, left = self._streams.join(offset)
             # Whoever waits for a cancelled download must look again, and fetch the bytes itself.
             if left:
@@ -90,6 +93,7 @@ class Downloader:
         for fetch in under_way:
             fetch.waiters += 1
         try:
+            # Any change wakes it, not only the end of a download: blocks count as they arrive.
             self._state.changed.wait()
         finally:
             for fetch in under_way:
@@ -127,6 +131,7 @@ class Downloader:
     def _run(self, fetch: Download) -> None:
         origin = self._state.blocks.origin
         try:
+            # Without the lock, in the thread of the caller or of the pool.
             fetch.execute(fetch)
         except GivenUp:
             pass
@@ -134,6 +139,8 @@ class Downloader:
             fetch.error = self._failure_of(fetch, origin, error)
         finally:
             with self._state.changed:
+                # Before the waiters are woken: they must find no download of their blocks, or the error in
+                # it.
                 self.fetches.end(fetch)
                 self._state.changed.notify_all()
             self._activity.ended()
@@ -148,6 +155,7 @@ class Downloader:
         if not blocks.is_from(origin):
             return None  # our own upload or rename has replaced the version
         try:
+            # A segment of our own has no other version.
             is_other = fetch.source is None and (
                 self._resolver.ask(origin) or self._resolver.follow_upload(origin)
             )
@@ -168,6 +176,7 @@ class Downloader:
         if origin is None or state.closed:
             return
         offset = fetch.first * BLOCK
+        # `origin.size` is less than the object's after a truncation: what was cut off must not come back.
         length = min(fetch.last * BLOCK, origin.size) - offset
         if length <= 0:
             return

@@ -52,6 +52,7 @@ class Evictor:
             position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
             evictable = self._evictable(journaled=journaled)
             ahead = [block_range(*needed) for needed in self._streams.needed()]
+            # What is about to be read, what is being fetched, and what the kernel is about to splice.
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 evictable.discard(*needed)
             freed = 0

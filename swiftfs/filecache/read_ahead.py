@@ -52,6 +52,7 @@ class ReadAhead:
         """Return whether a read at `offset` does not continue the stream."""
         if abs(offset - self.position) <= NEARBY:
             return False
+        # Up to where it was planned: a reader with several threads may be ahead of the last answer.
         return not max(self._begin, self.position - REORDERED) <= offset <= self._planned
 
     def is_idle(self, now: float) -> bool:
@@ -81,6 +82,7 @@ class ReadAhead:
         self.position, self._stopped = end, False
         if not self._limit:
             return
+        # The first read of a stream plans nothing: it may be a random one.
         if seeks:
             self._begin = self._planned = offset - offset % BLOCK
             self._read = end - offset

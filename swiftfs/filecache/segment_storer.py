@@ -62,6 +62,7 @@ class SegmentStorer:
         target = self._new_name("whole")
         copied = self._store.copy(source, target)
         with self._lock:
+            # It is in no upload, so nobody else would delete it if no manifest comes to name it.
             self.copies.append(target)
         return copied
 
@@ -108,6 +109,8 @@ class SegmentStorer:
         while True:
             with self._lock:
                 shared = self._zeros.get(length)
+                # One thread stores the zeros, and the others wait for its future: without the lock, as it
+                # sends a request.
                 if shared is None:
                     mine = self._zeros[length] = new_future()
             if shared is None:
@@ -130,6 +133,7 @@ class SegmentStorer:
         except BaseException as error:
             with self._lock:
                 if self._zeros.get(length) is zeros:
+                    # Before the error is told: who waits may try again, and must not find this future.
                     del self._zeros[length]
             zeros.set_exception(error)
             raise

@@ -284,12 +284,14 @@ class SegmentUploader:
 
     def _get(self, start: int, end: int, *, in_advance: bool = False) -> SegmentPut:
         frozen = self._frozen
+        # An upload in advance is of the file as it is now, not of the moment of the copy.
         if in_advance or (frozen is not None and not frozen.covers(start, end)):
             frozen = None
         before = self._uploads.get(start)
         # With a copy, only a stored segment is known to have the bytes of the snapshot.
         usable = frozen is None or (before is not None and before.stored.done() and not before.in_advance)
         if before is not None and before.is_good(end) and usable:
+            # Once an upload of the file uses it, its bytes count for that.
             before.in_advance = before.in_advance and in_advance
             return before
         if before is not None:
@@ -300,6 +302,8 @@ class SegmentUploader:
         # needs others.
         upload.superseded = frozen is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
+        # Also superseded ones, until they have ended: they read the local file by the number of its
+        # descriptor.
         self._under_way = [one for one in self._under_way if not one.stored.done()]
         self._under_way.append(upload)
         upload.stored.add_done_callback(self._report)

@@ -88,6 +88,7 @@ class SpaceWaiter:
             rest = deadline - monotonic()
             if rest <= 0:
                 return False
+            # At most PAUSE: uploads that failed are begun again by `check`, and their failure is no progress.
             self._wait(seen, min(rest, PAUSE))
 
     def _wait(self, seen: int, seconds: float) -> None:

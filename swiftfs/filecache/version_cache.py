@@ -83,6 +83,7 @@ class VersionCache:
 
     def evict(self, size: int) -> int:
         """Delete the least recently used files, `size` bytes or all; return how many bytes it were."""
+        # Their time of use is made the newest, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
         freed = 0
