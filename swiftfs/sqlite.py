@@ -73,6 +73,7 @@ def open_database(path: Path, schema: Schema, *, synchronous: str = "NORMAL") ->
     try:
         # Other modes keep an index in shared memory (`-shm`) for other processes, of which there are none.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        # A commit appends to one file, without an fsync(2): a close waits 0.2 ms for it.
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA synchronous = {synchronous}")
         path.chmod(0o600)

@@ -171,6 +171,7 @@ class AttributeOps:
                 # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
                     file.entry = self._submit(path, file.entry, update, None)
+                # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
 
     def _refresh(self, path: str) -> None:

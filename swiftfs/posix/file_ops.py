@@ -230,6 +230,7 @@ class FileOps:
 
     def close(self) -> None:
         """Close every file, and end the threads."""
+        # Files that are unlinked have their deletion handed in here.
         for file in self._open_files.all():
             self._write_back.dispose(file)
         self._prefetch.close()

@@ -174,8 +174,10 @@ class OpenFiles:
         """
         mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
         before, opened = self._mixed.get(file.path, (mark, now))
+        # As long as a handle of the old version is open its pages come back with every read.
         if any(one.path == file.path for one in self._replaced):
             self._mixed[file.path] = mark, now
+        # By now libfuse has looked up the new attributes, so auto_cache notices the difference at this open.
         elif before != mark and opened + UNCACHED_SECONDS < now:
             del self._mixed[file.path]
         elif file.path in self._mixed:

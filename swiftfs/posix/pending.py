@@ -59,6 +59,7 @@ class JournaledChange:
         else:
             stored = stored_entry(entry, outcome)
             self._pending.confirm(stored)
+            # The next hand-in of an open file must name the version that Swift has now.
             self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:

@@ -55,6 +55,7 @@ class Prefetch:
     def acquire(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None when there is none."""
         with self._lock:
+            # Complete or not: its reader waits for the download that has begun, instead of beginning another.
             cached_file = self._ahead.pop(version, None) or self._cache.acquire_version(version)
             if cached_file is None:
                 self._missed.append(version)

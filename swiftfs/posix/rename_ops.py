@@ -53,6 +53,7 @@ class RenameOps:
         # Outside of the barrier: which part of it to pass depends on whether it is a folder.
         moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         if moving is not None and moving.is_directory:
+            # Reads go on, and so do writes to open files; only what hands something in waits.
             with self._open_files.barrier.closed(old, new):
                 self._rename_folder(old, new, moving)
         else:
@@ -201,6 +202,7 @@ class RenameOps:
     def _rename_folder(self, old: str, new: str, moving: Entry) -> None:
         """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed."""
         source, destination = self._source.folder(old), self._source.folder(new)
+        # After the barrier is closed: no change of this mount comes between this look and the move.
         target = self._namespace.find(new)
         self._check_folder_rename(old, new, target)
         # The copies are made from what Swift has: everything below must be there first.
@@ -242,6 +244,7 @@ class RenameOps:
         """Execute all pending changes below the two folders; open files are handed in first."""
         for file in self._open_files.below(old):
             self._write_back.flush(file)
+            # Its object would be copied with the folder, and the deleted file come back under the new name.
             if file.held_deletion is not None:
                 self._write_back.free_name(file.held_deletion.operation.name)
         self._journal.flush_below(self._source.folder(old))

@@ -38,12 +38,14 @@ class WriteBack:
 
     def _flush(self, file: OpenFile, *, durable: bool) -> None:
         with file.lock:
+            # Its name belongs to nobody, or to another file by now.
             if file.unlinked:
                 return
             before, handed_in = file.entry, file.dirty
             try:
                 if handed_in:
                     self._hand_in(file)
+                # With the file's lock: if the change is refused, the file is dirty again as it was handed in.
                 if self._pending.is_sync:
                     self._pending.flush_or_withdraw(file.name)
             except (SwiftfsError, OSError):

@@ -99,6 +99,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             # A machine that shuts down sends SIGTERM to all: it must not interrupt the last uploads.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            # Before the drain is written here: it writes the same file.
             detached.stop()
             Drain(0).write(cache)  # the mount is not held any more
             _drain(filesystem, cache)

@@ -59,6 +59,7 @@ class SignalWatch:
 def log_state(report: Callable[[], QueueReport]) -> None:
     """Log the stacks of all threads, and the changes that are not in Swift yet."""
     # The stacks come first and need no lock: `report` waits for the journal's lock, which may hang.
+    # faulthandler writes to a descriptor only.
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

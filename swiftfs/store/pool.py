@@ -53,6 +53,7 @@ class Connection:
     def _read_environment_once(self, url: str) -> None:
         """Take proxies and certificates from the environment now: requests would read it at every request."""
         session = self._http.request_session
+        # With it requests would also send the password that ~/.netrc has for the host.
         session.trust_env = False
         session.proxies = requests.utils.get_environ_proxies(url)
         if self._http.requests_args.get("verify") is True:

@@ -165,6 +165,7 @@ class SwiftStore:
                     raise
         info = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
         with self._lock:
+            # Remembered, so that each piece of this object does not cost three requests.
             self._unmatched[version] = None
         return info
 

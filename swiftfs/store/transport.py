@@ -128,6 +128,7 @@ class Transport:
                 if answer.status != 401 or request.info:
                     yield _good(answer)
                     return
+            # Once: a new token that is refused too says that the user may not do this.
             with self._attempt(connection, request, self._account.renew(token)) as answer:
                 yield _good(answer)
 
