@@ -47,6 +47,7 @@ def damaged_journals(folder: Path) -> list[Path]:
 
 def own_folder(who: str, source: Source) -> Path:
     """Return the cache folder of a source in the account `who`, below the user's cache folder."""
+    # By the account, too: two accounts may have containers of one name.
     digest = hashlib.sha256(f"{who} {source}".encode()).hexdigest()[:12]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(source)).strip("-")[:60]
     return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"

@@ -51,6 +51,7 @@ class ControlDir:
         """Return the attributes of the folder or of a file."""
         if path == ROOT:
             return self._attributes(path, stat.S_IFDIR | 0o500, 0, self._since)
+        # The kernel checks modes only with `default_permissions`, and allow_other lets others come so far.
         self.check_access(path)
         return self._attributes(path, stat.S_IFREG | 0o400, len(self._text(path)), unix_time_ns())
 

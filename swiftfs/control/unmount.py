@@ -37,7 +37,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     """
     mountpoint = mountpoint.resolve()  # fusermount(1) does not resolve symbolic links
     try:
-        # Asked while it is still mounted: then nothing can be asked any more.
+        # While it is mounted: afterwards there is nobody to ask.
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
         device = mountpoint.stat().st_dev
@@ -122,6 +122,7 @@ def died(mountpoint: Path) -> bool:
 
 def detach(mountpoint: Path) -> None:
     """Unmount with fusermount; raise `ConfigurationError` with its reason if it refuses."""
+    # A user who is not root may unmount FUSE only by this set-user-ID program.
     command = shutil.which("fusermount") or shutil.which("fusermount3")
     if command is None:
         raise SwiftfsError("fusermount is missing: install the package fuse")

@@ -225,6 +225,7 @@ class FileCache:
     def acquire_version(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None without one."""
         with self._lock:
+            # Its downloads have not ended: the new user goes on with them.
             cached_file = self._closing.pop(version, None)
             if cached_file is not None:
                 return self._introduce(cached_file, version.name)
@@ -414,6 +415,7 @@ class FileCache:
 
     def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
+        # Segments are on the disk until they are stored, however small the option is.
         limit = max(self.limit, self._factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
@@ -422,6 +424,8 @@ class FileCache:
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
             hope = self._upload_full_segments() or hope or any(use.pins for use in self._used.values())
+            # Only if nothing else helps: a segment that is not full is uploaded again when more of it is
+            # written.
             hope = hope or self._upload_full_segments(holes=True)
         self.fit(size)  # an upload may have ended meanwhile
         is_over = self._unsaved() + size > limit

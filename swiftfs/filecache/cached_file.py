@@ -190,7 +190,7 @@ class CachedFile:
         # Only the first and the last block of a write can be covered in part; those between need no download.
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
-        # Without the file's lock: whatever makes space, evicting or uploading, takes it.
+        # Not with the lock of this state: whatever makes space, evicting or uploading, takes it.
         self._state.space.wait_for_space(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):

@@ -55,7 +55,7 @@ class FileState:
         blocks = BlockMap(origin, cached.present if cached else None, verified=is_checked)
         file = cached.file if cached else SparseFile.create(folder)
         state = cls(file, blocks, space, is_certain=cached is not None, is_checked=is_checked)
-        # Full size from the start, all of it a hole: no page that an upload maps or the kernel splices lies
+        # Full size from the start, even as one hole: no page that an upload maps or the kernel splices lies
         # behind the end.
         state.extend(blocks.size)
         return state

@@ -109,6 +109,7 @@ class SegmentUploader:
         end = offset + length
         with self._lock:
             for upload in self._uploads.touching(offset, end):
+                # Also one that has ended: its segment must not be used for the bytes as they are now.
                 upload.superseded = True
             # Bytes behind the end of the running upload belong to the next one.
             if offset < self._size:

@@ -131,6 +131,7 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Make `length` bytes from `offset` read as zeros and free their disk space; keep the size."""
     if length <= 0:
         return
+    # By ctypes: os.posix_fallocate() knows no modes.
     if _libc.fallocate(descriptor, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) == 0:
         return
     number = ctypes.get_errno()

@@ -108,6 +108,7 @@ class VersionIndex:
             with self._database:
                 self._delete(name)
             *values, checksum = found
+            # A wrong bit in `present` would show blocks that were never downloaded, as zeros.
             if checksum != _checksum(*values):
                 return None
             _, present, checked, size, *mark, manifest = values

@@ -357,8 +357,7 @@ class JournalDB:
         try:
             self._execute(statements)
         except sqlite3.Error as error:
-            # SQLite reports a full disk by its message only: the codes of sqlite3 exceptions came with Python
-            # 3.11.
+            # By its message: the exceptions of sqlite3 have error codes only since Python 3.11.
             if "full" not in str(error) or not self._release_reserve():
                 raise self._os_error(error) from error
             try:

@@ -304,6 +304,7 @@ class Journal:
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
         """Return the pending file of `name`, for the caller to release, or None."""
         with self._changed:
+            # The newest one, for a file that was deleted and made again has two.
             for task in reversed(self._queue.chain(name)):
                 if isinstance(newest := task.newest, PutFile):
                     return self._cache.acquire_pending(newest.file)

@@ -63,6 +63,7 @@ class Outcomes:
         """End an attempt that succeeded; `info` is Swift's answer about a stored object."""
         if self._late is not None:
             self._late.save()  # recorded before anybody learns "stored"
+        # Without the lock: the callback takes that of the open files, which comes first.
         task.notify(info)  # before it ends, so that its waiters see the result
         with self._changed:
             self._queue.is_away = False

@@ -107,7 +107,7 @@ class TaskWriter:
         for task in behind:
             self._queue.remove(task)
             task.ended, task.successor = True, holder
-            # Else the failure of this call would drop, in sync mode, a change for which an earlier call
+            # Otherwise the failure of this call would drop, in sync mode, a change for which an earlier call
             # reported success.
             holder.promised |= task.promised
         if holder.running:

@@ -37,6 +37,7 @@ class Mode(Enum):
     SYNC = "sync"
 
 
+# Compared by identity: sets and waiters have tasks whose fields change.
 @dataclass(slots=True, eq=False)
 class Task:
     """An operation about `path` that is not executed yet; `due` and `created` are monotonic seconds.
@@ -285,6 +286,7 @@ class TaskQueue:
     def below(self, folder: Folder) -> list[Task]:
         """Return the tasks about names below a folder."""
         return [
+            # The last of each name is enough: it waits for those before it.
             chain[-1]
             for name, chain in self._chains.items()
             if Folder(name.container, name.key).is_below(folder)

@@ -71,6 +71,7 @@ class Inodes:
         with self._lock:
             self._move(old, new, is_folder=True)
             source, target = self._source.folder(old), self._source.folder(new)
+            # Before anything below is changed: it is looked up by the same table.
             taken = self._folder_place(source)
             for folder in [folder for folder in self._places if folder.is_below(target)]:
                 del self._places[folder]

@@ -91,6 +91,7 @@ class Prefetch:
                 budget -= entry.attributes.size
             if budget < 0:
                 return
+            # Each file once: what was left out or has been dropped is not tried again at every open.
             if path not in reader.decided:
                 reader.decided.add(path)
                 if _is_small_file(entry) and self._open_files.at(path) is None:

@@ -187,6 +187,7 @@ def _mount(
         detach(request.mountpoint)
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
+    # The device below the mount point, by which the mount can be told from it.
     outside, ended = request.mountpoint.stat().st_dev, new_event()
 
     def answers() -> None:

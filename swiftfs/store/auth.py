@@ -183,7 +183,6 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
     plugin = v3.Password(
         auth_url=url,
         username=environment.get("OS_USERNAME"),
-        # keystoneauth would take the id if it got both; here the name counts.
         user_id=None if environment.get("OS_USERNAME") else environment.get("OS_USER_ID"),
         password=environment["OS_PASSWORD"],
         project_id=environment.get("OS_PROJECT_ID"),

@@ -159,6 +159,7 @@ class RetryingStore:
         except AlreadyExists:  # maybe by a lost request of our own: that result is now the wanted one
             self._ambiguous.done(name, lambda: effect(_md5(body)))
             raise
+        # Recorded also after an answer: a lost attempt before it may still come.
         self._ambiguous.done(name, lambda: effect(info.version.etag))
         return info
 
