@@ -35,8 +35,6 @@ class ManifestCopier:
             raise Unavailable(f"{source}: another client changed it while it was copied")
         key = segment_prefix(target, self._db.id)
         prefix = self._places.of(target.container).name(key)
-        # Before the first copy and until the manifest names them: after a crash the next mount deletes the
-        # copies.
         self._db.begin_upload(UnreferencedPrefix(prefix, frozenset(), objects=frozenset({target})))
         copied = self._copy_segments(manifest, prefix)
         self._store.put_manifest(target, copied, _headers(info, copied))

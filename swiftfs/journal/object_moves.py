@@ -97,7 +97,6 @@ class ObjectMoves:
             self._share_copy(item)
             raise
         remnants = self._delete_unchanged([item])
-        # Last: until the COPY was answered they may belong to the object at the target.
         self._removal.discard(operation.target, replaced)
         return remnants
 
@@ -110,13 +109,11 @@ class ObjectMoves:
         expected = source.version.etag if source is not None else operation.etag
         self._found(operation.source, source)
         self._found(operation.target, target, copy_of=operation.source, etag=expected)
-        # The DELETE was carried out, or another client deleted it: nothing is left to do either way.
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
                 self._record_done(operation, target)
             return []
         etag = source.version.etag
-        # Otherwise the source is a newer version than the one that was to be moved.
         if operation.etag in (None, etag):
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
@@ -191,7 +188,6 @@ class ObjectMoves:
             elif there is not None and item.row is not None and there.hash == item.row.hash:
                 item.copied = item.etag
                 items.append(item)
-            # The target has another version, which may be newer.
             elif there is not None or not operation.may_copy:
                 kept.append(item)
             else:
@@ -246,12 +242,10 @@ class ObjectMoves:
             rows = list(iter_rows(self._store, operation.container, source[: source.rfind("/", 0, -1) + 1]))
             self._refuse(operation, rows)
             return [row for row in rows if row.key.startswith(source)]
-        # The `MoveFolder` says that a listing, made for this very call, has shown nothing there.
         if not operation.empty:
             container, target = operation.target_container, operation.target
             page = self._store.list_page(container, prefix=target[:-1], delimiter="/")
             self._refuse(operation, page.rows)
-            # Something is below the target, or the page ended before it: then a listing of it alone tells.
             if target in page.subdirs or not page.last:
                 self._refuse(
                     operation, self._store.list_page(container, prefix=target, limit=MOST_HEADS).rows
@@ -269,7 +263,6 @@ class ObjectMoves:
         filling = (row for row in below if row.key != operation.target or not is_slash_marker(row))
         for number, found in ((errno.ENOTDIR, files), (errno.ENOTEMPTY, filling)):
             asked = [ObjectName(operation.target_container, row.key) for row in islice(found, MOST_HEADS)]
-            # Rows of objects that are gone may stay in listings for long.
             if any(self._head(name) is not None for name in asked):
                 raise Unmoved(os_error(number, operation.target))
 
@@ -284,7 +277,6 @@ class ObjectMoves:
             if own.key not in items:
                 name = ObjectName(operation.container, own.key)
                 items[own.key] = MoveItem(name, operation.target_of(own.key), own.hash)
-            # The listing may show an older version than this mount has just stored.
             if own.hash:
                 items[own.key].etag = own.hash
         return [*markers, *items.values()]
@@ -294,7 +286,6 @@ class ObjectMoves:
         for source, target in operation.markers:
             info = self._head(source)
             self._found(source, info)
-            # Gone, or replaced by a file of that name, which is no marker.
             if info is None or info.version.etag != EMPTY:
                 continue
             there = self._head(target)
@@ -414,8 +405,6 @@ class ObjectMoves:
         if absent:
             log.info("%s was deleted while it was moved", _some(absent))
         items = {item.source: item for item in (*sure, *doubtful)}
-        # The deletion comes before the record of the new owner: the next process notices a crash between the
-        # two, because the source is gone (`_record_done`, `_record_gone`).
         failures = self._removal.delete_all(names)
         remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
         left = {deletion.name for deletion, _ in remnants}
