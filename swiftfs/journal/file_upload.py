@@ -87,14 +87,10 @@ class FileUpload:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
         cached_file.ensure_verified(0, snapshot.size)
         body = map_bytes(cached_file.upload_source(snapshot.size), 0, snapshot.size)
-        # Before the request that makes them superfluous: see `Scheduler._record_superseded`.
         if replaced:
             record_superseded(replaced)
         info = self._store.put(operation.name, body, operation.meta.headers())
         self._removal.owners.forget(operation.name)
-        # A file that was cut before its MD5 was computed has been stored with zeros at its end. That was
-        # never its state, so it is stored once more; the ETag tells the next attempt that Swift's version is
-        # its own.
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)
         in_doubt = cached_file.uploads.record.answered(None)

@@ -220,9 +220,9 @@ class Scheduler:
         remnants = self._executor.move(operation, record)
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, remnants)
-            # Before the record of the move is dropped: a process that dies between the two commits leaves
-            # both, and the next one deletes twice. In the other order the old names would stay.
             self._db.finish([], [left.record() for left in tasks])
+            # Recorded before the record of the move is dropped: a process that dies between the two commits
+            # leaves both, and the next one deletes twice. In the other order the old names would stay.
             for left in tasks:
                 self._queue.add(left)
                 task.left.append(names_of(left.operation)[0])

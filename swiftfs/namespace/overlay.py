@@ -53,7 +53,6 @@ class Overlay:
         changes = self._folders.get(folder, {})
         if changes.get(name) is not change:
             return False
-        # From now on a listing may contradict it, but only one that is begun later.
         changes[name] = LocalChange(entry, monotonic())
         return True
 
@@ -87,7 +86,6 @@ class Overlay:
                     agrees, includes = False, False
                 else:
                     agrees, includes = _agree(listed, change.entry), True
-                # Listings that still disagree after that show what another client did.
                 if agrees or begun - change.at > LISTING_LAG:
                     self.discard(listing.folder, name)
                     continue

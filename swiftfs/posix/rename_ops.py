@@ -161,8 +161,8 @@ class RenameOps:
         )
         try:
             left = self._journal.run_move(old, operation)
-        # The listing was wrong: the next lookup asks Swift.
         except NotFound:
+            # The listing was wrong: the next lookup asks Swift.
             self._namespace.invalidate(old)
             raise
         self._file_cache.moved(entry.version, name)
@@ -274,11 +274,8 @@ class RenameOps:
     def _record_folder_move(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
         source, destination = self._source.folder(old), self._source.folder(new)
         attributes = replace(moving.attributes, inode=folder_inode(destination))
-        # Before the listings are dropped, which name the files.
         self._move_cached(old, source, destination)
         self._namespace.invalidate_tree(new)
-        # Between the two: `invalidate_tree(new)` would drop what is recorded there, and the other one its
-        # source.
         self._namespace.move_recent(old, new)
         self._namespace.invalidate_tree(old)
         self._namespace.record(old, None)

@@ -143,7 +143,6 @@ class RetryingStore:
             try:
                 return self._store.put(name, body, headers, if_absent=if_absent)
             except AlreadyExists:
-                # Only after a lost attempt the object can be ours. The same bytes are then taken for it.
                 found = self._store.head(name) if call.lost else None
                 if found is None or found.version.etag != _md5(body):
                     raise
@@ -154,7 +153,6 @@ class RetryingStore:
             return Effect("put", etag, headers, body=small, if_absent=if_absent)
 
         try:
-            # `error.etag`: the body may be mapped, and have changed since it was sent.
             info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
         except AlreadyExists:  # maybe by a lost request of our own: that result is now the wanted one
             self._ambiguous.done(name, lambda: effect(_md5(body)))

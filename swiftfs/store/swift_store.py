@@ -176,7 +176,6 @@ class SwiftStore:
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
         view = memoryview(body).cast("B")
         etag = _md5(view)
-        # With an ETag Swift stores nothing that has another MD5 (422).
         sent = {**to_wire(headers), "ETag": etag}
         meaning: dict[int, type[StoreError]] = {}
         if if_absent:
@@ -199,6 +198,7 @@ class SwiftStore:
             answer = self._transport.send(request).headers
         except StoreError as error:
             error.etag = etag  # of the bytes that were sent: a writer may have changed a mapped body since
+            # 422: Swift stores nothing that has another MD5 than the ETag it was sent with.
             if isinstance(error, Corrupt) and _md5(view) != etag:
                 raise BodyChanged(str(error)) from error
             raise
