@@ -385,6 +385,7 @@ class JournalDB:
         """Reserve disk space for the database, so that files can be closed while the disk is full."""
         if not self._reserve.exists():
             with suppress(OSError):
+                # Written, and not a hole: a hole reserves nothing.
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
@@ -432,6 +433,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
     database = open_database(path, SCHEMA)
     database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
     try:
+        # At the start, when it can still be set aside: later it has changes that nothing else has.
         problem = database.execute("PRAGMA quick_check").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)  # noqa: TRY301

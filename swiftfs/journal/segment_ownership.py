@@ -76,6 +76,7 @@ class SegmentOwnership:
             shared = list(self._shared)
         found = {}
         for one in segments:
+            # By prefix, for segments that are stored below it later too.
             if users := frozenset(user for prefix, user in shared if _lies_below(one, prefix)):
                 found[one] = users
         return found
@@ -118,6 +119,7 @@ class SegmentOwnership:
     def forget(self, name: ObjectName) -> None:
         """Delete claims and shares of an object that is gone, or is not an SLO any more."""
         self.record_version(name, "")
+        # It is gone, or is no SLO any more, so it names nobody's segments.
         self.unshare(name)
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:

@@ -65,6 +65,7 @@ class OrphanCandidates:
     """Segments that no manifest has named so far, in a private database on disk: there may be millions."""
 
     def __init__(self) -> None:
+        # An empty name: SQLite keeps the database in a temporary file, and deletes it when it is closed.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute(
             "CREATE TABLE suspects (container, key, upload, size, modified, PRIMARY KEY (container, key))"
@@ -189,6 +190,7 @@ class Search:
         for container in containers:
             self._look_at(container, now_ns - DRIFT_NS)
         if journals is not None:
+            # Last, so that only what no manifest names is listed as unfinished.
             self.unfinished = self.candidates.set_unfinished_aside(journals)
 
     def delete(self) -> dict[ObjectName, Exception]:
@@ -259,6 +261,7 @@ class Search:
     def _named_by(self, name: ObjectName, large: bool) -> tuple[list[ObjectName], ObjectName | None]:
         """Return the segments that an object names, and the prefix of a DLO's segments."""
         try:
+            # `large` is only what the Content-Type says: it may have come with a copy.
             with suppress(BadRequest):
                 if large:
                     return self._segments_of(name), None

@@ -81,6 +81,7 @@ class HeadFetcher:
             if request is None:
                 request = self._requests[key] = _Request([])
                 request.future = self._pool.submit(self._run, request, entry, key)
+            # With the lock, so that the answer cannot come before the listener is in the list.
             if listener is not None:
                 request.listeners.append(listener)
             return request.future

@@ -111,6 +111,7 @@ class ListingFetcher:
                 return listing
             expired = self._listings.get(folder)
             in_outage = self._outage.lasts
+            # One request for all threads that want this folder: they wait for its future, not for the lock.
             request = self._requests.get(folder)
             if request is None and (expired is None or not in_outage or not self._requests):
                 request = self._requests[folder] = self._pool.submit(self._run, folder)

@@ -164,6 +164,7 @@ class OpenFiles:
         with self._lock:
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
+                # It keeps its handles, but no open finds it any more.
                 self._replaced.append(file)
 
     def _is_mixed(self, file: OpenFile) -> bool:

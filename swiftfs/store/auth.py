@@ -57,6 +57,7 @@ class Account:
 
         Raise `AccessDenied`, `Unavailable` or `ConfigurationError`.
         """
+        # Without a lock: two threads may ask at once, and get the same answer.
         if not self._endpoint:
             self._endpoint = self._find_endpoint()
         return self._endpoint
@@ -179,6 +180,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
     if missing:
         raise ConfigurationError(f"OS_AUTH_URL is set, but not {', '.join(missing)}")
     url = _versioned(_checked_url(environment["OS_AUTH_URL"]))
+    # Only a name needs its domain; an id is unique (Keystone API v3).
     by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
     plugin = v3.Password(
         auth_url=url,
@@ -323,6 +325,7 @@ def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
+    # URLs are logged.
     if parts.username or parts.password:
         raise ConfigurationError("the auth URL must not contain a user or a password")
     return url

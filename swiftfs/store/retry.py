@@ -111,6 +111,8 @@ class RetryingStore:
 
     def create_container(self, container: str) -> bool:
         """Create the container; one that exists after a lost answer counts as created by this call."""
+        # A lost attempt may have made it, so that this one finds it there. That another client made it in
+        # between is less likely, and mkdir(2) would fail for no reason.
         return self._repeat(lambda call: self._store.create_container(container) or call.lost)
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
@@ -238,6 +240,7 @@ class RetryingStore:
                 self._record_deleted(pending, dict.fromkeys(pending, error))
                 raise
             self._record_deleted(pending, failures)
+            # In place: the next attempt is this function again.
             pending[:] = [name for name, error in failures.items() if error.retryable]
             final.update((name, error) for name, error in failures.items() if not error.retryable)
             if pending:
@@ -288,6 +291,7 @@ class RetryingStore:
 
         def pause(seconds: float) -> None:
             may_block("waits to repeat a request")
+            # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
             self._closing.wait(seconds)
 
         def remember(state: tenacity.RetryCallState) -> None:
@@ -315,6 +319,7 @@ class RetryingStore:
         wait = tenacity.wait_random_exponential(
             multiplier=self._policy.first_pause, max=self._policy.longest_pause
         )
+        # A random pause, since many clients lose a server at one moment and would all come back at one.
         return max(least, wait(state))
 
 

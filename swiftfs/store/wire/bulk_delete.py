@@ -82,6 +82,7 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
     by_path = {f"/{name}": name for name in names}
     statuses = {}
     for path, status in verdict["Errors"]:
+        # Swift quotes the names in its answer; their first slash may be missing.
         name = by_path.get("/" + unquote(path).removeprefix("/"))
         if name is not None:
             statuses[name] = status
@@ -105,6 +106,7 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
         return
     number = _number(verdict["Response Status"])
     if 200 <= number < 300:
+        # A success for names of which none was deleted and none was missing: the server has not read them.
         raise BulkRefused(StoreError("delete_many the account: the server did nothing"))
     request = Request("delete_many", "POST", meaning={501: BadRequest})
     error = status_error(request, number, NOTHING, verdict["Response Body"])
