@@ -199,7 +199,7 @@ class UploadRecord:
                 # The server has refused the likely place.
                 self.prefix = place.instead(self._places.likely(self._container), self.prefix)
                 self._is_placed = True
-            # The row is on the disk before the first PUT, or a crash would leave segments that nobody looks
+            # The row is committed before the first PUT, or a kill -9 would leave segments that nobody looks
             # for.
             if not self._has_begun and self._on_first_put is not None:
                 self._on_first_put(self.state())

@@ -150,7 +150,7 @@ class FileUpload:
     ) -> ObjectInfo:
         """Record the manifest, then store it: the answer may be lost."""
         self._removal.owners.record_manifest(operation.name, before, manifest, uploads.record.prefix)
-        # On the disk before the PUT: if its answer is lost, clean-up must know that this manifest may come to
+        # Committed before the PUT: if its answer is lost, clean-up must know that this manifest may come to
         # stand.
         is_new = uploads.record.asks(operation.name, manifest)
         headers = operation.meta.with_slo(manifest.etag).headers()

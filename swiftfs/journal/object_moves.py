@@ -152,7 +152,7 @@ class ObjectMoves:
         began = monotonic()
         items = self._items(operation, self._list(operation))
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
-        # On the disk before the first COPY: the next process can tell what moves from what was stored
+        # Committed before the first COPY: the next process can tell what moves from what was stored
         # meanwhile.
         record(replace(operation, objects=moved))
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))

@@ -116,7 +116,8 @@ class Task:
 
     def take_newer(self) -> None:
         """Make the newer hand-in, if there is one, what the task does."""
-        # `running` was for the next process; here the earlier upload has ended, and its result is known.
+        # `running` is for the next process. Of an upload that has ended, answered or not, the late requests
+        # know.
         if self.newer is not None and isinstance(newest := self.newest, PutFile):
             self.operation, self.path, self.done = (
                 replace(newest, running=None),

@@ -95,8 +95,8 @@ class RenameOps:
                     # the deletion needless.
                     self._pending.submit(path, deletion, None, later=True)
                 else:
-                    # On the disk at once: if the process dies the file is not open any more, and must not
-                    # come back.
+                    # Committed at once: if the process dies the file is not open any more, and must not come
+                    # back.
                     seq = self._journal.hold(path, deletion)
                     done = self._pending.record(path, None).settle
                     file.held_deletion = HeldDeletion(seq, path, deletion, done)
