@@ -71,6 +71,7 @@ class Executor:
         A file that is stored as one object is downloaded completely first: after the PUT, its base version
         is gone.
         """
+        # Its manifest can name the base version's segments, so nothing of it need be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
         return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
@@ -96,8 +97,11 @@ class Executor:
         `record_superseded` is called before with the objects that are to be deleted afterwards.
         """
         operation = self._without_unproven(operation, cached_file)
+        # Segments that a dead process stored are used again: most of a large file may be there.
         if cached_file.uploads.record.is_inherited:
             self._adopt_leftovers(operation, cached_file)
+        # If the lost attempt was carried out, the base version cannot be read any more, and its segments are
+        # about to be deleted: a patch must not name them.
         elif cached_file.origin is not None and ambiguous:
             self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
@@ -135,6 +139,7 @@ class Executor:
         named = self._find_own_manifest(operation, cached_file)
         prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers()
         rows = iter_rows(self._store, prefix.container, prefix.key)
+        # Without leftovers, which are deleted at their time: a new manifest must not name them.
         cached_file.uploads.adopt_leftovers(
             (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
         )
@@ -151,6 +156,7 @@ class Executor:
         named = {segment.name for segment in manifest.segments}
         record = cached_file.uploads.record
         prefix = record.prefix
+        # By the ETag, or by a segment below our prefix, which no other upload has.
         if record.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
@@ -169,6 +175,7 @@ class Executor:
         except NotFound:
             return replace(operation, replaces_large=False)
         cached_file.correct(info)
+        # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
         return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
 
     def run(self, operation: Operation, *, ambiguous: bool = False) -> ObjectInfo | None:
@@ -179,6 +186,7 @@ class Executor:
         """
         match operation:
             case PutSpecial():
+                # Before the PUT: afterwards nobody can read the manifest that named them.
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
                 info = self._store.put(operation.name, operation.body, operation.meta.headers())
                 self.removal.owners.forget(operation.name)
@@ -262,12 +270,15 @@ class Executor:
                 found[operation.name] = segments
         shared = self.removal.shared(set().union(*found.values()))
         own = {name: segments - shared for name, segments in found.items()}
+        # An object and its segments in one request. The object comes first: a server that stops half-way must
+        # not leave a manifest without its segments.
         if self._store.limits().bulk_delete:  # it goes through its names in order
             failed = self.removal.delete_all([*own, *set().union(*own.values())])
         else:
             failed = self._delete_in_turn(own)
         for name, segments in own.items():
             lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
+            # An object that may still be there keeps its segments.
             if name in failed:
                 continue
             self.removal.record_deleted({name}, segments, lost)
@@ -280,6 +291,8 @@ class Executor:
         failed = self.removal.delete_all(objects)
         gone = {name: segments for name, segments in objects.items() if name not in failed}
         for name, segments in gone.items():
+            # Between the two requests: a process that dies now must leave the proof that this mount has
+            # deleted the object, or the next one would keep the segments.
             self.removal.prove(name, segments)
         return failed | self.removal.delete_all(set().union(*gone.values()))
 
@@ -290,6 +303,8 @@ class Executor:
         wanted = []
         for operation in operations:
             try:
+                # An object that a rename has left may be replaced by another client any time: each attempt
+                # looks again.
                 if not operation.moved or self._object_moves.is_unchanged(operation):
                     wanted.append(operation)
             except StoreError as error:

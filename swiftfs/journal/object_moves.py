@@ -85,7 +85,10 @@ class ObjectMoves:
     def move(self, operation: Move) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed."""
         if operation.replaces_large is not False:
+            # They are of an older attempt to delete the target, which then was another object. The success of
+            # this COPY proves nothing about it, though it proves the end of what stands there now.
             self._removal.forget_expected(operation.target)
+        # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
@@ -114,6 +117,8 @@ class ObjectMoves:
         if operation.etag in (None, etag):
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
+            # What stands at the target may be what the move was to replace, an empty file for example. A COPY
+            # brings the headers of the source along, so only equal headers make it the copy.
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
             if is_copy and target is not None:
@@ -148,6 +153,8 @@ class ObjectMoves:
         began = monotonic()
         items = self._items(operation, self._list(operation))
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
+        # Committed before the first COPY: the next process can tell what moves from what was stored
+        # meanwhile.
         record(replace(operation, objects=moved))
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied:
@@ -180,6 +187,7 @@ class ObjectMoves:
         for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
             self._found_rows(item.source, item.row, item.target, there)
+            # Not what was to be moved: it came to the old place, or was changed there, after the move began.
             if operation.objects is not None and (was is None or not is_version(item, was)):
                 kept.append(item)
             elif there is not None and item.row is not None and there.hash == item.row.hash:
@@ -197,6 +205,7 @@ class ObjectMoves:
         found = [item for item in items if item.copied is not None]
         for item in kept:
             self._share_copy(item)
+        # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
             left = self._undo(found) if not operation.served else ()
             raise Unmoved(StoreError("it was being undone when the process died"), left)
@@ -319,11 +328,14 @@ class ObjectMoves:
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
         absent = [item for item in items if isinstance(item.error, NotFound)]
+        # A 404 may also mean that the target's container is missing.
         for item, found in zip(absent, self._pool.map(self._head_or_error, absent), strict=True):
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
             with suppress(OSError):  # the disk is full: the next process would go on with the move
+                # Before the first DELETE: if this process dies, the next one must not take a copy that is
+                # about to be deleted for the object's new place, and delete the source.
                 record_undone()
             raise Unmoved(error, self._undo(items)) from error
         return [item for item in items if item.copied is not None]
@@ -374,6 +386,7 @@ class ObjectMoves:
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them."""
         seconds = sorted(item.seconds for item in copied)
+        # One copy that took much longer than most leaves its source unwatched for that time.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 

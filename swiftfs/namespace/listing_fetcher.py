@@ -49,6 +49,7 @@ class Listings:
         known = self._listings.get(listing.folder)
         if known is not None and known.begun > listing.begun:
             return
+        # First: if the new one is too large to be kept, the older one must not stay either.
         self._listings.pop(listing.folder, None)
         if self._ttl:
             is_valid = listing.begun >= self.invalidated_at(listing.folder)
@@ -126,9 +127,12 @@ class ListingFetcher:
                 return listing
             expired = self._listings.get(folder)
             in_outage = self._outage.lasts
+            # One request for all threads that want this folder: they wait for its future, not for the lock.
             request = self._joinable(folder)
             if request is None and (expired is None or not in_outage or not self._requests):
                 request = self._begin(folder)
+        # Without a listing there is nothing to show: unknown is not empty, so the caller waits, or gets the
+        # error.
         if expired is None:
             assert request is not None
             return request.result()
@@ -176,6 +180,7 @@ class ListingFetcher:
             return listing
         finally:
             with self._lock:
+                # After the listing was stored: a thread that finds no request finds the listing.
                 if self._requests.get(folder) is request:  # not one that was begun since
                     del self._requests[folder]
 
