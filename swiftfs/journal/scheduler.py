@@ -196,9 +196,10 @@ class Scheduler:
                 task.operation = changed
                 self._db.commit([task.record()])
 
-        remnants = self._executor.move(operation, record)
+        moved = self._executor.move(operation, record)
+        task.rows = moved.rows
         with self._changed:
-            tasks = remnant_tasks(self._queue, task.path, operation, remnants)
+            tasks = remnant_tasks(self._queue, task.path, operation, moved.remnants)
             self._db.finish([], [left.record() for left in tasks])
             for left in tasks:
                 self._queue.add(left)
