@@ -14,7 +14,7 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.object_moves import ObjectMoves, RecordMove, Remnant
+from swiftfs.journal.object_moves import Moved, ObjectMoves, RecordMove, Remnant
 from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
@@ -237,14 +237,14 @@ class Executor:
         info = self._store.head(operation.name)
         return operation.meta.with_slo(info.version.etag if info.is_slo else None)
 
-    def move(self, operation: Move | MoveFolder, record: RecordMove) -> list[Remnant]:
-        """Carry out a move; return what it could not delete.
+    def move(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
+        """Carry out a move.
 
         `record` is told all that a folder's move will copy, before the first copy, and when it is undone.
         Raise what the store raises, of a folder `Unmoved`: then the old state stands.
         """
         if isinstance(operation, Move):
-            return self._object_moves.move(operation)
+            return Moved(self._object_moves.move(operation))
         return self._object_moves.move_folder(operation, record)
 
     def resume(self, operation: Move | MoveFolder, record: RecordMove) -> list[Remnant]:

@@ -203,11 +203,10 @@ class Journal:
             self._changed.notify_all()
             return True
 
-    def run_move(self, path: str, operation: Move | MoveFolder) -> list[ObjectName]:
-        """Execute a move, after all pending changes of its names; raise its error.
+    def run_move(self, path: str, operation: Move | MoveFolder) -> Task:
+        """Execute a move, after all pending changes of its names; return its task, or raise its error.
 
-        If the process dies the next one finishes it. Return the objects at the old place that could not be
-        deleted; their deletion is tried again.
+        If the process dies the next one finishes it. The deletion of what it has `left` is tried again.
         """
         with self._changed:
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
@@ -241,7 +240,7 @@ class Journal:
                 # It may still wait for the failed task: a refused move must not be executed later.
                 self._outcomes.cancel(task, error)
                 raise
-            return task.left
+            return task
 
     def watch(self, name: ObjectName, done: Done) -> None:
         """Call `done` when the object that a move left at `name` is deleted, or its deletion is given up."""

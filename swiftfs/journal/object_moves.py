@@ -8,7 +8,7 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from swiftfs.attributes import decode_type
@@ -47,6 +47,15 @@ NAMED = 5
 
 Remnant = tuple[Delete, StoreError]
 """The deletion of a source that failed after the copy, and its error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move that was carried out has left; of a folder's, the old rows of what listings showed."""
+
+    remnants: list[Remnant]
+    rows: tuple[Row, ...] = ()
+
 
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""
@@ -144,8 +153,8 @@ class ObjectMoves:
         if operation.replaces_large is not False:
             self._removal.record_replaced(operation.target)
 
-    def move_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
-        """Copy all in parallel, then delete unchanged sources; return those that could not be deleted.
+    def move_folder(self, operation: MoveFolder, record: RecordMove) -> Moved:
+        """Copy all in parallel, then delete unchanged sources.
 
         If a copy fails, the others are deleted again; `Unmoved` names those that could not be.
         Sources that another client has changed or deleted meanwhile are not touched.
@@ -168,7 +177,8 @@ class ObjectMoves:
                 return [(deletion_of(item), error) for item in copied]
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
-        return self._delete_unchanged(doubtful, sure)
+        remnants = self._delete_unchanged(doubtful, sure)
+        return Moved(remnants, tuple(item.row for item in copied if item.row is not None))
 
     def resume_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
         """Finish a move that a dead process left; newer versions at either place are kept.

@@ -217,9 +217,10 @@ class Scheduler:
                 task.operation = changed
                 self._db.commit([task.record()])
 
-        remnants = self._executor.move(operation, record)
+        moved = self._executor.move(operation, record)
+        task.rows = moved.rows
         with self._changed:
-            tasks = remnant_tasks(self._queue, task.path, operation, remnants)
+            tasks = remnant_tasks(self._queue, task.path, operation, moved.remnants)
             self._db.finish([], [left.record() for left in tasks])
             # Recorded before the record of the move is dropped: a process that dies between the two commits
             # leaves both, and the next one deletes twice. In the other order the old names would stay.

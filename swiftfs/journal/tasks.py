@@ -11,7 +11,7 @@ from swiftfs.errors import SwiftfsError
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import merge_while_running
 from swiftfs.journal.operations import Delete, Move, Operation, PutFile, PutMarker, names_of
-from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, parent_markers
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Task:
     for a flush.
 
     A move replaces the deletion of its target, which it `overrides`; if it fails the deletion is
-    put back. If it succeeds it may have `left` objects behind that it could not delete.
+    put back. If it succeeds it may have `left` objects behind that it could not delete; of a folder's,
+    `rows` are the old ones of what it moved.
     """
 
     seq: int
@@ -88,6 +89,7 @@ class Task:
     blockers: set["Task"] = field(default_factory=set)
     dependents: set["Task"] = field(default_factory=set)
     left: list[ObjectName] = field(default_factory=list)
+    rows: tuple[Row, ...] = ()
 
     @property
     def is_stuck(self) -> bool:

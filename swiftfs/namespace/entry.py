@@ -209,6 +209,21 @@ def row_of(info: ObjectInfo) -> Row:
     return Row(info.version.name.key, info.size, info.version.etag, info.content_type, "")
 
 
+def head_entries(
+    folder: Folder, info: ObjectInfo, subdirs: Iterable[str], defaults: Defaults
+) -> Iterator[Entry]:
+    """Yield the entries of a folder that the answer of a HEAD shows, and those of `subdirs`."""
+    has_time = decode_type(info.content_type)[1].mtime_ns is not None
+    for entry in entries_of(folder, [row_of(info)], subdirs, defaults):
+        if entry.object != info.version.name:
+            yield entry
+        elif has_time or entry.is_directory:
+            yield with_head(entry, info, defaults)
+        else:
+            attributes = replace(entry.attributes, mtime_ns=info.last_modified_ns)
+            yield with_head(replace(entry, attributes=attributes), info, defaults)
+
+
 def is_marker(row: Row) -> bool:
     """Return whether an object is a folder's marker. An object with bytes is a file, whatever its type."""
     return row.size == 0 and is_directory_type(row.content_type)

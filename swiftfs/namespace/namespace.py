@@ -1,7 +1,7 @@
 """The namespace: which files and folders exist, from listings in memory or by one request for each folder."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -9,14 +9,15 @@ from itertools import islice
 from swiftfs.attributes import Stored, decode_metadata
 from swiftfs.concurrency import Rank, monotonic, new_lock
 from swiftfs.errors import BadName, Ghost, NotFound, os_error
+from swiftfs.namespace.change_checks import ChangeChecker
 from swiftfs.namespace.entry import (
     Defaults,
     Entry,
     container_entry,
     entries_of,
     folder_inode,
+    head_entries,
     implied_entry,
-    row_of,
     with_head,
 )
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
@@ -24,7 +25,7 @@ from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
 from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange
 from swiftfs.namespace.walk_detector import WalkDetector
-from swiftfs.objects import ObjectInfo, ObjectName, Page
+from swiftfs.objects import ObjectInfo, ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
 from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
@@ -35,14 +36,11 @@ BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
 
 
-MAX_CHECKED = 500
-"""How many local changes that a listing contradicts are checked by HEADs; others wait for the next one."""
-
 MOMENT = 0.5
 """Seconds for which a listing counts as current for the call that it was made for."""
 
-MAX_CHILDREN = 8
-"""How many names are checked below a folder that this mount deleted but a listing shows."""
+MOST_MOVED = 20_000
+"""How many names that a folder's rename has moved are remembered, until a listing shows them."""
 
 
 class Namespace:
@@ -72,6 +70,7 @@ class Namespace:
         self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
         self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
         self._overlay = Overlay()
+        self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
 
@@ -283,8 +282,8 @@ class Namespace:
         if (path := self._source.path(info.version.name)) is None:
             return
         folder = self._source.folder(split(path)[0])
-        for entry in entries_of(folder, [row_of(info)], [], self._defaults):
-            self.record(path, with_head(entry, info, self._defaults))
+        for entry in head_entries(folder, info, [], self._defaults):
+            self.record(path, entry)
         while (path := split(path)[0]) != "/":
             self.record(path, implied_entry(split(path)[1], self._source.folder(path), self._defaults))
 
@@ -302,11 +301,11 @@ class Namespace:
             self._listings.add(listing)
 
     def discard_change(self, path: str) -> None:
-        """Drop the local change of `path`, and ask Swift again."""
+        """Drop the pending change of `path`, and ask Swift again."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         with self._lock:
-            self._overlay.discard(folder, name)
+            self._overlay.roll_back(folder, name)
             self._listings.invalidate(folder)
 
     def invalidate(self, path: str) -> None:
@@ -329,16 +328,34 @@ class Namespace:
             self._listings.invalidate_below(self._source.folder(path))
 
     def recent_below(self, path: str) -> list[Entry]:
-        """Return the entries this mount has stored below the folder at `path`; listings may lack them."""
+        """Return the entries this mount has stored or moved below the folder at `path`.
+
+        Listings may lack them.
+        """
         folder = self._source.folder(path)
         with self._lock:
             return self._overlay.stored_below(folder)
 
-    def move_recent(self, old: str, new: str) -> None:
-        """Record that the entries that `recent_below` returns for `old` have moved below `new`."""
+    def record_moved(self, old: str, new: str, rows: Sequence[Row]) -> None:
+        """Record that all below the folder at `old` is below `new` now, where listings may not show it yet.
+
+        `rows` are those of the moved objects at the old place.
+        """
         source, target = self._source.folder(old), self._source.folder(new)
+        gone = Page(tuple(rows[:MOST_MOVED]), (), "", True)
+        moved = [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in gone.rows]
+        there = Page(tuple(moved), (), "", True)
         with self._lock:
+            self._overlay.discard_below(target)
+            self._listings.invalidate_below(target)
             self._overlay.move_below(source, target)
+            self._overlay.discard_below(source)
+            self._listings.invalidate_below(source)
+            for listing in listings_in(there, target, target, "", self._defaults).values():
+                self._overlay.record_moved(listing)
+            for listing in listings_in(gone, source, source, "", self._defaults).values():
+                for entry in [entry for chunk in listing.chunks() for entry in chunk]:
+                    self._overlay.record(listing.folder, entry.name, None)
 
     def are_alone(self, *paths: str) -> bool:
         """Return whether the paths are in one folder and nothing else is in it; False if that is unknown."""
@@ -361,13 +378,6 @@ class Namespace:
             if listing is None or listing.was_read:
                 return False
             return monotonic() - listing.begun < MOMENT
-
-    def invalidate_tree(self, path: str) -> None:
-        """Drop all listings and local changes below the folder at `path`, which is gone."""
-        folder = self._source.folder(path)
-        with self._lock:
-            self._overlay.discard_below(folder)
-            self._listings.invalidate_below(folder)
 
     def _listing(self, folder: Folder) -> Listing:
         listing = self._listing_fetcher.listing(folder)
@@ -431,51 +441,15 @@ class Namespace:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
             contradicted = self._overlay.apply(listing, begun)
-        folder = listing.folder
-        asked = list(islice(contradicted, MAX_CHECKED))
-        newest = self._head_fetcher.map(lambda name: self._is_newest(folder, name, contradicted[name]), asked)
-        outdated = [name for name, one in zip(asked, newest, strict=True) if not one]
+        checked = self._change_checker.check(listing.folder, contradicted)
         with self._lock:
-            for name in outdated:
-                self._overlay.discard(folder, name)
-                listing.update(name, contradicted[name])
+            for found, entry in checked:
+                self._overlay.correct(listing.folder, found, entry)
+                listing.update(found.name, entry)
             self._overlay.apply_again(listing)
             listing.begun, listing.seconds = begun, monotonic() - begun
             self._listings.add(listing)
         return listing
-
-    def _is_newest(self, folder: Folder, name: str, listed: Entry | None) -> bool:
-        """Return whether the local change of `name`, which the listing contradicts, is still the newest."""
-        change = self._overlay.changes_in(folder).get(name)
-        if change is None:
-            return True
-        seen = change.entry or listed
-        if seen is None or seen.object is None:
-            return change.entry is not None or listed is None or not self._holds_others(folder, name)
-        try:
-            info = self._store.head(seen.object)
-        except NotFound:  # a folder without its marker may still hold files
-            return change.entry is None and not (seen.is_directory and self._holds_others(folder, name))
-        return change.entry is not None and change.entry.etag in ("", info.version.etag)
-
-    def _holds_others(self, folder: Folder, name: str) -> bool:
-        """Return whether Swift has an object in the folder `name` that this mount has not deleted.
-
-        The listing may lag behind: only a HEAD of the object proves it.
-        """
-        prefix = folder.child(unescape(name)[0]).key + "/"
-        for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
-            above, slash, component = row.key.rpartition("/")
-            with self._lock:
-                change = self._overlay.changes_in(Folder(folder.container, above + slash)).get(
-                    escape(component)
-                )
-            if change is not None and change.entry is None:
-                continue
-            with suppress(NotFound):
-                self._store.head(ObjectName(folder.container, row.key))
-                return True
-        return False
 
     def _look_up(self, listing: Listing, name: str) -> Entry | None:
         """Ask for one name of a huge folder: for its object, and whether there are objects below it."""
@@ -487,12 +461,12 @@ class Namespace:
         info = None
         with suppress(NotFound, BadName):  # no object has the name of the folder before a leading `/`
             info = asked.result()
-        rows = [] if info is None else [row_of(info)]
         subdirs = [target.key + "/"] if below.rows else []
-        found: dict[str, Entry | None] = {name: None}
-        for entry in entries_of(folder, rows, subdirs, self._defaults):
-            refine = info is not None and (entry.hinted or not entry.complete)
-            found[entry.name] = with_head(entry, info, self._defaults) if refine and info else entry
+        if info is None:
+            entries = entries_of(folder, [], subdirs, self._defaults)
+        else:
+            entries = head_entries(folder, info, subdirs, self._defaults)
+        found: dict[str, Entry | None] = {name: None, **{entry.name: entry for entry in entries}}
         with self._lock:
             for known, better in found.items():
                 listing.update(known, better)

@@ -21,15 +21,27 @@ SWEEP = 10_000
 """After this many changes, those that every listing must show by now are dropped."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class LocalChange:
     """The last change of a name by this mount: its entry, None for deleted, and when it was stored.
 
-    `at` is in monotonic seconds, `PENDING` before it is in Swift.
+    `at` is in monotonic seconds, `PENDING` before it is in Swift. A pending change has replaced `stored`,
+    which counts again if Swift refuses it. A `moved` entry is from a row of its folder's old place.
     """
 
     entry: Entry | None
     at: float
+    stored: "LocalChange | None" = None
+    moved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A change of `name` that a newer listing does not show, which has `listed` for it."""
+
+    name: str
+    change: LocalChange
+    listed: Entry | None
 
 
 class Overlay:
@@ -39,10 +51,15 @@ class Overlay:
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
         self._recorded = 0
 
-    def record(self, folder: Folder, name: str, entry: Entry | None, *, pending: bool) -> LocalChange:
+    def record(
+        self, folder: Folder, name: str, entry: Entry | None, *, pending: bool = False, moved: bool = False
+    ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; with `pending` it is not in Swift yet."""
-        change = LocalChange(entry, PENDING if pending else monotonic())
-        self._folders.setdefault(folder, {})[name] = change
+        changes = self._folders.setdefault(folder, {})
+        change = LocalChange(entry, PENDING if pending else monotonic(), moved=moved)
+        if pending and (before := changes.get(name)) is not None:
+            change.stored = before.stored if before.at == PENDING else before
+        changes[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
@@ -51,10 +68,34 @@ class Overlay:
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
         changes = self._folders.get(folder, {})
-        if changes.get(name) is not change:
-            return False
-        changes[name] = LocalChange(entry, monotonic())
-        return True
+        newest = changes.get(name)
+        if newest is change:
+            changes[name] = LocalChange(entry, monotonic())
+            return True
+        if newest is not None and newest.at == PENDING:
+            newest.stored = LocalChange(entry, monotonic())
+        return False
+
+    def roll_back(self, folder: Folder, name: str) -> None:
+        """Drop a pending change of `name`: what this mount stored before it counts again, if it did."""
+        change = self.changes_in(folder).get(name)
+        if change is None or change.at != PENDING:
+            return
+        self.discard(folder, name)
+        if change.stored is not None:
+            self._folders.setdefault(folder, {})[name] = change.stored
+
+    def correct(self, folder: Folder, found: Contradiction, entry: Entry | None) -> None:
+        """Record that Swift has `entry`, instead of the change that a listing contradicts.
+
+        If that listing does not show it either, it lags behind, as the next one may.
+        """
+        if self.changes_in(folder).get(found.name) is not found.change:
+            return  # a newer change counts
+        if entry is found.listed:
+            self.discard(folder, found.name)
+        else:
+            self.record(folder, found.name, entry)
 
     def discard(self, folder: Folder, name: str) -> None:
         """Drop the change of `name`, so that the listing counts again."""
@@ -68,14 +109,14 @@ class Overlay:
         """Return a copy of the folder's changes by name."""
         return dict(self._folders.get(folder, ()))
 
-    def apply(self, listing: Listing, begun: float) -> dict[str, Entry | None]:
+    def apply(self, listing: Listing, begun: float) -> list[Contradiction]:
         """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those that it shows.
 
-        Return the names whose older change the listing contradicts, with the entries that it has for them.
-        The listing lags behind, or another client changed the name after us: only a HEAD can tell which.
-        Names that the listing of a huge folder does not include are not contradicted.
+        Return the older changes that the listing contradicts. The listing lags behind, or another client
+        changed the name after us: only a HEAD can tell which. Names that the listing of a huge folder does
+        not include are not contradicted.
         """
-        contradicted = {}
+        contradicted = []
         for name, change in self.changes_in(listing.folder).items():
             # A change after the listing was begun, or one that is not in Swift yet, cannot be in it: it
             # always counts.
@@ -85,12 +126,12 @@ class Overlay:
                 except Unlisted:
                     agrees, includes = False, False
                 else:
-                    agrees, includes = _agree(listed, change.entry), True
+                    agrees, includes = _agrees(listed, change), True
                 if agrees or begun - change.at > LISTING_LAG:
                     self.discard(listing.folder, name)
                     continue
                 if includes:
-                    contradicted[name] = listed
+                    contradicted.append(Contradiction(name, change, listed))
             listing.update(name, change.entry)
         return contradicted
 
@@ -124,7 +165,17 @@ class Overlay:
             there = Folder(target.container, target.prefix + folder.prefix.removeprefix(source.prefix))
             for name, change in self._folders.pop(folder).items():
                 if change.entry is not None:
-                    self.record(there, name, _entry_in(there, change.entry), pending=False)
+                    self.record(there, name, _entry_in(there, change.entry), moved=change.moved)
+
+    def record_moved(self, listing: Listing) -> None:
+        """Record what `listing` shows, which was made of rows at the old place of a folder that has moved.
+
+        What this mount has stored itself it knows better than those rows.
+        """
+        own = self._folders.get(listing.folder, {})
+        for entry in [entry for chunk in listing.chunks() for entry in chunk if entry.name not in own]:
+            # A listing will show the time of the copy.
+            self.record(listing.folder, entry.name, replace(entry, last_modified=""), moved=True)
 
     def discard_below(self, folder: Folder) -> None:
         """Drop the changes in a folder and in all folders below it."""
@@ -179,7 +230,7 @@ class PendingChange:
         """Show Swift's state again: the change could not be made."""
         with self._lock:
             if self._overlay.changes_in(self._folder).get(self._name) is self._change:
-                self._overlay.discard(self._folder, self._name)
+                self._overlay.roll_back(self._folder, self._name)
                 self._listings.invalidate(self._folder)
 
 
@@ -196,11 +247,16 @@ def _entry_in(folder: Folder, entry: Entry) -> Entry:
     return replace(moved, attributes=replace(entry.attributes, inode=inode))
 
 
-def _agree(listed: Entry | None, changed: Entry | None) -> bool:
+def _agrees(listed: Entry | None, change: LocalChange) -> bool:
+    """Return whether a listing that has `listed` shows the change."""
+    changed = change.entry
     if listed is None or changed is None:
         return listed is changed
     if listed.is_directory or changed.is_directory:
         # A folder may be listed because something is in it. That does not show that its marker `d` is there.
         shown = changed.object is None or changed.object.key.endswith("/") or listed.object is not None
         return listed.is_directory == changed.is_directory and shown
-    return listed.attributes == changed.attributes and listed.object == changed.object
+    attributes = changed.attributes
+    if change.moved and listed.hash == changed.hash:  # without a time of its own it has the copy's
+        attributes = replace(attributes, mtime_ns=listed.attributes.mtime_ns)
+    return listed.attributes == attributes and listed.object == changed.object

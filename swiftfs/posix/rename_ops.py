@@ -11,7 +11,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.move_items import EMPTY
 from swiftfs.journal.object_moves import Unmoved
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
-from swiftfs.journal.tasks import Done
+from swiftfs.journal.tasks import Done, Task
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, slash_marker, split
@@ -160,7 +160,7 @@ class RenameOps:
             is_slo=entry.is_slo,
         )
         try:
-            left = self._journal.run_move(old, operation)
+            left = self._journal.run_move(old, operation).left
         except NotFound:
             # The listing was wrong: the next lookup asks Swift.
             self._namespace.invalidate(old)
@@ -222,9 +222,11 @@ class RenameOps:
             together=self._namespace.are_alone(old, new),
             over_folder=target is not None,
         )
-        left = self._run_folder_move(old, new, operation)
+        task = self._run_folder_move(old, new, operation)
+        self._move_cached(old, source, destination)
+        self._namespace.record_moved(old, new, task.rows)
         self._record_folder_move(old, new, moving, renamed if moves_marker else None)
-        for name in left:
+        for name in task.left:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
             self._journal.watch(name, self._pending.record(path, None).settle)
         self._inodes.move_folder(old, new)
@@ -250,8 +252,8 @@ class RenameOps:
         self._journal.flush_below(self._source.folder(old))
         self._journal.flush_below(self._source.folder(new))
 
-    def _run_folder_move(self, old: str, new: str, operation: MoveFolder) -> list[ObjectName]:
-        """Return the objects that stay at the old place until Swift deletes them."""
+    def _run_folder_move(self, old: str, new: str, operation: MoveFolder) -> Task:
+        """Execute a folder's move, and return its task; if it fails, delete the copies that are left."""
         try:
             return self._journal.run_move(old, operation)
         except Unmoved as error:
@@ -264,7 +266,10 @@ class RenameOps:
             raise
 
     def _recent_below(self, path: str) -> tuple[MovedObject, ...]:
-        """Return the objects below a folder that this mount has stored and a listing may not show yet."""
+        """Return the objects below a folder that this mount has stored, or moved there.
+
+        A listing may not show them yet.
+        """
         return tuple(
             MovedObject(entry.object.key, EMPTY if entry.is_directory else entry.etag or entry.hash)
             for entry in self._namespace.recent_below(path)
@@ -274,10 +279,6 @@ class RenameOps:
     def _record_folder_move(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
         source, destination = self._source.folder(old), self._source.folder(new)
         attributes = replace(moving.attributes, inode=folder_inode(destination))
-        self._move_cached(old, source, destination)
-        self._namespace.invalidate_tree(new)
-        self._namespace.move_recent(old, new)
-        self._namespace.invalidate_tree(old)
         self._namespace.record(old, None)
         entry = replace(moving, name=split(new)[1], object=marker, attributes=attributes)
         self._namespace.record(new, entry)

@@ -1,0 +1,98 @@
+"""Checks of local changes that a new listing contradicts: it is late, or another client changed the name."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from swiftfs.concurrency import Lock
+from swiftfs.errors import NotFound
+from swiftfs.namespace.entry import Defaults, Entry, head_entries
+from swiftfs.namespace.head_fetcher import HeadFetcher
+from swiftfs.namespace.overlay import Contradiction, Overlay
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.paths import Folder, escape, unescape
+from swiftfs.store.protocol import ObjectStore
+
+MAX_CHECKED = 500
+"""How many local changes that a listing contradicts are checked by HEADs; others wait for the next one."""
+
+MAX_CHILDREN = 8
+"""How many names are checked below a folder that this mount deleted but a listing shows."""
+
+
+class ChangeChecker:
+    """Sends a HEAD for each change that a listing contradicts. `lock` is the namespace's."""
+
+    def __init__(
+        self, store: ObjectStore, head_fetcher: HeadFetcher, defaults: Defaults, lock: Lock, overlay: Overlay
+    ) -> None:
+        self._store = store
+        self._head_fetcher = head_fetcher
+        self._defaults = defaults
+        self._lock = lock
+        self._overlay = overlay
+
+    def check(
+        self, folder: Folder, contradicted: Sequence[Contradiction]
+    ) -> list[tuple[Contradiction, Entry | None]]:
+        """Return the changes that do not count any more, with the entries that do."""
+        asked = contradicted[:MAX_CHECKED]
+        entries = self._head_fetcher.map(lambda found: self._current(folder, found), asked)
+        return [
+            (found, entry)
+            for found, entry in zip(asked, entries, strict=True)
+            if entry is not found.change.entry
+        ]
+
+    def _current(self, folder: Folder, found: Contradiction) -> Entry | None:
+        """Return which entry Swift has: that of the change, the listing's, or a third."""
+        changed, listed = found.change.entry, found.listed
+        seen = changed or listed
+        if seen is None or seen.object is None:
+            is_newest = changed is not None or listed is None or not self._holds_others(folder, found.name)
+            return changed if is_newest else listed
+        try:
+            info = self._store.head(seen.object)
+        except NotFound:  # a folder without its marker may still hold files
+            is_newest = changed is None and not (seen.is_directory and self._holds_others(folder, found.name))
+            return changed if is_newest else listed
+        if changed is not None and changed.etag in ("", info.version.etag):
+            return changed
+        return listed if _shows(listed, info) else self._entry_of(folder, found, info)
+
+    def _entry_of(self, folder: Folder, found: Contradiction, info: ObjectInfo) -> Entry | None:
+        """Return the entry of an object that neither the change nor the listing shows."""
+        is_shadowed = unescape(found.name)[1]  # `a%file` is beside a folder `a`
+        subdirs = [f"{info.version.name.key}/"] if is_shadowed else []
+        entries = head_entries(folder, info, subdirs, self._defaults)
+        return next((entry for entry in entries if entry.name == found.name), found.listed)
+
+    def _holds_others(self, folder: Folder, name: str) -> bool:
+        """Return whether Swift has an object in the folder `name` that this mount has not deleted.
+
+        The listing may lag behind: only a HEAD of the object proves it.
+        """
+        prefix = folder.child(unescape(name)[0]).key + "/"
+        for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
+            above, slash, component = row.key.rpartition("/")
+            with self._lock:
+                change = self._overlay.changes_in(Folder(folder.container, above + slash)).get(
+                    escape(component)
+                )
+            if change is not None and change.entry is None:
+                continue
+            with suppress(NotFound):
+                self._store.head(ObjectName(folder.container, row.key))
+                return True
+        return False
+
+
+def _shows(listed: Entry | None, info: ObjectInfo) -> bool:
+    """Return whether a listing's entry is of the version that a HEAD has shown.
+
+    Of another client's SLO a listing shows no ETag, but the size.
+    """
+    if listed is None or listed.object != info.version.name:
+        return False
+    if listed.etag or not info.is_slo:
+        return listed.version.etag == info.version.etag
+    return listed.attributes.size == info.size

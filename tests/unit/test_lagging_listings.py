@@ -1,0 +1,207 @@
+"""Listings that lag: what this mount has done, and what a HEAD has shown, counts until a listing shows it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.harness import ME, harness, names, read, write
+from support.memory_store import MemoryStore, _Object
+from support.stored_objects import foreign, keys, refuse
+from swiftfs.errors import NoSpace
+from swiftfs.objects import ObjectName, Page
+from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
+
+OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=0;gid=0"
+
+
+class LaggingStore(MemoryStore):
+    """A store whose listings show the objects of the moment of `stop`, until `go_on`."""
+
+    shown: dict[str, _Object] | None = None
+
+    def stop(self) -> None:
+        self.shown = dict(self._containers["box"].objects)
+
+    def go_on(self) -> None:
+        self.shown = None
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        with self._listed(container):
+            return super().list_page(
+                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+            )
+
+    @contextmanager
+    def _listed(self, container: str) -> Iterator[None]:
+        held = self._containers[container]
+        whole = held.objects
+        held.objects = whole if self.shown is None or container != "box" else self.shown
+        try:
+            yield
+        finally:
+            held.objects = whole
+
+
+@pytest.fixture
+def store() -> LaggingStore:
+    return LaggingStore("box")
+
+
+@pytest.fixture
+def filesystem(store: LaggingStore, tmp_path: Path) -> Iterator[FileSystem]:
+    """A mount that keeps no listing."""
+    with harness(store, tmp_path, "ttl=0") as mounted:
+        yield mounted
+
+
+def own(store: MemoryStore, key: str, data: bytes) -> None:
+    """Store a file as another mount does."""
+    store.put(ObjectName("box", key), data, Headers(OWN_TYPE))
+
+
+def heads(store: MemoryStore) -> list[str]:
+    return [subject for method, subject in store.requests if method == "head"]
+
+
+def test_a_version_that_only_a_head_shows_is_there(filesystem: FileSystem, store: LaggingStore) -> None:
+    store.stop()
+    write(filesystem, "/a", b"mine")
+    own(store, "a", b"theirs, longer")
+    assert filesystem.getattr("/a").size == 14
+    assert read(filesystem, "/a") == b"theirs, longer"
+    assert names(filesystem, "/") == ["a"]
+    filesystem.unlink("/a")
+    store.go_on()
+    assert keys(store) == []
+
+
+def test_a_head_shows_more_than_the_listing_of_an_older_version(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    own(store, "a", b"first")
+    store.stop()
+    write(filesystem, "/a", b"mine")
+    foreign(store, "a", b"theirs, longer")
+    assert filesystem.getattr("/a").size == 14
+    assert filesystem.getattr("/a").mtime_ns
+    assert read(filesystem, "/a") == b"theirs, longer"
+
+
+def test_a_file_that_another_client_makes_again_is_there(filesystem: FileSystem, store: LaggingStore) -> None:
+    own(store, "a", b"first")
+    filesystem.getattr("/a")
+    store.stop()
+    filesystem.unlink("/a")
+    own(store, "a", b"theirs, longer")
+    assert filesystem.getattr("/a").size == 14
+    assert read(filesystem, "/a") == b"theirs, longer"
+
+
+def test_a_newer_change_counts_though_the_check_of_an_older_one_ends_later(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    namespace = filesystem.services.namespace
+    store.stop()
+    write(filesystem, "/a", b"mine")
+    entry = namespace.lookup("/a")
+    newer = replace(entry, attributes=replace(entry.attributes, size=77))
+    own(store, "a", b"theirs, longer")
+
+    def hook(method: str, subject: str) -> None:
+        if (method, subject) == ("head", "box/a"):
+            store.hook = None
+            namespace.record("/a", newer)
+
+    store.hook = hook
+    assert namespace.lookup("/a", complete=False) == newer
+
+
+def test_what_was_stored_counts_again_when_its_change_is_refused(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    store.stop()
+    write(filesystem, "/a", b"first")
+    refuse(store, "put", NoSpace)
+    with pytest.raises(NoSpace):
+        write(filesystem, "/a", b"second")
+    store.hook = None
+    assert read(filesystem, "/a") == b"first"
+    assert names(filesystem, "/") == ["a"]
+
+
+def test_a_refused_deletion_shows_what_was_stored(filesystem: FileSystem, store: LaggingStore) -> None:
+    store.stop()
+    write(filesystem, "/a", b"first")
+    refuse(store, "delete", NoSpace)
+    with pytest.raises(NoSpace):
+        filesystem.unlink("/a")
+    store.hook = None
+    assert read(filesystem, "/a") == b"first"
+
+
+@pytest.mark.parametrize("kind", [own, foreign])
+def test_what_a_folder_rename_moves_is_at_the_new_place(
+    filesystem: FileSystem, store: LaggingStore, kind: object
+) -> None:
+    assert callable(kind)
+    for key in ("d/b", "d/s/c", "d/s/t/x"):
+        kind(store, key, key.encode())
+    store.stop()
+    filesystem.rename("/d", "/e")
+    assert names(filesystem, "/") == ["e"]
+    assert names(filesystem, "/e") == ["b", "s"]
+    assert names(filesystem, "/e/s") == ["c", "t"]
+    assert read(filesystem, "/e/b") == b"d/b"
+    assert read(filesystem, "/e/s/t/x") == b"d/s/t/x"
+    with pytest.raises(FileNotFoundError):
+        filesystem.getattr("/d/s/c")
+
+
+def test_a_second_rename_moves_all_that_the_first_has_moved(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    own(store, "d/b", b"b")
+    foreign(store, "d/s/c", b"c")
+    store.stop()
+    filesystem.rename("/d", "/e")
+    filesystem.rename("/e", "/f")
+    assert read(filesystem, "/f/b") == b"b"
+    assert read(filesystem, "/f/s/c") == b"c"
+    assert names(filesystem, "/") == ["f"]
+    store.go_on()
+    assert keys(store) == ["f/b", "f/s/c"]
+
+
+def test_a_folder_made_at_the_old_place_is_empty(filesystem: FileSystem, store: LaggingStore) -> None:
+    own(store, "d/b", b"b")
+    store.stop()
+    filesystem.rename("/d", "/e")
+    filesystem.mkdir("/d", 0o755, ME)
+    assert names(filesystem, "/d") == []
+    filesystem.rmdir("/d")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
+        filesystem.rmdir("/e")
+
+
+@pytest.mark.parametrize("kind", [own, foreign])
+def test_listings_that_show_a_rename_cost_no_head(
+    filesystem: FileSystem, store: LaggingStore, kind: object
+) -> None:
+    assert callable(kind)
+    for key in ("d/b", "d/s/c"):
+        kind(store, key, b"b")
+    names(filesystem, "/d")
+    filesystem.rename("/d", "/e")
+    before = heads(store)
+    assert names(filesystem, "/e") == ["b", "s"]
+    assert names(filesystem, "/e/s") == ["c"]
+    assert names(filesystem, "/") == ["e"]
+    assert heads(store) == before
