@@ -29,6 +29,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
@@ -50,6 +51,7 @@ class Executor:
         segment_size: int,
         conflicts: Conflicts,
         removal: SegmentRemoval,
+        copies: SharedCopies,
         ambiguous: AmbiguousRequests,
     ) -> None:
         self.removal = removal
@@ -58,7 +60,7 @@ class Executor:
         self._conflicts = conflicts
         self._pool = new_pool("journal", PARALLEL)
         self._file_upload = FileUpload(store, segment_size, removal)
-        self._object_moves = ObjectMoves(store, self._pool, removal, ambiguous)
+        self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
 
     def close(self) -> None:
         """End the threads."""

@@ -27,6 +27,7 @@ from swiftfs.journal.move_items import (
 )
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
@@ -64,8 +65,9 @@ class Unmoved(StoreError):
 class ObjectMoves:
     """Carries out moves; `removal` deletes objects, and knows the owners of segments.
 
-    A listing younger than `moment` seconds counts as current for the objects that it shows. `ambiguous`
-    records what was found of a move that another process began.
+    `copies` protects copies from what another client does to their sources. A listing younger than `moment`
+    seconds counts as current for the objects that it shows, except for large ones. `ambiguous` records what
+    was found of a move that another process began.
     """
 
     def __init__(
@@ -73,17 +75,22 @@ class ObjectMoves:
         store: ObjectStore,
         pool: Executor,
         removal: SegmentRemoval,
+        copies: SharedCopies,
         ambiguous: AmbiguousRequests,
         moment: float = MOMENT,
     ) -> None:
         self._store = store
         self._pool = pool
         self._removal = removal
+        self._copies = copies
         self._ambiguous = ambiguous
         self._moment = moment
 
     def move(self, operation: Move) -> list[Remnant]:
-        """Copy, then delete the source if it is still the copied version; return it if that failed."""
+        """Copy, then delete the source if it is still the copied version; return it if that failed.
+
+        Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
+        """
         if operation.replaces_large is not False:
             self._removal.forget_expected(operation.target)
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
@@ -95,6 +102,8 @@ class ObjectMoves:
             raise
         remnants = self._delete_unchanged([item])
         self._removal.discard(operation.target, replaced)
+        if isinstance(item.error, StoreError):
+            raise item.error
         return remnants
 
     def resume_move(self, operation: Move) -> list[Remnant]:
@@ -124,6 +133,9 @@ class ObjectMoves:
             if is_replaced and not operation.served:
                 return self.move(operation)
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
+        if target is not None and target.version.etag == operation.etag:
+            copy = MoveItem(operation.source, operation.target, "", copied=operation.etag)
+            self._copies.separate(copy, is_absent=False)
         raise StoreError("source or target may have a newer version: both are kept")
 
     def _record_done(self, operation: Move, target: ObjectInfo) -> None:
@@ -191,7 +203,7 @@ class ObjectMoves:
             self._record_gone(operation, recorded[key], there)
         found = [item for item in items if item.copied is not None]
         for item in kept:
-            self._share_copy(item)
+            self._keep_both(item, recorded.get(item.source.key), targets.get(item.target.key))
         if operation.undone:
             left = self._undo(found) if not operation.served else ()
             raise Unmoved(StoreError("it was being undone when the process died"), left)
@@ -210,6 +222,13 @@ class ObjectMoves:
                 _some([item.source for item in kept]),
             )
         return self._delete_unchanged(copied, found)
+
+    def _keep_both(self, item: MoveItem, was: MovedObject | None, there: Row | None) -> None:
+        """Keep a changed source and what is at its target: the copy of the version that the record has."""
+        self._share_copy(item)  # it may still be made
+        if was is not None and there is not None and there.hash == was.hash:
+            item.copied = etag_of(there)
+            self._copies.separate(item, is_absent=False)
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
         """Record the owner of the segments of an SLO whose source was deleted before the process died."""
@@ -361,7 +380,12 @@ class ObjectMoves:
             self._removal.share(item.source, item.target)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
-        """Return whether the listing of the sources is recent enough to delete them."""
+        """Return whether the listing of the sources is recent enough to delete them.
+
+        It never is for an SLO: who replaced it has deleted its segments, so the copy is not left either.
+        """
+        if any(item.row is not None and item.may_share for item in copied):
+            return False
         seconds = sorted(item.seconds for item in copied)
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
@@ -385,21 +409,34 @@ class ObjectMoves:
             else:
                 self._found(item.source, found)
                 changed.append(item.source)
-        if changed:
+        items = {item.source: item for item in (*sure, *doubtful)}
+        for name, error in self._delete_sources(names).items():
+            if isinstance(error, NotFound):
+                absent.append(name)
+            else:
+                remnants.append((deletion_of(items[name]), error))
+        left = {deletion.name for deletion, _ in remnants}
+        self._copies.settle(items.values(), left=left, changed={*changed, *absent}, absent={*absent})
+        if changed := [name for name in changed if items[name].error is None]:
             log.warning(
                 "another client changed %s while it was moved: the changed version is kept", _some(changed)
             )
         if absent:
             log.info("%s was deleted while it was moved", _some(absent))
-        items = {item.source: item for item in (*sure, *doubtful)}
-        failures = self._removal.delete_all(names)
-        remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
-        left = {deletion.name for deletion, _ in remnants}
-        for name, item in items.items():
-            if item.may_share:
-                stays = name in (*left, *changed, *absent)
-                self._removal.record_move(name, item.target, item.copied or "", stays=stays)
         return remnants
+
+    def _delete_sources(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete objects; return the failures. `NotFound` shows that another client was faster.
+
+        An answer to a bulk delete does not say of which name that is true.
+        """
+        if len(names) != 1:
+            return self._removal.delete_all(names)
+        try:
+            self._store.delete(names[0])
+        except StoreError as error:
+            return {names[0]: error}
+        return {}
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""

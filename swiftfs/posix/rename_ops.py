@@ -11,6 +11,7 @@ from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.move_items import EMPTY
 from swiftfs.journal.object_moves import Unmoved
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.objects import ObjectName
@@ -154,6 +155,10 @@ class RenameOps:
             left = self._journal.run_move(old, operation)
         except NotFound:
             self._namespace.invalidate(old)
+            raise
+        except CopyLost:
+            self._namespace.discard_change(old)
+            self._namespace.discard_change(new)
             raise
         self._file_cache.moved(entry.version, name)
         # Changes of the old name were executed before the move: the entry is the result.
