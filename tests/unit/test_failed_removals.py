@@ -236,8 +236,10 @@ class LandingStore(MemoryStore):
 
     lands = False
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent)
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
+        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
         self._lose_answer(name)
         return info
 
