@@ -7,8 +7,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from swiftfs.attributes import is_directory_type
 from swiftfs.concurrency import new_pool
-from swiftfs.errors import AlreadyExists, NotFound, StoreError
+from swiftfs.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 
 PARALLEL = 16
 """Parallel copies, deletions and markers."""
+
+
+class FileExists(AlreadyExists):
+    """A folder cannot be made: there is a file."""
 
 
 class Executor:
@@ -185,7 +190,7 @@ class Executor:
                 self.removal.discard(operation.name, replaced)
                 return info
             case PutMarker():
-                return self._store.put(operation.name, b"", operation.headers, if_absent=True)
+                return self._put_marker(operation)
             case SetAttributes():
                 self._store.post(operation.name, self._current_meta(operation).headers())
             case ReplaceHeaders():
@@ -201,6 +206,19 @@ class Executor:
             case DeleteContainer():
                 self._store.delete_container(operation.container)
         return None
+
+    def _put_marker(self, operation: PutMarker) -> ObjectInfo:
+        """Make a folder; raise `AlreadyExists` if there is one, and `FileExists` if there is a file."""
+        try:
+            return self._store.put(operation.name, b"", operation.headers, if_absent=True)
+        except AlreadyExists as error:
+            try:
+                info = self._store.head(operation.name)
+            except NotFound:
+                raise Unavailable(f"{operation.name} existed, and is gone") from error
+            if info.size or not (operation.name.key.endswith("/") or is_directory_type(info.content_type)):
+                raise FileExists(f"{operation.name}: another client made a file there") from error
+            raise
 
     def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
         """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.

@@ -11,6 +11,7 @@ from cachetools import LRUCache
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable, drop_tracebacks
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.executor import FileExists
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
     Delete,
@@ -240,8 +241,10 @@ class Outcomes:
 
 
 def _is_made(task: Task, error: Failure) -> bool:
-    """Return whether a folder exists because an earlier attempt, which was not answered, has made it."""
-    return task.ambiguous and isinstance(task.operation, PutMarker) and isinstance(error, AlreadyExists)
+    """Return whether a folder exists: an earlier attempt, which was not answered, may have made it."""
+    if not task.ambiguous or not isinstance(task.operation, PutMarker):
+        return False
+    return isinstance(error, AlreadyExists) and not isinstance(error, FileExists)
 
 
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:

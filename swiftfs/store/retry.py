@@ -147,6 +147,8 @@ class RetryingStore:
                 found = self._store.head(name) if call.lost else None
                 if found is None or found.version.etag != (etag or _md5(body)):
                     raise
+                if _media_type(found) != _media_type(headers):  # all empty objects have one ETag
+                    raise
                 return found
 
         def effect(stored: str) -> Effect:
@@ -337,6 +339,10 @@ def _delete_once(call: _Call, delete: Callable[[], None]) -> None:
     except NotFound:
         if not call.lost:
             raise
+
+
+def _media_type(stored: Headers | ObjectInfo) -> str:
+    return stored.content_type.partition(";")[0].strip().lower()
 
 
 def _md5(body: Body) -> str:
