@@ -14,7 +14,8 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.object_moves import Moved, ObjectMoves, RecordMove, Remnant
+from swiftfs.journal.move_results import Moved, RecordMove, Remnant
+from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
     CreateContainer,
     Delete,
@@ -30,6 +31,7 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
@@ -51,6 +53,7 @@ class Executor:
         segment_size: int,
         conflicts: Conflicts,
         removal: SegmentRemoval,
+        copies: SharedCopies,
         ambiguous: AmbiguousRequests,
     ) -> None:
         self.removal = removal
@@ -59,7 +62,7 @@ class Executor:
         self._conflicts = conflicts
         self._pool = new_pool("journal", PARALLEL)
         self._file_upload = FileUpload(store, segment_size, removal)
-        self._object_moves = ObjectMoves(store, self._pool, removal, ambiguous)
+        self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
 
     def close(self) -> None:
         """End the threads."""
@@ -211,21 +214,24 @@ class Executor:
         return None
 
     def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
-        """Create a folder; one that an `ambiguous` operation may have made counts as made."""
+        """Make a folder; one that an `ambiguous` operation may have made counts as made.
+
+        Raise `AlreadyExists` for any other, and for a file.
+        """
         try:
             return self._store.put(operation.name, b"", operation.headers, if_absent=True)
-        except AlreadyExists:
-            if not ambiguous:
-                raise
+        except AlreadyExists as error:
             try:
                 found = self._store.head(operation.name)
-            except NotFound as error:
-                raise Unavailable(f"{operation.name} was there a moment ago") from error
-            if not is_directory_type(found.content_type):
+            except NotFound:
+                raise Unavailable(f"{operation.name} existed, and is gone") from error
+            if found.size or not (operation.name.key.endswith("/") or is_directory_type(found.content_type)):
+                raise AlreadyExists(f"{operation.name}: another client made a file there") from error
+            if not ambiguous:
                 raise
-            # A server that died between the two has the object, but does not list it: a POST lists it again.
-            self._store.post(operation.name, Headers.of(found))
-            return found
+        # A server that died between the two has the object, but does not list it: a POST lists it again.
+        self._store.post(operation.name, Headers.of(found))
+        return found
 
     def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
         """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.

@@ -22,6 +22,7 @@ from swiftfs.filecache.patch_plan import PIECE, Gap, Part, compact, plan, span, 
 from swiftfs.filecache.segment_put import SegmentPut
 from swiftfs.filecache.segment_storer import map_bytes
 from swiftfs.filecache.segment_uploader import SegmentUploader
+from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
@@ -51,10 +52,11 @@ class FileUpload:
 
         `record_superseded` records those segments before that request.
 
-        Writers continue meanwhile. Every PUT sends the MD5 that the bytes had before, so a PUT that succeeds
-        has stored the bytes of one moment. Raise `ChangedDuringUpload` if a PUT is refused because the bytes
-        changed, or if the segments are of several moments. The next attempt uploads the rest; after some such
-        attempts it uploads a copy of one moment.
+        Writers continue meanwhile. Every PUT, also when it is repeated, sends the MD5 that the bytes had
+        before. It stores the bytes of one moment, or nothing; of a small file those of the time when the
+        upload began. Raise `ChangedDuringUpload` if a PUT is refused because the bytes changed, or if the
+        segments are of several moments. The next attempt uploads the rest; after some such attempts it
+        uploads a copy of one moment.
         """
         snapshot = cached_file.begin_upload()
         try:
@@ -86,10 +88,14 @@ class FileUpload:
     ) -> ObjectInfo:
         replaced = self._removal.segments_of(operation.name, is_slo=operation.replaces_large)
         cached_file.ensure_verified(0, snapshot.size)
-        body = map_bytes(cached_file.upload_source(snapshot.size), 0, snapshot.size)
+        source = cached_file.upload_source(snapshot.size)
+        etag = md5_of(source, 0, snapshot.size, lambda: cached_file.changed_during_upload)
+        if cached_file.changed_during_upload:  # the MD5 may be of bytes that the file never had together
+            raise ChangedDuringUpload(f"{operation.name}: the file changed before it was uploaded")
+        body = map_bytes(source, 0, snapshot.size)
         if replaced:
             record_superseded(replaced)
-        info = self._store.put(operation.name, body, operation.meta.headers())
+        info = self._store.put(operation.name, body, operation.meta.headers(), etag=etag)
         self._removal.owners.forget(operation.name)
         _refuse_truncated(operation, cached_file, info.version.etag)
         cached_file.adopt(info)

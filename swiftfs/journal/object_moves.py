@@ -8,12 +8,12 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
-from swiftfs.errors import NotFound, StoreError, errno_of, os_error
+from swiftfs.errors import NotFound, StoreError, os_error
 from swiftfs.journal.move_items import (
     EMPTY,
     MoveItem,
@@ -25,8 +25,10 @@ from swiftfs.journal.move_items import (
     items_of,
     version_of,
 )
+from swiftfs.journal.move_results import Moved, RecordMove, Remnant, Unmoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
@@ -45,36 +47,13 @@ MOST_HEADS = 8
 NAMED = 5
 """Names in one log line."""
 
-Remnant = tuple[Delete, StoreError]
-"""The deletion of a source that failed after the copy, and its error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What a move that was carried out has left; of a folder's, the old rows of what listings showed."""
-
-    remnants: list[Remnant]
-    rows: tuple[Row, ...] = ()
-
-
-RecordMove = Callable[[MoveFolder], None]
-"""Records the operation: with all objects that it moves before the first copy, or as `undone`."""
-
-
-class Unmoved(StoreError):
-    """A folder was not moved because of `cause`; copies of its objects may be `left` at the target."""
-
-    def __init__(self, cause: BaseException, left: tuple[Delete, ...] = ()) -> None:
-        super().__init__(f"the folder was not moved: {cause}")
-        self.errno = errno_of(cause)
-        self.left = left
-
 
 class ObjectMoves:
     """Carries out moves; `removal` deletes objects, and knows the owners of segments.
 
-    A listing younger than `moment` seconds counts as current for the objects that it shows. `ambiguous`
-    records what was found of a move that another process began.
+    `copies` protects copies from what another client does to their sources. A listing younger than `moment`
+    seconds counts as current for the objects that it shows, except for large ones. `ambiguous` records what
+    was found of a move that another process began.
     """
 
     def __init__(
@@ -82,17 +61,22 @@ class ObjectMoves:
         store: ObjectStore,
         pool: Executor,
         removal: SegmentRemoval,
+        copies: SharedCopies,
         ambiguous: AmbiguousRequests,
         moment: float = MOMENT,
     ) -> None:
         self._store = store
         self._pool = pool
         self._removal = removal
+        self._copies = copies
         self._ambiguous = ambiguous
         self._moment = moment
 
     def move(self, operation: Move) -> list[Remnant]:
-        """Copy, then delete the source if it is still the copied version; return it if that failed."""
+        """Copy, then delete the source if it is still the copied version; return it if that failed.
+
+        Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
+        """
         if operation.replaces_large is not False:
             # They are of an older attempt to delete the target, which then was another object. The success of
             # this COPY proves nothing about it, though it proves the end of what stands there now.
@@ -107,6 +91,8 @@ class ObjectMoves:
             raise
         remnants = self._delete_unchanged([item])
         self._removal.discard(operation.target, replaced)
+        if isinstance(item.error, StoreError):
+            raise item.error
         return remnants
 
     def resume_move(self, operation: Move) -> list[Remnant]:
@@ -139,6 +125,9 @@ class ObjectMoves:
             if is_replaced and not operation.served:
                 return self.move(operation)
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
+        if target is not None and target.version.etag == operation.etag:
+            copy = MoveItem(operation.source, operation.target, "", copied=operation.etag)
+            self._copies.separate(copy, is_absent=False)
         raise StoreError("source or target may have a newer version: both are kept")
 
     def _record_done(self, operation: Move, target: ObjectInfo) -> None:
@@ -173,12 +162,12 @@ class ObjectMoves:
             try:
                 rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
             except StoreError as error:  # all is at the new place, and an undo would meet the same outage
-                self._record_moved(copied, {item.source for item in copied})
-                return [(deletion_of(item), error) for item in copied]
+                self._copies.settle(copied, left={item.source for item in copied}, changed=(), absent=())
+                return Moved([(deletion_of(item), error) for item in copied], _rows(copied))
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
         remnants = self._delete_unchanged(doubtful, sure)
-        return Moved(remnants, tuple(item.row for item in copied if item.row is not None))
+        return Moved(remnants, _rows(copied))
 
     def resume_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
         """Finish a move that a dead process left; newer versions at either place are kept.
@@ -214,7 +203,7 @@ class ObjectMoves:
             self._record_gone(operation, recorded[key], there)
         found = [item for item in items if item.copied is not None]
         for item in kept:
-            self._share_copy(item)
+            self._keep_both(item, recorded.get(item.source.key), targets.get(item.target.key))
         # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
             left = self._undo(found) if not operation.served else ()
@@ -238,6 +227,13 @@ class ObjectMoves:
     def _list_again(self, copy: ObjectInfo) -> None:
         """Have a copy listed: the server may have died between the COPY and the update of the listing."""
         self._store.post(copy.version.name, Headers.of(copy))
+
+    def _keep_both(self, item: MoveItem, was: MovedObject | None, there: Row | None) -> None:
+        """Keep a changed source and what is at its target: the copy of the version that the record has."""
+        self._share_copy(item)  # it may still be made
+        if was is not None and there is not None and there.hash == was.hash:
+            item.copied = etag_of(there)
+            self._copies.separate(item, is_absent=False)
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
         """Record the owner of the segments of an SLO whose source was deleted before the process died."""
@@ -394,7 +390,12 @@ class ObjectMoves:
             self._removal.share(item.source, item.target)
 
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
-        """Return whether the listing of the sources is recent enough to delete them."""
+        """Return whether the listing of the sources is recent enough to delete them.
+
+        It never is for an SLO: who replaced it has deleted its segments, so the copy is not left either.
+        """
+        if any(item.row is not None and item.may_share for item in copied):
+            return False
         seconds = sorted(item.seconds for item in copied)
         # One copy that took much longer than most leaves its source unwatched for that time.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
@@ -419,25 +420,34 @@ class ObjectMoves:
             else:
                 self._found(item.source, found)
                 changed.append(item.source)
-        if changed:
+        items = {item.source: item for item in (*sure, *doubtful)}
+        for name, error in self._delete_sources(names).items():
+            if isinstance(error, NotFound):
+                absent.append(name)
+            else:
+                remnants.append((deletion_of(items[name]), error))
+        left = {deletion.name for deletion, _ in remnants}
+        self._copies.settle(items.values(), left=left, changed={*changed, *absent}, absent={*absent})
+        if changed := [name for name in changed if items[name].error is None]:
             log.warning(
                 "another client changed %s while it was moved: the changed version is kept", _some(changed)
             )
         if absent:
             log.info("%s was deleted while it was moved", _some(absent))
-        items = {item.source: item for item in (*sure, *doubtful)}
-        failures = self._removal.delete_all(names)
-        remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
-        left = (deletion.name for deletion, _ in remnants)
-        self._record_moved(items.values(), {*left, *changed, *absent})
         return remnants
 
-    def _record_moved(self, items: Iterable[MoveItem], staying: Collection[ObjectName]) -> None:
-        """Record which copies have the segments now, and which share them with a source that may stay."""
-        for item in items:
-            if item.may_share:
-                stays = item.source in staying
-                self._removal.record_move(item.source, item.target, item.copied or "", stays=stays)
+    def _delete_sources(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete objects; return the failures. `NotFound` shows that another client was faster.
+
+        An answer to a bulk delete does not say of which name that is true.
+        """
+        if len(names) != 1:
+            return self._removal.delete_all(names)
+        try:
+            self._store.delete(names[0])
+        except StoreError as error:
+            return {names[0]: error}
+        return {}
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""
@@ -486,6 +496,10 @@ class ObjectMoves:
             return self._store.head(name)
         except NotFound:
             return None
+
+
+def _rows(items: Iterable[MoveItem]) -> tuple[Row, ...]:
+    return tuple(item.row for item in items if item.row is not None)
 
 
 def _some(names: Sequence[ObjectName]) -> str:

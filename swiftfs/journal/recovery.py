@@ -9,7 +9,7 @@ from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.object_moves import Remnant
+from swiftfs.journal.move_results import Remnant
 from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals

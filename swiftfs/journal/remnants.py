@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection
 
 from swiftfs.concurrency import monotonic
-from swiftfs.journal.object_moves import Remnant
+from swiftfs.journal.move_results import Remnant
 from swiftfs.journal.operations import Move, MoveFolder
 from swiftfs.journal.outcomes import FIRST_PAUSE
 from swiftfs.journal.tasks import Task, TaskQueue, nobody_waits

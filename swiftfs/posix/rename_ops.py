@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.move_items import EMPTY
-from swiftfs.journal.object_moves import Unmoved
+from swiftfs.journal.move_results import Unmoved
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.objects import ObjectName
@@ -164,6 +165,10 @@ class RenameOps:
         except NotFound:
             # The listing was wrong: the next lookup asks Swift.
             self._namespace.invalidate(old)
+            raise
+        except CopyLost:
+            self._namespace.discard_change(old)
+            self._namespace.discard_change(new)
             raise
         self._file_cache.moved(entry.version, name)
         # Changes of the old name were executed before the move: the entry is the result.

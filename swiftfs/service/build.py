@@ -20,6 +20,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.report import progress
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.journal.tasks import Mode
 from swiftfs.namespace.entry import Defaults
 from swiftfs.namespace.head_cache import HeadCache
@@ -131,11 +132,12 @@ def _journal(
     containers: SegmentContainerChooser,
 ) -> Journal:
     options, store = request.options, account.store
-    copier = ManifestCopier(store, containers, db)
+    copier = ManifestCopier(store, containers, db, removal)
+    copies = SharedCopies(store, copier, removal)
     conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(
-        Executor(store, options.segment_size, conflicts, removal, account.ambiguous),
+        Executor(store, options.segment_size, conflicts, removal, copies, account.ambiguous),
         file_cache,
         db,
         backlog,

@@ -80,11 +80,14 @@ class ObjectStore(Protocol):
         `Corrupt` means that the sink received wrong ones.
         """
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         """Store the whole object, replacing an existing one; the server verifies its checksum.
 
         With `if_absent`, raise `AlreadyExists` when the object exists. Raise `BodyChanged` when `body` was
-        modified while it was sent, so that the server received bytes that do not match the checksum.
+        modified while it was sent, so that the server received bytes that do not match the checksum. With an
+        `etag`, that is the MD5 that `body` had before, also when the request is repeated.
         """
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:

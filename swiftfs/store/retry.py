@@ -141,25 +141,29 @@ class RetryingStore:
             lambda _call: self._store.get(name, sink, offset=offset, length=length, etag=etag)
         )
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         def attempt(call: _Call) -> ObjectInfo:
             try:
-                return self._store.put(name, body, headers, if_absent=if_absent)
+                return self._store.put(name, body, headers, if_absent=if_absent, etag=etag)
             except AlreadyExists:
                 found = self._store.head(name) if call.lost else None
-                if found is None or found.version.etag != _md5(body):
+                if found is None or found.version.etag != (etag or _md5(body)):
+                    raise
+                if _media_type(found) != _media_type(headers):  # all empty objects have one ETag
                     raise
                 self._store.post(name, Headers.of(found))  # lists it, if the server died before it did
                 return found
 
-        def effect(etag: str) -> Effect:
+        def effect(stored: str) -> Effect:
             small = bytes(body) if len(memoryview(body).cast("B")) <= SMALL_BODY else None
-            return Effect("put", etag, headers, body=small, if_absent=if_absent)
+            return Effect("put", stored, headers, body=small, if_absent=if_absent)
 
         try:
-            info = self._change(name, attempt, lambda error: effect(error.etag or _md5(body)))
+            info = self._change(name, attempt, lambda error: effect(etag or error.etag or _md5(body)))
         except AlreadyExists:  # maybe by a lost request of our own: that result is now the wanted one
-            self._ambiguous.done(name, lambda: effect(_md5(body)))
+            self._ambiguous.done(name, lambda: effect(etag or _md5(body)))
             raise
         # Recorded also after an answer: a lost attempt before it may still come.
         self._ambiguous.done(name, lambda: effect(info.version.etag))
@@ -347,6 +351,10 @@ def _delete_once(call: _Call, delete: Callable[[], None]) -> None:
     except NotFound:
         if not call.lost:
             raise
+
+
+def _media_type(stored: Headers | ObjectInfo) -> str:
+    return stored.content_type.partition(";")[0].strip().lower()
 
 
 def _md5(body: Body) -> str:

@@ -173,9 +173,11 @@ class SwiftStore:
         with self._transport.open(get.request) as answer:
             return get.receive(answer)
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         view = memoryview(body).cast("B")
-        etag = _md5(view)
+        etag = etag or _md5(view)
         sent = {**to_wire(headers), "ETag": etag}
         meaning: dict[int, type[StoreError]] = {}
         if if_absent:

@@ -13,6 +13,7 @@ from swiftfs.errors import (
     BadName,
     BadRange,
     BadRequest,
+    BodyChanged,
     Conflict,
     NameTooLong,
     NotFound,
@@ -59,6 +60,14 @@ def test_put_replaces_body_and_headers(store: ObjectStore, box: str) -> None:
         {"new": "2"},
         {},
     )
+
+
+def test_put_of_other_bytes_than_the_md5_is_of(store: ObjectStore, box: str) -> None:
+    name = ObjectName(box, "changed")
+    assert store.put(name, b"first", TEXT, etag=md5(b"first")).version.etag == md5(b"first")
+    with pytest.raises(BodyChanged):
+        store.put(name, b"second", TEXT, etag=md5(b"first"))
+    assert read(store, name)[0] == b"first"
 
 
 def test_put_if_absent(store: ObjectStore, box: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from support.deadlines import within
 from support.jobs import wait_until
 from support.mounts import Mount
 from swiftfs.control.client import flush
-from swiftfs.demo.server import SwiftServer
+from swiftfs.demo.server import Fault, SwiftServer
 
 TTL = 1.0
 KERNEL_SECONDS = 1.0
@@ -227,3 +228,91 @@ def test_who_writes_to_what_the_other_renames_stores_the_old_name(
     assert connection.get_object(container, "renamed/file")[1] == b"first"
     wait_until((pair.one.path / "folder" / "file").exists)
     wait_until((pair.other.path / "renamed" / "file").exists)
+
+
+WHOLE = {"patch": b"changed" + OLD[7:], "replace": NEW}
+"""What a large file holds after a change; after `remove` it is gone."""
+
+
+def change(path: Path, what: str) -> None:
+    """Change a large file, as the other mount renames it."""
+    if what == "patch":
+        with path.open("r+b") as stream:
+            stream.write(b"changed")
+    elif what == "replace":
+        path.write_bytes(NEW)
+    else:
+        path.unlink()
+
+
+def bodies(connection: Connection, container: str) -> dict[str, bytes]:
+    """Return what each object that is not empty holds."""
+    rows = [row["name"] for row in connection.get_container(container)[1] if row["bytes"]]
+    return {name: connection.get_object(container, name)[1] for name in rows}
+
+
+def has(connection: Connection, container: str, key: str) -> bool:
+    """Say whether Swift has an object."""
+    return key in [row["name"] for row in connection.get_container(container)[1]]
+
+
+@pytest.mark.parametrize("what", ["patch", "replace", "remove"])
+def test_a_large_file_changes_while_the_other_renames_it(
+    pair: Pair, swift: SwiftServer, connection: Connection, container: str, what: str
+) -> None:
+    """The kernel begins a rename again that found a newer version: then that one is renamed."""
+    (pair.one.path / "old").write_bytes(OLD)
+    pair.seen(lambda root: (root / "old").exists())
+    pair.other.expected += ["had lost its segments", "ESTALE"]
+    swift.inject(Fault("HEAD", f"/{container}/old", delay=2, times=1))
+    with ThreadPoolExecutor(1) as pool:
+        renamed = pool.submit((pair.other.path / "old").rename, pair.other.path / "new")
+        wait_until(lambda: has(connection, container, "new"))
+        change(pair.one.path / "old", what)
+        pair.store(pair.one)
+        if what == "remove":
+            with pytest.raises(FileNotFoundError):
+                renamed.result()
+        else:
+            renamed.result()
+    found = bodies(connection, container)
+    assert found == ({"new": WHOLE[what]} if what in WHOLE else {})
+    assert shows(pair.other.path, set(found))
+    for name, data in found.items():
+        assert (pair.other.path / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("what", ["patch", "replace", "remove"])
+def test_a_large_file_changes_while_the_other_renames_its_folder(
+    pair: Pair, swift: SwiftServer, connection: Connection, container: str, what: str
+) -> None:
+    (pair.one.path / "d").mkdir()
+    for name in ("file", "stays"):
+        (pair.one.path / "d" / name).write_bytes(OLD)
+    pair.seen(lambda root: (root / "d" / "file").exists() and (root / "d" / "stays").exists())
+    pair.other.expected.append("had lost its segments")
+    swift.inject(Fault("COPY", "/d/stays", delay=2, times=1))
+    with ThreadPoolExecutor(1) as pool:
+        renamed = pool.submit((pair.other.path / "d").rename, pair.other.path / "e")
+        wait_until(lambda: has(connection, container, "e/file"))
+        change(pair.one.path / "d" / "file", what)
+        pair.store(pair.one)
+        renamed.result()
+    expected = {"d/file": WHOLE[what]} if what in WHOLE else {}
+    assert bodies(connection, container) == {"e/stays": OLD, **expected}
+
+
+def test_both_rename_a_large_file_at_once(
+    pair: Pair, swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    (pair.one.path / "old").write_bytes(OLD)
+    pair.seen(lambda root: (root / "old").exists())
+    swift.inject(Fault("DELETE", f"/{container}/old", delay=2, times=1))
+    with ThreadPoolExecutor(1) as pool:
+        renamed = pool.submit((pair.other.path / "old").rename, pair.other.path / "new")
+        wait_until(lambda: has(connection, container, "new"))
+        (pair.one.path / "old").rename(pair.one.path / "theirs")
+        renamed.result()
+    (pair.one.path / "theirs").unlink()
+    pair.store(pair.one)
+    assert bodies(connection, container) == {"new": OLD}

@@ -82,7 +82,8 @@ class Adversary(MemoryStore):
     """A store in memory whose requests meet faults.
 
     With a `lag` a listing shows changes of objects only so many seconds later. `changed` is called after
-    every change of an object, whoever made it. The store `was_overtaken` if a late request was carried out.
+    every change of an object, whoever made it. The store `was_overtaken` if a late request was
+    carried out, and `was_separated` if the copy of a large object got segments of its own.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Adversary(MemoryStore):
         self._in_flight: dict[int, Callable[[], object]] = {}
         self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
         self.loud = True
-        self.was_overtaken = False
+        self.was_overtaken = self.was_separated = False
         self.changed: Callable[[str, ObjectName], None] = lambda _method, _name: None
         self.met: list[str] = []
         self._late: dict[int, float] = {}
@@ -194,10 +195,12 @@ class Adversary(MemoryStore):
         finally:
             now.objects = whole
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         sent = bytes(body)
         put = super().put
-        return self._change("put", [name], lambda: put(name, sent, headers, if_absent=if_absent))
+        return self._change("put", [name], lambda: put(name, sent, headers, if_absent=if_absent, etag=etag))
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
         put = super().put_manifest
@@ -216,6 +219,7 @@ class Adversary(MemoryStore):
         headers: Headers | None = None,
     ) -> ObjectVersion:
         copy = super().copy
+        self.was_separated |= target.container == SEGMENTS and "/copy-" in target.key
         return self._change(
             "copy",
             [target, source],

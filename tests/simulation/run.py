@@ -264,8 +264,10 @@ class _Simulation:
         if not self._history.lag and not any(one.kind in ("lost", "late") for one in self._history.faults):
             lost = [path for path, body in self._model.due.items() if body not in found.values()]
             failures += [f"destroyed: what another client has stored as {path}" for path in lost]
-        # What a late request overwrites leaves its segments: nothing proves that no other name needs them.
-        if not self._model.mixed and not self._store.was_overtaken:
+        # What a late request or another client overwrites, while it moves, leaves its segments: nothing
+        # proves that no other name needs them.
+        is_known = not self._store.was_overtaken and not self._store.was_separated
+        if not self._model.mixed and is_known:
             failures += [f"an orphan segment: {name}" for name in orphans(self._store)]
 
     def _check_object(self, method: str, name: ObjectName) -> None:

@@ -16,8 +16,10 @@ class ForgetfulStore(MemoryStore):
         self.forget = False
         self.unlisted: set[str] = set()
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent)
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
+        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
         if self.forget:
             self.unlisted.add(name.key)
             raise Unavailable("died")

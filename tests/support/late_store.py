@@ -51,11 +51,13 @@ class LateStore(MemoryStore):
             except StoreError:
                 continue
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         sent = bytes(body)
         parent = super().put
-        self._lose("put", name, lambda: parent(name, sent, headers, if_absent=if_absent))
-        return parent(name, body, headers, if_absent=if_absent)
+        self._lose("put", name, lambda: parent(name, sent, headers, if_absent=if_absent, etag=etag))
+        return parent(name, body, headers, if_absent=if_absent, etag=etag)
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
         parent = super().put_manifest

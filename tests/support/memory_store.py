@@ -16,6 +16,7 @@ from swiftfs.errors import (
     BadName,
     BadRange,
     BadRequest,
+    BodyChanged,
     Conflict,
     NameTooLong,
     NotFound,
@@ -165,14 +166,19 @@ class MemoryStore:
             sink(offset + start, part[start : start + 65536])
         return info
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         with self._request("put", str(name)):
             container = self._writable(name)
             if if_absent and name.key in container.objects:
                 raise AlreadyExists(str(name))
             if len(body) > self._limits.object_bytes:
                 raise TooLarge(str(name))
-            container.objects[name.key] = stored = _Object(bytes(body), _stored(headers), self._now())
+            sent = bytes(body)
+            if etag and _md5(sent) != etag:
+                raise BodyChanged(f"put {name}: 422")
+            container.objects[name.key] = stored = _Object(sent, _stored(headers), self._now())
             info = self._info(name, stored)
             return replace(info, size=len(body), version=ObjectVersion(name, _md5(stored.body)))
 

@@ -13,6 +13,7 @@ import pytest
 from support.harness import ME, harness, put, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.moves import object_moves
 from support.stored_objects import body, keys
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
@@ -22,7 +23,6 @@ from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024
@@ -236,8 +236,10 @@ class LandingStore(MemoryStore):
 
     lands = False
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent)
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
+        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
         self._lose_answer(name)
         return info
 
@@ -407,7 +409,7 @@ def test_a_killed_rename_is_no_proof_of_an_older_deletion(
 @contextmanager
 def moves(store: MemoryStore, cache: Path) -> Iterator[ObjectMoves]:
     with closing(JournalDB(cache, "box of memory")) as log, ThreadPoolExecutor() as pool:
-        yield ObjectMoves(store, pool, SegmentRemoval(store, log, SegmentOwnership(log)), AmbiguousRequests())
+        yield object_moves(store, log, pool)
 
 
 def named(store: MemoryStore, key: str) -> set[str]:

@@ -61,9 +61,11 @@ class LandingStore(MemoryStore):
         self.landed()
         raise Unavailable("the answer was lost")
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         parent = super().put
-        return self._land(name, lambda: parent(name, body, headers, if_absent=if_absent))
+        return self._land(name, lambda: parent(name, body, headers, if_absent=if_absent, etag=etag))
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
         parent = super().put_manifest

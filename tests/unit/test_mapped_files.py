@@ -40,12 +40,14 @@ class Gate(MemoryStore):
         self.bodies: list[bytes] = []
         self._open = threading.Event()
 
-    def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
         if name.container == "box_segments":
             self.waiting.append(name)
             assert self._open.wait(20)
             self.bodies.append(bytes(body))
-        return super().put(name, body, headers, if_absent=if_absent)
+        return super().put(name, body, headers, if_absent=if_absent, etag=etag)
 
     def open(self) -> None:
         self._open.set()

@@ -11,15 +11,14 @@ import pytest
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.moves import object_moves
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import AccessDenied, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
-from swiftfs.journal.object_moves import ObjectMoves, Unmoved
+from swiftfs.journal.move_results import Unmoved
+from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import MovedObject, MoveFolder
-from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Page
-from swiftfs.store.ambiguous import AmbiguousRequests
 
 FOLDER = MoveFolder("box", "old/", "box", "new/")
 
@@ -50,9 +49,7 @@ def store() -> LaggingStore:
 def moving(store: LaggingStore, tmp_path: Path) -> Iterator[ObjectMoves]:
     """What moves folders; no listing counts as of this moment."""
     with closing(JournalDB(tmp_path, "me")) as log, ThreadPoolExecutor(4) as pool:
-        yield ObjectMoves(
-            store, pool, SegmentRemoval(store, log, SegmentOwnership(log)), AmbiguousRequests(), moment=0
-        )
+        yield object_moves(store, log, pool, moment=0)
 
 
 def _ignore(_intent: MoveFolder) -> None:
@@ -122,7 +119,7 @@ def test_an_outage_after_the_copies_leaves_no_second_copy(store: LaggingStore, m
             raise Unavailable(f"{method} {subject}")
 
     store.hook = hook
-    left = moving.move_folder(FOLDER, _ignore)
+    left = moving.move_folder(FOLDER, _ignore).remnants
     assert sorted(deletion.name.key for deletion, _ in left) == ["old/a", "old/b"]
     assert all(isinstance(error, Unavailable) for _, error in left)
     assert {method for method, _ in store.requests} == {"put", "list_page", "copy"}

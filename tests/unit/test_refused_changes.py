@@ -1,7 +1,6 @@
 """What Swift refuses for good is given up, and no command says "done" for it."""
 
 import os
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,15 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.refused_changes import ended, refuse
 from support.stored_objects import NEVER, body, foreign, keys
-from swiftfs.errors import AccessDenied, BadRequest, Conflict, StoreError, Unavailable, errno_of
+from swiftfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BadRequest,
+    Conflict,
+    StoreError,
+    Unavailable,
+    errno_of,
+)
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -224,18 +231,51 @@ def test_a_folder_whose_answer_was_lost_is_listed(tmp_path: Path) -> None:
         assert names(filesystem, "/") == ["folder"]
 
 
-def test_a_file_of_another_client_is_no_folder(store: MemoryStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b"", b"theirs"])
+def test_a_folder_is_not_made_where_another_client_made_a_file_after_a_lost_answer(
+    store: MemoryStore, tmp_path: Path, data: bytes
+) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         refuse(store, Unavailable, "put")
         flush(filesystem)
         store.hook = None
-        store.put(ObjectName("box", "folder"), b"", Headers("text/plain"))
+        foreign(store, "folder", data)
+        write(filesystem, "/file", b"ours")
+        handle = filesystem.open("/file", os.O_RDWR)
+        filesystem.fsync(handle, data_only=False)
+        filesystem.release(handle)
         filesystem.retry()
-        wait_until(lambda: not report(filesystem).total)
+        wait_until(lambda: not filesystem.waiting())
         filesystem.refresh()
-        assert stat.S_ISREG(filesystem.getattr("/folder").mode)
-    assert store.head(ObjectName("box", "folder")).content_type == "text/plain"
+        assert read(filesystem, "/folder") == data
+        handle = filesystem.opendir("/")
+        filesystem.fsyncdir(handle)
+        filesystem.releasedir(handle)
+    assert body(store, "folder") == data
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/directory"])
+def test_a_lost_attempt_to_make_a_folder_counts_only_where_a_folder_is(
+    store: MemoryStore, tmp_path: Path, media_type: str
+) -> None:
+    with harness(store, tmp_path) as filesystem:
+
+        def hook(method: str, subject: str) -> None:
+            if method == "put" and subject == "box/folder":
+                store.hook = None
+                store.put(ObjectName("box", "folder"), b"", Headers(media_type))
+                raise Unavailable("no answer")
+
+        store.hook = hook
+        if media_type == "text/plain":
+            with pytest.raises(AlreadyExists):
+                filesystem.mkdir("/folder", 0o755, ME)
+            filesystem.refresh()
+            assert read(filesystem, "/folder") == b""
+        else:
+            filesystem.mkdir("/folder", 0o755, ME)
+            assert names(filesystem, "/folder") == []
 
 
 def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:

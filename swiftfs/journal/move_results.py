@@ -1,0 +1,32 @@
+"""What a move has done, or left behind, for those that go on with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swiftfs.errors import StoreError, errno_of
+from swiftfs.journal.operations import Delete, MoveFolder
+from swiftfs.objects import Row
+
+Remnant = tuple[Delete, StoreError]
+"""The deletion of a source that failed after the copy, and its error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move that was carried out has left; of a folder's, the old rows of what listings showed."""
+
+    remnants: list[Remnant]
+    rows: tuple[Row, ...] = ()
+
+
+RecordMove = Callable[[MoveFolder], None]
+"""Records the operation: with all objects that it moves before the first copy, or as `undone`."""
+
+
+class Unmoved(StoreError):
+    """A folder was not moved because of `cause`; copies of its objects may be `left` at the target."""
+
+    def __init__(self, cause: BaseException, left: tuple[Delete, ...] = ()) -> None:
+        super().__init__(f"the folder was not moved: {cause}")
+        self.errno = errno_of(cause)
+        self.left = left

@@ -1,0 +1,97 @@
+"""Copies of large objects whose source another client changed or deleted before the move had ended.
+
+Both name the same segments, and that client deletes those that it has replaced, now or in a moment.
+"""
+
+import errno
+import logging
+from collections.abc import Collection, Iterable
+
+from swiftfs.errors import NotFound, StoreError
+from swiftfs.journal.manifest_copy import ManifestCopier, SegmentChanged
+from swiftfs.journal.move_items import MoveItem
+from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.objects import ObjectName
+from swiftfs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class CopyLost(StoreError):
+    """A large object was not moved: another client deleted or replaced it first, with its segments.
+
+    There is no copy of it. ESTALE lets the kernel begin the rename again, with the newer version.
+    """
+
+    def __init__(self, source: ObjectName, *, is_absent: bool) -> None:
+        what = "deleted" if is_absent else "replaced"
+        super().__init__(f"{source}: another client {what} it before it was moved")
+        self.errno = errno.ENOENT if is_absent else errno.ESTALE
+
+
+class SharedCopies:
+    """Gives such a copy segments of its own, or removes it if it cannot be read any more."""
+
+    def __init__(self, store: ObjectStore, copier: ManifestCopier, removal: SegmentRemoval) -> None:
+        self._store = store
+        self._copier = copier
+        self._removal = removal
+
+    def settle(
+        self,
+        items: Iterable[MoveItem],
+        *,
+        left: Collection[ObjectName],
+        changed: Collection[ObjectName],
+        absent: Collection[ObjectName],
+    ) -> None:
+        """Record whose the segments of moved SLOs are; sources that are `left` name them too.
+
+        Copies of sources that another client has `changed` are separated; some of these are `absent`.
+        """
+        for item in items:
+            if not item.may_share:
+                continue
+            if item.source in changed:
+                self.separate(item, is_absent=item.source in absent)
+            else:
+                stays = item.source in left
+                self._removal.record_move(item.source, item.target, item.copied or "", stays=stays)
+
+    def separate(self, item: MoveItem, *, is_absent: bool) -> None:
+        """Separate the copy of `item` from its source, which has changed or `is_absent`.
+
+        If segments of the copy are gone, it is deleted, and `item.error` is what the move fails with.
+        """
+        try:
+            info = self._store.head(item.target)
+            if not info.is_slo or info.version.etag != item.copied:
+                return  # it shares nothing, or another client has replaced it
+            self._copier.separate(info)
+        except (NotFound, SegmentChanged):
+            self._delete(item.target, item.copied or "")
+            item.error, item.copied = CopyLost(item.source, is_absent=is_absent), None
+            log.warning("%s; its copy %s had lost its segments", item.error, item.target)
+        except StoreError as error:
+            log.warning(
+                "%s cannot be separated from %s, which another client may delete with its segments: %s",
+                item.target,
+                item.source,
+                error,
+            )
+            self._removal.record_move(item.source, item.target, item.copied or "", stays=True)
+        else:
+            log.info("%s has segments of its own, for another client changed %s", item.target, item.source)
+            self._removal.owners.forget(item.target)
+            self._removal.owners.record_version(item.source, "")
+
+    def _delete(self, name: ObjectName, etag: str) -> None:
+        """Delete the copy, unless another client has replaced it."""
+        try:
+            if self._store.head(name).version.etag == etag:
+                self._store.delete(name)
+        except NotFound:
+            pass
+        except StoreError as error:
+            log.warning("%s cannot be read, and stays: %s", name, error)
+        self._removal.owners.forget(name)

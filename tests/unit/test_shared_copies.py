@@ -1,0 +1,229 @@
+"""A large file is moved while another mount changes, replaces or removes it: no name loses its segments."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from support.harness import harness, put, write
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from support.moves import object_moves
+from support.stored_objects import body, foreign, keys
+from swiftfs.errors import StoreError, Unavailable, errno_of
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.operations import Move
+from swiftfs.journal.shared_copies import CopyLost
+from swiftfs.objects import ObjectName
+from swiftfs.posix.filesystem import FileSystem
+
+OPTIONS = "settle=0.01,segment_size=1M,ttl=1000"
+OLD = os.urandom(4_000_000)
+NEW = os.urandom(3_000_000)
+PATCHED = b"changed" + OLD[7:]
+
+
+class Pair(NamedTuple):
+    """Two mounts of one container, without a kernel; `mover` renames what `other` has stored."""
+
+    store: MemoryStore
+    mover: FileSystem
+    other: FileSystem
+
+    def at(self, method: str, subject: str, act: Callable[[], object]) -> None:
+        """Let `act` run once, just before the next request of that method about that subject."""
+
+        def hook(called: str, about: str) -> None:
+            if called == method and about.startswith(subject):
+                self.store.hook = None
+                act()
+
+        self.store.hook = hook
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    store = MemoryStore("box", "box_segments")
+    with ExitStack() as mounts:
+        for name in "ab":
+            (tmp_path / name).mkdir()
+        pair = Pair(store, *(mounts.enter_context(harness(store, tmp_path / name, OPTIONS)) for name in "ab"))
+        yield pair
+
+
+def settled(filesystem: FileSystem) -> None:
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not filesystem.waiting())
+
+
+def stored(pair: Pair, path: str) -> None:
+    write(pair.other, path, OLD)
+    settled(pair.other)
+
+
+def patch(pair: Pair, path: str) -> None:
+    handle = pair.other.open(path, os.O_RDWR)
+    put(pair.other, handle, 0, b"changed")
+    pair.other.flush(handle)
+    pair.other.release(handle)
+    settled(pair.other)
+
+
+def replace(pair: Pair, path: str) -> None:
+    write(pair.other, path, NEW)
+    settled(pair.other)
+
+
+def remove(pair: Pair, path: str) -> None:
+    pair.other.unlink(path)
+    settled(pair.other)
+
+
+def bodies(store: MemoryStore) -> dict[str, bytes]:
+    """Return what each object holds; every segment of each must be there."""
+    return {key: body(store, key) for key in keys(store)}
+
+
+def no_orphans(pair: Pair) -> bool:
+    """Return whether no segments are left when each mount has removed what it shows."""
+    return keys(pair.store, "box_segments") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "number", "left"),
+    [
+        (patch, errno.ESTALE, {"old": PATCHED}),
+        (replace, errno.ESTALE, {"old": NEW}),
+        (remove, errno.ENOENT, {}),
+    ],
+)
+def test_a_file_that_another_mount_changed_before_the_move_ended_is_not_moved(
+    pair: Pair,
+    change: Callable[[Pair, str], None],
+    number: int,
+    left: dict[str, bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stored(pair, "/old")
+    pair.at("head", "box/old", lambda: change(pair, "/old"))
+    with pytest.raises(CopyLost) as caught:
+        pair.mover.rename("/old", "/new")
+    assert errno_of(caught.value) == number
+    assert [record.levelname for record in caplog.records if "another client" in record.message] == [
+        "WARNING"
+    ]
+    assert bodies(pair.store) == left
+    if left:  # as the kernel does after ESTALE
+        pair.mover.rename("/old", "/new")
+        assert bodies(pair.store) == {"new": left["old"]}
+        assert pair.mover.getattr("/new").size == len(left["old"])
+        pair.mover.unlink("/new")
+        settled(pair.mover)
+    assert no_orphans(pair)
+
+
+@pytest.mark.parametrize(("change", "left"), [(patch, PATCHED), (replace, NEW), (remove, None)])
+def test_a_file_that_another_mount_changed_stays_when_its_folder_moves(
+    pair: Pair, change: Callable[[Pair, str], None], left: bytes | None
+) -> None:
+    stored(pair, "/d/old")
+    stored(pair, "/d/stays")
+
+    def change_a_copied_one() -> None:
+        wait_until(lambda: "e/old" in keys(pair.store))
+        change(pair, "/d/old")
+
+    pair.at("copy", "box/d/stays", change_a_copied_one)
+    pair.mover.rename("/d", "/e")
+    found = bodies(pair.store)
+    assert found.pop("e/stays") == OLD
+    assert {key: data for key, data in found.items() if data} == ({"d/old": left} if left else {})
+
+
+def test_segments_that_go_only_after_the_move_are_copied_before(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored(pair, "/old")
+    segments = keys(pair.store, "box_segments")
+    pair.at("head", "box/old", lambda: foreign(pair.store, "old", b"theirs"))
+    pair.mover.rename("/old", "/new")
+    pair.store.delete_many([ObjectName("box_segments", key) for key in segments])
+    assert bodies(pair.store) == {"old": b"theirs", "new": OLD}
+    assert "the changed version is kept" in caplog.text
+    pair.mover.refresh()
+    pair.mover.unlink("/new")
+    settled(pair.mover)
+    assert no_orphans(pair)
+
+
+def test_both_mounts_rename_a_file_at_once(pair: Pair) -> None:
+    stored(pair, "/old")
+    pair.at("delete", "box/old", lambda: pair.other.rename("/old", "/theirs"))
+    pair.mover.rename("/old", "/new")
+    assert bodies(pair.store) == {"theirs": OLD, "new": OLD}
+    remove(pair, "/theirs")
+    assert bodies(pair.store) == {"new": OLD}
+    pair.mover.unlink("/new")
+    settled(pair.mover)
+    assert no_orphans(pair)
+
+
+def test_a_newer_version_at_the_new_name_is_not_deleted(pair: Pair) -> None:
+    stored(pair, "/old")
+
+    def act() -> None:
+        remove(pair, "/old")
+        pair.at("head", "box/new", lambda: pair.at("copy", "box_segments/", theirs))
+
+    def theirs() -> None:
+        foreign(pair.store, "new", b"theirs")
+
+    pair.at("head", "box/old", act)
+    with pytest.raises(CopyLost):
+        pair.mover.rename("/old", "/new")
+    assert bodies(pair.store) == {"new": b"theirs"}
+
+
+def test_a_copy_that_cannot_be_separated_stays(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    stored(pair, "/old")
+
+    def refuse(method: str, subject: str) -> None:
+        if method == "copy" and subject.startswith("box_segments/"):
+            raise Unavailable("no")
+
+    def act() -> None:
+        foreign(pair.store, "old", b"theirs")
+        pair.store.hook = refuse
+
+    pair.at("head", "box/old", act)
+    pair.mover.rename("/old", "/new")
+    pair.store.hook = None
+    assert bodies(pair.store) == {"old": b"theirs", "new": OLD}
+    assert "cannot be separated" in caplog.text
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_next_mount_separates_what_a_killed_one_has_copied(tmp_path: Path, *, late: bool) -> None:
+    store = MemoryStore("box", "box_segments")
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        write(filesystem, "/old", OLD)
+        settled(filesystem)
+    old, new = ObjectName("box", "old"), ObjectName("box", "new")
+    etag = store.copy(old, new, manifest_only=True).etag
+    segments = [ObjectName("box_segments", key) for key in keys(store, "box_segments")]
+    foreign(store, "old", b"theirs")
+    if not late:
+        store.delete_many(segments)
+    with (
+        closing(JournalDB(tmp_path, "box of memory")) as database,
+        ThreadPoolExecutor() as pool,
+        pytest.raises(StoreError, match="both are kept"),
+    ):
+        object_moves(store, database, pool).resume_move(Move(old, new, etag=etag, replaces_etag=""))
+    store.delete_many(segments)
+    assert bodies(store) == {"old": b"theirs", **({"new": OLD} if late else {})}
