@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from support.crash_oracle import CrashOracle, State, States, differences, look
@@ -41,23 +40,30 @@ class Piece:
         head = before[: self.offset].ljust(self.offset, b"\0")
         return head + self.body + before[self.offset + len(self.body) :]
 
-    def parts(self) -> list["Piece"]:
-        """Return what is written in each block of the cache, if it is in several."""
-        if self.body is None:
-            return []
-        end = self.offset + len(self.body)
-        cuts = [self.offset, *range((self.offset // UNIT + 1) * UNIT, end, UNIT), end]
-        parts = [
-            Piece(one, self.body[one - self.offset : other - self.offset]) for one, other in pairwise(cuts)
-        ]
-        return parts if len(parts) > 1 else []
-
     def make(self, descriptor: int) -> None:
         """Make the system call."""
         if self.body is None:
             os.ftruncate(descriptor, self.offset)
         else:
             os.pwrite(descriptor, self.body, self.offset)
+
+
+@dataclass(frozen=True)
+class Unclosed:
+    """A file that is changed in place: what it has held since it was opened."""
+
+    path: str
+    bodies: list[bytes]
+
+    def may_be(self, found: bytes) -> bool:
+        """Return whether each block of the cache may have what was found, and the file its size."""
+        if len(found) not in map(len, self.bodies):
+            return False
+        bodies = [body.ljust(len(found), b"\0") for body in self.bodies]
+        return all(
+            any(found[at : at + UNIT] == body[at : at + UNIT] for body in bodies)
+            for at in range(0, len(found), UNIT)
+        )
 
 
 def is_dead(root: Path) -> bool:
@@ -118,6 +124,7 @@ class UncertainOracle(CrashOracle):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.others: list[States] = []
+        self._unclosed: Unclosed | None = None
 
     def do(self, call: Callable[[], object], changes: Mapping[str, State | None]) -> None:
         """Make one system call, by which paths become other states, or go."""
@@ -161,12 +168,27 @@ class UncertainOracle(CrashOracle):
 
         Nothing else is possible any more when it is `certain`.
         """
-        possible = distinct([self.now, *self.others])
+        possible = [*distinct([self.now, *self.others]), *self._torn(found)]
         right = [one for one in possible if not differences(found, one)]
         if not right:
             return self._explain(found, possible)
         self.now = self.soon = {path: _without_folder_time(state) for path, state in found.items()}
         self.others = [] if certain else [one for one in possible if one not in right]
+        return []
+
+    def _torn(self, found: States) -> list[States]:
+        """Return the states that are possible because a file that was not closed has parts of its changes."""
+        unclosed, self._unclosed = self._unclosed, None
+        if unclosed is None or unclosed.path not in found:
+            return []
+        with suppress(OSError):
+            if unclosed.may_be((self.root / unclosed.path).read_bytes()):
+                holds = found[unclosed.path].holds
+                states = [one for one in (self.now, *self.others) if unclosed.path in one]
+                return [
+                    {**one, unclosed.path: replace(one[unclosed.path], holds=holds, mtime_ns=None)}
+                    for one in states
+                ]
         return []
 
     def _explain(self, found: States, possible: Sequence[States]) -> list[str]:
@@ -229,25 +251,20 @@ class UncertainOracle(CrashOracle):
         size and its changed blocks, and the local file is changed meanwhile.
         """
         body = self.bytes_of(path)
-        had = Piece(len(body))
         bodies = self._bodies_after(body, pieces)
         descriptor = os.open(self.root / path, flags)
+        self._unclosed = Unclosed(path, [body])
         try:
-            for piece in pieces:
-                parts = piece.parts()
-                torn = [self.applying(path, part, *cut) for part in parts for cut in ((), (had,))]
-                self.change(
-                    partial(piece.make, descriptor),
-                    self.applying(path, piece),
-                    closed=False,
-                    halfway=[*torn, self.applying(path, piece, had)],
-                )
+            for piece, changed in zip(pieces, bodies, strict=True):
+                self._unclosed.bodies.append(changed)
+                self.change(partial(piece.make, descriptor), self.holding(path, changed), closed=False)
                 pause()
         except OSError:
             with suppress(OSError):
                 os.close(descriptor)
             raise
         self.change(lambda: os.close(descriptor), self.holding(path, bodies[-1]))
+        self._unclosed = None
 
     def _bodies_after(self, body: bytes, pieces: Sequence[Piece]) -> list[bytes]:
         found = []
@@ -263,19 +280,6 @@ class UncertainOracle(CrashOracle):
         def effect(states: States) -> dict[str, State]:
             state = states.get(path, State("file", mode=PERMISSIONS))
             return {**states, path: replace(state, holds=holds, mtime_ns=None)}
-
-        return effect
-
-    def applying(self, path: str, *pieces: Piece) -> Effect:
-        """Return the effect that a file, whatever it holds, is changed by these pieces."""
-
-        def effect(states: States) -> dict[str, State] | None:
-            if (state := states.get(path)) is None:
-                return None
-            body = self._bodies[state.holds]
-            for piece in pieces:
-                body = piece.apply(body)
-            return {**states, path: replace(state, holds=self.body(body), mtime_ns=None)}
 
         return effect
 
