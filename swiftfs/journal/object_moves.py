@@ -14,6 +14,7 @@ from itertools import islice
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, os_error
+from swiftfs.journal.move_evidence import MoveEvidence
 from swiftfs.journal.move_items import (
     EMPTY,
     MoveItem,
@@ -31,7 +32,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
-from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 
@@ -69,7 +70,7 @@ class ObjectMoves:
         self._pool = pool
         self._removal = removal
         self._copies = copies
-        self._ambiguous = ambiguous
+        self._late = MoveEvidence(ambiguous)
         self._moment = moment
 
     def move(self, operation: Move) -> list[Remnant]:
@@ -102,8 +103,8 @@ class ObjectMoves:
         """
         source, target = self._head(operation.source), self._head(operation.target)
         expected = source.version.etag if source is not None else operation.etag
-        self._found(operation.source, source)
-        self._found(operation.target, target, copy_of=operation.source, etag=expected)
+        self._late.found(operation.source, source)
+        self._late.found(operation.target, target, copy_of=operation.source, etag=expected)
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
                 self._record_done(operation, target)
@@ -185,7 +186,7 @@ class ObjectMoves:
         kept: list[MoveItem] = []
         for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
-            self._found_rows(item.source, item.row, item.target, there)
+            self._late.found_rows(item.source, item.row, item.target, there)
             # Not what was to be moved: it came to the old place, or was changed there, after the move began.
             if operation.objects is not None and (was is None or not is_version(item, was)):
                 kept.append(item)
@@ -199,7 +200,9 @@ class ObjectMoves:
         for key in recorded.keys() - sources.keys():
             there = targets.get(operation.target_of(key).key)
             if recorded[key].modified:
-                self._found_rows(ObjectName(operation.container, key), None, operation.target_of(key), there)
+                self._late.found_rows(
+                    ObjectName(operation.container, key), None, operation.target_of(key), there
+                )
             self._record_gone(operation, recorded[key], there)
         found = [item for item in items if item.copied is not None]
         for item in kept:
@@ -244,7 +247,7 @@ class ObjectMoves:
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""
         info = self._head(deletion.name)
-        self._found(deletion.name, info)
+        self._late.found(deletion.name, info)
         if info is None or is_copied(info, deletion.etag):
             return info is not None
         log.warning("%s is kept: another client has stored a new version", deletion.name)
@@ -300,11 +303,11 @@ class ObjectMoves:
         """Yield the markers that are still at the old place, as copied if the new place has one."""
         for source, target in operation.markers:
             info = self._head(source)
-            self._found(source, info)
+            self._late.found(source, info)
             if info is None or info.version.etag != EMPTY:
                 continue
             there = self._head(target)
-            self._found(target, there, copy_of=source)
+            self._late.found(target, there, copy_of=source)
             if there is not None:
                 self._list_again(there)
             if there is not None or operation.may_copy:
@@ -318,8 +321,8 @@ class ObjectMoves:
                 continue
             source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)
             here, there = self._head(source), self._head(target)
-            self._found(source, here)
-            self._found(target, there, copy_of=source, etag=one.hash)
+            self._late.found(source, here)
+            self._late.found(target, there, copy_of=source, etag=one.hash)
             if here is not None and here.version.etag == one.hash:
                 if there is None and operation.may_copy:
                     yield MoveItem(source, target, one.hash)
@@ -413,12 +416,12 @@ class ObjectMoves:
             if isinstance(found, StoreError):
                 remnants.append((deletion_of(item), found))
             elif found is None:
-                self._found(item.source, None)
+                self._late.found(item.source, None)
                 absent.append(item.source)
             elif is_copied(found, item.copied) or self._is_at_target(item, found):
                 names.append(item.source)
             else:
-                self._found(item.source, found)
+                self._late.found(item.source, found)
                 changed.append(item.source)
         items = {item.source: item for item in (*sure, *doubtful)}
         for name, error in self._delete_sources(names).items():
@@ -456,34 +459,6 @@ class ObjectMoves:
                 item.copied = source.version.etag
                 return True
         return False
-
-    def _found(
-        self,
-        name: ObjectName,
-        info: ObjectInfo | None,
-        copy_of: ObjectName | None = None,
-        etag: str | None = None,
-    ) -> None:
-        """Tell what stands where a request of the process that died may be carried out late.
-
-        It is the copy of an object if it has this `etag`, or if that is None.
-        """
-        effect = GONE
-        if info is not None:
-            source = copy_of if etag in (None, info.version.etag) else None
-            effect = Effect("put", info.version.etag, Headers.of(info), source=source)
-        self._ambiguous.done(name, lambda: effect)
-
-    def _found_rows(
-        self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None
-    ) -> None:
-        """Tell what listings show at both places of an object; what is absent at the target may come."""
-        stands = GONE if here is None else Effect("put", etag_of(here))
-        self._ambiguous.done(source, lambda: stands)
-        if there is not None:
-            is_copy = here is None or here.hash == there.hash
-            copy = Effect("put", etag_of(there), source=source if is_copy else None)
-            self._ambiguous.done(target, lambda: copy)
 
     def _head_or_error(self, item: MoveItem) -> ObjectInfo | StoreError | None:
         try:
