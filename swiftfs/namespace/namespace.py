@@ -259,14 +259,22 @@ class Namespace:
         with self._lock:
             return self._record(path, entry, pending=True)
 
-    def _record(self, path: str, entry: Entry | None, *, pending: bool) -> PendingChange:
+    def record_left(self, path: str) -> PendingChange:
+        """Record that the object at `path` was moved, although it stays until Swift deletes it."""
+        with self._lock:
+            return self._record(path, None, pending=True, left=True)
+
+    def _record(self, path: str, entry: Entry | None, *, pending: bool, left: bool = False) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         if (listing := self._listings.get(folder)) is not None:
             listing.update(name, entry)
-        change = self._overlay.record(folder, name, entry, pending=pending)
+        if left:
+            change = self._overlay.record_left(folder, name)
+        else:
+            change = self._overlay.record(folder, name, entry, pending=pending)
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
 
     def record_stored(self, info: ObjectInfo) -> None:
@@ -433,8 +441,12 @@ class Namespace:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
             contradicted = self._overlay.apply(listing, begun)
+            left = self._overlay.left_in(listing)
         checked = self._change_checker.check(listing.folder, contradicted)
+        left = self._change_checker.without_others(listing.folder, left)
         with self._lock:
+            for name in left:
+                listing.update(name, None)
             for found, entry in checked:
                 self._overlay.correct(listing.folder, found, entry)
                 listing.update(found.name, entry)

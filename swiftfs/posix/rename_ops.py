@@ -159,7 +159,7 @@ class RenameOps:
         # Changes of the old name were executed before the move: the entry is the result.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
-            self._journal.watch(entry.object, self._pending.record(old, None).settle)
+            self._journal.watch(entry.object, self._pending.record_left(old).settle)
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -214,7 +214,7 @@ class RenameOps:
         self._record_folder_move(old, new, moving, renamed if moves_marker else None)
         for name in task.left:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
-            self._journal.watch(name, self._pending.record(path, None).settle)
+            self._journal.watch(name, self._pending.record_left(path).settle)
         self._inodes.move_folder(old, new)
 
     def _check_folder_rename(self, old: str, new: str, target: Entry | None) -> None:
