@@ -1,22 +1,25 @@
 """Checks of local changes that a new listing contradicts: it is late, or another client changed the name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 
 from swiftfs.concurrency import Lock
 from swiftfs.errors import NotFound
 from swiftfs.namespace.entry import Defaults, Entry, head_entries
 from swiftfs.namespace.head_fetcher import HeadFetcher
 from swiftfs.namespace.overlay import Contradiction, Overlay
-from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, escape, unescape
+from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 
 MAX_CHECKED = 500
 """How many local changes that a listing contradicts are checked by HEADs; others wait for the next one."""
 
 MAX_CHILDREN = 8
-"""How many names are checked below a folder that this mount deleted but a listing shows."""
+"""How many names are checked below a folder that this mount deleted or moved but a listing shows."""
 
 
 class ChangeChecker:
@@ -43,6 +46,11 @@ class ChangeChecker:
             if entry is not found.change.entry
         ]
 
+    def without_others(self, folder: Folder, names: Sequence[str]) -> list[str]:
+        """Return the folders in which there is nothing but what this mount has deleted or moved."""
+        found = self._head_fetcher.map(lambda name: self._holds_others(folder, name), names)
+        return [name for name, holds in zip(names, found, strict=True) if not holds]
+
     def _current(self, folder: Folder, found: Contradiction) -> Entry | None:
         """Return which entry Swift has: that of the change, the listing's, or a third."""
         changed, listed = found.change.entry, found.listed
@@ -56,8 +64,18 @@ class ChangeChecker:
             is_newest = changed is None and not (seen.is_directory and self._holds_others(folder, found.name))
             return changed if is_newest else listed
         if changed is not None and changed.etag in ("", info.version.etag):
-            return changed
+            return self._as_described(folder, found, changed, info)
         return listed if _shows(listed, info) else self._entry_of(folder, found, info)
+
+    def _as_described(self, folder: Folder, found: Contradiction, changed: Entry, info: ObjectInfo) -> Entry:
+        """Return a changed entry, with the attributes that another client has given that version since."""
+        now = self._entry_of(folder, found, info)
+        if not changed.etag or now is None or now.object != changed.object:
+            return changed
+        attributes = replace(now.attributes, inode=changed.attributes.inode)
+        if attributes == changed.attributes:
+            return changed
+        return replace(changed, attributes=attributes, meta=now.meta)
 
     def _entry_of(self, folder: Folder, found: Contradiction, info: ObjectInfo) -> Entry | None:
         """Return the entry of an object that neither the change nor the listing shows."""
@@ -71,19 +89,28 @@ class ChangeChecker:
 
         The listing may lag behind: only a HEAD of the object proves it.
         """
-        prefix = folder.child(unescape(name)[0]).key + "/"
-        for row in self._store.list_page(folder.container, prefix=prefix, limit=MAX_CHILDREN).rows:
-            above, slash, component = row.key.rpartition("/")
-            with self._lock:
-                change = self._overlay.changes_in(Folder(folder.container, above + slash)).get(
-                    escape(component)
-                )
-            if change is not None and change.entry is None:
-                continue
+        below = self._rows_below(folder.container, folder.child(unescape(name)[0]).key + "/")
+        names = (ObjectName(folder.container, row.key) for row in below)
+        for one in islice((one for one in names if not self._is_deleted(one)), MAX_CHILDREN):
             with suppress(NotFound):
-                self._store.head(ObjectName(folder.container, row.key))
+                self._store.head(one)
                 return True
         return False
+
+    def _rows_below(self, container: str, prefix: str) -> Iterator[Row]:
+        """Yield the rows below a prefix: the first ones from a small page, which is enough in most cases."""
+        page = self._store.list_page(container, prefix=prefix, limit=MAX_CHILDREN)
+        yield from page.rows
+        if not page.last:
+            yield from islice(iter_rows(self._store, container, prefix), len(page.rows), None)
+
+    def _is_deleted(self, name: ObjectName) -> bool:
+        """Return whether this mount has deleted or moved what is at a name."""
+        above, slash, component = name.key.rpartition("/")
+        with self._lock:
+            changes = self._overlay.changes_in(Folder(name.container, above + slash))
+        change = changes.get(escape(component))
+        return change is not None and change.entry is None
 
 
 def _shows(listed: Entry | None, info: ObjectInfo) -> bool:

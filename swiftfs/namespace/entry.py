@@ -131,6 +131,15 @@ def implied_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
     return Entry(name, marker, attributes, complete=marker is None)
 
 
+def is_implied(entry: Entry) -> bool:
+    """Return whether an entry of a listing is a folder that only its children show."""
+    return (
+        entry.is_directory
+        and not entry.last_modified
+        and (entry.object is None or entry.object.key.endswith("/"))
+    )
+
+
 def container_entry(name: str, folder: Folder, defaults: Defaults) -> Entry:
     """Return the entry of a container, a top folder of an account."""
     return Entry(name, None, defaults.directory(folder_inode(folder)))

@@ -140,16 +140,22 @@ class Namespace:
             deferred = self._deferred[path] = DeferredChange(update)
         return deferred
 
-    def take_deferred(self, path: str, deferred: DeferredChange) -> PendingChange | None:
+    def take_deferred(self, path: str, deferred: DeferredChange, *, is_made: bool) -> PendingChange | None:
         """End a deferred change; return the pending one that is shown, None if nobody looked it up.
 
-        No lookup that begins later uses a listing that lacks the change.
+        No lookup that begins later misses what `is_made` in Swift: neither a listing that is older counts,
+        nor what this mount stored under the name before.
         """
+        parent, name = split(path)
         with self._lock:
-            if self._deferred.get(path) is deferred:
+            is_newest = self._deferred.get(path) is deferred
+            if is_newest:
                 del self._deferred[path]
             if deferred.pending is None:
                 self._invalidate(path)
+                before = self._overlay.changes_in(self._source.folder(parent)).get(name)
+                if is_newest and is_made and before is not None and before.entry is not None:
+                    self._record(path, deferred.update(before.entry), pending=False)
             return deferred.pending
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
@@ -264,14 +270,22 @@ class Namespace:
         with self._lock:
             return self._record(path, entry, pending=True)
 
-    def _record(self, path: str, entry: Entry | None, *, pending: bool) -> PendingChange:
+    def record_left(self, path: str) -> PendingChange:
+        """Record that the object at `path` was moved, although it stays until Swift deletes it."""
+        with self._lock:
+            return self._record(path, None, pending=True, left=True)
+
+    def _record(self, path: str, entry: Entry | None, *, pending: bool, left: bool = False) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         if (listing := self._listings.get(folder)) is not None:
             listing.update(name, entry)
-        change = self._overlay.record(folder, name, entry, pending=pending)
+        if left:
+            change = self._overlay.record_left(folder, name)
+        else:
+            change = self._overlay.record(folder, name, entry, pending=pending)
         return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
 
     def record_stored(self, info: ObjectInfo) -> None:
@@ -441,8 +455,12 @@ class Namespace:
         """Apply local changes to a new listing, check those that it contradicts by HEADs, and keep it."""
         with self._lock:
             contradicted = self._overlay.apply(listing, begun)
+            left = self._overlay.left_in(listing)
         checked = self._change_checker.check(listing.folder, contradicted)
+        left = self._change_checker.without_others(listing.folder, left)
         with self._lock:
+            for name in left:
+                listing.update(name, None)
             for found, entry in checked:
                 self._overlay.correct(listing.folder, found, entry)
                 listing.update(found.name, entry)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Lock, monotonic
-from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
+from swiftfs.namespace.entry import Entry, folder_inode, is_implied, moved_entry
 from swiftfs.namespace.listing import Listing, Unlisted
 from swiftfs.namespace.listing_fetcher import Listings
-from swiftfs.paths import Folder
+from swiftfs.paths import Folder, escape
 
 LISTING_LAG = 300.0
 """Seconds for which a listing may miss a change: Swift's container updater runs every 5 minutes."""
@@ -26,13 +26,15 @@ class LocalChange:
     """The last change of a name by this mount: its entry, None for deleted, and when it was stored.
 
     `at` is in monotonic seconds, `PENDING` before it is in Swift. A pending change has replaced `stored`,
-    which counts again if Swift refuses it. A `moved` entry is from a row of its folder's old place.
+    which counts again if Swift refuses it. A `moved` entry is from a row of its folder's old place. What is
+    `left` was moved, but Swift could not delete it yet.
     """
 
     entry: Entry | None
     at: float
     stored: "LocalChange | None" = None
     moved: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Overlay:
     def __init__(self) -> None:
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
         self._recorded = 0
+        self._has_left = False
 
     def record(
         self, folder: Folder, name: str, entry: Entry | None, *, pending: bool = False, moved: bool = False
@@ -104,6 +107,26 @@ class Overlay:
             changes.pop(name, None)
             if not changes:
                 del self._folders[folder]
+
+    def record_left(self, folder: Folder, name: str) -> LocalChange:
+        """Record that `name` was moved, although its object stays until Swift deletes it."""
+        change = self.record(folder, name, None, pending=True)
+        change.left = self._has_left = True
+        return change
+
+    def left_in(self, listing: Listing) -> list[str]:
+        """Return the folders without a marker in a listing in which a rename has left objects."""
+        if not self._has_left:
+            return []
+        start = len(listing.folder.prefix)
+        below = [
+            escape(folder.prefix[start:].partition("/")[0])
+            for folder, changes in self._folders.items()
+            if folder != listing.folder and folder.is_below(listing.folder)
+            if any(change.left for change in changes.values())
+        ]
+        entries = {name: listing.known(name) for name in below}
+        return [name for name, entry in entries.items() if entry is not None and is_implied(entry)]
 
     def changes_in(self, folder: Folder) -> dict[str, LocalChange]:
         """Return a copy of the folder's changes by name."""

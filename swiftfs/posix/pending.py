@@ -130,6 +130,10 @@ class PendingChanges:
         """Show `entry` at `path` from now on (None for nothing); the caller submits it to the journal."""
         return JournaledChange(self._namespace.record_pending(path, entry), self._open_files)
 
+    def record_left(self, path: str) -> JournaledChange:
+        """Show that `path` was moved, although its object stays until the journal has deleted it."""
+        return JournaledChange(self._namespace.record_left(path), self._open_files)
+
     def recovered(self, path: str, operation: Operation) -> Done:
         """Show again a change that an earlier process left; return the journal's callback for the outcome.
 
@@ -139,6 +143,8 @@ class PendingChanges:
             self._show_moved(operation)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             return self._described(path, operation)
+        if isinstance(operation, Delete) and operation.moved:
+            return self.record_left(path).settle
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None and not isinstance(operation, Delete | Move | MoveFolder):
             return lambda _outcome: self._namespace.invalidate(path)
@@ -172,7 +178,9 @@ class PendingChanges:
         deferred = self._namespace.defer(path, partial(self._with_attributes, operation))
 
         def settle(outcome: ObjectInfo | Failure | None) -> None:
-            if (pending := self._namespace.take_deferred(path, deferred)) is not None:
+            is_made = not isinstance(outcome, Exception)
+            pending = self._namespace.take_deferred(path, deferred, is_made=is_made)
+            if pending is not None:
                 JournaledChange(pending, self._open_files).settle(outcome)
 
         return settle

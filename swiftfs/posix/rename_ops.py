@@ -176,7 +176,7 @@ class RenameOps:
         if left:
             # The object that could not be deleted must not appear again: its old name counts as deleted until
             # it is.
-            self._journal.watch(entry.object, self._pending.record(old, None).settle)
+            self._journal.watch(entry.object, self._pending.record_left(old).settle)
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -233,7 +233,7 @@ class RenameOps:
         self._record_folder_move(old, new, moving, renamed if moves_marker else None)
         for name in task.left:
             path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
-            self._journal.watch(name, self._pending.record(path, None).settle)
+            self._journal.watch(name, self._pending.record_left(path).settle)
         self._inodes.move_folder(old, new)
 
     def _check_folder_rename(self, old: str, new: str, target: Entry | None) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -103,6 +104,18 @@ def test_a_file_that_another_client_makes_again_is_there(filesystem: FileSystem,
     own(store, "a", b"theirs, longer")
     assert filesystem.getattr("/a").size == 14
     assert read(filesystem, "/a") == b"theirs, longer"
+
+
+def test_another_client_s_attributes_of_a_file_just_stored_are_shown(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    write(filesystem, "/a", b"mine")
+    filesystem.getattr("/a")
+    store.post(ObjectName("box", "a"), Headers(OWN_TYPE))
+    assert stat.S_IMODE(filesystem.getattr("/a").mode) == 0o640
+    store.requests.clear()
+    filesystem.getattr("/a")
+    assert heads(store) == []
 
 
 def test_a_newer_change_counts_though_the_check_of_an_older_one_ends_later(

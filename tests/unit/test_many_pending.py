@@ -58,6 +58,21 @@ def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path:
         store.hook = None
 
 
+def test_what_an_earlier_mount_wrote_and_described_has_both(store: MemoryStore, tmp_path: Path) -> None:
+    """Nobody looks at the file before both changes are in Swift."""
+    refuse(store, "put", Unavailable)
+    with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+        write(filesystem, "/file", b"data")
+        filesystem.services.journal.flush_all()
+        wait_until(lambda: all(one.attempts for one in filesystem.waiting()))
+        filesystem.chmod("/file", 0o600)
+        assert len(filesystem.waiting()) == 2
+    store.hook = None
+    with harness(store, tmp_path, "settle=0.01") as filesystem:
+        wait_until(lambda: not filesystem.waiting())
+        assert stat.S_IMODE(filesystem.getattr("/file").mode) == 0o600
+
+
 def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
     """Thousands of uploads beside the start would make it slow; a flush does not wait for that."""
     with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:

@@ -113,6 +113,32 @@ def test_it_waits_for_the_next_mount_too(store: RefusingStore, tmp_path: Path) -
     assert keys(store) == ["e/x"]
 
 
+def test_a_folder_in_which_nothing_else_is_stays_hidden_after_the_next_mount(
+    store: RefusingStore, tmp_path: Path
+) -> None:
+    for number in range(12):
+        foreign(store, f"d/s/x{number:02}", b"data")
+    store.refused = AccessDenied
+    with leaving_changes(store, tmp_path) as filesystem:
+        filesystem.rename("/d", "/e")
+    with leaving_changes(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+        with pytest.raises(FileNotFoundError):
+            filesystem.getattr("/d")
+        foreign(store, "d/y", b"theirs")
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["d", "e"]
+        assert names(filesystem, "/d") == ["y"]
+        foreign(store, "d/s/y", b"theirs")
+        filesystem.refresh()
+        assert names(filesystem, "/d") == ["s", "y"]
+        assert names(filesystem, "/d/s") == ["y"]
+    store.refused = None
+    with harness(store, tmp_path):
+        pass
+    assert [key for key in keys(store) if key.startswith("d/")] == ["d/s/y", "d/y"]
+
+
 def test_what_may_pass_is_tried_again(filesystem: FileSystem, store: RefusingStore) -> None:
     foreign(store, "d/x", b"data")
     store.refused = Unavailable
