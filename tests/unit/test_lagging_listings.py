@@ -110,7 +110,6 @@ def test_another_client_s_attributes_of_a_file_just_stored_are_shown(
     filesystem: FileSystem, store: LaggingStore
 ) -> None:
     write(filesystem, "/a", b"mine")
-    filesystem.getattr("/a")
     store.post(ObjectName("box", "a"), Headers(OWN_TYPE))
     assert stat.S_IMODE(filesystem.getattr("/a").mode) == 0o640
     store.requests.clear()

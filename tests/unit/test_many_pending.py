@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.halted_moves import Halt
 from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -60,13 +61,14 @@ def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path:
 
 def test_what_an_earlier_mount_wrote_and_described_has_both(store: MemoryStore, tmp_path: Path) -> None:
     """Nobody looks at the file before both changes are in Swift."""
-    refuse(store, "put", Unavailable)
+    halt = Halt(store, "put", Unavailable)
     with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
         write(filesystem, "/file", b"data")
         filesystem.services.journal.flush_all()
-        wait_until(lambda: all(one.attempts for one in filesystem.waiting()))
+        assert halt.reached.wait(20)
         filesystem.chmod("/file", 0o600)
-        assert len(filesystem.waiting()) == 2
+        assert [one.kind for one in filesystem.waiting()] == ["PutFile", "Describe"]
+        halt.go_on()
     store.hook = None
     with harness(store, tmp_path, "settle=0.01") as filesystem:
         wait_until(lambda: not filesystem.waiting())
