@@ -12,6 +12,10 @@ class MoveEvidence:
     def __init__(self, ambiguous: AmbiguousRequests) -> None:
         self._ambiguous = ambiguous
 
+    def __contains__(self, name: ObjectName) -> bool:
+        """Return whether a lost request about a name is watched."""
+        return name in self._ambiguous
+
     def found(
         self,
         name: ObjectName,
@@ -26,7 +30,8 @@ class MoveEvidence:
         effect = GONE
         if info is not None:
             source = copy_of if etag in (None, info.version.etag) else None
-            effect = Effect("put", info.version.etag, Headers.of(info), source=source)
+            headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
+            effect = Effect("put", info.version.etag, headers, source=source)
         self._ambiguous.done(name, lambda: effect)
 
     def found_rows(self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None) -> None:

@@ -1,6 +1,6 @@
 """The objects of a move, and whether each is still the version that moves."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 
@@ -10,6 +10,9 @@ from swiftfs.objects import ObjectInfo, ObjectName, Row
 
 EMPTY = md5(usedforsecurity=False).hexdigest()
 """The ETag of an empty object, which a folder's marker and a DLO's manifest are."""
+
+NAMED = 5
+"""Names in one log line."""
 
 
 @dataclass(slots=True)
@@ -96,3 +99,9 @@ def is_copied(info: ObjectInfo, etag: str | None) -> bool:
 
 def deletion_of(item: MoveItem) -> Delete:
     return Delete(item.source, is_slo=False, etag=item.copied, moved=True)
+
+
+def some(names: Sequence[ObjectName]) -> str:
+    """Return the first of many names, and how many there are."""
+    more = len(names) - NAMED
+    return ", ".join(map(str, names[:NAMED])) + (f" and {more} more" if more > 0 else "")

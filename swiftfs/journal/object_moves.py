@@ -24,6 +24,7 @@ from swiftfs.journal.move_items import (
     is_unchanged,
     is_version,
     items_of,
+    some,
     version_of,
 )
 from swiftfs.journal.move_results import Moved, RecordMove, Remnant, Unmoved
@@ -44,9 +45,6 @@ listing takes about as long, and costs a request."""
 
 MOST_HEADS = 8
 """Rows at the target that a HEAD checks: listings may still show objects that are gone."""
-
-NAMED = 5
-"""Names in one log line."""
 
 
 class ObjectMoves:
@@ -89,6 +87,7 @@ class ObjectMoves:
             item.copied = self._store.copy(operation.source, operation.target, manifest_only=True).etag
         except StoreError:
             self._share_copy(item)
+            self._expect_copy(operation)
             raise
         remnants = self._delete_unchanged([item])
         self._removal.discard(operation.target, replaced)
@@ -209,7 +208,7 @@ class ObjectMoves:
             self._keep_both(item, recorded.get(item.source.key), targets.get(item.target.key))
         # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
-            left = self._undo(found) if not operation.served else ()
+            left = self._undo_rest(operation, found, (*items, *kept), targets)
             raise Unmoved(StoreError("it was being undone when the process died"), left)
         try:
             missing = [item for item in items if item.copied is None]
@@ -223,7 +222,7 @@ class ObjectMoves:
                 "the move of %s to %s was interrupted: %s is kept at the old place, as either may be newer",
                 operation.source,
                 operation.target,
-                _some([item.source for item in kept]),
+                some([item.source for item in kept]),
             )
         return self._delete_unchanged(copied, found)
 
@@ -381,6 +380,32 @@ class ObjectMoves:
                 self._share_copy(item)
         return left
 
+    def _expect_copy(self, operation: Move) -> None:
+        """Tell what stands where a lost COPY of a failed move may be carried out late."""
+        if operation.target in self._late:
+            with suppress(StoreError):
+                info = self._head(operation.target)
+                if info is None or info.version.etag == operation.replaces_etag:
+                    self._late.found(operation.target, info)
+
+    def _undo_rest(
+        self,
+        operation: MoveFolder,
+        found: Iterable[MoveItem],
+        items: Iterable[MoveItem],
+        targets: Collection[str],
+    ) -> tuple[Delete, ...]:
+        """Undo the copies that were `found` at the `targets`; others of the `items` may be made late.
+
+        When a mount has served files since, nobody knows who made them.
+        """
+        if operation.served:
+            return ()
+        for item in items:
+            if item.target.key not in targets:
+                self._late.found(item.target, None)
+        return self._undo(found)
+
     def _share_copy(self, item: MoveItem) -> None:
         """Keep the segments for a copy that failed or was undone: it may exist, now or later.
 
@@ -424,7 +449,7 @@ class ObjectMoves:
                 self._late.found(item.source, found)
                 changed.append(item.source)
         items = {item.source: item for item in (*sure, *doubtful)}
-        for name, error in self._delete_sources(names).items():
+        for name, error in self._removal.delete_sources(names).items():
             if isinstance(error, NotFound):
                 absent.append(name)
             else:
@@ -433,24 +458,11 @@ class ObjectMoves:
         self._copies.settle(items.values(), left=left, changed={*changed, *absent}, absent={*absent})
         if changed := [name for name in changed if items[name].error is None]:
             log.warning(
-                "another client changed %s while it was moved: the changed version is kept", _some(changed)
+                "another client changed %s while it was moved: the changed version is kept", some(changed)
             )
         if absent:
-            log.info("%s was deleted while it was moved", _some(absent))
+            log.info("%s was deleted while it was moved", some(absent))
         return remnants
-
-    def _delete_sources(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete objects; return the failures. `NotFound` shows that another client was faster.
-
-        An answer to a bulk delete does not say of which name that is true.
-        """
-        if len(names) != 1:
-            return self._removal.delete_all(names)
-        try:
-            self._store.delete(names[0])
-        except StoreError as error:
-            return {names[0]: error}
-        return {}
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""
@@ -475,9 +487,3 @@ class ObjectMoves:
 
 def _rows(items: Iterable[MoveItem]) -> tuple[Row, ...]:
     return tuple(item.row for item in items if item.row is not None)
-
-
-def _some(names: Sequence[ObjectName]) -> str:
-    """Return the first of many names, and how many there are."""
-    more = len(names) - NAMED
-    return ", ".join(map(str, names[:NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -10,7 +10,7 @@ renamed it. They are deleted only if this mount has deleted or replaced the obje
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
@@ -133,6 +133,19 @@ class SegmentRemoval:
             pass  # it is gone already
         except StoreError as error:
             return dict.fromkeys(names, error)
+        return {}
+
+    def delete_sources(self, names: Sequence[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete objects as `delete_all` does; one alone fails with `NotFound` if another client was faster.
+
+        An answer to a bulk delete does not say of which name that is true.
+        """
+        if len(names) != 1:
+            return self.delete_all(names)
+        try:
+            self._store.delete(names[0])
+        except StoreError as error:
+            return {names[0]: error}
         return {}
 
     def discard(self, name: ObjectName, segments: Collection[ObjectName]) -> None:

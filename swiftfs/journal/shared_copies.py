@@ -12,6 +12,7 @@ from swiftfs.journal.manifest_copy import ManifestCopier, SegmentChanged
 from swiftfs.journal.move_items import MoveItem
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectName
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,17 @@ class CopyLost(StoreError):
 class SharedCopies:
     """Gives such a copy segments of its own, or removes it if it cannot be read any more."""
 
-    def __init__(self, store: ObjectStore, copier: ManifestCopier, removal: SegmentRemoval) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        copier: ManifestCopier,
+        removal: SegmentRemoval,
+        ambiguous: AmbiguousRequests,
+    ) -> None:
         self._store = store
         self._copier = copier
         self._removal = removal
+        self._ambiguous = ambiguous
 
     def settle(
         self,
@@ -45,9 +53,10 @@ class SharedCopies:
         changed: Collection[ObjectName],
         absent: Collection[ObjectName],
     ) -> None:
-        """Record whose the segments of moved SLOs are; sources that are `left` name them too.
+        """Record whose the segments of moved SLOs are.
 
-        Copies of sources that another client has `changed` are separated; some of these are `absent`.
+        Sources that are `left`, or that a lost PUT may store again, name them too. Copies of sources that
+        another client has `changed` are separated; some of these are `absent`.
         """
         for item in items:
             if not item.may_share:
@@ -55,7 +64,7 @@ class SharedCopies:
             if item.source in changed:
                 self.separate(item, is_absent=item.source in absent)
             else:
-                stays = item.source in left
+                stays = item.source in left or self._ambiguous.may_store(item.source)
                 self._removal.record_move(item.source, item.target, item.copied or "", stays=stays)
 
     def separate(self, item: MoveItem, *, is_absent: bool) -> None:

@@ -133,7 +133,7 @@ def _journal(
 ) -> Journal:
     options, store = request.options, account.store
     copier = ManifestCopier(store, containers, db, removal)
-    copies = SharedCopies(store, copier, removal)
+    copies = SharedCopies(store, copier, removal, account.ambiguous)
     conflicts = Conflicts(store, copier, removal, account.ambiguous, keep=options.conflict == "keep")
     settle = _settle_seconds(options)
     return Journal(

@@ -204,6 +204,11 @@ class AmbiguousRequests:
         found = self._found.get(version.name)
         return found is not None and any(one.kind == "put" and one.etag == version.etag for one in found.lost)
 
+    def may_store(self, name: ObjectName) -> bool:
+        """Return whether a lost request may still store an object under a name."""
+        found = self._found.get(name)
+        return found is not None and any(one.kind in ("put", "copy") for one in found.lost)
+
     def all(self) -> list[Ambiguity]:
         """Return all records, in the order of their latest loss."""
         with self._changed:

@@ -24,5 +24,6 @@ def object_moves(
     """Return what moves objects of a store; no listing counts as current with a `moment` of 0."""
     removal = removal or SegmentRemoval(store, database, SegmentOwnership(database))
     copier = ManifestCopier(store, SegmentContainerChooser(store), database, removal)
-    copies = SharedCopies(store, copier, removal)
-    return ObjectMoves(store, pool, removal, copies, AmbiguousRequests(), moment=moment)
+    ambiguous = AmbiguousRequests()
+    copies = SharedCopies(store, copier, removal, ambiguous)
+    return ObjectMoves(store, pool, removal, copies, ambiguous, moment=moment)

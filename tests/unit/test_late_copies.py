@@ -1,0 +1,123 @@
+"""Copies that are carried out late, after their rename failed: no stray second name stays."""
+
+import os
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.harness import ME, harness
+from support.interrupted_moves import leave
+from support.late_store import OPTIONS, LateStore, late, look, settle, store_file
+from support.stored_objects import body, foreign, keys
+from swiftfs.errors import StoreError, SwiftfsError
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.move_results import Unmoved
+from swiftfs.journal.operations import MovedObject, MoveFolder
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
+from swiftfs.posix.filesystem import FileSystem
+
+pytest_plugins = ["support.late_fixtures"]
+
+MIB = 1024 * 1024
+
+
+def fail_to_copy(store: LateStore, key: str) -> None:
+    """Lose the next COPY to a key, and refuse its repetition."""
+
+    def refuse() -> None:
+        store.on_loss = None
+        store.refused_copies.add(key)
+
+    store.lose("copy", key)
+    store.on_loss = refuse
+
+
+def land(store: LateStore, filesystem: FileSystem) -> None:
+    """Let the lost COPY be carried out, and have what it did put right."""
+    store.refused_copies.clear()
+    assert store.lost
+    store.land()
+    look(filesystem)
+    settle(filesystem)
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_a_late_copy_after_a_failed_rename_of_a_folder(
+    store: LateStore, filesystem: FileSystem, size: int
+) -> None:
+    filesystem.mkdir("/d", 0o755, ME)
+    data = os.urandom(size)
+    for name in "abc":
+        store_file(filesystem, data, f"/d/{name}")
+    settle(filesystem)
+    fail_to_copy(store, "e/c")
+    with pytest.raises(Unmoved):
+        filesystem.rename("/d", "/e")
+    land(store, filesystem)
+    assert keys(store) == ["d", "d/a", "d/b", "d/c"]
+    assert [body(store, f"d/{name}") for name in "abc"] == [data] * 3
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+@pytest.mark.parametrize("old", [None, b"old", os.urandom(3 * MIB)], ids=["new", "small", "large"])
+def test_a_late_copy_after_a_failed_rename_of_a_file(
+    store: LateStore, filesystem: FileSystem, size: int, old: bytes | None
+) -> None:
+    data = os.urandom(size)
+    store_file(filesystem, data, "/a")
+    if old is not None:
+        store_file(filesystem, old, "/b")
+    settle(filesystem)
+    fail_to_copy(store, "b")
+    with pytest.raises(StoreError):
+        filesystem.rename("/a", "/b")
+    if old is not None:
+        late(filesystem).fetch()
+    land(store, filesystem)
+    assert body(store, "a") == data
+    if old is None:
+        assert keys(store) == ["a"]
+    else:
+        assert body(store, "b") == old
+
+
+@pytest.mark.parametrize("path", ["/d", "/d/a"])
+def test_a_late_manifest_under_the_old_name_keeps_its_segments(
+    store: LateStore, tmp_path: Path, path: str
+) -> None:
+    data = os.urandom(3 * MIB)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        for folder in ("/d", "/other"):
+            filesystem.mkdir(folder, 0o755, ME)
+        store.lose("put_manifest", "d/a")
+        store_file(filesystem, data, "/d/a")
+        settle(filesystem)
+        moved = "/e" if path == "/d" else "/other/a"
+        filesystem.rename(path, moved)
+        store.land()
+        filesystem.unlink("/e/a" if path == "/d" else moved)
+        settle(filesystem)
+        assert body(store, "d/a") == data
+        look(filesystem)
+        settle(filesystem)
+        assert "d/a" not in keys(store)
+    later = time.time() + LATE_SECONDS + 1
+    with closing(JournalDB(tmp_path, "box of memory")) as database:
+        SegmentRemoval(store, database, SegmentOwnership(database), lambda: later).look_again()
+    assert keys(store, "box_segments") == []
+
+
+def test_a_late_copy_of_a_killed_process_that_was_undoing_it(store: LateStore, tmp_path: Path) -> None:
+    foreign(store, "d/a", b"data")
+    (row,) = store.list_page("box").rows
+    moved = (MovedObject(row.key, row.hash, row.last_modified),)
+    leave(tmp_path, MoveFolder("box", "d/", "box", "e/", objects=moved, undone=True))
+    told_of_it = pytest.raises(SwiftfsError, match="it was being undone")
+    with told_of_it, harness(store, tmp_path, OPTIONS) as filesystem:
+        foreign(store, "e/a", b"data")  # by the COPY of that process
+        look(filesystem)
+        settle(filesystem)
+        assert keys(store) == ["d/a"]
