@@ -124,7 +124,11 @@ class Conflict(StoreError):
 
 
 class Clash(Conflict):
-    """409 on anything but the deletion of a container, such as an object with a later timestamp."""
+    """409 on anything but the deletion of a container.
+
+    On a change of an object, Swift has a version with a later timestamp: another client was faster, or the
+    clocks of its servers differ. The PUT of an object is then answered with 202 instead.
+    """
 
     errno = errno.EIO
 

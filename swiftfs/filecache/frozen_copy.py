@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swiftfs.errors import os_error
 from swiftfs.filecache.block_map import BLOCK, Blocks
-from swiftfs.filecache.sparse_file import SparseFile, punch_hole
+from swiftfs.filecache.sparse_file import SparseFile, next_data, next_hole, punch_hole
 
 _FICLONE = 0x40049409
 """The ioctl by which a file system makes one file share the blocks of another (ioctl_ficlone(2))."""
@@ -61,8 +61,8 @@ class FrozenCopy:
             start, end = first * BLOCK, min(last * BLOCK, size)
             # It may have older bytes from the first of the two copies, where the source is a hole by now.
             punch_hole(self.descriptor, start, end - start)
-            while (start := _next_data(source, start, end)) < end:
-                start += self._copy(source, start, _next_hole(source, start, end) - start)
+            while (start := next_data(source, start, end)) < end:
+                start += self._copy(source, start, next_hole(source, start, end) - start)
 
     def _copy(self, source: int, start: int, length: int) -> int:
         try:
@@ -83,14 +83,3 @@ def refuse_without_room(folder: Path, size: int) -> None:
     """Raise `OSError` ENOSPC unless the disk has room for `size` bytes and `RESERVE`."""
     if shutil.disk_usage(folder).free < size + RESERVE:
         raise os_error(errno.ENOSPC, str(folder))
-
-
-def _next_data(descriptor: int, start: int, end: int) -> int:
-    try:
-        return min(os.lseek(descriptor, start, os.SEEK_DATA), end)
-    except OSError:  # ENXIO: no data up to the file's end
-        return end
-
-
-def _next_hole(descriptor: int, start: int, end: int) -> int:
-    return min(os.lseek(descriptor, start, os.SEEK_HOLE), end)

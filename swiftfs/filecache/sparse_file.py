@@ -115,10 +115,32 @@ def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -
 
 def is_hole(descriptor: int, start: int, end: int) -> bool:
     """Return whether the file has no data from `start` to `end`, so that it reads as zeros."""
+    return next_data(descriptor, start, end) >= end
+
+
+def next_data(descriptor: int, start: int, end: int) -> int:
+    """Return where data from `start` on begins, at most `end`; raise `OSError` if the disk fails."""
+    return _seek(descriptor, start, end, os.SEEK_DATA, otherwise=start)
+
+
+def next_hole(descriptor: int, start: int, end: int) -> int:
+    """Return where the data at `start` ends, at most `end`; raise `OSError` if the disk fails."""
+    return _seek(descriptor, start, end, os.SEEK_HOLE, otherwise=end)
+
+
+def _seek(descriptor: int, start: int, end: int, whence: int, *, otherwise: int) -> int:
+    """Call lseek(2); return `otherwise` where the file system does not know its holes: all counts as data.
+
+    Other errors must not count as "no data": zeros would be stored in place of the file's bytes.
+    """
     try:
-        return os.lseek(descriptor, start, os.SEEK_DATA) >= end
-    except OSError:  # ENXIO: no data up to the file's end
-        return True
+        return min(os.lseek(descriptor, start, whence), end)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data from `start` up to the file's end
+            return end
+        if error.errno == errno.EINVAL:
+            return otherwise
+        raise
 
 
 def map_zeros(length: int) -> memoryview:

@@ -106,6 +106,7 @@ class JournalDB:
         self._path = folder / JOURNAL
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / JOURNAL_RESERVE
+        self._pending_puts: dict[int, Record] = {}
         self._pending_drops: set[int] = set()
         self._pending_prefixes: list[UnreferencedPrefix] = []
         self._commits = self._synced = 0
@@ -136,15 +137,16 @@ class JournalDB:
     ) -> None:
         """Delete the records of operations that are done, and write others and an `unreferenced` prefix.
 
-        If the disk refuses it, the deletions are repeated with the next commit. Executing an operation twice
-        does no harm.
+        If the disk refuses it, all is repeated with the next commit or `sync`. Executing an operation twice
+        does no harm, but the operations of `put` are tasks already, which nothing else records.
         """
+        put, drop = list(put), list(drop)
         with self._lock:
             try:
                 self._write(put, drop, unreferenced)
             except OSError as error:
                 log.warning("%s", error)
-                self._pending_drops.update(drop)
+                self._pending_puts, self._pending_drops = self._with_pending(put, drop)
                 if unreferenced is not None:
                     self._pending_prefixes.append(unreferenced)
 
@@ -200,6 +202,8 @@ class JournalDB:
     def sync(self) -> None:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
         with self._lock:
+            if self._pending_puts or self._pending_drops or self._pending_prefixes:
+                self._write((), (), None)
             # The number is read before the files are synced: a commit that comes meanwhile may name bytes
             # that this syncfs(2) did not see.
             commits = self._commits
@@ -207,7 +211,6 @@ class JournalDB:
             return
         self._fill_reserve()
         synchronize(self._folder)
-        self._synced = commits
         recent = self._path.with_name(self._path.name + "-wal")
         with self._lock:
             # Not counted as a commit: otherwise each sync would be a reason for the next one, on an idle
@@ -219,6 +222,7 @@ class JournalDB:
                 self._checkpoint()
         with recent.open("rb") as file:  # else a power cut may lose the fact
             os.fdatasync(file.fileno())
+        self._synced = commits
 
     def close(self) -> None:
         """Sync and close the database."""
@@ -329,19 +333,32 @@ class JournalDB:
     def _write(
         self, put: Iterable[Record], drop: Iterable[int], unreferenced: UnreferencedPrefix | None
     ) -> None:
+        records, gone = self._with_pending(put, drop)
         rows = [
-            (record.seq, record.path, encode(record.operation), record.errno, record.reason) for record in put
+            (record.seq, record.path, encode(record.operation), record.errno, record.reason)
+            for record in records.values()
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._commit(
             # Deletions first: a commit may drop a record and write another one with its number.
-            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._pending_drops}]),
+            ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
             *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
         )
         # Only now: they must stay for the next commit if this one failed.
+        self._pending_puts.clear()
         self._pending_drops.clear()
         self._pending_prefixes.clear()
+
+    def _with_pending(self, put: Iterable[Record], drop: Iterable[int]) -> tuple[dict[int, Record], set[int]]:
+        """Return records to write and to delete, and what the disk refused before, which is older.
+
+        A number may be in both: the record is deleted first.
+        """
+        drops = set(drop)
+        records = {seq: record for seq, record in self._pending_puts.items() if seq not in drops}
+        records.update((record.seq, record) for record in put)
+        return records, self._pending_drops | drops
 
     def _checkpoint(self) -> None:
         try:

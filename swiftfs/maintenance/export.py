@@ -18,7 +18,7 @@ from swiftfs.config import cache_dir
 from swiftfs.config.cache_dir import CONTENT, JOURNAL, LOST
 from swiftfs.errors import ConfigurationError, NotAMount, NotYours, SwiftfsError, mount_error
 from swiftfs.filecache.block_map import BLOCK, Blocks, FileRecord, block_range
-from swiftfs.filecache.sparse_file import synchronize
+from swiftfs.filecache.sparse_file import next_data, next_hole, synchronize
 from swiftfs.journal.codec import Unreadable, decode, encode
 from swiftfs.journal.operations import PutFile, PutMarker, PutSpecial
 from swiftfs.journal.salvage import Found, Salvage, is_sound, path_of, salvage
@@ -307,12 +307,9 @@ def _runs(descriptor: int, saved: FileRecord) -> Iterator[tuple[int, int]]:
             yield first * BLOCK, min(last * BLOCK, saved.size)
         return
     position = 0
-    with suppress(OSError):  # ENXIO: no data behind it
-        while position < saved.size:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-            position = os.lseek(descriptor, start, os.SEEK_HOLE)
-            if start < saved.size:
-                yield start, min(position, saved.size)
+    while (start := next_data(descriptor, position, saved.size)) < saved.size:
+        position = next_hole(descriptor, start, saved.size)
+        yield start, position
 
 
 def _elsewhere(saved: FileRecord) -> str:

@@ -273,7 +273,18 @@ class Search:
             return [], None
 
     def _segments_of(self, name: ObjectName) -> list[ObjectName]:
-        return [segment.name for segment in self._store.manifest(name).segments]
+        """Return the segments of an SLO, and those of SLOs that are its segments.
+
+        An SLO with a segment's name is not asked by `_look_at`, so that a file costs no request a segment.
+        """
+        segments = list(self._store.manifest(name).segments)
+        asked = {name}
+        for segment in segments:  # the list grows meanwhile
+            if segment.nested and segment.name not in asked and self._is_segment(segment.name):
+                asked.add(segment.name)
+                with suppress(NotFound, BadRequest):  # it is gone, or another object by now
+                    segments += self._store.manifest(segment.name).segments
+        return [segment.name for segment in segments]
 
     def _tell(self) -> None:
         self.looked.suspects = len(self.candidates)

@@ -67,12 +67,22 @@ def status_error(request: Request, status: int, headers: Mapping[str, str], text
     kind = _kind(request, status, text)
     # The text of a 404 or 5xx is the same page each time.
     detail = _one_line(text) if 400 <= status < 500 and status != 404 else ""
+    if is_refused_as_older(request, status):
+        detail = "not stored, because Swift has a later version"
     transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
     message = f"{request.operation} {request.subject}: {status} {_phrase(status)}"
     message += f", {detail}" if detail else ""
     message += f" ({_printable(transaction, 80)})" if transaction else ""
     may_land = False if status in REFUSED_UNDONE else None
     return kind(message, retry_after=_seconds(headers.get("retry-after")), may_land=may_land)
+
+
+def is_refused_as_older(request: Request, status: int) -> bool:
+    """Return whether a 202 says that an object was not stored, because Swift has a later version.
+
+    Swift's proxy makes it of its object servers' 409 (swift/proxy/controllers/obj.py, "202 for 409").
+    """
+    return status == 202 and request.key is not None and request.method in ("PUT", "COPY")
 
 
 def network_error(request: Request, error: Exception) -> StoreError:
@@ -114,6 +124,8 @@ def _kind(request: Request, status: int, text: str) -> type[StoreError]:
     if status == 413 and "quota" in text.lower():
         return QuotaExceeded
     is_container = request.container is not None and request.key is None
+    if is_refused_as_older(request, status):
+        return Clash
     if status == 409 and not request.meaning.get(409) and not (request.method == "DELETE" and is_container):
         return Clash
     fallback = Unavailable if status >= 500 else BadRequest

@@ -12,7 +12,7 @@ from typing import TypeVar
 import tenacity
 
 from swiftfs.concurrency import may_block, monotonic, new_event
-from swiftfs.errors import AlreadyExists, NotFound, StoreError
+from swiftfs.errors import AlreadyExists, Clash, NotFound, StoreError
 from swiftfs.objects import Limits, Manifest, ObjectInfo, ObjectName, ObjectVersion, Page, Usage
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, AmbiguousRequests, Effect
 from swiftfs.store.protocol import Body, Headers, ObjectStore, Sink
@@ -62,18 +62,30 @@ PATIENT = RetryPolicy(deadline=25.0)
 "Retries" in docs/architecture.md."""
 
 
+CLASHES_REPEATED = 4
+"""How often a change is repeated that Swift refuses as older than what it has: its proxy gives each request a
+new timestamp. A server that goes on refusing it means something else by its 409."""
+
+
 @dataclass(slots=True)
 class _Call:
     """The state of one call: with `lost`, an earlier attempt may have succeeded although it failed here.
 
-    Every retryable error leaves that open, wrong bytes in the answer too.
+    Every retryable error leaves that open, wrong bytes in the answer too; a `Clash` does not.
     """
 
+    clashes_left: int = 0
     lost: bool = False
+
+    def repeats(self, error: BaseException) -> bool:
+        """Return whether to send the request again that failed with `error`."""
+        if isinstance(error, Clash):
+            return self.clashes_left > 0
+        return isinstance(error, StoreError) and error.retryable
 
 
 class RetryingStore:
-    """An `ObjectStore` that repeats calls with retryable errors until a deadline.
+    """An `ObjectStore` that repeats calls with retryable errors until a deadline, and clashes a few times.
 
     An attempt may have taken effect although its answer was lost. The next one succeeds then: a DELETE that
     finds nothing, and a PUT with `if_absent` that finds the same bytes, by a HEAD, and has them listed, by a
@@ -234,11 +246,11 @@ class RetryingStore:
         self._ambiguous.done(name, lambda: GONE)
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
-        """Delete the objects; only the names with retryable failures are sent again."""
+        """Delete the objects; only the names whose failures may pass are sent again."""
         pending = list(names)
         final: dict[ObjectName, StoreError] = {}
 
-        def attempt(_call: _Call) -> dict[ObjectName, StoreError]:
+        def attempt(call: _Call) -> dict[ObjectName, StoreError]:
             try:
                 failures = self._store.delete_many(pending)
             except StoreError as error:
@@ -247,14 +259,15 @@ class RetryingStore:
                 raise
             self._record_deleted(pending, failures)
             # In place: the next attempt is this function again.
-            pending[:] = [name for name, error in failures.items() if error.retryable]
-            final.update((name, error) for name, error in failures.items() if not error.retryable)
+            pending[:] = [name for name, error in failures.items() if call.repeats(error)]
+            final.update((name, error) for name, error in failures.items() if not call.repeats(error))
             if pending:
+                call.clashes_left -= any(isinstance(failures[name], Clash) for name in pending)
                 raise _Unfinished({name: failures[name] for name in pending})
             return final
 
         try:
-            return self._repeat(attempt)
+            return self._repeat(attempt, CLASHES_REPEATED)
         except _Unfinished as rest:
             return {**final, **rest.failures}
 
@@ -282,7 +295,7 @@ class RetryingStore:
                     self._ambiguous.lost(name, effect(error))
                 raise
 
-        return self._repeat(recorded)
+        return self._repeat(recorded, CLASHES_REPEATED)
 
     def close(self) -> None:
         """End every pause; its call fails with its last error. Close the store if it is owned."""
@@ -290,8 +303,8 @@ class RetryingStore:
         if self._owns:
             self._store.close()
 
-    def _repeat(self, attempt: Callable[[_Call], T]) -> T:
-        call = _Call()
+    def _repeat(self, attempt: Callable[[_Call], T], clashes: int = 0) -> T:
+        call = _Call(clashes)
         seconds = min(self._policy.deadline, remaining())
         end = monotonic() + seconds  # tenacity would use its own clock
 
@@ -302,12 +315,15 @@ class RetryingStore:
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            # Of every error that is repeated: a 503 may come from a proxy, behind which the request goes on.
-            call.lost = True
+            if isinstance(error, Clash):
+                call.clashes_left -= 1
+            else:
+                # A 503 may come from a proxy, behind which the request goes on.
+                call.lost = True
             log.info("%s; again in %.1f s", error, state.upcoming_sleep)
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_retryable),
+            retry=tenacity.retry_if_exception(call.repeats),
             wait=self._pause,
             # A pause that would reach beyond the deadline is not begun: the error is there now.
             stop=lambda state: self._closing.is_set() or monotonic() + state.upcoming_sleep >= end,
@@ -338,10 +354,6 @@ class _Unfinished(StoreError):
         pauses = [error.retry_after for error in failures.values() if error.retry_after]
         super().__init__(f"{len(failures)} names left", retry_after=max(pauses, default=None))
         self.failures = failures
-
-
-def _is_retryable(error: BaseException) -> bool:
-    return isinstance(error, StoreError) and error.retryable
 
 
 def _delete_once(call: _Call, delete: Callable[[], None]) -> None:

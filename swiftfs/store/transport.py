@@ -13,7 +13,7 @@ from swiftfs.errors import Corrupt, StoreError, TimedOut
 from swiftfs.objects import Count
 from swiftfs.store.auth import Account
 from swiftfs.store.counters import Counters
-from swiftfs.store.error_map import NETWORK_ERRORS, network_error, status_error
+from swiftfs.store.error_map import NETWORK_ERRORS, is_refused_as_older, network_error, status_error
 from swiftfs.store.pool import Connection, ConnectionPool
 from swiftfs.store.request import Request
 from swiftfs.store.retry import remaining
@@ -171,7 +171,7 @@ class Transport:
 
 
 def _good(answer: Answer) -> Answer:
-    if 200 <= answer.status < 300:
+    if 200 <= answer.status < 300 and not is_refused_as_older(answer.request, answer.status):
         return answer
     raise status_error(answer.request, answer.status, answer.headers, _error_text(answer))
 

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,13 +12,14 @@ import pytest
 from swiftclient.authv1 import PasswordPlugin
 
 from support.deadlines import within
-from support.stores import QUICK, TEXT, methods_seen, read
+from support.stores import QUICK, TEXT, md5, methods_seen, read
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.demo.values import READER
 from swiftfs.errors import (
     AccessDenied,
     BadName,
     BadRequest,
+    Clash,
     Conflict,
     Corrupt,
     NoSpace,
@@ -28,8 +30,9 @@ from swiftfs.errors import (
     TooLarge,
     Unavailable,
 )
-from swiftfs.objects import ObjectName
+from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store import RetryingStore, SwiftStore, connect, open_account
+from swiftfs.store.protocol import ObjectStore
 from swiftfs.store.request import Request
 from swiftfs.store.wire.info import UNKNOWN, read_limits
 
@@ -89,6 +92,37 @@ def test_statuses(
     assert "\n" not in str(caught.value)
     swift.clear_faults()
     assert read(plain, name)[0] == b"content"
+
+
+STORING: list[tuple[str, Callable[[ObjectStore, ObjectName, ObjectName], object]]] = [
+    ("PUT", lambda store, _name, new: store.put(new, b"content", TEXT)),
+    ("PUT", lambda store, name, new: store.put_manifest(new, manifest_of(name), TEXT)),
+    ("COPY", lambda store, name, new: store.copy(name, new)),
+]
+
+
+def manifest_of(name: ObjectName) -> Manifest:
+    """Return a manifest of the object of the fixture."""
+    return Manifest((Segment(name, md5(b"content"), 7),))
+
+
+@pytest.mark.parametrize(("method", "change"), STORING, ids=["put", "put_manifest", "copy"])
+def test_what_swift_accepts_but_does_not_store_is_sent_again(
+    plain: SwiftStore,
+    patient: RetryingStore,
+    swift: SwiftServer,
+    name: ObjectName,
+    method: str,
+    change: Callable[[ObjectStore, ObjectName, ObjectName], object],
+) -> None:
+    """The proxy of a Swift that has a version with a later timestamp answers 202."""
+    new = replace(name, key="new")
+    swift.inject(Fault(method, name.container, status=202, times=1))
+    with pytest.raises(Clash, match="later version"):
+        change(plain, name, new)
+    swift.inject(Fault(method, name.container, status=202, times=1))
+    change(patient, name, new)
+    assert read(plain, new)[0] == b"content"
 
 
 def test_copy_413_is_too_large_unless_it_names_a_quota(

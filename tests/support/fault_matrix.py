@@ -94,12 +94,17 @@ def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
         return Outcome(error if always else None, done=not always, repeated=True)
     # A HEAD tells that it is the version all the same.
     is_doubted = operation.name == "get of a version" and kind.name in ("412", "wrong ETag")
-    if error is None or not (error.retryable or is_doubted):
+    if error is None or not (error.retryable or is_doubted or _is_clash(operation, error)):
         return Outcome(error, done, repeated=False)
     if not always or (operation.name == "put if absent" and error is Corrupt):
         # It finds its own bytes there: what was stored is right, whatever the first answer said.
         return Outcome(None, done=True, repeated=True)
     return Outcome(error, done, repeated=True)
+
+
+def _is_clash(operation: Operation, error: type[StoreError]) -> bool:
+    """Say whether it is a change of an object that Swift takes with a new timestamp."""
+    return error is Clash and operation.done is not None and not operation.name.endswith("_container")
 
 
 def _falls_back(operation: Operation, kind: Kind, error: type[StoreError] | None) -> bool:

@@ -1,5 +1,6 @@
 """`swiftfs gc`: it finds what no manifest names, and nothing that one does, on a real Swift."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,20 @@ def test_orphans_of_every_client_are_found_and_what_is_named_stays(
     assert "0 uploads, 0 segments, 0 bytes that no manifest names" in gc(
         swift, container, "--older-than", "0s"
     )
+
+
+def test_what_a_nested_large_object_names_stays(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
+    beside, live, orphan = f"{container}_segments", f"live/{OURS}", f"orphan/{OURS}"
+    connection.put_container(beside)
+    connection.put_object(beside, f"{live}/0-0", b"live")
+    connection.put_object(beside, f"{orphan}/0-0", b"orphan")
+    for where, key, part in ((beside, f"{live}/1-0", f"{live}/0-0"), (container, "film", f"{live}/1-0")):
+        manifest = json.dumps([{"path": f"{beside}/{part}"}])
+        connection.put_object(where, key, manifest, query_string="multipart-manifest=put")
+    assert uploads_told(gc(swift, container, "--older-than", "0s", "--delete")) == [f"{beside}/{orphan}/"]
+    assert connection.get_object(container, "film")[1] == b"live"
 
 
 @pytest.mark.matrix(1)

@@ -100,6 +100,32 @@ def test_a_dlo_protects_what_its_prefix_begins() -> None:
         assert run_search(search) == [ObjectName("a_segments", "film2/1795427137.042741/3145728/")]
 
 
+def test_what_a_nested_large_object_names_is_needed() -> None:
+    """Its name is that of a segment, so nobody asks it unless a manifest says that it is one."""
+    store = MemoryStore("a", "a_segments")
+    left, deep, second = (
+        put(store, "a_segments", f"part/{OURS}/{number}-0", b"x" * 10) for number in range(3)
+    )
+    inner = nested(store, f"inner/{OURS}/0-0", (deep,))
+    middle = nested(store, f"middle/{OURS}/0-0", (inner, second))
+    store.put_manifest(ObjectName("a", "film"), Manifest((middle, middle)), TEXT)
+    nested(store, f"orphan/{OURS}/0-0", (left,))
+    store.requests.clear()
+    with search_of(store) as search:
+        run_search(search)
+        orphans = set(search.candidates.names())
+    assert orphans == {left.name, ObjectName("a_segments", f"orphan/{OURS}/0-0")}
+    asked = [subject for method, subject in store.requests if method in ("head", "manifest")]
+    assert asked == ["a/film", "a/film", f"{middle.name}", f"{inner.name}"] * 2
+
+
+def nested(store: MemoryStore, key: str, segments: tuple[Segment, ...]) -> Segment:
+    """Store a large object with the name of a segment, and return it as one."""
+    name = ObjectName("a_segments", key)
+    info = store.put_manifest(name, Manifest(segments), TEXT)
+    return Segment(name, info.version.etag, info.size, nested=True)
+
+
 def test_of_an_upload_with_a_young_segment_nothing_is_old() -> None:
     store = MemoryStore("a", "a_segments")
     first = put(store, "a_segments", f"film/{OURS}/0-0", b"x")

@@ -1,17 +1,24 @@
 """What is sent again, for how long, and what a lost answer means."""
 
 import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from support.memory_store import MemoryStore
-from support.stores import QUICK
-from swiftfs.errors import AccessDenied, StoreError, Unavailable
-from swiftfs.objects import Limits, ObjectName
+from support.stores import QUICK, TEXT, md5, raise_first
+from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
+from swiftfs.objects import Limits, Manifest, ObjectName, Segment
 from swiftfs.store import PATIENT, RetryingStore, RetryPolicy
+from swiftfs.store.ambiguous import AmbiguousRequests
+from swiftfs.store.protocol import ObjectStore
+from swiftfs.store.retry import CLASHES_REPEATED
 
 pytest_plugins = ["support.store_fixtures"]
+
+NAME = ObjectName("c", "o")
+MANIFEST = Manifest((Segment(NAME, md5(b"old"), 3),))
 
 
 def test_only_the_failed_names_are_deleted_again() -> None:
@@ -67,3 +74,80 @@ def test_programming_errors_are_not_repeated() -> None:
 
 def test_an_outage_is_an_error_before_users_give_up() -> None:
     assert 20 <= PATIENT.deadline <= 30
+
+
+CHANGES: list[tuple[str, Callable[[ObjectStore, ObjectName], object]]] = [
+    ("put", lambda store, name: store.put(name, b"new", TEXT)),
+    ("put_manifest", lambda store, name: store.put_manifest(name, MANIFEST, TEXT)),
+    ("copy", lambda store, name: store.copy(name, ObjectName("c", "copy"))),
+    ("post", lambda store, name: store.post(name, TEXT)),
+    ("delete", lambda store, name: store.delete(name)),
+    ("delete_many", lambda store, name: raise_first(store.delete_many([name]))),
+]
+
+
+class ClashingStore(MemoryStore):
+    """A store that refuses the first changes, as a Swift does that has an object with a later timestamp."""
+
+    def __init__(self, clashes: int) -> None:
+        super().__init__("c")
+        self.put(NAME, b"old", TEXT)
+        self.left = clashes
+        self.requests.clear()
+        self.hook = self._refuse
+
+    def _refuse(self, method: str, _subject: str) -> None:
+        if method in dict(CHANGES) and self.left:
+            self.left -= 1
+            raise Clash(f"{method}: 409")
+
+    def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
+        """Delete; a refusal is told of each name, as in the answer to a bulk-delete."""
+        names = list(names)
+        try:
+            return super().delete_many(names)
+        except Clash as error:
+            return dict.fromkeys(names, error)
+
+
+@pytest.mark.parametrize(("method", "change"), CHANGES, ids=[method for method, _ in CHANGES])
+def test_a_clash_of_timestamps_is_sent_again(
+    method: str, change: Callable[[ObjectStore, ObjectName], object]
+) -> None:
+    """Swift's proxy gives the next request a new timestamp."""
+    memory = ClashingStore(2)
+    change(RetryingStore(memory, QUICK), NAME)
+    assert [asked for asked, _ in memory.requests] == [method] * 3
+
+
+@pytest.mark.parametrize(("method", "change"), CHANGES, ids=[method for method, _ in CHANGES])
+def test_a_clash_that_goes_on_is_an_error_soon(
+    method: str, change: Callable[[ObjectStore, ObjectName], object]
+) -> None:
+    """A server may refuse an object for good with the same status."""
+    memory = ClashingStore(1000)
+    with pytest.raises(Clash):
+        change(RetryingStore(memory, RetryPolicy(60.0, first_pause=0.01)), NAME)
+    assert [asked for asked, _ in memory.requests] == [method] * (1 + CLASHES_REPEATED)
+
+
+def test_a_container_that_is_not_empty_is_no_clash() -> None:
+    memory = MemoryStore("c")
+    memory.put(NAME, b"x", TEXT)
+    memory.requests.clear()
+    with pytest.raises(Conflict):
+        RetryingStore(memory, QUICK).delete_container("c")
+    assert len(memory.requests) == 1
+
+
+def test_a_clash_leaves_no_doubt_about_what_was_done() -> None:
+    """It is refused, not lost: what is there or gone afterwards is the work of another client."""
+    ambiguous = AmbiguousRequests()
+    memory = ClashingStore(1)
+    store = RetryingStore(memory, QUICK, ambiguous=ambiguous)
+    with pytest.raises(NotFound):
+        store.delete(ObjectName("c", "nothing"))
+    memory.left = 1
+    with pytest.raises(AlreadyExists):
+        store.put(NAME, b"old", TEXT, if_absent=True)
+    assert ambiguous.all() == []

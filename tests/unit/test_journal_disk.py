@@ -1,0 +1,128 @@
+"""The journal's database on a disk that refuses a commit for a while: what it was to record is not lost."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.harness import copy_live
+from swiftfs.journal import database
+from swiftfs.journal.codec import decode
+from swiftfs.journal.database import JournalDB, Record
+from swiftfs.journal.operations import Delete
+from swiftfs.objects import ObjectName
+
+NAMES = {number: ObjectName("box", f"file{number}") for number in range(10)}
+
+
+@contextmanager
+def refusing(log: JournalDB) -> Iterator[None]:
+    """Refuse each commit, as a disk does that is full or fails."""
+    log._database.execute("PRAGMA query_only = ON")
+    try:
+        yield
+    finally:
+        log._database.execute("PRAGMA query_only = OFF")
+
+
+def record(number: int, name: int | None = None) -> Record:
+    """Return a record with a `number`, about the file of that number or about another one."""
+    return Record(number, f"/file{number}", Delete(NAMES[number if name is None else name], is_slo=False))
+
+
+def recorded(log: JournalDB) -> list[tuple[int, ObjectName]]:
+    """Return the numbers and names of what the database holds."""
+    found = []
+    for number, _path, text, *_ in sorted(log.rows("intents")):
+        operation = decode(text)
+        assert isinstance(operation, Delete)
+        found.append((number, operation.name))
+    return found
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[JournalDB]:
+    (tmp_path / "cache").mkdir()
+    with closing(JournalDB(tmp_path / "cache", "me")) as log:
+        yield log
+
+
+def test_records_that_the_disk_refused_are_written_with_the_next_commit(log: JournalDB) -> None:
+    """The end of a rename puts the deletions of old names that it could not delete."""
+    log.commit([record(1)])
+    with refusing(log):
+        log.finish([1], [record(2), record(3)])
+    assert recorded(log) == [(1, NAMES[1])]
+    log.commit([record(4)])
+    assert recorded(log) == [(number, NAMES[number]) for number in (2, 3, 4)]
+
+
+def test_records_that_the_disk_refused_are_written_without_another_commit(log: JournalDB) -> None:
+    with refusing(log):
+        log.finish([], [record(1)])
+        with pytest.raises(OSError, match="journal"):
+            log.sync()
+    log.sync()
+    assert recorded(log) == [(1, NAMES[1])]
+
+
+def test_of_two_refused_records_the_later_counts(log: JournalDB) -> None:
+    with refusing(log):
+        log.finish([], [record(1), record(2)])
+        log.finish([1], [record(2, name=5)])
+    log.commit([record(3)])
+    assert recorded(log) == [(2, NAMES[5]), (3, NAMES[3])]
+
+
+def test_a_refused_record_that_ended_or_changed_meanwhile_does_not_come_back(log: JournalDB) -> None:
+    with refusing(log):
+        log.finish([], [record(1), record(2)])
+    log.commit([record(2, name=5)], drop=[1])
+    log.commit([record(3)])
+    assert recorded(log) == [(2, NAMES[5]), (3, NAMES[3])]
+
+
+def test_a_commit_that_fails_takes_nothing_from_a_refused_record(log: JournalDB) -> None:
+    with refusing(log):
+        log.finish([], [record(1)])
+        with pytest.raises(OSError, match="journal"):
+            log.commit(drop=[1])
+    log.commit([record(2)])
+    assert recorded(log) == [(1, NAMES[1]), (2, NAMES[2])]
+
+
+def test_a_synced_state_that_could_not_be_recorded_is_recorded_later(
+    tmp_path: Path, log: JournalDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut sets aside changes that are on the disk."""
+    log.commit([record(1)])
+    with refusing(log), pytest.raises(OSError, match="journal"):
+        log.sync()
+    log.sync()
+    copy_live(tmp_path / "cache", tmp_path / "left")
+    monkeypatch.setattr(database, "boot_id", lambda: "another boot")
+    with closing(JournalDB(tmp_path / "left", "me")) as after:
+        assert [one.seq for one in after.records()] == [1]
+
+
+def test_a_synced_state_that_did_not_reach_the_disk_is_synced_again(
+    log: JournalDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    fdatasync = os.fdatasync
+
+    def fail_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    log.commit([record(1)])
+    with pytest.raises(OSError, match="Input/output error"):
+        log.sync()
+    log.sync()
+    assert len(calls) == 2
