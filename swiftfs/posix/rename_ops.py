@@ -58,7 +58,7 @@ class RenameOps:
             with self._pending.changing(old, new):
                 self._rename_file(old, new)
 
-    def _unlink(self, path: str) -> None:
+    def _unlink(self, path: str, *, later: bool = False) -> None:
         entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
@@ -69,7 +69,7 @@ class RenameOps:
         if entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
         self._directories.keep_parent(path)
-        self._pending.submit(path, _deletion_of(entry), None)
+        self._pending.submit(path, _deletion_of(entry), None, later=later)
         self._inodes.forget(path)
 
     def _unlink_open(self, file: OpenFile, hidden: str) -> None:
@@ -106,7 +106,7 @@ class RenameOps:
                 return
             # libfuse counts a handle as open until after its release: then it will not unlink `new`.
             if self._open_files.was_just_released(old):
-                self._unlink(old)
+                self._unlink(old, later=True)  # libfuse does the same before it renames a file to `old`
                 return
         moving, target = self._namespace.find(old), self._namespace.find(new)
         if target is not None and target.is_directory:
