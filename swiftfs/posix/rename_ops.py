@@ -61,7 +61,7 @@ class RenameOps:
             with self._pending.changing(old, new):
                 self._rename_file(old, new)
 
-    def _unlink(self, path: str) -> None:
+    def _unlink(self, path: str, *, later: bool = False) -> None:
         entry = self._namespace.find(path)
         if entry is not None and entry.is_directory:
             raise os_error(errno.EISDIR, path)
@@ -73,7 +73,7 @@ class RenameOps:
             raise os_error(errno.ENOENT, path)
         # First: in the journal the deletion waits only for a marker that is there already.
         self._directories.keep_parent(path)
-        self._pending.submit(path, _deletion_of(entry), None)
+        self._pending.submit(path, _deletion_of(entry), None, later=later)
         self._inodes.forget(path)
 
     def _unlink_open(self, file: OpenFile, hidden: str) -> None:
@@ -115,7 +115,7 @@ class RenameOps:
                 return
             # libfuse counts a handle as open until after its release: then it will not unlink `new`.
             if self._open_files.was_just_released(old):
-                self._unlink(old)
+                self._unlink(old, later=True)  # libfuse does the same before it renames a file to `old`
                 return
         moving, target = self._namespace.find(old), self._namespace.find(new)
         if target is not None and target.is_directory:

@@ -4,4 +4,7 @@ from support.cache_rig import MIB, noise
 
 
 def large(size: int) -> bytes:
-    return noise(MIB + 77) * (size // MIB + 1)
+    """Return so many bytes, which repeat with a period that is no multiple of a block."""
+    period = noise(MIB + 77)
+    whole, rest = divmod(size, len(period))
+    return b"".join([*[period] * whole, period[:rest]])

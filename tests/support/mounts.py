@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from support.deadlines import within
+from support.warm_processes import NURSERY, Process
 from swiftfs.demo.server import SwiftServer
 
+CHECKED = (str(Path(__file__).parent / "checked_mount.py"),)
+"""`swiftfs` that asserts the ranks of its locks."""
 READY_SECONDS = 30
 EXIT_SECONDS = 120
 BUSY_SECONDS = 5
@@ -27,8 +30,10 @@ class Mount:
     lines that contain one of `expected`.
     """
 
-    program: tuple[str, ...] = (str(Path(__file__).parent / "checked_mount.py"),)
-    """What Python runs: `swiftfs` that asserts the ranks of its locks. A test may have another."""
+    program: tuple[str, ...] = CHECKED
+    """What Python runs; a test may have another."""
+    forked = True
+    """Whether the process may be a fork of one that has imported `program`."""
 
     def __init__(
         self, swift: SwiftServer, source: str, folder: Path, options: str = "", flags: tuple[str, ...] = ()
@@ -42,7 +47,7 @@ class Mount:
         self.flags = flags
         self.expected: list[str] = []
         self.exit_code: int | None = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self.path.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -56,7 +61,7 @@ class Mount:
         """Whether there is a process that was not stopped yet; it may have died."""
         return self._process is not None
 
-    def take_process(self) -> subprocess.Popen[bytes]:
+    def take_process(self) -> Process:
         """Return the process, which the test ends itself; the mount then counts as stopped."""
         assert self._process is not None
         process, self._process = self._process, None
@@ -71,10 +76,8 @@ class Mount:
 
     def start(self) -> None:
         """Mount, and return when the mount answers."""
-        command = [sys.executable, *self.program, "mount", self.source, str(self.path), "--foreground"]
-        command += ["--cache-dir", str(self.cache), *self.flags]
-        if self.options:
-            command += ["-o", self.options]
+        words = ["mount", self.source, str(self.path), "--foreground", "--cache-dir", str(self.cache)]
+        words += [*self.flags, *(["-o", self.options] if self.options else [])]
         with (
             tempfile.TemporaryDirectory() as folder,
             _notify_socket(Path(folder)) as channel,
@@ -85,7 +88,11 @@ class Mount:
                 **self.swift.environment(),
                 "NOTIFY_SOCKET": f"{folder}/notify",
             }
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            if self.forked and self.program == CHECKED and NURSERY.serves(environment):
+                self._process = NURSERY.fork(words, environment, log)
+            else:
+                command = [sys.executable, *self.program, *words]
+                self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
                 said = channel.recv(100)
             except TimeoutError:

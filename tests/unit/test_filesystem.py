@@ -11,7 +11,9 @@ import pytest
 import requests
 
 from support.harness import ME, get, harness, names, put, read, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.stored_objects import keys
 from swiftfs.errors import (
     AccessDenied,
     Corrupt,
@@ -318,3 +320,23 @@ def test_an_open_file_is_renamed_to_what_only_looks_like_libfuses_name(filesyste
     filesystem.release(handle)
     assert names(filesystem, "/") == [name]
     assert read(filesystem, f"/{name}") == b"kept"
+
+
+def test_a_file_that_was_just_closed_is_replaced_at_once(store: MemoryStore, filesystem: FileSystem) -> None:
+    """Libfuse, for which it is still open, hides it before the rename: Swift must never be without it."""
+    write(filesystem, "/old", b"wins")
+    write(filesystem, "/new", b"loses")
+    store.requests.clear()
+    filesystem.rename("/new", "/.fuse_hidden0000001a00000002")
+    filesystem.rename("/old", "/new")
+    assert changes(store) == [("copy", "box/old"), ("delete", "box/old")]
+    assert names(filesystem, "/") == ["new"]
+    assert read(filesystem, "/new") == b"wins"
+
+
+def test_a_file_that_was_just_closed_is_deleted(store: MemoryStore, filesystem: FileSystem) -> None:
+    """As a deletion, libfuse hides it too."""
+    write(filesystem, "/file", b"text")
+    filesystem.rename("/file", "/.fuse_hidden0000001a00000002")
+    assert names(filesystem, "/") == []
+    wait_until(lambda: keys(store) == [])

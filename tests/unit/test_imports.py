@@ -1,11 +1,10 @@
 """Imports go down only, for every folder and every file, and each library has one owner."""
 
 import ast
+import functools
 import graphlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 import swiftfs
 
@@ -71,9 +70,15 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return the syntax tree of a file, the module first."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Yield what a file imports, wherever in it, as full names."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,48 +95,64 @@ def own_imports(path: Path) -> Iterator[str]:
             yield rest
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_go_down(path: Path) -> None:
-    name = module_name(path)
-    wrong = [one for one in own_imports(path) if not name or floor(one) > floor(name)]
-    assert wrong == []
+def offences(found: Callable[[Path], object]) -> dict[str, object]:
+    """Return what `found` finds in each module, without those in which it finds nothing."""
+    return {str(path): offence for path in MODULES if (offence := found(path))}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_folders_of_one_floor_do_not_know_each_other(path: Path) -> None:
-    name = module_name(path)
-    if "." not in name:
-        return
-    folder = name.partition(".")[0]
-    wrong = [
-        one for one in own_imports(path) if one.partition(".")[0] != folder and floor(one) == floor(name)
-    ]
-    assert wrong == []
+def test_imports_go_down() -> None:
+    def upward(path: Path) -> list[str]:
+        name = module_name(path)
+        return [one for one in own_imports(path) if not name or floor(one) > floor(name)]
+
+    assert offences(upward) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_library_has_one_owner(path: Path) -> None:
-    folder = module_name(path).partition(".")[0]
-    wrong = [name for name in imports(path) if OWNERS.get(name.partition(".")[0], folder) != folder]
-    assert wrong == []
+def test_folders_of_one_floor_do_not_know_each_other() -> None:
+    def sideways(path: Path) -> list[str]:
+        name = module_name(path)
+        if "." not in name:
+            return []
+        folder = name.partition(".")[0]
+        return [
+            one for one in own_imports(path) if one.partition(".")[0] != folder and floor(one) == floor(name)
+        ]
+
+    assert offences(sideways) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_there_is_one_clock(path: Path) -> None:
-    if module_name(path) == "concurrency":
-        return
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
-    }
-    taken = {name.removeprefix("time.") for name in imports(path) if name.startswith("time.")}
-    assert (used | taken) & CLOCKS == set()
+def test_a_library_has_one_owner() -> None:
+    def foreign(path: Path) -> list[str]:
+        folder = module_name(path).partition(".")[0]
+        return [name for name in imports(path) if OWNERS.get(name.partition(".")[0], folder) != folder]
+
+    assert offences(foreign) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_there_is_one_clock() -> None:
+    def clocks(path: Path) -> set[str]:
+        if module_name(path) == "concurrency":
+            return set()
+        used = {
+            node.attr
+            for node in nodes(path)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "time"
+        }
+        taken = {name.removeprefix("time.") for name in imports(path) if name.startswith("time.")}
+        return (used | taken) & CLOCKS
+
+    assert offences(clocks) == {}
+
+
+def test_a_module_says_what_it_is() -> None:
+    def says_nothing(path: Path) -> bool:
+        module = nodes(path)[0]
+        assert isinstance(module, ast.Module)
+        return not ast.get_docstring(module)
+
+    assert offences(says_nothing) == {}
 
 
 def test_no_modules_import_each_other() -> None:

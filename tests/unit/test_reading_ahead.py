@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, Flaky, noise, read, settle
+from support.cache_rig import MIB, CacheRig, Flaky, read, settle
 from support.distant_files import large
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
@@ -55,7 +55,7 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
 @pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
 def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: int, read_ahead: int) -> None:
     rig = distant(read_ahead)
-    body = large(size)[:size]
+    body = large(size)
     content = rig.open(rig.put("file", body))
     rig.gets()
     read_part(content, body, range(0, size, BLOCK))
@@ -66,7 +66,7 @@ def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: 
 
 def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> None:
     rig = distant(64 * MIB)
-    body = large(100 * MIB)[: 100 * MIB]
+    body = large(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     with ThreadPoolExecutor(4) as readers:
@@ -82,7 +82,7 @@ def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> N
 def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disorder: int) -> None:
     """The kernel sends them from several threads, and so do programs that read with several."""
     rig = distant(64 * MIB)
-    body = large(100 * MIB)[: 100 * MIB]
+    body = large(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
@@ -96,7 +96,7 @@ def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disord
 
 def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], CacheRig]) -> None:
     rig = distant(64 * MIB)
-    body = large(100 * MIB)[: 100 * MIB]
+    body = large(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice = random.Random(7)
@@ -114,7 +114,7 @@ def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[i
 
 def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = noise(40 * MIB)
+    body = large(40 * MIB)
     content = rig.open(rig.put("file", body))
     for _ in range(2):
         rig.gets()
@@ -125,7 +125,7 @@ def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[.
 
 def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = noise(80 * MIB)
+    body = large(80 * MIB)
     content = rig.open(rig.put("file", body))
     for start in range(0, len(body), 8 * MIB):
         read_part(content, body, range(start, start + 4 * MIB, BLOCK))

@@ -1,0 +1,165 @@
+"""Mounts forked from a process that has imported swiftfs: importing it is nine tenths of what a mount costs.
+
+What a mount does after its imports is the same. Only what the interpreter reads when it starts is not: a
+mount whose environment differs there is started by itself.
+"""
+
+import atexit
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+REQUEST_BYTES = 128 * 1024
+STARTUP = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_")
+"""How names of variables begin that a process reads once, when it starts."""
+
+
+class ForkedProcess:
+    """A process of the nursery, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, nursery: "Nursery", pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._nursery = nursery
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, negative for a signal; raise `TimeoutExpired` while it runs."""
+        if self.returncode is None:
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                waiting = select.poll()
+                waiting.register(descriptor, select.POLLIN)
+                ended = waiting.poll(None if timeout is None else 1000 * timeout)
+            finally:
+                os.close(descriptor)
+            if not ended:
+                raise subprocess.TimeoutExpired("swiftfs", timeout or 0)
+            self.returncode = self._nursery.ask({"ended": self.pid})
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+Process = subprocess.Popen[bytes] | ForkedProcess
+
+
+class Nursery:
+    """The process from which mounts are forked; it ends with this one, and starts when it is first used."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._channel: socket.socket | None = None
+        self._environment: dict[str, str] = {}
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """Return whether a mount with this environment may be forked."""
+        return startup(environment) == startup(self._environment if self._channel else os.environ)
+
+    def fork(self, words: Sequence[str], environment: Mapping[str, str], log: BinaryIO) -> ForkedProcess:
+        """Run `swiftfs` with these arguments, its output in `log`."""
+        request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
+        return ForkedProcess(self, self.ask(request, log.fileno()))
+
+    def ask(self, request: Mapping[str, object], *descriptors: int) -> int:
+        """Return the answer to a request."""
+        with self._lock:
+            channel = self._channel or self._start()
+            socket.send_fds(channel, [json.dumps(request).encode()], descriptors)
+            answer = channel.recv(100)
+        assert answer, "the process that forks mounts has died"
+        return int(answer)
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, __file__, str(theirs.fileno())]
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        self._environment = dict(os.environ)
+        self._channel = ours
+
+        def end() -> None:
+            ours.close()
+            process.wait()
+
+        atexit.register(end)
+        return ours
+
+
+def startup(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that matter when a process starts."""
+    return {name: value for name, value in environment.items() if name.startswith(STARTUP)}
+
+
+NURSERY = Nursery()
+
+
+def serve(channel: socket.socket) -> list[str] | None:
+    """Fork mounts and return in each its arguments; return None in the first process, at the end."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 1)
+        if not message:
+            return None
+        request = json.loads(message)
+        if "ended" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["ended"], 0)[1])
+        else:
+            assert threading.active_count() == 1
+            answer = os.fork()
+            if not answer:
+                _become(request["environment"], request["folder"], descriptors[0])
+                return list(request["words"])
+            os.close(descriptors[0])
+        channel.send(b"%d" % answer)
+
+
+def _become(environment: Mapping[str, str], folder: str, log: int) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for output in (1, 2):
+        os.dup2(log, output)
+    os.close(log)
+
+
+def main(number: int) -> None:
+    """Import what a mount imports, and fork mounts for the process at the other end of the socket."""
+    from swiftfs import concurrency  # noqa: PLC0415
+
+    concurrency.check()
+    from swiftfs.cli import app, mount  # noqa: F401, PLC0415 - after the check, for the locks of modules
+
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=number) as channel:
+        words = serve(channel)
+    if words is not None:
+        app.main(words)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
