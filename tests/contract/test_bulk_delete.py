@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from swiftclient import Connection
 
-from support.hostile_server import TRICKLE_PAUSE, HostileServer, Said, hostile_server
+from support.hostile_server import TRICKLE_PAUSE, HostileServer, Response, hostile_server
 from support.mounts import Mount, run
 from support.stores import QUICK, TEXT, new_container
 from swiftfs.demo.server import Fault, SwiftServer
@@ -197,7 +197,7 @@ def test_a_name_that_no_object_can_have_spoils_no_others(
 
 
 def test_a_request_that_is_too_large_is_sent_in_halves(hostile: HostileServer, impatient: SwiftStore) -> None:
-    hostile.said = Said(verdict(status="413 Request Entity Too Large"))
+    hostile.response = Response(verdict(status="413 Request Entity Too Large"))
     assert impatient.delete_many(NAMES[:4]) == {}
     sent = [path.rpartition("/")[2] for path in hostile.paths]
     assert sent[:3] == ["a?bulk-delete"] * 3
@@ -244,7 +244,7 @@ def test_a_token_that_expired_within_a_request_is_renewed(
     hostile: HostileServer, impatient: SwiftStore
 ) -> None:
     errors = [[f"/{NAMES[1]}", "401 Unauthorized"]]
-    hostile.said = Said(verdict(1, "401 Unauthorized", errors))
+    hostile.response = Response(verdict(1, "401 Unauthorized", errors))
     assert impatient.delete_many(NAMES[:2]) == {}
     assert [path.rpartition("/")[2] for path in hostile.paths] == ["a?bulk-delete", "n1"]
     assert impatient.limits().bulk_delete
@@ -323,7 +323,7 @@ def test_the_blanks_of_a_server_at_work_are_no_trickle(
 ) -> None:
     """They come for longer than a body may trickle, and than a byte may be waited for."""
     monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.1)
-    hostile.said = Said(verdict(len(NAMES)), blanks=int(1.0 / TRICKLE_PAUSE))
+    hostile.response = Response(verdict(len(NAMES)), blanks=int(1.0 / TRICKLE_PAUSE))
     assert impatient.delete_many(NAMES) == {}
     assert len(hostile.paths) == 1
 
@@ -345,20 +345,20 @@ class SteadyServer:
         clock = time.monotonic
         monkeypatch.setattr("time.monotonic", lambda: clock() + self._ahead)
 
-    def __call__(self, body: bytes) -> Said:
+    def __call__(self, body: bytes) -> Response:
         names = body.decode().split("\n")
         self.sent.append(len(names))
         self._ahead += self._pace * len(names)
         if self._refused and any(name.endswith(self._refused) for name in names):
             self._refused = ""
-            return Said(status=503)
-        return Said(verdict(len(names)))
+            return Response(status=503)
+        return Response(verdict(len(names)))
 
 
 def test_a_slow_server_gets_requests_that_it_answers_in_time(
     hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = hostile.answer = SteadyServer(monkeypatch, pace=0.05)
+    server = hostile.respond = SteadyServer(monkeypatch, pace=0.05)
     assert impatient.delete_many(MANY) == {}
     assert sum(server.sent) == len(MANY)
     assert max(server.sent) <= 1000
@@ -368,14 +368,14 @@ def test_a_slow_server_gets_requests_that_it_answers_in_time(
 def test_names_that_are_gone_are_not_sent_again_after_an_error(
     hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = hostile.answer = SteadyServer(monkeypatch, pace=0.0, refused=MANY[-1].key)
+    server = hostile.respond = SteadyServer(monkeypatch, pace=0.0, refused=MANY[-1].key)
     assert RetryingStore(impatient, QUICK, owns=False).delete_many(MANY) == {}
     assert sum(server.sent) == len(MANY) + server.sent[-2]
     assert server.sent[-2] < len(MANY)
 
 
 def test_silence_ends_a_bulk_delete(hostile: HostileServer, impatient: SwiftStore) -> None:
-    hostile.said = Said(b" ", headers={"Content-Length": "100"}, silence=1.0)
+    hostile.response = Response(b" ", headers={"Content-Length": "100"}, silence=1.0)
     failures = impatient.delete_many(NAMES)
     assert {type(error) for error in failures.values()} == {TimedOut}
     assert len(hostile.paths) == 1

@@ -8,7 +8,7 @@ import pytest
 from swiftclient import Connection
 
 from support.crash_oracle import CrashOracle, look_below
-from support.crashes import Killable, orphans, stored_states, wipe, work
+from support.crashes import KillableMount, orphans, stored_states, wipe, work
 from swiftfs.demo.server import SwiftServer
 
 OPTIONS = "segment_size=1M,settle=0.3"
@@ -23,7 +23,7 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
     """Work until the mount dies at `step`, mount again, dying in between, and return what is not right."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
-    mount = Killable(swift, name, folder, OPTIONS)
+    mount = KillableMount(swift, name, folder, OPTIONS)
     oracle = CrashOracle(mount.path)
     survived = False
     if mount.start(step):
@@ -52,7 +52,7 @@ def count_steps(swift: SwiftServer, name: str, folder: Path) -> list[str]:
     """Return the steps of a mount that lives."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
-    mount = Killable(swift, name, folder, OPTIONS)
+    mount = KillableMount(swift, name, folder, OPTIONS)
     oracle = CrashOracle(mount.path)
     assert mount.start()
     work(oracle, folder)

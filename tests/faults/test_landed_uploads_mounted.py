@@ -14,7 +14,7 @@ from swiftclient import Connection
 from support.jobs import wait_until
 from support.large_files import append, cut, manifest_names, patch, segment_names
 from support.mounts import Mount
-from support.upload_rig import noise
+from support.noise import noise
 from swiftfs.demo.server import Fault, SwiftServer
 
 

@@ -21,7 +21,7 @@ LATE = 3.0
 def mount(swift: SwiftServer, connection: Connection, container: str, tmp_path: Path) -> Iterator[Mount]:
     """The test's container, mounted by a process that looks 1, 6, 9 and 60 s after a loss."""
     mount = Mount(swift, container, tmp_path, "settle=0.05")
-    mount.program = (str(Path(__file__).parents[1] / "support" / "hasty_mount.py"), "1,6,9,60")
+    mount.program = (str(Path(__file__).parents[1] / "support" / "mount_with_look_delays.py"), "1,6,9,60")
     mount.expected.append("was carried out late")
     with mount:
         yield mount

@@ -21,7 +21,7 @@ from support import load
 from support.crash_oracle import State, differences
 from support.crashes import orphans, stored_states
 from support.deadlines import within
-from support.load_ends import PREFETCHED, assert_journal_is_empty, assert_nothing_waits
+from support.load_checks import PREFETCHED, assert_journal_is_empty, assert_nothing_pending
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 
@@ -169,10 +169,10 @@ def test_programs_side_by_side(
 ) -> None:
     with Mount(swift, container, tmp_path, OPTIONS) as mount:
         wanted = Programs(mount, "first", 3).wait()
-        assert_nothing_waits(mount)
+        assert_nothing_pending(mount)
         before = Gauges.of(mount)
         wanted |= Programs(mount, "second", SECONDS).wait()
-        assert_nothing_waits(mount)
+        assert_nothing_pending(mount)
         after = Gauges.of(mount)
         assert after.threads < MOST_THREADS
         assert after.descriptors < MOST_DESCRIPTORS
@@ -191,7 +191,7 @@ def test_programs_in_bad_weather(
     with Mount(swift, container, tmp_path, f"{OPTIONS},prefetch=no") as mount:
         with bad_weather(swift):
             wanted = Programs(mount, "only", SECONDS / 2).wait()
-        assert_nothing_waits(mount)
+        assert_nothing_pending(mount)
         assert_stored(connection, container, wanted)
         mount.stop()
         assert_journal_is_empty(mount)

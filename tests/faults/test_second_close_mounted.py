@@ -8,7 +8,7 @@ from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
-from support.upload_rig import noise
+from support.noise import noise
 from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 

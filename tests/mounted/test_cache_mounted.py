@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -15,13 +14,10 @@ from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.demo.server import SwiftServer
 
 MIB = 1024 * 1024
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def gets(swift: SwiftServer, key: str) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import noise
 from support.mounts import Mount, run, swift_cli
+from support.noise import noise
 from support.rclone import RCLONE, rclone
 from swiftfs.demo.server import SwiftServer
 

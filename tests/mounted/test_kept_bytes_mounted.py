@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import MIB, noise
+from support.cache_rig import MIB
 from support.jobs import counted
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.demo.server import Fault
 
 pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]

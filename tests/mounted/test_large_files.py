@@ -10,8 +10,9 @@ import pytest
 from swiftclient import Connection
 
 from support.jobs import Job, header, methods, path_of, wait_until
-from support.large_files import manifest, manifest_names, noise, segment_names, segment_rows
+from support.large_files import manifest, manifest_names, segment_names, segment_rows
 from support.mounts import Mount, run
+from support.noise import noise
 from swiftfs.demo.server import Fault, RecordedRequest
 
 MIB = 1024**2

@@ -14,9 +14,9 @@ import pytest
 from swiftclient import Connection
 
 from support.cache_rig import MIB
-from support.distant_files import large
 from support.jobs import counted
 from support.mounts import Mount
+from support.noise import repeated_noise
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.filecache.block_map import BLOCK
 
@@ -47,7 +47,7 @@ def far_away() -> Iterator[SwiftServer]:
         client = Connection(server.auth_url, server.user, server.key, retries=0)
         client.put_container("far")
         for name, size in SIZES.items():
-            client.put_object("far", name, large(size)[:size])
+            client.put_object("far", name, repeated_noise(size)[:size])
         client.close()
         yield server
 
@@ -61,7 +61,7 @@ def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
 
 def read_file(path: Path, start: int, stop: int) -> bool:
     """Read as `cp` does; say whether the bytes are those of `far_away`."""
-    expected = large(256 * MIB)
+    expected = repeated_noise(256 * MIB)
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         for offset in range(start, stop, BLOCK):

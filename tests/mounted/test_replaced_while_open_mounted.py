@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import noise
 from support.jobs import wait_until
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.filecache.block_map import BLOCK
 
 SIZE = 3 * 1024 * 1024

@@ -10,8 +10,9 @@ import pytest
 from swiftclient import Connection
 
 from support.jobs import wait_until
-from support.large_files import MIB, append, cut, manifest_names, noise, patch, segment_names
+from support.large_files import MIB, append, cut, manifest_names, patch, segment_names
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
 

@@ -11,6 +11,8 @@ from swiftfs.posix.filesystem import FileSystem
 
 
 def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
+    """Let the store's requests of these methods fail with `error`."""
+
     def hook(called: str, _subject: str) -> None:
         if called in methods:
             raise error("no")
@@ -19,10 +21,10 @@ def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
 
 
 def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:
-    """Return what the end of a mount complains about after a job."""
+    """Return the message of the error with which a mount ends after a job; fail if there is none."""
     try:
         with harness(store, cache, options) as filesystem:
             job(filesystem)
     except SwiftfsError as error:
         return str(error)
-    raise AssertionError("nothing is told")
+    raise AssertionError("the mount ended without an error")

@@ -11,8 +11,8 @@ from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
 from support.jobs import wait_until
-from support.large_files import noise
 from support.mounts import Mount, clean_environment, run, swift_cli
+from support.noise import noise
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.objects import ObjectName

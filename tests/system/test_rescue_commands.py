@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import swiftfs
-from support.damaged_cache import OWNER, Cache
+from support.damaged_cache import OWNER, CacheFolder
 from support.harness import harness, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, SwiftfsError
@@ -28,8 +28,8 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path)
+def cache(tmp_path: Path) -> CacheFolder:
+    return CacheFolder(tmp_path)
 
 
 def parked(store: MemoryStore, cache: Path, count: int) -> None:
@@ -96,8 +96,8 @@ def test_recover_brings_back_what_a_damaged_journal_held(
     assert "is damaged" in result.stderr
 
 
-def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
+def test_recover_of_a_row_that_was_set_aside(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     log = JournalDB(cache.folder, OWNER)
     log._database.execute("UPDATE intents SET checksum = 0")
@@ -115,8 +115,8 @@ def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
     assert [path.name for path in (cache.target / NAMELESS).iterdir()] == ["intent-1.json"]
 
 
-def test_nothing_to_recover(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
+def test_nothing_to_recover(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     assert damaged_journals(cache.folder) == []
     result = swiftfs("recover", cache.folder, cache.target)

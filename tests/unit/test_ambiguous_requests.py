@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from support.deadlines import within
-from support.harness import NOBODY_WAITS
+from support.harness import SHORT_RETRIES
 from support.memory_store import MemoryStore
 from swiftfs.errors import AlreadyExists
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
@@ -67,7 +67,7 @@ def test_what_is_made_again_and_stands_already_is_no_longer_deleted() -> None:
     headers = Headers(DIRECTORY_TYPE)
     store.put(NAME, b"", headers)
     with pytest.raises(AlreadyExists):
-        RetryingStore(store, NOBODY_WAITS, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
+        RetryingStore(store, SHORT_RETRIES, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
     (found,) = requests.all()
     assert found.last is not None
     assert found.last.kind == "put"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from support.upload_rig import MIB, NAME, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, NAME, Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK

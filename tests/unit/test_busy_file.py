@@ -12,8 +12,9 @@ import pytest
 
 from support.harness import ME, harness, put
 from support.jobs import wait_until
+from support.noise import noise
 from support.stored_objects import NEVER
-from support.upload_rig import MIB, NAME, SlowStore, Writer, noise
+from support.upload_rig import MIB, NAME, SlowStore, Writer
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache import frozen_copier, frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks

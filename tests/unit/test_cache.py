@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import CacheRig, noise, read, write
+from support.cache_rig import CacheRig, read, write
+from support.noise import noise
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.sparse_file import SparseFile
 from swiftfs.objects import ObjectName, ObjectVersion

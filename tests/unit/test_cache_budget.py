@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from support.cache_rig import MIB, PLAIN, CacheRig, Free, noise, read, read_in_pieces, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, DiskUsage, read, read_in_pieces, settle, write
+from support.noise import noise
 from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -101,7 +102,7 @@ def test_the_automatic_limit_is_half_of_what_is_free(
     build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 1024 * MIB
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Free(free))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(free))
     rig = build(limit=None)
     assert rig.cache.limit == 512 * MIB
     free = 1024 * 1024 * MIB
@@ -113,7 +114,7 @@ def test_a_disk_that_others_fill_takes_the_cache(rig: CacheRig, monkeypatch: pyt
     rig.read(rig.put("file", noise(MIB)))
     rig.cache.fit()
     assert len(rig.kept()) == 1
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Free(MIB))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(MIB))
     rig.cache.fit()
     assert rig.kept() == []
 

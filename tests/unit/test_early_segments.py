@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from support.upload_rig import MIB, NAME, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, NAME, Writer
 
 pytest_plugins = ["support.writer_fixtures"]
 

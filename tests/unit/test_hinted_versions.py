@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import noise
 from support.harness import get, harness, names, put, read, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.cache_rig import MIB, PLAIN, CacheRig, Flaky, noise, read, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, CorruptingStore, read, settle, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.upload_rig import Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
@@ -28,7 +29,7 @@ from swiftfs.store.protocol import Sink
 pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
 
 
-class Noisy(Flaky):
+class RandomlyCorruptingStore(CorruptingStore):
     """A store whose next `wrong` answers have a wrong byte each, at another place each time."""
 
     def get(
@@ -36,18 +37,18 @@ class Noisy(Flaky):
     ) -> ObjectInfo:
         place, self.wrong = self.wrong, max(0, self.wrong - 1)
 
-        def twisted(position: int, data: bytes) -> None:
+        def corrupted(position: int, data: bytes) -> None:
             body = bytearray(data)
             if place:
                 body[len(body) // (place + 1)] ^= 1
             sink(position, bytes(body))
 
-        return MemoryStore.get(self, name, twisted, offset=offset, length=length, etag=etag)
+        return MemoryStore.get(self, name, corrupted, offset=offset, length=length, etag=etag)
 
 
 @pytest.fixture
 def rig(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> CacheRig:
-    monkeypatch.setattr("support.cache_rig.Flaky", Noisy)
+    monkeypatch.setattr("support.cache_rig.CorruptingStore", RandomlyCorruptingStore)
     return build()
 
 

@@ -13,11 +13,12 @@ from threading import Event
 import pytest
 
 from support.edited_file import CHANGES, Edited
-from support.harness import NOBODY_WAITS, copy_live, harness, read, write
+from support.harness import SHORT_RETRIES, copy_live, harness, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import body, foreign, keys
-from support.upload_rig import Writer, noise
+from support.upload_rig import Writer
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.journal import outcomes, recovery
@@ -87,7 +88,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS) -> Iterator[FileSystem]:
     """A mount that is killed when its next upload of the file has been carried out, which leaves `image`."""
     store.landed = lambda: copy_live(cache, image)
-    patient = RetryingStore(store, NOBODY_WAITS)
+    patient = RetryingStore(store, SHORT_RETRIES)
     request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
     filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
     try:

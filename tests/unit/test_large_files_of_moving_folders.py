@@ -15,8 +15,9 @@ from support.halted_moves import Halt
 from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import keys
-from support.upload_rig import MIB, noise
+from support.upload_rig import MIB
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import NOBODY_WAITS, harness, put, read, write
+from support.harness import SHORT_RETRIES, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body
@@ -66,7 +66,7 @@ def store() -> LossyStore:
 @contextmanager
 def killed(store: LossyStore, cache: Path) -> Iterator[FileSystem]:
     """A mount that ends without a word to the server, and leaves what it had begun, as after a kill -9."""
-    patient = RetryingStore(store, NOBODY_WAITS)
+    patient = RetryingStore(store, SHORT_RETRIES)
     options = parse_options([OPTIONS + ",drain=0"])
     request = MountRequest(Source.parse("box"), Path("/nowhere"), options)
     filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)

@@ -11,7 +11,8 @@ import pytest
 from support.cache_rig import write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.upload_rig import MIB, PLAIN, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog

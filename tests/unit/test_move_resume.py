@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.ghosts import HauntedStore
+from support.ghosts import GhostStore
 from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, refusals, row_of
 from support.jobs import wait_until
@@ -102,7 +102,7 @@ def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemorySto
 
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folder: bool) -> None:
-    store = HauntedStore("box")
+    store = GhostStore("box")
     put_all(store, "d/a" if folder else "d")
     etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
     intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)

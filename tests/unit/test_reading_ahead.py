@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, Flaky, noise, read, settle
-from support.distant_files import large
+from support.cache_rig import MIB, CacheRig, CorruptingStore, read, settle
+from support.noise import noise, repeated_noise
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -21,7 +21,7 @@ NEEDLESS = 1.1
 """So many times the bytes of a file may be downloaded to read it once."""
 
 
-class Distant(Flaky):
+class Distant(CorruptingStore):
     """A store that takes its time, and counts the bytes that are asked for."""
 
     asked = 0
@@ -37,7 +37,7 @@ class Distant(Flaky):
 
 @pytest.fixture
 def distant(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], CacheRig]:
-    monkeypatch.setattr("support.cache_rig.Flaky", Distant)
+    monkeypatch.setattr("support.cache_rig.CorruptingStore", Distant)
     return lambda read_ahead: build(limit=4096 * MIB, read_ahead=read_ahead, threads=8)
 
 
@@ -55,7 +55,7 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
 @pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
 def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: int, read_ahead: int) -> None:
     rig = distant(read_ahead)
-    body = large(size)[:size]
+    body = repeated_noise(size)[:size]
     content = rig.open(rig.put("file", body))
     rig.gets()
     read_part(content, body, range(0, size, BLOCK))
@@ -66,7 +66,7 @@ def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: 
 
 def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> None:
     rig = distant(64 * MIB)
-    body = large(100 * MIB)[: 100 * MIB]
+    body = repeated_noise(100 * MIB)[: 100 * MIB]
     content = rig.open(rig.put("file", body))
     rig.gets()
     with ThreadPoolExecutor(4) as readers:
@@ -82,7 +82,7 @@ def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> N
 def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disorder: int) -> None:
     """The kernel sends them from several threads, and so do programs that read with several."""
     rig = distant(64 * MIB)
-    body = large(100 * MIB)[: 100 * MIB]
+    body = repeated_noise(100 * MIB)[: 100 * MIB]
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
@@ -96,7 +96,7 @@ def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disord
 
 def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], CacheRig]) -> None:
     rig = distant(64 * MIB)
-    body = large(100 * MIB)[: 100 * MIB]
+    body = repeated_noise(100 * MIB)[: 100 * MIB]
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice = random.Random(7)

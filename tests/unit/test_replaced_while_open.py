@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import noise
 from support.harness import get, harness, put, read, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import body, foreign
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK

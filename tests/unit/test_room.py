@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from support.cache_rig import PLAIN
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -21,10 +21,6 @@ from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.objects import ObjectName
 
 EVERYTHING = 2**40
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 class Relief(NoBacklog):

@@ -12,8 +12,8 @@ from support.edited_file import CHANGES, SOON, Edited, Gate
 from support.harness import ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys
-from support.upload_rig import noise
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler

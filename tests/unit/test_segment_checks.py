@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from support.cache_rig import MIB, PLAIN, CacheRig, noise, read, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, read, settle, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from swiftfs.errors import Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile

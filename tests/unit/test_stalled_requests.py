@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, noise, write
+from support.cache_rig import MIB, CacheRig, write
 from support.harness import get, harness, names, put, read
 from support.harness import write as store_file
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import foreign
 from support.upload_rig import Writer
 from swiftfs.errors import Unavailable

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from support.upload_rig import MIB, NAME, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, NAME, Writer
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
