@@ -1,4 +1,4 @@
-"""Sets of blocks against plain sets of numbers, and as bytes."""
+"""Sets of blocks, compared with plain sets of numbers, and their bytes on disk."""
 
 import itertools
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class Pair:
         self.model = model
 
     def check(self, first: int, last: int) -> None:
-        """Look at every answer about a range."""
+        """Compare every query about a range."""
         blocks, asked = self.blocks, range(first, last)
         there = [number for number in asked if number in self.model]
         for runs, expected in (
@@ -55,7 +55,7 @@ class Pair:
 
 
 class BlockSets(RuleBasedStateMachine):
-    """Two sets that are changed, copied and put together in any order."""
+    """Two sets that are changed, copied and combined in any order."""
 
     @initialize()
     def begin(self) -> None:

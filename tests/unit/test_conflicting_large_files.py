@@ -1,4 +1,4 @@
-"""`conflict=keep` with large files: the version that is kept has segments of its own."""
+"""`conflict=keep` with large files: the kept version has segments of its own."""
 
 import os
 from collections.abc import Callable
@@ -65,9 +65,9 @@ def patched(data: bytes, offset: int, part: bytes) -> bytes:
 def conflict(
     store: MemoryStore, caches: tuple[Path, Path], request: pytest.FixtureRequest
 ) -> tuple[bytes, bytes]:
-    """Let two mounts change one file; return what was theirs, which is kept, and ours, which stands.
+    """Let two mounts change one file; return the bytes of the kept version and of the new one.
 
-    With an append theirs has all segments of the old version still.
+    After an append the kept version still has all segments of the old one.
     """
     data = os.urandom(4 * MIB)
     offset = 0 if request.param == "patch" else len(data)
@@ -103,16 +103,14 @@ def check(store: MemoryStore, theirs: bytes, ours: bytes) -> None:
     assert segments(store) == named(store, kept(store)) | named(store, "file")
 
 
-def test_both_versions_stand_with_segments_of_their_own(
-    store: MemoryStore, conflict: tuple[bytes, bytes]
-) -> None:
+def test_both_versions_have_segments_of_their_own(store: MemoryStore, conflict: tuple[bytes, bytes]) -> None:
     check(store, *conflict)
     headers = store.head(ObjectName("box", kept(store)))
     assert decode_type(headers.content_type)[1].slo == headers.version.etag
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["the winner's mount", "another mount"])
-def test_the_winner_is_changed_and_the_kept_one_deleted(
+def test_the_new_version_can_be_changed_and_the_kept_one_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
     theirs, ours = conflict
@@ -133,7 +131,7 @@ def test_the_winner_is_changed_and_the_kept_one_deleted(
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_the_winner_is_deleted(
+def test_the_new_version_can_be_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
     theirs, _ = conflict
@@ -146,7 +144,7 @@ def test_the_winner_is_deleted(
 def test_a_large_file_of_another_client_with_parts_of_segments(
     store: MemoryStore, caches: tuple[Path, Path]
 ) -> None:
-    """Of one segment two ranges are named, and a segment of a container that is none of ours."""
+    """Its manifest names two ranges of one segment, and a segment in a container that is not ours."""
     with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", b"ours")
         data = os.urandom(MIB)
@@ -168,7 +166,7 @@ def test_a_large_file_of_another_client_with_parts_of_segments(
 
 
 def failing(store: MemoryStore, method: str, nth: int, error: Callable[[], Exception]) -> None:
-    """Let the `nth` such request from now on fail, once."""
+    """Let the `nth` request of this method from now on fail, once."""
     count = 0
 
     def hook(called: str, _subject: str) -> None:

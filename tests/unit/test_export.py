@@ -1,4 +1,4 @@
-"""Copying out of cache folders made by hand: what is whole, in part, damaged, or changing."""
+"""`swiftfs export` of cache folders: files that are whole, partial, damaged, or changing."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def cache(tmp_path: Path) -> CacheFolder:
     return CacheFolder(tmp_path)
 
 
-def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: CacheFolder) -> None:
+def test_only_the_changed_part_is_copied_of_a_file_that_needs_its_object(cache: CacheFolder) -> None:
     dirty = Blocks()
     dirty.add(1, 2)
     origin = BaseVersion(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
@@ -50,7 +50,7 @@ def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache
     assert line.endswith("the others are in the object box/f, ETag 0123")
 
 
-def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: CacheFolder) -> None:
+def test_only_the_rest_is_copied_of_a_file_with_stored_segments(cache: CacheFolder) -> None:
     prefix = ObjectName("box_segments", "f/upload/")
     segment = Segment(ObjectName("box_segments", "f/upload/1"), "0123", 2 * BLOCK)
     dirty = Blocks()
@@ -66,7 +66,7 @@ def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: CacheFo
     assert line.endswith("; the others are in its segments below box_segments/f/upload/")
 
 
-def test_holes_stay_holes_and_what_is_behind_the_end_stays_here(cache: CacheFolder) -> None:
+def test_holes_stay_holes_and_bytes_behind_the_end_are_not_copied(cache: CacheFolder) -> None:
     cache.add_file("/f", b"x", "open-1", size=64 * 1024 * 1024)
     with (cache.folder / "content" / "open-1").open("r+b") as file:
         file.truncate(65 * 1024 * 1024)
@@ -77,7 +77,7 @@ def test_holes_stay_holes_and_what_is_behind_the_end_stays_here(cache: CacheFold
     assert cache.lines == []
 
 
-def test_local_files_that_are_gone_or_cut_are_told(cache: CacheFolder) -> None:
+def test_missing_and_cut_local_files_are_reported(cache: CacheFolder) -> None:
     cache.add_file("/gone", b"gone", "open-1")
     cache.add_file("/cut", b"cut", "open-2", size=10)
     cache.close()
@@ -105,13 +105,13 @@ def test_a_file_that_is_stored_while_it_is_copied(cache: CacheFolder) -> None:
     assert list(cache.target.iterdir()) == []
 
 
-def test_no_copy_is_kept_of_what_lost_its_bytes_because_it_was_stored(cache: CacheFolder) -> None:
+def test_no_copy_is_kept_of_a_file_that_was_stored_and_evicted_meanwhile(cache: CacheFolder) -> None:
     cache.add_file("/stored", b"data", "open-1")
     cache.add_file("/changed", b"data", "open-2")
     cache.add_file("/waits", b"data", "open-3")
     cache.close()
     before = salvage(cache.journal)
-    for local in ("open-1", "open-2"):  # stored, then given back to the disk
+    for local in ("open-1", "open-2"):  # stored, then evicted
         (cache.folder / "content" / local).write_bytes(bytes(4))
     later = CacheFolder(cache.folder.parent / "later")
     later.add_file("/changed", b"newer", "open-4")
@@ -192,7 +192,9 @@ def test_a_journal_that_others_write_to_is_copied_whole(cache: CacheFolder, tmp_
     assert salvage(cache.journal).problems == []
 
 
-def test_what_a_power_cut_may_have_torn_is_told(cache: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_a_power_cut_may_have_damaged_are_reported(
+    cache: CacheFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.add_file("/f", b"data", "open-1")
     cache.close()
     log = JournalDB(cache.folder, OWNER)
@@ -207,7 +209,7 @@ def test_what_a_power_cut_may_have_torn_is_told(cache: CacheFolder, monkeypatch:
     ]
 
 
-def test_a_target_that_cannot_be(cache: CacheFolder, tmp_path: Path) -> None:
+def test_an_unusable_target_is_refused(cache: CacheFolder, tmp_path: Path) -> None:
     cache.close()
     (tmp_path / "file").touch()
     for target in (tmp_path / "file", tmp_path / "no" / "where"):
@@ -216,7 +218,7 @@ def test_a_target_that_cannot_be(cache: CacheFolder, tmp_path: Path) -> None:
     assert find_cache(cache.folder) == cache.folder
 
 
-def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> None:
+def test_export_while_files_are_uploaded_copies_each_whole(store: MemoryStore, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     lines: list[str] = []
     seen: set[str] = set()

@@ -62,7 +62,7 @@ def fails(number: int) -> Iterator[None]:
 
 @contextmanager
 def failing(store: MemoryStore, error: type[BaseException], *methods: str) -> Iterator[None]:
-    """Let the store's methods fail, all without names."""
+    """Let the store's methods fail, without arguments all of them."""
 
     def fail(method: str, subject: str) -> None:
         if not methods or method in methods:

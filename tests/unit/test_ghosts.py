@@ -1,4 +1,4 @@
-"""Ghosts: rows that a listing shows for objects that Swift does not have. They can be deleted, no more."""
+"""Ghosts: rows that a listing shows for objects that Swift does not have. They can only be deleted."""
 
 import errno
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def test_a_ghost_is_seen_and_deleted(
     assert not store.ghosts
 
 
-def test_a_folder_of_ghosts_goes(store: GhostStore, tmp_path: Path) -> None:
+def test_a_folder_of_ghosts_is_removed(store: GhostStore, tmp_path: Path) -> None:
     for number, (_, content_type, size) in enumerate(KINDS * 3):
         store.add_ghost(f"d/{number}", content_type, size)
     store.add_ghost("d", DIRECTORY_TYPE, 0)
@@ -68,7 +68,7 @@ def test_a_folder_of_ghosts_goes(store: GhostStore, tmp_path: Path) -> None:
     assert not store.ghosts
 
 
-def test_the_folder_of_a_ghost_marker_can_be_described(store: GhostStore, tmp_path: Path) -> None:
+def test_attributes_of_a_folder_with_a_ghost_marker_can_be_set(store: GhostStore, tmp_path: Path) -> None:
     store.add_ghost("d", DIRECTORY_TYPE, 0)
     store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
     with harness(store, tmp_path) as filesystem:
@@ -124,7 +124,7 @@ REFUSALS = [BadRequest, BadName, Clash, Corrupt]
 def test_a_refusal_never_means_something_else(
     store: GhostStore, tmp_path: Path, error: type[StoreError]
 ) -> None:
-    """EINVAL of rename(2) is "a directory into itself", ENOTEMPTY of unlink(2) is nothing at all."""
+    """EINVAL of rename(2) means a directory into itself; unlink(2) has no ENOTEMPTY."""
     for key in ("a", "d/x"):
         store.put(ObjectName("box", key), b"1", Headers(OURS))
 
@@ -154,5 +154,5 @@ def test_a_refusal_never_means_something_else(
         store.hook = None
 
 
-def test_not_found_is_said_of_what_is_not_there() -> None:
+def test_not_found_is_enoent() -> None:
     assert errno_of(NotFound("x")) == errno.ENOENT

@@ -1,4 +1,4 @@
-"""What listings do not say is asked for once: no second HEAD while the first one's answer is taken in."""
+"""What listings lack is requested once: no second HEAD while the first one's answer is processed."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ NAMES = [f"file{number:03d}" for number in range(100)]
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Threads take turns after a few bytecodes, as on a machine with more to do than cores."""
+    """Let threads switch after a few bytecodes, as on a machine with more running threads than cores."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -1,4 +1,4 @@
-"""Requests that are carried out late, over what was stored since: they are noticed and put right."""
+"""Late requests that overwrite or delete newer versions: swiftfs notices and restores those."""
 
 import logging
 import os
@@ -174,7 +174,7 @@ def test_a_put_that_was_never_answered_before_the_deletion(store: LateStore, fil
 
 
 def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
-    """Only the manifest is sent again: the segments are there."""
+    """Only the manifest is sent again: the segments exist."""
     old, new = os.urandom(3 * MIB), os.urandom(4 * MIB)
     store.lose("put_manifest", "file")
     store_file(filesystem, old)
@@ -194,7 +194,7 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
 def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(
     store: LateStore, filesystem: FileSystem
 ) -> None:
-    """Its one segment is smaller than ours are: it is named again, for the object has other bytes now."""
+    """Its one segment is smaller than ours; the manifest is stored again: the object has other bytes now."""
     data = os.urandom(300_000)
     part = store.put(ObjectName("box", "part"), data, Headers("application/octet-stream"))
     manifest = Manifest((Segment(part.version.name, part.version.etag, part.size),))

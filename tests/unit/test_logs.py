@@ -1,4 +1,4 @@
-"""The log: priorities for the journal, request ids, and no line over and over."""
+"""The log: priorities for systemd's journal, request ids, and that repeated lines are counted."""
 
 import logging
 
@@ -11,7 +11,7 @@ from swiftfs.service.logging import JournalFormatter, Repetition
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the log sees; a test moves it."""
+    """The time that the log uses; a test sets it."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now

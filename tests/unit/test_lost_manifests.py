@@ -1,4 +1,4 @@
-"""A manifest is stored and the answer lost: what stands keeps its segments, whatever comes next."""
+"""A manifest is stored and its answer lost: its segments stay, whatever is done next."""
 
 import os
 import time
@@ -28,9 +28,9 @@ NAME = ObjectName("box", "file")
 
 
 class LossyStore(MemoryStore):
-    """A store that loses the answers to the next `lost` manifests, or has `late` ones sent but not yet done.
+    """A store that loses the answers to the next `lost` manifests.
 
-    While it is `away` it answers nothing at all.
+    With `hold_late` it does not execute manifests but keeps them in `late`; while `away` it answers nothing.
     """
 
     lost = 0
@@ -65,7 +65,7 @@ def store() -> LossyStore:
 
 @contextmanager
 def killed(store: LossyStore, cache: Path) -> Iterator[FileSystem]:
-    """A mount that ends without a word to the server, and leaves what it had begun, as after a kill -9."""
+    """A mount that ends without a request to the server, as after a kill -9."""
     patient = RetryingStore(store, SHORT_RETRIES)
     options = parse_options([OPTIONS + ",drain=0"])
     request = MountRequest(Source.parse("box"), Path("/nowhere"), options)
@@ -109,7 +109,7 @@ def flush(filesystem: FileSystem) -> None:
 
 
 def lose(filesystem: FileSystem, store: LossyStore, times: int = 1) -> None:
-    """Let the next manifests be stored and their answers be lost; then the server is away."""
+    """Let the next manifests be stored and their answers be lost; then the server does not answer."""
     store.lost = times
     with pytest.raises(Unavailable):
         flush(filesystem)
@@ -140,7 +140,7 @@ OPERATIONS = pytest.mark.parametrize("operation", [patch, append, cut, replace])
 
 
 @OPERATIONS
-def test_the_next_mount_finds_that_it_stands(
+def test_the_next_mount_finds_the_stored_manifest(
     store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
@@ -156,7 +156,7 @@ def test_the_next_mount_finds_that_it_stands(
     assert named(store) <= segments(store)
 
 
-def test_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
+def test_the_manifest_of_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
     data = noise(3 * MIB + 1)
     with killed(store, tmp_path) as filesystem:
         write(filesystem, "/file", data)
@@ -167,7 +167,7 @@ def test_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
     assert segments(store) == named(store)
 
 
-def test_a_patch_of_an_object_that_was_none(store: LossyStore, tmp_path: Path) -> None:
+def test_a_patch_of_an_object_that_was_no_slo(store: LossyStore, tmp_path: Path) -> None:
     """The whole object is copied to a segment first."""
     data = bytearray(noise(4 * MIB))
     store.put(NAME, bytes(data), Headers("application/octet-stream"))
@@ -181,7 +181,7 @@ def test_a_patch_of_an_object_that_was_none(store: LossyStore, tmp_path: Path) -
 
 
 @OPERATIONS
-def test_it_is_tried_again_in_the_same_process(
+def test_the_manifest_is_sent_again_by_the_same_process(
     store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
@@ -203,7 +203,7 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
     with killed(store, tmp_path) as filesystem:
         for number in range(2):
             store.away = False
-            # Whole blocks: a part of one would be completed from the version that is gone.
+            # Whole blocks: the rest of a partial one would be read from the version that is gone.
             change(filesystem, number * MIB, bytes([number + 1]) * BLOCK)
             data[number * MIB : number * MIB + BLOCK] = bytes([number + 1]) * BLOCK
             lose(filesystem, store)
@@ -249,7 +249,7 @@ def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
 
 
 def _let_threads_work(filesystem: FileSystem) -> None:
-    """Return when what was to be done soon is done: jobs are taken in their order."""
+    """Return when the jobs that are due have run; they run in their order."""
     workers = filesystem.services.journal._scheduler._workers
     for job in [
         workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem.services.journal._scheduler._parallel)
@@ -258,7 +258,7 @@ def _let_threads_work(filesystem: FileSystem) -> None:
 
 
 def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -> None:
-    """The first PUT is carried out after the second: what only it names has not been deleted."""
+    """The first PUT is executed after the second: segments that only the first one names still exist."""
     data = bytearray(noise(4 * MIB))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
@@ -276,7 +276,7 @@ def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -
         assert body(store, "file") == first
 
 
-def test_late_manifest_and_a_file_that_became_small(store: LossyStore, tmp_path: Path) -> None:
+def test_a_late_manifest_of_a_file_that_became_small(store: LossyStore, tmp_path: Path) -> None:
     data = bytearray(noise(3 * MIB))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
@@ -309,10 +309,10 @@ def test_a_late_manifest_of_a_file_that_was_removed(store: LossyStore, tmp_path:
 
 @pytest.mark.parametrize("dies", [False, True])
 @pytest.mark.parametrize("size", [4 * BLOCK, MIB + BLOCK])
-def test_a_file_that_becomes_small_behind_a_lost_manifest(
+def test_a_file_that_becomes_small_after_a_lost_manifest(
     store: LossyStore, tmp_path: Path, dies: bool, size: int
 ) -> None:
-    """Most of it is not in the cache, and the version that it was read from is gone."""
+    """Most of it is not in the cache, and the version that it was read from does not exist any more."""
     data = bytearray(noise(4 * MIB))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))

@@ -1,4 +1,4 @@
-"""Renames that a crash has interrupted: finished, or given up, but never over what is newer."""
+"""Renames that a crash has interrupted: finished or given up, but never over newer versions."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def store() -> MemoryStore:
 
 
 def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
-    """Return the move of `d` to `e` as a crash leaves it, `recorded` with all that moves."""
+    """Return the move of `d` to `e` as a crash leaves it; if `recorded`, with all objects that move."""
     rows = store.list_page("box", prefix="d/").rows
     objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
     return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
@@ -172,7 +172,7 @@ def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folde
 
 
 def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore, tmp_path: Path) -> None:
-    """The rename is finished then, and all that is left is to show it."""
+    """The rename is finished; only its listing is missing."""
     put_all(store, "d/a")
     intent = interrupted(store)
     leave(tmp_path, intent)
@@ -346,7 +346,7 @@ def _refuse_deletions(method: str, subject: str) -> None:
 
 
 def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore, tmp_path: Path) -> None:
-    """What is left of the move gets a record of its own, not that of a change behind the move."""
+    """The rest of the move gets a record of its own, not that of a later change."""
     put_all(store, "d/a", "other")
     intent = interrupted(store)
     copy(store, "d/a", "e/a")

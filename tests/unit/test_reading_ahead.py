@@ -1,4 +1,4 @@
-"""What sequential reading costs: by one reader or several, in any order, from a slow server."""
+"""How many bytes sequential readers download: one or several, in any order, from a slow server."""
 
 import random
 import time
@@ -18,11 +18,11 @@ pytest_plugins = ["support.cache_fixtures"]
 
 LATENCY = 0.05
 NEEDLESS = 1.1
-"""So many times the bytes of a file may be downloaded to read it once."""
+"""Limit of downloaded bytes, as a multiple of the bytes of the file."""
 
 
-class Distant(CorruptingStore):
-    """A store that takes its time, and counts the bytes that are asked for."""
+class SlowCountingStore(CorruptingStore):
+    """A store with a delay, which counts the bytes that are requested."""
 
     asked = 0
 
@@ -36,13 +36,13 @@ class Distant(CorruptingStore):
 
 
 @pytest.fixture
-def distant(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], CacheRig]:
-    monkeypatch.setattr("support.cache_rig.CorruptingStore", Distant)
+def build_slow(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], CacheRig]:
+    monkeypatch.setattr("support.cache_rig.CorruptingStore", SlowCountingStore)
     return lambda read_ahead: build(limit=4096 * MIB, read_ahead=read_ahead, threads=8)
 
 
 def asked(rig: CacheRig) -> int:
-    assert isinstance(rig.store, Distant)
+    assert isinstance(rig.store, SlowCountingStore)
     return rig.store.asked
 
 
@@ -53,8 +53,10 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
 @pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
-def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: int, read_ahead: int) -> None:
-    rig = distant(read_ahead)
+def test_every_byte_is_downloaded_once(
+    build_slow: Callable[[int], CacheRig], size: int, read_ahead: int
+) -> None:
+    rig = build_slow(read_ahead)
     body = repeated_noise(size)[:size]
     content = rig.open(rig.put("file", body))
     rig.gets()
@@ -64,8 +66,10 @@ def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: 
     assert rig.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
 
 
-def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> None:
-    rig = distant(64 * MIB)
+def test_four_readers_of_a_quarter_each_download_every_byte_once(
+    build_slow: Callable[[int], CacheRig],
+) -> None:
+    rig = build_slow(64 * MIB)
     body = repeated_noise(100 * MIB)[: 100 * MIB]
     content = rig.open(rig.put("file", body))
     rig.gets()
@@ -79,9 +83,11 @@ def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> N
 
 
 @pytest.mark.parametrize("disorder", [4, 16, 32])
-def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disorder: int) -> None:
-    """The kernel sends them from several threads, and so do programs that read with several."""
-    rig = distant(64 * MIB)
+def test_reads_out_of_order_download_every_byte_once(
+    build_slow: Callable[[int], CacheRig], disorder: int
+) -> None:
+    """The kernel sends reads from several threads, and so do programs with several threads."""
+    rig = build_slow(64 * MIB)
     body = repeated_noise(100 * MIB)[: 100 * MIB]
     content = rig.open(rig.put("file", body))
     rig.gets()
@@ -94,8 +100,8 @@ def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disord
     assert asked(rig) <= NEEDLESS * len(body)
 
 
-def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], CacheRig]) -> None:
-    rig = distant(64 * MIB)
+def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable[[int], CacheRig]) -> None:
+    rig = build_slow(64 * MIB)
     body = repeated_noise(100 * MIB)[: 100 * MIB]
     content = rig.open(rig.put("file", body))
     rig.gets()
@@ -123,7 +129,7 @@ def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[.
         assert rig.gets() <= 40
 
 
-def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
+def test_readers_that_have_closed_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
     body = noise(80 * MIB)
     content = rig.open(rig.put("file", body))

@@ -1,4 +1,4 @@
-"""A large file is changed at a name from which another mount has moved it, or where it was replaced."""
+"""A large file that is changed after another mount has moved or replaced it."""
 
 import os
 from collections.abc import Callable
