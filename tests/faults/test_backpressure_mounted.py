@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 
 def disk(folder: Path) -> int:
-    """Return how many bytes of disk a folder's files take."""
+    """Return the disk space of a folder's files, in bytes."""
     with os.scandir(folder) as entries:
         return sum(entry.stat().st_blocks * 512 for entry in entries)
 
@@ -37,12 +37,12 @@ SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"
 
 
 def large(index: int) -> bytes:
-    """Return a MiB of a file that repeats nothing."""
+    """Return one MiB of a file without repetitions."""
     return random.Random(index).randbytes(MIB)
 
 
 class Watch:
-    """Samples a folder's disk until it is left; `most` is the highest, in bytes."""
+    """Samples the disk space of a folder until the block ends; `most` is the highest, in bytes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

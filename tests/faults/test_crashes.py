@@ -20,7 +20,7 @@ PARALLEL = 2
 
 
 def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) -> list[str]:
-    """Work until the mount dies at `step`, mount again, dying in between, and return what is not right."""
+    """Work until the mount dies at `step`, and mount again, sometimes twice; return what is wrong."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
     mount = KillableMount(swift, name, folder, OPTIONS)
@@ -49,7 +49,7 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
 
 
 def count_steps(swift: SwiftServer, name: str, folder: Path) -> list[str]:
-    """Return the steps of a mount that lives."""
+    """Return the steps of a mount that is not killed."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
     mount = KillableMount(swift, name, folder, OPTIONS)
