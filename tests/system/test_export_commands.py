@@ -1,7 +1,4 @@
-"""Copying out of cache folders made by hand: what is whole, in part, damaged, or changing.
-
-These run on a real Swift.
-"""
+"""`swiftfs export` and `recover` of cache folders that a test has made or damaged."""
 
 import os
 from pathlib import Path
@@ -115,7 +112,7 @@ def test_recover_of_a_row_that_was_set_aside(cache: CacheFolder) -> None:
     assert [path.name for path in (cache.target / NAMELESS).iterdir()] == ["intent-1.json"]
 
 
-def test_nothing_to_recover(cache: CacheFolder) -> None:
+def test_recover_without_a_damaged_journal(cache: CacheFolder) -> None:
     cache.add_file("/f", b"data", "open-1")
     cache.close()
     assert damaged_journals(cache.folder) == []

@@ -1,4 +1,4 @@
-"""The systemd unit, and the protocol in which it learns that a mount answers, on a real Swift."""
+"""The systemd unit, and how a mount notifies systemd, on a real Swift."""
 
 import os
 import re
@@ -23,7 +23,7 @@ UNIT = UNITS / "swiftfs@.service"
 
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[socket.socket]:
-    """A notification socket as systemd has one."""
+    """A notification socket like systemd's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
         channel.settimeout(30)
@@ -36,7 +36,7 @@ def setting(name: str) -> list[str]:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 @pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service", "srv-photos.mount"])
-def test_systemd_finds_no_fault_in_the_units(tmp_path: Path, name: str) -> None:
+def test_systemd_finds_no_error_in_the_units(tmp_path: Path, name: str) -> None:
     copy = tmp_path / Path(name).name
     program = str(Path(sys.executable).with_name("swiftfs"))
     text = (UNITS / name).read_text()
@@ -89,7 +89,9 @@ def test_sigterm_drains_and_the_service_ends_well(mounted: Mount, connection: Co
     assert connection.get_object(mounted.source, "file")[1] == b"text"
 
 
-def test_a_failed_start_never_says_ready(swift: SwiftServer, tmp_path: Path, channel: socket.socket) -> None:
+def test_a_failed_start_never_notifies_ready(
+    swift: SwiftServer, tmp_path: Path, channel: socket.socket
+) -> None:
     folder = tmp_path / "mnt"
     folder.mkdir()
     command = [sys.executable, "-m", "swiftfs", "mount", "no-such-box", str(folder), "--foreground"]
