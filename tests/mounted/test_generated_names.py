@@ -1,4 +1,4 @@
-"""Names of every class of bytes, made at random: what Swift holds is there once, what is written arrives."""
+"""Random names of all bytes: each object is one file, and each file that is written is one object."""
 
 import itertools
 import os
@@ -62,7 +62,7 @@ def store(swift: SwiftServer) -> Iterator[SwiftStore]:
 
 
 def files_in(mounted: Mount, folder: str) -> list[str]:
-    """Return every file in a folder of the mount; a path out of it would not begin with the folder."""
+    """Return every file in a folder of the mount; assert that no path leaves the folder."""
     found = [f"{parent}/{name}" for parent, _, names in os.walk(mounted.path / folder) for name in names]
     assert all(os.path.realpath(path).startswith(f"{mounted.path}/{folder}/") for path in found)
     return found

@@ -1,4 +1,4 @@
-"""The folder `.swiftfs` in a mount's root: read by those who may, changed by nobody, met by no walk.
+"""The folder `.swiftfs` in a mount's root: who may read it, that nobody changes it, that no walk finds it.
 
 These run in a real mount.
 """

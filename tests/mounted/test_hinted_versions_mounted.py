@@ -1,4 +1,4 @@
-"""`slo=` in a Content-Type is a hint: it travels with copies that other clients make, and may be wrong.
+"""`slo=` in a Content-Type is a hint: copies by other clients have it too, and it may be wrong.
 
 These run in a real mount.
 """

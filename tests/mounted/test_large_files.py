@@ -1,4 +1,4 @@
-"""Large files on a real mount: segments, manifests, memory, and what stays in Swift after each change."""
+"""Large files on a real mount: segments, manifests, memory, and what Swift has after each change."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def downloaded_md5(connection: Connection, container: str, key: str) -> str:
 
 
 class Watched:
-    """A mount, and the requests that concern the segments and the object of one file."""
+    """A mount, and the requests for the segments and the object of one file."""
 
     def __init__(self, mount: Mount, key: str) -> None:
         self._mount = mount
@@ -65,13 +65,13 @@ class Watched:
         return self._mount.swift.requests()
 
     def stored(self) -> list[RecordedRequest]:
-        """Return the segments' PUTs that succeeded so far."""
+        """Return the successful PUTs of segments so far."""
         begin = path_of(self._mount.swift, f"{self._mount.source}_segments")
         puts = [request for request in self.requests() if request.method == "PUT"]
         return [request for request in puts if request.path.startswith(begin) and request.status == 201]
 
     def removals(self) -> list[int]:
-        """Return the positions of the requests that delete segments."""
+        """Return the positions of requests that delete segments."""
         begin = path_of(self._mount.swift, f"{self._mount.source}_segments")
         return [
             position
@@ -81,7 +81,7 @@ class Watched:
         ]
 
     def commit(self) -> int:
-        """Return the position of the one request that changed what the name holds."""
+        """Return the position of the one request that changed the object."""
         path = path_of(self._mount.swift, self._mount.source, self._key)
         found = [
             position
@@ -95,7 +95,7 @@ class Watched:
 
 @pytest.fixture
 def gibibyte(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A local file of 1 GiB and its MD5; it goes at once after the test."""
+    """A local file of 1 GiB and its MD5; it is deleted right after the test."""
     path = tmp_path / "gibibyte"
     yield path, make_file(path, 1024)
     path.unlink()
@@ -246,7 +246,7 @@ def test_unlink_removes_the_manifest_and_the_segments_in_one_request(
     assert not path.exists()
     wait_until(lambda: not segment_rows(connection, container))
     assert connection.get_container(container)[1] == []
-    # One bulk-delete goes through its names in order, the manifest's first.
+    # A bulk-delete handles its names in order, the manifest first.
     changes = [request for request in mounted.swift.requests() if request.method not in ("GET", "HEAD")]
     assert [(request.method, request.query) for request in changes] == [("POST", "bulk-delete")]
 

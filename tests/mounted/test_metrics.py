@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus reads over HTTP or from a file, as long as the mount lives."""
+"""Metrics for Prometheus, over HTTP or from a file, while the mount runs."""
 
 import socket
 import sys
@@ -25,7 +25,7 @@ Samples = dict[tuple[str, str], float]
 
 
 def parse(text: str) -> Samples:
-    """Return each sample by its name and its label's value, as Prometheus would read it."""
+    """Return each sample by its name and the value of its label, as Prometheus reads it."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         assert family.documentation, family.name
@@ -211,7 +211,7 @@ def test_nothing_is_left_of_a_server(address: str) -> None:
     except OSError:
         pytest.skip("no such address here")
     threads, port = threading.active_count(), free_port()
-    for _ in range(2):  # the second time the port is free again
+    for _ in range(2):  # the second time the port must be free again
         exporter = metrics.open_exporter(f"{address}:{port}")
         exporter.start(lambda: STATE)
         assert parse(scrape(port, address))["swiftfs_requests_total", "get"] == 2000

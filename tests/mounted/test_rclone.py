@@ -1,4 +1,4 @@
-"""rclone works on the same container: it sees our files and no marker, and we see what it uploads."""
+"""rclone on the same container: it sees our files but no markers, and swiftfs sees what it uploads."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def write(path: Path, data: bytes, mtime_ns: int) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A local folder of files, small and large, in folders, one of them empty."""
+    """A local tree of small and large files, with an empty folder."""
     root = tmp_path / "tree"
     write(root / "top.txt", b"top", 1_600_000_000_123_456_789)
     write(root / "sub" / "wörter.txt", b"words\n" * 1000, 1_500_000_000_000_000_000)

@@ -1,4 +1,4 @@
-"""What sequential reading costs: by one reader or several, in any order, from a slow server.
+"""Reading ahead from a slow server, by one program or several.
 
 These run in a real mount.
 """
@@ -27,7 +27,7 @@ NEEDLESS = 1.1
 
 @contextmanager
 def busy_cores(count: int = 2) -> Iterator[None]:
-    """Let other processes take all the time of so many cores that they can get."""
+    """Keep so many cores busy with other processes."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -42,7 +42,7 @@ SIZES = {"big": 256 * MIB, "quarters": 100 * MIB}
 
 @pytest.fixture(scope="module")
 def far_away() -> Iterator[SwiftServer]:
-    """A Swift that takes 300 ms a request."""
+    """A Swift with a delay of 300 ms for each request."""
     with SwiftServer(settings=ServerSettings(delay=0.3)) as server:
         client = Connection(server.auth_url, server.user, server.key, retries=0)
         client.put_container("far")
@@ -60,7 +60,7 @@ def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
 
 
 def read_file(path: Path, start: int, stop: int) -> bool:
-    """Read as `cp` does; say whether the bytes are those of `far_away`."""
+    """Read a range as `cp` does; return whether the bytes are those that `far_away` has."""
     expected = repeated_noise(256 * MIB)
     with path.open("rb", buffering=0) as file:
         file.seek(start)

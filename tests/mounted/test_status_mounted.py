@@ -1,4 +1,4 @@
-"""`swiftfs status`: all that an administrator sees of running mounts, and nothing that is secret.
+"""`swiftfs status`: all that an administrator sees of running mounts, and no secret.
 
 These run in a real mount.
 """
@@ -76,7 +76,7 @@ def test_a_file_that_is_being_written_is_shown(mounted: Mount) -> None:
         file.write(os.urandom(3 * MIB))
 
         def is_sent() -> bool:
-            file.write(b"x")  # a segment goes up at a write when it has rested
+            file.write(b"x")  # a segment is uploaded at a write after its write delay
             (writing,) = read_state(mounted.path).writing
             assert (writing.path, writing.bytes) == ("/tape", file.tell())
             return writing.sent == 3 * MIB
@@ -137,7 +137,7 @@ def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
 
 
 def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs status` on a machine that has only the mounts below `folder`: others may hang."""
+    """Run `swiftfs status` as if only the mounts below `folder` existed: others may hang."""
     with Path("/proc/self/mountinfo").open() as mounts:
         ours = [line for line in mounts if str(folder) in line]
     (folder / "mounts").write_text("".join(ours))
@@ -145,7 +145,7 @@ def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
 
 
 def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs status` with another table of mounts than the kernel's."""
+    """Run `swiftfs status` with another table of mounts."""
     code = (
         "import sys; from pathlib import Path; from swiftfs.control import client; "
         "from swiftfs.cli.app import main; client.OWN_TABLE = Path(sys.argv[1]); "
@@ -194,7 +194,7 @@ def test_where_nothing_is_mounted(tmp_path: Path) -> None:
 
 @contextmanager
 def terminal(*words: object) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[bytes], bool]]]:
-    """Run `swiftfs` on a terminal; lend what says whether it has printed a text."""
+    """Run `swiftfs` on a terminal; yield a function that waits until it has printed a text."""
     master, slave = pty.openpty()
     environment = {**clean_environment(), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
     process = subprocess.Popen(

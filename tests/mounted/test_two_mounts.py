@@ -1,4 +1,4 @@
-"""Two mounts of one container, each with its own cache: what one sees of the other's changes, and when."""
+"""Two mounts of one container with a cache each: what one sees of the other's changes, and when."""
 
 import os
 import time
@@ -33,11 +33,11 @@ class Pair(NamedTuple):
     other: Mount
 
     def store(self, mount: Mount) -> None:
-        """Return when Swift has all that was done in a mount."""
+        """Return when Swift has all changes of a mount."""
         assert flush(mount.path, lambda _report: None).unflushed == 0
 
     def seen(self, condition: Callable[[Path], object]) -> None:
-        """Store what was done in the one; the other must show it as soon as its listings have expired."""
+        """Store all changes of one mount; the other must show them when its listings have expired."""
         self.store(self.one)
         began = time.monotonic()
         wait_until(lambda: condition(self.other.path))
@@ -55,12 +55,12 @@ def pair(
 
 
 def shows(folder: Path, names: set[str]) -> bool:
-    """Say whether these are the names in a folder."""
+    """Return whether a folder has exactly these names."""
     return set(os.listdir(folder)) == names  # noqa: PTH208
 
 
 def is_gone(name: str, folder: int) -> bool:
-    """Say whether an open folder has no such name."""
+    """Return whether an open folder lacks a name."""
     try:
         os.stat(name, dir_fd=folder)
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
 
 
 def test_a_stale_listing_does_not_serve_a_mixture_either(pair: Pair) -> None:
-    """The name is opened again before the listing expires: the version that it tells of is gone."""
+    """The name is opened again before the listing expires, but the version in it is gone."""
     (pair.one.path / "file").write_bytes(OLD)
     pair.seen(lambda root: (root / "file").exists())
     pair.other.expected.append("ESTALE")
