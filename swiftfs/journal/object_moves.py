@@ -85,7 +85,10 @@ class ObjectMoves:
     def move(self, operation: Move) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed."""
         if operation.replaces_large is not False:
+            # They are of an older attempt to delete the target, which then was another object. The success of
+            # this COPY proves nothing about it, though it proves the end of what stands there now.
             self._removal.forget_expected(operation.target)
+        # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
@@ -114,9 +117,12 @@ class ObjectMoves:
         if operation.etag in (None, etag):
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
+            # What stands at the target may be what the move was to replace, an empty file for example. A COPY
+            # brings the headers of the source along, so only equal headers make it the copy.
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
-            if is_copy:
+            if is_copy and target is not None:
+                self._list_again(target)
                 self._record_replaced(operation)
                 return self._delete_unchanged(
                     [MoveItem(operation.source, operation.target, etag, copied=etag)]
@@ -147,13 +153,19 @@ class ObjectMoves:
         began = monotonic()
         items = self._items(operation, self._list(operation))
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
+        # Committed before the first COPY: the next process can tell what moves from what was stored
+        # meanwhile.
         record(replace(operation, objects=moved))
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
-            rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
+            try:
+                rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
+            except StoreError as error:  # all is at the new place, and an undo would meet the same outage
+                self._record_moved(copied, {item.source for item in copied})
+                return [(deletion_of(item), error) for item in copied]
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
         return self._delete_unchanged(doubtful, sure)
@@ -175,6 +187,7 @@ class ObjectMoves:
         for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
             self._found_rows(item.source, item.row, item.target, there)
+            # Not what was to be moved: it came to the old place, or was changed there, after the move began.
             if operation.objects is not None and (was is None or not is_version(item, was)):
                 kept.append(item)
             elif there is not None and item.row is not None and there.hash == item.row.hash:
@@ -192,6 +205,7 @@ class ObjectMoves:
         found = [item for item in items if item.copied is not None]
         for item in kept:
             self._share_copy(item)
+        # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
             left = self._undo(found) if not operation.served else ()
             raise Unmoved(StoreError("it was being undone when the process died"), left)
@@ -210,6 +224,10 @@ class ObjectMoves:
                 _some([item.source for item in kept]),
             )
         return self._delete_unchanged(copied, found)
+
+    def _list_again(self, copy: ObjectInfo) -> None:
+        """Have a copy listed: the server may have died between the COPY and the update of the listing."""
+        self._store.post(copy.version.name, Headers.of(copy))
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
         """Record the owner of the segments of an SLO whose source was deleted before the process died."""
@@ -281,6 +299,8 @@ class ObjectMoves:
                 continue
             there = self._head(target)
             self._found(target, there, copy_of=source)
+            if there is not None:
+                self._list_again(there)
             if there is not None or operation.may_copy:
                 copied, keeps = EMPTY if there is not None else None, operation.over_folder
                 yield MoveItem(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
@@ -308,11 +328,14 @@ class ObjectMoves:
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
         absent = [item for item in items if isinstance(item.error, NotFound)]
+        # A 404 may also mean that the target's container is missing.
         for item, found in zip(absent, self._pool.map(self._head_or_error, absent), strict=True):
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
             with suppress(OSError):  # the disk is full: the next process would go on with the move
+                # Before the first DELETE: if this process dies, the next one must not take a copy that is
+                # about to be deleted for the object's new place, and delete the source.
                 record_undone()
             raise Unmoved(error, self._undo(items)) from error
         return [item for item in items if item.copied is not None]
@@ -363,6 +386,7 @@ class ObjectMoves:
     def _is_of_this_moment(self, began: float, copied: Sequence[MoveItem]) -> bool:
         """Return whether the listing of the sources is recent enough to delete them."""
         seconds = sorted(item.seconds for item in copied)
+        # One copy that took much longer than most leaves its source unwatched for that time.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
@@ -394,12 +418,16 @@ class ObjectMoves:
         items = {item.source: item for item in (*sure, *doubtful)}
         failures = self._removal.delete_all(names)
         remnants += [(deletion_of(items[name]), error) for name, error in failures.items()]
-        left = {deletion.name for deletion, _ in remnants}
-        for name, item in items.items():
-            if item.may_share:
-                stays = name in (*left, *changed, *absent)
-                self._removal.record_move(name, item.target, item.copied or "", stays=stays)
+        left = (deletion.name for deletion, _ in remnants)
+        self._record_moved(items.values(), {*left, *changed, *absent})
         return remnants
+
+    def _record_moved(self, items: Iterable[MoveItem], staying: Collection[ObjectName]) -> None:
+        """Record which copies have the segments now, and which share them with a source that may stay."""
+        for item in items:
+            if item.may_share:
+                stays = item.source in staying
+                self._removal.record_move(item.source, item.target, item.copied or "", stays=stays)
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
         """Return whether the target is that version: a COPY may be answered with a wrong ETag."""

@@ -1,12 +1,14 @@
 """Final refusals: the change is given up, and no command reports success for it."""
 
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from support.forgetful_store import ForgetfulStore
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -209,6 +211,36 @@ def test_a_folder_whose_answer_was_lost_is_no_refusal(store: MemoryStore, tmp_pa
         filesystem.releasedir(handle)
         assert report(filesystem).total == 0
         assert names(filesystem, "/") == ["folder"]
+
+
+def test_a_folder_whose_answer_was_lost_is_listed(tmp_path: Path) -> None:
+    """A server that died between the object and its row lists it with the next change of the object."""
+    store = ForgetfulStore("box")
+    with harness(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        store.forget = True
+        flush(filesystem)
+        store.forget = False
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["folder"]
+    with harness(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["folder"]
+
+
+def test_a_file_of_another_client_is_no_folder(store: MemoryStore, tmp_path: Path) -> None:
+    with harness(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        refuse(store, Unavailable, "put")
+        flush(filesystem)
+        store.hook = None
+        store.put(ObjectName("box", "folder"), b"", Headers("text/plain"))
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+        filesystem.refresh()
+        assert stat.S_ISREG(filesystem.getattr("/folder").mode)
+    assert store.head(ObjectName("box", "folder")).content_type == "text/plain"
 
 
 def test_a_change_that_succeeds_later_is_no_refusal(store: MemoryStore, tmp_path: Path) -> None:
