@@ -78,7 +78,7 @@ SLOW_CALLS: dict[str, Call] = {
     "`to_bytes` and `from_bytes`": lambda file, _: Blocks.from_bytes(file.blocks.to_bytes()),
     "plan a patch of 1000 segments": plan_patch,
 }
-"""What a close or an upload does, once."""
+"""Calls that a close or an upload makes once."""
 
 
 def measure(call: Call, file: File, places: list[int]) -> float:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from budget_jobs import MIB, OURS, RCLONE, SCENES, Plan, Side, fill, prepare
+from budget_jobs import JOB_GROUPS, MIB, OURS, RCLONE, Plan, Side, fill, prepare
 from budget_report import Samples, draw, page, with_summary
 from contenders import find_rclone
 
@@ -41,10 +41,10 @@ def measure(plan: Plan, delay: float, repeats: int, folder: Path, loads: list[fl
             stack.callback(side.client.close)
             fill(side)
         for repeat in range(repeats):
-            for scene in SCENES:
+            for group in JOB_GROUPS:
                 loads.append(os.getloadavg()[0])
                 for side in sides if repeat % 2 == 0 else sides[::-1]:
-                    for job, cost in scene(side).items():
+                    for job, cost in group(side).items():
                         samples.setdefault(job, {}).setdefault(side.name, []).append(cost)
                         print(f"{delay * 1000:g} ms, {job}, {side.name}: {cost}", file=sys.stderr, flush=True)
     return samples
@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--settle", type=float, help="seconds that each waits before it uploads; else its own"
     )
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
     parser.add_argument("--output", type=Path, default=REFERENCE, help="where the page and the plot go")
     parser.add_argument("--quick", action="store_true", help="everything small, without a delay")
     arguments = parser.parse_args()

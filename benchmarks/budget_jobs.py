@@ -28,16 +28,16 @@ RCLONE_PROGRAM = find_rclone() or "rclone"
 
 MIB = 1024**2
 WATCHER = "the benchmark itself"
-"""The User-Agent of requests that are nobody's cost."""
+"""The User-Agent of the benchmark's own requests, which do not count."""
 DIRECTORY = "application/directory"
 AREAS = ("tree", "implied", "foreign", "few", "in", "big")
 MOVED_FILES = 20
 POLL_SECONDS = 0.2
 GIVE_UP_SECONDS = 20.0
-"""What has not arrived when the contender has asked for nothing so long never will."""
+"""Objects that are missing after so many seconds without a request of the contender count as lost."""
 
 Missing = Callable[[], int]
-"""Asks the server how much of what a job changes is not there yet."""
+"""Returns how many results of a job the server does not have yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +339,7 @@ def move_and_remove_big(side: Side) -> Costs:
         }
 
 
-SCENES: tuple[Callable[[Side], Costs], ...] = (
+JOB_GROUPS: tuple[Callable[[Side], Costs], ...] = (
     list_tree,
     list_implied,
     list_foreign,
@@ -353,4 +353,4 @@ SCENES: tuple[Callable[[Side], Costs], ...] = (
     append_big,
     move_and_remove_big,
 )
-"""In this order they leave the containers as `fill` made them."""
+"""In this order the containers are in the end as `fill` made them."""

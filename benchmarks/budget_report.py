@@ -211,8 +211,8 @@ METHOD = """## How it is measured
 
 def rclone_version() -> str:
     """Return the name and version of rclone."""
-    told = subprocess.run([RCLONE_PROGRAM, "version"], check=True, capture_output=True, text=True).stdout
-    return told.splitlines()[0]
+    output = subprocess.run([RCLONE_PROGRAM, "version"], check=True, capture_output=True, text=True).stdout
+    return output.splitlines()[0]
 
 
 def draw(samples: Samples, delay: float, path: Path) -> bool:

@@ -28,7 +28,7 @@ from support.memory_store import MemoryStore
 from support.mounts import Mount
 
 OPTIONS = "settle=1000000,drain=0"
-"""Nothing goes up meanwhile, nor at the end."""
+"""Nothing is uploaded, not even at the end."""
 
 STEPS = ("open and write", "close", "release")
 
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--size", type=int, default=1024, help="bytes of each file")
-    parser.add_argument("--folder", type=Path, help="where the cache folder lies")
+    parser.add_argument("--folder", type=Path, help="folder for the cache folder")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}; ", end="")
     print(f"{arguments.files} files of {arguments.size} bytes, in ms\n")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from support.mounts import Mount, run
 
 ROWS = 20_000
-"""Names that the server is given in a request."""
+"""Names per request that fills the container."""
 
 JOBS = {
     "ls -f of 1,000,000 names": ("huge/name{:07d}", 1_000_000, 1, ("ls", "-f"), "huge"),

@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=1024, help="MiB of the file")
     parser.add_argument("--names", type=int, default=10_000, help="names in the folder")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))

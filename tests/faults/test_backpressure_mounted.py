@@ -24,9 +24,9 @@ def disk(folder: Path) -> int:
 
 LIMIT, SEGMENT, LARGE = 64 * MIB, 8 * MIB, 300 * MIB
 SLACK = 24 * MIB
-"""A step of the budget, the segment being written, and what was admitted while others waited."""
+"""Bytes of a step of the budget, of the segment being written, and of writes that have begun."""
 
-IMPATIENCE = """
+SHORT_TIMEOUTS = """
 from swiftfs.filecache import space as room
 from swiftfs.store import retry
 room.PATIENCE = 5.0
@@ -104,7 +104,7 @@ def test_an_outage_ends_a_write_and_nothing_hangs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(IMPATIENCE)
+    (tmp_path / "sitecustomize.py").write_text(SHORT_TIMEOUTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     connection.put_container(f"{container}_segments")
     mount = Mount(swift, container, tmp_path, f"{SMALL_DISK},settle=0.1,drain=1")

@@ -14,7 +14,7 @@ from support.mounts import Mount, run
 from swiftfs.demo.server import Fault, SwiftServer
 
 LATE = 3.0
-"""Seconds until a lost request is carried out; the looks come before and after it."""
+"""Seconds until a lost request is executed; the mount looks for it before and after that."""
 
 
 @pytest.fixture

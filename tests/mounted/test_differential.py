@@ -59,7 +59,7 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("lstat", "p"),
     ],
 }
-"""Sequences that once went wrong."""
+"""Sequences of calls that once failed."""
 
 
 @pytest.fixture

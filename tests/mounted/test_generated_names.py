@@ -41,7 +41,7 @@ PIECES = [
 LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 KEYS = st.lists(st.sampled_from(PIECES) | LETTERS, min_size=1, max_size=8).map("".join)
 ESCAPE = re.compile(r"\.\.?|%+(empty|dot|dotdot)|.*%file|\.fuse_hidden.*", re.DOTALL)
-"""Names on the mount that stand for something else."""
+"""Names on the mount that are escapes."""
 NAMES = KEYS.map(lambda key: key.replace("/", "_")).filter(lambda name: not ESCAPE.fullmatch(name))
 QUICKLY = settings(
     max_examples=25,

@@ -17,7 +17,7 @@ from swiftfs.demo.server import Fault, RecordedRequest
 
 MIB = 1024**2
 MEMORY = 300 * MIB
-"""What the process may hold at most, whatever the size of a file."""
+"""Most memory of the process in bytes, whatever the size of a file."""
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
 

@@ -14,13 +14,13 @@ from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 
 FILES = int(os.environ.get("SWIFTFS_MANY_FILES", "2000"))
-"""100,000 take a quarter of an hour, which the server needs."""
+"""100,000 take a quarter of an hour, most of it in the server."""
 
 IN_A_FOLDER = 100
 
 BASE_MEMORY = 100 * 1024**2
 FILE_MEMORY = 6 * 1024
-"""Bytes of memory: of a mount with nothing in it, and what each change that waits may take at its worst."""
+"""Bytes of memory: of a mount without files, and the most for each pending change."""
 
 LARGEST_RATIO = 4.0
 """How much longer the last tenth of the files may take than the first: the machine is shared."""

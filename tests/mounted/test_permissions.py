@@ -95,7 +95,7 @@ OTHERS_MAY = (
     ("ls", "closed"),
     ("cat", "closed/inside"),
 )
-"""What others try in a folder of somebody else."""
+"""What other users try in a user's folder."""
 
 
 def prepare(folder: Path) -> dict[str, bytes]:

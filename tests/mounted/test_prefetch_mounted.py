@@ -21,7 +21,7 @@ from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftSer
 
 FILES, FOLDERS = 400, 41
 ATTRIBUTES = f"text/plain;mtime=1700000000.000000001;mode=0100644;uid={os.getuid()};gid={os.getgid()}"
-"""What our own files carry, so that no HEAD is wanted."""
+"""The Content-Type of our own files, which need no HEAD."""
 
 JOBS: dict[str, Callable[[Path, Path], object]] = {
     "tar": lambda top, out: run("tar", "-cf", out / "tree.tar", "-C", top, "tree"),

@@ -22,7 +22,7 @@ from swiftfs.filecache.block_map import BLOCK
 
 pytest_plugins = ["support.cache_fixtures"]
 NEEDLESS = 1.1
-"""So many times the bytes of a file may be downloaded to read it once."""
+"""Limit of downloaded bytes, as a multiple of the bytes of the file."""
 
 
 @contextmanager

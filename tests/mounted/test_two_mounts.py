@@ -20,7 +20,7 @@ from swiftfs.demo.server import SwiftServer
 TTL = 1.0
 KERNEL_SECONDS = 1.0
 SLACK_SECONDS = 3.0
-"""For the requests."""
+"""Time for the requests."""
 
 MIB = 1024 * 1024
 OLD, NEW = b"o" * 24 * MIB, b"n" * 24 * MIB

@@ -18,16 +18,16 @@ MISSING = b"missing"
 class Node:
     """A file or a folder. `now` is what a program reads; that of a `foreign` one is unknown.
 
-    After a crash a file holds one of `kept`, its contents at the last close, or of `loose`, later contents in
-    place. `anew` are contents written after a truncation to 0, which count from the close on.
+    After a crash a file holds one of `kept`, its contents at the last close, or of `unclosed`, later contents
+    in place. `rewritten` are contents written after a truncation to 0, which count from the close on.
     """
 
     number: int
     is_folder: bool = False
     now: bytes = b""
     kept: set[bytes] = field(default_factory=set)
-    loose: list[bytes] = field(default_factory=list)
-    anew: list[bytes] | None = None
+    unclosed: list[bytes] = field(default_factory=list)
+    rewritten: list[bytes] | None = None
     handles: int = 0
     writer: int = 0
     vague: bool = False
@@ -44,36 +44,36 @@ class Node:
         return (
             self.foreign
             or body in self.kept
-            or body in self.loose
+            or body in self.unclosed
             or any(body == torn for torn in self.torn())
         )
 
     def torn(self) -> Iterator[bytes]:
         """Yield what a change in place may leave: its bytes with the size of the last close."""
-        for body in self.loose:
+        for body in self.unclosed:
             for kept in self.kept:
                 yield body[: len(kept)].ljust(len(kept), b"\0")
 
     def wrote(self, body: bytes) -> None:
         """Record new contents that are not closed."""
-        (self.loose if self.anew is None else self.anew).append(body)
+        (self.unclosed if self.rewritten is None else self.rewritten).append(body)
 
     def hand_in(self) -> None:
         """Record that the file may have been handed in without a close."""
-        if self.anew is not None:
-            self.loose += [b"", *self.anew]
-            self.anew = None
+        if self.rewritten is not None:
+            self.unclosed += [b"", *self.rewritten]
+            self.rewritten = None
 
     def closed(self, body: bytes) -> None:
         """Record that a close or fsync has returned."""
-        self.kept, self.loose, self.anew = {body}, [], None
+        self.kept, self.unclosed, self.rewritten = {body}, [], None
         self.vague = self.dropped = False
 
     def refused(self) -> None:
         """Record that a close has failed: the old or new state may remain, a new file may be missing."""
         self.dropped = self.optional
         self.hand_in()
-        self.kept |= {self.now, *self.loose}
+        self.kept |= {self.now, *self.unclosed}
         self.vague = True
 
 
@@ -180,7 +180,7 @@ class Model:
         """Record that no handle is open any more, and which requests may still be executed."""
         for node in self._nodes():
             node.handles = node.writer = 0
-            node.anew = None
+            node.rewritten = None
             self.bodies.update(node.torn())
         if self.moving is not None:
             self._torn_moves.append(self.moving)
@@ -293,7 +293,7 @@ def describe_bytes(body: bytes | None) -> str:
 def _describe_any(node: Node) -> str:
     if node.is_folder:
         return "a folder"
-    return " or ".join(describe_bytes(body) for body in dict.fromkeys([*sorted(node.kept), *node.loose]))
+    return " or ".join(describe_bytes(body) for body in dict.fromkeys([*sorted(node.kept), *node.unclosed]))
 
 
 def _distinct(worlds: list[World]) -> list[World]:

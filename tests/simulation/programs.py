@@ -299,12 +299,12 @@ class Program:
                 node = self._model.new()
                 with self._model.change(added(path, node)):
                     number = self._call(lambda: self._fs.create(path, 0o644, os.O_WRONLY | os.O_TRUNC, ME))
-                node.anew = []
+                node.rewritten = []
             else:
                 self._may_write(node)
                 self._model.wrote(node, node.now)
                 number = self._call(lambda: self._fs.open(path, os.O_WRONLY | os.O_TRUNC))
-                node.anew, node.now = [], b""
+                node.rewritten, node.now = [], b""
             node.handles += 1
             node.writer += 1
             return Handle(number, node, writable=True)
@@ -336,8 +336,8 @@ class Program:
 
     def _flush(self, handle: Handle) -> None:
         node = handle.node
-        if node.anew is not None:
-            node.loose.append(node.now)
+        if node.rewritten is not None:
+            node.unclosed.append(node.now)
         try:
             self._call(lambda: self._fs.flush(handle.number))
         except OSError:
@@ -359,8 +359,8 @@ class Program:
     def _fsync_handle(self, handle: Handle) -> None:
         node = handle.node
         body = node.now
-        if handle.writable and node.anew is not None:
-            node.loose.append(body)
+        if handle.writable and node.rewritten is not None:
+            node.unclosed.append(body)
         try:
             self._call(lambda: self._fs.fsync(handle.number, False))
         except OSError:

@@ -34,7 +34,7 @@ def test_a_file_that_was_never_closed_may_exist() -> None:
     model = model_with(a=b"1")
     node = model.new()
     with model.change(added("/b", node)):
-        node.anew = []
+        node.rewritten = []
     model.wrote(node, b"new")
     assert model.problems({"/a": b"1"}) == []
     assert model.problems({"/a": b"1", "/b": b"new"}) != []
@@ -51,7 +51,7 @@ def test_a_change_in_place_may_have_the_new_or_the_old_size() -> None:
 def test_a_truncated_file_is_as_before_until_its_close() -> None:
     model = model_with(a=b"1234")
     node = file(model, "/a")
-    node.anew = []
+    node.rewritten = []
     model.wrote(node, b"new")
     assert model.problems({"/a": b"1234"}) == []
     assert model.problems({"/a": b"new"}) != []

@@ -24,7 +24,7 @@ from swiftfs.demo.server import SwiftServer
 DIRECTORY = "application/directory"
 
 LARGE = bytes(range(256)) * 16 * 1024
-"""4 MiB, which are four segments."""
+"""4 MiB, four segments."""
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["pytest", "swiftfs.cli.mount", "swiftfs.fuse.operations"])

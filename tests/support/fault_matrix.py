@@ -46,7 +46,7 @@ STATUSES: dict[int, type[StoreError]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault; after a `silent` one the client waits for an answer in vain."""
+    """A kind of fault; after a `silent` one the client waits for an answer that never comes."""
 
     name: str
     fault: Fault

@@ -13,7 +13,7 @@ LONGEST = 256 * KIB
 """Bytes of the longest single read or write: two of the kernel's requests."""
 
 TAIL = 40
-"""Operations that a failure tells of."""
+"""How many of the last operations a failure shows."""
 
 EDGES = (1, 4 * KIB, 128 * KIB, MIB)
 """Offsets and sizes are often multiples of these: any byte, pages, blocks of the cache, segments."""

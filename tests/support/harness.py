@@ -76,6 +76,16 @@ def put(filesystem: FileSystem, handle: int, offset: int, data: bytes) -> None:
     assert copied == len(data)
 
 
+def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
+    """Open a file, write bytes at an offset, and close it."""
+    handle = filesystem.open(path, os.O_RDWR)
+    try:
+        put(filesystem, handle, offset, data)
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
 def get(filesystem: FileSystem, handle: int, offset: int = 0, size: int = 1 << 30) -> bytes:
     """Read up to `size` bytes from an offset through a handle."""
     span = filesystem.read(handle, offset, size)

@@ -36,7 +36,7 @@ USER = "archivist"
 PASSWORD = "the-archivists-secret"
 PROJECT = "archive"
 ROLE = "swiftoperator"
-"""A role whose bearers own their project's account: a default of Swift's keystoneauth."""
+"""A role whose users own the account of their project: a default of Swift's keystoneauth."""
 TOKEN_LIFE = 3600
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

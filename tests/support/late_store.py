@@ -179,7 +179,7 @@ def heads(store: LateStore) -> int:
     return sum(method == "head" for method, _ in store.requests)
 
 
-def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """Return the messages of this level in the log."""
     return [one.getMessage() for one in caplog.records if one.levelno == level]
 

@@ -15,7 +15,7 @@ from swiftfs.store.protocol import Headers
 MIB = 1024 * 1024
 
 OURS = "text/plain;mtime=1700000000.5;mode=0100644;uid=0;gid=0"
-"""As swiftfs writes it, so that a listing tells all of the file."""
+"""The Content-Type that swiftfs writes, so that a listing has all attributes of the file."""
 
 OLD, NEW = b"old content", b"new content, longer"
 LARGE = bytes(range(256)) * (2 * MIB // 256)

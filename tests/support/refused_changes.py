@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from support.harness import harness
+from support.harness import harness, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER
-from swiftfs.errors import StoreError, SwiftfsError
+from swiftfs.errors import AccessDenied, StoreError, SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -28,3 +28,12 @@ def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], op
     except SwiftfsError as error:
         return str(error)
     raise AssertionError("the mount ended without an error")
+
+
+def leave_refused_file(store: MemoryStore, cache: Path) -> Path:
+    """Make a cache folder, and leave in it a pending file that the store has refused; return the folder."""
+    cache.mkdir()
+    refuse(store, AccessDenied, "put")
+    ended(store, cache, lambda filesystem: write(filesystem, "/file", b"data"))
+    store.hook = None
+    return cache

@@ -13,6 +13,16 @@ def keys(store: MemoryStore, container: str = "box") -> list[str]:
     return [row.key for row in store.list_page(container).rows]
 
 
+def segments(store: MemoryStore, container: str = "box_segments") -> set[str]:
+    """Return the keys of all segments."""
+    return set(keys(store, container))
+
+
+def named_segments(store: MemoryStore, key: str) -> set[str]:
+    """Return the keys of the segments that the SLO's manifest names; raise `BadRequest` if it is no SLO."""
+    return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
+
+
 def body(store: MemoryStore, key: str) -> bytes:
     """Return the bytes of an object in `box`."""
     parts: list[bytes] = []

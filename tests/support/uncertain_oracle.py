@@ -223,7 +223,7 @@ class UncertainOracle(CrashOracle):
     def _change_in_place(
         self, path: str, flags: int, pieces: Sequence[Piece], pause: Callable[[], None]
     ) -> None:
-        """Change a file in place; a crash may leave a part of each step, cut or filled with zeros to its size.
+        """Change a file in place; a crash may leave a part of each step, cut or zero-filled to the old size.
 
         docs/durability.md does not promise more: the record of a close that is not uploaded yet has the size
         and the changed blocks of that time, while the local file changes.

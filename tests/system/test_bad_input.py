@@ -18,10 +18,10 @@ from swiftfs.fuse.binding import _first_reason
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
 PLACES = "AUTHURL|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|NUMBER"
-"""Words of the page that stand for others."""
+"""Placeholders in the quotations."""
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port, where nobody listens."""
+"""The discard port, on which no server listens."""
 
 Refused = Callable[..., str]
 

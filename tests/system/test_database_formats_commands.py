@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from support.commands import one_line, swiftfs
-from support.harness import harness, names, write
+from support.harness import harness, names
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 from support.old_databases import NEW, contents, garbage, make, rewrite
-from support.stored_objects import NEVER, refuse
+from support.refused_changes import leave_refused_file
 from swiftfs.demo.server import SwiftServer
-from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.journal.database import SCHEMA
 from swiftfs.sqlite import OtherFormat, open_database
 
@@ -29,13 +28,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), harness(store, folder, NEVER) as filesystem:
-        write(filesystem, "/file", b"data")
-    store.hook = None
-    return folder
+    return leave_refused_file(store, tmp_path / "cache")
 
 
 def kill_after(path: Path, *statements: str) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 THREADS = 8
 RENEWED_EARLY = v3.Password.MIN_TOKEN_LIFE_SECONDS
-"""A token is given up this many seconds before it expires."""
+"""Seconds before its end at which a token is renewed."""
 PATIENCE = 30.0
 
 

@@ -15,6 +15,7 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount, clean_environment
+from support.notify_socket import notify_socket
 from swiftfs.demo.server import SwiftServer
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -24,9 +25,7 @@ UNIT = UNITS / "swiftfs@.service"
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[socket.socket]:
     """A notification socket like systemd's."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(tmp_path / "notify"))
-        channel.settimeout(30)
+    with notify_socket(tmp_path / "notify") as channel:
         yield channel
 
 

@@ -12,7 +12,7 @@ from support.proxies import Proxy, write_certificate
 from swiftfs.demo.server import SwiftServer
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port, where nobody listens."""
+"""The discard port, on which no server listens."""
 
 Refused = Callable[..., str]
 

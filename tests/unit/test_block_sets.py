@@ -14,7 +14,7 @@ from swiftfs.filecache.block_map import BLOCK, Blocks, missing_of_all
 LEAF = block_tree.LEAF_SIZE
 INNER = LEAF * block_tree.CHILDREN
 END = 2 * INNER + 3 * LEAF
-"""One past the last block that the rules speak of: the tree has three heights up to here."""
+"""The number after the last block of the rules: up to here the tree has three heights."""
 
 CORNERS = [
     corner + one for corner in (2, LEAF, 2 * LEAF, INNER, 2 * INNER, END - 2) for one in (-2, -1, 0, 1)

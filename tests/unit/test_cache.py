@@ -249,7 +249,7 @@ def test_leftovers_and_unknown_files_are_deleted(rig: CacheRig) -> None:
     rig.read(origin)
     rig.cache.close()
     (rig.files / "open-123").write_bytes(b"of a process that died")
-    (rig.files / "stranger").write_bytes(b"x")
+    (rig.files / "unknown").write_bytes(b"x")
     rig.enter()
     assert len(rig.kept()) == 1
     rig.gets()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import harness, names, read, write
+from support.harness import harness, names, read
 from support.memory_store import MemoryStore
 from support.old_databases import NEW, OLD, contents, garbage, make, rewrite
-from support.stored_objects import NEVER, body, refuse
-from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
+from support.refused_changes import leave_refused_file
+from support.stored_objects import body
+from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.version_index import VersionIndex
 from swiftfs.journal.database import SCHEMA, JournalDB
 from swiftfs.maintenance.journaled_uploads import journaled
@@ -42,13 +43,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), harness(store, folder, NEVER) as filesystem:
-        write(filesystem, "/file", b"data")
-    store.hook = None
-    return folder
+    return leave_refused_file(store, tmp_path / "cache")
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:

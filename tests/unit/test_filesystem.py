@@ -36,7 +36,7 @@ FAILURES = [
     (Corrupt, errno.EIO),
     (requests.ConnectionError, errno.EIO),
 ]
-"""What a store can raise, and what a program is told; the last is what no store should let out."""
+"""Errors of a store, and the errno that a program gets; the last one is an unexpected exception."""
 
 WRITES = {"put", "put_manifest", "copy", "post", "delete", "delete_many"}
 

@@ -1,4 +1,4 @@
-"""Imports go down only, for every folder and file, and each library is imported by one part only."""
+"""Imports go down only, for every folder and every file, and each library has one owner."""
 
 import ast
 import graphlib
@@ -55,7 +55,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def floor(name: str) -> int:
-    """Return the layer of a module; raise `LookupError` if it has none."""
+    """Return the floor of a module, or of something in one; raise `LookupError` when it has none."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
@@ -72,7 +72,7 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield all that a file imports, as full names."""
+    """Yield what a file imports, wherever in it, as full names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -83,7 +83,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def own_imports(path: Path) -> Iterator[str]:
-    """Yield all that a file imports from swiftfs, as names below it."""
+    """Yield what a file imports of swiftfs, as names below it."""
     for name in imports(path):
         package, _, rest = name.partition(".")
         if package == "swiftfs" and rest not in {"", "__version__"}:
@@ -98,7 +98,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_folders_of_one_layer_do_not_import_each_other(path: Path) -> None:
+def test_folders_of_one_floor_do_not_know_each_other(path: Path) -> None:
     name = module_name(path)
     if "." not in name:
         return
@@ -130,7 +130,7 @@ def test_there_is_one_clock(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_module_has_a_docstring(path: Path) -> None:
+def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
@@ -146,7 +146,7 @@ def test_no_modules_import_each_other() -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_every_module_is_in_a_layer_that_exists() -> None:
+def test_every_floor_exists_and_nothing_lies_loose() -> None:
     names = {module_name(path) for path in MODULES}
     assert {name for names_of in FLOORS for name in names_of} <= names | {"concurrency"}
     assert {path.stem for path in PACKAGE.glob("*.py")} <= LOOSE

@@ -20,7 +20,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 SETTLINGS = ["", "settle=60"]
-"""What was written is stored when close() returns, or waits: then a rename is a matter of the journal."""
+"""A file is stored when close() returns, or is pending; then a rename only changes the journal."""
 
 
 @pytest.fixture

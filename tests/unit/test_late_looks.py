@@ -17,12 +17,12 @@ from support.late_store import (
     LateStore,
     heads,
     late,
+    logged,
     look,
     recorded,
     remove,
     settle,
     store_file,
-    told,
 )
 from support.stored_objects import NEVER, body, keys
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
@@ -108,7 +108,7 @@ def test_bytes_that_are_gone_are_told(
         look(filesystem)
         settle(filesystem)
         assert body(store, "file") == b"old"
-        (line,) = told(caplog, logging.ERROR)
+        (line,) = logged(caplog, logging.ERROR)
         assert "box/file" in line
         assert old in line
         assert newer in line

@@ -13,12 +13,12 @@ from support.late_store import (
     LateStore,
     kill_during,
     late,
+    logged,
     look,
     recorded,
     settle,
     store_body,
     store_file,
-    told,
 )
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import SwiftfsError, Unavailable
@@ -303,7 +303,7 @@ def test_more_objects_than_are_watched(
     monkeypatch.setattr(ambiguous, "ROOM", 2)
     with harness(store, died, OPTIONS) as filesystem:
         assert len(keys(store)) == 21
-        assert any("34 names" in line for line in told(caplog, logging.WARNING))
+        assert any("34 names" in line for line in logged(caplog, logging.WARNING))
         write(filesystem, "/d2", b"x")
         settle(filesystem)
 

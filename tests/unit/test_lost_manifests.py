@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import SHORT_RETRIES, harness, put, read, write
+from support.harness import SHORT_RETRIES, change, harness, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import body, named_segments, segments
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -89,21 +89,6 @@ def noise(size: int) -> bytes:
     return os.urandom(size)
 
 
-def segments(store: MemoryStore) -> set[str]:
-    return {row.key for row in store.list_page("box_segments").rows}
-
-
-def named(store: MemoryStore, key: str = "file") -> set[str]:
-    return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
-
-
-def change(filesystem: FileSystem, offset: int, data: bytes, path: str = "/file") -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    put(filesystem, handle, offset, data)
-    filesystem.flush(handle)
-    filesystem.release(handle)
-
-
 def flush(filesystem: FileSystem) -> None:
     filesystem.services.journal.flush_below(Folder("box", ""))
 
@@ -117,12 +102,12 @@ def lose(filesystem: FileSystem, store: LossyStore, times: int = 1) -> None:
 
 
 def patch(filesystem: FileSystem, data: bytearray) -> None:
-    change(filesystem, 2 * MIB + 5, b"changed")
+    change(filesystem, "/file", 2 * MIB + 5, b"changed")
     data[2 * MIB + 5 : 2 * MIB + 12] = b"changed"
 
 
 def append(filesystem: FileSystem, data: bytearray) -> None:
-    change(filesystem, len(data), b"appended" * 1000)
+    change(filesystem, "/file", len(data), b"appended" * 1000)
     data += b"appended" * 1000
 
 
@@ -153,7 +138,7 @@ def test_the_next_mount_finds_the_stored_manifest(
     with harness(store, tmp_path, OPTIONS) as filesystem:
         assert read(filesystem, "/file") == data
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 def test_the_manifest_of_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
@@ -164,7 +149,7 @@ def test_the_manifest_of_a_new_large_file(store: LossyStore, tmp_path: Path) -> 
     with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data
-    assert segments(store) == named(store)
+    assert segments(store) == named_segments(store, "file")
 
 
 def test_a_patch_of_an_object_that_was_no_slo(store: LossyStore, tmp_path: Path) -> None:
@@ -177,7 +162,7 @@ def test_a_patch_of_an_object_that_was_no_slo(store: LossyStore, tmp_path: Path)
     with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 @OPERATIONS
@@ -193,7 +178,7 @@ def test_the_manifest_is_sent_again_by_the_same_process(
         store.away = False
         flush(filesystem)
         assert body(store, "file") == data
-        assert segments(store) == named(store)
+        assert segments(store) == named_segments(store, "file")
 
 
 def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) -> None:
@@ -204,7 +189,7 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
         for number in range(2):
             store.away = False
             # Whole blocks: the rest of a partial one would be read from the version that is gone.
-            change(filesystem, number * MIB, bytes([number + 1]) * BLOCK)
+            change(filesystem, "/file", number * MIB, bytes([number + 1]) * BLOCK)
             data[number * MIB : number * MIB + BLOCK] = bytes([number + 1]) * BLOCK
             lose(filesystem, store)
     assert body(store, "file") == data
@@ -212,7 +197,7 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
         assert read(filesystem, "/file") == data
         patch(filesystem, data)
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> None:
@@ -230,7 +215,7 @@ def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> N
         assert read(filesystem, "/file") == data
         append(filesystem, data)
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
@@ -263,14 +248,14 @@ def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
         flush(filesystem)
-        change(filesystem, 0, b"one")
+        change(filesystem, "/file", 0, b"one")
         first = b"one" + data[3:]
         store.hold_late = True
         with pytest.raises(Unavailable):
             flush(filesystem)
         store.hold_late = False
-        change(filesystem, 0, b"two")
-        change(filesystem, 3 * MIB, b"three")
+        change(filesystem, "/file", 0, b"two")
+        change(filesystem, "/file", 3 * MIB, b"three")
         flush(filesystem)
         store.late[0]()
         assert body(store, "file") == first
@@ -318,7 +303,7 @@ def test_a_file_that_becomes_small_after_a_lost_manifest(
         write(filesystem, "/file", bytes(data))
     mount = killed(store, tmp_path) if dies else harness(store, tmp_path, OPTIONS)
     with mount as filesystem:
-        change(filesystem, 3 * MIB, b"c" * BLOCK)
+        change(filesystem, "/file", 3 * MIB, b"c" * BLOCK)
         data[3 * MIB : 3 * MIB + BLOCK] = b"c" * BLOCK
         lose(filesystem, store)
         filesystem.truncate("/file", size)

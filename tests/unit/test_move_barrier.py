@@ -21,7 +21,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.rename_barrier import RenameBarrier
 
 SHORT = 0.3
-"""So long a test looks whether something goes on that should wait."""
+"""Seconds after which a call that has not returned counts as waiting."""
 
 
 @pytest.fixture

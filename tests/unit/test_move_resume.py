@@ -404,7 +404,7 @@ CASES: dict[str, tuple[list[Step], str | None, dict[str, bytes]]] = {
         {"old": b"newer", "new": b"old"},
     ),
 }
-"""What happened before the mount, what the target was then, and what stands in the end."""
+"""What happened before the mount, what the target held then, and the objects in the end."""
 
 
 @pytest.mark.matrix(4)

@@ -21,7 +21,7 @@ from swiftfs.posix.prefetch import BYTES_AHEAD
 from swiftfs.store.protocol import Headers
 
 ATTRIBUTES = f"text/plain;mtime=1700000000.000000001;mode=0100644;uid={os.getuid()};gid={os.getgid()}"
-"""What our own files carry, so that no HEAD is wanted."""
+"""The Content-Type of our own files, which need no HEAD."""
 
 
 NAMES = [f"/file{number:03d}" for number in range(200)]

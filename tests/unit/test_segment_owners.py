@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, put, write
+from support.harness import ME, change, harness, write
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import body, segments
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
@@ -34,10 +34,6 @@ def everything(store: MemoryStore) -> set[str]:
     }
 
 
-def segments(store: MemoryStore, container: str = "box_segments") -> set[str]:
-    return {row.key for row in store.list_page(container).rows}
-
-
 def large(store: MemoryStore, name: str, *parts: str, size: int = MIB) -> Manifest:
     """Store an SLO as another client does, with those of its segments that do not exist."""
     found = []
@@ -52,13 +48,6 @@ def large(store: MemoryStore, name: str, *parts: str, size: int = MIB) -> Manife
     container, _, key = name.partition("/")
     store.put_manifest(ObjectName(container, key), manifest, Headers("video/x"))
     return manifest
-
-
-def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    put(filesystem, handle, offset, data)
-    filesystem.flush(handle)
-    filesystem.release(handle)
 
 
 def remove(filesystem: FileSystem) -> None:
@@ -129,7 +118,7 @@ FOREIGN = [
     (f"box/.swiftfs-segments/another/{OURS}/0-a", f"box/d/victim/{OURS}/1-b"),
     (f"box_segments/victim/{OURS}/deeper/0-a", f"pieces/victim/{OURS}/1-b"),
 ]
-"""What a stranger's manifest may name in the place of segments of its own."""
+"""Segments of others that another client's manifest may name."""
 
 OWN = [
     (f"box_segments/victim/{OURS}/0-a", f"box_segments/victim/{OURS}/1-b"),
@@ -140,7 +129,7 @@ OWN = [
         "box/.file-segments/victim/2026-11-23-094537-yVhrl0V4T_entjW3n9v9Mg/00000001",
     ),
 ]
-"""Segments by the naming of each client that is known."""
+"""Own segments, named as each known client does."""
 
 
 @pytest.mark.matrix(20)

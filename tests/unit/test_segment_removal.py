@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.memory_store import MemoryStore
+from support.stored_objects import segments
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -18,10 +19,6 @@ from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.store.protocol import Headers
 
 NAME = ObjectName("box", "file")
-
-
-def segments(store: MemoryStore) -> set[str]:
-    return {row.key for row in store.list_page("box_segments").rows}
 
 
 class Cleaner:

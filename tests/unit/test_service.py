@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from support.notify_socket import notify_socket
 from swiftfs.config.credentials import read_credentials
 from swiftfs.config.sources import build_options, from_environment
 from swiftfs.posix.filesystem import FileSystem
@@ -22,9 +23,7 @@ UNIT = UNITS / "swiftfs@.service"
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[socket.socket]:
     """A notification socket like systemd's."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(tmp_path / "notify"))
-        channel.settimeout(30)
+    with notify_socket(tmp_path / "notify") as channel:
         yield channel
 
 

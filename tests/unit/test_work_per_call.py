@@ -25,7 +25,7 @@ NAME = ObjectName("box", "file")
 TIB = 1024**4
 MIB = 1024**2
 SIZES = (TIB // 32, 7 * TIB // 2)
-"""Of files to compare, in bytes: the larger one is 112 times the other."""
+"""Sizes of the files to compare, in bytes: one is 112 times the other."""
 
 
 def few_runs(size: int) -> Blocks:
@@ -44,7 +44,7 @@ def many_runs(size: int) -> Blocks:
 MAPS = pytest.mark.parametrize("make", [few_runs, many_runs])
 
 Step = Callable[[Blocks, int], object]
-"""What is done with a set of the blocks of a file of so many blocks."""
+"""A call with a set of blocks of a file, and the number of its blocks."""
 
 
 def put_together(blocks: Blocks, end: int) -> None:
