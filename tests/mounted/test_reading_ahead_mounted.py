@@ -47,7 +47,7 @@ def far_away() -> Iterator[SwiftServer]:
         client = Connection(server.auth_url, server.user, server.key, retries=0)
         client.put_container("far")
         for name, size in SIZES.items():
-            client.put_object("far", name, repeated_noise(size)[:size])
+            client.put_object("far", name, repeated_noise(size))
         client.close()
         yield server
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from urllib.parse import unquote
 
 from swiftfs.concurrency import may_block
@@ -48,6 +49,11 @@ class _Object:
     headers: Headers
     modified_ns: int
     manifest: Manifest | None = None
+
+    @cached_property
+    def md5(self) -> str:
+        """The MD5 of `body`, which every answer has: kept, because `body` may be 100 MB."""
+        return _md5(self.body)
 
     @property
     def dlo_prefix(self) -> ObjectName | None:
@@ -160,9 +166,9 @@ class MemoryStore:
             body = self._content(self._object(name))
             if (offset or length is not None) and offset >= len(body):
                 raise BadRange(str(name))
-        part = body[offset:] if length is None else body[offset : offset + length]
-        for start in range(0, len(part), 65536):
-            sink(offset + start, part[start : start + 65536])
+        end = len(body) if length is None else min(len(body), offset + length)
+        for start in range(offset, end, 65536):
+            sink(start, body[start : min(start + 65536, end)])
         return info
 
     def put(self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False) -> ObjectInfo:
@@ -174,7 +180,7 @@ class MemoryStore:
                 raise TooLarge(str(name))
             container.objects[name.key] = stored = _Object(bytes(body), _stored(headers), self._now())
             info = self._info(name, stored)
-            return replace(info, size=len(body), version=ObjectVersion(name, _md5(stored.body)))
+            return replace(info, size=len(body), version=ObjectVersion(name, stored.md5))
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
         with self._request("put_manifest", str(name)):
@@ -319,7 +325,7 @@ class MemoryStore:
             return _md5("".join(_etag_part(one) for one in found.manifest.segments).encode())
         if found.dlo_prefix is not None:
             return _md5("".join(self._etag(part) for part in self._dlo_parts(found.dlo_prefix)).encode())
-        return _md5(found.body)
+        return found.md5
 
     def _info(self, name: ObjectName, found: _Object) -> ObjectInfo:
         return ObjectInfo(
@@ -336,11 +342,10 @@ class MemoryStore:
     def _row(self, container: str, key: str) -> Row:
         found = self._containers[container].objects[key]
         moment = datetime.fromtimestamp(found.modified_ns // 10**9, timezone.utc)
-        content = found.body if found.manifest is None else manifest_to_wire(found.manifest)
         return Row(
             key=key,
             size=len(found.body) if found.manifest is None else found.manifest.size,
-            hash=_md5(content),
+            hash=found.md5 if found.manifest is None else _md5(manifest_to_wire(found.manifest)),
             content_type=found.headers.content_type,
             last_modified=f"{moment:%Y-%m-%dT%H:%M:%S}.{found.modified_ns // 1000 % 10**6:06d}",
         )

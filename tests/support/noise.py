@@ -9,5 +9,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def repeated_noise(size: int) -> bytes:
-    """Return at least `size` bytes, made quickly: 1 MiB + 77 bytes of noise, repeated."""
-    return noise(2**20 + 77) * (size // 2**20 + 1)
+    """Return `size` bytes, made quickly; they repeat with a period that is no multiple of a block."""
+    period = noise(2**20 + 77)
+    whole, rest = divmod(size, len(period))
+    return b"".join([*[period] * whole, period[:rest]])

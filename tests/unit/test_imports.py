@@ -1,17 +1,16 @@
-"""Imports go down only, for every folder and every file, and each library has one owner."""
+"""Imports go down only, for every folder and file, and each library is imported by one part only."""
 
 import ast
+import functools
 import graphlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 import swiftfs
 
 PACKAGE = Path(swiftfs.__file__).parent
 
-FLOORS = [
+LAYERS = [
     ["errors", "objects", "paths", "attributes", "sqlite", "concurrency"],
     ["store.protocol", "store.request", "store.error_map"],
     ["store.wire"],
@@ -26,10 +25,10 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-"""From the bottom up. A module is on the floor of the longest name here that its own begins with."""
+"""The layers, from the bottom up. A module is in the layer of the longest name here that begins its own."""
 
-LOOSE = {"__init__", "__main__", "errors", "objects", "paths", "attributes", "sqlite", "concurrency"}
-"""All that lies in no folder."""
+TOP_MODULES = {"__init__", "__main__", "errors", "objects", "paths", "attributes", "sqlite", "concurrency"}
+"""Modules in no folder."""
 
 OWNERS = {
     "swiftclient": "store",
@@ -45,24 +44,24 @@ OWNERS = {
     "queue": "concurrency",
     "_thread": "concurrency",
 }
-"""Libraries that a single folder or module knows of."""
+"""Libraries that only one folder or module imports."""
 
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"}
-"""What only `concurrency.py` takes from `time`: a simulation has its own."""
+"""What only `concurrency.py` imports from `time`: a simulation has a clock of its own."""
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def floor(name: str) -> int:
-    """Return the floor of a module, or of something in one; raise `LookupError` when it has none."""
+def layer_of(name: str) -> int:
+    """Return the number of a module's layer; raise `LookupError` if it has none."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
-        for number, names in enumerate(FLOORS):
+        for number, names in enumerate(LAYERS):
             if prefix in names:
                 return number
-    raise LookupError(f"{name} is on no floor")
+    raise LookupError(f"{name} is in no layer")
 
 
 def module_name(path: Path) -> str:
@@ -71,9 +70,15 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return the nodes of a file's syntax tree, the module first."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> Iterator[str]:
-    """Yield what a file imports, wherever in it, as full names."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Yield all that a file imports, as full names."""
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,55 +88,73 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def own_imports(path: Path) -> Iterator[str]:
-    """Yield what a file imports of swiftfs, as names below it."""
+    """Yield all that a file imports from swiftfs, as names below it."""
     for name in imports(path):
         package, _, rest = name.partition(".")
         if package == "swiftfs" and rest not in {"", "__version__"}:
             yield rest
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_go_down(path: Path) -> None:
-    name = module_name(path)
-    wrong = [one for one in own_imports(path) if not name or floor(one) > floor(name)]
-    assert wrong == []
+def offences(found: Callable[[Path], object]) -> dict[str, object]:
+    """Return what `found` finds in each module; modules without findings are left out."""
+    return {str(path): offence for path in MODULES if (offence := found(path))}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_folders_of_one_floor_do_not_know_each_other(path: Path) -> None:
-    name = module_name(path)
-    if "." not in name:
-        return
-    folder = name.partition(".")[0]
-    wrong = [
-        one for one in own_imports(path) if one.partition(".")[0] != folder and floor(one) == floor(name)
-    ]
-    assert wrong == []
+def test_imports_go_down() -> None:
+    def upward(path: Path) -> list[str]:
+        name = module_name(path)
+        return [one for one in own_imports(path) if not name or layer_of(one) > layer_of(name)]
+
+    assert offences(upward) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_library_has_one_owner(path: Path) -> None:
-    folder = module_name(path).partition(".")[0]
-    wrong = [name for name in imports(path) if OWNERS.get(name.partition(".")[0], folder) != folder]
-    assert wrong == []
+def test_folders_of_one_layer_do_not_import_each_other() -> None:
+    def sideways(path: Path) -> list[str]:
+        name = module_name(path)
+        if "." not in name:
+            return []
+        folder = name.partition(".")[0]
+        return [
+            one
+            for one in own_imports(path)
+            if one.partition(".")[0] != folder and layer_of(one) == layer_of(name)
+        ]
+
+    assert offences(sideways) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_there_is_one_clock(path: Path) -> None:
-    if module_name(path) == "concurrency":
-        return
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
-    }
-    taken = {name.removeprefix("time.") for name in imports(path) if name.startswith("time.")}
-    assert (used | taken) & CLOCKS == set()
+def test_a_library_has_one_owner() -> None:
+    def foreign(path: Path) -> list[str]:
+        folder = module_name(path).partition(".")[0]
+        return [name for name in imports(path) if OWNERS.get(name.partition(".")[0], folder) != folder]
+
+    assert offences(foreign) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_there_is_one_clock() -> None:
+    def clocks(path: Path) -> set[str]:
+        if module_name(path) == "concurrency":
+            return set()
+        used = {
+            node.attr
+            for node in nodes(path)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "time"
+        }
+        taken = {name.removeprefix("time.") for name in imports(path) if name.startswith("time.")}
+        return (used | taken) & CLOCKS
+
+    assert offences(clocks) == {}
+
+
+def test_a_module_has_a_docstring() -> None:
+    def lacks_docstring(path: Path) -> bool:
+        module = nodes(path)[0]
+        assert isinstance(module, ast.Module)
+        return not ast.get_docstring(module)
+
+    assert offences(lacks_docstring) == {}
 
 
 def test_no_modules_import_each_other() -> None:
@@ -146,7 +169,7 @@ def test_no_modules_import_each_other() -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_every_floor_exists_and_nothing_lies_loose() -> None:
+def test_every_module_is_in_a_layer_that_exists() -> None:
     names = {module_name(path) for path in MODULES}
-    assert {name for names_of in FLOORS for name in names_of} <= names | {"concurrency"}
-    assert {path.stem for path in PACKAGE.glob("*.py")} <= LOOSE
+    assert {name for names_of in LAYERS for name in names_of} <= names | {"concurrency"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= TOP_MODULES

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from support.cache_rig import MIB, CacheRig, CorruptingStore, read, settle
-from support.noise import noise, repeated_noise
+from support.noise import repeated_noise
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -57,7 +57,7 @@ def test_every_byte_is_downloaded_once(
     build_slow: Callable[[int], CacheRig], size: int, read_ahead: int
 ) -> None:
     rig = build_slow(read_ahead)
-    body = repeated_noise(size)[:size]
+    body = repeated_noise(size)
     content = rig.open(rig.put("file", body))
     rig.gets()
     read_part(content, body, range(0, size, BLOCK))
@@ -70,7 +70,7 @@ def test_four_readers_of_a_quarter_each_download_every_byte_once(
     build_slow: Callable[[int], CacheRig],
 ) -> None:
     rig = build_slow(64 * MIB)
-    body = repeated_noise(100 * MIB)[: 100 * MIB]
+    body = repeated_noise(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     with ThreadPoolExecutor(4) as readers:
@@ -88,7 +88,7 @@ def test_reads_out_of_order_download_every_byte_once(
 ) -> None:
     """The kernel sends reads from several threads, and so do programs with several threads."""
     rig = build_slow(64 * MIB)
-    body = repeated_noise(100 * MIB)[: 100 * MIB]
+    body = repeated_noise(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
@@ -102,7 +102,7 @@ def test_reads_out_of_order_download_every_byte_once(
 
 def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable[[int], CacheRig]) -> None:
     rig = build_slow(64 * MIB)
-    body = repeated_noise(100 * MIB)[: 100 * MIB]
+    body = repeated_noise(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice = random.Random(7)
@@ -120,7 +120,7 @@ def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable
 
 def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = noise(40 * MIB)
+    body = repeated_noise(40 * MIB)
     content = rig.open(rig.put("file", body))
     for _ in range(2):
         rig.gets()
@@ -131,7 +131,7 @@ def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[.
 
 def test_readers_that_have_closed_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = noise(80 * MIB)
+    body = repeated_noise(80 * MIB)
     content = rig.open(rig.put("file", body))
     for start in range(0, len(body), 8 * MIB):
         read_part(content, body, range(start, start + 4 * MIB, BLOCK))
