@@ -228,7 +228,7 @@ def test_in_an_outage_one_request_is_sent(
     assert listed(store, names) == [name.key for name in names]
 
 
-def test_only_what_is_not_known_to_be_gone_is_sent_again(
+def test_only_names_not_known_to_be_deleted_are_sent_again(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     store._deletion._bulk._size = 5
@@ -417,7 +417,7 @@ def delete_all(bulk: BulkDeletes, count: int, most: int = 10_000) -> None:
         (0.1, [1000, 500, 250, 125]),
     ],
 )
-def test_a_batch_is_what_is_deleted_in_time(
+def test_a_batch_has_as_many_names_as_are_deleted_in_time(
     monkeypatch: pytest.MonkeyPatch, pace: float, sent: list[int]
 ) -> None:
     clock = Clock(pace)

@@ -287,13 +287,13 @@ def test_every_failure_leaves_as_an_errno_and_unforeseen_ones_in_one_log_line(
     os.setxattr(mount.root / "file", "user.a", b"x")
     for operation, trigger in TRIGGERS.items():
         (mount.control / "calls").write_text("")
-        told = len(mount.log())
+        log_size = len(mount.log())
         (mount.control / operation).write_text(kind)
         caught = failure_of(partial(trigger, mount.path))
         (mount.control / operation).unlink()
         assert (operation, caught) == (operation, expected)
         calls = (mount.control / "calls").read_text().splitlines()
-        lines = mount.log()[told:]
+        lines = mount.log()[log_size:]
         assert calls
         assert len(lines) == (0 if kind == "ENOTEMPTY" else len(calls))
         for line in lines:

@@ -33,8 +33,8 @@ def fio(folder: Path, *words: str) -> int:
         "--randseed=7",
         "--verify_state_save=0",
     )
-    told = json.loads(run(*command, *options, "--output-format=json", *words))
-    (job,) = told["jobs"]
+    report = json.loads(run(*command, *options, "--output-format=json", *words))
+    (job,) = report["jobs"]
     assert job["error"] == 0
     read: int = job["read"]["io_bytes"]
     return read

@@ -83,10 +83,10 @@ def test_status_shows_what_waits(mounted: Mount) -> None:
         "/한글 [red]x": "PutFile",
         "/link": "PutSmall",
     }
-    told = swiftfs("status", mounted.path).stdout
-    assert "/한글 [red]x" in told
-    assert told.endswith("\n5 changes waiting; 3.1 MB of files\n")
-    assert "Put" not in told
+    output = swiftfs("status", mounted.path).stdout
+    assert "/한글 [red]x" in output
+    assert output.endswith("\n5 changes waiting; 3.1 MB of files\n")
+    assert "Put" not in output
     assert "swift.status" not in os.listxattr(mounted.path)
 
 

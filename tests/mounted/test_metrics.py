@@ -121,7 +121,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_mounted(
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         ("0", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
         ("host", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
@@ -132,11 +132,11 @@ def test_a_port_that_is_taken_is_told_before_anything_is_mounted(
         ("192.0.2.1:9177", "Cannot assign requested address"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, value: str, told: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, value: str, expected: str) -> None:
     (tmp_path / "mnt").mkdir()
     line = one_line(swiftfs("mount", "box", tmp_path / "mnt", "-o", f"metrics={value}"))
     assert line.startswith(f"swiftfs: option metrics={value}")
-    assert line.endswith(f": {told}\n")
+    assert line.endswith(f": {expected}\n")
 
 
 def test_node_exporter_reads_them_from_a_file(

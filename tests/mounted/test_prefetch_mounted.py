@@ -157,8 +157,8 @@ def test_a_checksum_run_of_rsync(reading: Reading, tree: dict[str, bytes], tmp_p
         path.write_bytes(body)
 
     def compare(top: Path) -> None:
-        told = run("rsync", "-rcn", "--itemize-changes", f"{tmp_path}/mirror/tree", top)
-        assert [line for line in told.splitlines() if line.startswith(">f")] == []
+        output = run("rsync", "-rcn", "--itemize-changes", f"{tmp_path}/mirror/tree", top)
+        assert [line for line in output.splitlines() if line.startswith(">f")] == []
 
     seconds, requests = reading.cold(compare)
     print(f"rsync -c: {seconds:.2f} s, {len(requests)} requests")

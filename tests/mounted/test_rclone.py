@@ -42,16 +42,16 @@ def test_rclone_sees_our_files_and_no_marker(
     files = {"top.txt", "sub/wörter.txt", "sub/deep/empty", "large.bin"}
     assert {name for name in listed if not name.endswith("/")} == files
     assert {"sub/", "sub/deep/"} <= listed
-    told = {}
+    shown = {}
     for line in rclone(swift, "lsl", f"sw:{container}").splitlines():
         size, date, time, name = line.split(maxsplit=3)
-        told[name] = int(size), f"{date} {time}"
-    assert told.keys() == files
-    assert {name: size for name, (size, _) in told.items()} == {
+        shown[name] = int(size), f"{date} {time}"
+    assert shown.keys() == files
+    assert {name: size for name, (size, _) in shown.items()} == {
         name: (tree / name).stat().st_size for name in files
     }
-    assert told["top.txt"][1].startswith("2020-09-13 ")
-    assert told["top.txt"][1].endswith(":40.123456789")
+    assert shown["top.txt"][1].startswith("2020-09-13 ")
+    assert shown["top.txt"][1].endswith(":40.123456789")
     assert rclone(swift, "check", tree, f"sw:{container}") == ""
     assert rclone(swift, "check", "--download", tree, f"sw:{container}") == ""
 

@@ -103,9 +103,9 @@ def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
         "bytes_received": 0,
         "seconds": found["requests"]["put"]["seconds"],
     }
-    told = swiftfs("status", mounted.path).stdout
-    assert f"{mounted.source} on {mounted.path}" in told
-    assert "nothing is waiting" in told
+    output = swiftfs("status", mounted.path).stdout
+    assert f"{mounted.source} on {mounted.path}" in output
+    assert "nothing is waiting" in output
 
 
 def test_prices_are_of_the_option_s_file(
@@ -132,8 +132,8 @@ def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
     (mounted.cache / "journal.sqlite").write_bytes(b"no journal" * 1000)
     mounted.start()
     assert [name[:15] for name in status(mounted)["set_aside"]][:1] == ["journal.damaged"]
-    told = " ".join(swiftfs("status", mounted.path).stdout.split())
-    assert f"swiftfs recover {mounted.cache}" in told
+    output = " ".join(swiftfs("status", mounted.path).stdout.split())
+    assert f"swiftfs recover {mounted.cache}" in output
 
 
 def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -163,8 +163,8 @@ def test_without_a_mountpoint_all_mounts_are_shown(
         assert {mounted.path, other.path} <= set(mountpoints())
         found = json.loads(status_of_all(tmp_path, "--json").stdout)
         assert {str(mounted.path), str(other.path)} == {one["mountpoint"] for one in found}
-        told = status_of_all(tmp_path).stdout
-        assert f"{container} on {mounted.path}" in told
+        output = status_of_all(tmp_path).stdout
+        assert f"{container} on {mounted.path}" in output
 
 
 def test_a_mount_that_died_is_told_beside_the_others(
@@ -265,10 +265,10 @@ def test_nothing_secret_is_told(
         mount.remount()
         assert (mount.path / "file").read_text() == "x"
         folder = mount.path / ".swiftfs"
-        told = "".join((folder / name).read_text() for name in ("status.json", "metrics.prom", "log"))
-        told += swiftfs("status", mount.path).stdout + os.getxattr(mount.path, "swift.status").decode()
-        told += mount.log.read_text()
-    assert swift.user in told
-    assert f"put {container}/file" in told
+        output = "".join((folder / name).read_text() for name in ("status.json", "metrics.prom", "log"))
+        output += swiftfs("status", mount.path).stdout + os.getxattr(mount.path, "swift.status").decode()
+        output += mount.log.read_text()
+    assert swift.user in output
+    assert f"put {container}/file" in output
     for secret in (swift.key, token, "X-Auth-Token", "X-Auth-Key"):
-        assert secret.lower() not in told.lower()
+        assert secret.lower() not in output.lower()

@@ -63,7 +63,7 @@ def damage(journal: Path, how: str) -> None:
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("when", ["before a mount saw it", "after it was set aside"])
 @pytest.mark.parametrize("how", ["header", "tail", "middle", "text"])
-def test_recover_brings_back_what_a_damaged_journal_held(
+def test_recover_restores_files_of_a_damaged_journal(
     store: MemoryStore, tmp_path: Path, how: str, when: str
 ) -> None:
     cache, target, count = tmp_path / "cache", tmp_path / "out", 120

@@ -56,7 +56,7 @@ def large(tmp_path: Path) -> Path:
     return file
 
 
-def test_orphans_of_every_client_are_found_and_what_is_named_stays(
+def test_orphans_of_every_client_are_found_and_named_segments_stay(
     swift: SwiftServer, connection: Connection, container: str, large: Path
 ) -> None:
     beside = f"{container}_segments"
@@ -115,7 +115,7 @@ def test_orphans_of_rclone_are_found(
 
 
 @pytest.mark.mount_options("segment_size=1M")
-def test_what_our_own_mount_wrote_changed_and_renamed_stays(
+def test_segments_that_our_own_mount_wrote_changed_and_renamed_stay(
     mounted: Mount, connection: Connection, swift: SwiftServer, large: Path
 ) -> None:
     data = bytearray(large.read_bytes())

@@ -35,7 +35,7 @@ from swiftfs.store import connect, open_account
         ({**KEYSTONE, "OS_AUTH_URL": "https://auth.example/v2.0"}, "only v3"),
     ],
 )
-def test_what_is_missing_is_named(environment: dict[str, str], named: str) -> None:
+def test_missing_variables_are_named(environment: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named) as caught:
         open_account(environment)
     assert "\n" not in str(caught.value)

@@ -242,7 +242,7 @@ class RandomChanges:
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_is_evicted_the_file_is_right(
+def test_evictions_never_change_the_bytes(
     build_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
 ) -> None:
     monkeypatch.setattr("support.upload_rig.MIB", segment)

@@ -174,7 +174,7 @@ def test_small_sets_are_saved_as_release_0_1_saved_them() -> None:
     assert list(Blocks.from_bytes(bytes([4 << 2 | 2, 0x0B, 0])).runs(0, 9)) == [(0, 2), (3, 4)]
 
 
-def test_a_copy_stays_what_it_was() -> None:
+def test_a_copy_does_not_change_with_the_original() -> None:
     blocks = every_second(HUGE)
     copy, runs = blocks.copy(), blocks.runs(HUGE // 2, HUGE // 2 + 4)
     blocks.add(0, HUGE)
@@ -192,14 +192,14 @@ def test_a_copy_stays_what_it_was() -> None:
         pytest.param(b"\xfd" + b"\xff" * 7 + b"\x7f\0", id="more blocks than any file has"),
     ],
 )
-def test_what_is_no_set_is_refused(data: bytes) -> None:
+def test_bytes_that_are_no_set_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="set of blocks"):
         Blocks.from_bytes(data)
 
 
 @pytest.mark.parametrize("first", [0, 1, LEAF, INNER])
 @pytest.mark.parametrize("length", [1, LEAF - 1, LEAF, LEAF + 1, INNER])
-def test_a_run_at_a_corner_is_saved_whole(first: int, length: int) -> None:
+def test_a_run_at_a_boundary_of_the_tree_is_saved_whole(first: int, length: int) -> None:
     blocks = Blocks()
     blocks.add(first, first + length)
     for _ in range(2):  # in a tree that is just high enough, and in a higher one

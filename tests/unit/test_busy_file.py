@@ -246,9 +246,7 @@ def test_holes_stay_holes_and_the_heap_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_stored_was_the_file_at_one_moment(
-    build_writer: Callable[..., Writer], seed: int
-) -> None:
+def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., Writer], seed: int) -> None:
     writer = build_writer(threads=3)
     chance = random.Random(seed)
     writer.write(0, noise(chance.choice([300_000, 4 * MIB]), seed))

@@ -113,7 +113,7 @@ def test_a_future_is_waited_for_with_no_lock() -> None:
     assert running.result()
 
 
-def test_what_other_threads_do_is_found() -> None:
+def test_violations_in_other_threads_are_found() -> None:
     def work() -> None:
         with concurrency.new_lock(Rank.CACHE), concurrency.new_lock(Rank.JOURNAL):
             pass

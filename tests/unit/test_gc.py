@@ -88,7 +88,7 @@ def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
     assert moved
 
 
-def test_a_dlo_protects_what_its_prefix_begins() -> None:
+def test_a_dlo_protects_objects_below_its_prefix() -> None:
     store = MemoryStore("a", "a_segments")
     for key in ("film", "film2"):
         put(store, "a_segments", f"{key}/1795427137.042741/3145728/00000000", b"x")

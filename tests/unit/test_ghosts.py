@@ -106,7 +106,7 @@ def test_a_removed_folder_that_another_client_fills_is_shown_beside_its_marker_s
         assert read(filesystem, "/d/file") == b"x"
 
 
-def test_what_another_client_deleted_is_no_ghost(store: GhostStore, tmp_path: Path) -> None:
+def test_an_object_that_another_client_deleted_is_no_ghost(store: GhostStore, tmp_path: Path) -> None:
     name = ObjectName("box", "file")
     store.put(name, b"alive", Headers("text/plain"))
     with harness(store, tmp_path) as filesystem:

@@ -37,7 +37,7 @@ def foreign(keys: list[str]) -> MemoryStore:
     return store
 
 
-def test_each_foreign_object_costs_one_head_whoever_looks(busy: None) -> None:
+def test_each_foreign_object_costs_one_head_for_all_lookups(busy: None) -> None:
     for _ in range(20):
         store = foreign(NAMES)
         details = HeadFetcher(store, HeadCache())

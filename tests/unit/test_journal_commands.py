@@ -48,7 +48,7 @@ def report(filesystem: FileSystem) -> QueueReport:
     return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
 
 
-def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_file_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/a", b"first")
         task = filesystem.services.journal._queue.tasks()[0]

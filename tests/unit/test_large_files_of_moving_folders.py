@@ -176,7 +176,7 @@ def end(rig: LargeFileRig, path: str) -> None:
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("stop", ["copy", "delete_many"])
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
-def test_what_is_changed_while_the_folder_moves(
+def test_changes_while_the_folder_moves_keep_all_segments(
     rig: LargeFileRig, pool: ThreadPoolExecutor, stop: str, afterwards: Callable[[LargeFileRig], str]
 ) -> None:
     stored(rig)

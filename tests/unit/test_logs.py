@@ -44,7 +44,7 @@ def test_debug_messages_all_pass(clock: list[float]) -> None:
     assert all(repetition.filter(record("read", logging.DEBUG)) for _ in range(3))
 
 
-def test_what_is_remembered_is_bounded(clock: list[float]) -> None:
+def test_the_memory_for_messages_is_bounded(clock: list[float]) -> None:
     repetition = Repetition()
     for number in range(2 * logs.REMEMBERED):
         assert repetition.filter(record(f"file{number}"))

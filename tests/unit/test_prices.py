@@ -42,7 +42,7 @@ def test_requests_and_traffic_have_prices(tmp_path: Path) -> None:
     assert cost.total == pytest.approx(5.03)
 
 
-def test_what_is_not_in_the_table_is_free(tmp_path: Path) -> None:
+def test_requests_that_the_table_lacks_are_free(tmp_path: Path) -> None:
     assert read(tmp_path, 'currency = "KRW"').cost(COUNTS).total == 0
     assert read(tmp_path, 'currency = "KRW"\n[requests]\nget = 3').cost(COUNTS).total == pytest.approx(6)
 

@@ -118,7 +118,7 @@ def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable
     assert asked(rig) <= NEEDLESS * len(body)
 
 
-def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
+def test_a_reader_that_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
     body = repeated_noise(40 * MIB)
     content = rig.open(rig.put("file", body))

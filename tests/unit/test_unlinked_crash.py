@@ -95,7 +95,7 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
 
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
-def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
+def test_after_the_last_close_no_later_mount_deletes_a_new_file_of_that_name(
     store: MemoryStore, tmp_path: Path, way: str
 ) -> None:
     (cache := tmp_path / "cache").mkdir()

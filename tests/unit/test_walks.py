@@ -204,7 +204,7 @@ def test_listings_of_long_ago_are_no_walk(monkeypatch: pytest.MonkeyPatch) -> No
         now += WINDOW + 1
 
 
-def test_a_walk_ends_when_what_it_brought_is_not_used() -> None:
+def test_a_walk_ends_when_its_listings_are_not_used() -> None:
     walks = WalkDetector()
     top, *others = folders("", "a/", "b/", "x/", "y/", "z/")
     brought = folders(*[f"c{number}/" for number in range(8)])
