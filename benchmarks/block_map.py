@@ -1,6 +1,6 @@
-"""Measures what the sets of a file's blocks cost, by the file's size and the number of runs.
+"""Measures the sets of a file's blocks, by the size of the file and the number of runs.
 
-Run it as `python benchmarks/block_map.py`; it needs no extra, and prints a table of the CPU time of a call.
+Run it as `python benchmarks/block_map.py`; it needs no extra, and prints the CPU time of each call.
 """
 
 import os
@@ -25,7 +25,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A set of the blocks of a file of `size` bytes, and another that differs from it in a few blocks."""
+    """The blocks of a file of `size` bytes, and another set that differs in few blocks."""
 
     size: int
     blocks: Blocks
@@ -33,7 +33,7 @@ class File:
 
     @property
     def end(self) -> int:
-        """One past its last block."""
+        """The number after its last block."""
         return self.size // BLOCK
 
 
@@ -52,7 +52,7 @@ def many(size: int) -> Blocks:
 
 
 def plan_patch(file: File, _place: int) -> None:
-    """Plan an upload of what the set says."""
+    """Plan an upload of the blocks of the set."""
     length = file.size // SEGMENTS
     old = [Segment(ObjectName("segments", f"{number}"), "", length) for number in range(SEGMENTS)]
     plan(old, length * SEGMENTS, length * SEGMENTS, file.blocks, length)
@@ -78,11 +78,11 @@ SLOW_CALLS: dict[str, Call] = {
     "`to_bytes` and `from_bytes`": lambda file, _: Blocks.from_bytes(file.blocks.to_bytes()),
     "plan a patch of 1000 segments": plan_patch,
 }
-"""What a close or an upload does, once."""
+"""Calls that a close or an upload makes once."""
 
 
 def measure(call: Call, file: File, places: list[int]) -> float:
-    """Return the µs of CPU time of a call."""
+    """Return the CPU time of a call, in µs."""
     best = float("inf")
     for _ in range(ROUNDS):
         started = time.thread_time()
@@ -93,7 +93,7 @@ def measure(call: Call, file: File, places: list[int]) -> float:
 
 
 def make(size: int, fill: Callable[[int], Blocks]) -> File:
-    """Return a file's blocks, and a copy that differs at three places."""
+    """Return the blocks of a file, and a copy that differs at three places."""
     blocks, end = fill(size), size // BLOCK
     other = blocks.copy()
     for place in (end // 7, end // 3, end // 2):

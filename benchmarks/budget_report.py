@@ -1,4 +1,4 @@
-"""What the budgets' jobs cost, as a page in Markdown with a plot."""
+"""The costs of the budgets' jobs, as a page in Markdown with a plot."""
 
 import importlib.util
 import subprocess
@@ -23,7 +23,7 @@ COLOURS = {OURS: "#00796b", RCLONE: "#b0bec5"}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is asked of swiftfs: requests at most, and how many times faster or fewer bytes than rclone."""
+    """The goals for a job: most requests, and how many times faster than rclone or with fewer bytes."""
 
     title: str
     requests: int = 0
@@ -31,7 +31,7 @@ class Job:
     fewer_bytes: float = 0
 
     def goal(self) -> str:
-        """Say it in a few words."""
+        """Return the goal in a few words."""
         if self.faster:
             return f"≥ {self.faster:g} times faster"
         return f"≥ {self.fewer_bytes:g} times fewer bytes" if self.fewer_bytes else ""
@@ -71,12 +71,12 @@ BEGIN, END = "<!-- written by python benchmarks/budget.py -->", "<!-- end -->"
 
 
 def seconds(costs: Sequence[Cost]) -> list[float]:
-    """Return how long each repeat took until all was stored."""
+    """Return the seconds of each repeat until all was stored."""
     return [cost.stored for cost in costs]
 
 
 def megabytes(costs: Sequence[Cost]) -> float:
-    """Return the size of the bodies in both directions, the median of the repeats."""
+    """Return the MB of bodies in both directions, the median of the repeats."""
     return median(cost.sent + cost.received for cost in costs) / 1e6
 
 
@@ -86,12 +86,12 @@ def _megabytes_text(costs: Sequence[Cost]) -> str:
 
 
 def requests(costs: Sequence[Cost]) -> float:
-    """Return the requests, the median of the repeats."""
+    """Return the number of requests, the median of the repeats."""
     return median(cost.requests for cost in costs)
 
 
 def faster(ours: Sequence[Cost], theirs: Sequence[Cost]) -> float:
-    """Return how many times faster we are, the median of the pairs."""
+    """Return how many times faster swiftfs is, the median of the pairs."""
     return median(other / own for own, other in zip(seconds(ours), seconds(theirs), strict=True))
 
 
@@ -108,7 +108,7 @@ def verdict(job: Job, ours: Sequence[Cost], theirs: Sequence[Cost], delay: float
 
 
 def fewer_bytes(ours: Sequence[Cost], theirs: Sequence[Cost]) -> float:
-    """Return how many times fewer bytes we move."""
+    """Return how many times fewer bytes swiftfs transfers."""
     return megabytes(theirs) / max(1e-6, megabytes(ours))
 
 
@@ -127,7 +127,7 @@ def table(samples: Samples, delay: float) -> Iterator[str]:
 
 
 def with_summary(readme: str, samples: Samples) -> str:
-    """Return the README with a short table between its marks."""
+    """Return the README with a short table between its two comments."""
     rows = [
         "| job | requests | rclone's | MB | rclone's | seconds | rclone's |",
         "|---|---|---|---|---|---|---|",
@@ -142,7 +142,7 @@ def with_summary(readme: str, samples: Samples) -> str:
 
 
 def mishaps(samples: Samples) -> Iterator[str]:
-    """Yield what did not arrive, and what failed."""
+    """Yield what never arrived, and what failed."""
     for name, by_side in samples.items():
         for side, costs in by_side.items():
             for number, cost in enumerate(costs, 1):
@@ -154,12 +154,12 @@ def mishaps(samples: Samples) -> Iterator[str]:
 
 
 def repeats(samples: Samples) -> int:
-    """Return how often each job ran."""
+    """Return the number of runs of each job."""
     return max(len(costs) for by_side in samples.values() for costs in by_side.values())
 
 
 def page(results: dict[float, Samples], plan: Plan, plot: str, loads: Sequence[float]) -> str:
-    """Return the whole page; `results` are by seconds of delay, `plot` a file beside it or ""."""
+    """Return the page; `results` are by seconds of delay, `plot` is a file beside it or ""."""
     text = [
         "# Requests, bytes and seconds of jobs, compared with rclone",
         "",
@@ -210,9 +210,9 @@ METHOD = """## How it is measured
 
 
 def rclone_version() -> str:
-    """Return rclone's name and version."""
-    told = subprocess.run([RCLONE_PROGRAM, "version"], check=True, capture_output=True, text=True).stdout
-    return told.splitlines()[0]
+    """Return the name and version of rclone."""
+    output = subprocess.run([RCLONE_PROGRAM, "version"], check=True, capture_output=True, text=True).stdout
+    return output.splitlines()[0]
 
 
 def draw(samples: Samples, delay: float, path: Path) -> bool:
@@ -246,7 +246,7 @@ def draw(samples: Samples, delay: float, path: Path) -> bool:
 
 
 def _bars(axis: Any, samples: Samples, least: float, value: Callable[[Sequence[Cost]], float]) -> None:
-    """Draw one figure of all jobs, a pair of bars each with its number; what is below `least` has none."""
+    """Draw one figure of all jobs, a pair of bars for each, with numbers; values below `least` get no bar."""
     most = least
     for number, side in enumerate((OURS, RCLONE)):
         values = [value(by_side[side]) for by_side in samples.values()]

@@ -1,7 +1,7 @@
-"""Measures what close(2) of a small file costs on this machine, while nothing is uploaded.
+"""Measures close(2) of a small file on this machine, while nothing is uploaded.
 
 Run it as `python benchmarks/close.py [--files N] [--size BYTES] [--folder DIR]`; it needs the extra `test`,
-and prints a table. The cache folder lies in DIR, by default in the folder for temporary files.
+and prints a table. The cache folder is in DIR, by default in the folder for temporary files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from support.memory_store import MemoryStore
 from support.mounts import Mount
 
 OPTIONS = "settle=1000000,drain=0"
-"""Nothing goes up meanwhile, nor at the end."""
+"""Nothing is uploaded, not even at the end."""
 
 STEPS = ("open and write", "close", "release")
 
@@ -38,7 +38,7 @@ Times = dict[str, list[float]]
 
 @contextmanager
 def timed(times: Times, step: str) -> Iterator[None]:
-    """Add what the context takes to the times of `step`."""
+    """Add the seconds of the block to the times of `step`."""
     started = time.perf_counter()
     yield
     times.setdefault(step, []).append(time.perf_counter() - started)
@@ -57,7 +57,7 @@ def through_system_calls(folder: Path, files: int, data: bytes) -> Times:
 
 
 def without_kernel(filesystem: FileSystem, files: int, data: bytes) -> Times:
-    """Make files as the kernel would ask for it; its release comes after close(2) has returned."""
+    """Make files with the calls of the kernel; the release comes after close(2) has returned."""
     times: Times = {}
     for number in range(files):
         with timed(times, "open and write"):
@@ -71,16 +71,19 @@ def without_kernel(filesystem: FileSystem, files: int, data: bytes) -> Times:
 
 
 def in_plain_folder(folder: Path, files: int, data: bytes) -> Times:
-    """Measure the disk itself."""
+    """Measure a local folder."""
     return through_system_calls(folder, files, data)
 
 
 def in_file_system(folder: Path, files: int, data: bytes) -> Times:
-    """Measure a file system that nobody has mounted."""
+    """Measure a file system without a kernel."""
     store = MemoryStore()
     store.create_container("box")
     times: Times = {}
-    with suppress(SwiftfsError), harness(store, folder, OPTIONS) as filesystem:  # what waits, stays
+    with (
+        suppress(SwiftfsError),
+        harness(store, folder, OPTIONS) as filesystem,
+    ):  # changes stay pending
         times = without_kernel(filesystem, files, data)
     return times
 
@@ -121,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--size", type=int, default=1024, help="bytes of each file")
-    parser.add_argument("--folder", type=Path, help="where the cache folder lies")
+    parser.add_argument("--folder", type=Path, help="folder for the cache folder")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}; ", end="")
     print(f"{arguments.files} files of {arguments.size} bytes, in ms\n")

@@ -1,4 +1,4 @@
-"""What benchmarks compare: file systems mounted by processes of their own, and the machine they run on."""
+"""What benchmarks compare: file systems mounted by processes, and the machine."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ EXIT_SECONDS = 60
 
 @dataclass(slots=True)
 class Contender:
-    """A process that serves a mount at `path` from the beginning of its context to the end."""
+    """A process that serves a mount at `path` while its context is open."""
 
     name: str
     path: Path
@@ -72,12 +72,12 @@ class Contender:
 
 
 def find_rclone() -> str | None:
-    """Return rclone's path, of this environment or the system, or None."""
+    """Return the path of rclone, from this environment or the system, or None."""
     return shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
 
 
 def rclone_environment(swift: SwiftServer, work: Path) -> Mapping[str, str]:
-    """Return the variables with which rclone knows the server as `sw:` and finds a fusermount."""
+    """Return the variables with which rclone has the server as `sw:` and finds a fusermount."""
     remote = {"TYPE": "swift", "AUTH": swift.auth_url, "USER": swift.user, "KEY": swift.key}
     return {
         "PATH": _path_for_rclone(work),
@@ -88,7 +88,7 @@ def rclone_environment(swift: SwiftServer, work: Path) -> Mapping[str, str]:
 
 
 def _path_for_rclone(work: Path) -> str:
-    """Return a PATH on which rclone finds the `fusermount3` it asks for; fuse 2's does as well."""
+    """Return a PATH with the `fusermount3` that rclone needs; that of fuse 2 works too."""
     path = os.environ["PATH"]
     fusermount = shutil.which("fusermount")
     if shutil.which("fusermount3") or fusermount is None:
@@ -101,7 +101,7 @@ def _path_for_rclone(work: Path) -> str:
 
 
 def machine() -> str:
-    """Say on what this runs."""
+    """Return a description of this machine."""
     model = next(
         (
             line.partition(": ")[2]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from support.mounts import Mount, run
 
 ROWS = 20_000
-"""Names that the server is given in a request."""
+"""Names per request that fills the container."""
 
 JOBS = {
     "ls -f of 1,000,000 names": ("huge/name{:07d}", 1_000_000, 1, ("ls", "-f"), "huge"),
@@ -29,14 +29,14 @@ JOBS = {
 
 
 def names(form: str, count: int, each: int) -> Iterator[str]:
-    """Yield `each` names of each of `count` numbers, in this form."""
+    """Yield `each` names for each of `count` numbers, in this form."""
     for number in range(count):
         for part in range(each):
             yield form.format(number, part)
 
 
 def measure(server: SwiftServer, box: str, job: str, folder: Path) -> None:
-    """Fill the container, run the job in a fresh mount, and print what it took."""
+    """Fill the container, run the job in a new mount, and print its cost."""
     form, count, each, command, top = JOBS[job]
     wanted = names(form, count, each)
     while rows := list(islice(wanted, ROWS)):

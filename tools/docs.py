@@ -1,4 +1,4 @@
-"""The generated man pages and tables of docs/: `./dev docs` writes them into the repository."""
+"""Writes the generated man pages and tables of docs/ into the repository: `./dev docs`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

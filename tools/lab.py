@@ -1,4 +1,4 @@
-"""A real Swift, a mount of a container in it, and a shell: `./dev lab [COMMAND…]`."""
+"""A real Swift, a mount of a container, and a shell in it: `./dev lab [COMMAND…]`."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ CONTAINER = "lab"
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command, by default the user's shell, in the folder that contains the mount point `mnt`.
+    """Run a command, by default the user's shell, in the folder with the mount point `mnt`.
 
-    Return its exit code. The mount, the server and the folder are gone then, even after a signal.
+    Return its exit code. Mount, server and folder are removed at the end, even after a signal.
     """
     console, interruption = Console(highlight=False, stderr=True), Interruption()
     with handled_by(interruption), contextlib.ExitStack() as stack:

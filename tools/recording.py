@@ -1,4 +1,4 @@
-"""The picture of the README: a short session on a real Swift, recorded as SVG by `./dev docs`."""
+"""Records the picture of the README, a short session on a real Swift, as SVG: run by `./dev docs`."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Bulk-delete where the server refuses it, says nothing of use, or takes its time."""
+"""Bulk-delete where the server refuses it, answers nothing useful, or is slow."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from swiftclient import Connection
 
-from support.hostile_server import TRICKLE_PAUSE, HostileServer, Said, hostile_server
+from support.hostile_server import TRICKLE_PAUSE, HostileServer, Response, hostile_server
 from support.mounts import Mount, run
 from support.stores import QUICK, TEXT, new_container
 from swiftfs.demo.server import Fault, SwiftServer
@@ -46,8 +46,8 @@ def hostile() -> Iterator[HostileServer]:
 
 
 @pytest.fixture
-def impatient(hostile: HostileServer) -> Iterator[SwiftStore]:
-    """A store that waits 0.5 s for a byte."""
+def short_timeout_store(hostile: HostileServer) -> Iterator[SwiftStore]:
+    """A store that waits 0.5 s for each byte."""
     opened = SwiftStore(open_account(hostile.environment), longest_silence=0.5)
     opened._limits = Limits(bulk_delete=10_000)
     yield opened
@@ -78,7 +78,7 @@ def listed(store: SwiftStore, names: list[ObjectName]) -> list[str]:
 
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 411, 412, 415, 501])
-def test_a_refused_request_is_done_one_by_one_and_not_tried_again(
+def test_after_a_refusal_names_are_deleted_one_by_one(
     swift: SwiftServer,
     store: SwiftStore,
     names: list[ObjectName],
@@ -121,7 +121,7 @@ BODIES = {
 @pytest.mark.parametrize(
     ("status", "body"), [(204, b""), *((200, body) for body in BODIES.values())], ids=["no content", *BODIES]
 )
-def test_an_answer_that_did_nothing_is_no_success(
+def test_an_answer_that_deleted_nothing_is_no_success(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName], status: int, body: bytes
 ) -> None:
     swift.inject(Fault(*BULK, status=status, body=body.decode()))
@@ -145,7 +145,7 @@ def test_one_answer_without_a_verdict_is_no_refusal(
     assert listed(store, names) == []
 
 
-def test_what_single_deletes_refuse_too_is_told(
+def test_refusals_of_single_deletes_are_reported(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     swift.inject(Fault(*BULK, status=403))
@@ -155,7 +155,7 @@ def test_what_single_deletes_refuse_too_is_told(
     assert listed(store, names) == ["n05"]
 
 
-def test_where_nothing_may_be_deleted_a_refusal_says_nothing_of_bulk_delete(
+def test_a_refusal_where_nothing_may_be_deleted_does_not_disable_bulk_delete(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     swift.inject(Fault(*BULK, status=403))
@@ -185,7 +185,7 @@ def test_after_a_refusal_segments_stay_while_their_object_does(
     assert {error.retryable for error in failures.values()} == {status == 503}
 
 
-def test_a_name_that_no_object_can_have_spoils_no_others(
+def test_an_impossible_name_does_not_affect_others(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     bad = ObjectName(names[0].container, "\udc80")
@@ -196,9 +196,11 @@ def test_a_name_that_no_object_can_have_spoils_no_others(
     assert counted(swift, "POST") == 0
 
 
-def test_a_request_that_is_too_large_is_sent_in_halves(hostile: HostileServer, impatient: SwiftStore) -> None:
-    hostile.said = Said(verdict(status="413 Request Entity Too Large"))
-    assert impatient.delete_many(NAMES[:4]) == {}
+def test_a_request_that_is_too_large_is_sent_in_halves(
+    hostile: HostileServer, short_timeout_store: SwiftStore
+) -> None:
+    hostile.response = Response(verdict(status="413 Request Entity Too Large"))
+    assert short_timeout_store.delete_many(NAMES[:4]) == {}
     sent = [path.rpartition("/")[2] for path in hostile.paths]
     assert sent[:3] == ["a?bulk-delete"] * 3
     assert sorted(sent[3:]) == ["n0", "n1", "n2", "n3"]
@@ -214,7 +216,7 @@ def test_a_server_that_finds_every_request_too_large_has_no_bulk_delete(
     assert store.limits().bulk_delete == 0
 
 
-def test_an_outage_is_asked_about_once(
+def test_in_an_outage_one_request_is_sent(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     store._deletion._bulk._size = 5
@@ -226,7 +228,7 @@ def test_an_outage_is_asked_about_once(
     assert listed(store, names) == [name.key for name in names]
 
 
-def test_only_what_is_not_known_to_be_gone_is_sent_again(
+def test_only_names_not_known_to_be_deleted_are_sent_again(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     store._deletion._bulk._size = 5
@@ -240,17 +242,17 @@ def test_only_what_is_not_known_to_be_gone_is_sent_again(
     assert listed(store, names) == []
 
 
-def test_a_token_that_expired_within_a_request_is_renewed(
-    hostile: HostileServer, impatient: SwiftStore
+def test_a_token_that_expired_during_a_request_is_renewed(
+    hostile: HostileServer, short_timeout_store: SwiftStore
 ) -> None:
     errors = [[f"/{NAMES[1]}", "401 Unauthorized"]]
-    hostile.said = Said(verdict(1, "401 Unauthorized", errors))
-    assert impatient.delete_many(NAMES[:2]) == {}
+    hostile.response = Response(verdict(1, "401 Unauthorized", errors))
+    assert short_timeout_store.delete_many(NAMES[:2]) == {}
     assert [path.rpartition("/")[2] for path in hostile.paths] == ["a?bulk-delete", "n1"]
-    assert impatient.limits().bulk_delete
+    assert short_timeout_store.limits().bulk_delete
 
 
-def test_names_that_are_not_there_are_no_failures() -> None:
+def test_missing_names_are_no_failures() -> None:
     errors = [[f"/{NAMES[0]}", "404 Not Found"], [f"/{NAMES[1]}", "403 Forbidden"]]
     outcome = bulk_outcome(NAMES[:2], verdict(status="400 Bad Request", errors=errors))
     assert {name: type(error) for name, error in outcome.failures.items()} == {NAMES[1]: AccessDenied}
@@ -261,17 +263,17 @@ def test_names_that_are_not_there_are_no_failures() -> None:
 
 
 @pytest.fixture
-def lie(request: pytest.FixtureRequest, swift: SwiftServer, names: list[ObjectName]) -> None:
-    """Let bulk-delete do nothing and say that there is none of the names."""
+def false_verdict(request: pytest.FixtureRequest, swift: SwiftServer, names: list[ObjectName]) -> None:
+    """Let bulk-delete do nothing, and answer that none of the names exists."""
     body = verdict(missing=len(names))
     if request.param == "named":
         body = verdict(errors=[[f"/{name}", "404 Not Found"] for name in names])
     swift.inject(Fault(*BULK, status=200, body=body.decode()))
 
 
-@pytest.mark.parametrize("lie", ["counted", "named"], indirect=True)
-@pytest.mark.usefixtures("lie")
-def test_names_that_are_there_though_the_verdict_says_no(
+@pytest.mark.parametrize("false_verdict", ["counted", "named"], indirect=True)
+@pytest.mark.usefixtures("false_verdict")
+def test_names_that_exist_despite_the_verdict_are_deleted(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "swiftfs.store.deletion")
@@ -283,9 +285,9 @@ def test_names_that_are_there_though_the_verdict_says_no(
     assert len([record for record in caplog.records if "one by one" in record.message]) == 1
 
 
-@pytest.mark.parametrize("lie", ["counted"], indirect=True)
-@pytest.mark.usefixtures("lie")
-def test_a_verdict_that_cannot_be_looked_at_is_not_believed(
+@pytest.mark.parametrize("false_verdict", ["counted"], indirect=True)
+@pytest.mark.usefixtures("false_verdict")
+def test_a_verdict_that_cannot_be_checked_is_not_trusted(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     swift.inject(Fault("DELETE", f"/{names[0]}", status=403))
@@ -294,9 +296,9 @@ def test_a_verdict_that_cannot_be_looked_at_is_not_believed(
     assert listed(store, names) == [names[0].key]
 
 
-@pytest.mark.parametrize("lie", ["counted"], indirect=True)
-@pytest.mark.usefixtures("lie")
-def test_no_segment_goes_when_the_verdict_cannot_be_looked_at(
+@pytest.mark.parametrize("false_verdict", ["counted"], indirect=True)
+@pytest.mark.usefixtures("false_verdict")
+def test_no_segment_is_deleted_when_the_verdict_cannot_be_checked(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     segment = ObjectName(f"{names[0].container}_segments", "s")
@@ -308,7 +310,7 @@ def test_no_segment_goes_when_the_verdict_cannot_be_looked_at(
     assert listed(store, [segment]) == ["s"]
 
 
-def test_names_that_are_not_there_cost_one_request_more(
+def test_missing_names_cost_one_request_more(
     swift: SwiftServer, store: SwiftStore, names: list[ObjectName]
 ) -> None:
     assert store.delete_many(names) == {}
@@ -318,13 +320,13 @@ def test_names_that_are_not_there_cost_one_request_more(
     assert store.limits().bulk_delete
 
 
-def test_the_blanks_of_a_server_at_work_are_no_trickle(
-    hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
+def test_blanks_sent_while_a_server_works_are_no_trickle(
+    hostile: HostileServer, short_timeout_store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They come for longer than a body may trickle, and than a byte may be waited for."""
+    """They come for longer than a body may trickle, and than the store waits for a byte."""
     monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.1)
-    hostile.said = Said(verdict(len(NAMES)), blanks=int(1.0 / TRICKLE_PAUSE))
-    assert impatient.delete_many(NAMES) == {}
+    hostile.response = Response(verdict(len(NAMES)), blanks=int(1.0 / TRICKLE_PAUSE))
+    assert short_timeout_store.delete_many(NAMES) == {}
     assert len(hostile.paths) == 1
 
 
@@ -332,9 +334,9 @@ MANY = [ObjectName("c", f"n{number:04}") for number in range(6000)]
 
 
 class SteadyServer:
-    """Deletes what it is asked to, and takes `pace` seconds a name; `sent` counts the names of each request.
+    """Deletes what it is asked to, in `pace` seconds a name; `sent` counts the names of each request.
 
-    Nobody waits for that: the clock is put forward. The first request for `refused` is answered with a 503.
+    The seconds pass on a simulated clock. The first request for `refused` is answered with a 503.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pace: float, refused: str = "") -> None:
@@ -345,44 +347,44 @@ class SteadyServer:
         clock = time.monotonic
         monkeypatch.setattr("time.monotonic", lambda: clock() + self._ahead)
 
-    def __call__(self, body: bytes) -> Said:
+    def __call__(self, body: bytes) -> Response:
         names = body.decode().split("\n")
         self.sent.append(len(names))
         self._ahead += self._pace * len(names)
         if self._refused and any(name.endswith(self._refused) for name in names):
             self._refused = ""
-            return Said(status=503)
-        return Said(verdict(len(names)))
+            return Response(status=503)
+        return Response(verdict(len(names)))
 
 
 def test_a_slow_server_gets_requests_that_it_answers_in_time(
-    hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
+    hostile: HostileServer, short_timeout_store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = hostile.answer = SteadyServer(monkeypatch, pace=0.05)
-    assert impatient.delete_many(MANY) == {}
+    server = hostile.respond = SteadyServer(monkeypatch, pace=0.05)
+    assert short_timeout_store.delete_many(MANY) == {}
     assert sum(server.sent) == len(MANY)
     assert max(server.sent) <= 1000
     assert max(server.sent[2:]) * 0.05 <= 20
 
 
 def test_names_that_are_gone_are_not_sent_again_after_an_error(
-    hostile: HostileServer, impatient: SwiftStore, monkeypatch: pytest.MonkeyPatch
+    hostile: HostileServer, short_timeout_store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = hostile.answer = SteadyServer(monkeypatch, pace=0.0, refused=MANY[-1].key)
-    assert RetryingStore(impatient, QUICK, owns=False).delete_many(MANY) == {}
+    server = hostile.respond = SteadyServer(monkeypatch, pace=0.0, refused=MANY[-1].key)
+    assert RetryingStore(short_timeout_store, QUICK, owns=False).delete_many(MANY) == {}
     assert sum(server.sent) == len(MANY) + server.sent[-2]
     assert server.sent[-2] < len(MANY)
 
 
-def test_silence_ends_a_bulk_delete(hostile: HostileServer, impatient: SwiftStore) -> None:
-    hostile.said = Said(b" ", headers={"Content-Length": "100"}, silence=1.0)
-    failures = impatient.delete_many(NAMES)
+def test_silence_ends_a_bulk_delete(hostile: HostileServer, short_timeout_store: SwiftStore) -> None:
+    hostile.response = Response(b" ", headers={"Content-Length": "100"}, silence=1.0)
+    failures = short_timeout_store.delete_many(NAMES)
     assert {type(error) for error in failures.values()} == {TimedOut}
     assert len(hostile.paths) == 1
 
 
 class Clock:
-    """What `time.monotonic` says, and a server that takes `pace` seconds a name."""
+    """`time.monotonic` of a test, and a server that takes `pace` seconds a name."""
 
     def __init__(self, pace: float) -> None:
         self.now = 0.0
@@ -415,7 +417,7 @@ def delete_all(bulk: BulkDeletes, count: int, most: int = 10_000) -> None:
         (0.1, [1000, 500, 250, 125]),
     ],
 )
-def test_a_batch_is_what_is_deleted_in_time(
+def test_a_batch_has_as_many_names_as_are_deleted_in_time(
     monkeypatch: pytest.MonkeyPatch, pace: float, sent: list[int]
 ) -> None:
     clock = Clock(pace)

@@ -1,6 +1,6 @@
-"""Random system calls on the real store and on a dictionary: they must agree on every answer.
+"""Random system calls on the file system and on a model in memory: all results must be equal.
 
-A failure is printed as a program. With `SWIFTFS_SHRINK` set it is made short first, which takes minutes.
+A failure is printed as a program. With `SWIFTFS_SHRINK` set it is shortened first, which takes minutes.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _numbers = itertools.count(1)
 
 
 class CuttableStore:
-    """A store that can be cut off, as a process that died is."""
+    """A store whose requests can be stopped, as those of a dead process are."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -56,7 +56,7 @@ class CuttableStore:
 
 
 class Machine(RuleBasedStateMachine):
-    """Does each thing to both file systems."""
+    """Makes each call on both file systems."""
 
     swift: SwiftServer
     """Set by the test."""
@@ -90,11 +90,11 @@ class Machine(RuleBasedStateMachine):
         shutil.rmtree(self.cache)
 
     def both(self, wanted: Callable[[], Any], real: Callable[[], Any]) -> None:
-        """Do it twice; the answers or the errnos must be the same."""
+        """Call both; the results or the errnos must be equal."""
         assert _answer(real) == _answer(wanted)
 
     def reach(self, path: str) -> None:
-        """Look up the folders of a path as the kernel does; raise what it would answer."""
+        """Look up the folders of a path, as the kernel does; raise the error that it would return."""
         parent = split(path)[0]
         above = [
             parent[: end or 1] for end in range(1, len(parent) + 1) if parent[end : end + 1] in ("", "/")
@@ -201,10 +201,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """Go on with what the disk holds at this moment; what a dead process does then reaches nobody."""
+        """Continue with a copy of the cache as it is on disk; requests of the dead process are stopped."""
         self.line.is_cut = True
         left = Path(tempfile.mkdtemp(prefix="swiftfs-model-"))
-        # The local files come first: a record whose file went between the two copies would be a lie.
+        # Local files are copied first: else a record might name one that was deleted between the two copies.
         for path in sorted(path for path in self.cache.rglob("*") if path.is_file()):
             copy = left / path.relative_to(self.cache)
             copy.parent.mkdir(exist_ok=True)

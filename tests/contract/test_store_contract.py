@@ -1,4 +1,4 @@
-"""What every store promises of objects and containers: in memory, on the real Swift, and behind retries."""
+"""What every store does with objects and containers: in memory, a real Swift, and with retries."""
 
 import os
 import threading
@@ -111,7 +111,7 @@ def test_metadata_names_are_lower_case_and_values_may_be_empty(store: ObjectStor
         Headers("a/b", preserved_headers={"Content-Encoding": "gzip\r\nX: y"}),
     ],
 )
-def test_no_header_can_be_smuggled_in(store: ObjectStore, box: str, headers: Headers) -> None:
+def test_no_header_can_be_injected(store: ObjectStore, box: str, headers: Headers) -> None:
     name = ObjectName(box, "evil")
     with pytest.raises(BadRequest):
         store.put(name, b"", headers)
@@ -138,7 +138,7 @@ def test_every_name_reaches_its_own_object(store: ObjectStore, box: str) -> None
     assert left == sorted((f"copies/{key}" for key in STRANGE_KEYS), key=str.encode)
 
 
-def test_names_that_cannot_be(store: ObjectStore, box: str) -> None:
+def test_impossible_names_are_refused(store: ObjectStore, box: str) -> None:
     with pytest.raises(NameTooLong):
         store.put(ObjectName(box, "x" * 1025), b"", TEXT)
     assert store.put(ObjectName(box, "é" * 512), b"", TEXT).size == 0
@@ -161,7 +161,7 @@ def test_an_empty_key_never_addresses_the_container(store: ObjectStore) -> None:
     assert store.container_usage(box).objects == 0
 
 
-def test_what_is_absent_is_not_found(store: ObjectStore, box: str) -> None:
+def test_missing_objects_are_not_found(store: ObjectStore, box: str) -> None:
     for container in (box, "no-such-container"):
         for action in actions_on_an_object(store, ObjectName(container, "absent"), ObjectName(box, "target")):
             with pytest.raises(NotFound):

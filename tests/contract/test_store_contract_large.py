@@ -1,4 +1,4 @@
-"""What every store promises of copies and of objects made of segments."""
+"""What every store does with copies and large objects."""
 
 from dataclasses import replace
 

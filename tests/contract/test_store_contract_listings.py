@@ -1,4 +1,4 @@
-"""What every store promises of listings and of many deletions."""
+"""What every store does with listings and bulk deletions."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_rows_of_a_listing(store: ObjectStore, box: str) -> None:
     assert again.last_modified > row.last_modified
 
 
-def test_a_listing_in_asked_pages(store: ObjectStore, box: str) -> None:
+def test_a_listing_in_pages_of_a_requested_size(store: ObjectStore, box: str) -> None:
     keys = [f"k{number}" for number in range(7)]
     for key in keys:
         put(store, box, key)

@@ -17,16 +17,16 @@ MIB = 1024 * 1024
 
 
 def disk(folder: Path) -> int:
-    """Return how many bytes of disk a folder's files take."""
+    """Return the disk space of a folder's files, in bytes."""
     with os.scandir(folder) as entries:
         return sum(entry.stat().st_blocks * 512 for entry in entries)
 
 
 LIMIT, SEGMENT, LARGE = 64 * MIB, 8 * MIB, 300 * MIB
 SLACK = 24 * MIB
-"""A step of the budget, the segment being written, and what was admitted while others waited."""
+"""Bytes of a step of the budget, of the segment being written, and of writes that have begun."""
 
-IMPATIENCE = """
+SHORT_TIMEOUTS = """
 from swiftfs.filecache import space as room
 from swiftfs.store import retry
 room.PATIENCE = 5.0
@@ -37,12 +37,12 @@ SMALL_DISK = "cache_size=64M,segment_size=8M,uploads=4"
 
 
 def large(index: int) -> bytes:
-    """Return a MiB of a file that repeats nothing."""
+    """Return one MiB of a file without repetitions."""
     return random.Random(index).randbytes(MIB)
 
 
 class Watch:
-    """Samples a folder's disk until it is left; `most` is the highest, in bytes."""
+    """Samples the disk space of a folder until the block ends; `most` is the highest, in bytes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -104,7 +104,7 @@ def test_an_outage_ends_a_write_and_nothing_hangs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(IMPATIENCE)
+    (tmp_path / "sitecustomize.py").write_text(SHORT_TIMEOUTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     connection.put_container(f"{container}_segments")
     mount = Mount(swift, container, tmp_path, f"{SMALL_DISK},settle=0.1,drain=1")

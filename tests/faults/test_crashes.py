@@ -8,7 +8,7 @@ import pytest
 from swiftclient import Connection
 
 from support.crash_oracle import CrashOracle, look_below
-from support.crashes import Killable, orphans, stored_states, wipe, work
+from support.crashes import KillableMount, orphans, stored_states, wipe, work
 from swiftfs.demo.server import SwiftServer
 
 OPTIONS = "segment_size=1M,settle=0.3"
@@ -20,10 +20,10 @@ PARALLEL = 2
 
 
 def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) -> list[str]:
-    """Work until the mount dies at `step`, mount again, dying in between, and return what is not right."""
+    """Work until the mount dies at `step`, and mount again, sometimes twice; return what is wrong."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
-    mount = Killable(swift, name, folder, OPTIONS)
+    mount = KillableMount(swift, name, folder, OPTIONS)
     oracle = CrashOracle(mount.path)
     survived = False
     if mount.start(step):
@@ -49,10 +49,10 @@ def crash_and_recover(swift: SwiftServer, name: str, folder: Path, step: int) ->
 
 
 def count_steps(swift: SwiftServer, name: str, folder: Path) -> list[str]:
-    """Return the steps of a mount that lives."""
+    """Return the steps of a mount that is not killed."""
     client = Connection(swift.auth_url, swift.user, swift.key, retries=0)
     client.put_container(name)
-    mount = Killable(swift, name, folder, OPTIONS)
+    mount = KillableMount(swift, name, folder, OPTIONS)
     oracle = CrashOracle(mount.path)
     assert mount.start()
     work(oracle, folder)

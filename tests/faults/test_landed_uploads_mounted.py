@@ -1,7 +1,4 @@
-"""An upload was carried out and nobody was told, for the mount was killed or the answer was lost.
-
-These run in a real mount.
-"""
+"""An upload was executed but not confirmed, in a real mount."""
 
 import subprocess
 import sys
@@ -14,7 +11,7 @@ from swiftclient import Connection
 from support.jobs import wait_until
 from support.large_files import append, cut, manifest_names, patch, segment_names
 from support.mounts import Mount
-from support.upload_rig import noise
+from support.noise import noise
 from swiftfs.demo.server import Fault, SwiftServer
 
 
@@ -28,7 +25,7 @@ def test_a_reader_of_a_mount_that_was_killed(
     container: str,
     operation: Callable[[Path, bytearray], None],
 ) -> None:
-    """The reader comes before any attempt succeeds: Swift does not tell the manifest."""
+    """The reader comes before any attempt succeeds: Swift refuses the manifest."""
     data, path = bytearray(noise(4_000_000)), mounted.path / "file"
     path.write_bytes(data)
     mounted.remount()

@@ -1,4 +1,4 @@
-"""Requests that a real Swift carries out late, under a real mount."""
+"""Requests that a real Swift executes late, with a real mount."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ from support.mounts import Mount, run
 from swiftfs.demo.server import Fault, SwiftServer
 
 LATE = 3.0
-"""Seconds until a lost request is carried out; the looks come before and after it."""
+"""Seconds until a lost request is executed; the mount looks for it before and after that."""
 
 
 @pytest.fixture
 def mount(swift: SwiftServer, connection: Connection, container: str, tmp_path: Path) -> Iterator[Mount]:
-    """The test's container, mounted by a process that looks 1, 6, 9 and 60 s after a loss."""
+    """The test's container; the mount looks for late requests 1, 6, 9 and 60 s after a loss."""
     mount = Mount(swift, container, tmp_path, "settle=0.05")
-    mount.program = (str(Path(__file__).parents[1] / "support" / "hasty_mount.py"), "1,6,9,60")
+    mount.program = (str(Path(__file__).parents[1] / "support" / "mount_with_look_delays.py"), "1,6,9,60")
     mount.expected.append("was carried out late")
     with mount:
         yield mount
@@ -35,8 +35,8 @@ def store(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def stands(connection: Connection, container: str, key: str) -> bytes | None:
-    """Return an object's bytes, None when there is none."""
+def object_bytes(connection: Connection, container: str, key: str) -> bytes | None:
+    """Return an object's bytes, None if it does not exist."""
     try:
         return bytes(connection.get_object(container, key)[1])
     except ClientException as error:
@@ -47,8 +47,8 @@ def stands(connection: Connection, container: str, key: str) -> bytes | None:
 
 @pytest.fixture
 def object_is(connection: Connection, container: str) -> Callable[[bytes | None], None]:
-    """Wait until the object `file` has these bytes, or is gone."""
-    return lambda data: wait_until(lambda: stands(connection, container, "file") == data)
+    """Return a function that waits until the object `file` has certain bytes, or None if it is to be gone."""
+    return lambda data: wait_until(lambda: object_bytes(connection, container, "file") == data)
 
 
 def warnings(mount: Mount) -> list[str]:
@@ -101,7 +101,7 @@ def test_late_attributes(mount: Mount, swift: SwiftServer, connection: Connectio
         wait_until(partial(mode_is, text))
 
 
-def test_the_mount_after_a_kill_looks_too(
+def test_the_mount_after_a_kill_looks_for_late_requests_too(
     mount: Mount, swift: SwiftServer, container: str, object_is: Callable[..., None]
 ) -> None:
     old, new = os.urandom(100_000), os.urandom(100_000)
@@ -118,7 +118,7 @@ def test_the_mount_after_a_kill_looks_too(
     assert (mount.path / "file").read_bytes() == new
 
 
-def test_without_a_fault_nothing_is_asked(
+def test_without_a_fault_no_request_is_added(
     mount: Mount, swift: SwiftServer, container: str, object_is: Callable[..., None]
 ) -> None:
     for data in (b"old", b"new"):

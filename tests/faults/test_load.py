@@ -1,4 +1,4 @@
-"""Thirty-two programs on one mount: nobody waits for ever, nothing is lost, and nothing is left behind."""
+"""Thirty-two workers on one mount: none hangs, nothing is lost, and nothing is left."""
 
 import json
 import os
@@ -21,17 +21,17 @@ from support import load
 from support.crash_oracle import State, differences
 from support.crashes import orphans, stored_states
 from support.deadlines import within
-from support.load_ends import PREFETCHED, assert_journal_is_empty, assert_nothing_waits
+from support.load_checks import PREFETCHED, assert_journal_is_empty, assert_nothing_pending
 from support.mounts import Mount
 from swiftfs.demo.server import Fault, SwiftServer
 
 SECONDS = float(os.environ.get("SWIFTFS_LOAD_SECONDS", "10"))
-"""How long the programs work; minutes find more."""
+"""How long the workers work; minutes find more."""
 
-PROGRAMS = 32
+WORKERS = 32
 
 STUCK_SECONDS = 90
-"""So long no single step may take."""
+"""Longest time of a single step."""
 
 OPTIONS = "settle=2,segment_size=1M,cache_size=256M"
 
@@ -41,7 +41,7 @@ MOST_THREADS = 120
 MOST_DESCRIPTORS = PREFETCHED + MOST_THREADS
 
 MOST_GROWTH = 100 * 1024**2
-"""Bytes of memory that a mount takes more than after a few seconds of the same work."""
+"""Bytes of memory by which a mount may grow after a few seconds of the same work."""
 
 FAULTS = (
     Fault(status=503, times=1),
@@ -52,8 +52,8 @@ FAULTS = (
 )
 
 
-class Programs:
-    """The programs at work, and a watchdog over them: a mount that keeps one waiting says where it hangs."""
+class WorkerGroup:
+    """The workers of a load, and a watchdog over them: if one is stuck, the mount logs its stacks."""
 
     def __init__(self, mount: Mount, name: str, seconds: float) -> None:
         self._mount = mount
@@ -61,7 +61,7 @@ class Programs:
         self._reports = mount.path.parent / name
         self._reports.mkdir()
         (mount.path / name).mkdir()
-        words = [mount.path / name, self._reports, PROGRAMS, seconds, random.randrange(10**6)]
+        words = [mount.path / name, self._reports, WORKERS, seconds, random.randrange(10**6)]
         print("load:", *words)
         self._process = subprocess.Popen(
             [sys.executable, "-m", load.__name__, *map(str, words)],
@@ -70,7 +70,7 @@ class Programs:
         )
 
     def wait(self) -> dict[str, State]:
-        """Return what all programs have left behind, when they have ended; fail when one did not do well."""
+        """Return the states of all files when all workers have ended; fail if one failed or is stuck."""
         moved: dict[Path, tuple[float, str]] = {}
         while self._process.poll() is None:
             time.sleep(0.2)
@@ -80,21 +80,21 @@ class Programs:
                 since, before = moved.get(path, (now, ""))
                 moved[path] = (since if text == before else now, text)
                 if now - moved[path][0] > within(STUCK_SECONDS) and " ends " not in text:
-                    self._bark(text)
+                    self._abort_mount(text)
         errors = [f"{path.stem}: {path.read_text()}" for path in self._reports.glob("*.error")]
         assert not errors, f"{len(errors)} failed: {errors[0]}\n{self._mount.log.read_text()[-5000:]}"
         assert self._process.returncode == 0
-        return self._ledgers()
+        return self._states()
 
-    def _bark(self, text: str) -> None:
-        """Have the mount write the stacks of all threads to its log (faulthandler), and fail."""
+    def _abort_mount(self, text: str) -> None:
+        """Let the mount write the stacks of all threads to its log (faulthandler), and fail."""
         os.kill(self._mount.pid, signal.SIGABRT)
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._mount.exit_code = -signal.SIGABRT
         raise AssertionError(f"stuck: {text.strip()}\n{self._mount.log.read_text()[-50_000:]}")
 
-    def _ledgers(self) -> dict[str, State]:
+    def _states(self) -> dict[str, State]:
         states = {self._name: State("folder"), f"{self._name}/{load.SHARED}": State("folder")}
         steps = 0
         for path in self._reports.glob("*.json"):
@@ -108,16 +108,16 @@ class Programs:
 
 
 @dataclass(frozen=True)
-class Gauges:
-    """What a mount's process holds: memory in bytes."""
+class ProcessUsage:
+    """Resources of a mount's process; `memory` in bytes."""
 
     threads: int
     descriptors: int
     memory: int
 
     @classmethod
-    def of(cls, mount: Mount) -> "Gauges":
-        """Look at the process."""
+    def of(cls, mount: Mount) -> "ProcessUsage":
+        """Return the current usage of a mount's process."""
         process = psutil.Process(mount.pid)
         found = cls(process.num_threads(), process.num_fds(), process.memory_info().rss)
         print(found)
@@ -125,19 +125,19 @@ class Gauges:
 
 
 def assert_stored(client: Connection, container: str, wanted: dict[str, State]) -> None:
-    """Compare what another client sees with what the programs have left."""
+    """Compare what another client sees with the states of the workers' files."""
     assert differences(stored_states(client, container), wanted) == []
     assert orphans(client, container) == set()
 
 
 @contextmanager
-def bad_weather(swift: SwiftServer) -> Iterator[None]:
-    """Let about every twentieth request go wrong."""
-    over = threading.Event()
+def random_faults(swift: SwiftServer) -> Iterator[None]:
+    """Let about every twentieth request fail, until the block ends."""
+    ended = threading.Event()
 
-    def blow() -> None:
+    def inject_faults() -> None:
         seen = 0
-        while not over.wait(0.1):
+        while not ended.wait(0.1):
             seen += len(swift.requests())
             swift.reset_requests()
             swift.clear_faults()
@@ -145,35 +145,35 @@ def bad_weather(swift: SwiftServer) -> Iterator[None]:
                 swift.inject(random.choice(FAULTS))
                 seen -= 20
 
-    wind = threading.Thread(target=blow)
-    wind.start()
+    injector = threading.Thread(target=inject_faults)
+    injector.start()
     try:
         yield
     finally:
-        over.set()
-        wind.join()
+        ended.set()
+        injector.join()
         swift.clear_faults()
 
 
 @pytest.fixture
-def telling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let mounts tell the stacks of their threads when they are aborted."""
+def stacks_on_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let mounts write the stacks of their threads when they are aborted."""
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("telling")
+@pytest.mark.usefixtures("stacks_on_abort")
 @pytest.mark.timeout(5 * SECONDS + 300)
-def test_programs_side_by_side(
+def test_many_workers_on_one_mount(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     with Mount(swift, container, tmp_path, OPTIONS) as mount:
-        wanted = Programs(mount, "first", 3).wait()
-        assert_nothing_waits(mount)
-        before = Gauges.of(mount)
-        wanted |= Programs(mount, "second", SECONDS).wait()
-        assert_nothing_waits(mount)
-        after = Gauges.of(mount)
+        wanted = WorkerGroup(mount, "first", 3).wait()
+        assert_nothing_pending(mount)
+        before = ProcessUsage.of(mount)
+        wanted |= WorkerGroup(mount, "second", SECONDS).wait()
+        assert_nothing_pending(mount)
+        after = ProcessUsage.of(mount)
         assert after.threads < MOST_THREADS
         assert after.descriptors < MOST_DESCRIPTORS
         assert after.memory - before.memory < MOST_GROWTH
@@ -183,15 +183,15 @@ def test_programs_side_by_side(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("telling")
+@pytest.mark.usefixtures("stacks_on_abort")
 @pytest.mark.timeout(5 * SECONDS + 300)
-def test_programs_in_bad_weather(
+def test_many_workers_during_random_faults(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     with Mount(swift, container, tmp_path, f"{OPTIONS},prefetch=no") as mount:
-        with bad_weather(swift):
-            wanted = Programs(mount, "only", SECONDS / 2).wait()
-        assert_nothing_waits(mount)
+        with random_faults(swift):
+            wanted = WorkerGroup(mount, "only", SECONDS / 2).wait()
+        assert_nothing_pending(mount)
         assert_stored(connection, container, wanted)
         mount.stop()
         assert_journal_is_empty(mount)

@@ -1,4 +1,4 @@
-"""Every fault under every system call of a real mount, once and for ever."""
+"""Every fault under every system call of a real mount, once and at every attempt."""
 
 import errno
 import itertools
@@ -14,7 +14,7 @@ import psutil
 import pytest
 from swiftclient import Connection
 
-from support import impatient_mount
+from support import mount_with_time_limits
 from support.crash_oracle import differences, look_below
 from support.crashes import orphans, stored_states
 from support.fault_matrix import KINDS, Kind
@@ -27,33 +27,33 @@ from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.demo.values import Fault
 from swiftfs.store import SwiftStore, open_account
 
-FIELDS_AT_ONCE = 20
+CASES_AT_ONCE = 20
 
 APART = 1 if "SWIFTFS_ALL_FAULTS" in os.environ else 4
-"""Of so many fields one is tried; each kind and each operation several times."""
+"""One of so many cases is tested; each kind and each operation occurs several times."""
 
 OPTIONS = "settle=1000,segment_size=1M,ttl=1000,prefetch=no"
 
 MOST_THREADS, MOST_CONNECTIONS = 130, 100
-"""Of all pools, and libfuse's threads."""
+"""All pools together, and libfuse's threads."""
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """In seconds, how long the mount waits for an answer, and how long for its requests in all."""
+class TimeLimits:
+    """How long the mount waits for an answer, and for all requests of a system call, in seconds."""
 
     silence: float
     deadline: float
 
 
-ONCE, ALWAYS = Patience(2.0, 60.0), Patience(1.5, 3.0)
+ONCE, ALWAYS = TimeLimits(2.0, 60.0), TimeLimits(1.5, 3.0)
 
 
 @dataclass(frozen=True)
-class Field:
-    """One field of the matrix, in a container of its own."""
+class FaultCase:
+    """A kind of fault in one operation, in a container of its own."""
 
     operation: MountOperation
     kind: Kind
@@ -63,11 +63,11 @@ class Field:
     def __str__(self) -> str:
         return f"{self.operation.name}: {self.kind.name} {'always' if self.always else 'once'}"
 
-    def fault(self, patience: Patience) -> Fault:
-        """Return the fault that hits this field's requests, or the first of them."""
+    def fault(self, limits: TimeLimits) -> Fault:
+        """Return the fault of all requests of this case, or of the first one."""
         operation, fault = self.operation, self.kind.fault
         where = f"/{self.container}{operation.hits or '[/?]'}"
-        wait = 2 * patience.silence
+        wait = 2 * limits.silence
         return replace(
             fault,
             method=operation.method,
@@ -77,8 +77,8 @@ class Field:
             stall=wait if fault.stall else 0.0,
         )
 
-    def judge(self, number: int, seen: States, stored: States) -> Iterator[str]:
-        """Yield what is not as it should be."""
+    def check(self, number: int, seen: States, stored: States) -> Iterator[str]:
+        """Yield what is wrong: with the errno, with what the mount shows, with what Swift has."""
         wanted = outcome(self.operation, self.kind, always=self.always)
         # A deadline may cut the last attempt short.
         allowed = {wanted.errno, errno.ETIMEDOUT} if wanted.errno == errno.EIO else {wanted.errno}
@@ -90,48 +90,48 @@ class Field:
                 yield f"{self}, in {where}: {wrong[0]}"
 
     def _differences(self, found: States, states: States) -> list[str]:
-        if states is self.operation.torn:
+        if states is self.operation.partial:
             states = {
                 path: state for path, state in states.items() if path in found or path in self.operation.old
             }
         return differences(found, states)
 
 
-def fields(*, always: bool) -> list[Field]:
-    """Return the fields that are tried."""
+def cases(*, always: bool) -> list[FaultCase]:
+    """Return the cases that are tested."""
     numbers = itertools.count()
     found = [
-        Field(operation, kind, always, f"{'always' if always else 'once'}{next(numbers)}x")
+        FaultCase(operation, kind, always, f"{'always' if always else 'once'}{next(numbers)}x")
         for operation in MOUNT_OPERATIONS
         for kind in KINDS
-        if operation.knows(kind)
+        if operation.is_predictable(kind)
     ]
     return found[2 * always :: APART]
 
 
 @pytest.fixture(scope="module")
 def quiet_server() -> Iterator[SwiftServer]:
-    """A server without bulk-delete, so that each request's address names what it deletes."""
+    """A server without bulk-delete, so that the path of each request has the name that it deletes."""
     with SwiftServer(settings=ServerSettings(without=frozenset({"bulk"}))) as running:
         yield running
 
 
-class Impatient(Mount):
-    """The whole account, mounted with other patience."""
+class TimeLimitedMount(Mount):
+    """A mount of the whole account with these time limits."""
 
-    def __init__(self, server: SwiftServer, folder: Path, patience: Patience) -> None:
+    def __init__(self, server: SwiftServer, folder: Path, limits: TimeLimits) -> None:
         super().__init__(server, "/", folder, OPTIONS)
-        self.program = (impatient_mount.__file__, str(patience.silence), str(patience.deadline))
-        self.expected.append("WARNING: ")  # each field may be told; no ERROR
+        self.program = (mount_with_time_limits.__file__, str(limits.silence), str(limits.deadline))
+        self.expected.append("WARNING: ")  # each case may be logged; no ERROR
 
-    def warm(self, field: Field) -> None:
-        """Let the mount know a field's folder, unless that is to fail."""
-        if not field.operation.lists:
-            for entry in os.scandir(self.path / field.container):
+    def warm(self, case: FaultCase) -> None:
+        """Let the mount list a case's folder, unless that request is to fail."""
+        if not case.operation.needs_listing:
+            for entry in os.scandir(self.path / case.container):
                 entry.stat(follow_symlinks=False)
 
     def heal(self) -> None:
-        """Return when all that waits is stored, now that nothing fails; nothing must have leaked."""
+        """Return when all pending changes are stored, without faults; assert that nothing has leaked."""
         wait_until(lambda: flush(self.path, lambda _report: None).total == 0)
         process = psutil.Process(self.pid)
         assert process.num_threads() < MOST_THREADS
@@ -141,46 +141,46 @@ class Impatient(Mount):
 
 
 class Matrix:
-    """Some fields of the matrix on one mount, many at once."""
+    """Cases of the matrix on one mount, many at once."""
 
-    def __init__(self, server: SwiftServer, tried: Sequence[Field], patience: Patience) -> None:
+    def __init__(self, server: SwiftServer, tried: Sequence[FaultCase], limits: TimeLimits) -> None:
         self._server = server
         self._tried = tried
-        self._patience = patience
+        self._limits = limits
 
     def run(self, folder: Path) -> list[str]:
-        """Return what is not as it should be."""
+        """Run all cases; return what is wrong, a line each."""
         with closing(SwiftStore(open_account(self._server.environment()))) as store:
-            self._each(lambda field: prepare(store, field.container, field.operation))
-        mount = Impatient(self._server, folder, self._patience)
+            self._each(lambda case: prepare(store, case.container, case.operation))
+        mount = TimeLimitedMount(self._server, folder, self._limits)
         with mount:
             self._each(mount.warm)
-            for field in self._tried:
-                self._server.inject(field.fault(self._patience))
-            numbers = self._each(lambda field: errno_of_call(field.operation, mount.path / field.container))
+            for case in self._tried:
+                self._server.inject(case.fault(self._limits))
+            numbers = self._each(lambda case: errno_of_call(case.operation, mount.path / case.container))
             self._server.clear_faults()
             mount.heal()
-            seen = self._each(lambda field: look_below(mount.path / field.container))
+            seen = self._each(lambda case: look_below(mount.path / case.container))
         wrong = zip(self._tried, numbers, seen, self._each(self._stored), strict=True)
         found = [
             text
-            for field, number, in_mount, in_swift in wrong
-            for text in field.judge(number, in_mount, in_swift)
+            for case, number, in_mount, in_swift in wrong
+            for text in case.check(number, in_mount, in_swift)
         ]
         return found + [name for names in self._each(self.orphans) for name in names]
 
-    def orphans(self, field: Field) -> list[str]:
-        """Return the segments in a field's container that no manifest names."""
+    def orphans(self, case: FaultCase) -> list[str]:
+        """Return the segments in a case's container that no manifest names."""
         with closing(self._client()) as client:
-            return [f"{field}: {name} is left" for name in orphans(client, field.container)]
+            return [f"{case}: {name} is left" for name in orphans(client, case.container)]
 
-    def _each(self, call: Callable[[Field], R]) -> list[R]:
-        with ThreadPoolExecutor(FIELDS_AT_ONCE) as pool:
+    def _each(self, call: Callable[[FaultCase], R]) -> list[R]:
+        with ThreadPoolExecutor(CASES_AT_ONCE) as pool:
             return list(pool.map(call, self._tried))
 
-    def _stored(self, field: Field) -> States:
+    def _stored(self, case: FaultCase) -> States:
         with closing(self._client()) as client:
-            return stored_states(client, field.container)
+            return stored_states(client, case.container)
 
     def _client(self) -> Connection:
         return Connection(self._server.auth_url, self._server.user, self._server.key, retries=0)
@@ -190,9 +190,9 @@ class Matrix:
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.timeout(1200)
 def test_the_matrix(quiet_server: SwiftServer, tmp_path: Path, always: bool) -> None:
-    tried = fields(always=always)
-    assert {field.kind.name for field in tried} == {kind.name for kind in KINDS}
-    assert {field.operation.name for field in tried} == {operation.name for operation in MOUNT_OPERATIONS}
+    tried = cases(always=always)
+    assert {case.kind.name for case in tried} == {kind.name for kind in KINDS}
+    assert {case.operation.name for case in tried} == {operation.name for operation in MOUNT_OPERATIONS}
     wrong = Matrix(quiet_server, tried, ALWAYS if always else ONCE).run(tmp_path)
     assert not wrong, "\n".join(wrong)
 
@@ -202,7 +202,7 @@ def test_segments_whose_answer_was_lost_are_deleted(quiet_server: SwiftServer, t
         operation for operation in MOUNT_OPERATIONS if operation.name == "large write (a segment)"
     )
     kind = next(kind for kind in KINDS if kind.name == "500 after doing it")
-    field = Field(operation, kind, True, "lost")
-    matrix = Matrix(quiet_server, [field], ALWAYS)
+    case = FaultCase(operation, kind, True, "lost")
+    matrix = Matrix(quiet_server, [case], ALWAYS)
     assert matrix.run(tmp_path) == []
-    assert matrix.orphans(field) == []
+    assert matrix.orphans(case) == []

@@ -1,4 +1,4 @@
-"""While the server is away: what was known serves, nothing is invented, and nobody waits for long.
+"""During an outage known listings are used, nothing is invented, and no call waits for long.
 
 These run in a real mount.
 """

@@ -1,20 +1,17 @@
-"""A file that is changed and closed again while its upload runs: nothing of the newer close is lost.
-
-These run in a real mount.
-"""
+"""A file that is changed and closed again during its upload, in a real mount."""
 
 import pytest
 from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
-from support.upload_rig import noise
+from support.noise import noise
 from swiftfs.control.client import read_report, retry
 from swiftfs.demo.server import Fault, SwiftServer
 
 
 def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
-    """Append to the file, and twice more while that is uploaded; return what was appended."""
+    """Append to the file, and twice more while that is uploaded; return all appended bytes."""
     added = b""
     for number, size in enumerate((first, 300, 300)):
         with (mount.path / "file").open("ab") as file:
@@ -29,7 +26,7 @@ def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
 @pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
 @pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
-def test_a_file_refused_for_want_of_quota_is_whole_after_retry(
+def test_a_file_refused_by_a_quota_is_complete_after_retry(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
 ) -> None:
     data = noise(size)

@@ -1,4 +1,4 @@
-"""Every fault in every operation of the store, once and for ever, on a real Swift."""
+"""Every fault in every operation of the store, once and at every attempt, on a real Swift."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ from swiftfs.objects import Limits
 from swiftfs.store import RetryingStore, RetryPolicy, SwiftStore, open_account
 from swiftfs.store.wire.info import UNKNOWN
 
-CELLS_AT_ONCE = 10
+CASES_AT_ONCE = 10
 
 ONCE = RetryPolicy(deadline=60.0, first_pause=0.01, longest_pause=0.05)
 ALWAYS = RetryPolicy(deadline=2.0, first_pause=0.1, longest_pause=0.2)
@@ -30,8 +30,8 @@ _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class Field:
-    """One cell of the matrix with the kind of fault that hits it."""
+class FaultCase:
+    """A kind of fault in one operation, which works on the objects of `cell`."""
 
     cell: Cell
     kind: Kind
@@ -42,20 +42,20 @@ class Field:
 
     @property
     def policy(self) -> RetryPolicy:
-        """How long the call goes on."""
+        """How long requests are repeated."""
         if not self.always:
             return ONCE
         return ALWAYS_SILENT if self.kind.silent else ALWAYS
 
 
-class Row:
-    """One operation under all faults: prepared, then run, then looked up in Swift without any fault."""
+class OperationCases:
+    """All faults of one operation: prepared, then run, then checked in Swift without any fault."""
 
     def __init__(self, swift: SwiftServer, operation: Operation, box: str) -> None:
         self.swift = swift
         self.operation = operation
-        self.fields = [
-            Field(Cell(f"c{next(_numbers)}x", box), kind, always)
+        self.cases = [
+            FaultCase(Cell(f"c{next(_numbers)}x", box), kind, always)
             for kind in KINDS
             for always in (False, True)
         ]
@@ -65,7 +65,7 @@ class Row:
         self.store("", silent=False).create_container(box)
 
     def store(self, mark: str, *, silent: bool) -> SwiftStore:
-        """Return a store with or without patience; a mark is the account's name."""
+        """Return the store of the account `mark`, or of the usual one, with or without `SILENCE`."""
         with self._lock:
             if (mark, silent) not in self._stores:
                 self._stores[mark, silent] = self._open(mark, SILENCE if silent else math.inf)
@@ -84,51 +84,51 @@ class Row:
             store._limits = self.limits
         return store
 
-    def _account(self, field: Field) -> str:
-        return field.cell.mark if self.operation.own_account else ""
+    def _account(self, case: FaultCase) -> str:
+        return case.cell.mark if self.operation.own_account else ""
 
-    def prepare(self, field: Field) -> None:
-        """Make what the operation needs, and inject the fault."""
-        self.operation.prepare(self.store(self._account(field), silent=False), field.cell)
-        times = -1 if field.always else 1
-        fault = replace(field.kind.fault, method=self.operation.method, path=field.cell.mark, times=times)
+    def prepare(self, case: FaultCase) -> None:
+        """Make the objects of a case, and inject its fault."""
+        self.operation.prepare(self.store(self._account(case), silent=False), case.cell)
+        times = -1 if case.always else 1
+        fault = replace(case.kind.fault, method=self.operation.method, path=case.cell.mark, times=times)
         self.swift.inject(fault)
 
-    def run(self, field: Field) -> StoreError | None:
-        """Call the operation and return the error it ends with; what is no `StoreError` is raised."""
-        store = self.store(self._account(field), silent=field.kind.silent)
+    def run(self, case: FaultCase) -> StoreError | None:
+        """Call the operation; return the `StoreError` it ends with."""
+        store = self.store(self._account(case), silent=case.kind.silent)
         try:
-            self.operation.call(RetryingStore(store, field.policy, owns=False), field.cell)
+            self.operation.call(RetryingStore(store, case.policy, owns=False), case.cell)
         except StoreError as error:
             return error
         return None
 
-    def judge(self, field: Field, error: StoreError | None, requests: list[RecordedRequest]) -> str:
-        """Return what is not as it should be."""
-        wanted = outcome(self.operation, field.kind, always=field.always)
+    def check(self, case: FaultCase, error: StoreError | None, requests: list[RecordedRequest]) -> str:
+        """Return what is wrong with the result, or an empty text."""
+        wanted = outcome(self.operation, case.kind, always=case.always)
         if not is_as_wanted(error, wanted.error):
-            return f"{field}: {error!r}, not {wanted.error}"
-        sent = [one for one in requests if self._is_of(field, one)]
-        hangs_up = field.kind.fault.truncate_body >= 0
+            return f"{case}: {error!r}, not {wanted.error}"
+        sent = [one for one in requests if self._is_of(case, one)]
+        hangs_up = case.kind.fault.truncate_body >= 0
         if (len(sent) > 1) != wanted.repeated and not hangs_up:
-            return f"{field}: sent {len(sent)} times"
+            return f"{case}: sent {len(sent)} times"
         if self.operation.done is None:
             return ""
-        done = self.operation.done(self.store(self._account(field), silent=False), field.cell)
-        return "" if wanted.done in (None, done) else f"{field}: {'' if done else 'not '}done"
+        done = self.operation.done(self.store(self._account(case), silent=False), case.cell)
+        return "" if wanted.done in (None, done) else f"{case}: {'' if done else 'not '}done"
 
-    def _is_of(self, field: Field, request: RecordedRequest) -> bool:
+    def _is_of(self, case: FaultCase, request: RecordedRequest) -> bool:
         text = f"{request.path}?{request.query}"
-        return request.method == self.operation.method and field.cell.mark in text
+        return request.method == self.operation.method and case.cell.mark in text
 
     def close(self) -> None:
-        """Close every store."""
+        """Close all stores."""
         for store in self._stores.values():
             store.close()
 
 
 def is_as_wanted(error: StoreError | None, wanted: type[StoreError] | None) -> bool:
-    """Compare errors. Half a body shows as broken or as wrong; a deadline may cut the last attempt short."""
+    """Return whether the error is the wanted one; where the cause of half a body varies, another may be."""
     if error is None or wanted is None:
         return error is None and wanted is None
     assert "\n" not in str(error)
@@ -138,7 +138,7 @@ def is_as_wanted(error: StoreError | None, wanted: type[StoreError] | None) -> b
 
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
-    """Fail when threads or descriptors are left."""
+    """Fail if threads or descriptors are left."""
     process, threads = Process(), set(threading.enumerate())
     descriptors = process.num_fds()
     yield
@@ -150,14 +150,16 @@ def nothing_left_behind() -> Iterator[None]:
 @pytest.mark.parametrize("operation", OPERATIONS[1:], ids=lambda operation: operation.name)
 def test_the_matrix(swift: SwiftServer, container: str, operation: Operation) -> None:
     with nothing_left_behind():
-        row = Row(swift, operation, container)
-        with closing(row), ThreadPoolExecutor(CELLS_AT_ONCE) as pool:
-            list(pool.map(row.prepare, row.fields))
+        matrix = OperationCases(swift, operation, container)
+        with closing(matrix), ThreadPoolExecutor(CASES_AT_ONCE) as pool:
+            list(pool.map(matrix.prepare, matrix.cases))
             swift.reset_requests()
-            errors = list(pool.map(row.run, row.fields))
+            errors = list(pool.map(matrix.run, matrix.cases))
             swift.clear_faults()
             requests = swift.requests()
-            wrong = list(pool.map(lambda field, error: row.judge(field, error, requests), row.fields, errors))
+            wrong = list(
+                pool.map(lambda case, error: matrix.check(case, error, requests), matrix.cases, errors)
+            )
     assert [text for text in wrong if text] == []
 
 
@@ -165,7 +167,7 @@ def test_the_matrix(swift: SwiftServer, container: str, operation: Operation) ->
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_limits(swift: SwiftServer, kind: Kind, always: bool) -> None:
-    """`/info` is one for all, so the faults come one after the other."""
+    """`/info` is the same for all accounts, so one fault runs at a time."""
     with nothing_left_behind():
         store = SwiftStore(open_account(swift.environment()), longest_silence=SILENCE)
         with closing(store):

@@ -1,4 +1,4 @@
-"""What the store does when the server or the way to it fails."""
+"""What the store does when the server or the network fails."""
 
 import os
 import threading
@@ -45,7 +45,7 @@ def test_503_twice_then_good(patient: RetryingStore, swift: SwiftServer, name: O
     assert [status for _, status in methods_seen(swift, name)] == [503, 503, 200]
 
 
-def test_a_container_that_exists_is_one_whatever_comes_of_the_answers_text(
+def test_an_existing_container_is_recognised_despite_a_damaged_answer(
     plain: SwiftStore, swift: SwiftServer, name: ObjectName
 ) -> None:
     swift.inject(Fault("PUT", truncate_body=3))
@@ -57,7 +57,7 @@ def test_503_for_ever_ends_within_the_deadline(
 ) -> None:
     swift.inject(Fault("", name.container, status=503))
     begun = time.monotonic()
-    # The end of the time limit may cut the last attempt off.
+    # The deadline may end the last attempt early.
     with pytest.raises(Unavailable, match=r"head .*/o: (503|timed out)"):
         patient.head(name)
     assert 1.0 < time.monotonic() - begun < QUICK.deadline + within(0.5)
@@ -176,7 +176,7 @@ def test_one_login_for_many_threads(plain: SwiftStore, swift: SwiftServer, name:
     assert methods_seen(swift, name) == [("GET", 200)]
 
 
-def test_a_401_that_a_new_token_does_not_cure(
+def test_a_401_that_a_new_token_does_not_end(
     patient: RetryingStore, swift: SwiftServer, name: ObjectName
 ) -> None:
     swift.inject(Fault("HEAD", name.container, status=401))
@@ -293,7 +293,7 @@ def test_requests_are_counted(plain: SwiftStore, swift: SwiftServer, name: Objec
     assert 0 < after.classes["get"].seconds < 10
 
 
-def test_nothing_is_left_behind(swift: SwiftServer, container: str) -> None:
+def test_no_thread_and_no_descriptor_is_left(swift: SwiftServer, container: str) -> None:
     process = psutil.Process()
     threads = set(threading.enumerate())
     sockets = len(process.net_connections())

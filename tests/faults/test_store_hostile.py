@@ -1,4 +1,4 @@
-"""A server that lies: one clear line for each answer that cannot be, little memory, and nobody else asked."""
+"""A server that breaks the protocol: each answer is one clear error, with little memory."""
 
 import gc
 import gzip
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.hostile_server import HostileServer, Said, hostile_server
+from support.hostile_server import HostileServer, Response, hostile_server
 from support.stores import TEXT, md5
 from swiftfs.errors import BadRequest, Corrupt, StoreError, TimedOut, Unavailable
 from swiftfs.objects import Limits, ObjectInfo, ObjectName
@@ -22,7 +22,7 @@ ROW = {"name": "a", "bytes": 1, "hash": "h", "content_type": "t", "last_modified
 
 
 def rows(*changes: dict[str, Any]) -> bytes:
-    """Return a listing of rows that differ from an ordinary one as `changes` say."""
+    """Return a listing whose rows differ from ordinary ones by `changes`."""
     return json.dumps([{**ROW, **change} for change in changes]).encode()
 
 
@@ -41,7 +41,7 @@ def store(hostile: HostileServer) -> Iterator[SwiftStore]:
 
 
 def one_line(error: StoreError) -> None:
-    """A message fits on a line of a log, whatever the server put into it."""
+    """Assert that a message fits on a line of a log, whatever the server sent."""
     assert len(str(error)) < 700
     assert str(error).isprintable()
 
@@ -73,35 +73,35 @@ LISTINGS = {
 
 
 @pytest.mark.parametrize("body", LISTINGS.values(), ids=LISTINGS)
-def test_absurd_listings(hostile: HostileServer, store: SwiftStore, body: bytes) -> None:
-    hostile.said = Said(body)
+def test_wrong_listings_are_refused(hostile: HostileServer, store: SwiftStore, body: bytes) -> None:
+    hostile.response = Response(body)
     with pytest.raises(Corrupt) as caught:
         store.list_page("c")
     one_line(caught.value)
 
 
-def test_a_listing_of_other_names_than_asked(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.said = Said(rows({"name": "../outside"}))
+def test_a_listing_of_other_names_is_refused(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.response = Response(rows({"name": "../outside"}))
     with pytest.raises(Corrupt, match="other names"):
         store.list_page("c", prefix="folder/", delimiter="/")
 
 
-def test_the_same_page_for_ever(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.said = Said(rows({}))
+def test_a_repeated_page_is_refused(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.response = Response(rows({}))
     page = store.list_page("c", limit=1)
     with pytest.raises(Corrupt, match="does not continue"):
         store.list_page("c", limit=1, marker=page.marker)
 
 
-def test_more_rows_than_asked_are_read(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.said = Said(rows(*({"name": f"{number}"} for number in range(9))))
+def test_more_rows_than_requested_are_read(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.response = Response(rows(*({"name": f"{number}"} for number in range(9))))
     page = store.list_page("c", limit=2)
     assert (len(page.rows), page.last) == (9, False)
 
 
 @pytest.mark.parametrize("how", ["listing", "containers", "manifest", "verdict", "info"])
-def test_a_gigantic_answer_is_not_held(hostile: HostileServer, store: SwiftStore, how: str) -> None:
-    hostile.said = Said(b"[", padding=400, headers={"X-Static-Large-Object": "true"})
+def test_a_huge_answer_is_not_kept_in_memory(hostile: HostileServer, store: SwiftStore, how: str) -> None:
+    hostile.response = Response(b"[", padding=400, headers={"X-Static-Large-Object": "true"})
     calls: dict[str, Callable[[], object]] = {
         "listing": lambda: store.list_page("c", limit=10),
         "containers": store.list_containers,
@@ -137,8 +137,10 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
-def test_absurd_lengths(hostile: HostileServer, store: SwiftStore, headers: dict[str, str]) -> None:
-    hostile.said = Said(headers={"Etag": "e", **headers})
+def test_wrong_lengths_are_refused(
+    hostile: HostileServer, store: SwiftStore, headers: dict[str, str]
+) -> None:
+    hostile.response = Response(headers={"Etag": "e", **headers})
     calls: list[Callable[[], object]] = [
         lambda: store.head(NAME),
         lambda: store.get(NAME, lambda _offset, _chunk: None),
@@ -152,7 +154,7 @@ def test_absurd_lengths(hostile: HostileServer, store: SwiftStore, headers: dict
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_two_lengths(hostile: HostileServer, store: SwiftStore) -> None:
     """urllib3 refuses these itself, and leaves that socket to the garbage collector."""
-    hostile.said = Said(headers={"Content-Length": "1, 2"})
+    hostile.response = Response(headers={"Content-Length": "1, 2"})
     message = ""
     try:
         store.head(NAME)
@@ -166,17 +168,17 @@ TIMES = ["NaN", "-1", "Infinity", "1e999999999", DIGITS, "soon", "", "9999999999
 
 
 @pytest.mark.parametrize("text", TIMES, ids=lambda text: text[:12])
-def test_absurd_times_are_no_times(hostile: HostileServer, store: SwiftStore, text: str) -> None:
-    hostile.said = Said(headers={"X-Timestamp": text, "Last-Modified": text, "Content-Length": "0"})
+def test_wrong_times_are_ignored(hostile: HostileServer, store: SwiftStore, text: str) -> None:
+    hostile.response = Response(headers={"X-Timestamp": text, "Last-Modified": text, "Content-Length": "0"})
     assert store.head(NAME).last_modified_ns == 0
-    hostile.said = Said(status=503, headers={"Retry-After": text})
+    hostile.response = Response(status=503, headers={"Retry-After": text})
     with pytest.raises(Unavailable):
         store.head(NAME)
 
 
-def test_absurd_counts(hostile: HostileServer, store: SwiftStore) -> None:
+def test_wrong_counts_are_refused(hostile: HostileServer, store: SwiftStore) -> None:
     for text in ("-1", DIGITS, "NaN", ""):
-        hostile.said = Said(headers={"X-Account-Bytes-Used": text, "X-Container-Bytes-Used": text})
+        hostile.response = Response(headers={"X-Account-Bytes-Used": text, "X-Container-Bytes-Used": text})
         for call in (store.account_usage, lambda: store.container_usage("c")):
             with pytest.raises(Corrupt, match="bytes-used") as caught:
                 call()
@@ -187,15 +189,17 @@ RANGES = ["", "bytes 0-4/5, 6-7/8", f"bytes 1-4/{DIGITS}", "bytes 4-1/9", "bytes
 
 
 @pytest.mark.parametrize("text", RANGES, ids=lambda text: text[:20])
-def test_absurd_ranges(hostile: HostileServer, store: SwiftStore, text: str) -> None:
-    hostile.said = Said(b"12345", 206, {"Content-Range": text, "Content-Length": "5", "Etag": md5(b"12345")})
+def test_wrong_ranges_are_refused(hostile: HostileServer, store: SwiftStore, text: str) -> None:
+    hostile.response = Response(
+        b"12345", 206, {"Content-Range": text, "Content-Length": "5", "Etag": md5(b"12345")}
+    )
     with pytest.raises(Corrupt) as caught:
         store.get(NAME, lambda _offset, _chunk: None, offset=1, length=4)
     one_line(caught.value)
 
 
-def test_more_bytes_than_asked_do_not_reach_the_sink(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.said = Said(b"1234", 206, {"Content-Range": "bytes 0-3/9", "Etag": "e"}, padding=50)
+def test_more_bytes_than_requested_do_not_reach_the_sink(hostile: HostileServer, store: SwiftStore) -> None:
+    hostile.response = Response(b"1234", 206, {"Content-Range": "bytes 0-3/9", "Etag": "e"}, padding=50)
     received = 0
 
     def sink(_offset: int, chunk: bytes) -> None:
@@ -232,9 +236,9 @@ MANIFESTS: dict[str, bytes | list[Any]] = {
 
 
 @pytest.mark.parametrize("body", MANIFESTS.values(), ids=MANIFESTS)
-def test_absurd_manifests(hostile: HostileServer, store: SwiftStore, body: Any) -> None:
+def test_wrong_manifests_are_refused(hostile: HostileServer, store: SwiftStore, body: Any) -> None:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    hostile.said = Said(text, headers={"X-Static-Large-Object": "true"})
+    hostile.response = Response(text, headers={"X-Static-Large-Object": "true"})
     with pytest.raises(Corrupt) as caught:
         store.manifest(NAME)
     one_line(caught.value)
@@ -244,17 +248,19 @@ VERDICTS = [b"", b"<html>", NESTED, b'{"Errors": 5}', b'{"Number Deleted": 1}', 
 
 
 @pytest.mark.parametrize("body", VERDICTS, ids=lambda body: ascii(body[:20]))
-def test_absurd_verdicts(hostile: HostileServer, store: SwiftStore, body: bytes) -> None:
-    hostile.said = Said(body)
+def test_after_wrong_answers_to_bulk_delete_single_deletes_follow(
+    hostile: HostileServer, store: SwiftStore, body: bytes
+) -> None:
+    hostile.response = Response(body)
     assert store.delete_many([NAME]) == {}
     assert hostile.paths == ["/v1/a?bulk-delete", "/v1/a/c/o"]
 
 
 def test_a_body_in_gzip_is_not_unpacked(hostile: HostileServer, store: SwiftStore) -> None:
-    """Nobody asked for it, and unpacked it is a thousand times larger."""
+    """It was not requested; unpacked it is a thousand times larger."""
     bomb = gzip.compress(bytes(50_000_000))
     headers = {"Content-Encoding": "gzip", "Content-Length": str(len(bomb)), "Etag": md5(bomb)}
-    hostile.said = Said(bomb, headers=headers)
+    hostile.response = Response(bomb, headers=headers)
     parts: list[bytes] = []
     info = store.get(NAME, lambda _offset, chunk: parts.append(chunk))
     assert b"".join(parts) == bomb
@@ -265,9 +271,9 @@ def test_a_body_in_gzip_is_not_unpacked(hostile: HostileServer, store: SwiftStor
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_takes_the_token_nowhere(hostile: HostileServer, store: SwiftStore, status: int) -> None:
+def test_a_redirect_gets_no_token(hostile: HostileServer, store: SwiftStore, status: int) -> None:
     with hostile_server() as elsewhere:
-        hostile.said = Said(status=status, headers={"Location": f"{elsewhere.url}/v1/a/c/o"})
+        hostile.response = Response(status=status, headers={"Location": f"{elsewhere.url}/v1/a/c/o"})
         calls: list[Callable[[], object]] = [
             lambda: store.head(NAME),
             lambda: store.put(NAME, b"x", TEXT),
@@ -282,23 +288,23 @@ def test_a_redirect_takes_the_token_nowhere(hostile: HostileServer, store: Swift
 
 def test_an_error_page_is_one_short_line(hostile: HostileServer, store: SwiftStore) -> None:
     headers = {"X-Trans-Id": "tx\x1b[31m" + "x" * 5000, "Retry-After": DIGITS}
-    hostile.said = Said(b"\x1b]0;title\x07\r\n\0<b>\n" + b"long " * 100_000, 403, headers, padding=50)
+    hostile.response = Response(b"\x1b]0;title\x07\r\n\0<b>\n" + b"long " * 100_000, 403, headers, padding=50)
     with pytest.raises(StoreError) as caught:
         store.get(NAME, lambda _offset, _chunk: None)
     one_line(caught.value)
 
 
 def test_too_many_headers(hostile: HostileServer, store: SwiftStore) -> None:
-    hostile.said = Said(headers={f"X-Object-Meta-{number}": "x" for number in range(5000)})
+    hostile.response = Response(headers={f"X-Object-Meta-{number}": "x" for number in range(5000)})
     with pytest.raises(Unavailable) as caught:
         store.head(NAME)
     one_line(caught.value)
 
 
-def test_a_body_that_trickles_is_given_up(
+def test_a_body_that_trickles_ends_the_request(
     hostile: HostileServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftfs.store.transport.TRICKLE_SECONDS", 0.2)
-    hostile.said = Said(b"x", headers={"Content-Length": "1000000", "ETag": "e"}, trickles=True)
+    hostile.response = Response(b"x", headers={"Content-Length": "1000000", "ETag": "e"}, trickles=True)
     with pytest.raises(TimedOut, match=r"get c/o: [0-9]+ bytes came in 0 s"):
         store.get(NAME, lambda *_: None)

@@ -1,4 +1,4 @@
-"""What is sent again, for how long, and what a lost answer means, on a real Swift."""
+"""Which requests are repeated, for how long, and what a lost answer means, on a real Swift."""
 
 import time
 from dataclasses import replace
@@ -14,7 +14,7 @@ from swiftfs.store import RetryingStore, connect
 pytest_plugins = ["support.store_fixtures"]
 
 
-def test_a_lost_delete_is_done(patient: RetryingStore, swift: SwiftServer, name: ObjectName) -> None:
+def test_a_lost_delete_succeeds(patient: RetryingStore, swift: SwiftServer, name: ObjectName) -> None:
     swift.inject(Fault("DELETE", name.container, status=500, after=True, times=1))
     patient.delete(name)
     assert methods_seen(swift, name) == [("DELETE", 500), ("DELETE", 404)]
@@ -22,7 +22,7 @@ def test_a_lost_delete_is_done(patient: RetryingStore, swift: SwiftServer, name:
         patient.delete(name)
 
 
-def test_a_refused_delete_of_nothing_is_not_done(
+def test_deleting_a_missing_object_is_not_found(
     patient: RetryingStore, swift: SwiftServer, name: ObjectName
 ) -> None:
     with pytest.raises(NotFound):
@@ -46,7 +46,9 @@ def test_a_failed_put_if_absent_does_not_claim_anothers(
     assert read(patient, name)[0] == b"content"
 
 
-def test_lost_containers(patient: RetryingStore, swift: SwiftServer, name: ObjectName) -> None:
+def test_a_lost_creation_of_a_container_succeeds(
+    patient: RetryingStore, swift: SwiftServer, name: ObjectName
+) -> None:
     box = f"{name.container}-lost"
     swift.inject(Fault("PUT", box, status=500, after=True, times=1))
     assert patient.create_container(box) is True
@@ -91,7 +93,7 @@ def test_bulk_delete_that_fails_is_repeated(
         patient.head(name)
 
 
-def test_parallel_deletes_tell_each_failure() -> None:
+def test_parallel_deletes_report_each_failure() -> None:
     with SwiftServer(settings=ServerSettings(without=frozenset({"bulk"}))) as server:
         connected = connect(server.environment(), policy=QUICK)
         try:

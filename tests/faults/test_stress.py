@@ -1,7 +1,7 @@
-"""Programs work while Swift fails and the mount is killed: in the end all is as their oracles say.
+"""Workers change files while Swift fails and the mount is killed: in the end all is as their oracles say.
 
 `./dev stress` does it for half an hour. `SWIFTFS_STRESS_SECONDS` and `SWIFTFS_STRESS_SEED` set the length and
-the seed; `SWIFTFS_STRESS_WITHOUT` names steps of the programs to leave out, separated by commas.
+the seed; `SWIFTFS_STRESS_WITHOUT` names steps of the workers to leave out, separated by commas.
 """
 
 import os
@@ -17,14 +17,14 @@ from swiftclient import Connection
 
 from support.crash_oracle import look_below
 from support.crashes import orphans, stored_states
-from support.load_ends import assert_journal_is_empty, assert_nothing_waits
+from support.load_checks import assert_journal_is_empty, assert_nothing_pending
 from support.mounts import Mount
-from support.storm import Crew, Storm, check, death_of, leftovers
+from support.random_faults import RandomFaults, WorkerGroup, check, exit_status_of, leftovers
 from swiftfs.control.client import retry
 from swiftfs.demo.server import SwiftServer
 
 SECONDS = float(os.environ.get("SWIFTFS_STRESS_SECONDS", "15"))
-"""How long the storm lasts; minutes find more."""
+"""How long the faults last; minutes find more."""
 
 FIXED_SEED = 271828
 SEEDS = (
@@ -32,7 +32,7 @@ SEEDS = (
     if "SWIFTFS_STRESS_SEED" in os.environ
     else {"fixed": FIXED_SEED, "new": random.randrange(1, 10**6)}
 )
-"""By a name that is the same in every process of one run; the test prints the number."""
+"""The test ids are the same in every process of one run; the test prints the seed."""
 
 WORKERS = 5
 
@@ -49,10 +49,10 @@ VARIANTS = [
         "sync",
     )
 ]
-"""Options of the mounts that follow each other."""
+"""Each mount has the options of one of these."""
 
 UNUSED = "stays in Swift unused"
-"""The log says so of a segment whose deletion has failed for too long; `swiftfs gc` finds it."""
+"""In the log line about a segment whose deletion has failed for too long; `swiftfs gc` finds it."""
 
 EXPECTED = (
     "is parked, because it cannot be stored",
@@ -61,18 +61,18 @@ EXPECTED = (
     UNUSED,
     *(f": {name} (" for name in ("EIO", "ETIMEDOUT", "EDQUOT", "EFBIG", "EACCES")),
 )
-"""What a mount may warn of in such weather."""
+"""Warnings that a mount may log during the faults."""
 
 
 @contextmanager
 def abandoned_when_it_fails(mount: Mount) -> Iterator[None]:
-    """Kill a mount whose test has failed: its log is in the message already."""
+    """Kill the mount if the test fails: the message of the failure has its log already."""
     try:
         yield
     except BaseException:
         if mount.is_started:
             mount.expected.append("")
-            mount.exit_code = death_of(mount) or -signal.SIGKILL
+            mount.exit_code = exit_status_of(mount) or -signal.SIGKILL
             os.kill(mount.pid, signal.SIGKILL)
         raise
 
@@ -80,7 +80,7 @@ def abandoned_when_it_fails(mount: Mount) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(5 * SECONDS + 900)
 @pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
-def test_what_programs_leave_after_a_storm(
+def test_files_are_right_after_random_faults(
     swift: SwiftServer,
     connection: Connection,
     container: str,
@@ -93,20 +93,20 @@ def test_what_programs_leave_after_a_storm(
     mount = Mount(swift, container, tmp_path, VARIANTS[0])
     mount.expected += EXPECTED
     with mount, abandoned_when_it_fails(mount):
-        crew = Crew(mount, WORKERS, seed)
-        storm = Storm(swift, mount, crew, seed, VARIANTS)
+        workers = WorkerGroup(mount, WORKERS, seed)
+        faults = RandomFaults(swift, mount, workers, seed, VARIANTS)
         try:
-            storm.blow(SECONDS)
-            print(f"events: {dict(storm.counts)}")
-            oracles = crew.end()
+            faults.run(SECONDS)
+            print(f"events: {dict(faults.counts)}")
+            oracles = workers.end()
         finally:
-            crew.kill()
+            workers.kill()
         retry(mount.path)
-        assert_nothing_waits(mount)
+        assert_nothing_pending(mount)
         check(stored_states(connection, container), oracles, "in Swift", mount.log)
-        told = mount.log.read_text()
-        unused = {one for one in orphans(connection, container) if f"{one} {UNUSED}" not in told}
-        unused = {one for one in unused if not one.startswith(tuple(storm.abandoned))}
+        log = mount.log.read_text()
+        unused = {one for one in orphans(connection, container) if f"{one} {UNUSED}" not in log}
+        unused = {one for one in unused if not one.startswith(tuple(faults.abandoned))}
     assert_journal_is_empty(mount)
     assert unused - leftovers(mount) == set()
     shutil.rmtree(mount.cache)

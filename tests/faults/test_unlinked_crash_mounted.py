@@ -1,4 +1,4 @@
-"""A file is deleted while it is open and only partly here, and the mount dies before Swift was told.
+"""A file is deleted while it is open and partly downloaded, and the mount dies before it sends the DELETE.
 
 These run in a real mount.
 """
@@ -23,7 +23,7 @@ def test_a_mount_that_is_killed_while_the_file_is_open(
     path = mounted.path / "file"
     path.write_bytes(BODY)
     mounted.remount()
-    with suppress(OSError), path.open("rb", buffering=0) as file:  # it is closed behind the mount's back
+    with suppress(OSError), path.open("rb", buffering=0) as file:  # it is closed when the mount is dead
         assert file.read(10) == BODY[:10]
         path.unlink()
         assert file.read(10) == BODY[10:20]

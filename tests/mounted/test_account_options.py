@@ -1,4 +1,4 @@
-"""Mounts of a whole account: containers as folders, those of segments, storage policies."""
+"""Mounts of a whole account: containers as folders, containers of segments, storage policies."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What programs do in the mount of a whole account: containers are its top folders."""
+"""Programs in the mount of a whole account, whose top folders are containers."""
 
 import errno
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def test_containers_are_made_and_removed(account: Mount, connection: Connection,
 def test_a_container_that_another_client_fills_is_not_removed(
     account: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """Swift's 409 decides, whatever the mount remembers."""
+    """Swift's 409 decides, whatever the mount has cached."""
     assert list((account.path / container).iterdir()) == []
     connection.put_object(container, "late", b"x")
     with pytest.raises(OSError, match=container) as caught:

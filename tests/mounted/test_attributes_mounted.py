@@ -1,4 +1,4 @@
-"""Attributes: what is written into headers is read back, and what others wrote there does no harm.
+"""Attributes: what is written into headers is read back, and values of other clients do no harm.
 
 These run in a real mount.
 """

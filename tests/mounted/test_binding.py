@@ -1,4 +1,4 @@
-"""The binding on real mounts, served by child processes so that nothing can hang pytest."""
+"""The binding on real mounts, served by child processes so that nothing can block pytest."""
 
 import ctypes
 import errno
@@ -133,7 +133,7 @@ def test_a_folder_of_ten_thousand_names_is_listed_whole(mount: Mount) -> None:
 
 
 def set_times(path: Path, atime_nsec: int, mtime_nsec: int) -> None:
-    """Call utimensat(2) itself, for Python has no UTIME_NOW and UTIME_OMIT."""
+    """Call utimensat(2) directly: Python lacks UTIME_NOW and UTIME_OMIT."""
     times = (ctypes.c_long * 4)(0, atime_nsec, 0, mtime_nsec)
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.utimensat(-100, os.fsencode(path), times, 0) == 0, os.strerror(ctypes.get_errno())
@@ -287,13 +287,13 @@ def test_every_failure_leaves_as_an_errno_and_unforeseen_ones_in_one_log_line(
     os.setxattr(mount.root / "file", "user.a", b"x")
     for operation, trigger in TRIGGERS.items():
         (mount.control / "calls").write_text("")
-        told = len(mount.log())
+        log_size = len(mount.log())
         (mount.control / operation).write_text(kind)
         caught = failure_of(partial(trigger, mount.path))
         (mount.control / operation).unlink()
         assert (operation, caught) == (operation, expected)
         calls = (mount.control / "calls").read_text().splitlines()
-        lines = mount.log()[told:]
+        lines = mount.log()[log_size:]
         assert calls
         assert len(lines) == (0 if kind == "ENOTEMPTY" else len(calls))
         for line in lines:

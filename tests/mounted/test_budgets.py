@@ -1,4 +1,4 @@
-"""What jobs cost, counted at a real server: the budgets that the design promises."""
+"""The requests of everyday jobs, counted by a real server, and their budgets."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,21 +21,21 @@ pytestmark = pytest.mark.mount_options("settle=2")
 
 
 class Budget:
-    """Mounts afresh, runs jobs, and counts their requests."""
+    """Mounts again, runs jobs, and counts their requests."""
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
         self.swift = mount.swift
 
     def cold(self, job: Callable[[], object], *, empty_cache: bool = True) -> Counter[str]:
-        """Count what a job costs in a new mount, with nothing or only the cache folder remembered."""
+        """Count the requests of a job in a new mount, with an empty or the old cache folder."""
         self.mount.remount(empty_cache=empty_cache)
         self.swift.reset_requests()
         job()
         return methods(counted(self.swift))
 
     def settled(self, job: Callable[[], object]) -> Counter[str]:
-        """Count what a job costs in the mount as it is, until all of it is on the server."""
+        """Count the requests of a job in the current mount, until all changes are stored."""
         self.swift.reset_requests()
         job()
         self.mount.stop()
@@ -44,7 +44,7 @@ class Budget:
         return requests
 
     def at_most(self, wanted: int, job: str, cost: Counter[str]) -> None:
-        """Fail when the job cost more requests than that."""
+        """Fail if the job cost more requests than wanted."""
         print(f"{job}: {cost.total()} {dict(cost)}")
         assert cost.total() <= wanted, f"{job}: {dict(cost)}"
 
@@ -55,7 +55,7 @@ def budget(mounted: Mount) -> Budget:
 
 
 def upload(connections: list[Connection], container: str, top: Path, *, markers: bool) -> None:
-    """Store a tree as a mount does, with or without markers, by a client each for a part of it."""
+    """Store a tree as a mount does, with or without markers, with several clients in parallel."""
     paths = [path for path in [top, *sorted(top.rglob("*"))] if markers or path.is_file()]
 
     def put(connection: Connection, path: Path) -> None:
@@ -80,7 +80,7 @@ def upload(connections: list[Connection], container: str, top: Path, *, markers:
 
 @pytest.fixture
 def connections(swift: SwiftServer, connection: Connection) -> Iterator[list[Connection]]:
-    """Several clients, for a client serves one thread."""
+    """Several clients, because a client may be used by one thread only."""
     clients = [Connection(swift.auth_url, swift.user, swift.key) for _ in range(4)]
     yield clients
     for client in clients:
@@ -130,7 +130,7 @@ def test_a_tree_with_markers(
 def test_a_tree_without_markers(
     budget: Budget, tree: Path, connections: list[Connection], container: str
 ) -> None:
-    """Folders that nothing marks have no times that rsync could compare."""
+    """Folders without markers have no times that rsync could compare."""
     upload(connections, container, tree, markers=False)
     top = budget.mount.path
     budget.at_most(3, "ls -lR, implied", budget.cold(lambda: list_all(top / "tree", FILES)))
@@ -159,7 +159,7 @@ def test_moving_a_folder(
 def test_removing_a_tree_that_was_not_listed(
     budget: Budget, tree: Path, connections: list[Connection], container: str
 ) -> None:
-    """rm asks for the attributes of each folder, which its marker keeps."""
+    """rm reads the attributes of each folder, which its marker has."""
     upload(connections, container, tree, markers=True)
     budget.mount.remount()
     removed = budget.settled(lambda: run("rm", "-rf", budget.mount.path / "tree"))
@@ -199,7 +199,7 @@ def test_a_deep_tree(budget: Budget, connections: list[Connection], container: s
 
 @pytest.mark.mount_options("mtime=listing")
 def test_a_folder_of_5000_files(budget: Budget, connection: Connection, container: str) -> None:
-    """Rows of another client; the objects behind them are not there, and nothing asks for them."""
+    """Rows of another client; their objects do not exist, and are not requested."""
     names = [f"many/file{number:04d}" for number in range(5000)]
     budget.swift.add_rows(container, names, size=1)
     top = budget.mount.path

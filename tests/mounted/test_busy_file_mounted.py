@@ -24,7 +24,7 @@ pytest_plugins = ["support.writer_fixtures"]
 def test_a_body_that_changes_while_it_is_sent_is_not_sent_again(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """The same request would fail until nobody writes any more."""
+    """The same request would fail until the writes end."""
     swift.inject(Fault("PUT", f"/{container}/file", delay=0.3))
     body, stop = bytearray(8 * MIB), threading.Event()
 
@@ -51,10 +51,10 @@ def test_a_body_that_changes_while_it_is_sent_is_not_sent_again(
 def test_a_mounted_file_that_is_written_to_all_the_time_is_stored(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """Each round writes its number to all pages in order: at any moment two numbers meet at one place.
+    """Each round writes its number to all pages in order: a copy of one moment has at most two numbers.
 
-    The server takes a second before it reads a body, so that every upload of the file itself is overtaken.
-    Nobody calls fsync, during which the kernel lets nobody write.
+    The server waits a second before it reads a body, so that every upload of the file itself is too late.
+    No fsync is called, during which the kernel blocks writes.
     """
     pages, page = 512, 16_384
     swift.inject(Fault("PUT", f"/{container}/file", delay=1.0))

@@ -1,8 +1,7 @@
-"""The cache folder of real mounts: restarts, kills, wipes, a budget, a full disk."""
+"""The cache folder of real mounts: restarts, kills, deletion of the folder, a size limit, a full disk."""
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -15,24 +14,21 @@ from swiftclient import Connection
 
 from support.jobs import wait_until
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.demo.server import SwiftServer
 
 MIB = 1024 * 1024
 
 
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 def gets(swift: SwiftServer, key: str) -> int:
-    """Return the downloads of an object since this was last asked."""
+    """Return the GETs of an object since the last call."""
     count = sum(one.method == "GET" and one.path.endswith(f"/{key}") for one in swift.requests())
     swift.reset_requests()
     return count
 
 
 def kill(mount: Mount, *descriptors: int) -> None:
-    """Kill the mount's process, take the dead mount away, and mount again with the same cache."""
+    """Kill the mount's process, remove the dead mount, and mount again with the same cache."""
     os.kill(mount.pid, signal.SIGKILL)
     os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOWAIT)
     for descriptor in descriptors:
@@ -45,7 +41,7 @@ def kill(mount: Mount, *descriptors: int) -> None:
 
 
 def is_kept(mount: Mount) -> bool:
-    """Return whether a file is named after its version and closed: its row is written between."""
+    """Return whether a file is named after its version and closed; its row is written between the two."""
     kept = {str(path) for path in (mount.cache / "content").iterdir() if len(path.name) == 64}
     held = {file.path for file in psutil.Process(mount.pid).open_files()}
     return bool(kept) and not kept & held

@@ -1,4 +1,4 @@
-"""The mount beside a folder of Linux's own: the same system calls, the same answers."""
+"""The same system calls in a mount and in a local folder have the same results."""
 
 import shutil
 import tempfile
@@ -59,12 +59,12 @@ REGRESSIONS: dict[str, list[Step]] = {
         ("lstat", "p"),
     ],
 }
-"""Sequences that once went wrong."""
+"""Sequences of calls that once failed."""
 
 
 @pytest.fixture
 def native() -> Iterator[Caller]:
-    """A folder of Linux's own, in memory."""
+    """A local folder in memory."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         caller = Caller(Path(folder))
@@ -80,7 +80,7 @@ def ours(mounted: Mount) -> Iterator[Caller]:
 
 
 def clear(caller: Caller) -> None:
-    """Remove all that is there."""
+    """Delete everything in the folder."""
     for child in caller.top.iterdir():
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)

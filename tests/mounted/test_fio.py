@@ -1,4 +1,4 @@
-"""fio writes blocks that carry their own checksums through a real mount and reads them back."""
+"""fio writes blocks with checksums through a real mount and reads them back."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def fio(folder: Path, *words: str) -> int:
-    """Run a job of fio on the file `data`, which fails at a wrong checksum; return how many bytes it read."""
+    """Run a job of fio on the file `data`, which fails at a wrong checksum; return the bytes that it read."""
     command = ("fio", "--name=job", f"--directory={folder}", "--filename=data", f"--size={SIZE}")
     options = (
         "--ioengine=psync",
@@ -33,8 +33,8 @@ def fio(folder: Path, *words: str) -> int:
         "--randseed=7",
         "--verify_state_save=0",
     )
-    told = json.loads(run(*command, *options, "--output-format=json", *words))
-    (job,) = told["jobs"]
+    report = json.loads(run(*command, *options, "--output-format=json", *words))
+    (job,) = report["jobs"]
     assert job["error"] == 0
     read: int = job["read"]["io_bytes"]
     return read

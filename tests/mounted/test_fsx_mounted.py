@@ -1,7 +1,4 @@
-"""Random operations on a file of a real mount and of the bare file system, compared byte by byte.
-
-These run in a real mount.
-"""
+"""Random operations on a file of a real mount, compared byte by byte."""
 
 import hashlib
 import mmap
@@ -101,7 +98,7 @@ class MountedFile:
 
 @pytest.fixture
 def file(mounted: Mount, connection: Connection) -> Iterator[MountedFile]:
-    """The file of the real mount, made if it is not there."""
+    """A file of the real mount, created if it does not exist."""
     made = MountedFile(mounted, connection)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""Names of every class of bytes, made at random: what Swift holds is there once, what is written arrives."""
+"""Random names of all bytes: each object is one file, and each file that is written is one object."""
 
 import itertools
 import os
@@ -41,7 +41,7 @@ PIECES = [
 LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 KEYS = st.lists(st.sampled_from(PIECES) | LETTERS, min_size=1, max_size=8).map("".join)
 ESCAPE = re.compile(r"\.\.?|%+(empty|dot|dotdot)|.*%file|\.fuse_hidden.*", re.DOTALL)
-"""Names on the mount that stand for something else."""
+"""Names on the mount that are escapes."""
 NAMES = KEYS.map(lambda key: key.replace("/", "_")).filter(lambda name: not ESCAPE.fullmatch(name))
 QUICKLY = settings(
     max_examples=25,
@@ -62,7 +62,7 @@ def store(swift: SwiftServer) -> Iterator[SwiftStore]:
 
 
 def files_in(mounted: Mount, folder: str) -> list[str]:
-    """Return every file in a folder of the mount; a path out of it would not begin with the folder."""
+    """Return every file in a folder of the mount; assert that no path leaves the folder."""
     found = [f"{parent}/{name}" for parent, _, names in os.walk(mounted.path / folder) for name in names]
     assert all(os.path.realpath(path).startswith(f"{mounted.path}/{folder}/") for path in found)
     return found

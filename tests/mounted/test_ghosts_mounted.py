@@ -1,4 +1,4 @@
-"""Ghosts: rows that a listing shows for objects that Swift does not have. They can be deleted, no more.
+"""Ghosts: rows that a listing shows for objects that Swift does not have. They can only be deleted.
 
 These run in a real mount.
 """
@@ -29,7 +29,7 @@ def test_a_large_file_whose_segment_is_gone(mounted: Mount, swift: SwiftServer, 
 def test_rm_and_cp_go_on_beside_ghosts(
     mounted: Mount, swift: SwiftServer, container: str, tmp_path: Path
 ) -> None:
-    """The server denies an object that it lists, but for the DELETE, which it carries out."""
+    """For the ghost the server answers a HEAD with 404, and executes a DELETE."""
     at = mounted.path
     (at / "d").mkdir()
     for name in ("alive", "ghost"):

@@ -1,4 +1,4 @@
-"""The folder `.swiftfs` in a mount's root: read by those who may, changed by nobody, met by no walk.
+"""The folder `.swiftfs` in a mount's root: who may read it, that nobody changes it, that no walk finds it.
 
 These run in a real mount.
 """
@@ -169,8 +169,8 @@ def test_the_commands_tell_other_users_who_may_ask(mounted: Mount) -> None:
         )
         result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         reason = "only the user who mounted it may do this (root too, with allow_root or allow_other)"
-        told = f"swiftfs: {mounted.path}: {reason}\n"
-        assert (result.returncode, result.stderr) == (1, told)
+        expected = f"swiftfs: {mounted.path}: {reason}\n"
+        assert (result.returncode, result.stderr) == (1, expected)
 
 
 def test_objects_of_its_name_get_another_one(mounted: Mount, connection: Connection, container: str) -> None:

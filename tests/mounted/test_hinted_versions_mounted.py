@@ -1,4 +1,4 @@
-"""`slo=` in a Content-Type is a hint: it travels with copies that other clients make, and may be wrong.
+"""`slo=` in a Content-Type is a hint: copies by other clients have it too, and it may be wrong.
 
 These run in a real mount.
 """
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import noise
 from support.mounts import Mount, run, swift_cli
+from support.noise import noise
 from support.rclone import RCLONE, rclone
 from swiftfs.demo.server import SwiftServer
 

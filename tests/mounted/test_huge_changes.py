@@ -1,4 +1,4 @@
-"""Own changes in a folder that is larger than a page of its listing."""
+"""Our own changes in a folder that is larger than a page of its listing."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def name(number: int) -> str:
 
 @pytest.fixture
 def filled(paged_server: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
-    """A mount of `box` through which files were made that fill several pages; Swift has them."""
+    """A mount of `box` with files of several pages, which Swift has."""
     with Mount(paged_server, "box", tmp_path, "settle=0.1,ttl=1000") as mount:
         for number in range(FILES):
             (mount.path / name(number)).write_bytes(b"x")
@@ -43,7 +43,7 @@ def filled(paged_server: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
 def test_a_page_does_not_cast_doubt_on_what_it_does_not_show(
     paged_server: SwiftServer, filled: Mount
 ) -> None:
-    """Else there would be a HEAD for each of our files behind the first page."""
+    """Otherwise each of our files behind the first page would cost a HEAD."""
     forget(filled)
     paged_server.reset_requests()
     wait_until((filled.path / name(1)).exists)
@@ -62,5 +62,5 @@ def test_a_deletion_by_another_client_is_seen_on_every_page(paged_server: SwiftS
 
 
 def forget(mount: Mount) -> None:
-    """Have Swift asked again for all listings."""
+    """Let the mount list all folders again."""
     os.setxattr(mount.path, "swift.refresh", b"1")

@@ -1,4 +1,4 @@
-"""Folders larger than a page of a listing, and trees larger than many: few requests, bounded memory."""
+"""Folders larger than a page of a listing, and trees of many pages: few requests, bounded memory."""
 
 import os
 from collections import Counter
@@ -16,21 +16,21 @@ OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=12;gid=34"
 
 
 def rows_of(swift: SwiftServer, container: str, names: list[str]) -> None:
-    """List objects that are not there, a part at a time, and forget the requests."""
+    """List objects that do not exist, in parts, and clear the recorded requests."""
     for start in range(0, len(names), 20_000):
         swift.add_rows(container, names[start : start + 20_000], size=1)
     swift.reset_requests()
 
 
 def cost(swift: SwiftServer) -> Counter[str]:
-    """Return the requests since the last time this was asked."""
+    """Return the requests since the last call."""
     found = methods([one for one in swift.requests() if "/auth" not in one.path and one.path != "/info"])
     swift.reset_requests()
     return found
 
 
 def is_there(path: Path) -> bool:
-    """Say whether the folder of `path` knows it, by a listing of the parent or by itself alone."""
+    """Return whether a path exists, by the listing of its parent or by a lookup of its own."""
     return os.path.lexists(path)
 
 
@@ -49,13 +49,13 @@ def test_120000_names_in_one_folder(mounted: Mount, swift: SwiftServer, containe
 
 @pytest.mark.mount_options("mtime=listing")
 def test_lookups_in_the_order_of_inode_numbers(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    """Tools that go through a tree with fts(3) sort more than 10,000 names so."""
+    """Programs that walk a tree with fts(3) sort more than 10,000 names so."""
     wanted = [f"name{number:06d}" for number in range(21_000)]
     rows_of(swift, container, [f"huge/{name}" for name in wanted])
     found = run("find", mounted.path / "huge", "-type", "f", "-printf", "%f %s\n").splitlines()
     assert sorted(found) == [f"{name} 1" for name in wanted]
     walked = cost(swift)
-    assert walked.total() <= 8, walked  # statfs is among them: fts(3) asks what kind of file system it is
+    assert walked.total() <= 8, walked  # one is for statfs: fts(3) reads the type of the file system
 
 
 @pytest.mark.mount_options("mtime=listing")
@@ -116,7 +116,7 @@ def test_own_changes_in_a_huge_folder(
 
 @pytest.mark.mount_options("mtime=listing")
 def test_names_that_pages_cut_in_two(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    """`a` is the last name of a page and `a/` comes on the next, as do the names between them."""
+    """`a` is the last name of a page; `a/` and the names between are on the next."""
     names = [f"huge/a{number:05d}" for number in range(9_999)]
     names += ["huge/b", *[f"huge/b-{number:05d}" for number in range(10_500)], "huge/b/below"]
     rows_of(swift, container, names)
@@ -131,7 +131,7 @@ def test_names_that_pages_cut_in_two(mounted: Mount, swift: SwiftServer, contain
 def test_attributes_in_a_folder_of_two_pages(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """What we wrote is known from the listing in a huge folder too: no HEAD of its own."""
+    """Attributes of our own files are in the listing of a huge folder too: no HEAD is needed."""
     rows_of(swift, container, [f"huge/name{number:06d}" for number in range(10_500)])
     for name in ("aaa", "zzz"):
         connection.put_object(container, f"huge/{name}", b"12345", content_type=OWN_TYPE)

@@ -1,4 +1,4 @@
-"""Inode numbers: two files never share one, and a file keeps its own under whatever name.
+"""Inode numbers: two files never share one, and a file keeps its number when it is renamed.
 
 These run in a real mount.
 """

@@ -1,4 +1,4 @@
-"""`status`, `flush`, `retry`, `export` and `recover`, on real mounts and on cache folders that were left.
+"""`status`, `flush`, `retry`, `export` and `recover`, on real mounts and on cache folders without a mount.
 
 These run in a real mount.
 """
@@ -41,7 +41,7 @@ def keys(connection: Connection, container: str) -> list[str]:
 
 
 def fill(mount: Mount) -> None:
-    """Make what a mount can have to store: files, one of them deep and with a time, and a link."""
+    """Make all kinds of pending changes: files, one in folders and with a time, and a link."""
     (mount.path / "d" / "e").mkdir(parents=True)
     (mount.path / "d" / "e" / "file").write_bytes(b"deep")
     os.utime(mount.path / "d" / "e" / "file", ns=(MTIME, MTIME))
@@ -51,7 +51,7 @@ def fill(mount: Mount) -> None:
 
 
 def assert_filled(folder: Path) -> None:
-    """See that a copy has all that `fill` made."""
+    """Assert that a copy has everything that `fill` made."""
     file = folder / "d" / "e" / "file"
     assert file.read_bytes() == b"deep"
     assert file.stat().st_mtime_ns == MTIME
@@ -63,7 +63,7 @@ def assert_filled(folder: Path) -> None:
 
 @pytest.fixture
 def refused(mounted: Mount, swift: SwiftServer, container: str) -> Iterator[Mount]:
-    """A mount whose account may not write `no*`, until the test ends."""
+    """A mount that may not write `no*`, until the test ends."""
     mounted.expected.append("is parked, because it cannot be stored")
     swift.inject(Fault("PUT", f"/{container}/no", status=403))
     yield mounted
@@ -83,10 +83,10 @@ def test_status_shows_what_waits(mounted: Mount) -> None:
         "/한글 [red]x": "PutFile",
         "/link": "PutSmall",
     }
-    told = swiftfs("status", mounted.path).stdout
-    assert "/한글 [red]x" in told
-    assert told.endswith("\n5 changes waiting; 3.1 MB of files\n")
-    assert "Put" not in told
+    output = swiftfs("status", mounted.path).stdout
+    assert "/한글 [red]x" in output
+    assert output.endswith("\n5 changes waiting; 3.1 MB of files\n")
+    assert "Put" not in output
     assert "swift.status" not in os.listxattr(mounted.path)
 
 

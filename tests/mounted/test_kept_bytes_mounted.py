@@ -1,4 +1,4 @@
-"""What a change keeps of the old object is verified before it is stored again, in a real mount."""
+"""Old bytes that a change keeps are verified before they are stored again, in a real mount."""
 
 import contextlib
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import MIB, noise
+from support.cache_rig import MIB
 from support.jobs import counted
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.demo.server import Fault
 
 pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
@@ -49,7 +50,7 @@ def test_a_byte_that_is_flipped_on_the_way_is_not_stored(
 def test_what_is_wrong_in_every_answer_is_not_stored(
     mounted: Mount, connection: Connection, container: str, size: int, offset: int
 ) -> None:
-    """The first byte of each: where two answers begin is never the same."""
+    """The first byte of each answer is wrong: the boundaries of two downloads always differ."""
     body = noise(size)
     connection.put_object(container, "file", body)
     mounted.swift.inject(Fault("GET", f"/{container}/file", flip_byte=True))

@@ -1,4 +1,4 @@
-"""Large files on a real mount: segments, manifests, memory, and what stays in Swift after each change."""
+"""Large files on a real mount: segments, manifests, memory, and what Swift has after each change."""
 
 import hashlib
 import os
@@ -10,13 +10,14 @@ import pytest
 from swiftclient import Connection
 
 from support.jobs import Job, header, methods, path_of, wait_until
-from support.large_files import manifest, manifest_names, noise, segment_names, segment_rows
+from support.large_files import manifest, manifest_names, segment_names, segment_rows
 from support.mounts import Mount, run
+from support.noise import noise
 from swiftfs.demo.server import Fault, RecordedRequest
 
 MIB = 1024**2
 MEMORY = 300 * MIB
-"""What the process may hold at most, whatever the size of a file."""
+"""Most memory of the process in bytes, whatever the size of a file."""
 
 small_segments = pytest.mark.mount_options("segment_size=1M")
 
@@ -52,7 +53,7 @@ def downloaded_md5(connection: Connection, container: str, key: str) -> str:
 
 
 class Watched:
-    """A mount, and the requests that concern the segments and the object of one file."""
+    """A mount, and the requests for the segments and the object of one file."""
 
     def __init__(self, mount: Mount, key: str) -> None:
         self._mount = mount
@@ -64,13 +65,13 @@ class Watched:
         return self._mount.swift.requests()
 
     def stored(self) -> list[RecordedRequest]:
-        """Return the segments' PUTs that succeeded so far."""
+        """Return the successful PUTs of segments so far."""
         begin = path_of(self._mount.swift, f"{self._mount.source}_segments")
         puts = [request for request in self.requests() if request.method == "PUT"]
         return [request for request in puts if request.path.startswith(begin) and request.status == 201]
 
     def removals(self) -> list[int]:
-        """Return the positions of the requests that delete segments."""
+        """Return the positions of requests that delete segments."""
         begin = path_of(self._mount.swift, f"{self._mount.source}_segments")
         return [
             position
@@ -80,7 +81,7 @@ class Watched:
         ]
 
     def commit(self) -> int:
-        """Return the position of the one request that changed what the name holds."""
+        """Return the position of the one request that changed the object."""
         path = path_of(self._mount.swift, self._mount.source, self._key)
         found = [
             position
@@ -94,7 +95,7 @@ class Watched:
 
 @pytest.fixture
 def gibibyte(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A local file of 1 GiB and its MD5; it goes at once after the test."""
+    """A local file of 1 GiB and its MD5; it is deleted right after the test."""
     path = tmp_path / "gibibyte"
     yield path, make_file(path, 1024)
     path.unlink()
@@ -245,7 +246,7 @@ def test_unlink_removes_the_manifest_and_the_segments_in_one_request(
     assert not path.exists()
     wait_until(lambda: not segment_rows(connection, container))
     assert connection.get_container(container)[1] == []
-    # One bulk-delete goes through its names in order, the manifest's first.
+    # A bulk-delete handles its names in order, the manifest first.
     changes = [request for request in mounted.swift.requests() if request.method not in ("GET", "HEAD")]
     assert [(request.method, request.query) for request in changes] == [("POST", "bulk-delete")]
 

@@ -13,7 +13,8 @@ from swiftclient import Connection
 from support.jobs import wait_until
 from support.large_files import manifest_names, segment_names
 from support.mounts import Mount
-from support.upload_rig import MIB, noise
+from support.noise import noise
+from support.upload_rig import MIB
 from swiftfs.demo.server import Fault, SwiftServer
 
 OPTIONS = "segment_size=1M"

@@ -1,4 +1,4 @@
-"""Listings on real mounts: pages, all kinds of folders, large objects' sizes, and what `ls -l` costs."""
+"""Listings on real mounts: pages, all kinds of folders, sizes of large objects, the requests of `ls -l`."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def keys(connection: Connection, container: str) -> list[str]:
 
 
 def cost(swift: SwiftServer, container: str) -> Counter[str]:
-    """Return how often each method was used in the container or on its objects."""
+    """Return the number of requests of each method for the container or its objects."""
     return Counter(one.method for one in swift.requests() if container in one.path.split("/"))
 
 

@@ -1,4 +1,7 @@
-"""The log: priorities for the journal, request ids, and no line over and over, in a real mount."""
+"""The log: priorities for systemd's journal, request ids, and that repeated lines are counted.
+
+These run in a real mount.
+"""
 
 import os
 import re
@@ -43,7 +46,7 @@ def test_a_line_of_ours_is_not_caught_with_those_of_libfuse(tmp_path: Path) -> N
 
 
 def test_the_terminal_is_left_when_the_log_goes_elsewhere(tmp_path: Path) -> None:
-    """Whoever reads the standard error of `swiftfs mount` to its end would wait for the mount's."""
+    """A program that reads standard error of `swiftfs mount` to its end would wait for the mount's end."""
     code = f"""if True:
         import logging, os
         from pathlib import Path

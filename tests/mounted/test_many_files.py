@@ -1,4 +1,4 @@
-"""Very many small files: made, listed, found and removed through a mount with its write-back."""
+"""Very many small files, created, listed, found and removed with write-back."""
 
 import os
 import time
@@ -14,20 +14,20 @@ from swiftfs.control.client import flush
 from swiftfs.demo.server import SwiftServer
 
 FILES = int(os.environ.get("SWIFTFS_MANY_FILES", "2000"))
-"""100,000 take a quarter of an hour, which the server needs."""
+"""100,000 take a quarter of an hour, most of it in the server."""
 
 IN_A_FOLDER = 100
 
 BASE_MEMORY = 100 * 1024**2
 FILE_MEMORY = 6 * 1024
-"""Bytes of memory: of a mount with nothing in it, and what each change that waits may take at its worst."""
+"""Bytes of memory: of a mount without files, and the most for each pending change."""
 
 LARGEST_RATIO = 4.0
 """How much longer the last tenth of the files may take than the first: the machine is shared."""
 
 
 def make(root: Path, count: int) -> list[float]:
-    """Make half of the files in one folder, half in folders of a hundred; return how long each tenth took."""
+    """Make half of the files in one folder, half in folders of 100; return the seconds of each tenth."""
     (root / "flat").mkdir()
     times = []
     for tenth in range(10):
@@ -42,7 +42,7 @@ def make(root: Path, count: int) -> list[float]:
 
 
 def count_names(path: Path) -> int:
-    """Return how many paths `find` sees below a folder."""
+    """Return the number of paths that `find` lists below a folder."""
     return run("find", path, "-mindepth", "1").count("\n")
 
 
@@ -53,7 +53,7 @@ def test_very_many_files(swift: SwiftServer, connection: Connection, container: 
     with Mount(swift, container, tmp_path, "settle=5") as mount:
         mount.expected.append(
             "expired listings are used"
-        )  # a listing of 10,000 names takes a busy server seconds
+        )  # a busy server needs seconds for a listing of 10,000 names
         job = Job(mount)
         times = make(mount.path, FILES)
         job.step("create")

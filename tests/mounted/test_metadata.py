@@ -1,4 +1,4 @@
-"""Changes of attributes keep all that other clients said of an object; virtual attributes; looking again."""
+"""Changes of attributes keep other clients' headers; virtual attributes; dropping cached listings."""
 
 import errno
 import os
@@ -58,7 +58,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def foreign(connection: Connection, container: str, mounted: Mount) -> Path:
-    """A file that another client uploaded with all kinds of headers."""
+    """A file that another client uploaded, with headers of all kinds."""
     connection.put_object(container, "f", b"hello", content_type="text/plain", headers=dict(FOREIGN))
     return mounted.path / "f"
 

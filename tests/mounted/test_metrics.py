@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus reads over HTTP or from a file, as long as the mount lives."""
+"""Metrics for Prometheus, over HTTP or from a file, while the mount runs."""
 
 import socket
 import sys
@@ -25,7 +25,7 @@ Samples = dict[tuple[str, str], float]
 
 
 def parse(text: str) -> Samples:
-    """Return each sample by its name and its label's value, as Prometheus would read it."""
+    """Return each sample by its name and the value of its label, as Prometheus reads it."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         assert family.documentation, family.name
@@ -121,7 +121,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_mounted(
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         ("0", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
         ("host", "expected a port, ADDRESS:PORT, or the path of a .prom file"),
@@ -132,11 +132,11 @@ def test_a_port_that_is_taken_is_told_before_anything_is_mounted(
         ("192.0.2.1:9177", "Cannot assign requested address"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, value: str, told: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, value: str, expected: str) -> None:
     (tmp_path / "mnt").mkdir()
     line = one_line(swiftfs("mount", "box", tmp_path / "mnt", "-o", f"metrics={value}"))
     assert line.startswith(f"swiftfs: option metrics={value}")
-    assert line.endswith(f": {told}\n")
+    assert line.endswith(f": {expected}\n")
 
 
 def test_node_exporter_reads_them_from_a_file(
@@ -211,7 +211,7 @@ def test_nothing_is_left_of_a_server(address: str) -> None:
     except OSError:
         pytest.skip("no such address here")
     threads, port = threading.active_count(), free_port()
-    for _ in range(2):  # the second time the port is free again
+    for _ in range(2):  # the second time the port must be free again
         exporter = metrics.open_exporter(f"{address}:{port}")
         exporter.start(lambda: STATE)
         assert parse(scrape(port, address))["swiftfs_requests_total", "get"] == 2000

@@ -1,4 +1,4 @@
-"""What is changed below a folder while it moves: it waits, and arrives under the new name.
+"""Changes below a folder while it moves: they wait, and are stored under the new name.
 
 These run in a real mount.
 """

@@ -1,4 +1,4 @@
-"""Renames beside other clients: nothing of theirs is overwritten or deleted, and what lags is moved too.
+"""Renames during changes of other clients, which they never overwrite or delete, and with late listings.
 
 These run in a real mount.
 """

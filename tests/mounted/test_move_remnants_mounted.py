@@ -1,4 +1,4 @@
-"""What a rename cannot delete at the old place: told, tried again, and never the owner of the segments.
+"""Objects that a rename cannot delete at the old place: reported and tried again; their segments stay.
 
 These run in a real mount.
 """
@@ -48,7 +48,7 @@ def test_a_large_file_survives_the_refusal_of_its_deletion(
 
 
 def mounted_again(mount: Mount) -> None:
-    """Mount again what has changes that wait, and so does not end well."""
+    """Mount again with pending changes, so that the unmount before it reports them."""
     wanted, mount.exit_code = mount.exit_code, 1
     mount.remount(empty_cache=False)
     mount.exit_code = 1 if wanted is None else wanted

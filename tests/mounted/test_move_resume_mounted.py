@@ -1,4 +1,4 @@
-"""Renames that a crash has interrupted: finished, or given up, but never over what is newer.
+"""Renames that a crash has interrupted: finished or given up, but never over newer versions.
 
 These run in a real mount.
 """

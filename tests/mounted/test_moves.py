@@ -1,4 +1,4 @@
-"""Renaming folders: all of it or nothing, also when a request fails or the process dies on the way."""
+"""Renaming folders: completely or not at all, also if a request fails or the process dies."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def keys(connection: Connection, container: str, prefix: str = "") -> list[str]:
 
 
 def bodies(connection: Connection, container: str, prefix: str) -> dict[str, bytes]:
-    """Return what the objects below a prefix hold, by the rest of their names."""
+    """Return the bytes of the objects below a prefix, by the rest of their keys."""
     return {
         key.removeprefix(prefix): connection.get_object(container, key)[1]
         for key in keys(connection, container, prefix)
@@ -38,7 +38,7 @@ def bodies(connection: Connection, container: str, prefix: str) -> dict[str, byt
 
 
 def put_folder(connection: Connection, container: str) -> dict[str, bytes]:
-    """Make the folder `old`, marked, with files, an implied subfolder and a marked one; return its bodies."""
+    """Make the folder `old` with a marker, files and two subfolders, one without marker; return its bytes."""
     connection.put_object(container, "old", b"", content_type=DIRECTORY)
     connection.put_object(container, "old/marked", b"", content_type=DIRECTORY)
     for number in range(FILES):
@@ -69,7 +69,7 @@ def test_all_kinds_of_things_move(
     segments = keys(connection, f"{container}_segments")
     swift.reset_requests()
     old.rename(new)
-    # The listing is asked for again when the copies took longer than it may speak for them.
+    # The folder is listed again if the copies took longer than its listing is valid.
     assert methods(swift.requests())["GET"] <= 2
     assert not old.exists()
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_a_copy_that_fails_leaves_the_old_state(
 
 
 def killed_while(mount: Mount, method: str, reached: int) -> None:
-    """Begin to rename `old` to `new`, and kill the mount when so many requests of the method have come."""
+    """Begin to rename `old` to `new`, and kill the mount after so many requests of the method."""
     mount.swift.reset_requests()
     renaming = os.fork()
     if not renaming:

@@ -1,4 +1,4 @@
-"""A rename over a name that was just deleted: the deletion is needless, and must not run beside the copy.
+"""A rename over a name that was just deleted: the deletion is needless, and must not run during the copy.
 
 These run in a real mount.
 """
@@ -14,7 +14,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 def test_mv_over_a_name_that_was_just_removed_keeps_the_file(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """The copy is quick and the deletion of the old name slow, so that the settling of b ends meanwhile."""
+    """The copy is fast and the deletion of the old name slow, so that the write delay of b ends meanwhile."""
     connection.put_object(container, "a", b"new")
     connection.put_object(container, "b", b"old")
     mounted.remount()

@@ -1,4 +1,4 @@
-"""Names on a real mount: what POSIX and Swift allow each other, and escapes for what only Swift allows."""
+"""Names on a real mount: those that POSIX and Swift both allow, and escapes for what only Swift allows."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Single operations on a real mount: what programs see, what Swift holds, and the errnos in between."""
+"""Single operations on a real mount: results for programs, objects in Swift, and errnos."""
 
 import errno
 import mmap

@@ -1,4 +1,4 @@
-"""Other clients see plain objects, and what the `swift` command and its library store is seen."""
+"""Other clients see ordinary objects, and swiftfs reads what the `swift` command and its library store."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def noise(size: int) -> bytes:
 
 
 def facts(text: str) -> dict[str, str]:
-    """Read the `name: value` lines of `swift stat`."""
+    """Return the `name: value` lines of `swift stat`."""
     pairs = (line.strip().partition(": ") for line in text.splitlines())
     return {name: value.strip() for name, _, value in pairs}
 

@@ -1,4 +1,4 @@
-"""Servers that differ: without bulk-delete or symlinks, with short listings, and those that are not Swift."""
+"""Servers that differ: without bulk-delete or symlinks, with short listings, or not Swift."""
 
 import os
 from collections.abc import Iterator
@@ -63,14 +63,14 @@ def test_a_small_scene(other: SwiftServer, tmp_path: Path) -> None:
 
 
 def listing_of(folder: Path) -> list[str]:
-    """Return mode, owners, name, target and time to the ns of all that is in a folder."""
+    """Return mode, owners, name, target and time in ns of everything in a folder."""
     found = run("find", ".", "-printf", "%M %u %g %p %l %T@\n", cwd=folder)
     return sorted(found.splitlines())
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
 def test_short_pages_do_not_end_a_listing(rows: int, tmp_path: Path) -> None:
-    """Ceph RGW answers with fewer rows than asked for in the middle of a listing."""
+    """Ceph RGW may answer with fewer rows than requested in the middle of a listing."""
     store = MemoryStore("box", limits=Limits(listing=rows, is_swift=False))
     with harness(store, tmp_path) as filesystem:
         wanted = []

@@ -1,4 +1,4 @@
-"""Changing a large object uploads what changed: the plan as a function, the requests on a real Swift."""
+"""Changes of a large object upload what changed: the plan as a function, the requests on a real Swift."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def blocks(ranges: Sequence[tuple[int, int]]) -> Blocks:
 
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[list[Segment], int, int, list[tuple[int, int]]]:
-    """Old segments, how many of their bytes are kept, the new size, and the changed blocks."""
+    """Return old segments, how many of their bytes are kept, the new size, and the changed blocks."""
     sizes = draw(st.lists(st.integers(1, 5 * MIB), min_size=1, max_size=8))
     total = sum(sizes)
     kept = draw(st.integers(0, total))
@@ -47,7 +47,7 @@ def changes(draw: st.DrawFn) -> tuple[list[Segment], int, int, list[tuple[int, i
 
 
 def old_place(old: Sequence[Segment], part: Segment) -> int:
-    """Return where in the old file a part's bytes lie."""
+    """Return the range of the old file that a part contains."""
     before = 0
     for candidate in old:
         if candidate.name == part.name:
@@ -100,7 +100,7 @@ def content(size: int) -> bytes:
 
 
 def traffic(requests: Sequence[RecordedRequest]) -> tuple[int, int]:
-    """Return the bytes that went to the server and came from it."""
+    """Return the bytes sent to and received from the server."""
     return sum(r.bytes_in for r in requests), sum(r.bytes_out for r in requests)
 
 
@@ -133,7 +133,7 @@ def named_segments(connection: Connection, container: str, name: str) -> set[str
 
 @pytest.fixture
 def large(mounted: Mount, connection: Connection, container: str) -> bytearray:
-    """A file of 256 MiB, `big`, stored and unknown to the mount."""
+    """A file of 256 MiB, `big`, stored, but not known to the mount."""
     data = bytearray(content(256 * MIB))
     (mounted.path / "big").write_bytes(data)
     mounted.remount()
@@ -143,7 +143,7 @@ def large(mounted: Mount, connection: Connection, container: str) -> bytearray:
 
 
 class LargeFile:
-    """`big` on a mount, and what it must hold; each change is checked by its requests and another client."""
+    """`big` on a mount, and its expected bytes; each change is checked by requests and another client."""
 
     def __init__(self, mount: Mount, connection: Connection, container: str, data: bytearray) -> None:
         self.mount = mount
@@ -153,7 +153,7 @@ class LargeFile:
         self._container = container
 
     def change(self, offset: int, written: bytes, most_requests: int) -> None:
-        """Write `written` at `offset`; it must cost few requests and bytes, and be what others read."""
+        """Write `written` at `offset`; assert few requests and bytes, and what another client reads."""
         with self.path.open("r+b") as file:
             file.seek(offset)
             file.write(written)
@@ -167,7 +167,7 @@ class LargeFile:
         self.mount.swift.reset_requests()
 
     def forget(self) -> None:
-        """Let the mount know the file from the listing alone."""
+        """Let the mount know the file from a listing only."""
         self.mount.remount()
         self.path.stat()
         self.mount.swift.reset_requests()
@@ -188,7 +188,7 @@ def test_the_budget_of_a_large_file(
     (mounted.path / "moved").unlink()
     mounted.remount()
     requests = data_requests(mounted.swift)
-    requests = [r for r in requests if "/.swiftfs-" not in r.path]  # the next mount asks whether it may write
+    requests = [r for r in requests if "/.swiftfs-" not in r.path]  # a check whether it may write
     deletion = [r for r in requests if r.method in ("DELETE", "POST") or "manifest" in r.query]
     assert len(deletion) <= 2, methods(deletion)
     assert not listed_segments(connection, container)

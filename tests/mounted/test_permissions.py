@@ -1,4 +1,4 @@
-"""Owners and modes: the defaults that options set, and the checks that `default_permissions` asks for."""
+"""Owners and modes: the defaults set by options, and the checks of `default_permissions`."""
 
 import errno
 import os
@@ -95,11 +95,11 @@ OTHERS_MAY = (
     ("ls", "closed"),
     ("cat", "closed/inside"),
 )
-"""What others try in a folder of somebody else."""
+"""What other users try in a user's folder."""
 
 
 def prepare(folder: Path) -> dict[str, bytes]:
-    """Make private and public files; return what is in them."""
+    """Make private and public files; return their contents."""
     (folder / "closed").mkdir()
     for name, mode in (("private", 0o600), ("public", 0o644), ("closed/inside", 0o644)):
         (folder / name).write_text(name)

@@ -1,4 +1,4 @@
-"""Where segments go: beside, inside under a hidden folder, or to a container that was given.
+"""Containers of segments: beside the container, in a hidden folder of it, or one given by an option.
 
 These run in a real mount.
 """

@@ -1,4 +1,4 @@
-"""Programs that read a folder's small files one after the other, on a Swift that takes 20 ms to answer.
+"""Programs that read a folder's small files one after the other, on a Swift with a delay of 20 ms.
 
 These run in a real mount.
 """
@@ -21,7 +21,7 @@ from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftSer
 
 FILES, FOLDERS = 400, 41
 ATTRIBUTES = f"text/plain;mtime=1700000000.000000001;mode=0100644;uid={os.getuid()};gid={os.getgid()}"
-"""What our own files carry, so that no HEAD is wanted."""
+"""The Content-Type of our own files, which need no HEAD."""
 
 JOBS: dict[str, Callable[[Path, Path], object]] = {
     "tar": lambda top, out: run("tar", "-cf", out / "tree.tar", "-C", top, "tree"),
@@ -77,7 +77,7 @@ def tree(slow_swift: SwiftServer) -> dict[str, bytes]:
 
 
 class Reading:
-    """Mounts of one container, each cold; `options` are the mount's."""
+    """Mounts of one container, each with an empty cache; `options` are those of the mounts."""
 
     def __init__(self, server: SwiftServer, container: str, folder: Path) -> None:
         self.server = server
@@ -86,7 +86,7 @@ class Reading:
         self._count = 0
 
     def cold(self, job: Callable[[Path], object], options: str = "") -> tuple[float, list[RecordedRequest]]:
-        """Run a job in a new mount; return its seconds, and the requests of the mount's whole life."""
+        """Run a job in a new mount; return its seconds, and all requests of the mount."""
         self._count += 1
         folder = self.folder / f"mount{self._count}"
         self.server.reset_requests()
@@ -98,7 +98,7 @@ class Reading:
         return seconds, counted(self.server)
 
     def gets(self, requests: list[RecordedRequest]) -> Counter[str]:
-        """Return how often each object was fetched, by its name."""
+        """Return the number of GETs of each object, by its name."""
         top = path_of(self.server, self.container)
         found = [one.path for one in requests if one.method == "GET" and len(one.path) > len(top)]
         return Counter(path.removeprefix(top) for path in found)
@@ -133,7 +133,7 @@ def test_a_tree_costs_one_get_a_file(
 
 
 def test_many_files_are_fetched_at_once(reading: Reading, tmp_path: Path) -> None:
-    """A slower server than the other tests', so that its waiting decides and not this machine's load."""
+    """With a longer delay than in other tests, so that the delay decides and not the load of this machine."""
     reading.server.inject(Fault("GET", "/forest/tree/.*/file", delay=min(1.0, within(0.1))))
 
     def pack(top: Path) -> None:
@@ -157,8 +157,8 @@ def test_a_checksum_run_of_rsync(reading: Reading, tree: dict[str, bytes], tmp_p
         path.write_bytes(body)
 
     def compare(top: Path) -> None:
-        told = run("rsync", "-rcn", "--itemize-changes", f"{tmp_path}/mirror/tree", top)
-        assert [line for line in told.splitlines() if line.startswith(">f")] == []
+        output = run("rsync", "-rcn", "--itemize-changes", f"{tmp_path}/mirror/tree", top)
+        assert [line for line in output.splitlines() if line.startswith(">f")] == []
 
     seconds, requests = reading.cold(compare)
     print(f"rsync -c: {seconds:.2f} s, {len(requests)} requests")
@@ -193,7 +193,7 @@ def test_what_is_in_the_cache_is_not_fetched(
 
 
 def test_an_unmount_in_the_middle(reading: Reading, tree: dict[str, bytes]) -> None:
-    """Nothing is left that the mount's own checks would find, and what was under way was fetched once."""
+    """Nothing is left that the mount's own checks would find, and each file was fetched once at most."""
     files = list(tree)[::4][:8]
     reading.server.inject(Fault("GET", "/forest/tree/.*/file", delay=0.3))
     _, requests = reading.cold(lambda top: [(top / name).read_bytes() for name in sorted(files)[:4]])
@@ -203,7 +203,7 @@ def test_an_unmount_in_the_middle(reading: Reading, tree: dict[str, bytes]) -> N
 
 
 def test_objects_of_other_clients(slow_swift: SwiftServer, tmp_path: Path) -> None:
-    """Their times cost a HEAD each; with `mtime=listing` they do not, and the listing's hash is the ETag."""
+    """Their times cost a HEAD each, but not with `mtime=listing`; the listing's hash is the ETag."""
     bodies = {f"others/file{number:03d}": body_of(number) for number in range(100)}
     fill(slow_swift, "foreign", bodies, "text/plain")
     reading = Reading(slow_swift, "foreign", tmp_path)

@@ -1,4 +1,4 @@
-"""rclone works on the same container: it sees our files and no marker, and we see what it uploads."""
+"""rclone on the same container: it sees our files but no markers, and swiftfs sees what it uploads."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def write(path: Path, data: bytes, mtime_ns: int) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A local folder of files, small and large, in folders, one of them empty."""
+    """A local tree of small and large files, with an empty folder."""
     root = tmp_path / "tree"
     write(root / "top.txt", b"top", 1_600_000_000_123_456_789)
     write(root / "sub" / "wörter.txt", b"words\n" * 1000, 1_500_000_000_000_000_000)
@@ -42,16 +42,16 @@ def test_rclone_sees_our_files_and_no_marker(
     files = {"top.txt", "sub/wörter.txt", "sub/deep/empty", "large.bin"}
     assert {name for name in listed if not name.endswith("/")} == files
     assert {"sub/", "sub/deep/"} <= listed
-    told = {}
+    shown = {}
     for line in rclone(swift, "lsl", f"sw:{container}").splitlines():
         size, date, time, name = line.split(maxsplit=3)
-        told[name] = int(size), f"{date} {time}"
-    assert told.keys() == files
-    assert {name: size for name, (size, _) in told.items()} == {
+        shown[name] = int(size), f"{date} {time}"
+    assert shown.keys() == files
+    assert {name: size for name, (size, _) in shown.items()} == {
         name: (tree / name).stat().st_size for name in files
     }
-    assert told["top.txt"][1].startswith("2020-09-13 ")
-    assert told["top.txt"][1].endswith(":40.123456789")
+    assert shown["top.txt"][1].startswith("2020-09-13 ")
+    assert shown["top.txt"][1].endswith(":40.123456789")
     assert rclone(swift, "check", tree, f"sw:{container}") == ""
     assert rclone(swift, "check", "--download", tree, f"sw:{container}") == ""
 

@@ -1,4 +1,4 @@
-"""What sequential reading costs: by one reader or several, in any order, from a slow server.
+"""Reading ahead from a slow server, by one program or several.
 
 These run in a real mount.
 """
@@ -14,20 +14,20 @@ import pytest
 from swiftclient import Connection
 
 from support.cache_rig import MIB
-from support.distant_files import large
 from support.jobs import counted
 from support.mounts import Mount
+from support.noise import repeated_noise
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.filecache.block_map import BLOCK
 
 pytest_plugins = ["support.cache_fixtures"]
 NEEDLESS = 1.1
-"""So many times the bytes of a file may be downloaded to read it once."""
+"""Limit of downloaded bytes, as a multiple of the bytes of the file."""
 
 
 @contextmanager
 def busy_cores(count: int = 2) -> Iterator[None]:
-    """Let other processes take all the time of so many cores that they can get."""
+    """Keep so many cores busy with other processes."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -42,12 +42,12 @@ SIZES = {"big": 256 * MIB, "quarters": 100 * MIB}
 
 @pytest.fixture(scope="module")
 def far_away() -> Iterator[SwiftServer]:
-    """A Swift that takes 300 ms a request."""
+    """A Swift with a delay of 300 ms for each request."""
     with SwiftServer(settings=ServerSettings(delay=0.3)) as server:
         client = Connection(server.auth_url, server.user, server.key, retries=0)
         client.put_container("far")
         for name, size in SIZES.items():
-            client.put_object("far", name, large(size))
+            client.put_object("far", name, repeated_noise(size))
         client.close()
         yield server
 
@@ -60,8 +60,8 @@ def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
 
 
 def read_file(path: Path, start: int, stop: int) -> bool:
-    """Read as `cp` does; say whether the bytes are those of `far_away`."""
-    expected = large(256 * MIB)
+    """Read a range as `cp` does; return whether the bytes are those that `far_away` has."""
+    expected = repeated_noise(256 * MIB)
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         for offset in range(start, stop, BLOCK):

@@ -1,4 +1,4 @@
-"""What Swift refuses for good is given up, and no command says "done" for it, in a real mount."""
+"""Final refusals: the change is given up, and no command reports success for it, in a real mount."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_with_sync_a_refused_call_keeps_what_an_earlier_mount_took(
 
 @pytest.fixture
 def refused(mounted: Mount, swift: SwiftServer, connection: Connection, container: str) -> Mount:
-    """A mount with a file, a folder and a file that Swift does not let it change."""
+    """A mount with a file, a folder and a file that Swift does not allow to change."""
     for name in ("one", "two"):
         connection.put_object(container, name, name)
     connection.put_object(container, "folder", "", content_type="application/directory")
@@ -114,7 +114,7 @@ def test_flush_says_what_was_not_changed_and_says_it_once(
     assert state(refused)["refused"] == 0
     (refused.path / "folder").rmdir()
     assert swiftfs("flush", refused.path).returncode == 1
-    # The kernel keeps the attributes of the chmod for a second, and the commands may be faster.
+    # The kernel caches the attributes of the chmod for a second, and the commands may be faster.
     wait_until(lambda: stat.S_IMODE((refused.path / "two").stat().st_mode) == before)
     assert sorted(path.name for path in refused.path.iterdir()) == ["folder", "one", "two"]
     assert sorted(one["name"] for one in connection.get_container(container)[1]) == ["folder", "one", "two"]

@@ -1,4 +1,4 @@
-"""A file that another client replaces while it is open: handles keep the old one, new ones get the new.
+"""A file that another client replaces while it is open: handles keep the old version.
 
 These run in a real mount.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
-from support.cache_rig import noise
 from support.jobs import wait_until
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.filecache.block_map import BLOCK
 
 SIZE = 3 * 1024 * 1024
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.mount_options("settle=0.2,ttl=1,read_ahead=0")
 
 
 def shows(path: Path, data: bytes) -> bool:
-    """Say whether a file holds that; a version that is gone is not what it was."""
+    """Return whether a file holds these bytes; False if its version is gone."""
     try:
         return path.read_bytes() == data
     except OSError as error:
@@ -61,7 +61,7 @@ def test_programs_get_the_new_version_while_an_old_handle_lives(
 def test_no_page_of_the_old_version_is_left_for_the_new_one(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
-    """Of one size, and the old handle reads last."""
+    """Both have one size, and the old handle reads last."""
     connection.put_object(container, "file", OLD)
     path = mounted.path / "file"
     mounted.expected.append("ESTALE")

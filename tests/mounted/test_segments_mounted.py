@@ -1,4 +1,4 @@
-"""Segments of real mounts on a real Swift: lost answers and kill -9, drop boxes, conflicts, foreign `gc`."""
+"""Segments of real mounts: lost answers, kills, objects of other users that name them, conflicts, `gc`."""
 
 import json
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 from swiftclient import Connection
 
 from support.jobs import wait_until
-from support.large_files import MIB, append, cut, manifest_names, noise, patch, segment_names
+from support.large_files import MIB, append, cut, manifest_names, patch, segment_names
 from support.mounts import Mount
+from support.noise import noise
 from swiftfs.control.client import flush
 from swiftfs.demo.server import Fault, SwiftServer
 
@@ -29,7 +30,7 @@ def store(mount: Mount) -> None:
 
 @pytest.fixture
 def mount(swift: SwiftServer, container: str, connection: Connection, tmp_path: Path) -> Iterator[Mount]:
-    """A mount that stores what it is told to, and no sooner."""
+    """A mount that uploads at a flush only."""
     with Mount(swift, container, tmp_path / "mount", OPTIONS) as found:
         yield found
 

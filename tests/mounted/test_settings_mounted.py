@@ -1,4 +1,4 @@
-"""Options: where they may be set, which place wins, and what is refused with which words.
+"""Options: where they can be set, which place takes precedence, and the messages of errors.
 
 These run in a real mount.
 """

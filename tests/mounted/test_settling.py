@@ -1,4 +1,4 @@
-"""Deletions that wait a moment: what is overtaken is never sent, what fails is there again."""
+"""Deletions wait for the write delay: what replaces them makes them needless, and failed ones are undone."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def changes(swift: SwiftServer) -> list[RecordedRequest]:
 
 
 def settled(mount: Mount) -> Counter[str]:
-    """Wait until all is on the server; return the methods of the requests that changed something."""
+    """Wait until all changes are stored; return the methods of the requests that changed something."""
     mount.stop()
     found = methods(changes(mount.swift))
     mount.start()

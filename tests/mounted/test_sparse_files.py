@@ -1,4 +1,4 @@
-"""A large sparse file: what is uploaded of it, and that it costs neither memory nor disk."""
+"""A large sparse file: what is uploaded of it, and that it needs neither memory nor disk space."""
 
 import os
 import random
@@ -27,14 +27,14 @@ PLACES = 4
 
 
 def pieces() -> dict[int, bytes]:
-    """Return what is written, by its place: some of it early, where segments are small."""
+    """Return what is written, by offset: some of it early, where segments are small."""
     chance = random.Random(5)
     places = [0, 5 * MIB + 1, *(chance.randrange(SIZE - PIECE) for _ in range(PLACES)), SIZE - PIECE]
     return {place: chance.randbytes(PIECE) for place in places}
 
 
 class Watch:
-    """The most bytes that a mount takes: `memory` of its own, without mapped files, and `disk`."""
+    """The peak use of a mount in bytes: `memory` without mapped files, and `disk`."""
 
     def __init__(self, mount: Mount) -> None:
         self._content = mount.cache / "content"
@@ -43,7 +43,7 @@ class Watch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Look again and again."""
+        """Sample until the block ends."""
         over = threading.Event()
 
         def look() -> None:
@@ -62,7 +62,7 @@ class Watch:
 
 
 def _allocated(path: Path) -> int:
-    """Return what a file takes on the disk; it may have gone meanwhile."""
+    """Return the disk space of a file, in bytes; 0 if it is gone."""
     try:
         return path.stat().st_blocks * 512
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""SIGUSR1: the stacks of all threads and the queue go into the log, and the mount goes on.
+"""SIGUSR1: the stacks of all threads and the queue are logged, and the mount continues.
 
 These run in a real mount.
 """

@@ -1,4 +1,4 @@
-"""`swiftfs status`: all that an administrator sees of running mounts, and nothing that is secret.
+"""`swiftfs status`: all that an administrator sees of running mounts, and no secret.
 
 These run in a real mount.
 """
@@ -76,7 +76,7 @@ def test_a_file_that_is_being_written_is_shown(mounted: Mount) -> None:
         file.write(os.urandom(3 * MIB))
 
         def is_sent() -> bool:
-            file.write(b"x")  # a segment goes up at a write when it has rested
+            file.write(b"x")  # a segment is uploaded at a write after its write delay
             (writing,) = read_state(mounted.path).writing
             assert (writing.path, writing.bytes) == ("/tape", file.tell())
             return writing.sent == 3 * MIB
@@ -103,9 +103,9 @@ def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
         "bytes_received": 0,
         "seconds": found["requests"]["put"]["seconds"],
     }
-    told = swiftfs("status", mounted.path).stdout
-    assert f"{mounted.source} on {mounted.path}" in told
-    assert "nothing is waiting" in told
+    output = swiftfs("status", mounted.path).stdout
+    assert f"{mounted.source} on {mounted.path}" in output
+    assert "nothing is waiting" in output
 
 
 def test_prices_are_of_the_option_s_file(
@@ -132,12 +132,12 @@ def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
     (mounted.cache / "journal.sqlite").write_bytes(b"no journal" * 1000)
     mounted.start()
     assert [name[:15] for name in status(mounted)["set_aside"]][:1] == ["journal.damaged"]
-    told = " ".join(swiftfs("status", mounted.path).stdout.split())
-    assert f"swiftfs recover {mounted.cache}" in told
+    output = " ".join(swiftfs("status", mounted.path).stdout.split())
+    assert f"swiftfs recover {mounted.cache}" in output
 
 
 def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs status` on a machine that has only the mounts below `folder`: others may hang."""
+    """Run `swiftfs status` as if only the mounts below `folder` existed: others may hang."""
     with Path("/proc/self/mountinfo").open() as mounts:
         ours = [line for line in mounts if str(folder) in line]
     (folder / "mounts").write_text("".join(ours))
@@ -145,7 +145,7 @@ def status_of_all(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
 
 
 def status_by(mounts: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs status` with another table of mounts than the kernel's."""
+    """Run `swiftfs status` with another table of mounts."""
     code = (
         "import sys; from pathlib import Path; from swiftfs.control import client; "
         "from swiftfs.cli.app import main; client.OWN_TABLE = Path(sys.argv[1]); "
@@ -163,8 +163,8 @@ def test_without_a_mountpoint_all_mounts_are_shown(
         assert {mounted.path, other.path} <= set(mountpoints())
         found = json.loads(status_of_all(tmp_path, "--json").stdout)
         assert {str(mounted.path), str(other.path)} == {one["mountpoint"] for one in found}
-        told = status_of_all(tmp_path).stdout
-        assert f"{container} on {mounted.path}" in told
+        output = status_of_all(tmp_path).stdout
+        assert f"{container} on {mounted.path}" in output
 
 
 def test_a_mount_that_died_is_told_beside_the_others(
@@ -194,7 +194,7 @@ def test_where_nothing_is_mounted(tmp_path: Path) -> None:
 
 @contextmanager
 def terminal(*words: object) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[bytes], bool]]]:
-    """Run `swiftfs` on a terminal; lend what says whether it has printed a text."""
+    """Run `swiftfs` on a terminal; yield a function that waits until it has printed a text."""
     master, slave = pty.openpty()
     environment = {**clean_environment(), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
     process = subprocess.Popen(
@@ -265,10 +265,10 @@ def test_nothing_secret_is_told(
         mount.remount()
         assert (mount.path / "file").read_text() == "x"
         folder = mount.path / ".swiftfs"
-        told = "".join((folder / name).read_text() for name in ("status.json", "metrics.prom", "log"))
-        told += swiftfs("status", mount.path).stdout + os.getxattr(mount.path, "swift.status").decode()
-        told += mount.log.read_text()
-    assert swift.user in told
-    assert f"put {container}/file" in told
+        output = "".join((folder / name).read_text() for name in ("status.json", "metrics.prom", "log"))
+        output += swiftfs("status", mount.path).stdout + os.getxattr(mount.path, "swift.status").decode()
+        output += mount.log.read_text()
+    assert swift.user in output
+    assert f"put {container}/file" in output
     for secret in (swift.key, token, "X-Auth-Token", "X-Auth-Key"):
-        assert secret.lower() not in told.lower()
+        assert secret.lower() not in output.lower()

@@ -1,4 +1,4 @@
-"""Two mounts of one container, each with its own cache: what one sees of the other's changes, and when."""
+"""Two mounts of one container with a cache each: what one sees of the other's changes, and when."""
 
 import os
 import time
@@ -21,7 +21,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 TTL = 1.0
 KERNEL_SECONDS = 1.0
 SLACK_SECONDS = 3.0
-"""For the requests."""
+"""Time for the requests."""
 
 MIB = 1024 * 1024
 OLD, NEW = b"o" * 24 * MIB, b"n" * 24 * MIB
@@ -34,11 +34,11 @@ class Pair(NamedTuple):
     other: Mount
 
     def store(self, mount: Mount) -> None:
-        """Return when Swift has all that was done in a mount."""
+        """Return when Swift has all changes of a mount."""
         assert flush(mount.path, lambda _report: None).unflushed == 0
 
     def seen(self, condition: Callable[[Path], object]) -> None:
-        """Store what was done in the one; the other must show it as soon as its listings have expired."""
+        """Store all changes of one mount; the other must show them when its listings have expired."""
         self.store(self.one)
         began = time.monotonic()
         wait_until(lambda: condition(self.other.path))
@@ -56,12 +56,12 @@ def pair(
 
 
 def shows(folder: Path, names: set[str]) -> bool:
-    """Say whether these are the names in a folder."""
+    """Return whether a folder has exactly these names."""
     return set(os.listdir(folder)) == names  # noqa: PTH208
 
 
 def is_gone(name: str, folder: int) -> bool:
-    """Say whether an open folder has no such name."""
+    """Return whether an open folder lacks a name."""
     try:
         os.stat(name, dir_fd=folder)
     except FileNotFoundError:
@@ -118,7 +118,7 @@ def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
 
 
 def test_a_stale_listing_does_not_serve_a_mixture_either(pair: Pair) -> None:
-    """The name is opened again before the listing expires: the version that it tells of is gone."""
+    """The name is opened again before the listing expires, but the version in it is gone."""
     (pair.one.path / "file").write_bytes(OLD)
     pair.seen(lambda root: (root / "file").exists())
     pair.other.expected.append("ESTALE")

@@ -1,4 +1,4 @@
-"""Mounts as they are by default: close() returns at once, and Swift gets everything all the same."""
+"""Mounts with default options: close() returns at once, and Swift gets everything later."""
 
 import os
 import threading
@@ -87,7 +87,7 @@ def test_unmounting_leaves_the_rest_to_the_next_mount(
 def test_unmounting_gives_up_what_the_server_does_not_take(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    """Each segment asks for its container, one after the other, with 25 s of patience."""
+    """Each segment creates its container first, one after the other, with retries for 25 s."""
     swift.inject(Fault(method="PUT", status=503))
     (mounted.path / "file").write_bytes(bytes(8_000_000))
     mounted.expected.append("1 changes stay in")

@@ -1,4 +1,4 @@
-"""Extended attributes and the file system's size on a real mount."""
+"""Extended attributes and the size of the file system on a real mount."""
 
 import errno
 import os
@@ -158,7 +158,7 @@ def test_xattr_errnos(mounted: Mount) -> None:
 
 
 def test_too_much_metadata_is_e2big(mounted: Mount) -> None:
-    """Swift takes 90 items of 4096 bytes in all."""
+    """Swift accepts 90 items of 4096 bytes in total."""
     file = mounted.path / "file"
     file.write_bytes(b"x")
     with fails(errno.E2BIG):

@@ -1,1 +1,1 @@
-"""A machine that explores the file system: histories of programs, faults and kills, each made from a seed."""
+"""Simulation of the file system: random histories of programs, faults and kills, each made from a seed."""

@@ -1,13 +1,13 @@
-"""`./dev simulate`: explores histories from seeds until the time is up or one fails.
+"""`./dev simulate`: runs random histories until the time is up or one fails.
 
-    --seed N       run the history of this seed alone, and tell its story
+    --seed N       run the history of this seed alone, and print it
     --minutes M    how long (1)
     --first N      the first seed (any)
     --histories N  how many at most (any number)
-    --go-on        name every seed that fails, and explain none
+    --go-on        name every seed that fails, without details
     --jobs J       processes at once (as many as there are cores)
 
-Exit code 1 says that a history failed.
+The exit code is 1 if a history fails.
 """
 
 import argparse
@@ -32,16 +32,16 @@ BATCH = 20
 """Histories that a process runs before it reports."""
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where cache folders cost no disk."""
+"""A folder in memory for cache folders."""
 
 
 Failure = tuple[int, str]
-"""A seed, and the first promise that its history broke."""
+"""A seed, and the first failure of its history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """For how long, and how many, histories are run; without `histories` as many as the seconds allow."""
+    """How long histories are run, and how many; without `histories` as many as possible in the seconds."""
 
     seconds: float
     histories: int | None
@@ -63,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("run it as ./dev simulate, which sets PYTHONHASHSEED=0: else no seed repeats exactly")
     concurrency.check()
     if given.seed is not None:
-        return _explain(given.seed)
+        return _print_failure(given.seed)
     first = given.first if given.first is not None else random.SystemRandom().randrange(10**6) * 1000
     seconds = given.minutes * 60 if given.histories is None else math.inf
     return explore(first, Limits(seconds, given.histories), given.jobs, go_on=given.go_on)
 
 
 def explore(first: int, limits: Limits, jobs: int, *, go_on: bool) -> int:
-    """Run histories from the seed `first` on; return 1 if one fails. Explain that one, or `go_on`."""
+    """Run histories from the seed `first` on; return 1 if one fails. Print it and stop, unless `go_on`."""
     begin = time.monotonic()
     done, failed = 0, list[Failure]()
     for count, failures in _batches(first, limits, jobs):
@@ -83,12 +83,12 @@ def explore(first: int, limits: Limits, jobs: int, *, go_on: bool) -> int:
     rate = f"{done} histories from seed {first} in {took:.1f} s: {done / took * 60:.0f} a minute"
     print(f"{rate}, {len(failed)} failed", flush=True)
     if failed and not go_on:
-        _explain(failed[0][0])
+        _print_failure(failed[0][0])
     return 1 if failed else 0
 
 
 def _batches(first: int, limits: Limits, jobs: int) -> Iterator[tuple[int, list[Failure]]]:
-    """Yield for each batch how many histories there were, and what failed."""
+    """Yield for each batch the number of its histories and the failures."""
     most = limits.histories
     numbers = iter(itertools.count(first, BATCH) if most is None else range(first, first + most, BATCH))
     end = time.monotonic() + limits.seconds
@@ -119,8 +119,8 @@ def _run(history: History) -> Outcome:
     return run(history, SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
 
 
-def _explain(seed: int) -> int:
-    """Run the history of a seed; if it fails, make it short and tell its story."""
+def _print_failure(seed: int) -> int:
+    """Run the history of a seed; if it fails, shorten it and print what happened."""
     history = make(seed)
     outcome = _run(history)
     if not outcome.failures:

@@ -1,7 +1,7 @@
-"""A Swift that does to its client what networks, servers and other clients do.
+"""A Swift with faults of networks and servers, and with changes by other clients.
 
-Each fault is planned: the kind, the method and which of its requests it meets. So a history can be repeated
-without one of its faults.
+Each fault is planned: its kind, its method, and which of the requests of that method it hits. So a history
+can be repeated without one of its faults.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from swiftfs.store.protocol import Body, Headers, Sink
 T = TypeVar("T")
 
 CHANGES = ("put", "put_manifest", "post", "copy", "delete", "delete_many")
-"""The methods that change objects; `delete_many` is what a folder's and most files' deletion sends."""
+"""The methods that change objects; most deletions of files and folders are `delete_many`."""
 
 READS = ("head", "get", "manifest", "list_page")
 
@@ -35,26 +35,26 @@ REFUSALS: dict[str, Callable[[str], StoreError]] = {
 CONTAINER, SEGMENTS = "box", "box_segments"
 
 THEIRS = "theirs/"
-"""How the segments of another client begin."""
+"""The beginning of the keys of another client's segments."""
 
 LATE = (2.0, 45.0, 90.0)
-"""Seconds after which a server carries out a request whose answer was lost."""
+"""Seconds after which a server executes a late request."""
 
 
 NOTICED = 700.0
-"""Seconds after which a late request must have been noticed, and what it has undone put right."""
+"""Seconds after which a late request must have been noticed, and its effects undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to the request number `which`, from 0, of a method.
+    """A fault of the request number `which`, from 0, of a method.
 
-    - `lost` is done and not answered, `late` done some time after its time-out, `fails` not done (503);
-    - `slow` takes `seconds`; `413`, `507` and `503` refuse it and all that follow for `seconds`;
-    - `cut` and `flipped` are bodies;
-    - `theirs` lets another client store such an object just after the request; `theirs first` just before it,
-      and the request is refused;
-    - `403` is about a copy: its source cannot be deleted for `seconds`.
+    - `lost`: executed, not answered; `late`: executed after its time-out; `fails`: not executed (503)
+    - `slow`: takes `seconds`; `413`, `507` and `503`: it and all later ones are refused for `seconds`
+    - `cut` and `flipped`: the body of the answer is truncated, or has a wrong byte
+    - `theirs`: another client stores such an object just after the request; `theirs first`: just before it,
+      and the request is refused
+    - `403`: the source of a copy cannot be deleted for `seconds`
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Nothing is answered for some seconds."""
+    """For some seconds no request is answered."""
 
     begin: float
     seconds: float
@@ -79,11 +79,11 @@ class Outage:
 
 
 class Adversary(MemoryStore):
-    """A store in memory whose requests meet faults.
+    """A store in memory with faults.
 
-    With a `lag` a listing shows changes of objects only so many seconds later. `changed` is called after
-    every change of an object, whoever made it. The store `was_overtaken` if a late request was
-    carried out, and `was_separated` if the copy of a large object got segments of its own.
+    With a `lag` listings show changes of objects only after so many seconds. `changed` is called after every
+    change of an object by any client. `was_overtaken` is set if a late request was executed, `was_separated`
+    if the copy of a large object got segments of its own.
     """
 
     def __init__(
@@ -117,16 +117,16 @@ class Adversary(MemoryStore):
 
     @property
     def is_unsettled(self) -> bool:
-        """Whether late requests, or deletions that were refused, are not or were only just made."""
+        """Return whether late requests or refused deletions are still open, or were executed just now."""
         return bool(self._late) or self._scheduler.now < self._unsettled_at + NOTICED
 
     @property
     def has_remnants(self) -> bool:
-        """Whether there is, or was, what a rename could not delete."""
+        """Return whether there is, or was, an object that a rename could not delete."""
         return bool(self._kept)
 
     def calm(self) -> None:
-        """Let no fault happen any more."""
+        """Cause no faults any more."""
         self.loud = False
         self._refused.clear()
         if self._kept:
@@ -134,19 +134,19 @@ class Adversary(MemoryStore):
             self._kept.clear()
 
     def client_died(self) -> None:
-        """Carry out a part of the requests that the dead client was sending.
+        """Execute some of the requests that the dead client was sending.
 
-        What was lost in its last second will not be: the client had no time to write down that it was lost.
+        Requests of its last second are not lost: the client had no time to record a loss.
         """
         self._late = {number: at for number, at in self._late.items() if at < self._scheduler.now - 1.0}
-        # At once: the connection is closed, and the server has the whole request or gives it up.
+        # At once: the connection is closed, and the server has either the whole request or drops it.
         for request in self._in_flight.values():
             if self._random.random() < 0.5:
                 self._later(0.0, request)
         self._in_flight.clear()
 
     def trouble(self, what: str) -> None:
-        """Record that something happened by which calls may fail."""
+        """Record a fault that may make calls fail."""
         self._scheduler.record(what)
         self.met.append(what)
 
@@ -257,7 +257,7 @@ class Adversary(MemoryStore):
         self.changed("theirs", name)
 
     def their_patch(self, name: ObjectName) -> bool:
-        """Let another client change the first segment of a large object; return False for any other."""
+        """Let another client change the first segment of a large object; return False if it is none."""
         found = self._containers[name.container].objects.get(name.key)
         if found is None or found.manifest is None:
             return False
@@ -272,7 +272,7 @@ class Adversary(MemoryStore):
         return True
 
     def _kept_now(self) -> set[ObjectName]:
-        """Return the objects that must not be deleted."""
+        """Return the objects whose deletion is refused now."""
         return {name for name, end in self._kept.items() if self._scheduler.now < end}
 
     def _read(self, method: str, name: ObjectName, read: Callable[[], T]) -> T:
@@ -280,7 +280,7 @@ class Adversary(MemoryStore):
         return read()
 
     def _begin(self, method: str, name: ObjectName) -> Fault | None:
-        """Let time pass, and raise what fails before the request is done."""
+        """Let time pass; raise errors of requests that are not executed."""
         may_block(f"sends {method}")
         fault = self._fault(method)
         self._scheduler.record(f"{method} {name}" + (f": {fault.kind}" if fault else ""))
@@ -370,7 +370,7 @@ class Adversary(MemoryStore):
             raise Unavailable(f"{method} {name}: no server", may_land=False)
 
     def _keep(self, name: ObjectName, seconds: float) -> None:
-        """Let nobody delete an object for some time."""
+        """Refuse to delete an object for some time."""
         self.trouble(f"{name} cannot be deleted for {seconds:g} s")
         self._kept[name] = self._unsettled_at = self._scheduler.now + seconds
 
@@ -381,7 +381,7 @@ class Adversary(MemoryStore):
             raise error(f"{method} {name}: refused")
 
     def _remember(self, names: Iterable[ObjectName]) -> None:
-        """Keep how objects were, for listings that lag."""
+        """Record the old state of objects, for listings that lag."""
         if not self._lag:
             return
         for name in names:
@@ -390,7 +390,7 @@ class Adversary(MemoryStore):
             self._before[name.container, name.key].append((self._scheduler.now, before))
 
     def _as_before(self, container: str) -> dict[str, _Object | None]:
-        """Return the objects that listings show as they were: None for one that was not there."""
+        """Return objects in the old state that lagging listings show; None for one that did not exist."""
         since = self._scheduler.now - self._lag
         shown: dict[str, _Object | None] = {}
         for (where, key), changes in self._before.items():

@@ -7,11 +7,11 @@ from typing import Any
 from simulation.adversary import CHANGES, READS, Fault, Outage
 from simulation.plan import History, Kill, Life
 from simulation.scenarios import SCENARIOS
-from simulation.scheduler import Temper
+from simulation.scheduler import SwitchRates
 from simulation.steps import program, writer
 
 CALM, FAILING, LOSING, REFUSING, MEAN = range(5)
-"""What kinds of faults a history has; `MEAN` are all of them."""
+"""Kinds of faults that a history has; `MEAN` has all of them."""
 
 _KINDS = {
     CALM: (),
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 def make(seed: int) -> History:
-    """Return the history of a seed: at random, or one of the scenarios."""
+    """Return the history of a seed: a random one, or one of the scenarios."""
     rng = random.Random(f"history {seed}")
     history = _random(seed, rng)
     return history if rng.random() < 0.6 else rng.choice(SCENARIOS)(rng, history)
@@ -41,7 +41,7 @@ def _random(seed: int, rng: random.Random) -> History:
         tuple(_faults(rng, kind)),
         tuple(outages),
         _options(rng),
-        Temper(rng.choice((20, 100, 300)), rng.choice((0, 1, 3))),
+        SwitchRates(rng.choice((20, 100, 300)), rng.choice((0, 1, 3))),
         rng.choice((0.0, 0.0, 0.0, 0.5, 5.0, 40.0)),
         rng.choice((10_000, 10_000, 10_000, 0)),
     )

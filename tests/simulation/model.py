@@ -1,7 +1,7 @@
-"""What must be true: which names there are, what files hold, and what a crash or an error may make of them.
+"""The expected state: which names exist, what files hold, and what a crash or an error may change.
 
-Names and bytes are two things. A name stands for a `Node`, which keeps its bytes wherever it is moved. Of the
-names several states may be possible, after a call that failed or was under way in a crash; each is a `World`.
+Names and contents are separate: a name stands for a `Node`, which keeps its content when it is renamed. After
+a call that failed, or was running at a crash, several states of the names are possible; each is a `World`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 MOST_WORLDS = 64
 
 MISSING = b"missing"
-"""Stands for the bytes of what is not there."""
+"""Stands for the content of a missing file."""
 
 
 @dataclass(eq=False)
 class Node:
-    """A file or a folder. `now` is what a program reads; of one that is `foreign` too nobody knows it.
+    """A file or a folder. `now` is what a program reads; that of a `foreign` one is unknown.
 
-    After a crash a file holds one of `kept`, what it was at its last close, or one of `loose`, what it was
-    since in place. `anew` is what was written after it had been emptied, which counts from the close on.
+    After a crash a file holds one of `kept`, its contents at the last close, or of `unclosed`, later contents
+    in place. `rewritten` are contents written after a truncation to 0, which count from the close on.
     """
 
     number: int
     is_folder: bool = False
     now: bytes = b""
     kept: set[bytes] = field(default_factory=set)
-    loose: list[bytes] = field(default_factory=list)
-    anew: list[bytes] | None = None
+    unclosed: list[bytes] = field(default_factory=list)
+    rewritten: list[bytes] | None = None
     handles: int = 0
     writer: int = 0
     vague: bool = False
@@ -36,44 +36,44 @@ class Node:
 
     @property
     def optional(self) -> bool:
-        """Whether a crash may take the file: it was never closed, or its only close was refused."""
+        """Whether the file may be missing after a crash: never closed, or its only close was refused."""
         return not self.is_folder and (not self.kept or self.dropped)
 
     def allows(self, body: bytes) -> bool:
-        """Return whether the file may hold these bytes after a crash; what others change holds anything."""
+        """Return whether the file may hold these bytes after a crash; a `foreign` one may hold anything."""
         return (
             self.foreign
             or body in self.kept
-            or body in self.loose
+            or body in self.unclosed
             or any(body == torn for torn in self.torn())
         )
 
     def torn(self) -> Iterator[bytes]:
-        """Yield what a change in place may leave: its bytes under the size of the last close."""
-        for body in self.loose:
+        """Yield what a change in place may leave: its bytes with the size of the last close."""
+        for body in self.unclosed:
             for kept in self.kept:
                 yield body[: len(kept)].ljust(len(kept), b"\0")
 
     def wrote(self, body: bytes) -> None:
-        """Record what the file may hold from now on."""
-        (self.loose if self.anew is None else self.anew).append(body)
+        """Record new contents that are not closed."""
+        (self.unclosed if self.rewritten is None else self.rewritten).append(body)
 
     def hand_in(self) -> None:
-        """Record that something else than a close may have handed in the file."""
-        if self.anew is not None:
-            self.loose += [b"", *self.anew]
-            self.anew = None
+        """Record that the file may have been handed in without a close."""
+        if self.rewritten is not None:
+            self.unclosed += [b"", *self.rewritten]
+            self.rewritten = None
 
     def closed(self, body: bytes) -> None:
         """Record that a close or fsync has returned."""
-        self.kept, self.loose, self.anew = {body}, [], None
+        self.kept, self.unclosed, self.rewritten = {body}, [], None
         self.vague = self.dropped = False
 
     def refused(self) -> None:
-        """Record that a close has failed: either state may stay, of a new file none."""
+        """Record that a close has failed: the old or new state may remain, a new file may be missing."""
         self.dropped = self.optional
         self.hand_in()
-        self.kept |= {self.now, *self.loose}
+        self.kept |= {self.now, *self.unclosed}
         self.vague = True
 
 
@@ -84,11 +84,11 @@ Effect = Callable[[World], World]
 
 
 class Uncertain(Exception):
-    """Nobody can say what a path is."""
+    """The worlds disagree about a path."""
 
 
 class Model:
-    """The possible worlds, and everything that any file may ever have held."""
+    """The possible worlds, and all contents that any file has ever had."""
 
     def __init__(self) -> None:
         self.worlds: list[World] = [{}]
@@ -116,7 +116,7 @@ class Model:
         return Node(self._number, is_folder)
 
     def at(self, path: str) -> Node | None:
-        """Return what a path is; raise `Uncertain` if the worlds disagree."""
+        """Return the node of a path; raise `Uncertain` if the worlds disagree."""
         found = {world.get(path) for world in self.worlds}
         if len(found) != 1:
             raise Uncertain(path)
@@ -126,7 +126,7 @@ class Model:
         return node
 
     def below(self, path: str) -> list[str]:
-        """Return the paths below a folder, of any world."""
+        """Return the paths below a folder, in any world."""
         start = path.rstrip("/") + "/"
         return sorted({one for world in self.worlds for one in world if one.startswith(start)})
 
@@ -138,7 +138,7 @@ class Model:
 
     @contextmanager
     def change(self, effect: Effect) -> Iterator[None]:
-        """Make a call that changes names; until it returns, and after an error, both states are possible."""
+        """Make a call that changes names; while it runs, and after an error, both states are possible."""
         before = self.worlds
         after = [effect(world) for world in before]
         self.worlds = _distinct([*before, *after])
@@ -160,9 +160,9 @@ class Model:
         node.wrote(body)
 
     def stored_theirs(self, path: str, body: bytes, *, sure: bool) -> None:
-        """Record that another client has stored an object, which is not ours to destroy.
+        """Record that another client has stored an object, which we must not destroy.
 
-        Nothing is promised within the moment in which a folder moves, unless it is `sure` that nothing was
+        At the moment in which a folder moves there is no such guarantee, unless it is `sure` that nothing was
         copied.
         """
         self.theirs.add(body)
@@ -172,37 +172,37 @@ class Model:
             self.due[path] = body
 
     def touch(self, path: str) -> None:
-        """Record that a program changes what is at a path, or below it, whoever has stored that."""
+        """Record that a program changes what is at or below a path, whoever has stored it."""
         for one in [one for one in self.due if one == path or one.startswith(f"{path}/")]:
             del self.due[one]
 
     def crashed(self) -> None:
-        """Record that no handle is open any more, and what may come to the server now."""
+        """Record that no handle is open any more, and which requests may still be executed."""
         for node in self._nodes():
             node.handles = node.writer = 0
-            node.anew = None
+            node.rewritten = None
             self.bodies.update(node.torn())
         if self.moving is not None:
             self._torn_moves.append(self.moving)
         self.moving, self.changing, self.moving_folder = None, False, False
 
     def unmounted(self) -> None:
-        """Record that all files were closed by an orderly end."""
+        """Record that an orderly end has closed all files."""
         for node in self._nodes():
             node.handles = node.writer = 0
             if not node.is_folder:
                 node.hand_in()
 
     def problems(self, found: Mapping[str, bytes | None], *, torn: bool = False) -> list[str]:
-        """Return what must not be in a tree of bytes, and of None for folders, in the nearest world.
+        """Return what is wrong in a tree of bytes (None for folders), compared with the nearest world.
 
-        With `torn` what a rename was moving when the mount was killed may be at either place, or at both.
+        If `torn`, what a rename was moving at a kill may be at either place, or at both.
         """
         moves = self._torn_moves if torn else ()
         return min((self._differences(found, world, moves) for world in self.worlds), key=len)
 
     def adopt(self, found: Mapping[str, bytes | None]) -> None:
-        """Take a tree that is allowed for the only truth from now on."""
+        """Make a tree that is allowed the only possible world."""
         world = min(self.worlds, key=lambda one: len(self._differences(found, one, ())))
         self._torn_moves.clear()
         kept = {path: node for path, node in world.items() if path in found}
@@ -230,23 +230,23 @@ class Model:
             body = found[path] if path in found else found.get(twin, MISSING)
             if body is MISSING:
                 if node is not None and not node.optional:
-                    lines.append(f"{path} is missing; it should hold {_say_any(node)}")
+                    lines.append(f"{path} is missing; it should hold {_describe_any(node)}")
                 continue
             if body is not None and (body in self.theirs or " (conflict " in path):
                 continue
             if node is None:
                 if body is None and self._holds_theirs(path, found):
                     continue
-                lines.append(f"{path} is there, but should not be; it holds {say(body)}")
+                lines.append(f"{path} is there, but should not be; it holds {describe_bytes(body)}")
             elif (body is None) != node.is_folder:
-                lines.append(f"{path} is {say(body)}")
+                lines.append(f"{path} is {describe_bytes(body)}")
             elif body is not None and not node.allows(body):
-                lines.append(f"{path} holds {say(body)}; it should hold {_say_any(node)}")
+                lines.append(f"{path} holds {describe_bytes(body)}; it should hold {_describe_any(node)}")
         return lines
 
 
 def _twin(path: str, moves: Iterable[tuple[str, str]]) -> str:
-    """Return where else a path may be found, of which a kill has interrupted the move; "" for nowhere."""
+    """Return where else a path may be whose move a kill has interrupted, "" for nowhere."""
     for pair in moves:
         for here, there in (pair, pair[::-1]):
             if path == here or path.startswith(f"{here}/"):
@@ -277,8 +277,8 @@ def removed(path: str) -> Effect:
     return lambda world: {one: node for one, node in world.items() if one != path}
 
 
-def say(body: bytes | None) -> str:
-    """Return bytes in a few words: equal ones next to each other are told once."""
+def describe_bytes(body: bytes | None) -> str:
+    """Describe bytes in a few words; equal parts next to each other are named once."""
     if body is None:
         return "a folder"
     parts: list[str] = []
@@ -290,10 +290,10 @@ def say(body: bytes | None) -> str:
     return f"{len(body)} bytes {' '.join(words)!r}"
 
 
-def _say_any(node: Node) -> str:
+def _describe_any(node: Node) -> str:
     if node.is_folder:
         return "a folder"
-    return " or ".join(say(body) for body in dict.fromkeys([*sorted(node.kept), *node.loose]))
+    return " or ".join(describe_bytes(body) for body in dict.fromkeys([*sorted(node.kept), *node.unclosed]))
 
 
 def _distinct(worlds: list[World]) -> list[World]:

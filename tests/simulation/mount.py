@@ -1,4 +1,4 @@
-"""A file system over the adversary: mounted, killed, mounted again, and looked at as a program sees it."""
+"""A file system over the adversary: mounted, killed, mounted again, and read as a program does."""
 
 import shutil
 from collections.abc import Mapping
@@ -43,9 +43,9 @@ def mount(store: Adversary, cache: Path, changes: Mapping[str, Any]) -> FileSyst
 
 
 def detach(cache: Path) -> None:
-    """Give the next mount databases of its own, as they are on the disk now.
+    """Give the next mount copies of the databases, as they are on the disk now.
 
-    The frozen threads of the killed one have theirs open. All other files stay what they are.
+    The frozen threads of the killed mount have the originals open. All other files stay the same.
     """
     for name in (JOURNAL, VERSIONS, HEADS):
         for path in (cache / name, cache / f"{name}-wal", cache / f"{name}-shm"):
@@ -79,7 +79,7 @@ def tree_of(filesystem: FileSystem, path: str = "/", *, mixed: bool = False) -> 
 
 
 def read(filesystem: FileSystem, path: str) -> bytes:
-    """Return a file's bytes; where a listing showed another version (ESTALE), the second attempt counts."""
+    """Return a file's bytes; repeat the read once if a listing had shown another version (ESTALE)."""
     try:
         return _read_once(filesystem, path)
     except PreconditionFailed:
@@ -95,13 +95,13 @@ def _read_once(filesystem: FileSystem, path: str) -> bytes:
 
 
 def stored_body(store: Adversary, name: ObjectName) -> bytes | None:
-    """Return what an object holds, None for a missing one; raise `NotFound` when a segment is missing."""
+    """Return what an object holds, None for a missing one; raise `NotFound` if a segment is missing."""
     held = store._containers[name.container].objects.get(name.key)
     return None if held is None else store._content(held)
 
 
 def stored_tree(store: Adversary) -> Tree:
-    """Return what other clients see in the container, without its segments."""
+    """Return what other clients see in the container, without segments."""
     found: Tree = {}
     for key, held in store._containers[CONTAINER].objects.items():
         path = f"/{key.rstrip('/')}"

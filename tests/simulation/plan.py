@@ -1,11 +1,11 @@
-"""A history: what programs do, which faults happen, and when the mount dies."""
+"""A history: what programs do, which faults happen, and when mounts are killed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.adversary import Fault, Outage
-from simulation.scheduler import Temper
+from simulation.scheduler import SwitchRates
 from simulation.steps import Step
 
 Programs = tuple[tuple[Step, ...], ...]
@@ -13,7 +13,7 @@ Programs = tuple[tuple[Step, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The mount is killed so many points after the first program has begun a step."""
+    """The mount is killed so many scheduling points after the first program has begun a step."""
 
     step: int
     points: int
@@ -27,7 +27,7 @@ class Life:
     kill: Kill | None = None
 
     def words(self) -> Iterator[str]:
-        """Yield the life in words, a line each."""
+        """Yield a description, line by line."""
         for number, steps in enumerate(self.programs):
             for index, step in enumerate(steps):
                 yield f"  program {number}: {step}"
@@ -45,13 +45,13 @@ class History:
     faults: tuple[Fault, ...] = ()
     outages: tuple[Outage, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    temper: Temper = field(default_factory=Temper)
+    rates: SwitchRates = field(default_factory=SwitchRates)
     lag: float = 0.0
     bulk: int = 10_000
 
     def words(self) -> str:
-        """Return the history in words."""
-        lines = [f"options: {dict(self.options)}", f"switches and stalls: {self.temper}"]
+        """Return a description."""
+        lines = [f"options: {dict(self.options)}", f"switches and stalls: {self.rates}"]
         lines += [f"fault: {fault}" for fault in (*self.outages, *self.faults)]
         if self.lag:
             lines.append(f"listings lag {self.lag:g} s")

@@ -1,4 +1,4 @@
-"""Programs that work in a mount, step by step, and tell the model what they do."""
+"""Programs that work in a mount, step by step, and report their changes to the model."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER, Adversary
-from simulation.model import Model, Node, Uncertain, added, moved, removed, say
+from simulation.model import Model, Node, Uncertain, added, describe_bytes, moved, removed
 from simulation.mount import stored_body
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
@@ -23,15 +23,15 @@ T = TypeVar("T")
 NEVER = frozenset(
     {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EBADF, errno.ENOTEMPTY}
 )
-"""What no call may answer that a file system without faults would have carried out: they are lies."""
+"""Errors that are wrong if a file system without faults would have succeeded."""
 
 
 OTHERS = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
-"""What is no lie where another client has made files and folders."""
+"""Errors that are right if another client has made files and folders."""
 
 
 class Skip(Exception):
-    """A step that makes no sense now."""
+    """A step that is impossible now."""
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Handle:
     writable: bool
 
 
-class Desk:
+class MountContext:
     """What the programs of one mount share."""
 
     def __init__(
@@ -64,42 +64,42 @@ class Desk:
         self.hidden: dict[Node, str] = {}
 
     def fail(self, what: str) -> None:
-        """Record that a promise was broken."""
+        """Record a failure."""
         self.scheduler.failures.append(what)
         self.scheduler.record(f"FAILURE: {what}")
 
 
 class Program:
-    """Does the steps of one program."""
+    """Executes the steps of one program."""
 
-    def __init__(self, desk: Desk, name: str) -> None:
+    def __init__(self, context: MountContext, name: str) -> None:
         self.name = name
-        self._desk = desk
-        self._model = desk.model
-        self._fs = desk.filesystem
-        self._names = desk.names
+        self._context = context
+        self._model = context.model
+        self._fs = context.filesystem
+        self._names = context.names
         self._handles: dict[int, Handle] = {}
         self._step = Step("nothing")
 
     def run(self, steps: Iterable[Step], begins: Callable[[int], None] = lambda _number: None) -> None:
-        """Do the steps; `begins` is called with the number of each."""
+        """Execute the steps; `begins` is called with the number of each."""
         for number, step in enumerate(steps):
             begins(number)
             self._step = step
-            self._desk.scheduler.record(f"{self.name}: {step}")
+            self._context.scheduler.record(f"{self.name}: {step}")
             verb: Callable[[Step], None] = getattr(self, f"_{step.verb.replace(' ', '_')}")
             try:
                 verb(step)
             except (Skip, Uncertain):
-                self._desk.scheduler.record(f"{self.name}: skipped")
+                self._context.scheduler.record(f"{self.name}: skipped")
             except OSError as error:
-                self._desk.scheduler.record(f"{self.name}: {error}")
+                self._context.scheduler.record(f"{self.name}: {error}")
         for slot in list(self._handles):
             with suppress(OSError):
                 self._close(self._handles.pop(slot))
 
     def _pause(self, step: Step) -> None:
-        self._desk.scheduler.sleep(step.seconds)
+        self._context.scheduler.sleep(step.seconds)
 
     def _write(self, step: Step) -> None:
         handle = self._make(step.path)
@@ -165,7 +165,7 @@ class Program:
         self._close(self._handles.pop(step.slot))
 
     def _close_mapped_slot(self, step: Step) -> None:
-        """Close a file, and let the kernel write back what came through a mapping after that."""
+        """Close a file; the kernel writes back pages of a mapping later."""
         handle = self._slot(step)
         self._flush(handle)
         self._put(handle, step.offset, self._model.fresh(step.size))
@@ -258,15 +258,15 @@ class Program:
                 self._model.moving, self._model.moving_folder = None, False
 
     def _theirs(self, step: Step) -> None:
-        """Let another client store a small object where there is nothing."""
+        """Let another client store a small object where nothing exists."""
         with self._names:
             self._new_name(step.path)
-            self._desk.store.theirs(ObjectName(CONTAINER, step.path[1:]), self._model.fresh(12))
+            self._context.store.theirs(ObjectName(CONTAINER, step.path[1:]), self._model.fresh(12))
 
     def _their_patch(self, step: Step) -> None:
         with self._names:
             node = self._file(step.path)
-            if node.writer or not self._desk.store.their_patch(ObjectName(CONTAINER, step.path[1:])):
+            if node.writer or not self._context.store.their_patch(ObjectName(CONTAINER, step.path[1:])):
                 raise Skip
             node.foreign = node.vague = self._model.mixed = True
 
@@ -283,14 +283,14 @@ class Program:
             self._call(lambda: self._fs.unlink(path))
 
     def _hide(self, path: str, node: Node) -> None:
-        """Delete an open file as libfuse does: it is renamed, and deleted after its last close."""
+        """Delete an open file as libfuse does: rename it, and delete it after its last close."""
         hidden = f"{path.rsplit('/', 1)[0]}/.fuse_hidden{node.number:016x}"
         with self._model.change(removed(path)):
             self._call(lambda: self._fs.rename(path, hidden))
-        self._desk.hidden[node] = hidden
+        self._context.hidden[node] = hidden
 
     def _make(self, path: str) -> Handle:
-        """Make a file, or open it and empty it."""
+        """Create a file, or open and truncate it."""
         with self._names:
             node = self._model.at(path)
             self._parent(path)
@@ -299,12 +299,12 @@ class Program:
                 node = self._model.new()
                 with self._model.change(added(path, node)):
                     number = self._call(lambda: self._fs.create(path, 0o644, os.O_WRONLY | os.O_TRUNC, ME))
-                node.anew = []
+                node.rewritten = []
             else:
                 self._may_write(node)
                 self._model.wrote(node, node.now)
                 number = self._call(lambda: self._fs.open(path, os.O_WRONLY | os.O_TRUNC))
-                node.anew, node.now = [], b""
+                node.rewritten, node.now = [], b""
             node.handles += 1
             node.writer += 1
             return Handle(number, node, writable=True)
@@ -336,8 +336,8 @@ class Program:
 
     def _flush(self, handle: Handle) -> None:
         node = handle.node
-        if node.anew is not None:
-            node.loose.append(node.now)
+        if node.rewritten is not None:
+            node.unclosed.append(node.now)
         try:
             self._call(lambda: self._fs.flush(handle.number))
         except OSError:
@@ -352,15 +352,15 @@ class Program:
         with self._names:
             node.handles -= 1
             node.writer -= handle.writable
-            if not node.handles and (hidden := self._desk.hidden.pop(node, None)) is not None:
+            if not node.handles and (hidden := self._context.hidden.pop(node, None)) is not None:
                 with suppress(OSError, SwiftfsError):
                     self._fs.unlink(hidden)
 
     def _fsync_handle(self, handle: Handle) -> None:
         node = handle.node
         body = node.now
-        if handle.writable and node.anew is not None:
-            node.loose.append(body)
+        if handle.writable and node.rewritten is not None:
+            node.unclosed.append(body)
         try:
             self._call(lambda: self._fs.fsync(handle.number, False))
         except OSError:
@@ -373,20 +373,20 @@ class Program:
             self._check_stored(node)
 
     def _check_stored(self, node: Node) -> None:
-        """Check that the server has what the node holds; what nobody is sure of is not checked."""
-        model, store = self._model, self._desk.store
+        """Assert that the server has what the node holds, unless that is uncertain."""
+        model, store = self._model, self._context.store
         if model.changing or len(model.worlds) > 1 or node.vague or store.is_unsettled:
             return
         for path in [path for path, one in model.worlds[0].items() if one is node]:
             try:
                 found = stored_body(store, ObjectName(CONTAINER, path[1:]))
             except NotFound as error:
-                self._desk.fail(f"{path} was fsynced, and {error} is not there")
+                self._context.fail(f"{path} was fsynced, and {error} is not there")
                 return
             if found != node.now and (found is None or found not in model.theirs) and not node.foreign:
-                self._desk.fail(
-                    f"{path} was fsynced with {say(node.now)}, and the server has "
-                    f"{'no such object' if found is None else say(found)}"
+                self._context.fail(
+                    f"{path} was fsynced with {describe_bytes(node.now)}, and the server has "
+                    f"{'no such object' if found is None else describe_bytes(found)}"
                 )
 
     def _compare(self, node: Node, body: bytes) -> None:
@@ -394,11 +394,14 @@ class Program:
             not node.vague
             and not node.foreign
             and body not in self._model.theirs
-            and not self._desk.doubts_reads
+            and not self._context.doubts_reads
             and body != node.now
             and node.writer == 0
         ):
-            self._desk.fail(f"{self._step}: it returned {say(body)}, and should have {say(node.now)}")
+            self._context.fail(
+                f"{self._step}: it returned {describe_bytes(body)}, "
+                f"and should have {describe_bytes(node.now)}"
+            )
 
     def _clean_nodes(self) -> list[Node]:
         if len(self._model.worlds) > 1:
@@ -438,7 +441,7 @@ class Program:
         except (OSError, SwiftfsError) as error:
             number = errno_of(error)
             never = NEVER - (OTHERS if self._model.theirs else set())
-            if number in never or not self._desk.store.met:
+            if number in never or not self._context.store.met:
                 name = errno.errorcode.get(number, str(number))
-                self._desk.fail(f"{self.name}: {self._step}: {name} ({error})")
+                self._context.fail(f"{self.name}: {self._step}: {name} ({error})")
             raise OSError(number, str(error)) from error

@@ -1,4 +1,4 @@
-"""Runs a history and says which promises were broken."""
+"""Runs a history and returns its failures."""
 
 import gc
 import logging
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from simulation.adversary import SEGMENTS, Adversary
-from simulation.model import Model, say
+from simulation.model import Model, describe_bytes
 from simulation.mount import (
     Tree,
     broken_manifests,
@@ -28,7 +28,7 @@ from simulation.mount import (
     tree_of,
 )
 from simulation.plan import History, Life
-from simulation.programs import Desk, Program
+from simulation.programs import MountContext, Program
 from simulation.runtime import SimRuntime
 from simulation.scheduler import Scheduler, SimThread, SimulationError, scheduling
 from swiftfs import concurrency
@@ -40,10 +40,10 @@ from swiftfs.posix.filesystem import FileSystem
 T = TypeVar("T")
 
 FOLDER = "swiftfs-simulation-"
-"""How the names of the cache folders begin."""
+"""The beginning of the names of cache folders."""
 
 QUIET_SECONDS = 1500.0
-"""Virtual seconds after the last fault within which the queue must be empty and no leftovers be watched."""
+"""Virtual seconds after the last fault within which the queue and the leftovers must be empty."""
 
 PATIENCE = 4000.0
 """Virtual seconds that programs may take: a call that takes longer hangs."""
@@ -51,7 +51,7 @@ PATIENCE = 4000.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a history: the broken promises, the checksum of its choices, and its story."""
+    """The result of a history: its failures, the checksum of its choices, and its events."""
 
     failures: tuple[str, ...]
     digest: int
@@ -60,17 +60,17 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """What the first failure is about, without names and numbers."""
+        """The first failure, without names and numbers."""
         first = self.failures[0].splitlines()[0] if self.failures else ""
         return re.sub(r"[/\d]\S*|'.*", "", first)[:60]
 
 
 def run(history: History, folder: Path | None = None) -> Outcome:
-    """Run a history in a folder of its own below `folder`."""
+    """Run a history in a new folder below `folder`."""
     with ExitStack() as stack:
         cache = Path(tempfile.mkdtemp(prefix=FOLDER, dir=folder))
         stack.callback(shutil.rmtree, cache, ignore_errors=True)
-        scheduler = stack.enter_context(scheduling(history.seed, history.temper))
+        scheduler = stack.enter_context(scheduling(history.seed, history.rates))
         stack.enter_context(_seeded(scheduler))
         simulation = _Simulation(history, scheduler, cache)
         try:
@@ -83,8 +83,8 @@ def run(history: History, folder: Path | None = None) -> Outcome:
 
 
 def close_left() -> None:
-    """Close what killed mounts have left open; no history may be running."""
-    gc.collect()  # mapped files have descriptors of their own, which they close themselves
+    """Close descriptors that killed mounts have left open; no history may be running."""
+    gc.collect()  # mappings have descriptors of their own, which they close when they are freed
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             target = str(link.readlink())
@@ -111,10 +111,10 @@ class _Simulation:
         self._store.changed = self._check_object
 
     def run(self) -> None:
-        """Live all lives, then check what is left when nothing fails any more."""
+        """Run all lives; then check the result without faults."""
         for number, life in enumerate(self._history.lives, 1):
             self._scheduler.record(f"mount {number}")
-            if not self._live(life):
+            if not self._run_life(life):
                 break
         if self._scheduler.failures:
             return
@@ -122,8 +122,8 @@ class _Simulation:
         self._scheduler.record("the last mount; nothing fails any more")
         self._finish()
 
-    def _live(self, life: Life) -> bool:
-        """Mount, let the programs work, and end the mount; return whether there can be another life."""
+    def _run_life(self, life: Life) -> bool:
+        """Mount, run the programs, and end the mount; return whether another life can follow."""
         filesystem = self._mount()
         if filesystem is None:
             return False
@@ -131,10 +131,10 @@ class _Simulation:
             self._unmount(filesystem)
             return False
         doubts = any(fault.kind == "flipped" for fault in self._history.faults)
-        desk = Desk(self._scheduler, self._store, self._model, filesystem, doubts_reads=doubts)
+        context = MountContext(self._scheduler, self._store, self._model, filesystem, doubts_reads=doubts)
         programs = [
             self._scheduler.spawn(
-                partial(Program(desk, f"program {number}").run, steps, self._kill_of(life, number)),
+                partial(Program(context, f"program {number}").run, steps, self._kill_of(life, number)),
                 f"program {number}",
             )
             for number, steps in enumerate(life.programs)
@@ -172,13 +172,13 @@ class _Simulation:
         self._wait_for([self._scheduler.spawn(close, "unmount")], "the unmount")
         self._model.unmounted()
         for thread in self._scheduler.threads:
-            if thread.name != "late answers":  # it may wait for an answer, and ends with the process
+            if thread.name != "late answers":  # it may wait for an answer; it ends with the process
                 self._scheduler.failures.append(f"the unmount left the thread {thread.stack()}")
         self._scheduler.freeze()
         self._store.client_died()
 
     def _mount(self) -> FileSystem | None:
-        """Mount, as often as it takes while the server is away."""
+        """Mount, with repetitions while the server does not answer."""
 
         def attempt() -> FileSystem:
             # A new mount knows only what the listings show.
@@ -195,7 +195,7 @@ class _Simulation:
     def _look(self, filesystem: FileSystem, when: str) -> bool:
         """Compare what the mount shows with the model; no request fails meanwhile.
 
-        Return False when it is not as it must be, which is no failure before late requests were noticed.
+        Return False if it is wrong; that is no failure while a late request may be unnoticed.
         """
         loud, self._store.loud, self._scheduler.may_stall = self._store.loud, False, False
         found = self._do(partial(self._tree, filesystem), "look")
@@ -204,7 +204,7 @@ class _Simulation:
             return False
         problems = self._model.problems(found)
         if not problems and (self._store.has_remnants or self._store.is_unsettled):
-            return False  # what is seen is not there to stay
+            return False  # what a program sees may be undone later
         if not problems:
             self._model.adopt(found)
         elif not self._store.is_unsettled:
@@ -212,13 +212,13 @@ class _Simulation:
         return not problems
 
     def _tree(self, filesystem: FileSystem) -> Tree:
-        if self._history.lag:  # what a mount has not done itself it knows only from listings
+        if self._history.lag:  # changes of others are known from listings only
             self._scheduler.sleep(self._history.lag)
             filesystem.refresh()
         return tree_of(filesystem, mixed=self._model.mixed)
 
     def _lasting(self, found: Tree) -> list[str]:
-        """Return what must not be even if the mount could not finish what a kill interrupted."""
+        """Return problems that remain even if the mount could not finish an interrupted rename."""
         return self._model.problems(found, torn=bool(self._store.met))
 
     def _finish(self) -> None:
@@ -235,7 +235,7 @@ class _Simulation:
         self._check_server()
 
     def _settle(self, filesystem: FileSystem) -> bool:
-        """Wait until nothing waits and nothing is watched."""
+        """Wait until nothing is pending and nothing is watched."""
         journal = filesystem.services.journal
         end = self._scheduler.now + QUIET_SECONDS
         journal.retry()
@@ -246,7 +246,7 @@ class _Simulation:
             if not filesystem.waiting() and not watched and not self._store.is_unsettled:
                 break
             self._scheduler.sleep(20.0)
-        # What is changed here and elsewhere at once may wait for a person.
+        # A file changed here and elsewhere at once may wait for a person.
         for change in filesystem.waiting() if not self._model.mixed else ():
             self._scheduler.failures.append(f"still waiting at the end: {change}")
         # Segments that a lost manifest may name are kept for ten minutes.
@@ -271,7 +271,7 @@ class _Simulation:
             failures += [f"an orphan segment: {name}" for name in orphans(self._store)]
 
     def _check_object(self, method: str, name: ObjectName) -> None:
-        """Check, after a change at the server, that no reader there sees half of anything."""
+        """Assert, after a change at the server, that other clients read no partial objects."""
         if name.container == SEGMENTS:
             if method.startswith("delete"):
                 broken = broken_manifests(self._store)
@@ -287,10 +287,10 @@ class _Simulation:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
         if body is not None and body not in self._model.bodies and not self._model.mixed:
-            self._scheduler.failures.append(f"invented: {method} made {name} {say(body)}")
+            self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
 
     def _do(self, call: Callable[[], T], name: str) -> T | None:
-        """Make a call in a thread of the simulation; None when it failed."""
+        """Make a call in a simulated thread; return None if it failed."""
         results: list[T] = []
         thread = self._scheduler.spawn(lambda: results.append(call()), name)
         self._wait_for([thread], f"the {name}")
@@ -303,8 +303,8 @@ class _Simulation:
             raise SimulationError(f"{what} hang\n{self._scheduler.stacks()}")
 
 
-class _Unforeseen(logging.Handler):
-    """Takes for failures what is logged with a traceback: an error that nobody foresaw."""
+class _UnexpectedErrors(logging.Handler):
+    """Reports log records with a traceback as failures: they are unexpected errors."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(logging.INFO)
@@ -326,7 +326,7 @@ def _seeded(scheduler: Scheduler) -> Iterator[None]:
     """Let swiftfs run on the scheduler, with names and delays from its seed."""
     names = random.Random(scheduler.random.random())
     before = concurrency.use(SimRuntime(scheduler))
-    handler = _Unforeseen(scheduler)
+    handler = _UnexpectedErrors(scheduler)
     log = logging.getLogger("swiftfs")
     log.addHandler(handler)
     level, propagate = log.level, log.propagate

@@ -13,7 +13,7 @@ from swiftfs import concurrency
 
 
 class SimLock:
-    """A lock; every thread that waits for it gets a chance when it is given back."""
+    """A lock; when it is released, every waiting thread may take it."""
 
     def __init__(self, scheduler: Scheduler, *, reentrant: bool) -> None:
         self._scheduler = scheduler
@@ -93,7 +93,7 @@ class SimCondition(SimLock):
 
 
 class SimEvent:
-    """Something that happens once."""
+    """An event that threads can wait for."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -119,7 +119,7 @@ class SimEvent:
 
 
 def _wait_in(waiters: list[SimThread], scheduler: Scheduler, timeout: float | None) -> None:
-    """Wait in a list of those to be woken, for `timeout` seconds at most."""
+    """Add the current thread to a list of waiters, and wait for `timeout` seconds at most."""
     thread = scheduler.current
     waiters.append(thread)
     if not scheduler.park(timeout):
@@ -151,7 +151,7 @@ class _Thread:
 
 
 class SimPool(Executor):
-    """Threads that run what is submitted, each begun when it is needed."""
+    """Threads that run submitted calls; each begins when it is needed."""
 
     def __init__(self, scheduler: Scheduler, name: str, size: int) -> None:
         self._scheduler = scheduler
@@ -211,21 +211,21 @@ def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
         result = call()
     except GreenletExit:
         raise
-    except BaseException as error:  # noqa: BLE001  it is the future's
+    except BaseException as error:  # noqa: BLE001  the future has it
         future.set_exception(error)
     else:
         future.set_result(result)
 
 
 def new_future(scheduler: Scheduler) -> Future[Any]:
-    """Return a future whose waiters are simulated threads."""
+    """Return a future on which simulated threads can wait."""
     future: Future[Any] = Future()
     future._condition = SimCondition(scheduler)  # type: ignore[assignment]  # what it uses of one
     return future
 
 
 class SimRuntime(concurrency.Runtime):
-    """Threads of a scheduler, and its clock."""
+    """The threads and the clock of a scheduler."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

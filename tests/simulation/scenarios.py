@@ -1,6 +1,6 @@
-"""Histories about what is rare at random: several things that must come together.
+"""Histories in which several rare events coincide.
 
-Each changes a random history, which goes on around it.
+Each replaces parts of a random history.
 """
 
 import random
@@ -10,7 +10,7 @@ from dataclasses import replace
 from simulation.adversary import Fault
 from simulation.mount import SEGMENT
 from simulation.plan import History, Kill, Life
-from simulation.scheduler import Temper
+from simulation.scheduler import SwitchRates
 from simulation.steps import FOLDERS, SIZES, Step, change, pause, program
 
 LARGE = SIZES[-3:]
@@ -19,7 +19,7 @@ HOUR = 3600.0
 
 
 def interrupted_move(rng: random.Random, history: History) -> History:
-    """Kill a mount in a folder's rename; the next may not finish it, and its programs work at both places."""
+    """Kill a mount in a folder's rename; the next may not finish it, and its programs use both places."""
     old, new = rng.sample(FOLDERS[:2], 2)
     steps = [*_folder(rng, old), Step("sync"), Step("rename", old, new), pause(rng)]
     begun = Life((tuple(steps),), Kill(len(steps) - 2, rng.randrange(40, 140)))
@@ -28,7 +28,7 @@ def interrupted_move(rng: random.Random, history: History) -> History:
     between = [Step("mkdir", new), *writes, Step("sync"), pause(rng)]
     if rng.random() < 0.5:
         between.append(Step("unlink", f"{new}/a"))
-    # The first listings of a mount are the root's, then those of what it finishes.
+    # The first listings of a mount are those of the root, then of the moves that it finishes.
     faults = [Fault("503", "list_page", rng.choice((3, 3, 4, 5)), 30.0)]
     if rng.random() < 0.3:
         faults.append(Fault("413", "copy", rng.randrange(6), 10.0))
@@ -37,7 +37,7 @@ def interrupted_move(rng: random.Random, history: History) -> History:
 
 
 def lost_manifest(rng: random.Random, history: History) -> History:
-    """Lose the answer to a manifest, then kill the mount or unmount it without patience."""
+    """Lose the answer to a manifest, then kill the mount, or unmount it with a short drain time."""
     path = rng.choice(("/a", "/b"))
     steps = [Step("write", path, size=rng.choice(LARGE))]
     number = 0
@@ -55,7 +55,7 @@ def lost_manifest(rng: random.Random, history: History) -> History:
 
 
 def remnants(rng: random.Random, history: History) -> History:
-    """Refuse to delete what a rename has copied, and let programs work at both places."""
+    """Refuse to delete what a rename has copied, and let programs use both places."""
     old, new = rng.sample(FOLDERS[:2], 2)
     rename = rng.choice((Step("rename", old, new), Step("rename", f"{old}/a", f"{old}/c")))
     steps = [*_folder(rng, old), rename, pause(rng)]
@@ -74,7 +74,7 @@ def remnants(rng: random.Random, history: History) -> History:
 
 
 def others_at_target(rng: random.Random, history: History) -> History:
-    """Let another client fill the target of a folder's rename, and some copies fail."""
+    """Let another client store files at the target of a folder's rename, and let some copies fail."""
     old, new = rng.sample(FOLDERS[:2], 2)
     theirs = Step("theirs", f"{new}/{rng.choice(('a', 'b', 't'))}")
     steps = [Step("mkdir", new), *_folder(rng, old), theirs, Step("rename", old, new), pause(rng)]
@@ -90,7 +90,7 @@ def others_at_target(rng: random.Random, history: History) -> History:
 
 
 def others_at_source(rng: random.Random, history: History) -> History:
-    """Let another client store a file anew after a rename has copied it."""
+    """Let another client replace a file after a rename has copied it."""
     steps = [Step("write", "/a", size=rng.choice(SIZES)), Step("fsync", "/a"), Step("rename", "/a", "/b")]
     faults = (Fault("theirs", "copy", 0),)
     return replace(history, lives=(Life(((*steps, pause(rng)),)),), faults=faults, outages=(), lag=0.0)
@@ -113,15 +113,15 @@ def conflicts(rng: random.Random, history: History) -> History:
 
 
 def second_close(rng: random.Random, history: History) -> History:
-    """Change a file in place while its upload is about to begin, with threads that often stall."""
+    """Change a file in place just before its upload begins, with threads that often stall."""
     path = rng.choice(("/a", "/b"))
     steps = [Step("write", path, size=rng.choice(SIZES)), rng.choice((Step("sync"), pause(rng)))]
     for _ in range(rng.randrange(2, 4)):
         steps.append(Step("append", path, size=rng.choice((6, 100, SEGMENT))))
         steps.append(Step("pause", seconds=rng.choice((0.5, 2.0, 2.01, 2.3, 3.0))))
     life = Life((tuple(steps),), rng.choice((None, Kill(len(steps) - 1, rng.randrange(1, 200)))))
-    temper = Temper(rng.choice((100, 300)), rng.choice((20, 50, 100)))
-    return replace(history, lives=(life,), temper=temper, outages=(), lag=0.0)
+    rates = SwitchRates(rng.choice((100, 300)), rng.choice((20, 50, 100)))
+    return replace(history, lives=(life,), rates=rates, outages=(), lag=0.0)
 
 
 def write_while_moving(rng: random.Random, history: History) -> History:
@@ -144,7 +144,7 @@ def write_while_moving(rng: random.Random, history: History) -> History:
 
 
 def _folder(rng: random.Random, path: str) -> Iterator[Step]:
-    """Yield the steps that make a folder with two files, which Swift gets."""
+    """Yield the steps that make a folder with two files and store it."""
     yield Step("mkdir", path)
     for name in ("a", "b"):
         yield Step("write", f"{path}/{name}", size=rng.choice(SIZES))

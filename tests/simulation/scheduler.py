@@ -1,8 +1,8 @@
-"""A runtime whose threads take turns as a seed says, in virtual time.
+"""A scheduler of simulated threads in virtual time: a seed decides which thread runs next.
 
-A simulated thread is a greenlet: all run in one thread of the operating system. One hands over to the next
-only at a point: before it takes a lock and after it has given it back, where it waits, submits or sleeps.
-Time passes only when every thread waits.
+A simulated thread is a greenlet: all run in one thread of the operating system. Threads change only at
+certain points: before a lock is taken and after it is released, and where a thread waits, submits a call or
+sleeps. Time passes only while every thread waits.
 """
 
 import heapq
@@ -22,14 +22,14 @@ EPOCH = 1_800_000_000.0
 """The Unix time at which every simulation begins."""
 
 STALLS = (0.01, 0.3, 2.0, 10.0)
-"""Seconds for which a thread may be kept from running although it could."""
+"""Seconds for which a stalled thread does not run."""
 
 MOST_POINTS = 3_000_000
-"""A history that passes more points does not end."""
+"""A history with more points counts as endless."""
 
 
 class SimulationError(AssertionError):
-    """The threads cannot go on, or do not come to an end."""
+    """The threads cannot continue, or do not end."""
 
 
 class Deadlock(SimulationError):
@@ -37,8 +37,8 @@ class Deadlock(SimulationError):
 
 
 @dataclass(frozen=True, slots=True)
-class Temper:
-    """How often, of a thousand points, the thread is changed or stalled."""
+class SwitchRates:
+    """How often another thread runs, or the current one stalls, per thousand points."""
 
     switches: int = 100
     stalls: int = 2
@@ -46,7 +46,7 @@ class Temper:
 
 @dataclass(eq=False)
 class SimThread:
-    """A thread of the simulation, with what it runs and what woke it last."""
+    """A simulated thread, its greenlet, and whether it waits."""
 
     scheduler: "Scheduler"
     name: str
@@ -60,14 +60,14 @@ class SimThread:
     joiners: "list[SimThread]" = field(default_factory=list)
 
     def stack(self) -> str:
-        """Return where the thread is, as Python prints stacks."""
+        """Return the current stack, as Python prints stacks."""
         frame = self.body.gr_frame if self.body is not None else None
         lines = traceback.format_stack(frame) if frame is not None else ["  (not running)\n"]
         return f"thread {self.name}:\n{''.join(lines)}"
 
 
 class _Timer(NamedTuple):
-    """Ends the wait of a thread, the one with the number `park`, or calls something."""
+    """Ends the wait number `park` of a thread, or makes a call."""
 
     when: float
     order: int
@@ -79,11 +79,11 @@ class _Timer(NamedTuple):
 class Scheduler:
     """Chooses which thread runs next, and keeps the clock.
 
-    `points` counts the points that were passed; at the one numbered `kill_at` every thread freezes. `digest`
-    is a checksum of all choices: two runs with one seed have the same.
+    `points` counts the points that were passed; at number `kill_at` all threads freeze. `digest` is a
+    checksum of all choices: two runs with one seed have the same.
     """
 
-    def __init__(self, seed: int, temper: Temper | None = None) -> None:
+    def __init__(self, seed: int, rates: SwitchRates | None = None) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
         self.points = 0
@@ -93,7 +93,7 @@ class Scheduler:
         self.digest = 0
         self.events: deque[tuple[float, str]] = deque(maxlen=4000)
         self.failures: list[str] = []
-        self._temper = temper or Temper()
+        self._rates = rates or SwitchRates()
         self._dead = False
         self._hub = getcurrent()
         self._hub_thread = SimThread(self, "hub", 0)
@@ -116,7 +116,7 @@ class Scheduler:
         return list(self._threads)
 
     def record(self, text: str) -> None:
-        """Remember what happens, for the story of a failure, and make it a part of the digest."""
+        """Add a text to the events of the history, and to the digest."""
         self.events.append((self.now, text))
         self.digest = zlib.crc32(f"{self.now:.6f} {text}".encode(), self.digest)
 
@@ -149,7 +149,7 @@ class Scheduler:
         self._ready.append(thread)
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Let the threads run until a condition holds, or until the kill."""
+        """Run the threads until a condition holds, or until the kill."""
         while not self.killed and not until():
             if self.points > MOST_POINTS:
                 raise SimulationError(f"no end after {MOST_POINTS} points\n{self.stacks()}")
@@ -172,16 +172,16 @@ class Scheduler:
             self.killed = True
             self._hand_over()
         chance = self.random.random() * 1000
-        if chance < self._temper.stalls and self.may_stall:
+        if chance < self._rates.stalls and self.may_stall:
             if thread.name != "journal sync":  # it does little else
                 self.record(f"{thread.name} stalls")
             self.sleep(self.random.choice(STALLS))
-        elif chance < self._temper.stalls + self._temper.switches:
+        elif chance < self._rates.stalls + self._rates.switches:
             self._ready.append(thread)
             self._hand_over()
 
     def park(self, timeout: float | None = None) -> bool:
-        """Let others run until somebody wakes this thread; return False if `timeout` seconds pass before."""
+        """Wait until `wake`; return False if `timeout` seconds pass before."""
         if self._dead:
             raise GreenletExit
         thread = self._current
@@ -195,7 +195,7 @@ class Scheduler:
         return not thread.timed_out
 
     def wake(self, thread: SimThread) -> None:
-        """Make a parked thread ready; one that runs or is ready already is not changed."""
+        """Make a parked thread ready; others are not changed."""
         if thread.waiting:
             thread.waiting = False
             self._ready.append(thread)
@@ -205,11 +205,11 @@ class Scheduler:
         self.park(seconds)
 
     def at(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call something, that must not wait, after so many seconds; a kill does not stop it."""
+        """Make a call, which must not wait, after so many seconds; a kill does not stop it."""
         heapq.heappush(self._timers, _Timer(self.now + seconds, next(self._order), None, 0, call))
 
     def freeze(self) -> None:
-        """Stop every thread for good, as a kill does, and let the clock's other calls stay."""
+        """Stop every thread for good, as a kill does; calls made by `at` still happen."""
         self._frozen += self._threads
         self._threads.clear()
         self._ready.clear()
@@ -218,7 +218,7 @@ class Scheduler:
         self.killed, self.kill_at = False, -1
 
     def dispose(self) -> None:
-        """End all threads, the frozen ones too: they are unwound, and can do nothing on the way."""
+        """End all threads, also frozen ones: they are unwound, and cannot do anything meanwhile."""
         self._dead = True
         for thread in [*self._frozen, *self._threads]:
             self._current = thread
@@ -266,9 +266,9 @@ class Scheduler:
 
 
 @contextmanager
-def scheduling(seed: int, temper: Temper | None = None) -> Iterator[Scheduler]:
-    """Supply a scheduler, and end its threads afterwards."""
-    scheduler = Scheduler(seed, temper)
+def scheduling(seed: int, rates: SwitchRates | None = None) -> Iterator[Scheduler]:
+    """Return a scheduler, whose threads end with the block."""
+    scheduler = Scheduler(seed, rates)
     try:
         yield scheduler
     finally:

@@ -1,4 +1,4 @@
-"""Makes a history that fails short: what can be left out while the same thing fails is left out."""
+"""Shortens a history that fails: omits whatever is not needed for the same failure."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from simulation.plan import History, Kill, Life, Programs
-from simulation.scheduler import Temper
+from simulation.scheduler import SwitchRates
 
 T = TypeVar("T")
 
 SECONDS = 120.0
-"""How long a history is made shorter at most."""
+"""Longest time of shortening, in seconds."""
 
 OTHER_SEEDS = (0, 1, 2)
-"""What is added to the seed when a shorter history does not fail as it is: the threads take other turns."""
+"""Added to the seed if a shorter history does not fail: the threads then run in another order."""
 
 
 def shrink(history: History, fails: Callable[[History], bool], seconds: float = SECONDS) -> History:
@@ -38,7 +38,7 @@ def _reseeded(history: History) -> Iterator[History]:
 
 
 def _shorter(history: History) -> Iterator[History]:
-    """Yield histories that lack something, the largest parts first."""
+    """Yield histories without a part, the largest parts first."""
     lives = history.lives
     if len(lives) > 1:
         for number in range(len(lives)):
@@ -57,8 +57,8 @@ def _shorter(history: History) -> Iterator[History]:
         yield replace(history, lag=0.0)
     if not history.bulk:
         yield replace(history, bulk=10_000)
-    if history.temper.stalls:
-        yield replace(history, temper=Temper(history.temper.switches, 0))
+    if history.rates.stalls:
+        yield replace(history, rates=SwitchRates(history.rates.switches, 0))
 
 
 def _shorter_lives(life: Life) -> Iterator[Life]:
@@ -76,7 +76,7 @@ def _shorter_lives(life: Life) -> Iterator[Life]:
 
 
 def _moved(kill: Kill | None, begin: int, end: int) -> Kill | None:
-    """Return the same kill when steps are left out; None when its own is one of them."""
+    """Return the same kill for fewer steps; None if its own step is omitted."""
     if kill is None or kill.step < begin:
         return kill
     return None if kill.step < end else replace(kill, step=kill.step - (end - begin))

@@ -1,4 +1,4 @@
-"""What programs do, as lists of steps: rsync, editors, logrotate, file managers, and anything at random."""
+"""What programs do, as lists of steps: rsync, editors, logrotate, file managers, and random steps."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ PAUSES = (0.05, 0.5, 1.6, 2.1, 2.5, 6.0, 35.0)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that a program does: a verb, and what it needs.
+    """One step of a program: a verb, and its arguments.
 
     `slot` numbers the handles that a program keeps open.
     """
@@ -44,12 +44,12 @@ Steps = Iterator[Step]
 
 
 def pause(rng: random.Random) -> Step:
-    """Return a pause: often as long as the file system waits before it stores."""
+    """Return a pause, often close to the write delay."""
     return Step("pause", seconds=rng.choice(PAUSES))
 
 
 def rsync(rng: random.Random) -> Steps:
-    """Yield how rsync replaces a file."""
+    """Yield the steps with which rsync replaces a file."""
     path = rng.choice(FILES)
     folder, name = path.rsplit("/", 1)
     temporary = f"{folder}/.{name}.X1"
@@ -60,7 +60,7 @@ def rsync(rng: random.Random) -> Steps:
 
 
 def editor(rng: random.Random) -> Steps:
-    """Yield how an editor saves a file and keeps a backup."""
+    """Yield the steps with which an editor saves a file and keeps a backup."""
     path = rng.choice(FILES)
     yield Step("rename", path, f"{path}~")
     yield Step("write", path, size=rng.choice(SIZES))
@@ -69,7 +69,7 @@ def editor(rng: random.Random) -> Steps:
 
 
 def logrotate(rng: random.Random) -> Steps:
-    """Yield how a log is written and rotated while its writer has it open."""
+    """Yield the steps of a log that is rotated while its writer has it open."""
     path = rng.choice(FILES)
     yield Step("open slot", path, slot=0)
     yield Step("append slot", slot=0, size=30)
@@ -95,7 +95,7 @@ def replace_by_hand(rng: random.Random) -> Steps:
 
 
 def close_twice(rng: random.Random) -> Steps:
-    """Yield two changes in place, the second while the first is being stored."""
+    """Yield two changes in place, the second during the upload of the first."""
     path = rng.choice(FILES)
     yield Step("write", path, size=rng.choice(SIZES))
     yield rng.choice((Step("fsync", path), pause(rng)))
@@ -115,7 +115,7 @@ def change(rng: random.Random, path: str) -> Step:
 
 
 def patch_large(rng: random.Random) -> Steps:
-    """Yield changes of a large file that Swift has."""
+    """Yield changes of a large file that is stored."""
     path = rng.choice(FILES)
     yield Step("write", path, size=rng.choice(SIZES[-3:]))
     yield rng.choice((Step("fsync", path), pause(rng)))
@@ -124,7 +124,7 @@ def patch_large(rng: random.Random) -> Steps:
 
 
 def move_folder(rng: random.Random) -> Steps:
-    """Yield a folder with files that is renamed, and maybe removed."""
+    """Yield the steps of a folder with files that is renamed, and perhaps removed."""
     old, new = rng.sample(FOLDERS, 2)
     if rng.random() < 0.3:
         yield Step("rmtree", new)
@@ -146,7 +146,7 @@ def remove_all(rng: random.Random) -> Steps:
 
 
 def unlink_open(rng: random.Random) -> Steps:
-    """Yield a file that is deleted while it is open, and maybe made anew."""
+    """Yield the steps of a file that is deleted while it is open, and perhaps created again."""
     path = rng.choice(FILES)
     yield Step("open slot", path, slot=1)
     yield Step("append slot", slot=1, size=20)
@@ -159,7 +159,7 @@ def unlink_open(rng: random.Random) -> Steps:
 
 
 def anything(rng: random.Random) -> Steps:
-    """Yield a few steps at random."""
+    """Yield a few random steps."""
     for _ in range(rng.randrange(1, 6)):
         path = rng.choice(FILES)
         yield rng.choice(
@@ -207,7 +207,7 @@ def program(rng: random.Random) -> tuple[Step, ...]:
 
 
 def writer(rng: random.Random) -> tuple[Step, ...]:
-    """Return the steps of a program that changes the bytes of files which it has open."""
+    """Return the steps of a program that changes files which it has open."""
     steps = [pause(rng)]
     for _ in range(rng.randrange(1, 4)):
         steps += [Step("open slot", rng.choice(FILES), slot=2), pause(rng)]

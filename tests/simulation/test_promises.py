@@ -22,7 +22,7 @@ def file(model: Model, path: str) -> Node:
     return node
 
 
-def test_what_was_closed_must_be_there() -> None:
+def test_a_closed_file_must_exist() -> None:
     model = model_with(a=b"1")
     assert model.problems({"/a": b"1"}) == []
     assert model.problems({"/a": b"2"}) == ["/a holds 1 bytes '2'; it should hold 1 bytes '1'"]
@@ -30,17 +30,17 @@ def test_what_was_closed_must_be_there() -> None:
     assert model.problems({"/a": b"1", "/b": b""}) == ["/b is there, but should not be; it holds 0 bytes ''"]
 
 
-def test_what_was_never_closed_may_be_there() -> None:
+def test_a_file_that_was_never_closed_may_exist() -> None:
     model = model_with(a=b"1")
     node = model.new()
     with model.change(added("/b", node)):
-        node.anew = []
+        node.rewritten = []
     model.wrote(node, b"new")
     assert model.problems({"/a": b"1"}) == []
     assert model.problems({"/a": b"1", "/b": b"new"}) != []
 
 
-def test_a_change_in_place_may_be_seen_whole_or_under_the_old_size() -> None:
+def test_a_change_in_place_may_have_the_new_or_the_old_size() -> None:
     model = model_with(a=b"1234")
     model.wrote(file(model, "/a"), b"1x34567")
     for body in (b"1234", b"1x34567", b"1x34"):
@@ -48,10 +48,10 @@ def test_a_change_in_place_may_be_seen_whole_or_under_the_old_size() -> None:
     assert model.problems({"/a": b"1234567"}) != []
 
 
-def test_what_was_emptied_to_be_written_anew_is_as_it_was() -> None:
+def test_a_truncated_file_is_as_before_until_its_close() -> None:
     model = model_with(a=b"1234")
     node = file(model, "/a")
-    node.anew = []
+    node.rewritten = []
     model.wrote(node, b"new")
     assert model.problems({"/a": b"1234"}) == []
     assert model.problems({"/a": b"new"}) != []
@@ -99,7 +99,7 @@ def test_a_move_that_a_kill_interrupted_may_be_at_both_places_while_the_server_f
     assert model.problems({"/x": b"0", "/d": None, "/e": None}, torn=True) != []
 
 
-def test_what_others_have_stored_is_not_ours_to_destroy() -> None:
+def test_objects_of_other_clients_must_not_be_destroyed() -> None:
     model = model_with(a=b"1")
     model.stored_theirs("/d/t", b"theirs", sure=True)
     assert model.problems({"/a": b"1", "/d": None, "/d/t": b"theirs"}) == []

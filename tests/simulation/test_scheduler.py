@@ -1,17 +1,17 @@
-"""The simulated runtime: it keeps what the real one promises, and a seed repeats its choices."""
+"""The simulated runtime: it behaves like the real one, and a seed repeats its choices."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from simulation.runtime import SimRuntime
-from simulation.scheduler import Deadlock, Scheduler, Temper, scheduling
+from simulation.scheduler import Deadlock, Scheduler, SwitchRates, scheduling
 from swiftfs import concurrency
 
 
 @pytest.fixture
 def scheduler() -> Iterator[Scheduler]:
-    with scheduling(1, Temper(500, 0)) as scheduler:
+    with scheduling(1, SwitchRates(500, 0)) as scheduler:
         before = concurrency.use(SimRuntime(scheduler))
         yield scheduler
         concurrency.use(before)
@@ -39,7 +39,7 @@ def test_a_lock_lets_one_thread_in(scheduler: Scheduler) -> None:
     assert most == [1] * 60
 
 
-def test_a_condition_wakes_those_who_wait(scheduler: Scheduler) -> None:
+def test_a_condition_wakes_waiting_threads(scheduler: Scheduler) -> None:
     changed = concurrency.new_condition(concurrency.Rank.JOURNAL)
     got: list[int] = []
     jobs: list[int] = []
@@ -59,7 +59,7 @@ def test_a_condition_wakes_those_who_wait(scheduler: Scheduler) -> None:
     assert sorted(got) == [0, 1]
 
 
-def test_time_passes_only_when_all_wait(scheduler: Scheduler) -> None:
+def test_time_passes_only_while_all_threads_wait(scheduler: Scheduler) -> None:
     ends: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -98,7 +98,7 @@ def test_a_pool_runs_all_and_passes_errors_on(scheduler: Scheduler) -> None:
     assert [type(one) for one in results] == [ZeroDivisionError]
 
 
-def test_a_deadlock_is_told_with_all_stacks(scheduler: Scheduler) -> None:
+def test_a_deadlock_is_reported_with_all_stacks(scheduler: Scheduler) -> None:
     first, second = scheduler_locks(scheduler)
 
     def take(one: concurrency.Lock, other: concurrency.Lock) -> None:
@@ -112,7 +112,7 @@ def test_a_deadlock_is_told_with_all_stacks(scheduler: Scheduler) -> None:
 
 
 def scheduler_locks(scheduler: Scheduler) -> tuple[concurrency.Lock, concurrency.Lock]:
-    """Return two locks without ranks, which would not let them be taken so."""
+    """Return two locks without ranks, which may be taken in any order."""
     runtime = SimRuntime(scheduler)
     return runtime.lock(reentrant=False), runtime.lock(reentrant=False)
 
@@ -155,7 +155,7 @@ def test_the_order_of_locks_is_asserted_for_simulated_threads(scheduler: Schedul
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_seed_repeats_the_choices(seed: int) -> None:
     def digest() -> int:
-        with scheduling(seed, Temper(500, 50)) as scheduler:
+        with scheduling(seed, SwitchRates(500, 50)) as scheduler:
             lock = SimRuntime(scheduler).lock(reentrant=False)
 
             def work() -> None:

@@ -1,6 +1,6 @@
-"""Histories from fixed seeds: all promises hold. New seeds are explored by `./dev simulate`.
+"""Histories from fixed seeds, without failures. `./dev simulate` runs new seeds.
 
-They run in processes of their own, where sets of names have one order: a seed repeats its history exactly.
+They run in processes of their own with a fixed hash seed, so that a seed repeats its history exactly.
 """
 
 import os
@@ -44,8 +44,8 @@ def test_a_seed_repeats_a_history_exactly(seed: str) -> None:
     assert first.stdout == second.stdout
 
 
-def test_a_broken_promise_is_found_and_told_in_short(tmp_path: Path) -> None:
-    """What another client stores is no part of the model if nobody tells it, so it must be found."""
+def test_a_history_is_shortened_to_what_its_failure_needs(tmp_path: Path) -> None:
+    """The upload of /a stands for the failure."""
     noise = tuple(Step("write", f"/{name}", size=10) for name in "xyz")
     steps = (*noise, Step("write", "/a", size=10), Step("fsync", "/a"), *noise)
     faults = (Fault("fails", "head", 50), Fault("slow", "put", 1, 0.5))

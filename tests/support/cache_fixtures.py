@@ -10,7 +10,7 @@ from support.cache_rig import MIB, CacheRig
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CacheRig]]:
-    """Build caches that check their budget often."""
+    """Return a function that builds a `CacheRig`; its cache compares its size with the limit at each MiB."""
     monkeypatch.setattr("swiftfs.filecache.cache.STEP", MIB)
     rigs: list[CacheRig] = []
 
@@ -25,4 +25,5 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 @pytest.fixture
 def rig(build: Callable[..., CacheRig]) -> CacheRig:
+    """A `CacheRig` without read-ahead, with a limit of 64 MiB."""
     return build()

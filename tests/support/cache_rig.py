@@ -1,7 +1,6 @@
-"""A cache folder over a store in memory, for tests to enter, leave and look into."""
+"""A cache folder over a store in memory, which tests can close, open again and inspect."""
 
 import os
-import random
 import threading
 from pathlib import Path
 
@@ -17,14 +16,11 @@ MIB = 1024 * 1024
 PLAIN = Headers("application/octet-stream")
 
 
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
+class CorruptingStore(MemoryStore):
+    """A store that corrupts answers to GETs; no ETag or MD5 shows it.
 
-
-class Flaky(MemoryStore):
-    """A store whose next `wrong` answers have a wrong byte, behind the MD5 check of a whole object.
-
-    So has every answer with the byte at `wrong_at`.
+    The last byte of each of the next `wrong` answers is wrong, and so is the byte at the offset `wrong_at`,
+    always, if that is not negative.
     """
 
     wrong = 0
@@ -36,21 +32,21 @@ class Flaky(MemoryStore):
         wrong = self.wrong > 0
         self.wrong -= wrong
 
-        def twisted(position: int, data: bytes) -> None:
+        def corrupted(position: int, data: bytes) -> None:
             body = bytearray(data)
             body[-1] ^= wrong
             if position <= self.wrong_at < position + len(data):
                 body[self.wrong_at - position] ^= 1
             sink(position, bytes(body))
 
-        return super().get(name, twisted, offset=offset, length=length, etag=etag)
+        return super().get(name, corrupted, offset=offset, length=length, etag=etag)
 
 
 class CacheRig:
-    """A store, and a cache folder that can be left and entered again."""
+    """A store, and a cache folder, which `restart` closes and opens again. Sizes are in bytes."""
 
     def __init__(self, folder: Path, limit: int | None, read_ahead: int, threads: int) -> None:
-        self.store = Flaky("box")
+        self.store = CorruptingStore("box")
         self.folder = folder
         self.files = folder / "content"
         self._limit = limit
@@ -73,14 +69,17 @@ class CacheRig:
         self.cache = FileCache(self.folder, self._limit, maker, {})
 
     def restart(self) -> None:
+        """Close the cache folder and open it again."""
         self.cache.close()
         self.enter()
 
     def put(self, key: str, body: bytes) -> BaseVersion:
+        """Store an object; return it as the base version of a file."""
         name = ObjectName("box", key)
         return BaseVersion(name, self.store.put(name, body, PLAIN).version.etag, len(body), len(body))
 
     def open(self, origin: BaseVersion) -> CachedFile:
+        """Open a file of this version, with the blocks that the cache has."""
         content = self.cache.acquire_version(ObjectVersion(origin.name, origin.etag)) or self.cache.new(
             origin.name, origin
         )
@@ -88,56 +87,63 @@ class CacheRig:
         return content
 
     def forget(self, content: CachedFile) -> None:
-        """Leave it to the test to give a file back."""
+        """Do not close a file in `close`: the test does that."""
         self._lent.remove(content)
 
     def keep(self, content: CachedFile) -> None:
+        """Close a file, and leave its blocks in the cache."""
         self.forget(content)
         self.cache.keep(content)
 
     def read(self, origin: BaseVersion, offset: int = 0, size: int = 2**40) -> bytes:
+        """Open a file of this version, read a range, and close it."""
         content = self.open(origin)
         data = read(content, offset, size)
         self.keep(content)
         return data
 
     def gets(self) -> int:
-        """Return the downloads since this was last asked."""
+        """Return the number of GETs since the last call."""
         count = sum(method == "get" for method, _ in self.store.requests)
         self.store.requests.clear()
         return count
 
     def kept(self) -> list[Path]:
+        """Return the local files in the cache folder."""
         return sorted(self.files.iterdir())
 
     def close(self) -> None:
+        """Close the open files and the cache folder."""
         for content in self._lent:
             self.cache.drop(content)
         self.cache.close()
 
 
-class Free:
-    """What `shutil.disk_usage` returns."""
+class DiskUsage:
+    """A result of `shutil.disk_usage`, with only the free bytes."""
 
     def __init__(self, free: int) -> None:
         self.free = free
 
 
 def read(content: CachedFile, offset: int = 0, size: int = 2**40) -> bytes:
+    """Read a range of a file."""
     span = content.read(offset, size)
     return os.pread(span.descriptor, span.length, span.position)
 
 
 def write(content: CachedFile, offset: int, data: bytes) -> None:
+    """Write bytes at an offset."""
     assert content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
 
 
 def read_in_pieces(content: CachedFile) -> bytes:
+    """Read a file in order, a block at a time."""
     return b"".join(read(content, offset, BLOCK) for offset in range(0, content.size, BLOCK))
 
 
 def settle(content: CachedFile) -> None:
-    """Wait until nothing is under way."""
+    """Wait until no download and no check of the file runs."""
     idle = threading.Event()
     content.when_idle(idle.set)
     assert idle.wait(10)

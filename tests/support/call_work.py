@@ -1,4 +1,4 @@
-"""Counts what a call does; neither a clock nor another process changes that."""
+"""Counts the work of a call: lines of code and memory, which do not depend on the machine's load."""
 
 import sys
 import tracemalloc
@@ -14,14 +14,14 @@ _PACKAGE = swiftfs.filecache.__path__[0]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The lines of `swiftfs.filecache` that ran in the caller's thread, and the most bytes allocated."""
+    """Lines of `swiftfs.filecache` executed in the calling thread, and the peak of allocated bytes."""
 
     lines: int
     memory: int
 
 
 def work_of(step: Callable[[], object]) -> Work:
-    """Carry a step out and return what it did."""
+    """Make a call and return its work."""
     lines = 0
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`swiftfs` that asserts the ranks of its locks: `python checked_mount.py ARGS…`."""
+"""`swiftfs` that checks the order of its locks: `python checked_mount.py ARGS…`."""
 
 import sys
 
@@ -6,6 +6,6 @@ from swiftfs import concurrency
 
 if __name__ == "__main__":
     concurrency.check()
-    from swiftfs.cli import app  # after the check, for the locks of modules
+    from swiftfs.cli import app  # after check(), because modules make locks when they are imported
 
     app.main(sys.argv[1:])

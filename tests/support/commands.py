@@ -1,4 +1,4 @@
-"""Commands of swiftfs as a user types them."""
+"""Runs commands of swiftfs as a user does."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from support.mounts import clean_environment
 
 
 def swiftfs(*words: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs` without credentials but those of `environment`."""
+    """Run `swiftfs` with no credentials but those of `environment`; return the finished process."""
     command = [sys.executable, "-m", "swiftfs", *map(str, words)]
     return subprocess.run(
         command,
@@ -22,7 +22,7 @@ def swiftfs(*words: object, environment: Mapping[str, str] | None = None) -> sub
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int = 1) -> str:
-    """Return the one line that a failed command prints."""
+    """Return the line on standard error with which a command failed; assert that it printed no other."""
     assert result.returncode == code, result
     assert result.stdout == ""
     assert result.stderr.startswith("swiftfs: ")

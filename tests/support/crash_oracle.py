@@ -1,4 +1,4 @@
-"""What must be in a folder after a crash: the system calls that returned have happened, and no other has."""
+"""What a folder must hold after a crash: the effects of the system calls that returned, and no others."""
 
 import hashlib
 import os
@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 UNSHARED = threading.Lock()
-"""Held while a file is written, and while a process is started: a child closes its copies of the descriptors,
-and a mount takes each close for one."""
+"""Held while a file is written and while a process is started: the child would inherit the descriptor, and
+close it, which is a flush for a mount."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a path is: a `file`, `folder` or `link`, and what it holds; a `mode` or time of None is any."""
+    """What a path is: a `file`, `folder` or `link`, and what it holds.
+
+    `holds` is the `digest` of a file or the target of a link; a `mode` or `mtime_ns` of None allows any.
+    """
 
     kind: str
     holds: str = ""
@@ -25,7 +28,7 @@ class State:
     tags: tuple[tuple[str, bytes], ...] = ()
 
     def allows(self, found: "State") -> bool:
-        """Say whether `found` is this state."""
+        """Return whether `found` agrees with this state."""
         known = replace(
             found,
             mode=None if self.mode is None else found.mode,
@@ -35,7 +38,7 @@ class State:
 
 
 States = Mapping[str, State]
-"""Each path, relative to the mount point, with its state."""
+"""The state of each path, relative to the mount point."""
 
 
 def digest(body: bytes) -> str:
@@ -44,7 +47,7 @@ def digest(body: bytes) -> str:
 
 
 def look(path: Path) -> State:
-    """Return the state of a path as `stat` and `read` tell it."""
+    """Return the state of a path, by stat(2) and read(2)."""
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
         return State("link", os.readlink(path))  # noqa: PTH115
@@ -61,7 +64,7 @@ def look_below(root: Path) -> dict[str, State]:
 
 
 def differences(found: States, wanted: States) -> list[str]:
-    """Return how what was found differs from what is wanted, a line a path."""
+    """Return the differences of two states of a tree, a line for each path."""
     lines = [f"{path}: {found[path]} is too much" for path in sorted(found.keys() - wanted.keys())]
     lines += [f"{path}: {wanted[path]} is missing" for path in sorted(wanted.keys() - found.keys())]
     both = sorted(found.keys() & wanted.keys())
@@ -69,11 +72,11 @@ def differences(found: States, wanted: States) -> list[str]:
 
 
 class CrashOracle:
-    """Works in a folder and keeps the books.
+    """Makes system calls in a folder, and records what it must hold then.
 
-    `now` holds after the calls that returned, `soon` when the call under way has its effect. While a program
-    runs, of whose calls nothing is known, each path may be as before or as after it, and files whose names
-    begin with `.` may be there.
+    `now` holds after the calls that returned, `soon` if the current call has taken effect. While a program
+    runs, whose calls are not known, each path may be as before or after it, and files whose names begin with
+    `.` may exist.
     """
 
     def __init__(self, root: Path) -> None:
@@ -84,7 +87,7 @@ class CrashOracle:
         self._bodies: dict[str, bytes] = {}
 
     def check(self, found: States) -> list[str]:
-        """Return what must not be, a line each; nothing when all is right."""
+        """Return what is wrong, a line each; nothing if all is right."""
         if self._program_runs:
             return list(self._loose_differences(found))
         before, after = differences(found, self.now), differences(found, self.soon)
@@ -106,29 +109,30 @@ class CrashOracle:
                 yield f"{path}: {state} is none of {allowed}"
 
     def do(self, call: Callable[[], object], changes: Mapping[str, State | None]) -> None:
-        """Make one system call, by which paths become other states, or go."""
+        """Make one system call; `changes` has the new state of each path that it changes, None if deleted."""
         soon = {**self.now, **changes}
         self.soon = {path: state for path, state in soon.items() if state is not None}
         call()
         self.now = self.soon
 
     def run(self, program: Callable[[], object], changes: Mapping[str, State | None]) -> None:
-        """Run a program, by which paths become other states, or go."""
+        """Run a program; `changes` as in `do`."""
         self._program_runs = True
         self.do(program, changes)
         self._program_runs = False
 
     def settle(self, *paths: str) -> None:
-        """Take down the times and modes that paths have now: they must not change any more."""
+        """Record the times and modes that paths have now: they must not change any more."""
         for path in paths:
             state = look(self.root / path)
             assert self.now[path].allows(state), path
             self.now = self.soon = {**self.now, path: state}
 
     def write(self, path: str, body: bytes, *, offset: int | None = None) -> None:
-        """Make a file of these bytes; what counts is its close.
+        """Make a file of these bytes, which takes effect at its close.
 
-        Or write them at `offset` into the file that is there, which may be seen before, as on a local disk.
+        With an `offset` they are written into the existing file, which may show them before the close, as a
+        local disk does.
         """
         before = self._bodies.get(self.now[path].holds, b"") if path in self.now else b""
         at = 0 if offset is None else offset
@@ -150,21 +154,21 @@ class CrashOracle:
         self.settle(path)
 
     def body(self, body: bytes) -> str:
-        """Return what a file of these bytes holds."""
+        """Remember the bytes of a file; return their digest."""
         self._bodies[digest(body)] = body
         return digest(body)
 
     def touch(self, path: str, mtime_ns: int) -> None:
-        """Set a file's or folder's time."""
+        """Set the modification time of a file or folder."""
         new = replace(self.now[path], mtime_ns=mtime_ns)
         self.do(lambda: os.utime(self.root / path, ns=(mtime_ns, mtime_ns)), {path: new})
 
     def chmod(self, path: str, mode: int) -> None:
-        """Set a file's or folder's mode."""
+        """Set the mode of a file or folder."""
         self.do(lambda: (self.root / path).chmod(mode), {path: replace(self.now[path], mode=mode)})
 
     def tag(self, path: str, name: str, value: bytes) -> None:
-        """Give a file another `user.*` attribute."""
+        """Set another `user.*` attribute of a file."""
         new = replace(self.now[path], tags=(*self.now[path].tags, (name, value)))
         self.do(lambda: os.setxattr(self.root / path, name, value), {path: new})
 
@@ -192,5 +196,5 @@ class CrashOracle:
         self.do(lambda: (self.root / old).rename(self.root / new), changes)
 
     def below(self, folder: str) -> list[str]:
-        """Return the path of a file or folder and those of all below it."""
+        """Return the paths of a file or folder and of all below it."""
         return [path for path in self.now if path == folder or path.startswith(f"{folder}/")]

@@ -1,4 +1,4 @@
-"""Crashes on purpose: mounts that die at a step of their choice, work to interrupt, and what must be left."""
+"""Crashes: mounts that die at a chosen step, the calls that they interrupt, and what must be left."""
 
 import contextlib
 import json
@@ -24,14 +24,14 @@ from swiftfs.demo.server import SwiftServer
 DIRECTORY = "application/directory"
 
 LARGE = bytes(range(256)) * 16 * 1024
-"""4 MiB, which are four segments."""
+"""4 MiB, four segments."""
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["pytest", "swiftfs.cli.mount", "swiftfs.fuse.operations"])
 
 
-class Killable:
-    """A mount of `container` whose process may die; `folder` keeps its cache and log from mount to mount."""
+class KillableMount:
+    """A mount of `container` whose process may die; `folder` has the cache and log of its processes."""
 
     def __init__(self, swift: SwiftServer, container: str, folder: Path, options: str) -> None:
         self.path = folder / "mnt"
@@ -45,7 +45,7 @@ class Killable:
         self._process: ForkServerProcess | None = None
 
     def start(self, last_step: int = 0) -> bool:
-        """Mount by a process that dies at its step `last_step`, 0 is never; say whether it lived so long."""
+        """Mount; the process dies at step `last_step`, 0 is never. Return whether it is mounted."""
         arguments = (self._words, self._environment, self.log, self._cache, self._report, last_step)
         self._process = _forks.Process(target=crashing_mount.serve, args=arguments)
         outside = self.path.stat().st_dev
@@ -61,20 +61,20 @@ class Killable:
         return False
 
     def stop(self) -> bool:
-        """Unmount, and wait until all is in Swift; say whether the process lived so long."""
+        """Unmount, and wait until all is in Swift; return whether the process has not died."""
         assert self._process is not None
         end = time.monotonic() + EXIT_SECONDS
         while self._process.is_alive() and time.monotonic() < end:
-            _run("fusermount", "-u", self.path)  # which fails while somebody looks at it
+            _run("fusermount", "-u", self.path)  # it fails while the mount is in use
             self._process.join(0.5)
         return self._end()
 
     def steps(self) -> list[str]:
-        """Return the steps of the last process."""
+        """Return the steps of the last process, a line each."""
         return self._report.read_text().splitlines()
 
     def problems(self) -> list[str]:
-        """Return the log's lines that are worse than information."""
+        """Return the log lines of a level above INFO."""
         lines = self.log.read_text().splitlines()
         return [line for line in lines if not line.startswith(("INFO:", "DEBUG:"))]
 
@@ -93,7 +93,7 @@ class Killable:
 
 
 def work(oracle: CrashOracle, aside: Path) -> None:
-    """Do a little of all that programs do; raise `OSError` when the mount dies. `aside` is a local folder."""
+    """Make system calls of all kinds; raise `OSError` when the mount dies. `aside` is a local folder."""
     source = aside / "source"
     if not source.exists():
         _make_source(source)
@@ -127,7 +127,7 @@ def _small_files(oracle: CrashOracle) -> None:
 
 
 def _synchronize(oracle: CrashOracle, source: Path) -> None:
-    """Do what rsync does, call by call, and let rsync do it."""
+    """Do what rsync does, call by call, and then run rsync."""
     oracle.mkdir("mirror")
     for number in range(3):
         temporary, name = f"mirror/.f{number}.Xyz123", f"mirror/f{number}"
@@ -193,14 +193,14 @@ def _removals(oracle: CrashOracle) -> None:
 
 
 def _program(*words: object) -> None:
-    """Run a program; raise `OSError` when it fails, for its mount died."""
+    """Run a program; raise `OSError` if it fails, as it does when the mount dies."""
     code, errors = _run(*words)
     if code:
         raise OSError(f"{words}: {errors}")
 
 
 def _run(*words: object) -> tuple[int, str]:
-    """Run a program; return its exit code and what it says on standard error."""
+    """Run a program; return its exit code and its standard error."""
     command = [str(word) for word in words]
     with UNSHARED:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -210,7 +210,7 @@ def _run(*words: object) -> tuple[int, str]:
 
 
 def stored_states(client: Connection, container: str) -> dict[str, State]:
-    """Return what a container holds as another client sees it, by paths; folders without a marker too."""
+    """Return the state of each path that a container holds; folders without a marker too."""
     states: dict[str, State] = {}
     for row in client.get_container(container, full_listing=True)[1]:
         headers, body = client.get_object(container, row["name"])
@@ -239,7 +239,7 @@ def stored_states(client: Connection, container: str) -> dict[str, State]:
 
 
 def orphans(client: Connection, container: str) -> set[str]:
-    """Return the segments of a container that no manifest names."""
+    """Return the keys of the segments of a container that no manifest names."""
     try:
         segments = {
             row["name"] for row in client.get_container(f"{container}_segments", full_listing=True)[1]
@@ -254,7 +254,7 @@ def orphans(client: Connection, container: str) -> set[str]:
 
 
 def wipe(client: Connection, container: str) -> None:
-    """Delete a container with all in it, and that of its segments."""
+    """Delete a container with its objects and segments."""
     for name in (container, f"{container}_segments"):
         with contextlib.suppress(ClientException):
             for row in client.get_container(name, full_listing=True)[1]:

@@ -13,11 +13,11 @@ from swiftfs import concurrency
 from swiftfs.cli.app import main
 
 WATCHED = {"os.rename", "os.remove", "os.link", "os.truncate"}
-"""Audit events of what is done to a local file; they come before it is done."""
+"""Audit events of changes of local files; Python raises them before the change."""
 
 
 class Steps:
-    """Counts the process's steps in `report`, a line each, and kills it at step `last`; 0 is never."""
+    """Writes the process's steps into `report`, a line each, and kills it at step `last`; 0 is never."""
 
     def __init__(self, report: Path, last: int) -> None:
         self._report = os.open(report, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
@@ -26,7 +26,7 @@ class Steps:
         self._count = 0
 
     def take(self, text: str) -> None:
-        """Take a step."""
+        """Count a step; it may be the last one."""
         with self._lock:
             self._count += 1
             os.write(self._report, f"{text}\n".encode())
@@ -37,7 +37,7 @@ class Steps:
 def serve(
     words: Sequence[str], environment: Mapping[str, str], log: Path, cache: Path, report: Path, last: int
 ) -> None:
-    """Run `swiftfs *words` in this process, which is to die at step `last`, its output in `log`."""
+    """Run `swiftfs *words` in this process, with its output in `log`; it dies at step `last`."""
     descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
@@ -55,7 +55,7 @@ def _request(request: Any, *_: object) -> str:
 
 
 def _watch(module: str, owner: str, method: str, steps: Steps, describe: Callable[..., str]) -> None:
-    """Make steps of the moments before and after every call of a method."""
+    """Count a step before and after each call of a method."""
     kind = getattr(importlib.import_module(module), owner)
     original = getattr(kind, method)
 

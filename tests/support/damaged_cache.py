@@ -1,4 +1,4 @@
-"""A cache folder with a damaged journal."""
+"""A cache folder with a journal that a test composes, as a dead mount may leave it."""
 
 import stat
 from pathlib import Path
@@ -17,39 +17,41 @@ MTIME = 1_700_000_000_123_456_789
 DESCRIPTION = ObjectMeta("text/plain", Stored(stat.S_IFREG | 0o640, MTIME))
 
 
-class Cache:
-    """A cache folder whose journal says what a test wants; `lines` is what a rescue told."""
+class CacheFolder:
+    """A cache folder with a journal of the given `operations`; `lines` is what `export` reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "cache"
         self.target = folder / "out"
         self.lines: list[str] = []
         (self.folder / "content").mkdir(parents=True)
-        self.intents: list[tuple[str, Operation]] = []
+        self.operations: list[tuple[str, Operation]] = []
 
-    def add(self, path: str, data: bytes, local: str, **saved: Any) -> None:
-        """Let a file be in the journal, and `data` be what its local file has."""
+    def add_file(self, path: str, data: bytes, local: str, **saved: Any) -> None:
+        """Add a PutFile, with a local file that holds `data`; `saved` are fields of its record."""
         (self.folder / "content" / local).write_bytes(data)
         file = FileRecord(
             local, **{"size": len(data), "origin": None, "dirty": Blocks(), "prefix": None, **saved}
         )
-        self.note(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
+        self.add_operation(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
 
-    def note(self, path: str, intent: Operation) -> None:
-        """Let an intent be in the journal."""
-        self.intents.append((path, intent))
+    def add_operation(self, path: str, operation: Operation) -> None:
+        """Add an operation on a path to the journal."""
+        self.operations.append((path, operation))
 
     def close(self) -> None:
         """Write the journal."""
         log = JournalDB(self.folder, OWNER)
-        log.commit(Record(seq, *one) for seq, one in enumerate(self.intents, 1))
+        log.commit(Record(seq, *one) for seq, one in enumerate(self.operations, 1))
         log.close()
 
     @property
     def journal(self) -> Path:
+        """The path of the journal."""
         return self.folder / "journal.sqlite"
 
     def export(self) -> Export:
+        """Copy all files to `target`; return the finished export."""
         rescue = Export(self.folder, self.target, self.lines.append)
         rescue.export(self.journal)
         rescue.finish()

@@ -1,13 +1,13 @@
-"""Time limits that a busy machine stretches: the one place where tests know how fast the machine is."""
+"""Time limits that grow with the machine's load, so that a busy machine fails no test."""
 
 import os
 
 PATIENCE = float(os.environ.get("SWIFTFS_TEST_PATIENCE", "1"))
-"""How many times slower than two idle cores the machine is at best."""
+"""How many times slower than two idle cores this machine is when it is idle."""
 
 
 def within(seconds: float) -> float:
-    """Return the limit, at the load of this moment, for what an idle machine does in so many seconds."""
-    # As many programs as there are cores harm nobody; of more, each gets its share of them.
+    """Return the time limit, in seconds, for something that takes an idle machine up to `seconds`."""
+    # Up to one running program per core nothing slows down; above that they share the cores.
     crowd = os.getloadavg()[0] / (os.cpu_count() or 1)
     return seconds * PATIENCE * max(1.0, crowd)

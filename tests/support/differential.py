@@ -1,4 +1,4 @@
-"""The same system calls in a folder of a mount and in one of Linux's own: errno, result, what is left."""
+"""The same system calls in a mount and in a local folder: their errnos, results, and files afterwards."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 Step = tuple[str, ...]
-"""A system call of `Caller` and its arguments as text, so that a failure can be kept as it was printed."""
+"""A system call of `Caller` and its arguments as text, so that a printed failure can become a test."""
 
 PATHS = ("a", "b", "d", "d/x", "d/y", "d/e", "d/e/z", "l", "a/below", "missing/x")
 SIZES = ("0", "1", "10", "5000", "70000")
@@ -21,7 +21,7 @@ MORE_FLAG_NAMES = ("O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_DIRECTORY", "O
 
 
 def flags_of(text: str) -> int:
-    """Return the value of flags that are written `O_RDWR|O_CREAT`."""
+    """Return the value of flags in the form `O_RDWR|O_CREAT`."""
     return sum(getattr(os, name) for name in text.split("|"))
 
 
@@ -34,9 +34,9 @@ def all_flags() -> Iterator[str]:
 
 
 class Caller:
-    """Makes system calls in one folder; handles have names, the same in both folders.
+    """Makes system calls in one folder. Handles have names, the same in both folders.
 
-    The methods are the system calls; they take text, return what can be compared, and raise `OSError`.
+    The methods are system calls; arguments are text, results can be compared, failures are `OSError`.
     """
 
     def __init__(self, top: Path) -> None:
@@ -53,7 +53,7 @@ class Caller:
             return errno.errorcode[error.errno or 0]
 
     def close_all(self) -> None:
-        """Close what is open."""
+        """Close all handles."""
         while self._handles:
             os.close(self._handles.popitem()[1])
 
@@ -88,13 +88,13 @@ class Caller:
         os.ftruncate(self._handle(handle), int(size))
 
     def fstat(self, handle: str) -> object:
-        return _told(os.fstat(self._handle(handle)))
+        return _comparable(os.fstat(self._handle(handle)))
 
     def stat(self, path: str) -> object:
-        return _told(os.stat(self._at(path)))
+        return _comparable(os.stat(self._at(path)))
 
     def lstat(self, path: str) -> object:
-        return _told(os.lstat(self._at(path)))
+        return _comparable(os.lstat(self._at(path)))
 
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(self._at(path)))
@@ -135,14 +135,14 @@ class Caller:
             return stream.readall() or b""
 
 
-def _told(found: os.stat_result) -> tuple[object, ...]:
-    """What both kinds of folder tell of a file: folders have sizes and counts of their own."""
+def _comparable(found: os.stat_result) -> tuple[object, ...]:
+    """Return what must be equal in both folders: folders have sizes and link counts of their own."""
     size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
     return stat.filemode(found.st_mode), size, found.st_uid, found.st_gid
 
 
 def tree(top: Path) -> dict[str, object]:
-    """Return all that is in a folder."""
+    """Return attributes and content of each path in a folder."""
     caller = Caller(top)
     found: dict[str, object] = {}
     for folder, folders, names in os.walk(top):
@@ -158,7 +158,7 @@ def tree(top: Path) -> dict[str, object]:
 
 
 def compare(mounted: Caller, native: Caller, steps: list[Step]) -> str:
-    """Make the calls in both folders; return the first difference with all that led to it, or nothing."""
+    """Make the calls in both folders; return the first difference and the calls before it, or ""."""
     for number, step in enumerate(steps):
         ours, theirs = mounted.call(step), native.call(step)
         if ours != theirs:
@@ -171,7 +171,7 @@ def _short(value: object) -> str:
 
 
 def random_steps(seed: int, count: int) -> list[Step]:
-    """Return system calls that often meet each other."""
+    """Return random system calls on few paths and handles, so that they often concern the same one."""
     chance = random.Random(seed)
 
     def path() -> str:

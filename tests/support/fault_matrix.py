@@ -1,7 +1,7 @@
-"""The fault matrix: what goes wrong, in which operation of the store, and what must come of it.
+"""The fault matrix: what fails, in which operation of the store, and what the result must be.
 
-`outcome` is the one place that says so: the tests compare it with what happens, and the table in
-docs/reference/store-faults.md is made of it (`./dev docs` writes it).
+`outcome` defines it: the tests compare it with what happens, and `./dev docs` makes the table in
+docs/reference/store-faults.md of it.
 """
 
 import errno
@@ -27,7 +27,7 @@ from swiftfs.errors import (
 )
 
 SILENCE = 1.0
-"""Seconds after which the impatient store of the tests gives a request up."""
+"""Seconds without an answer after which the store of the tests ends a request."""
 
 STATUSES: dict[int, type[StoreError]] = {
     403: AccessDenied,
@@ -46,7 +46,7 @@ STATUSES: dict[int, type[StoreError]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of fault; a `silent` one makes the client wait."""
+    """A kind of fault; after a `silent` one the client waits for an answer that never comes."""
 
     name: str
     fault: Fault
@@ -65,7 +65,7 @@ KINDS = (
     Kind("RST before", Fault(reset=True)),
     Kind("RST within the request", Fault(reset=True, accept_body=2)),
     Kind("RST after doing it", Fault(reset=True, after=True)),
-    # Last: after a whole answer they break a connection that the next request may just have been sent on.
+    # Last: they close a connection after a whole answer, when the next request may already be sent on it.
     Kind("truncated body", Fault(truncate_body=3)),
     Kind("RST within the answer", Fault(reset=True, truncate_body=3)),
 )
@@ -73,9 +73,10 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call ends with (None is success) and whether Swift has done what was asked (None: perhaps).
+    """How a call must end.
 
-    `repeated` says that more than one request was sent.
+    `error` is None for success. `done`: whether Swift has executed the request, None if either is possible.
+    `repeated`: whether more than one request is sent.
     """
 
     error: type[StoreError] | None
@@ -84,20 +85,20 @@ class Outcome:
 
 
 def outcome(operation: Operation, kind: Kind, *, always: bool) -> Outcome:
-    """Return what must come of a fault that happens once, or at every attempt."""
+    """Return the outcome of a fault that happens once, or at every attempt."""
     error, done = _attempt(operation, kind)
     if _falls_back(operation, kind, error):
         return Outcome(None, done=True, repeated=kind.name == "401")
-    if operation.name == "limits":  # what is safe with any server holds until the next time
+    if operation.name == "limits":  # until the next call the limits of any server apply
         return Outcome(None, done=True, repeated=False)
     if kind.name == "401" and error is not None:
         return Outcome(error if always else None, done=not always, repeated=True)
-    # A HEAD tells that it is the version all the same.
+    # A HEAD shows that the version is unchanged.
     is_doubted = operation.name == "get of a version" and kind.name in ("412", "wrong ETag")
     if error is None or not (error.retryable or is_doubted or _is_clash(operation, error)):
         return Outcome(error, done, repeated=False)
     if not always or (operation.name == "put if absent" and error is Corrupt):
-        # It finds its own bytes there: what was stored is right, whatever the first answer said.
+        # The repeated PUT finds its own bytes: they are stored, despite the first answer.
         return Outcome(None, done=True, repeated=True)
     return Outcome(error, done, repeated=True)
 
@@ -108,9 +109,9 @@ def _is_clash(operation: Operation, error: type[StoreError]) -> bool:
 
 
 def _falls_back(operation: Operation, kind: Kind, error: type[StoreError] | None) -> bool:
-    """Say whether single DELETEs do it: where bulk-delete is refused, or its answer holds no verdict.
+    """Return whether single DELETEs follow: bulk-delete is refused, or its answer has no verdict.
 
-    Swift does not announce how long that answer is, so half of one is whole to HTTP.
+    Swift does not announce the length of that answer, so HTTP takes half of it for all.
     """
     if operation.name != "delete_many in bulk" or error is None:
         return False
@@ -118,7 +119,7 @@ def _falls_back(operation: Operation, kind: Kind, error: type[StoreError] | None
 
 
 def _attempt(operation: Operation, kind: Kind) -> tuple[type[StoreError] | None, bool | None]:
-    """Return how a single attempt ends, and whether Swift has done what it asked for."""
+    """Return the error of a single attempt, and whether Swift has executed the request."""
     fault = kind.fault
     if fault.status and not fault.after:
         error = AccessDenied if fault.status == 401 else STATUSES[fault.status]
@@ -135,7 +136,7 @@ def _attempt(operation: Operation, kind: Kind) -> tuple[type[StoreError] | None,
 
 
 def _damaged(operation: Operation, kind: Kind) -> type[StoreError] | None:
-    """Return how an attempt ends when only its answer is damaged."""
+    """Return the error of an attempt whose answer is damaged."""
     if kind.name == "wrong ETag":
         if not operation.checked:
             return None
@@ -148,14 +149,14 @@ def _damaged(operation: Operation, kind: Kind) -> type[StoreError] | None:
 
 
 def table() -> str:
-    """Return the matrix in Markdown, operations with equal outcomes in one row."""
+    """Return the matrix in Markdown; operations with equal outcomes share a row."""
     rows = ["| fault | operations | happens once | at every attempt | sent again | a change afterwards |"]
     rows += ["|---|---|---|---|---|---|", *_rows()]
     return "\n".join(rows)
 
 
 def _rows() -> Iterator[str]:
-    """Yield the rows. `limits` has none: without `/info` the store assumes what is safe with any server."""
+    """Yield the rows, without `limits`: if `/info` fails the store assumes the limits of any server."""
     for kind in KINDS:
         groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for operation in sorted(OPERATIONS[1:], key=lambda operation: operation.done is None):
@@ -167,7 +168,7 @@ def _rows() -> Iterator[str]:
 
 
 def _group(operation: Operation, kind: Kind, known: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return what a row says of an operation; one that only reads joins changes with the same errors."""
+    """Return the cells of an operation; one that only reads joins changes with the same errors."""
     once, always = (outcome(operation, kind, always=always) for always in (False, True))
     cells = (_word(once), _word(always), "yes" if once.repeated else "no")
     if operation.done is None:

@@ -1,4 +1,4 @@
-"""Every operation of the store as the fault matrix needs it: prepared, called, and looked up in Swift."""
+"""The operations of the store for the fault matrix: how each is prepared, called, and checked in Swift."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,24 +14,24 @@ POSTED = Headers("text/html", {"posted": "1"})
 
 @dataclass(frozen=True)
 class Cell:
-    """One field of the matrix: its objects bear its `mark`, so that its fault hits nobody else's."""
+    """The objects of one cell of the matrix: their names have its `mark`, so the fault hits only them."""
 
     mark: str
     box: str
 
     @property
     def name(self) -> ObjectName:
-        """The object that the operation is about."""
+        """The object of the operation."""
         return ObjectName(self.box, f"{self.mark}/o")
 
     @property
     def other(self) -> ObjectName:
-        """Another object."""
+        """A second object, for example the target of a copy."""
         return ObjectName(self.box, f"{self.mark}/other")
 
     @property
     def container(self) -> str:
-        """A container of the cell's own."""
+        """A container of this cell."""
         return f"{self.box}-{self.mark}"
 
 
@@ -40,12 +40,12 @@ Step = Callable[[ObjectStore, Cell], object]
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: `call` asserts what it returns, `done` asserts that Swift is in its old or new state.
+    """An operation of the store: `call` makes it and asserts its result.
 
-    `method` is that of the request a fault is put into; `body` says that its answer has a body, `unread` that
-    the store cannot check it, `checked` that the store knows the ETag. `meanings` are the statuses that mean
-    something else here than usual. `own_account` puts the cell into an account of its own: nothing else marks
-    the request.
+    `done` returns whether Swift has executed it. `method` is that of the request that the fault hits. `body`:
+    the answer has a body; `unread`: the store cannot verify it; `checked`: the store knows the ETag.
+    `meanings`: statuses with another meaning here than usual. `own_account`: the cell has an account of its
+    own, because its requests have no other mark.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Operation:
 
 
 def put_old(store: ObjectStore, cell: Cell) -> Segment:
-    """Store the object as it was."""
+    """Store the object in its old state."""
     return Segment(cell.name, store.put(cell.name, OLD, TEXT).version.etag, len(OLD))
 
 
 def content(store: ObjectStore, name: ObjectName) -> bytes | None:
-    """Return an object's bytes, None where there is none."""
+    """Return an object's bytes, None if it does not exist."""
     try:
         return read(store, name)[0]
     except NotFound:
@@ -75,7 +75,7 @@ def content(store: ObjectStore, name: ObjectName) -> bytes | None:
 
 
 def is_new(name: Callable[[Cell], ObjectName], old: bytes | None, new: bytes | None) -> Callable[..., bool]:
-    """Return a check whether an object has its new content; it must have the old or the new one."""
+    """Return a check whether an object has its new content; it asserts that it has the old or the new one."""
 
     def done(store: ObjectStore, cell: Cell) -> bool:
         found = content(store, name(cell))
@@ -86,7 +86,7 @@ def is_new(name: Callable[[Cell], ObjectName], old: bytes | None, new: bytes | N
 
 
 def container_exists(store: ObjectStore, cell: Cell) -> bool:
-    """Say whether the cell's own container exists."""
+    """Return whether the cell's container exists."""
     try:
         return store.container_usage(cell.container).objects == 0
     except NotFound:
@@ -94,7 +94,7 @@ def container_exists(store: ObjectStore, cell: Cell) -> bool:
 
 
 def is_posted(store: ObjectStore, cell: Cell) -> bool:
-    """Say whether the object has its new headers; it must have the old or the new ones, and its bytes."""
+    """Return whether the object has its new headers; assert that it has the old or new ones."""
     body, info = read(store, cell.name)
     found = (info.content_type, dict(info.metadata))
     assert body == OLD

@@ -1,4 +1,4 @@
-"""A store that dies between an object and its row."""
+"""A store whose listings lack objects, as those of a server that died before it added their rows."""
 
 from dataclasses import replace
 
@@ -9,7 +9,10 @@ from swiftfs.store.protocol import Body, Headers
 
 
 class ForgetfulStore(MemoryStore):
-    """A store that can `forget` to list what it stores, and to answer, until the object changes again."""
+    """A store whose PUTs, while `forget` is set, store the object without a row, and lose the answer.
+
+    `unlisted` has the keys without a row; a POST adds the row.
+    """
 
     def __init__(self, *containers: str) -> None:
         super().__init__(*containers)

@@ -1,4 +1,4 @@
-"""A file under random operations, compared with the bytes it should hold, in the manner of fsx."""
+"""Random operations on a file, compared with the bytes that it should hold, in the manner of fsx."""
 
 import hashlib
 import os
@@ -13,29 +13,29 @@ LONGEST = 256 * KIB
 """Bytes of the longest single read or write: two of the kernel's requests."""
 
 TAIL = 40
-"""Operations that a failure tells of."""
+"""How many of the last operations a failure shows."""
 
 EDGES = (1, 4 * KIB, 128 * KIB, MIB)
 """Offsets and sizes are often multiples of these: any byte, pages, blocks of the cache, segments."""
 
 
 class File(Protocol):
-    """One file by whatever way it is used. Offsets and sizes are in bytes."""
+    """One file, whatever the access to it. Offsets and sizes are in bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return the bytes, fewer where the file ends."""
+        """Return the bytes of a range, fewer at the end of the file."""
 
     def write(self, offset: int, data: bytes) -> None:
         """Write the bytes at `offset`."""
 
     def append(self, data: bytes) -> None:
-        """Write the bytes at the end, wherever that is."""
+        """Write the bytes at the current end."""
 
     def map_read(self, offset: int, size: int) -> bytes:
-        """Return bytes inside the file as a mapping shows them."""
+        """Return bytes of the file through a mapping."""
 
     def map_write(self, offset: int, data: bytes) -> None:
-        """Change bytes inside the file through a mapping."""
+        """Change bytes of the file through a mapping."""
 
     def truncate(self, size: int) -> None:
         """Set the size through the handle."""
@@ -44,32 +44,32 @@ class File(Protocol):
         """Set the size by the file's name."""
 
     def allocate(self, offset: int, length: int) -> None:
-        """Let the file reach at least to the end of the range."""
+        """Make the file at least as long as the end of the range."""
 
     def size(self) -> int:
-        """Return what stat(2) tells."""
+        """Return the size, as stat(2) does."""
 
     def sync(self) -> None:
         """Return when the bytes are in Swift."""
 
     def forget(self) -> None:
-        """Let the next read come from below the kernel's cache, where there is one."""
+        """Drop the kernel's cache of the file, if there is one."""
 
     def second_handle(self) -> None:
-        """Go on with another handle; the one before stays open until the next `reopen`."""
+        """Continue with a second handle; the first one stays open until the next `reopen`."""
 
     def reopen(self) -> None:
-        """Close all handles and open one."""
+        """Close all handles and open a new one."""
 
     def remount(self, *, empty_cache: bool) -> None:
-        """Close all handles, mount anew, and open one."""
+        """Close all handles, mount again, and open a new handle."""
 
     def downloaded_md5(self) -> str:
         """Return the MD5 of what another client downloads."""
 
 
 class Exerciser:
-    """Random operations on a `File`, drawn from nothing but `seed`, so that a failure can be run again.
+    """Random operations on a `File`, which depend on `seed` alone, so that a failure can be repeated.
 
     The file holds `start` at first and never grows beyond `limit` bytes.
     """
@@ -98,7 +98,7 @@ class Exerciser:
         }
 
     def run(self, count: int) -> None:
-        """Do so many operations, and compare all bytes at the end, our reader's and another client's."""
+        """Do so many operations; compare all bytes in the end, as we and as another client read them."""
         weights = list(self._weights.values())
         for number in range(count):
             self._run(number, self._chance.choices(list(self._weights), weights)[0])
@@ -118,22 +118,22 @@ class Exerciser:
         self._log.append(f"{text} (size {len(self._model)})")
 
     def _position(self, end: int) -> int:
-        """Draw a number up to `end`, often one beside an edge."""
+        """Return a random number up to `end`, often next to a boundary."""
         edge = self._chance.choice(EDGES)
         position = self._chance.randint(0, end) // edge * edge + self._chance.choice((0, 0, -1, 1))
         return min(max(position, 0), end)
 
     def _length(self, most: int) -> int:
-        """Draw a length up to `most` (at least 1): short ones as often as long ones."""
+        """Return a random length from 1 to `most`; half of them are short."""
         return self._chance.randrange(1, 2 + min(most - 1, 1 << self._chance.randrange(19)))
 
     def _span(self) -> tuple[int, int]:
-        """Draw the offset and length of a range within the limit."""
+        """Return the offset and length of a random range within the limit."""
         offset = self._position(min(len(self._model) + LONGEST, self._limit - 1))
         return offset, self._length(min(LONGEST, self._limit - offset))
 
     def _inner_span(self) -> tuple[int, int]:
-        """Draw the offset and length of a range within the file, which must not be empty."""
+        """Return the offset and length of a random range within the file, which must not be empty."""
         offset = self._position(len(self._model) - 1)
         return offset, self._length(min(LONGEST, len(self._model) - offset))
 
@@ -210,12 +210,12 @@ class Exerciser:
         empty_cache = self._chance.random() < 0.5
         self._note(f"remount, {'empty' if empty_cache else 'same'} cache")
         self._file.remount(empty_cache=empty_cache)
-        # Half of the time the next operations meet a file of which nothing was downloaded.
+        # In half of the cases the next operations work on a file that is not downloaded.
         if self._chance.random() < 0.5:
             self._check_whole()
 
     def _new_size(self) -> int:
-        """Draw a size: as often near the present one as anywhere."""
+        """Return a random size, often close to the current one."""
         if self._chance.random() < 0.5:
             return self._position(self._limit)
         near = len(self._model) + self._chance.randint(-LONGEST, LONGEST)
@@ -233,7 +233,7 @@ class Exerciser:
         self._check_around(min(size, before), min(abs(size - before), LONGEST))
 
     def _check_around(self, offset: int, length: int) -> None:
-        """Compare the size, and sometimes what was just changed and its neighbours."""
+        """Compare the size, and sometimes the bytes that were just changed and those around them."""
         self._check_size()
         if self._chance.random() < 0.25:
             start = max(0, offset - 5000)
@@ -256,13 +256,13 @@ class Exerciser:
         expected = memoryview(self._model)[offset : offset + length]
         same = found == expected
         wrong = "" if same else _difference(offset, expected.tobytes(), found)
-        # A bytearray that is looked at cannot change its size.
+        # A bytearray cannot change its size while a view of it exists.
         expected.release()
         assert same, wrong
 
 
 def _difference(offset: int, expected: bytes, found: bytes) -> str:
-    """Say where two strings of bytes differ."""
+    """Return where two strings of bytes differ."""
     if len(expected) != len(found):
         return f"{len(found)} bytes at {offset} where {len(expected)} were expected"
     places = [place for place in range(len(found)) if found[place] != expected[place]]
@@ -274,5 +274,5 @@ def _difference(offset: int, expected: bytes, found: bytes) -> str:
 
 
 def scale() -> int:
-    """Return by how much `SWIFTFS_FSX_SCALE` asks for more operations than a usual run has."""
+    """Return `SWIFTFS_FSX_SCALE`, the factor of operations compared with a usual run."""
     return int(os.environ.get("SWIFTFS_FSX_SCALE", "1"))

@@ -1,4 +1,4 @@
-"""Stores that hold a request back while a folder moves."""
+"""Holds requests of a store back while a folder moves."""
 
 import threading
 
@@ -6,7 +6,7 @@ from support.memory_store import MemoryStore
 
 
 class Halt:
-    """Stops the store at a request of a method until `go_on`; it may fail then."""
+    """Holds the store's requests of one method until `go_on`; then they fail with `error`, if given."""
 
     def __init__(self, store: MemoryStore, method: str, error: type[Exception] | None = None) -> None:
         self.reached = threading.Event()
@@ -23,4 +23,5 @@ class Halt:
             raise self._error("no")
 
     def go_on(self) -> None:
+        """Let the requests continue."""
         self._released.set()

@@ -15,7 +15,8 @@ from swiftfs.service.build import MountRequest, build
 from swiftfs.store import ConnectedAccount, Counters, RetryingStore, RetryPolicy
 from swiftfs.store.ambiguous import AmbiguousRequests
 
-NOBODY_WAITS = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
+SHORT_RETRIES = RetryPolicy(deadline=0.3, first_pause=0.01, longest_pause=0.05)
+"""Failures that tests cause end soon."""
 
 ME = Caller(os.getuid(), os.getgid())
 
@@ -28,16 +29,16 @@ def harness(
     source: str = "box",
     progress: Callable[[int], None] = lambda _left: None,
 ) -> Iterator[FileSystem]:
-    """Mount `source` of the store, nowhere; every call is retried for 0.3 s.
+    """Build `source` of the store as a mount does, without a kernel; requests are repeated for 0.3 s.
 
     Without a `settle` in the options a flush returns when the store has the file. `progress` is called at the
-    end as long as changes are pending.
+    end, with the number of pending changes, as long as there are any. Raise what `FileSystem.close` raises.
     """
     if "settle" not in options:
         options = f"{options},sync".lstrip(",")
     ambiguous = AmbiguousRequests()
-    patient = RetryingStore(store, NOBODY_WAITS, ambiguous=ambiguous)
-    connected = ConnectedAccount(patient, Counters(), "memory", ambiguous=ambiguous)
+    retrying = RetryingStore(store, SHORT_RETRIES, ambiguous=ambiguous)
+    connected = ConnectedAccount(retrying, Counters(), "memory", ambiguous=ambiguous)
     request = MountRequest(Source.parse(source), Path("/nowhere"), parse_options([options]))
     filesystem = build(connected, request, cache)
     try:
@@ -48,7 +49,7 @@ def harness(
 
 
 def copy_live(cache: Path, image: Path) -> None:
-    """Copy the cache folder of a running mount, as a kill would leave it; files may go meanwhile."""
+    """Copy the cache folder of a running mount, as a kill would leave it; files may disappear meanwhile."""
     shutil.copytree(cache, image, copy_function=_copy_unless_gone)
 
 
@@ -58,7 +59,7 @@ def _copy_unless_gone(source: str, target: str) -> None:
 
 
 def write(filesystem: FileSystem, path: str, data: bytes, flags: int = os.O_WRONLY) -> None:
-    """Create a file of these bytes, or replace one."""
+    """Create a file of these bytes, or replace one; `flags` are those of open(2)."""
     handle = filesystem.create(path, 0o644, flags | os.O_TRUNC, ME)
     try:
         put(filesystem, handle, 0, data)
@@ -68,15 +69,25 @@ def write(filesystem: FileSystem, path: str, data: bytes, flags: int = os.O_WRON
 
 
 def put(filesystem: FileSystem, handle: int, offset: int, data: bytes) -> None:
-    """Write bytes through a handle."""
+    """Write bytes at an offset through a handle."""
     copied = filesystem.write(
         handle, offset, len(data), lambda file, position: os.pwrite(file, data, position)
     )
     assert copied == len(data)
 
 
+def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
+    """Open a file, write bytes at an offset, and close it."""
+    handle = filesystem.open(path, os.O_RDWR)
+    try:
+        put(filesystem, handle, offset, data)
+        filesystem.flush(handle)
+    finally:
+        filesystem.release(handle)
+
+
 def get(filesystem: FileSystem, handle: int, offset: int = 0, size: int = 1 << 30) -> bytes:
-    """Read bytes through a handle."""
+    """Read up to `size` bytes from an offset through a handle."""
     span = filesystem.read(handle, offset, size)
     return os.pread(span.descriptor, span.length, span.position)
 

@@ -1,4 +1,4 @@
-"""A server on loopback that lets everybody in and then answers as a test says, however absurd."""
+"""A server on loopback that accepts every login and then answers as a test says, also nonsense."""
 
 import threading
 import time
@@ -12,11 +12,11 @@ TRICKLE_PAUSE = 0.02
 
 
 @dataclass
-class Said:
-    """An answer; `padding` MiB of blanks follow the body, and headers go out as they are.
+class Response:
+    """What the server sends: `headers` unchanged, then the body, then `padding` MiB of spaces.
 
-    One that `trickles` sends its body again and again, with pauses, until the client goes. Before the body go
-    `blanks`, each after a pause; after it come seconds of `silence`.
+    `trickles`: the body again and again, with pauses, until the client disconnects. `blanks`: so many spaces
+    before the body, each with a pause. `silence`: seconds of silence after the body.
     """
 
     body: bytes = b""
@@ -30,14 +30,14 @@ class Said:
 
 @dataclass
 class HostileServer:
-    """What the server answers next, and the requests it got besides logins.
+    """What the server answers next, and the requests that it got besides logins.
 
-    Where there is an `answer` it is asked with each request's body, in place of `said`.
+    `respond`, if set, is called with each request's body and returns the response, instead of `response`.
     """
 
     url: str
-    said: Said = field(default_factory=Said)
-    answer: Callable[[bytes], Said] | None = None
+    response: Response = field(default_factory=Response)
+    respond: Callable[[bytes], Response] | None = None
     paths: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
 
@@ -49,9 +49,9 @@ class HostileServer:
 
 @contextmanager
 def hostile_server() -> Iterator[HostileServer]:
-    """Serve until the block ends."""
+    """Serve on a free port until the block ends."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as listener:
-        listener.daemon_threads = False  # so that its end waits for theirs
+        listener.daemon_threads = False  # so that closing the server waits for them
         hostile = HostileServer(f"http://127.0.0.1:{listener.server_address[1]}")
         listener.RequestHandlerClass = _handler(hostile)
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
@@ -65,38 +65,38 @@ def hostile_server() -> Iterator[HostileServer]:
 
 def _handler(hostile: HostileServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
+        def handle_request(self) -> None:
             if self.path == "/auth":
                 headers = {"X-Storage-Url": f"{hostile.url}/v1/a", "X-Auth-Token": "token"}
-                return self.say(Said(headers=headers))
+                return self.send(Response(headers=headers))
             hostile.paths.append(self.path)
             hostile.tokens.append(self.headers["X-Auth-Token"])
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-            return self.say(hostile.answer(body) if hostile.answer else hostile.said)
+            return self.send(hostile.respond(body) if hostile.respond else hostile.response)
 
-        def say(self, said: Said) -> None:
+        def send(self, response: Response) -> None:
             self.close_connection = True
-            self.send_response(said.status)
-            for name, value in said.headers.items():
+            self.send_response(response.status)
+            for name, value in response.headers.items():
                 self.send_header(name, value)
             self.end_headers()
             try:
-                for _ in range(said.blanks):
+                for _ in range(response.blanks):
                     self.wfile.write(b" ")
                     time.sleep(TRICKLE_PAUSE)
-                while said.trickles:
-                    self.wfile.write(said.body)
+                while response.trickles:
+                    self.wfile.write(response.body)
                     time.sleep(TRICKLE_PAUSE)
-                self.wfile.write(said.body)
-                time.sleep(said.silence)
-                for _ in range(said.padding):
+                self.wfile.write(response.body)
+                time.sleep(response.silence)
+                for _ in range(response.padding):
                     self.wfile.write(BLOCK)
             except ConnectionError:  # the client has read enough
                 pass
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_COPY = answer  # noqa: N815
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_COPY = handle_request  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

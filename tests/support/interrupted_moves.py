@@ -1,4 +1,4 @@
-"""Moves as a process leaves them in the journal that dies, and what the next mount says of them."""
+"""Moves as a process that dies leaves them in the journal, and how the next mount reports them."""
 
 from pathlib import Path
 
@@ -16,12 +16,13 @@ def row_of(store: MemoryStore, key: str) -> MovedObject:
 
 
 def leave(folder: Path, intent: Delete | Move | MoveFolder) -> None:
-    """Leave a change in the journal, as a process does that dies."""
+    """Write an operation into the journal of a cache folder, as a process that dies leaves it."""
     log = JournalDB(folder, "box of memory")
     log.commit([Record(1, "/d", intent)])
     log.close()
 
 
 def refusals(filesystem: FileSystem) -> list[tuple[str, str, str, str]]:
+    """Return path, kind, state and reason of each refusal that the mount reports."""
     report = QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
     return [(one.path, one.kind, one.state, one.reason) for one in report.refusals]

@@ -1,4 +1,4 @@
-"""What the tests of whole jobs share: their figures, what the server recorded, and waiting."""
+"""Helpers of tests that count requests: what the server recorded, and waiting for a condition."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ WAIT_SECONDS = 60
 
 
 class Job:
-    """Prints what each step of a test took: seconds, requests, and the peak of the process's memory."""
+    """Prints the cost of each step of a test: seconds, requests, and the mount's peak memory."""
 
     def __init__(self, mount: Mount) -> None:
         self._mount = mount
@@ -39,23 +39,23 @@ def methods(requests: list[RecordedRequest]) -> Counter[str]:
 
 
 def counted(swift: SwiftServer) -> list[RecordedRequest]:
-    """Return the requests that a budget counts: all but those for a token and for what the server can do."""
+    """Return the requests that count for a budget: all but those for a token and for `/info`."""
     return [one for one in swift.requests() if "/auth" not in one.path and one.path != "/info"]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Return when `condition` holds; fail after a minute, or more on a busy machine."""
+    """Return when `condition` holds; fail after a minute, or later on a busy machine."""
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < within(WAIT_SECONDS), "it never came to be"
+        assert time.monotonic() - began < within(WAIT_SECONDS), "the condition never held"
         time.sleep(0.02)
 
 
 def path_of(swift: SwiftServer, container: str, key: str = "") -> str:
-    """Return the path at which the server records requests for an object, or begins to for a container."""
+    """Return the path of the requests for an object; without a key, its beginning for all of a container."""
     return f"/v1/{swift.storage_url.rpartition('/')[2]}/{container}/{key}"
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """Return a header's value whatever the case of its name, or ""."""
+    """Return the value of a header, whatever the case of its name, or ""."""
     return next((value for key, value in headers.items() if key.lower() == name.lower()), "")

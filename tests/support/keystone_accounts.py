@@ -1,4 +1,4 @@
-"""Accounts of a Keystone that is never asked."""
+"""An account of a Keystone to which no request is sent."""
 
 from swiftfs.store import Account, open_account
 
@@ -13,4 +13,5 @@ KEYSTONE = {
 
 
 def keystone_account(**changes: str) -> Account:
+    """Return the account of `KEYSTONE` with these variables changed, or removed by an empty value."""
     return open_account({name: value for name, value in {**KEYSTONE, **changes}.items() if value})

@@ -1,7 +1,7 @@
-"""A real OpenStack Keystone on loopback: a child on waitress, its SQLite and keys in a private folder.
+"""A real OpenStack Keystone on loopback: a child process with waitress, with SQLite and keys in its folder.
 
-The child gets its orders as a line of JSON on stdin, whose end tells that the parent is gone; a line on
-stdout says on which port it answers. Setup: https://docs.openstack.org/keystone/latest/install/
+The child reads its configuration as a line of JSON on stdin, which ends when the parent has ended; a line on
+stdout has the port it serves. Setup: https://docs.openstack.org/keystone/latest/install/
 """
 
 import contextlib
@@ -36,14 +36,14 @@ USER = "archivist"
 PASSWORD = "the-archivists-secret"
 PROJECT = "archive"
 ROLE = "swiftoperator"
-"""A role whose bearers own their project's account: a default of Swift's keystoneauth."""
+"""A role whose users own the account of their project: a default of Swift's keystoneauth."""
 TOKEN_LIFE = 3600
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class KeystoneServer:
-    """A Keystone with an operator and the user `USER`, who owns the project `PROJECT`, domain `default`."""
+    """A Keystone with an operator and the user `USER`, owner of `PROJECT` in the domain `default`."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -68,7 +68,7 @@ class KeystoneServer:
         self._stop()
 
     def environment(self) -> dict[str, str]:
-        """Return the variables of `USER` with everything given by name."""
+        """Return the variables of `USER`, with all names."""
         return {
             "OS_AUTH_URL": self.url,
             "OS_USERNAME": USER,
@@ -79,11 +79,11 @@ class KeystoneServer:
         }
 
     def for_swift(self) -> Keystone:
-        """Return by whom a Swift has its tokens checked."""
+        """Return the account with which a Swift has its tokens validated."""
         return Keystone(auth_url=self.url, user=ADMIN, password=ADMIN_PASSWORD, project=ADMIN)
 
     def add_swift(self, swift: SwiftServer) -> None:
-        """Put `swift` into the catalog as the object store."""
+        """Enter `swift` into the catalog as the object store."""
         service = self._create("service", {"type": "object-store", "name": "swift"})
         url = f"http://{HOST}:{swift.port}/v1/AUTH_%(project_id)s"
         self._create(
@@ -98,7 +98,7 @@ class KeystoneServer:
         return user
 
     def revoke(self, user: str) -> None:
-        """Disable a user: its tokens are worth nothing from now on, and it gets no other."""
+        """Disable a user: their tokens become invalid, and they get no others."""
         self._admin("PATCH", f"/v3/users/{user}", {"user": {"enabled": False}})
 
     def own(self) -> Session:
@@ -109,7 +109,7 @@ class KeystoneServer:
         return Session(login, timeout=30)
 
     def application_credential(self) -> tuple[str, str]:
-        """Return the id and the secret of a new application credential of `USER`."""
+        """Return id and secret of a new application credential of `USER`."""
         session = self.own()
         url = f"{self.url}/users/{self.user_id}/application_credentials"
         answer = session.post(url, json={"application_credential": {"name": "swiftfs"}})
@@ -118,11 +118,11 @@ class KeystoneServer:
         return str(made["id"]), str(made["secret"])
 
     def set_token_life(self, seconds: int) -> None:
-        """Let tokens asked for from now on expire after `seconds`."""
+        """Set how many seconds new tokens are valid."""
         self._admin("PUT", "/_control", seconds)
 
     def logins(self, user: str = USER) -> int:
-        """Return how many tokens were asked for with the password of `user`."""
+        """Return how many tokens were requested with the password of `user`."""
         names: list[str] = self._admin("GET", "/_control")
         return names.count(user)
 
@@ -176,7 +176,7 @@ class KeystoneServer:
 
 
 class _Control:
-    """Stands in front of Keystone, notes who asks for tokens, and changes how long they live."""
+    """A WSGI application in front of Keystone's: counts logins, and changes how long tokens are valid."""
 
     def __init__(self, application: Application, set_token_life: Callable[[int], None]) -> None:
         self._application = application
@@ -203,7 +203,7 @@ class _Control:
 
 
 def main() -> None:
-    """Make a Keystone in the folder that stdin names, and serve it until the parent is gone."""
+    """Set up a Keystone in the folder that stdin names, and serve it until the parent has ended."""
     warnings.simplefilter("ignore")
     folder = Path(json.loads(sys.stdin.buffer.readline()))
     with socket.socket() as listener:
@@ -246,7 +246,7 @@ def _make_keystone(configuration: Path, port: int) -> None:
 
 
 def _manage(configuration: Path, *words: str) -> None:
-    """Run `keystone-manage` in a fork: its import takes a second, and each command wants a fresh one."""
+    """Run `keystone-manage` in a fork: its import takes a second, and each command needs a fresh process."""
     manage = importlib.import_module("keystone.cmd.manage")
     pid = os.fork()
     if pid:
@@ -281,7 +281,7 @@ def _serve(configuration: Path, listener: socket.socket) -> None:
 
 
 def _watch_parent(folder: Path) -> None:
-    """End with the parent. A parent that was killed cannot remove the folder, so this does."""
+    """End with the parent. A killed parent cannot remove the folder, so this process does."""
     os.read(sys.stdin.fileno(), 1)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)

@@ -1,28 +1,22 @@
-"""Large files of tests: their segments and manifests in Swift, and changes to them in a mount."""
+"""Large files of tests: their segments and manifests in Swift, and changes of them in a mount."""
 
 import json
 import os
-import random
 from pathlib import Path
 from typing import Any
 
 from swiftclient import ClientException, Connection
 
 
-def noise(size: int, seed: int = 0) -> bytes:
-    """Return `size` bytes that no two seeds and no two offsets share."""
-    return random.Random(seed).randbytes(size)
-
-
 def manifest(connection: Connection, container: str, key: str) -> list[dict[str, Any]]:
-    """Return the segments of an SLO as its manifest names them."""
+    """Return the entries of an SLO's manifest."""
     _, body = connection.get_object(container, key, query_string="multipart-manifest=get&format=json")
     parts: list[dict[str, Any]] = json.loads(body)
     return parts
 
 
 def segment_rows(connection: Connection, container: str) -> list[dict[str, Any]]:
-    """Return the listing of the segments' container; an empty one while there is none."""
+    """Return the listing of the container of segments; empty if it does not exist."""
     try:
         rows: list[dict[str, Any]] = connection.get_container(f"{container}_segments", full_listing=True)[1]
     except ClientException as error:
@@ -46,6 +40,7 @@ MIB = 1024 * 1024
 
 
 def patch(path: Path, data: bytearray) -> None:
+    """Write into the third MiB of a file, and into `data`, its expected bytes."""
     with path.open("r+b") as file:
         file.seek(2 * MIB + 5)
         file.write(b"changed")
@@ -53,11 +48,13 @@ def patch(path: Path, data: bytearray) -> None:
 
 
 def append(path: Path, data: bytearray) -> None:
+    """Append to a file and to its expected bytes."""
     with path.open("ab") as file:
         file.write(b"appended" * 1000)
     data += b"appended" * 1000
 
 
 def cut(path: Path, data: bytearray) -> None:
+    """Cut a file and its expected bytes to a little more than 2 MiB."""
     os.truncate(path, 2 * MIB + 100)
     del data[2 * MIB + 100 :]

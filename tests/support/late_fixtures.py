@@ -1,4 +1,4 @@
-"""Fixtures of the tests of requests that are carried out late."""
+"""Fixtures of the tests of late requests."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A store in memory that carries out requests late: their answer is lost, and `land` does what was asked."""
+"""A store in memory that loses requests and executes them late, when a test calls `land`."""
 
 import sqlite3
 import time
@@ -24,7 +24,11 @@ OPTIONS = "settle=0.01,segment_size=1M,drain=1"
 
 
 class LateStore(MemoryStore):
-    """A store that `loses` requests of a method about a key, so many times each; `on_loss` is called then."""
+    """A store that loses requests: they fail with `TimedOut`, and `land` executes them later.
+
+    `loses` has how many requests of a method about a key are lost next; `on_loss` is called at each loss.
+    Copies to keys in `refused_copies` are refused.
+    """
 
     def __init__(self, *containers: str) -> None:
         super().__init__(*containers)
@@ -34,16 +38,16 @@ class LateStore(MemoryStore):
         self._late: list[Callable[[], object]] = []
 
     def lose(self, method: str, key: str, times: int = 1) -> None:
-        """Lose the next requests of a method about a key; of `delete` in bulk too."""
+        """Lose the next requests of a method about a key; `delete` includes deletions in bulk."""
         self.loses[method, key] = times
 
     @property
     def lost(self) -> int:
-        """How many requests are still to be carried out."""
+        """How many lost requests are not executed yet."""
         return len(self._late)
 
     def land(self) -> None:
-        """Carry out what was lost, as far as the server takes it."""
+        """Execute the lost requests in their order, as late ones; their errors are ignored."""
         late, self._late = self._late, []
         for one in late:
             try:
@@ -108,28 +112,28 @@ class LateStore(MemoryStore):
 
 
 def late(filesystem: FileSystem) -> LateRequests:
-    """Return what looks again in a mount."""
+    """Return the part of a mount that looks for late requests."""
     found = filesystem.services.journal.late
     assert found is not None
     return found
 
 
 def look(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
-    """Look as if so many seconds were over."""
+    """Look for late requests as if so many seconds had passed."""
     late(filesystem).look(time.time() + seconds)
 
 
 def away(_method: str, _subject: str) -> None:
-    """Fail every request: a hook of a store."""
+    """Fail every request, as a hook of a store, as if the server did not answer."""
     raise Unavailable("no answer")
 
 
 def kill_during(
     store: LateStore, cache: Path, method: str, key: str, job: Callable[[FileSystem], object] | None = None
 ) -> Path:
-    """Kill a mount while a request of its `job` is under way, which `land` carries out; return its cache.
+    """Kill a mount while it sends a request that is executed later (`land`); return its cache folder.
 
-    Without a job it is a request of its recovery.
+    The request is the first one of a method about a key during `job`, or without a job during its recovery.
     """
     died = cache.with_name(f"{cache.name}-died")
 
@@ -155,31 +159,35 @@ def kill_during(
 
 
 def settle(filesystem: FileSystem) -> None:
-    """Return when Swift has all."""
+    """Return when Swift has all changes."""
     filesystem.setxattr("/", "swift.flush", b"1", 0)
     wait_until(lambda: not filesystem.waiting())
 
 
 def store_file(filesystem: FileSystem, data: bytes, path: str = "/file") -> None:
+    """Write a file; return when Swift has it."""
     write(filesystem, path, data)
     settle(filesystem)
 
 
 def remove(filesystem: FileSystem, path: str = "/file") -> None:
+    """Delete a file; return when Swift has deleted it."""
     filesystem.unlink(path)
     settle(filesystem)
 
 
 def heads(store: LateStore) -> int:
+    """Return how many HEADs the store has got."""
     return sum(method == "head" for method, _ in store.requests)
 
 
-def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return the messages of this level in the log."""
     return [one.getMessage() for one in caplog.records if one.levelno == level]
 
 
 def recorded(cache: Path) -> int:
-    """Return how many names a copy of the journal records."""
+    """Return how many names the journal of a cache folder records as affected by lost requests."""
     folder = cache / "copy"
     folder.mkdir(exist_ok=True)
     with closing(sqlite3.connect(copy_journal(cache / "journal.sqlite", folder))) as database:
@@ -187,6 +195,7 @@ def recorded(cache: Path) -> int:
 
 
 def store_body(store: LateStore, name: ObjectName) -> bytes:
+    """Return an object's bytes."""
     parts: list[bytes] = []
     store.get(name, lambda _offset, data: parts.append(data))
     return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Find what a test leaves in its process: threads, file descriptors, mounts."""
+"""Finds what a test leaves in its process: threads, file descriptors, mounts."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ GRACE_SECONDS = 5
 
 
 class Belongings:
-    """The threads, descriptors and mounts of the process now; `left` returns the new ones since."""
+    """The threads, descriptors and mounts of the process at one moment; `left` returns later ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -21,7 +21,7 @@ class Belongings:
         self._descriptors = _descriptors()
 
     def left(self) -> list[str]:
-        """Return what is left after `GRACE_SECONDS`; objects that only a cycle keeps are no leak."""
+        """Return what is left after `GRACE_SECONDS`, a line each; objects in reference cycles are no leak."""
         if self._more():
             gc.collect()
         ends = time.monotonic() + within(GRACE_SECONDS)
@@ -42,7 +42,7 @@ class Belongings:
 def _descriptors() -> dict[int, str]:
     """Return the descriptors of open files and their targets.
 
-    Sockets and pipes are left out: what tests share keeps its own, and Python warns of the rest.
+    Sockets and pipes are left out: shared fixtures keep theirs open, and Python warns of others.
     """
     found = {}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - for each of thousands of tests

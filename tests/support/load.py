@@ -1,7 +1,7 @@
-"""Programs that work on one mount side by side, each of which knows what its own files must be.
+"""Workers that use one mount at the same time, each of which knows what its own files must be.
 
-`python load.py ROOT REPORTS WORKERS SECONDS SEED` works below the folder ROOT; what each worker does now and
-what it leaves behind is in the folder REPORTS.
+`python load.py ROOT REPORTS WORKERS SECONDS SEED` works below the folder ROOT. The folder REPORTS has each
+worker's current step (`*.now`), its errors (`*.error`) and in the end the states of its files (`*.json`).
 """
 
 import contextlib
@@ -23,14 +23,14 @@ SHARED = "shared"
 """The folder in which all workers have files."""
 
 MOST_PATHS = 40
-"""Of one worker: what is above is deleted, so that a long run does not grow without end."""
+"""Limit of paths of one worker; above it half of its files are deleted."""
 
-LINE = 200
-"""Bytes in which a worker says what it does."""
+STEP_BYTES = 200
+"""Length of the record of a worker's current step, in bytes."""
 
 
 class Worker(CrashOracle):
-    """One program: does at random what programs do, and compares what it finds with its oracle."""
+    """A worker: makes random system calls, and compares the results with its oracle."""
 
     def __init__(self, root: Path, reports: Path, number: int, seed: int) -> None:
         super().__init__(root)
@@ -39,12 +39,12 @@ class Worker(CrashOracle):
         self._random = random.Random(f"{seed} {number}")
         self._number = number
         self._reports = reports
-        self._says = os.open(reports / f"{self.home}.now", os.O_CREAT | os.O_WRONLY)
+        self._step_file = os.open(reports / f"{self.home}.now", os.O_CREAT | os.O_WRONLY)
         self._made = 0
 
     def work(self, seconds: float) -> None:
-        """Work for so long, compare all, and leave the oracle behind."""
-        self.say("begins")
+        """Work for so many seconds, compare all files, and write their states into the reports."""
+        self.log_step("begins")
         self.mkdir(self.home)
         end = time.monotonic() + seconds
         steps, weights = zip(*self._steps(), strict=True)
@@ -54,25 +54,25 @@ class Worker(CrashOracle):
             self._bodies = {state.holds: self._bodies[state.holds] for state in self._files().values()}
             if len(self.now) > MOST_PATHS:
                 self._tidy()
-        self.say("compares all")
+        self.log_step("compares all")
         self._compare_all()
         states = {path: asdict(state) for path, state in self.now.items()}
         text = json.dumps({"done": self.done, "states": states}, default=lambda tag: tag.decode())
         (self._reports / f"{self.home}.json").write_text(text)
-        self.say("ends")
+        self.log_step("ends")
 
-    def say(self, text: str) -> None:
-        """Let the watchdog know what is about to be done."""
+    def log_step(self, text: str) -> None:
+        """Record the next step, for the watchdog."""
         self.done += 1
-        line = f"{self.done} {text}"[: LINE - 1].ljust(LINE - 1) + "\n"
-        os.pwrite(self._says, line.encode(errors="replace")[:LINE], 0)
+        line = f"{self.done} {text}"[: STEP_BYTES - 1].ljust(STEP_BYTES - 1) + "\n"
+        os.pwrite(self._step_file, line.encode(errors="replace")[:STEP_BYTES], 0)
 
-    def complain(self, text: str) -> None:
-        """Leave behind what is wrong."""
+    def report_error(self, text: str) -> None:
+        """Write an error into the reports."""
         (self._reports / f"{self.home}.error").write_text(text)
 
     def settle(self, *paths: str) -> None:
-        """Compare first: what a file holds right after it was changed is told by more than its path."""
+        """Compare first, because the message of the base class lacks the states."""
         for path in paths:
             found = look(self.root / path)
             assert self.now[path].allows(found), f"{path}: {found} is not {self.now[path]}"
@@ -92,11 +92,11 @@ class Worker(CrashOracle):
             (self._make_folder, 5),
             (self._remove_folder, 3),
             (self._delete, 8),
-            (self._describe, 8),
-            (self._link, 3),
+            (self._set_attributes, 8),
+            (self._make_link, 3),
             (self._compare_one, 30),
             (self._compare_names, 12),
-            (self._look_for_nothing, 4),
+            (self._look_up_missing, 4),
         ]
 
     def _files(self) -> dict[str, State]:
@@ -123,35 +123,35 @@ class Worker(CrashOracle):
 
     def _create(self) -> None:
         path = self._new_path()
-        self.say(f"creates {path}")
+        self.log_step(f"creates {path}")
         self.write(path, self._bytes(16 * KIB))
 
     def _create_large(self) -> None:
         path = self._new_path()
-        self.say(f"creates {path}, large")
+        self.log_step(f"creates {path}, large")
         self.write(path, self._random.randbytes(self._random.randint(MIB, 3 * MIB)))
 
     def _rewrite(self) -> None:
         path = self._some_file()
-        self.say(f"rewrites {path}")
+        self.log_step(f"rewrites {path}")
         self.write(path, self._bytes(32 * KIB))
 
     def _append(self) -> None:
         path = self._some_file()
-        self.say(f"appends to {path}")
+        self.log_step(f"appends to {path}")
         self.write(path, self._random.randbytes(3000), offset=len(self._bodies[self.now[path].holds]))
 
     def _patch(self) -> None:
         path = self._some_file()
         size = len(self._bodies[self.now[path].holds])
-        self.say(f"patches {path}")
+        self.log_step(f"patches {path}")
         self.write(path, self._random.randbytes(500), offset=self._random.randint(0, size + 2000))
 
     def _cut(self) -> None:
         path = self._some_file()
         body = self._bodies[self.now[path].holds]
         size = self._random.randint(0, len(body) + 1000)
-        self.say(f"cuts {path} to {size}")
+        self.log_step(f"cuts {path} to {size}")
         holds = self.body(body[:size].ljust(size, b"\0"))
         new = replace(self.now[path], holds=holds, mtime_ns=None)
         self.do(lambda: os.truncate(self.root / path, size), {path: new})
@@ -159,7 +159,7 @@ class Worker(CrashOracle):
 
     def _store_now(self) -> None:
         path = self._some_file()
-        self.say(f"fsyncs {path}")
+        self.log_step(f"fsyncs {path}")
         descriptor = os.open(self.root / path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -169,7 +169,7 @@ class Worker(CrashOracle):
     def _rename_file(self) -> None:
         old = self._some_file()
         new = self._some_file() if self._random.random() < 0.4 else self._new_path()
-        self.say(f"renames {old} to {new}")
+        self.log_step(f"renames {old} to {new}")
         if new != old:
             self.rename(old, new)
 
@@ -180,12 +180,12 @@ class Worker(CrashOracle):
         old = self._random.choice(folders)
         above = [path for path in self._folders() if path not in self.below(old)]
         new = self._new_path(above)
-        self.say(f"renames the folder {old} to {new}")
+        self.log_step(f"renames the folder {old} to {new}")
         self.rename(old, new)
 
     def _make_folder(self) -> None:
         path = self._new_path([path for path in self._folders() if path.count("/") < 4])
-        self.say(f"makes {path}")
+        self.log_step(f"makes {path}")
         self.mkdir(path)
 
     def _remove_folder(self) -> None:
@@ -194,7 +194,7 @@ class Worker(CrashOracle):
             return
         path = self._random.choice(folders)
         inside = self.below(path)[1:]
-        self.say(f"removes the folder {path} with {len(inside)} in it")
+        self.log_step(f"removes the folder {path} with {len(inside)} in it")
         if not inside:
             self.rmdir(path)
             return
@@ -206,23 +206,23 @@ class Worker(CrashOracle):
         paths = [path for path, state in self.now.items() if state.kind != "folder"]
         if paths:
             path = self._random.choice(paths)
-            self.say(f"deletes {path}")
+            self.log_step(f"deletes {path}")
             self.unlink(path)
 
     def _tidy(self) -> None:
         """Delete half of all files."""
         files = [path for path, state in self.now.items() if state.kind != "folder"]
         for path in self._random.sample(files, len(files) // 2):
-            self.say(f"tidies {path} away")
+            self.log_step(f"tidies {path} away")
             self.unlink(path)
         for path in sorted(self._folders()[1:], reverse=True):
             if len(self.below(path)) == 1:
-                self.say(f"tidies {path} away")
+                self.log_step(f"tidies {path} away")
                 self.rmdir(path)
 
-    def _describe(self) -> None:
+    def _set_attributes(self) -> None:
         path = self._some_file()
-        self.say(f"describes {path}")
+        self.log_step(f"describes {path}")
         what = self._random.randrange(3)
         if what == 0:
             self.chmod(path, self._random.choice((0o600, 0o644, 0o640)))
@@ -231,29 +231,29 @@ class Worker(CrashOracle):
         elif not self.now[path].tags:
             self.tag(path, "user.note", b"by %d" % self._number)
 
-    def _link(self) -> None:
+    def _make_link(self) -> None:
         path = self._new_path()
-        self.say(f"links {path}")
+        self.log_step(f"links {path}")
         self.symlink(path, f"to/{self._made}")
 
     def _compare_one(self) -> None:
         path = self._random.choice(list(self.now))
-        self.say(f"compares {path}")
+        self.log_step(f"compares {path}")
         found = look(self.root / path)
         assert self.now[path].allows(found), f"{path}: {found} is not {self.now[path]}"
 
     def _compare_names(self) -> None:
         folder = self._random.choice([*self._folders(), SHARED])
-        self.say(f"compares the names in {folder}")
+        self.log_step(f"compares the names in {folder}")
         found = set(os.listdir(self.root / folder))  # noqa: PTH208
         mine = {name for name in found if name.startswith(f"{self.home}-")}
         wanted = {Path(path).name for path in self.now if str(Path(path).parent) == folder}
         assert mine == wanted, f"{folder}: {mine ^ wanted} in {len(found)} names"
         assert folder == SHARED or found == mine
 
-    def _look_for_nothing(self) -> None:
+    def _look_up_missing(self) -> None:
         path = f"{self._random.choice(self._folders())}/nothing{self._random.random()}"
-        self.say(f"looks for {path}")
+        self.log_step(f"looks for {path}")
         assert not (self.root / path).exists()
 
     def _compare_all(self) -> None:
@@ -262,17 +262,17 @@ class Worker(CrashOracle):
 
 
 def run_worker(worker: Worker, seconds: float) -> int:
-    """Let a worker work; return 0 when all was as it should be, else leave a traceback in its reports."""
+    """Let a worker work; return 0 if all was right, else 1, with the traceback in the reports."""
     try:
         worker.work(seconds)
     except BaseException:  # noqa: BLE001 - whatever it is, the test shall read it
-        worker.complain(traceback.format_exc())
+        worker.report_error(traceback.format_exc())
         return 1
     return 0
 
 
-def run_side_by_side(count: int, run: Callable[[int], int]) -> int:
-    """Run so many workers in processes of their own, each with its number; return how many failed."""
+def run_workers(count: int, run: Callable[[int], int]) -> int:
+    """Run so many workers in processes of their own, `run` with each number; return how many failed."""
     children = []
     for number in range(count):
         child = os.fork()
@@ -289,7 +289,7 @@ def main(root: str, reports: str, workers: str, seconds: str, seed: str) -> int:
     def run(number: int) -> int:
         return run_worker(Worker(Path(root), Path(reports), number, int(seed)), float(seconds))
 
-    return run_side_by_side(int(workers), run)
+    return run_workers(int(workers), run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An `ObjectStore` in memory that answers as Swift does; the contract suite holds it to that."""
+"""An `ObjectStore` in memory that answers as Swift does; the contract tests compare it with a real Swift."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ class _Object:
 
     @cached_property
     def md5(self) -> str:
-        """The MD5 of `body`, which every request tells: kept, as it may be 100 MB."""
+        """The MD5 of `body`, which every answer has: kept, because `body` may be 100 MB."""
         return _md5(self.body)
 
     @property
@@ -73,8 +73,8 @@ class _Container:
 class MemoryStore:
     """A Swift account in memory.
 
-    `requests` lists `(method, subject)` of every call, so that budgets can be asserted. `hook`, when set, is
-    called with the same before anything is done: it may raise a `StoreError`, wait, or look around.
+    `requests` has `(method, subject)` of each call, for request budgets. `hook`, if set, is called with the
+    same before the call is executed: it may raise a `StoreError`, or wait.
     """
 
     def __init__(self, *containers: str, limits: Limits | None = None) -> None:
@@ -87,7 +87,7 @@ class MemoryStore:
         self._clock = 0
 
     def set_quota(self, container: str, *, size: int | None = None, objects: int | None = None) -> None:
-        """Set what `container_usage` tells of the quotas; they are not enforced."""
+        """Set the quotas that `container_usage` returns, in bytes and objects; they are not enforced."""
         found = self._containers[container]
         found.quota_bytes, found.quota_objects = size, objects
 
@@ -274,7 +274,7 @@ class MemoryStore:
             yield
 
     def _now(self) -> int:
-        """Return the time in ns, later than ever before, exact to 10 us as Swift's."""
+        """Return the time in ns, later than before, with Swift's precision of 10 us."""
         self._clock = max(self._clock + 10_000, time.time_ns() // 10_000 * 10_000)
         return self._clock
 
@@ -387,7 +387,7 @@ def _check_name(name: ObjectName) -> None:
 
 
 def _stored(headers: Headers) -> Headers:
-    """Check `headers` as the wire does, and return what the server keeps."""
+    """Check `headers` as the wire format does, and return those that the server keeps."""
     to_wire(headers)
     metadata: Mapping[str, str] = {name.lower(): value for name, value in headers.metadata.items()}
     return Headers(
@@ -408,7 +408,7 @@ def _md5(content: bytes) -> str:
 
 
 def dump(store: MemoryStore) -> str:
-    """Return every object's container, key and content type, for a failed assertion's message."""
+    """Return container, key and content type of each object, for the message of an assertion."""
     found = {
         f"{container}/{key}": one.headers.content_type
         for container, held in store._containers.items()

@@ -1,7 +1,7 @@
-"""The fault matrix of a mount: what a system call answers when a request of it fails, and what comes of it.
+"""The fault matrix of a mount: the errno of a system call if a request of it fails, and what is left.
 
-`outcome` is the one place that says so: the tests compare it with what happens, and the table in
-docs/reference/mount-faults.md is made of it.
+`outcome` defines it: the tests compare it with what happens, and the table in docs/reference/mount-faults.md
+is made of it.
 """
 
 import errno
@@ -18,18 +18,20 @@ from swiftfs.errors import AlreadyExists, StoreError
 
 @dataclass(frozen=True)
 class MountOutcome:
-    """The errno of the call, 0 for success, and what the folder may hold once nothing fails any more."""
+    """The errno of the call, 0 for success, and the possible states of the folder after the fault."""
 
     errno: int
     afterwards: tuple[States, ...]
 
 
 def outcome(mount_operation: MountOperation, kind: Kind, *, always: bool) -> MountOutcome:
-    """Return what must come of a fault that happens once, or at every attempt."""
+    """Return the outcome of a fault that happens once, or at every attempt."""
     operation = next(one for one in OPERATIONS if one.name == mount_operation.store)
     operation = replace(operation, meanings={**operation.meanings, **mount_operation.meanings})
     found = fault_matrix.outcome(operation, kind, always=always)
-    if not always and (mount_operation.twice or kind.fault.status in mount_operation.heal):
+    if not always and (
+        mount_operation.is_asked_twice or kind.fault.status in mount_operation.retried_statuses
+    ):
         found = Outcome(None, done=True, repeated=True)
     number = found.error.errno if found.error else 0
     if mount_operation.is_reading:
@@ -44,11 +46,11 @@ def _afterwards(
         return (mount_operation.new,) if done else (mount_operation.new, mount_operation.old)
     if error is AlreadyExists:
         return (mount_operation.old,)
-    if mount_operation.told and (error.retryable or not mount_operation.may_be_refused):
+    if mount_operation.is_journaled and (error.retryable or not mount_operation.may_be_refused):
         return (mount_operation.new,)
-    if done is False or not mount_operation.torn:
+    if done is False or not mount_operation.partial:
         return (mount_operation.old,)
-    return (mount_operation.old, mount_operation.torn)
+    return (mount_operation.old, mount_operation.partial)
 
 
 def table() -> str:
@@ -66,7 +68,7 @@ def _rows(kind: Kind) -> Iterator[str]:
     """Yield a kind's rows, those of most operations first; reading joins changes with the same errors."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for mount_operation in sorted(MOUNT_OPERATIONS, key=lambda mount_operation: mount_operation.is_reading):
-        if mount_operation.knows(kind):
+        if mount_operation.is_predictable(kind):
             once, always = (outcome(mount_operation, kind, always=always) for always in (False, True))
             cells: tuple[str, ...] = (_word(once), _word(always), _state(mount_operation, once, always))
             if mount_operation.is_reading:
@@ -86,7 +88,7 @@ def _state(mount_operation: MountOperation, once: MountOutcome, always: MountOut
     words = {
         id(mount_operation.new): "as wanted",
         id(mount_operation.old): "as before",
-        id(mount_operation.torn): "under both names",
+        id(mount_operation.partial): "under both names",
     }
     if mount_operation.is_reading:
         return ""

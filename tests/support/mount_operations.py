@@ -1,4 +1,4 @@
-"""What users do in a mount, as the fault matrix needs it: prepared by another client, done, and looked at."""
+"""What users do in a mount, for the fault matrix: prepared by another client, done, and checked."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from swiftfs.store.protocol import Headers
 MIB = 1024 * 1024
 
 OURS = "text/plain;mtime=1700000000.5;mode=0100644;uid=0;gid=0"
-"""As swiftfs writes it, so that a listing tells all of the file."""
+"""The Content-Type that swiftfs writes, so that a listing has all attributes of the file."""
 
 OLD, NEW = b"old content", b"new content, longer"
 LARGE = bytes(range(256)) * (2 * MIB // 256)
@@ -34,7 +34,7 @@ def file(body: bytes, mode: int = 0o644, tags: tuple[tuple[str, bytes], ...] = (
 States = Mapping[str, State]
 
 STAYS = {"stays": file(OLD)}
-"""A file that nothing happens to: it must never be missing."""
+"""A file that no operation changes: it must always exist."""
 
 ONE = {**STAYS, "file": file(OLD)}
 EMPTY = {**STAYS, "folder": FOLDER}
@@ -45,14 +45,18 @@ BIG = {**STAYS, "large": file(LARGE)}
 
 @dataclass(frozen=True)
 class MountOperation:
-    """One thing that users do: `call` does it in the folder `home`, which holds `old`, and makes it `new`.
+    """Something that users do: `call` does it in the folder `home`.
 
-    A fault hits the requests of `method` whose address has `hits`, and `store` names the operation of the
-    store that makes them, with `meanings` as there. A request that failed once for good is sent again all
-    the same with `twice`, because the kernel asks again, and after the statuses that `heal`. A `lists` one
-    finds a folder that nobody has listed yet. What the journal is never `told` is not tried again after a
-    failure; of what `may_be_refused` it takes a refusal for an answer. A failure may leave all or some of
-    `torn`. A kind of fault that is `unseen` is noticed later or never.
+    `old` is the folder's state before it, `new` after it. The fault hits requests of `method` whose path
+    matches `hits`; they are made by the operation `store` of the store, with its `meanings`.
+
+    - `is_asked_twice`: the kernel repeats the call, so that a single final error is not seen
+    - `retried_statuses`: statuses after which swiftfs or the kernel repeats the request
+    - `unnoticed`: a kind of fault that is noticed later or never
+    - `needs_listing`: the folder must not have been listed before
+    - `is_journaled`: the journal repeats the change after a failure
+    - `may_be_refused`: the journal does not repeat it after a refusal
+    - `partial`: the state that a failure may leave, all or some of it
     """
 
     name: str
@@ -63,26 +67,26 @@ class MountOperation:
     new: States
     hits: str = ""
     meanings: Mapping[int, type[StoreError] | None] = field(default_factory=dict)
-    twice: bool = False
-    heal: frozenset[int] = frozenset()
-    unseen: str = ""
-    lists: bool = False
-    told: bool = True
+    is_asked_twice: bool = False
+    retried_statuses: frozenset[int] = frozenset()
+    unnoticed: str = ""
+    needs_listing: bool = False
+    is_journaled: bool = True
     may_be_refused: bool = False
-    torn: States = field(default_factory=dict)
+    partial: States = field(default_factory=dict)
 
-    def knows(self, kind: Kind) -> bool:
-        """Say whether it is certain what comes of a fault."""
-        return kind.name != self.unseen
+    def is_predictable(self, kind: Kind) -> bool:
+        """Return whether the outcome of a fault is certain."""
+        return kind.name != self.unnoticed
 
     @property
     def is_reading(self) -> bool:
-        """Say whether nothing is to change."""
+        """Whether the operation changes nothing."""
         return self.old is self.new
 
 
 def prepare(store: SwiftStore, container: str, operation: MountOperation) -> None:
-    """Make what the operation finds, in a container of its own."""
+    """Make the container that the operation needs, with its objects."""
     store.create_container(container)
     for path, state in operation.old.items():
         name = ObjectName(container, path)
@@ -107,7 +111,7 @@ def _put_large(store: SwiftStore, name: ObjectName) -> None:
 
 
 def settle(home: Path) -> None:
-    """Have all that was changed below a folder stored: fsync(2) tells why it is not."""
+    """Store all changes below a folder; raise the `OSError` of what could not be stored."""
     descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -116,7 +120,7 @@ def settle(home: Path) -> None:
 
 
 def write(path: Path, body: bytes, offset: int = 0) -> None:
-    """Write into a file, new or not, and have it stored."""
+    """Write into a file, which need not exist, and store it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         assert os.pwrite(descriptor, body, offset) == len(body)
@@ -157,12 +161,19 @@ def _settled(call: Callable[[Path], object]) -> Callable[[Path], None]:
 _STALE = {404: PreconditionFailed, 412: PreconditionFailed}
 
 STALE = frozenset({412})
-"""Where this means ESTALE the kernel looks a path up once more."""
+"""It means ESTALE, after which the kernel looks the path up again."""
 
 MOUNT_OPERATIONS = (
-    MountOperation("stat", "GET", look_up, "list_page", ONE, ONE, lists=True),
+    MountOperation("stat", "GET", look_up, "list_page", ONE, ONE, needs_listing=True),
     MountOperation(
-        "readdir", "GET", list_names, "list_page", ONE, ONE, meanings={404: PreconditionFailed}, lists=True
+        "readdir",
+        "GET",
+        list_names,
+        "list_page",
+        ONE,
+        ONE,
+        meanings={404: PreconditionFailed},
+        needs_listing=True,
     ),
     MountOperation(
         "stat of a folder",
@@ -172,10 +183,12 @@ MOUNT_OPERATIONS = (
         EMPTY,
         EMPTY,
         meanings={404: None},
-        heal=STALE,
-        lists=True,
+        retried_statuses=STALE,
+        needs_listing=True,
     ),
-    MountOperation("read", "GET", read_small, "get of a version", ONE, ONE, meanings=_STALE, twice=True),
+    MountOperation(
+        "read", "GET", read_small, "get of a version", ONE, ONE, meanings=_STALE, is_asked_twice=True
+    ),
     MountOperation(
         "read of a large file",
         "GET",
@@ -184,8 +197,8 @@ MOUNT_OPERATIONS = (
         BIG,
         BIG,
         meanings=_STALE,
-        twice=True,
-        unseen="flipped byte",
+        is_asked_twice=True,
+        unnoticed="flipped byte",
     ),
     MountOperation(
         "write",
@@ -203,7 +216,7 @@ MOUNT_OPERATIONS = (
         STAYS,
         {**STAYS, "new": file(LONG)},
         hits="_segments/",
-        heal=frozenset({404}),
+        retried_statuses=frozenset({404}),
     ),
     MountOperation(
         "large write (the manifest)",
@@ -213,7 +226,7 @@ MOUNT_OPERATIONS = (
         STAYS,
         {**STAYS, "new": file(LONG)},
         hits="/new\\?",
-        unseen="wrong ETag",
+        unnoticed="wrong ETag",
     ),
     MountOperation(
         "patch (the old bytes)",
@@ -224,8 +237,8 @@ MOUNT_OPERATIONS = (
         {**STAYS, "large": file(PATCHED)},
         hits="/large\\?",
         meanings=_STALE,
-        unseen="flipped byte",
-        told=False,
+        unnoticed="flipped byte",
+        is_journaled=False,
     ),
     MountOperation(
         "patch (a segment)",
@@ -235,7 +248,7 @@ MOUNT_OPERATIONS = (
         BIG,
         {**STAYS, "large": file(PATCHED)},
         hits="_segments/",
-        heal=frozenset({404}),
+        retried_statuses=frozenset({404}),
     ),
     MountOperation(
         "patch (the manifest)",
@@ -245,7 +258,7 @@ MOUNT_OPERATIONS = (
         BIG,
         {**STAYS, "large": file(PATCHED)},
         hits="/large\\?",
-        unseen="wrong ETag",
+        unnoticed="wrong ETag",
     ),
     MountOperation(
         "mkdir",
@@ -282,8 +295,8 @@ MOUNT_OPERATIONS = (
         "copy of a manifest",
         ONE,
         {**STAYS, "moved": file(OLD)},
-        told=False,
-        torn={**ONE, "moved": file(OLD)},
+        is_journaled=False,
+        partial={**ONE, "moved": file(OLD)},
     ),
     MountOperation(
         "rename of a folder",
@@ -292,8 +305,8 @@ MOUNT_OPERATIONS = (
         "copy of a manifest",
         FULL,
         MOVED,
-        told=False,
-        torn={**FULL, **MOVED},
+        is_journaled=False,
+        partial={**FULL, **MOVED},
     ),
     MountOperation(
         "chmod",
@@ -325,7 +338,7 @@ MOUNT_OPERATIONS = (
 
 
 def errno_of_call(operation: MountOperation, home: Path) -> int:
-    """Do the operation; return the errno it ends with, 0 for success."""
+    """Do the operation; return its errno, 0 for success."""
     try:
         operation.call(home)
     except OSError as error:

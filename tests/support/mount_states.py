@@ -1,4 +1,4 @@
-"""A mount's status as tests expect it."""
+"""An example of a mount's status, and how people see it."""
 
 from rich.console import Console
 
@@ -30,10 +30,11 @@ STATE = MountStatus(
     (),
     NOTHING_WAITS,
 )
+"""A mount without pending changes."""
 
 
 def shown(state: MountStatus, width: int = 100) -> str:
-    """Return what people see of a state."""
+    """Return the text of `swiftfs status` about a mount, `width` characters wide."""
     console = Console(width=width)
     with console.capture() as capture:
         console.print(view([state]))

@@ -1,4 +1,4 @@
-"""Databases of other releases."""
+"""Databases of other releases, and damaged ones."""
 
 import sqlite3
 from contextlib import closing
@@ -19,6 +19,7 @@ NEW = Schema(
 
 
 def rewrite(path: Path, *statements: str) -> None:
+    """Execute statements in a database."""
     with closing(sqlite3.connect(path)) as database:
         for statement in statements:
             database.execute(statement)
@@ -26,15 +27,17 @@ def rewrite(path: Path, *statements: str) -> None:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Return what a folder holds, without SQLite's index of a log, which it makes anew at each opening."""
+    """Return the bytes of each file in a folder, without SQLite's `-shm`, which each opening writes anew."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm"))
     return {path: path.read_bytes() for path in files}
 
 
 def make(path: Path, schema: Schema = OLD) -> None:
+    """Make a database with one row."""
     with closing(open_database(path, schema)) as database, database:
         database.execute("INSERT INTO notes (text) VALUES ('one')")
 
 
 def garbage(path: Path) -> None:
+    """Write a file that is no database."""
     path.write_bytes(b"no database " * 1000)

@@ -11,7 +11,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may act for oth
 
 
 def reachable(path: Path) -> None:
-    """Let every user pass the folders above `path`, which pytest makes for its own user."""
+    """Let every user pass the folders above `path`, which only their owner may pass otherwise."""
     for folder in path.parents:
         if folder.owner() == path.owner() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o011)

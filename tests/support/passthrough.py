@@ -1,4 +1,4 @@
-"""A folder behind the binding; as a program with ROOT MOUNTPOINT CONTROL, a mount in a process of its own."""
+"""A local folder, served by swiftfs's binding; as a program with ROOT MOUNTPOINT CONTROL it mounts it."""
 
 # ruff: noqa: ARG002  the methods have the interface's arguments
 
@@ -37,7 +37,7 @@ def attributes(status: os.stat_result) -> Attributes:
 
 
 class Passthrough:
-    """A FileSystem over a folder; handles are descriptors, and those of folders are numbers of paths."""
+    """A FileSystem over a folder: handles are descriptors, those of folders are numbers of their paths."""
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
@@ -159,7 +159,7 @@ class Passthrough:
 
 
 class Faulty:
-    """A Passthrough; an operation fails as a file of its name in `control` says, while that exists."""
+    """A Passthrough whose operations fail: a file in `control`, named like the operation, says how."""
 
     def __init__(self, root: Path, control: Path) -> None:
         inner = Passthrough(root)
@@ -178,7 +178,7 @@ class Faulty:
 
 
 def serve(root: Path, mountpoint: Path, control: Path) -> None:
-    """Be the child: mount, say so on stdout, and serve until unmounted."""
+    """Mount, write a line to stdout, and serve until the unmount."""
     logging.basicConfig(filename=control / "log", level=logging.INFO, format="%(levelname)s %(message)s")
     filesystem: Any = Faulty(root, control)
 

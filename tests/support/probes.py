@@ -1,4 +1,4 @@
-"""Probes of a server."""
+"""Runs `swiftfs probe`'s checks on a store."""
 
 from support.memory_store import MemoryStore
 from swiftfs.config.options import MIB
@@ -8,6 +8,7 @@ from swiftfs.store import SwiftStore
 
 
 def probe_of(store: MemoryStore | SwiftStore, source: str = "box") -> dict[str, Finding]:
+    """Return the findings of a probe by their subjects; assert that it leaves no object behind."""
     probe = Probe(store, Source.parse(source), MIB)
     findings = {finding.subject: finding for finding in probe.run()}
     assert probe.left() == []

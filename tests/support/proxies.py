@@ -1,4 +1,4 @@
-"""What stands between a client and Swift: a proxy that speaks TLS, or an HTTP proxy."""
+"""Servers between a client and Swift: a TLS proxy, and an HTTP proxy."""
 
 import contextlib
 import datetime
@@ -20,7 +20,7 @@ BLOCK = 65536
 
 
 def write_certificate(file: Path, *, name: str = HOST, days: int = 1) -> Path:
-    """Write a self-signed certificate for `name`, which ends in `days`, and its key into `file`."""
+    """Write a self-signed certificate for `name`, valid for `days`, and its key into `file`."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "swiftfs test")])
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
@@ -48,10 +48,10 @@ def write_certificate(file: Path, *, name: str = HOST, days: int = 1) -> Path:
 
 
 class Proxy:
-    """A listener on loopback that passes what it gets to `port`; `with` starts and stops it.
+    """A server on loopback that forwards connections to `port`; `with` starts and stops it.
 
-    With `certificate` it speaks TLS and, while `says_https`, has Swift's login name an https address; without
-    one it is a proxy.
+    With a `certificate` it is a TLS proxy and, if `says_https`, changes the storage URL of a login to https;
+    without one it is an HTTP proxy.
     """
 
     def __init__(self, port: int, certificate: Path | None = None) -> None:
@@ -68,7 +68,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         scheme = "https" if self._context else "http"
         return f"{scheme}://{HOST}:{self._listener.getsockname()[1]}"
 
@@ -118,7 +118,7 @@ class Proxy:
             connection.close()
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        """Pass bytes on until one side ends; then end the other, so that the opposite direction ends too."""
+        """Forward bytes until one side ends; then end both, so that the opposite direction ends too."""
         with contextlib.suppress(OSError):
             while block := source.recv(BLOCK):
                 target.sendall(self._changed(block))
@@ -130,7 +130,7 @@ class Proxy:
         if self._context and self.says_https:
             return block.replace(b"Storage-Url: http:", b"Storage-Url: https:")
         method, _, rest = block.partition(b" ")
-        if rest.startswith(b"http://"):  # a proxy gets the whole URL in the first line (RFC 9112, 3.2.2)
+        if rest.startswith(b"http://"):  # clients send a proxy the whole URL (RFC 9112, 3.2.2)
             url, space, more = rest.partition(b" ")
             parts = urlsplit(url.decode())
             path = f"{parts.path}?{parts.query}" if parts.query else parts.path

@@ -1,4 +1,4 @@
-"""rclone beside a mount."""
+"""Runs rclone, another client."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ RCLONE = Path(sys.executable).parent / "rclone"
 
 
 def rclone(swift: SwiftServer, *words: object) -> str:
-    """Run rclone with a remote `sw:` that is the test's Swift."""
+    """Run rclone with the remote `sw:`, the test's Swift; return what it prints."""
     remote = {
         "TYPE": "swift",
         "AUTH": swift.auth_url,

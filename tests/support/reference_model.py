@@ -1,4 +1,4 @@
-"""A file system in a dictionary, against which the real one is compared."""
+"""A file system in a dictionary, the reference for the real one."""
 
 import errno
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from swiftfs.paths import is_below, split
 
 @dataclass
 class Thing:
-    """A file, folder or link; a folder's `body` is unused, a link's is its target."""
+    """A file, folder or link; `body` is the target of a link, and unused for a folder."""
 
     kind: str
     body: bytes = b""
@@ -19,13 +19,13 @@ class Thing:
 
 
 class ReferenceModel:
-    """What POSIX says of paths; every method raises the `OSError` that the real one must raise."""
+    """POSIX's rules for paths: each method raises the `OSError` that the real file system must raise."""
 
     def __init__(self) -> None:
         self.things: dict[str, Thing] = {"/": Thing("folder")}
 
     def at(self, path: str) -> Thing:
-        """Return what is at a path."""
+        """Return the object at a path."""
         self._folder_of(path)
         if path not in self.things:
             raise os_error(errno.ENOENT, path)
@@ -36,7 +36,7 @@ class ReferenceModel:
         return sorted(split(other)[1] for other in self.things if other != "/" and split(other)[0] == path)
 
     def write(self, path: str, body: bytes) -> None:
-        """Make a file of these bytes, or replace one's."""
+        """Make a file of these bytes, or replace its bytes."""
         self._folder_of(path)
         thing = self.things.setdefault(path, Thing("file"))
         if thing.kind == "folder":
@@ -51,7 +51,7 @@ class ReferenceModel:
         thing.mtime_ns = None
 
     def truncate(self, path: str, size: int) -> None:
-        """Make a file so long."""
+        """Set the size of a file."""
         thing = self._file(path)
         thing.body, thing.mtime_ns = thing.body[:size].ljust(size, b"\0"), None
 
@@ -78,7 +78,7 @@ class ReferenceModel:
         del self.things[path]
 
     def rename(self, old: str, new: str) -> None:
-        """Rename over whatever POSIX lets it replace."""
+        """Rename, over what POSIX allows to replace."""
         moving = self.at(old)
         self._folder_of(new)
         if old == new:
@@ -110,7 +110,7 @@ class ReferenceModel:
         self.things[path] = thing
 
     def _folder_of(self, path: str) -> None:
-        """Raise unless the path's folders are folders, as the kernel does before it asks."""
+        """Raise unless the path's folders are folders, as the kernel does before a call."""
         components = split(path)[0].strip("/").split("/")
         for end in range(1, len(components) + 1):
             above = self.things.get("/" + "/".join(components[:end]))

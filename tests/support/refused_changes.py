@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from support.harness import harness
+from support.harness import harness, write
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER
-from swiftfs.errors import StoreError, SwiftfsError
+from swiftfs.errors import AccessDenied, StoreError, SwiftfsError
 from swiftfs.posix.filesystem import FileSystem
 
 
 def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
+    """Let the store's requests of these methods fail with `error`."""
+
     def hook(called: str, _subject: str) -> None:
         if called in methods:
             raise error("no")
@@ -19,10 +21,19 @@ def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
 
 
 def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:
-    """Return what the end of a mount complains about after a job."""
+    """Return the message of the error with which a mount ends after a job; fail if there is none."""
     try:
         with harness(store, cache, options) as filesystem:
             job(filesystem)
     except SwiftfsError as error:
         return str(error)
-    raise AssertionError("nothing is told")
+    raise AssertionError("the mount ended without an error")
+
+
+def leave_refused_file(store: MemoryStore, cache: Path) -> Path:
+    """Make a cache folder, and leave in it a pending file that the store has refused; return the folder."""
+    cache.mkdir()
+    refuse(store, AccessDenied, "put")
+    ended(store, cache, lambda filesystem: write(filesystem, "/file", b"data"))
+    store.hook = None
+    return cache

@@ -1,4 +1,4 @@
-"""The stores that the tests run on: the contract suite's, and those on a Swift that is made to fail."""
+"""Fixtures of the tests of stores: in memory, on a real Swift, and with retries."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ def small_server() -> Iterator[SwiftServer]:
 
 @pytest.fixture(scope="module", params=["memory", SWIFT, RETRYING])
 def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    """The store in memory, a real Swift, or that with retries; one per module."""
     opened: ObjectStore
     if request.param == "memory":
         opened = MemoryStore()
@@ -41,6 +42,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="module", params=["memory", SWIFT])
 def small_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    """The store in memory or a real Swift, with listings of 5 rows and without bulk-delete."""
     opened: ObjectStore
     if request.param == "memory":
         opened = MemoryStore(limits=Limits(listing=5, bulk_delete=0))
@@ -53,17 +55,19 @@ def small_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def box(store: ObjectStore) -> str:
+    """A new container of `store`."""
     return new_container(store)
 
 
 @pytest.fixture
 def small_box(small_store: ObjectStore) -> str:
+    """A new container of `small_store`."""
     return new_container(small_store)
 
 
 @pytest.fixture
 def plain(swift: SwiftServer) -> Iterator[SwiftStore]:
-    """A store that repeats nothing, on a server whose faults and records begin afresh."""
+    """A store without retries; the server has no faults and no recorded requests of other tests."""
     opened = SwiftStore(open_account(swift.environment()))
     opened.limits()
     swift.reset_requests()
@@ -74,11 +78,13 @@ def plain(swift: SwiftServer) -> Iterator[SwiftStore]:
 
 @pytest.fixture
 def patient(plain: SwiftStore) -> RetryingStore:
+    """The store `plain` with retries."""
     return RetryingStore(plain, QUICK, owns=False)
 
 
 @pytest.fixture
 def name(plain: SwiftStore, swift: SwiftServer) -> ObjectName:
+    """An object of 7 bytes in a container of its own."""
     box = f"faults-{next(_numbers)}"
     plain.create_container(box)
     found = ObjectName(box, "o")

@@ -1,23 +1,38 @@
-"""What the tests of the journal share."""
+"""Objects of a store in memory: what it holds, and what it refuses."""
 
 from support.memory_store import MemoryStore
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
 
 NEVER = "settle=1000"
+"""Mount option: nothing is uploaded before a flush."""
 
 
 def keys(store: MemoryStore, container: str = "box") -> list[str]:
+    """Return the keys in a container."""
     return [row.key for row in store.list_page(container).rows]
 
 
+def segments(store: MemoryStore, container: str = "box_segments") -> set[str]:
+    """Return the keys of all segments."""
+    return set(keys(store, container))
+
+
+def named_segments(store: MemoryStore, key: str) -> set[str]:
+    """Return the keys of the segments that the SLO's manifest names; raise `BadRequest` if it is no SLO."""
+    return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
+
+
 def body(store: MemoryStore, key: str) -> bytes:
+    """Return the bytes of an object in `box`."""
     parts: list[bytes] = []
     store.get(ObjectName("box", key), lambda _offset, data: parts.append(data))
     return b"".join(parts)
 
 
 def refuse(store: MemoryStore, method: str, error: type[Exception]) -> None:
+    """Let the store's requests of a method fail with `error`."""
+
     def hook(called: str, _subject: object) -> None:
         if called == method:
             raise error("no")
@@ -26,4 +41,5 @@ def refuse(store: MemoryStore, method: str, error: type[Exception]) -> None:
 
 
 def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -> None:
+    """Store an object as another client does."""
     store.put(ObjectName(container, key), data, Headers("text/plain"))

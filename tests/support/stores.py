@@ -1,4 +1,4 @@
-"""What the tests of stores share."""
+"""Helpers of the tests of stores: containers, bodies, listings, and a quick retry policy."""
 
 import hashlib
 import itertools
@@ -53,19 +53,22 @@ _numbers = itertools.count(1)
 
 
 def new_container(store: ObjectStore) -> str:
-    """Make a container of its own."""
+    """Make a container; return its name, which no other test uses."""
     name = f"contract-{next(_numbers)}"
     assert store.create_container(name)
     return name
 
 
 def read(store: ObjectStore, name: ObjectName, **how: object) -> tuple[bytes, ObjectInfo]:
-    """Return the bytes and what `get` returned; the last attempt must have given each byte once, in order."""
+    """Return an object's bytes and what `get` returned; `how` has the arguments of `get`.
+
+    Assert that the last attempt gave each byte once, in order.
+    """
     parts: dict[int, bytes] = {}
 
     def sink(offset: int, data: bytes) -> None:
         if offset == how.get("offset", 0):
-            parts.clear()  # an attempt begins
+            parts.clear()  # a new attempt begins
         assert offset not in parts
         parts[offset] = data
 
@@ -79,12 +82,12 @@ def read(store: ObjectStore, name: ObjectName, **how: object) -> tuple[bytes, Ob
 
 
 def keys_of(page: Page) -> list[str]:
-    """Return the keys of the rows."""
+    """Return the keys of a page's rows."""
     return [row.key for row in page.rows]
 
 
 def pages_of(list_page: Callable[[str], Page]) -> list[Page]:
-    """Return all pages of a listing that begins with marker ""."""
+    """Return all pages of a listing, which `list_page` returns after a marker."""
     pages = [list_page("")]
     while not pages[-1].last:
         pages.append(list_page(pages[-1].marker))
@@ -92,7 +95,7 @@ def pages_of(list_page: Callable[[str], Page]) -> list[Page]:
 
 
 def md5(content: bytes) -> str:
-    """Return the hex digest."""
+    """Return the MD5 as hex digits."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
@@ -109,4 +112,5 @@ def raise_first(failures: dict[ObjectName, StoreError]) -> None:
 
 
 def methods_seen(swift: SwiftServer, name: ObjectName) -> list[tuple[str, int]]:
+    """Return method and status of each recorded request for the object's container."""
     return [(one.method, one.status) for one in swift.requests() if name.container in one.path]

@@ -1,9 +1,9 @@
-"""Programs that go on when their mount dies: each knows what a crash may have left of its own files.
+"""Workers that continue when their mount dies: each knows the states that a crash may have left of its files.
 
 `python stress.py ROOT REPORTS LOG WORKERS SEED` works below the folder ROOT until REPORTS has a file `stop`.
-A worker stands still while there is a file `pause`, or when the mount has died, and says so; it goes on when
-the number in the file `epoch` has grown. What it does goes to the mount's LOG too, with the time.
-The environment has the credentials, and:
+A worker waits while there is a file `pause`, or when the mount has died, and records that it waits; it
+continues when the number in the file `epoch` has grown. Its steps are logged to the mount's LOG too, with the
+time. The environment has the credentials, and:
 
 - `STRESS_SOURCE`: what is mounted
 - `STRESS_WITHOUT`: names of steps that are left out, separated by commas
@@ -27,7 +27,7 @@ from swiftclient import ClientException, Connection
 from urllib3.exceptions import HTTPError
 
 from support.crash_oracle import State, digest, look_below
-from support.load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_side_by_side, run_worker
+from support.load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_worker, run_workers
 from support.uncertain_oracle import GONE, Piece, UncertainOracle, is_dead, moved
 from swiftfs.control.client import read_state
 from swiftfs.errors import SwiftfsError
@@ -36,24 +36,24 @@ STORED_LOOK = "look=stored"
 """The query of a request that no injected fault may hit."""
 
 MAY_FAIL = frozenset({errno.EIO, errno.ETIMEDOUT, errno.EDQUOT, errno.EFBIG, errno.EACCES})
-"""What calls may answer while Swift does not answer, or refuses."""
+"""Errors that calls may have while Swift does not answer, or refuses."""
 
 PAUSES = (0.0, 0.0, 0.0, 0.1, 0.6, 1.6, 1.9, 2.05)
-"""Seconds between two calls: some of them end near the end of the settling."""
+"""Seconds between two calls: some are close to the write delay (`settle`) of a mount."""
 
 POLL_SECONDS = 0.02
 
 RETRY_SECONDS = 0.5
 
 KERNEL_SECONDS = 2.2
-"""How long after that the mtime may be another one."""
+"""How long the kernel may show old attributes, among them the mtime."""
 
 NAMES_KEPT = 50
-"""Names of things that are gone, which are used again."""
+"""How many names of deleted files are kept to be used again."""
 
 
 class StressWorker(Worker, UncertainOracle):
-    """One program that survives its mount."""
+    """A worker that survives its mount."""
 
     def __init__(self, root: Path, reports: Path, number: int, seed: int, log: Path) -> None:
         super().__init__(root, reports, number, seed)
@@ -67,7 +67,7 @@ class StressWorker(Worker, UncertainOracle):
         self._container, _, self._prefix = os.environ["STRESS_SOURCE"].partition("/")
 
     def work(self, seconds: float) -> None:
-        """Work until `stop` is there, or for so long; then leave the oracle behind."""
+        """Work until the file `stop` exists, or for so many seconds; then write the possible states."""
         left_out = os.environ.get("STRESS_WITHOUT", "").split(",")
         chosen = [(step, weight) for step, weight in self._all_steps() if step.__name__ not in left_out]
         steps, weights = zip(*chosen, strict=True)
@@ -84,42 +84,42 @@ class StressWorker(Worker, UncertainOracle):
             if len(self.now) > MOST_PATHS:
                 self._attempt(self._tidy)
         self._look_again()
-        self._leave_ledger()
-        self.say("ends")
+        self._write_states()
+        self.log_step("ends")
 
-    def _leave_ledger(self) -> None:
+    def _write_states(self) -> None:
         states = [{path: asdict(state) for path, state in one.items()} for one in (self.now, *self.others)]
         text = json.dumps({**self.counts, "states": states}, default=lambda tag: tag.decode())
         (self._reports / f"{self.home}.json").write_text(text)
 
-    def say(self, text: str) -> None:
-        """Let the watchdog and the log know what is about to be done."""
-        super().say(text)
+    def log_step(self, text: str) -> None:
+        """Record the next step, for the watchdog and in the mount's log."""
+        super().log_step(text)
         os.write(self._log, f"INFO: {self.home} {time.monotonic():.3f} {text}\n".encode())
 
-    def complain(self, text: str) -> None:
-        """Leave behind what is wrong, and mark the moment in the log."""
-        self.say("has found a difference")
-        super().complain(text)
+    def report_error(self, text: str) -> None:
+        """Write an error into the reports, and its moment into the log."""
+        self.log_step("has found a difference")
+        super().report_error(text)
 
     def _attempt(self, step: Callable[[], object]) -> None:
-        """Take a step; when it fails as it may, find out what has become of it."""
+        """Make a step; if it fails with an expected error, find out what it has done."""
         self.counts["steps"] += 1
         try:
             step()
         except OSError as error:
             if error.errno not in MAY_FAIL | GONE:
                 raise
-            self.say(f"fails: {error}")
+            self.log_step(f"fails: {error}")
         else:
             return
         self.counts["failures"] += not is_dead(self.root)
         self._look_again()
 
     def _look_again(self, *, stored: bool = False) -> None:
-        """Compare all with the mount, which may have to come back first, and adopt what is there.
+        """Compare all files with the mount, after waiting for a new one if it died, and adopt what is there.
 
-        It is certain when the mount is a new one, or all is `stored`.
+        No other state is possible any more if the mount is new, or all is `stored`.
         """
         found: dict[str, State] | None = None
         while found is None:
@@ -128,23 +128,23 @@ class StressWorker(Worker, UncertainOracle):
                 self.counts["crashes"] += 1
                 self._wait_for_mount("waits")
             self._wait_for_release()
-            self.say("looks at all")
+            self.log_step("looks at all")
             try:
                 found = self._look_at_all()
             except OSError as error:
                 if error.errno not in MAY_FAIL | GONE:
                     raise
-                self.say(f"looks again: {error}")
+                self.log_step(f"looks again: {error}")
                 time.sleep(RETRY_SECONDS)
         wrong = self.adopt(found, certain=stored)
         assert not wrong, "\n".join(["a look at all finds:", *wrong])
 
     def _wait_for_release(self) -> None:
-        """Wait until what was refused is dropped, after the last close, and the kernel forgets it."""
+        """Wait until refused data is dropped, after the last close, and the kernel has forgotten it."""
         with contextlib.suppress(OSError, SwiftfsError):  # it has died
             while any(self._is_own(one.path) for one in read_state(self.root).writing):
                 time.sleep(POLL_SECONDS)
-            self._look_at_all()  # it makes the kernel drop its pages of what was refused
+            self._look_at_all()  # lookups make the kernel drop its pages of the refused data
             time.sleep(KERNEL_SECONDS)
 
     def _is_own(self, path: str) -> bool:
@@ -152,7 +152,7 @@ class StressWorker(Worker, UncertainOracle):
 
     def _wait_for_mount(self, word: str) -> None:
         epoch = self._epoch()
-        self.say(word)
+        self.log_step(word)
         while self._epoch() == epoch:
             time.sleep(POLL_SECONDS)
 
@@ -160,7 +160,7 @@ class StressWorker(Worker, UncertainOracle):
         return (self._reports / "epoch").read_text()
 
     def _look_at_all(self) -> dict[str, State]:
-        """Return the states of all paths that are this worker's."""
+        """Return the states of all paths of this worker."""
         found = {}
         for folder in (self.home, SHARED):
             top = self.root / folder
@@ -192,11 +192,11 @@ class StressWorker(Worker, UncertainOracle):
         ]
 
     def _folders(self) -> list[str]:
-        """Return all folders, the home first: a look at the mount finds them in another order."""
+        """Return all folders, the worker's home first: after a look at the mount the order is another."""
         return sorted(super()._folders(), key=lambda path: path != self.home)
 
     def _new_path(self, folders: list[str] | None = None) -> str:
-        """Return a path at which nothing is, now and then one where something was."""
+        """Return a path that does not exist, sometimes one of a deleted file."""
         if folders is None and self._left and self._random.random() < 0.4:
             path = self._random.choice(self._left)
             if path not in self.now and str(Path(path).parent) in {*self._folders(), SHARED}:
@@ -209,7 +209,7 @@ class StressWorker(Worker, UncertainOracle):
         time.sleep(self._random.choice(pauses))
 
     def _pause(self) -> None:
-        self.say("pauses for a moment")
+        self.log_step("pauses for a moment")
         self._rest()
 
     def _some_large_file(self) -> str:
@@ -237,7 +237,7 @@ class StressWorker(Worker, UncertainOracle):
     def _change(self, path: str, pause: Callable[[], None] = lambda: None) -> None:
         pieces = self._pieces(len(self.bytes_of(path)))
         calls = [f"{one.offset}+{'cut' if one.body is None else len(one.body)}" for one in pieces]
-        self.say(f"changes {path} of {len(self.bytes_of(path))} bytes: {' '.join(calls)}")
+        self.log_step(f"changes {path} of {len(self.bytes_of(path))} bytes: {' '.join(calls)}")
         self.edit(path, pieces, empty=False, pause=pause)
 
     def _change_large(self) -> None:
@@ -257,23 +257,23 @@ class StressWorker(Worker, UncertainOracle):
             Piece(at * 50 * KIB, self._random.randbytes(50 * KIB))
             for at in range(self._random.randint(1, 30))
         ]
-        self.say(f"empties {path} and writes {len(pieces)} pieces")
+        self.log_step(f"empties {path} and writes {len(pieces)} pieces")
         self.edit(path, pieces, empty=True, pause=lambda: None)
 
     def _remove_and_move(self) -> None:
-        """Delete a file and move another to its place: what a hasty `mv` or an editor does."""
+        """Delete a file and move another to its place, as editors do."""
         old, new = self._some_file(), self._some_file()
         if old == new:
             return
-        self.say(f"deletes {new} to move {old} there")
+        self.log_step(f"deletes {new} to move {old} there")
         self.unlink(new)
         self._rest()
-        self.say(f"renames {old} to {new}")
+        self.log_step(f"renames {old} to {new}")
         self.rename(old, new)
 
     def _unlink_open(self) -> None:
         path = self._some_file()
-        self.say(f"deletes {path}, open")
+        self.log_step(f"deletes {path}, open")
         body = self.bytes_of(path)
         with (self.root / path).open("r+b", buffering=0) as file:
             self.unlink(path)
@@ -283,16 +283,16 @@ class StressWorker(Worker, UncertainOracle):
                 file.write(b"never seen again")
 
     def _map(self) -> None:
-        """Change a file through a mapping, in a process of its own: a dead mount's page kills it."""
+        """Change a file through a mapping, in a child process: a page of a dead mount kills it (SIGBUS)."""
         path = self._some_large_file() if self._random.random() < 0.5 else self._some_file()
         body = self.bytes_of(path)
         if not body:
             return
         offset = self._random.randrange(len(body))
         piece = Piece(offset, self._random.randbytes(min(5000, len(body) - offset)))
-        self.say(f"maps {path} and changes {len(piece.body or b'')} bytes at {offset}")
+        self.log_step(f"maps {path} and changes {len(piece.body or b'')} bytes at {offset}")
         self.change(
-            lambda: in_a_child(lambda: write_mapped(self.root / path, piece)),
+            lambda: in_child_process(lambda: write_mapped(self.root / path, piece)),
             self.holding(path, piece.apply(body)),
         )
         self.settle(path)
@@ -311,7 +311,7 @@ class StressWorker(Worker, UncertainOracle):
         if not (chosen := self._folder_and_file_below()):
             return
         folder, path, new = chosen
-        self.say(f"renames the folder {folder} to {new} with {path} open")
+        self.log_step(f"renames the folder {folder} to {new} with {path} open")
         body = self.bytes_of(path)
         first = Piece(len(body), self._random.randbytes(2000))
         second = Piece(self._random.randint(0, len(body)), self._random.randbytes(2000))
@@ -332,13 +332,15 @@ class StressWorker(Worker, UncertainOracle):
         folder, path, new = chosen
         body = self.bytes_of(path)
         piece = Piece(self._random.randrange(len(body)), self._random.randbytes(1))
-        self.say(f"renames the folder {folder} to {new} while {path} is mapped and written at {piece.offset}")
+        self.log_step(
+            f"renames the folder {folder} to {new} while {path} is mapped and written at {piece.offset}"
+        )
         written = self.holding(path, piece.apply(body))
         descriptor = os.open(self.root / path, os.O_RDWR)
         child = os.fork()
         if not child:
             os._exit(errno_of(lambda: write_map(descriptor, piece)))
-        with contextlib.suppress(OSError):  # it may tell why an earlier change was refused
+        with contextlib.suppress(OSError):  # it may report an earlier change that was refused
             os.close(descriptor)
         ended: list[int] = []
         waiter = threading.Thread(target=lambda: ended.append(os.waitpid(child, 0)[1]))
@@ -359,9 +361,9 @@ class StressWorker(Worker, UncertainOracle):
         self.settle(new + path[len(folder) :])
 
     def _rotate(self) -> None:
-        """Move a file that is open, and make another one under its name: they are two files."""
+        """Move an open file, and make another one under its name: they are two files."""
         path, new = self._some_file(), self._new_path()
-        self.say(f"rotates {path}: renames {path} to {new}")
+        self.log_step(f"rotates {path}: renames {path} to {new}")
         with (self.root / path).open("rb", buffering=0) as file:
             self.rename(path, new)
             self.write(path, self._bytes(5 * KIB))
@@ -372,9 +374,9 @@ class StressWorker(Worker, UncertainOracle):
             )
 
     def _store_now(self) -> None:
-        """Have a file stored, and look for it in Swift."""
+        """Store a file by fsync, and compare the object in Swift."""
         path = self._some_file()
-        self.say(f"fsyncs {path}")
+        self.log_step(f"fsyncs {path}")
         descriptor = os.open(self.root / path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -387,7 +389,7 @@ class StressWorker(Worker, UncertainOracle):
         assert found in (None, wanted), f"{path} in Swift after fsync: {found} is not {wanted}"
 
     def _stored(self, path: str) -> str | None:
-        """Return what a path holds in Swift, None when Swift is away."""
+        """Return what a path's object holds in Swift, None while Swift does not answer."""
         try:
             return digest(
                 self._client.get_object(self._container, self._prefix + path, query_string=STORED_LOOK)[1]
@@ -398,18 +400,18 @@ class StressWorker(Worker, UncertainOracle):
             return None
 
     def _rename_file(self) -> None:
-        """Rename a file, now and then to where one is or was."""
+        """Rename a file, sometimes over another one or to the path of a deleted one."""
         old = self._some_file()
         new = self._some_file() if self._random.random() < 0.4 else self._new_path()
         if new != old:
-            self.say(f"renames {old} to {new}")
+            self.log_step(f"renames {old} to {new}")
             self.rename(old, new)
 
     def _cut(self) -> None:
         path = self._some_file()
         body = self.bytes_of(path)
         size = self._random.choice((0, self._random.randint(0, len(body) + 1000), len(body) + 70 * KIB))
-        self.say(f"cuts {path} of {len(body)} bytes to {size}")
+        self.log_step(f"cuts {path} of {len(body)} bytes to {size}")
         cut = Piece(size).apply(body)
         self.change(
             lambda: os.truncate(self.root / path, size),
@@ -420,12 +422,12 @@ class StressWorker(Worker, UncertainOracle):
 
 
 def write_mapped(path: Path, piece: Piece) -> None:
-    """Change a file through a mapping."""
+    """Change a file through a mapping; see `write_map`."""
     write_map(os.open(path, os.O_RDWR), piece)
 
 
 def write_map(descriptor: int, piece: Piece) -> None:
-    """Change a file through a mapping, and close it."""
+    """Change a file through a mapping, and close its descriptor."""
     body = piece.body or b""
     with mmap.mmap(descriptor, piece.offset + len(body)) as pages:
         pages[piece.offset : piece.offset + len(body)] = body
@@ -434,19 +436,19 @@ def write_map(descriptor: int, piece: Piece) -> None:
 
 
 def errno_of(job: Callable[[], object]) -> int:
-    """Do a job; return the errno with which it fails, 0 for none, 255 for another error."""
+    """Call a function; return its errno, 0 without an error, 255 for any other exception."""
     try:
         job()
     except OSError as error:
         return error.errno or 255
-    except BaseException:  # noqa: BLE001 - the parent shall tell
+    except BaseException:  # noqa: BLE001 - the parent reports it
         traceback.print_exc()
         return 255
     return 0
 
 
-def in_a_child(job: Callable[[], object]) -> None:
-    """Do a job in a process of its own, which a signal may end: that counts as a mount that has died."""
+def in_child_process(job: Callable[[], object]) -> None:
+    """Call a function in a child process; its death by a signal counts as that of the mount (EIO)."""
     child = os.fork()
     if not child:
         os._exit(errno_of(job))
@@ -454,7 +456,7 @@ def in_a_child(job: Callable[[], object]) -> None:
 
 
 def raise_for(status: int) -> None:
-    """Raise the error with which a child has ended."""
+    """Raise `OSError` for a child's status as `waitpid` returns it: the exit code is an errno."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         raise OSError(errno.EIO, f"a signal ended the child: {-code}")
@@ -470,7 +472,7 @@ def main(root: str, reports: str, log: str, workers: str, seed: str) -> int:
         worker = StressWorker(Path(root), Path(reports), number, int(seed), Path(log))
         return run_worker(worker, float("inf"))
 
-    return run_side_by_side(int(workers), run)
+    return run_workers(int(workers), run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Local folders of files that jobs are counted on, by tests and by the benchmark of the budgets."""
+"""Local trees of small files, for tests and the benchmark that count requests."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ MTIME_NS = 1_700_000_000_123_456_789
 
 
 def make_tree(top: Path, files: int = FILES) -> int:
-    """Make small files, all as old as each other; return how many folders: 41 for 400 files, with `top`."""
+    """Make small files with one mtime; return the number of folders, `top` included: 41 for 400 files."""
     for number in range(files):
         folder = top / f"part{number % 4}" / f"sub{number % 36:02d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -18,7 +18,7 @@ def make_tree(top: Path, files: int = FILES) -> int:
 
 
 def same_times(top: Path) -> None:
-    """Give all below `top`, and `top`, the same modification time and ordinary modes."""
+    """Give `top` and all below it the same mtime and ordinary modes."""
     for path in [*top.rglob("*"), top]:
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, ns=(MTIME_NS, MTIME_NS))

@@ -1,7 +1,7 @@
-"""An oracle for a mount that may be killed, or may refuse a call, at any moment.
+"""An oracle for a mount that may be killed, or may fail a call, at any moment.
 
-As long as nothing fails, one state of all paths is right. A call that is under way or has failed, and a write
-that is not closed, make several possible; a look at the mount tells which of them has become true.
+As long as nothing fails, one state of all paths is right. A call that is running or has failed, and a write
+that is not closed, make several states possible; what the mount shows later decides which of them is true.
 """
 
 import errno
@@ -16,10 +16,10 @@ from support.crash_oracle import CrashOracle, State, States, differences, look
 from swiftfs.filecache.block_map import BLOCK as UNIT
 
 Effect = Callable[[States], dict[str, State] | None]
-"""What a call makes of a state of all paths; None when it could not have succeeded there."""
+"""Returns the state of all paths after a call; None if the call would have failed in that state."""
 
 GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
-"""What system calls of a mount answer whose process has died."""
+"""Errors of system calls on a mount whose process has died."""
 
 PERMISSIONS = 0o644
 
@@ -28,13 +28,13 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Piece:
-    """One system call of a change: bytes written at an offset, or the file cut or grown to a size."""
+    """One system call of a change: a write at an offset, or without `body` a truncation to `offset` bytes."""
 
     offset: int
     body: bytes | None = None
 
     def apply(self, before: bytes) -> bytes:
-        """Return what a file holds afterwards."""
+        """Return the bytes of a file after the call."""
         if self.body is None:
             return before[: self.offset].ljust(self.offset, b"\0")
         head = before[: self.offset].ljust(self.offset, b"\0")
@@ -76,7 +76,7 @@ def is_dead(root: Path) -> bool:
 
 
 def distinct(states: Iterable[States]) -> list[States]:
-    """Return the states without repetitions."""
+    """Return the states without duplicates."""
     found: list[States] = []
     for one in states:
         if one not in found:
@@ -85,12 +85,12 @@ def distinct(states: Iterable[States]) -> list[States]:
 
 
 def distinct_values(possible: Iterable[States], path: str) -> list[State | None]:
-    """Return what a path is in the states, without repetitions."""
+    """Return the different states of one path."""
     return list(dict.fromkeys(states.get(path) for states in possible))
 
 
 def different_ranges(found: bytes, wanted: bytes) -> str:
-    """Return where the bytes differ, in blocks of 4 KiB, and where zeros were found."""
+    """Return where the bytes differ, in blocks of 4 KiB, and which of them are zeros."""
     blocks = range(0, max(len(found), len(wanted)), BLOCK)
     wrong = [at for at in blocks if found[at : at + BLOCK] != wanted[at : at + BLOCK]]
     words: list[tuple[int, int, str]] = []
@@ -104,21 +104,21 @@ def different_ranges(found: bytes, wanted: bytes) -> str:
 
 
 def shortest(explanations: Iterable[list[str]]) -> list[str]:
-    """Return the list that has the fewest lines."""
+    """Return the list with the fewest lines."""
     return min(explanations, key=len)
 
 
 def moved(states: States, old: str, new: str) -> dict[str, State]:
-    """Return the states after a rename of a file, or of a folder and all below it."""
+    """Return the states of all paths after a rename of a file, or of a folder and all below it."""
     below = [path for path in states if path == old or path.startswith(f"{old}/")]
     after = {path: state for path, state in states.items() if path not in below}
     return after | {new + path[len(old) :]: states[path] for path in below}
 
 
 class UncertainOracle(CrashOracle):
-    """An oracle that goes on after a crash or a failed call.
+    """An oracle that can continue after a crash or a failed call.
 
-    `now` is what the mount shows, `others` what may be there instead after a crash.
+    `now` is what the mount shows; `others` are the other states that are possible after a crash.
     """
 
     def __init__(self, root: Path) -> None:
@@ -127,7 +127,7 @@ class UncertainOracle(CrashOracle):
         self._unclosed: Unclosed | None = None
 
     def do(self, call: Callable[[], object], changes: Mapping[str, State | None]) -> None:
-        """Make one system call, by which paths become other states, or go."""
+        """Make one system call; `changes` has the new state of each path that it changes, None if deleted."""
         self.change(call, self._effect(changes))
 
     def change(
@@ -139,10 +139,10 @@ class UncertainOracle(CrashOracle):
         halfway: Sequence[Effect] = (),
         failed: Sequence[Effect] = (),
     ) -> None:
-        """Make a call with an effect; of a call under way the effects `halfway` may be seen after a crash.
+        """Make a call with an effect; a crash during the call may leave the `halfway` effects.
 
-        When it fails and the mount lives, the `failed` effects are possible too. What is not `closed` may be
-        undone by a crash.
+        If the call fails and the mount lives, the `failed` effects are possible too. A change that is not
+        `closed` may be undone by a crash.
         """
         before = [self.now, *self.others]
         after = [one for state in before if (one := effect(state)) is not None]
@@ -159,14 +159,14 @@ class UncertainOracle(CrashOracle):
         self.others = [one for one in distinct(after if closed else possible) if one != self.now]
 
     def make_certain(self, path: str) -> None:
-        """Record that a path will be as it is now whatever happens: it was stored."""
+        """Record that a path's state is stored: it is the only possible one."""
         agreed = [{**one, path: self.now[path]} for one in self.others]
         self.others = [one for one in distinct(agreed) if one != self.now]
 
     def adopt(self, found: States, *, certain: bool) -> list[str]:
-        """Take what was found for true if it is possible; else return what is wrong, a line each.
+        """Make what was found the current state, if it is possible; else return what is wrong, a line each.
 
-        Nothing else is possible any more when it is `certain`.
+        No other state is possible any more if it is `certain`.
         """
         possible = [*distinct([self.now, *self.others]), *self._torn(found)]
         right = [one for one in possible if not differences(found, one)]
@@ -202,7 +202,7 @@ class UncertainOracle(CrashOracle):
         return [*best, f"({len(possible)} states were possible; this is the nearest)", *options]
 
     def _compare(self, path: str, wanted: State | None) -> str:
-        """Return where a path's bytes differ from what was wanted, read anew."""
+        """Read a path again; return where its bytes differ from the wanted state."""
         try:
             found = (self.root / path).read_bytes()
         except OSError as error:
@@ -211,7 +211,7 @@ class UncertainOracle(CrashOracle):
         return "" if body is None else f"differs at {different_ranges(found, body)}"
 
     def edit(self, path: str, pieces: Sequence[Piece], *, empty: bool, pause: Callable[[], None]) -> None:
-        """Change a file in place, or make it anew when `empty`; what counts is its close."""
+        """Change a file in place, or write it anew if `empty`; the change takes effect at the close."""
         flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if empty else 0)
         if empty:
             self._make_anew(path, flags, pieces, pause)
@@ -220,7 +220,7 @@ class UncertainOracle(CrashOracle):
         self.settle(path)
 
     def write(self, path: str, body: bytes, *, offset: int | None = None) -> None:
-        """Make a file of these bytes, or write them at `offset` into the file that is there."""
+        """Make a file of these bytes, or write them at `offset` into the existing file."""
         self.edit(path, [Piece(offset or 0, body)], empty=offset is None, pause=lambda: None)
 
     def _make_anew(self, path: str, flags: int, pieces: Sequence[Piece], pause: Callable[[], None]) -> None:
@@ -245,10 +245,10 @@ class UncertainOracle(CrashOracle):
     def _change_in_place(
         self, path: str, flags: int, pieces: Sequence[Piece], pause: Callable[[], None]
     ) -> None:
-        """Change a file of which a crash may show a part of each step, cut or filled with zeros to its size.
+        """Change a file in place; a crash may leave a part of each step, cut or zero-filled to the old size.
 
-        That is what docs/durability.md does not promise: the record of a close that waits for Swift has its
-        size and its changed blocks, and the local file is changed meanwhile.
+        docs/durability.md does not promise more: the record of a close that is not uploaded yet has the size
+        and the changed blocks of that time, while the local file changes.
         """
         body = self.bytes_of(path)
         bodies = self._bodies_after(body, pieces)
@@ -274,7 +274,7 @@ class UncertainOracle(CrashOracle):
         return found
 
     def holding(self, path: str, body: bytes) -> Effect:
-        """Return the effect that a file holds these bytes, made when it is not there."""
+        """Return the effect that a file holds these bytes, and is made if it does not exist."""
         holds = self.body(body)
 
         def effect(states: States) -> dict[str, State]:
@@ -284,11 +284,11 @@ class UncertainOracle(CrashOracle):
         return effect
 
     def bytes_of(self, path: str) -> bytes:
-        """Return what a file holds now."""
+        """Return the current bytes of a file."""
         return self._bodies[self.now[path].holds]
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file, or a folder and all below it; when it fails, it may be there under both names."""
+        """Rename a file, or a folder and all below it; a failure may leave it under both names."""
         self.change(
             lambda: (self.root / old).rename(self.root / new),
             lambda states: moved(states, old, new),
@@ -296,18 +296,19 @@ class UncertainOracle(CrashOracle):
         )
 
     def forget_bodies(self) -> None:
-        """Forget the bytes that no path can hold any more."""
+        """Forget bytes that no path can hold any more."""
         held = {state.holds for states in (self.now, *self.others) for state in states.values()}
         self._bodies = {holds: body for holds, body in self._bodies.items() if holds in held}
 
     def look_at(self, path: str) -> State:
-        """Return what the mount shows."""
+        """Return the state of a path that the mount shows."""
         return look(self.root / path)
 
     def _effect(self, changes: Mapping[str, State | None]) -> Effect:
-        """Return the effect of changes that were computed from `now`, in other states of the paths too.
+        """Return the effect of changes that were computed from `now`, also on other possible states.
 
-        There only what differs from `now` changes; where a path is missing the call would have failed.
+        There only the fields that differ from `now` change. The effect is None in a state where a path is
+        missing: there the call would have failed.
         """
         base = dict(self.now)
 
@@ -333,11 +334,11 @@ def _applied(states: Iterable[States], effects: Iterable[Effect]) -> list[States
 
 
 def _without_folder_time(state: State) -> State:
-    """Return a state that does not insist on a folder's time, which nobody has set."""
+    """Return the state with any time if it is a folder's, which no call has set."""
     return replace(state, mtime_ns=None) if state.kind == "folder" else state
 
 
 def _changed(state: State, old: State, new: State) -> State:
-    """Return a state with those fields new in which `new` differs from `old`."""
+    """Return the state with the fields in which `new` differs from `old`."""
     fields = {name: value for name, value in vars(new).items() if value != vars(old)[name]}
     return replace(state, **fields)

@@ -1,8 +1,7 @@
-"""A file that is stored while it is written to, over a store in memory that lets a test step in."""
+"""A file that is uploaded while it is written to, with a store in memory that calls hooks."""
 
 import hashlib
 import os
-import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +33,9 @@ PLAIN = Headers("application/octet-stream")
 
 
 class SlowStore(MemoryStore):
-    """A store whose PUTs take time, as a network's do: `during` is called after the MD5 and before the bytes.
+    """A store whose PUTs take time: `during` is called after the MD5 is computed and before the body is read.
 
-    As a server does, it refuses a body that is not what the MD5 says. `before` is called before the MD5.
+    Like a server, it refuses a body that does not match the MD5. `before` is called before the MD5.
     """
 
     during: Callable[[ObjectName], None] | None = None
@@ -57,7 +56,10 @@ class SlowStore(MemoryStore):
 
 
 class Writer:
-    """A file of one MiB a segment, what it must hold, and what Swift holds of it."""
+    """A file with segments of 1 MiB; `model` has the bytes that it must hold.
+
+    `pool` has `threads` threads for uploads. `now` is the time that the removal of segments sees.
+    """
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self.folder = folder
@@ -75,13 +77,15 @@ class Writer:
         self.content = self.make(None)
 
     def make(self, origin: BaseVersion | None) -> CachedFile:
+        """Return a new content based on a version, or empty."""
         return self.compose(FileState.create(self.folder, origin, None, UNLIMITED))
 
     def restore(self, record: FileRecord) -> CachedFile:
-        """Return what the process after one that died makes of what that had recorded."""
+        """Return the content that the next process makes of the record of one that died."""
         return self.compose(FileState.restore(self.folder, record, UNLIMITED), record.prefix)
 
     def compose(self, state: FileState, prefix: ObjectName | None = None) -> CachedFile:
+        """Return a content with this state, whose segments have this prefix."""
         uploads = SegmentUploader(
             self.store,
             self.places,
@@ -95,30 +99,33 @@ class Writer:
         return CachedFile(state, self.store, self.pool, uploads, 0)
 
     def reopen(self) -> None:
-        """Let the content know nothing but the stored version."""
+        """Replace the content by one that only knows the stored version."""
         self.content.close()
         info = self.store.head(NAME)
         self.content = self.make(BaseVersion(NAME, info.version.etag, info.size, info.size))
 
     def write(self, offset: int, data: bytes) -> None:
+        """Write bytes at an offset."""
         assert self.content.write(offset, len(data), lambda file, at: os.pwrite(file, data, at)) == len(data)
         self.model.extend(bytes(max(0, offset + len(data) - len(self.model))))
         self.model[offset : offset + len(data)] = data
 
     def fill(self, data: bytes) -> None:
-        """Write a new file, of which no segment is uploaded before it is stored."""
-        self.write(1, data[1:])  # what does not begin at 0 is not written in sequence
+        """Write a new file, of which no segment is uploaded early."""
+        self.write(1, data[1:])  # segments are uploaded early only if they are written in order
         self.write(0, data[:1])
 
     def truncate(self, size: int) -> None:
+        """Set the size."""
         self.content.truncate(size)
         del self.model[size:]
         self.model.extend(bytes(size - len(self.model)))
 
     def run(self, *, replaces_large: bool | None = None) -> ObjectInfo:
+        """Upload the file as the journal does; `replaces_large`: whether an SLO is replaced, if known."""
         large = self.is_large() if replaces_large is None else replaces_large
         file, description = self.content.to_record(), ObjectMeta("text/plain", Stored())
-        # As in the journal, what an attempt in vain has replaced goes with the next one that succeeds.
+        # As in the journal, segments that a failed attempt has replaced are deleted after the next success.
         operation = PutFile(
             NAME, file, description, large, superseded_segments=tuple(sorted(self.superseded))
         )
@@ -127,6 +134,7 @@ class Writer:
         return info
 
     def is_large(self) -> bool:
+        """Return whether the stored object is an SLO."""
         return any(row.key == NAME.key for row in self.store.list_page("box").rows) and (
             self.store.head(NAME).is_slo
         )
@@ -141,7 +149,7 @@ class Writer:
         return os.pread(span.descriptor, span.length, span.position)
 
     def segments(self) -> set[ObjectName]:
-        """Return the segments that there are."""
+        """Return the segments in the container of segments."""
         if "box_segments" not in self.store.list_containers().subdirs:
             return set()
         rows = self.store.list_page("box_segments").rows
@@ -152,23 +160,21 @@ class Writer:
         return {one.name for one in self.store.manifest(NAME).segments} if self.is_large() else set()
 
     def puts(self) -> int:
-        """Return how many objects were stored since this was last asked."""
-        self.pool.submit(int).result()  # the only thread's last upload has ended
+        """Return the number of PUTs since the last call."""
+        self.pool.submit(int).result()  # then the last upload of the only thread has ended
         count = sum(method == "put" for method, _ in self.store.requests)
         self.store.requests.clear()
         return count
 
     def close(self) -> None:
+        """End the uploads, and close the content and the journal."""
         self.pool.shutdown()
         self.content.close()
         self.log.close()
 
 
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 def download(store: MemoryStore) -> bytes:
+    """Return the object's bytes."""
     body = bytearray(store.head(NAME).size)
 
     def sink(offset: int, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of files that are stored while they are written to."""
+"""Fixtures of the tests of files that are uploaded while they are written to."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from support.upload_rig import Writer
 
 @pytest.fixture
 def build_writer(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
-    """Build writers with so many threads, one if not told."""
+    """Return a function that makes a `Writer` with so many threads, by default one."""
     writers: list[Writer] = []
 
     def build_one(threads: int = 1) -> Writer:
@@ -24,4 +24,5 @@ def build_writer(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
 
 @pytest.fixture
 def writer(build_writer: Callable[..., Writer]) -> Writer:
+    """A `Writer` with one thread."""
     return build_writer()

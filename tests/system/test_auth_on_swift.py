@@ -1,4 +1,4 @@
-"""Credentials: where they come from, what is said when they are wrong, and that they are never shown.
+"""Credentials: where they come from, the messages when they are wrong, and that they are never shown.
 
 These run on a real Swift.
 """
@@ -23,7 +23,7 @@ def server() -> Iterator[SwiftServer]:
         yield running
 
 
-def test_v1(server: SwiftServer) -> None:
+def test_login_with_auth_v1(server: SwiftServer) -> None:
     account = open_account(server.environment())
     try:
         assert account.endpoint() == server.storage_url
@@ -62,7 +62,7 @@ def test_clouds_yaml(server: SwiftServer, tmp_path: Path) -> None:
         open_account({**environment, "OS_CLOUD": "nowhere"})
 
 
-def test_a_wrong_key_is_told_at_once(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_key_is_reported_at_once(server: SwiftServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     environment = {**server.environment(), "ST_KEY": SECRET}
     begun = time.monotonic()
@@ -76,7 +76,7 @@ def test_a_wrong_key_is_told_at_once(server: SwiftServer, caplog: pytest.LogCapt
     assert SECRET not in text + caplog.text + repr(caught.value)
 
 
-def test_what_is_no_authentication_server_is_said(server: SwiftServer) -> None:
+def test_an_address_that_is_no_authentication_server_is_reported(server: SwiftServer) -> None:
     for path, kind in (("/healthcheck", ConfigurationError), ("/auth/nothing", ConfigurationError)):
         environment = {**server.environment(), "ST_AUTH": server.auth_url.replace("/auth/v1.0", path)}
         with pytest.raises(kind, match="test:tester") as caught:

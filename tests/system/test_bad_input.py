@@ -1,4 +1,4 @@
-"""Mistakes of users and administrators: each is one line, and troubleshooting.md has it."""
+"""Mistakes of users and administrators: each is one line, which troubleshooting.md quotes."""
 
 import os
 import re
@@ -18,10 +18,10 @@ from swiftfs.fuse.binding import _first_reason
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
 PLACES = "AUTHURL|USER|REASON|NAME|FILE|FOLDER|PATH|PROXY|SOURCE|VALUE|NUMBER"
-"""Words of the page that stand for others."""
+"""Placeholders in the quotations."""
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port, where nobody listens."""
+"""The discard port, on which no server listens."""
 
 Refused = Callable[..., str]
 
@@ -31,7 +31,7 @@ def quoted_lines() -> list[str]:
 
 
 def quoted(line: str) -> str:
-    """Return the page's line that says most of `line`."""
+    """Return the quotation of troubleshooting.md that agrees best with `line`."""
     found = [
         text
         for text in quoted_lines()
@@ -43,7 +43,7 @@ def quoted(line: str) -> str:
 
 @pytest.fixture
 def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
-    """Mount as by mistake; return the line that says why it fails, as the page has it."""
+    """Return a function that mounts with an error; it returns the quotation of the line that is printed."""
     (tmp_path / "mountpoint").mkdir()
 
     def refused(
@@ -62,7 +62,7 @@ def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "expected"),
     [
         ({"ST_AUTH": "", "ST_USER": "", "ST_KEY": ""}, "no credentials: "),
         ({"ST_KEY": ""}, "incomplete credentials: set NAME"),
@@ -73,10 +73,10 @@ def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
         ({"OS_CACERT": "/no/such/file"}, "OS_CACERT=FILE: REASON"),
     ],
 )
-def test_who_and_where(
-    connection: Connection, refused: Refused, variables: dict[str, str], told: str
+def test_wrong_credentials_and_addresses(
+    connection: Connection, refused: Refused, variables: dict[str, str], expected: str
 ) -> None:
-    assert told in refused(**variables)
+    assert expected in refused(**variables)
 
 
 def test_an_address_that_is_no_login(connection: Connection, swift: SwiftServer, refused: Refused) -> None:
@@ -87,36 +87,36 @@ def test_an_address_that_is_no_login(connection: Connection, swift: SwiftServer,
 
 
 @pytest.mark.parametrize(
-    ("days", "told"),
+    ("days", "expected"),
     [(1, "REASON; set OS_CACERT=FILE to the issuer's certificate"), (-1, "is not trusted, REASON")],
 )
-def test_certificates(
-    connection: Connection, swift: SwiftServer, refused: Refused, tmp_path: Path, days: int, told: str
+def test_bad_certificates(
+    connection: Connection, swift: SwiftServer, refused: Refused, tmp_path: Path, days: int, expected: str
 ) -> None:
     certificate = write_certificate(tmp_path / "certificate", days=days)
     trusted = {"OS_CACERT": str(certificate)} if days < 0 else {}
     with Proxy(swift.port, certificate) as proxy:
-        assert refused(ST_AUTH=f"{proxy.url}/auth/v1.0", **trusted).endswith(told)
+        assert refused(ST_AUTH=f"{proxy.url}/auth/v1.0", **trusted).endswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(403, "may not read SOURCE"), (507, "SOURCE cannot be listed: REASON")]
+    ("status", "expected"), [(403, "may not read SOURCE"), (507, "SOURCE cannot be listed: REASON")]
 )
 def test_a_container_that_cannot_be_read(
-    connection: Connection, swift: SwiftServer, refused: Refused, status: int, told: str
+    connection: Connection, swift: SwiftServer, refused: Refused, status: int, expected: str
 ) -> None:
     swift.inject(Fault(method="GET", path="/v1/", status=status))
     swift.inject(Fault(method="HEAD", path="/v1/", status=status))
-    assert told in refused()
+    assert expected in refused()
 
 
-def test_a_container_that_is_not_there(refused: Refused) -> None:
+def test_a_container_that_does_not_exist(refused: Refused) -> None:
     assert "no container 'NAME'" in refused(source="no-such-container")
 
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize(
-    ("content", "mode", "told"),
+    ("content", "mode", "expected"),
     [
         (b"ST_USER=u\n", 0o644, "can be read by other users: chmod 600 it"),
         (b"ST_USER=u\nkey: x\n", 0o600, "line NUMBER: expected"),
@@ -127,21 +127,21 @@ def test_a_container_that_is_not_there(refused: Refused) -> None:
         (None, 0, "credentials file FILE: REASON"),
     ],
 )
-def test_credentials_files(
-    refused: Refused, tmp_path: Path, content: bytes | None, mode: int, told: str
+def test_wrong_credentials_files(
+    refused: Refused, tmp_path: Path, content: bytes | None, mode: int, expected: str
 ) -> None:
     file = tmp_path / "credentials"
     if content is not None:
         file.touch(mode)
         file.write_bytes(content)
-    assert told in refused("--credentials", file)
+    assert expected in refused("--credentials", file)
 
 
 @pytest.mark.parametrize("change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n")])
 def test_a_credentials_file_of_another_system_is_read(
     swift: SwiftServer, container: str, tmp_path: Path, change: Callable[[str], str]
 ) -> None:
-    """With a byte order mark, or with its line ends: the login works, and the container is missed."""
+    """With a byte order mark or other line ends: the login works, and the container is missing."""
     file = tmp_path / "credentials"
     file.touch(0o600)
     lines = "".join(f'{name}="{value}"\n' for name, value in swift.environment().items())
@@ -153,7 +153,7 @@ def test_a_credentials_file_of_another_system_is_read(
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("tll=3", "unknown option"),
         ("ttl=soon", "option NAME=VALUE (-o): expected REASON"),
@@ -161,11 +161,11 @@ def test_a_credentials_file_of_another_system_is_read(
         ("remount,ro", "remount is not supported"),
     ],
 )
-def test_options(refused: Refused, words: str, told: str) -> None:
-    assert told in refused("-o", words)
+def test_wrong_options(refused: Refused, words: str, expected: str) -> None:
+    assert expected in refused("-o", words)
 
 
-def test_mount_points(refused: Refused, tmp_path: Path) -> None:
+def test_unusable_mount_points(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "full" / "x").mkdir(parents=True)
     (tmp_path / "file").touch()
     assert "is not empty" in refused(folder=tmp_path / "full")
@@ -174,7 +174,7 @@ def test_mount_points(refused: Refused, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("output", "expected"),
     [
         ("fusermount: failed to open /dev/fuse: Permission denied", ": its mode should be 666"),
         ("fusermount3: mount failed: Operation not permitted", ": fusermount should belong to root and"),
@@ -185,13 +185,13 @@ def test_mount_points(refused: Refused, tmp_path: Path) -> None:
         ("fusermount: user has no write access to mountpoint /srv", "no write access to mountpoint FOLDER"),
     ],
 )
-def test_what_fusermount_refuses(said: str, told: str) -> None:
-    assert told in quoted(f"swiftfs: cannot mount on /srv: {_first_reason(said)}")
+def test_refusals_of_fusermount(output: str, expected: str) -> None:
+    assert expected in quoted(f"swiftfs: cannot mount on /srv: {_first_reason(output)}")
 
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system without room for a journal."""
+    """A file system without space for a journal."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
@@ -201,7 +201,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_cache_folders(connection: Connection, refused: Refused, tmp_path: Path) -> None:
+def test_unusable_cache_folders(connection: Connection, refused: Refused, tmp_path: Path) -> None:
     own, file, link = tmp_path / "own", tmp_path / "file", Path("/proc/no-such-folder")
     own.mkdir()
     (own / "diary").write_text("text")
@@ -222,7 +222,7 @@ def test_a_second_mount(mounted: Mount, refused: Refused) -> None:
     assert "is in use by another mount" in refused(cache=mounted.cache)
 
 
-def test_unmounting(mounted: Mount, tmp_path: Path) -> None:
+def test_wrong_unmounts(mounted: Mount, tmp_path: Path) -> None:
     assert quoted(one_line(swiftfs("umount", tmp_path))).endswith("is not a swiftfs mount")
     with (mounted.path / "file").open("w"):
         assert "Device or resource busy" in quoted(one_line(swiftfs("umount", mounted.path)))

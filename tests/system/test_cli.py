@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, their exit codes, and what they leave behind."""
+"""The commands as a user types them: output, exit codes, and what they leave."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ def process_of(folder: Path) -> int:
 
 
 def has_ended(pid: int) -> bool:
-    """Say whether a process is gone, or a zombie that only its new parent has not looked after yet."""
+    """Return whether a process is gone, or is a zombie that its new parent has not reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -50,7 +50,7 @@ def has_ended(pid: int) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A mount point that is free again after the test, whatever was mounted there."""
+    """A mount point, which is unmounted after the test."""
     folder = tmp_path / "mnt"
     folder.mkdir()
     yield folder
@@ -99,7 +99,7 @@ def test_fusermount_ends_the_process_too(background: Path) -> None:
     assert eventually(lambda: has_ended(pid))
 
 
-def test_what_is_open_at_sigterm_is_stored(mounted: Mount, connection: Connection) -> None:
+def test_a_file_open_at_sigterm_is_stored(mounted: Mount, connection: Connection) -> None:
     with (mounted.path / "file").open("wb", buffering=0) as file:
         file.write(b"never closed by its program")
         process = os.pidfd_open(mounted.pid)
@@ -135,7 +135,7 @@ def test_a_second_mount_on_the_same_cache_is_refused(
     assert swiftfs("umount", background).returncode == 0
 
 
-def test_umount_says_what_is_wrong(background: Path, tmp_path: Path) -> None:
+def test_umount_reports_what_is_wrong(background: Path, tmp_path: Path) -> None:
     assert "is not a swiftfs mount" in one_line(swiftfs("umount", tmp_path))
     assert "No such file or directory" in one_line(swiftfs("umount", tmp_path / "nothing"))
     with (background / "open").open("w"):
@@ -146,7 +146,7 @@ def test_umount_says_what_is_wrong(background: Path, tmp_path: Path) -> None:
     assert swiftfs("umount", background).returncode == 0
 
 
-def test_a_mount_that_died_is_taken_away_and_told(background: Path) -> None:
+def test_a_mount_that_died_is_removed_and_reported(background: Path) -> None:
     pid = process_of(background)
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: has_ended(pid))
@@ -154,7 +154,7 @@ def test_a_mount_that_died_is_taken_away_and_told(background: Path) -> None:
     assert not is_mounted(background)
 
 
-def test_what_cannot_be_mounted_is_one_line(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
+def test_a_failed_mount_prints_one_line(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
     good = swift.environment()
     (tmp_path / "full" / "x").mkdir(parents=True)
     (tmp_path / "file").touch()
@@ -174,13 +174,13 @@ def test_what_cannot_be_mounted_is_one_line(swift: SwiftServer, folder: Path, tm
 
 
 @pytest.mark.parametrize("flags", [(), ("--foreground",)])
-def test_wrong_credentials_are_told_within_seconds_and_without_the_key(
+def test_wrong_credentials_are_reported_within_seconds_and_without_the_key(
     swift: SwiftServer, folder: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{nobody.getsockname()[1]}/auth/v1.0"
-        for change, told in (
+        for change, expected in (
             ({"ST_KEY": "not-the-key"}, "wrong user or key"),
             ({"ST_AUTH": closed}, "no answer"),
         ):
@@ -189,7 +189,7 @@ def test_wrong_credentials_are_told_within_seconds_and_without_the_key(
             words = ("mount", "box", folder, "--cache-dir", tmp_path / "cache", *flags)
             line = one_line(swiftfs(*words, environment=credentials))
             assert time.monotonic() - began < 10
-            assert told in line
+            assert expected in line
             assert credentials["ST_AUTH"] in line
             assert credentials["ST_USER"] in line
             assert credentials["ST_KEY"] not in line
@@ -197,7 +197,7 @@ def test_wrong_credentials_are_told_within_seconds_and_without_the_key(
 
 
 def test_an_interrupted_mount_does_not_appear_later(folder: Path, tmp_path: Path) -> None:
-    """The login hangs; the user gives up; then nothing may be left of it."""
+    """The login hangs, and the user interrupts it; then nothing may be left."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         auth = f"http://127.0.0.1:{silent.getsockname()[1]}/auth/v1.0"
         command = [sys.executable, "-m", "swiftfs", "mount", "box", str(folder), "--cache-dir"]
@@ -214,7 +214,7 @@ def test_an_interrupted_mount_does_not_appear_later(folder: Path, tmp_path: Path
     assert has_ended(int(children[0]))
 
 
-def test_a_credentials_file_serves_without_environment(
+def test_a_credentials_file_is_enough(
     swift: SwiftServer, connection: Connection, container: str, folder: Path, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
@@ -279,11 +279,11 @@ def test_mount_8_finds_the_helper(
 
 
 def cache_is_locked(cache: Path) -> bool:
-    # Whoever serves the mount holds the lock until it has ended.
+    # The process of the mount holds the lock until it ends.
     return subprocess.run(["flock", "-n", str(cache / "lock"), "true"], check=False).returncode != 0
 
 
-def test_the_help_and_the_version_name_everything() -> None:
+def test_the_help_and_the_version_are_complete() -> None:
     assert swiftfs("--version").stdout.startswith("swiftfs, version ")
     text = swiftfs("mount", "--help").stdout
     for word in ("--foreground", "--cache-dir", "--sync", "--os-cloud", "--segment-size", "--config"):

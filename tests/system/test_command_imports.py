@@ -1,4 +1,4 @@
-"""What a command does not need it does not load: `swiftfs version` and every `--help` answer at once."""
+"""A command loads only what it needs: `swiftfs version` and every `--help` are fast."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ pkgutil.resolve_name(function)()
 def run(
     *words: str, program: str = "swiftfs", environment: Mapping[str, str] | None = None, code: int = 0
 ) -> str:
-    """Run a program that ends with `code`; return what it prints, and then the modules it has loaded."""
+    """Run a program that ends with `code`; return its output, with the modules that it has loaded."""
     result = subprocess.run(
         [sys.executable, "-c", CODE, ENTRY_POINTS[program], program, *words],
         env={**clean_environment(), **(environment or {})},
@@ -60,7 +60,7 @@ def run(
 
 
 def complete(*words: str, incomplete: str) -> str:
-    """Have bash complete a command line of swiftfs; return as `run` does."""
+    """Let bash complete a command line of swiftfs; return as `run` does."""
     return run(
         environment={
             "_SWIFTFS_COMPLETE": "bash_complete",
@@ -126,10 +126,10 @@ def test_completion_loads_no_library(words: tuple[str, ...], incomplete: str, fo
         (("status", "--json"), set()),
         (("flush",), set()),
         (("retry",), set()),
-        (("umount",), {"sqlite3"}),  # by the module that names the files of a cache folder
+        (("umount",), {"sqlite3"}),  # by the module with the file names of a cache folder
     ],
 )
-def test_a_command_that_asks_a_mount_loads_no_part_of_one(
+def test_a_command_about_a_mount_loads_no_part_of_one(
     words: tuple[str, ...], more: set[str], tmp_path: Path
 ) -> None:
     output = run(*words, str(tmp_path), code=1)

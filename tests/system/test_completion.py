@@ -1,4 +1,4 @@
-"""Shell completion as docs/operations.md sets it up, in a real shell on a terminal."""
+"""Shell completion, set up as in docs/operations.md, in a real shell on a terminal."""
 
 import os
 import pty
@@ -33,7 +33,7 @@ class Terminal:
         os.close(theirs)
 
     def type(self, text: str, until: str) -> str:
-        """Type `text`, and return what the terminal shows until it shows `until`."""
+        """Type `text`; return the terminal's output up to `until`."""
         os.write(self._ours, text.encode())
         shown = ""
         while until not in shown:

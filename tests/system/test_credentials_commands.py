@@ -1,4 +1,4 @@
-"""Credentials in files, the ways of Keystone to log in, readers, and that no secret is told anywhere.
+"""Credentials in files, login methods of Keystone, read-only users, and that no secret is shown.
 
 These run on a real Swift.
 """
@@ -20,7 +20,7 @@ SECRET = "s3cret-key-nobody-sees"
 
 @pytest.fixture
 def reader(swift: SwiftServer, connection: Connection, container: str) -> dict[str, str]:
-    """Who may read and list the container, and nothing else."""
+    """A user that may only read and list the container."""
     connection.put_object(container, "file", b"text")
     connection.post_container(container, {"X-Container-Read": f"{READER.name},.rlistings"})
     return {
@@ -46,10 +46,10 @@ def test_a_reader_s_mount_is_read_only(
         assert swiftfs("umount", folder).returncode == 0
 
 
-def test_no_secret_is_seen(
+def test_no_secret_is_visible(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
-    """Not in argv, the environment that others of the same user read, the log, or the cache folder."""
+    """Neither in argv, nor in the environment that the user's processes can read, nor in log and cache."""
     lines = "".join(f"{name}={value}\n" for name, value in swift.environment().items())
     file = secret_file(tmp_path, lines)
     folder = tmp_path / "mnt"
@@ -75,7 +75,7 @@ def test_no_secret_is_seen(
 
 
 @pytest.mark.mount_options("ro")
-def test_a_mount_that_is_read_only_anyway_asks_nothing(mounted: Mount, swift: SwiftServer) -> None:
+def test_a_read_only_mount_does_not_check_write_access(mounted: Mount, swift: SwiftServer) -> None:
     swift.reset_requests()
     mounted.remount()
     assert not [request for request in swift.requests() if request.method == "DELETE"]

@@ -1,6 +1,6 @@
-"""Databases of another format, of another program, damaged ones, and ones that cannot be reached.
+"""Databases of another format, of another program, damaged ones, and ones that cannot be read.
 
-These run on a real Swift.
+These run commands, some on a real Swift.
 """
 
 import subprocess
@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from support.commands import one_line, swiftfs
-from support.harness import harness, names, write
+from support.harness import harness, names
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 from support.old_databases import NEW, contents, garbage, make, rewrite
-from support.stored_objects import NEVER, refuse
+from support.refused_changes import leave_refused_file
 from swiftfs.demo.server import SwiftServer
-from swiftfs.errors import AccessDenied, SwiftfsError
 from swiftfs.journal.database import SCHEMA
 from swiftfs.sqlite import OtherFormat, open_database
 
@@ -29,17 +28,11 @@ def store() -> MemoryStore:
 @pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), harness(store, folder, NEVER) as filesystem:
-        write(filesystem, "/file", b"data")
-    store.hook = None
-    return folder
+    return leave_refused_file(store, tmp_path / "cache")
 
 
 def kill_after(path: Path, *statements: str) -> None:
-    """Run statements in a process that dies with its write-ahead log full."""
+    """Execute statements in a process that dies with a full write-ahead log."""
     words = "import os, sqlite3, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None)\n" + (
         "for one in sys.argv[2:]: d.execute(one)\nos._exit(0)"
     )
@@ -67,7 +60,7 @@ def test_another_format_is_refused_and_not_touched(tmp_path: Path, mark: str, lo
     assert contents(tmp_path) == before
 
 
-def test_export_and_recover_speak_of_another_format(cache: Path, tmp_path: Path) -> None:
+def test_export_and_recover_report_another_format(cache: Path, tmp_path: Path) -> None:
     rewrite(
         cache / "journal.sqlite",
         "PRAGMA user_version = 9",
@@ -83,7 +76,7 @@ def test_export_and_recover_speak_of_another_format(cache: Path, tmp_path: Path)
     assert "holds no damaged journal" in result.stdout
 
 
-def test_a_journal_whose_table_has_other_columns_is_told(cache: Path, tmp_path: Path) -> None:
+def test_a_journal_whose_table_has_other_columns_is_reported(cache: Path, tmp_path: Path) -> None:
     rewrite(
         cache / "journal.sqlite",
         "PRAGMA user_version = 9",
@@ -96,7 +89,7 @@ def test_a_journal_whose_table_has_other_columns_is_told(cache: Path, tmp_path: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def cut(path: Path) -> None:
+def truncate_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
@@ -108,12 +101,12 @@ def without_tables(path: Path) -> None:
     rewrite(path, "DROP TABLE intents")
 
 
-def only_its_log(path: Path) -> None:
+def leave_only_the_wal(path: Path) -> None:
     kill_after(path, "INSERT OR REPLACE INTO facts VALUES ('x', 'y')")
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [cut, garbage, empty, without_tables, only_its_log])
+@pytest.mark.parametrize("harm", [truncate_file, garbage, empty, without_tables, leave_only_the_wal])
 def test_a_damaged_journal_is_set_aside_with_its_files(cache: Path, store: MemoryStore, harm: object) -> None:
     assert callable(harm)
     harm(cache / "journal.sqlite")

@@ -1,4 +1,4 @@
-"""The demo's Swift: what other tests rely on when they count its requests and make it fail."""
+"""The demo's Swift: what other tests rely on when they count its requests and inject faults."""
 
 import hashlib
 import http.client
@@ -141,7 +141,7 @@ def test_requests_are_recorded_in_order_with_their_bytes(swift: SwiftServer, cli
     assert swift.requests() == []
 
 
-def test_a_record_is_whole_when_the_answer_is(swift: SwiftServer, client: Any) -> None:
+def test_a_record_is_complete_when_the_answer_is(swift: SwiftServer, client: Any) -> None:
     client.put_object("c", "big", b"x" * 3_000_000)
     for _ in range(10):
         swift.reset_requests()
@@ -159,7 +159,7 @@ def test_requests_from_many_threads_are_all_recorded(swift: SwiftServer, client:
     assert len([request for request in swift.requests() if request.method == "PUT"]) == 40
 
 
-def test_a_fault_answers_instead_of_swift_as_often_as_asked(swift: SwiftServer, client: Any) -> None:
+def test_a_fault_answers_instead_of_swift_as_often_as_requested(swift: SwiftServer, client: Any) -> None:
     swift.inject(Fault(method="PUT", path="/c/fail", status=503, headers={"Retry-After": "7"}, times=2))
     with pytest.raises(ClientException) as caught:
         client.put_object("c", "fail", b"x" * 100_000)
@@ -247,7 +247,7 @@ def test_a_reset_is_an_rst_without_an_answer(swift: SwiftServer, client: Any) ->
     assert client.head_container("c")
 
 
-def test_a_delay_holds_back_only_what_it_fits(swift: SwiftServer, client: Any) -> None:
+def test_a_delay_concerns_only_matching_requests(swift: SwiftServer, client: Any) -> None:
     swift.inject(Fault(method="HEAD", delay=0.3, times=1))
     client.head_container("c")
     client.head_container("c")
@@ -255,14 +255,14 @@ def test_a_delay_holds_back_only_what_it_fits(swift: SwiftServer, client: Any) -
     assert slow.seconds >= 0.3 > fast.seconds
 
 
-def test_a_fault_that_cannot_be_is_refused(swift: SwiftServer) -> None:
+def test_an_impossible_fault_is_refused(swift: SwiftServer) -> None:
     with pytest.raises(ValueError, match="refused"):
         swift.inject(Fault(path="("))
     with pytest.raises(ValueError, match="after"):
         Fault(after=True)
 
 
-def test_rights_and_quotas_are_swifts_own(swift: SwiftServer, client: Any) -> None:
+def test_rights_and_quotas_are_enforced(swift: SwiftServer, client: Any) -> None:
     reader = connect(swift, READER.name, READER.key)
     assert status_of(reader.get_container, "c") == 403
     assert status_of(connect(swift, key="wrong").get_auth) == 401
@@ -300,7 +300,7 @@ def test_a_child_that_died_is_started_again() -> None:
         assert server.requests() == []
 
 
-def test_an_account_knows_what_its_containers_hold(client: Any) -> None:
+def test_an_account_has_the_sum_of_its_containers(client: Any) -> None:
     def bytes_used() -> tuple[int, int]:
         account, containers = client.get_account()
         return int(account["x-account-bytes-used"]), sum(row["bytes"] for row in containers)
@@ -382,16 +382,14 @@ def test_the_child_dies_with_its_parent_and_removes_the_private_folder() -> None
 
 
 def _runs(pid: int) -> bool:
-    """Say whether the process does something; a zombie waits for an init that a container may not have."""
+    """Return whether a process is running; a zombie is not, which may stay in a container without an init."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def test_what_keeps_it_from_starting_is_said_in_one_line(
-    swift: SwiftServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_start_is_reported_in_one_line(swift: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=f"port {swift.port} cannot be used"):
         SwiftServer(port=swift.port).start()
     broken = SwiftServer(settings=ServerSettings(constraints={"max_file_size": "many"}))

@@ -1,4 +1,4 @@
-"""`swiftfs demo`: the tour, its end by a signal at any moment, and what it says when something is missing."""
+"""`swiftfs demo`: the tour, its end by a signal at any moment, and errors."""
 
 import contextlib
 import io
@@ -26,13 +26,13 @@ DEMO = (sys.executable, "-m", "swiftfs", "demo")
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Iterator[Path]:
-    """A TMPDIR that must be empty after the demo, with no process and no mount of it left."""
+    """A TMPDIR that must be empty after the demo, without a process or a mount of it."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     yield folder
     assert list(folder.iterdir()) == []
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
-    # Swift ends when it sees that the demo has.
+    # Swift ends when it notices that the demo has ended.
     started = [process for process in psutil.process_iter() if is_ours(process, tmp_path)]
     assert psutil.wait_procs(started, timeout=within(20))[1] == []
 
@@ -78,9 +78,9 @@ def test_the_tour_shows_what_it_does_and_leaves_nothing(temporary: Path) -> None
     assert "big.bin" in output
 
 
-def test_with_a_mount_point_it_stays_until_ctrl_c(temporary: Path, tmp_path: Path) -> None:
+def test_with_a_mount_point_it_runs_until_ctrl_c(temporary: Path, tmp_path: Path) -> None:
     folder, data = tmp_path / "mnt", tmp_path / "data"
-    for _ in range(2):  # the second time it finds what the first has left in the data folder
+    for _ in range(2):  # the second run finds the data folder of the first
         with start(temporary, folder, "--data", data) as process:
             seen = read_until(process, f"{tour.find_program('swift')} list")
             assert sorted(path.name for path in folder.iterdir()) == [tour.BIG, tour.TREE]
@@ -137,7 +137,7 @@ def profiled(function: Callable[[FrameType, str, object], None]) -> Iterator[Non
 
 
 def test_a_signal_right_after_the_fork_ends_the_command(tmp_path: Path) -> None:
-    """`Popen` has not returned yet: nobody knows the child but the handler's frame."""
+    """`Popen` has not returned yet: only the frame of the handler knows the child."""
 
     def interrupt(_frame: FrameType, event: str, called: object) -> None:
         if event == "c_return" and getattr(called, "__name__", "") == "fork_exec":
@@ -178,7 +178,7 @@ def test_a_program_that_works_there_does_not_keep_the_mount(temporary: Path, tmp
     assert "busy" in rest
 
 
-def test_what_is_missing_is_told(
+def test_missing_programs_are_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))

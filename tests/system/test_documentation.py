@@ -1,4 +1,4 @@
-"""The pages that are made from the code are current, and what they say is so."""
+"""The generated pages are current, and what pages say is true."""
 
 import os
 import re
@@ -73,7 +73,7 @@ def test_the_files_table_names_what_a_mount_leaves(mounted: Mount) -> None:
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
 @pytest.mark.parametrize("page", ["swiftfs.1", "mount.swiftfs.8"])
-def test_the_man_pages_are_sound(page: str) -> None:
+def test_the_man_pages_have_no_errors(page: str) -> None:
     command = ["groff", "-man", "-Tascii", "-ww", "-P-c", str(docs.ROOT / "man" / page)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr == ""
@@ -81,7 +81,7 @@ def test_the_man_pages_are_sound(page: str) -> None:
         assert name in re.sub(".\b", "", result.stdout)
 
 
-def test_the_version_names_what_a_report_needs() -> None:
+def test_the_version_has_what_a_bug_report_needs() -> None:
     lines = swiftfs("version").stdout.splitlines()
     versions = dict(line.split(" ", 1) for line in lines)
     assert {
@@ -97,7 +97,7 @@ def test_the_version_names_what_a_report_needs() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_can_complete(shell: str) -> None:
+def test_completion_is_available_for_shells(shell: str) -> None:
     script = swiftfs(environment={"_SWIFTFS_COMPLETE": f"{shell}_source"})
     assert script.returncode == 0 or "bash" in shell
     words = {

@@ -1,4 +1,4 @@
-"""Without the packages of an extra: what needs them names the extra in one line, all else works."""
+"""Without the packages of an extra: what needs them names the extra in one line, everything else works."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ MISSING = "needs the package openstacksdk: pip install 'swiftfs[clouds]'"
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with every package that is installed here but openstacksdk."""
+    """Return a folder with all packages that are installed here but openstacksdk."""
     folder = tmp_path_factory.mktemp("packages")
     for package in Path(sysconfig.get_path("purelib")).iterdir():
         if not package.name.startswith("openstack"):
@@ -30,7 +30,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swiftfs(
     packages: Path, *words: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs` with those packages alone."""
+    """Run `swiftfs` with only those packages."""
     return subprocess.run(
         [sys.executable, "-S", "-m", "swiftfs", *words],
         env={**clean_environment(), "PYTHONPATH": f"{ROOT}:{packages}", **(environment or {})},
@@ -54,5 +54,5 @@ def test_without_a_cloud_it_is_not_needed(packages: Path, swift: SwiftServer, co
     assert "0 uploads, 0 segments" in result.stdout
 
 
-def test_the_version_tells_that_it_is_missing(packages: Path) -> None:
+def test_the_version_shows_that_it_is_missing(packages: Path) -> None:
     assert "openstacksdk not installed" in swiftfs(packages, "version").stdout.splitlines()

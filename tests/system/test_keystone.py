@@ -1,4 +1,4 @@
-"""A real Keystone in front of a real Swift: login, catalog, tokens that expire, and a mount on top."""
+"""A real Keystone with a real Swift: login, catalog, tokens that expire, and mounts."""
 
 import errno
 import importlib.util
@@ -25,19 +25,19 @@ pytestmark = pytest.mark.skipif(
 
 THREADS = 8
 RENEWED_EARLY = v3.Password.MIN_TOKEN_LIFE_SECONDS
-"""A token is given up this many seconds before it expires."""
+"""Seconds before its end at which a token is renewed."""
 PATIENCE = 30.0
 
 
 class KeystoneSwift(SwiftServer):
-    """A Swift whose users are Keystone's, and which Keystone's catalog names."""
+    """A Swift whose users are Keystone's, and which is in Keystone's catalog."""
 
     def __init__(self, keystone: KeystoneServer) -> None:
         super().__init__(settings=ServerSettings(keystone=keystone.for_swift()))
         self.keystone = keystone
 
     def start(self) -> None:
-        """Start, and enter the catalog."""
+        """Start it, and enter it into the catalog."""
         super().start()
         self.keystone.add_swift(self)
 
@@ -99,7 +99,7 @@ def test_names_and_ids_log_in_to_the_same_account(swift: KeystoneSwift) -> None:
     [{"OS_PASSWORD": "not-the-password"}, {"OS_USERNAME": "nobody"}, {"OS_PROJECT_NAME": "elsewhere"}],
     ids=["password", "user", "project"],
 )
-def test_a_refused_login_is_told_in_one_line(swift: KeystoneSwift, wrong: dict[str, str]) -> None:
+def test_a_refused_login_is_reported_in_one_line(swift: KeystoneSwift, wrong: dict[str, str]) -> None:
     environment = {**swift.environment(), **wrong}
     with pytest.raises(AccessDenied) as caught:
         connect(environment)
@@ -110,7 +110,7 @@ def test_a_refused_login_is_told_in_one_line(swift: KeystoneSwift, wrong: dict[s
     assert "\n" not in text
 
 
-def test_a_region_without_swift_is_told(swift: KeystoneSwift) -> None:
+def test_a_region_without_swift_is_reported(swift: KeystoneSwift) -> None:
     with pytest.raises(ConfigurationError, match="no object-store endpoint in region nowhere"):
         connect({**swift.environment(), "OS_REGION_NAME": "nowhere"})
 
@@ -129,7 +129,7 @@ def test_one_token_serves_every_request_and_thread(swift: KeystoneSwift) -> None
 
 
 def _work_until_logins(swift: KeystoneSwift, connected: ConnectedAccount, wanted: int) -> None:
-    """Let many threads send requests until Keystone has been asked `wanted` times in all."""
+    """Send requests from many threads until Keystone has had `wanted` logins."""
     done = threading.Event()
 
     def work() -> None:
@@ -150,8 +150,8 @@ def _work_until_logins(swift: KeystoneSwift, connected: ConnectedAccount, wanted
 
 
 def _logins_possible(begun: float, life: float) -> float:
-    """Return how often one thread may have logged in since `begun`; each for itself would be many more."""
-    shortest = life - 1  # Keystone cuts the end of a token's life to a whole second
+    """Return how many logins one thread may have made since `begun`; one per thread would be many more."""
+    shortest = life - 1  # Keystone rounds the end of a token's life down to a second
     return 1 + (time.monotonic() - begun) / shortest
 
 
@@ -173,7 +173,7 @@ def test_tokens_that_swift_refuses_are_renewed_once(
     swift: KeystoneSwift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life = 3
-    # A client whose clock is behind believes in a token until Swift refuses it.
+    # A client whose clock is slow uses a token until Swift refuses it.
     monkeypatch.setattr(v3.Password, "MIN_TOKEN_LIFE_SECONDS", -3600)
     swift.keystone.set_token_life(life)
     before = swift.keystone.logins()
@@ -243,8 +243,8 @@ def test_a_token_logs_in(swift: KeystoneSwift) -> None:
     assert "no-such-token" not in str(caught.value)
 
 
-class _As:
-    """The same Swift as another user sees it, for a mount."""
+class _AnotherUser:
+    """The same Swift for a mount, with the credentials of another user."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -253,7 +253,7 @@ class _As:
         return self._environment
 
 
-def test_naver_s_keys_mount(swift: KeystoneSwift, tmp_path: Path) -> None:
+def test_a_mount_with_keys_of_naver(swift: KeystoneSwift, tmp_path: Path) -> None:
     swift_cli(swift, "post", "box")
     file = tmp_path / "credentials"
     file.touch(0o600)
@@ -261,7 +261,7 @@ def test_naver_s_keys_mount(swift: KeystoneSwift, tmp_path: Path) -> None:
         f"access_key = {USER}\nsecret_key = {PASSWORD}\nproject_id = {swift.keystone.project_id}\n"
         f"domain_id = default\nauth_url = {swift.keystone.url}\n"
     )
-    nobody: Any = _As({})
+    nobody: Any = _AnotherUser({})
     mount = Mount(nobody, "box", tmp_path, f"credentials={file}")
     mount.forked = False  # a fork's environment is not seen in /proc
     with mount:
@@ -277,7 +277,7 @@ def test_a_reader_gets_a_read_only_mount(swift: KeystoneSwift, tmp_path: Path) -
     swift_cli(swift, "post", "archive", "-r", f"{swift.keystone.project_id}:{auditor}")
     (tmp_path / "file").write_text("text")
     swift_cli(swift, "upload", "archive", "file", cwd=tmp_path)
-    reader: Any = _As({**swift.environment(), "OS_USERNAME": "auditor"})
+    reader: Any = _AnotherUser({**swift.environment(), "OS_USERNAME": "auditor"})
     with Mount(reader, "archive", tmp_path) as mount:
         assert (mount.path / "file").read_text() == "text"
         with pytest.raises(OSError, match="Read-only") as caught:
@@ -286,7 +286,7 @@ def test_a_reader_gets_a_read_only_mount(swift: KeystoneSwift, tmp_path: Path) -
     assert "archive is mounted read-only: delete archive/.swiftfs-" in mount.log.read_text()
 
 
-def test_tokens_expire_during_a_long_copy(swift: KeystoneSwift, tmp_path: Path) -> None:
+def test_a_long_copy_survives_the_end_of_its_token(swift: KeystoneSwift, tmp_path: Path) -> None:
     swift_cli(swift, "post", "box")
     swift.keystone.set_token_life(RENEWED_EARLY + 1)
     parts = []
@@ -305,12 +305,12 @@ def test_tokens_expire_during_a_long_copy(swift: KeystoneSwift, tmp_path: Path) 
     assert _refused(swift) == 0
 
 
-def test_a_revoked_user_is_told(swift: KeystoneSwift, tmp_path: Path) -> None:
+def test_a_revoked_user_is_reported(swift: KeystoneSwift, tmp_path: Path) -> None:
     user = swift.keystone.add_user("temp", "temp")
     swift_cli(swift, "post", "shared", "-r", f"{swift.keystone.project_id}:{user}")
     swift.keystone.set_token_life(RENEWED_EARLY + 1)
     environment = {**swift.environment(), "OS_USERNAME": "temp"}
-    temp: Any = _As(environment)
+    temp: Any = _AnotherUser(environment)
     with Mount(temp, "shared", tmp_path, "ttl=0,ro") as mount:
         mount.expected = ["wrong user or key"]
         assert list(mount.path.iterdir()) == []

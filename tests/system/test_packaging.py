@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that a clean environment runs it."""
+"""The wheel: its contents, and that it runs in a clean environment."""
 
 import importlib.util
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def pip(python: Path | str, *words: object) -> None:
-    """Run pip; skip the test when the packages cannot be had (no network)."""
+    """Run pip; skip the test if packages cannot be downloaded."""
     result = subprocess.run(
         [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, words)],
         capture_output=True,
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_the_wheel_holds_the_package_its_types_and_its_commands(wheel: Path) -> None:
+def test_the_wheel_contains_the_package_its_types_and_its_commands(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_commands(wheel: Path) -> 
 def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path, with_pip=True, symlinks=True)
     pip(tmp_path / "bin" / "python", "install", wheel)
-    for command, word, told in (
+    for command, word, expected in (
         ("swiftfs", "--version", "swiftfs, version "),
         ("swiftfs", "version", "python-swiftclient "),
         ("mount.swiftfs", "--help", "Usage: mount.swiftfs"),
@@ -63,6 +63,6 @@ def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None
     ):
         program = str(tmp_path / "bin" / command)
         result = subprocess.run([program, word], capture_output=True, text=True, check=True)
-        assert told in result.stdout
+        assert expected in result.stdout
     for page in ("man1/swiftfs.1", "man8/mount.swiftfs.8"):
         assert (tmp_path / "share" / "man" / page).read_text().startswith(".TH ")

@@ -1,4 +1,4 @@
-"""`swiftfs probe`: what it finds, what it advises, and that it leaves nothing behind.
+"""`swiftfs probe`: its findings and advice, and that it leaves nothing.
 
 These run on a real Swift.
 """
@@ -14,7 +14,7 @@ from swiftfs.errors import ConfigurationError
 from swiftfs.store import SwiftStore, open_account
 
 
-def test_a_real_swift(swift: SwiftServer, connection: Connection, container: str) -> None:
+def test_the_findings_of_a_real_swift(swift: SwiftServer, connection: Connection, container: str) -> None:
     connection.put_object(container, "file", b"text")
     before = connection.get_account()[1]
     result = swiftfs("probe", container, "--size", "1M", environment=swift.environment())
@@ -51,13 +51,13 @@ def test_below_a_prefix_and_without_bulk_delete() -> None:
     assert findings["latency"].options == "connections=16"
 
 
-def test_the_account(swift: SwiftServer) -> None:
+def test_the_findings_of_an_account(swift: SwiftServer) -> None:
     result = swiftfs("probe", "/", environment=swift.environment())
     assert result.returncode == 0
     assert "objects: not tested: give a container" in result.stdout
 
 
-def test_what_could_not_be_deleted_is_told(
+def test_objects_that_could_not_be_deleted_are_reported(
     swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     swift.inject(Fault(method="POST", path="bulk-delete", status=403))
@@ -67,7 +67,7 @@ def test_what_could_not_be_deleted_is_told(
     assert "objects could not be deleted, such as" in result.stderr
 
 
-def test_wrong_words(swift: SwiftServer) -> None:
+def test_wrong_arguments_are_refused(swift: SwiftServer) -> None:
     assert "no container 'nothing'" in swiftfs("probe", "nothing", environment=swift.environment()).stderr
     assert "expected a size, 1M to 1G" in swiftfs("probe", "box", "--size", "2T").stderr
     assert "no credentials" in one_line(swiftfs("probe", "box"))

@@ -1,4 +1,4 @@
-"""The systemd unit, and the protocol in which it learns that a mount answers, on a real Swift."""
+"""The systemd unit, and how a mount notifies systemd, on a real Swift."""
 
 import os
 import re
@@ -16,6 +16,7 @@ import pytest
 from swiftclient import Connection
 
 from support.mounts import Mount, clean_environment
+from support.notify_socket import notify_socket
 from swiftfs.demo.server import SwiftServer
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -24,10 +25,8 @@ UNIT = UNITS / "swiftfs@.service"
 
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[socket.socket]:
-    """A notification socket as systemd has one."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(tmp_path / "notify"))
-        channel.settimeout(30)
+    """A notification socket like systemd's."""
+    with notify_socket(tmp_path / "notify") as channel:
         yield channel
 
 
@@ -37,7 +36,7 @@ def setting(name: str) -> list[str]:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 @pytest.mark.parametrize("name", ["swiftfs@.service", "user/swiftfs@.service", "srv-photos.mount"])
-def test_systemd_finds_no_fault_in_the_units(tmp_path: Path, name: str) -> None:
+def test_systemd_finds_no_error_in_the_units(tmp_path: Path, name: str) -> None:
     copy = tmp_path / Path(name).name
     program = str(Path(sys.executable).with_name("swiftfs"))
     text = (UNITS / name).read_text()
@@ -92,7 +91,9 @@ def test_sigterm_drains_and_the_service_ends_well(mounted: Mount, connection: Co
     assert connection.get_object(mounted.source, "file")[1] == b"text"
 
 
-def test_a_failed_start_never_says_ready(swift: SwiftServer, tmp_path: Path, channel: socket.socket) -> None:
+def test_a_failed_start_never_notifies_ready(
+    swift: SwiftServer, tmp_path: Path, channel: socket.socket
+) -> None:
     folder = tmp_path / "mnt"
     folder.mkdir()
     command = [sys.executable, "-m", "swiftfs", "mount", "no-such-box", str(folder), "--foreground"]

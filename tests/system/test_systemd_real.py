@@ -1,4 +1,4 @@
-"""The units of systemd/ under a systemd that runs: `./dev systemd` boots one in a container."""
+"""The units of systemd/ in a running systemd: `./dev systemd` boots one in a container."""
 
 import contextlib
 import errno
@@ -125,7 +125,7 @@ def test_stop_waits_until_all_is_stored(service: Service, connection: Connection
     assert not service.path.is_mount()
 
 
-def test_stop_of_a_busy_mount_stores_all_as_well(
+def test_stop_of_a_busy_mount_stores_all_too(
     service: Service, connection: Connection, container: str
 ) -> None:
     systemctl("start", service.name)
@@ -138,7 +138,7 @@ def test_stop_of_a_busy_mount_stores_all_as_well(
     assert "a program has a file or folder open there" in service.journal()
 
 
-def test_a_killed_mount_stays_broken_until_the_next_goes_on_with_its_journal(
+def test_a_killed_mount_stays_broken_until_the_next_continues_its_journal(
     service: Service, connection: Connection, container: str
 ) -> None:
     systemctl("start", service.name)
@@ -154,7 +154,7 @@ def test_a_killed_mount_stays_broken_until_the_next_goes_on_with_its_journal(
     assert connection.get_object(container, "file")[1] == b"text"
 
 
-def test_a_server_that_is_away_is_told_and_tried_again(server: SwiftServer, tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_reported_and_tried_again(server: SwiftServer, tmp_path: Path) -> None:
     server.kill()
     with served(Service(server, "box", tmp_path)) as service:
         assert "failed" in systemctl("start", service.name, check=False)
@@ -164,7 +164,7 @@ def test_a_server_that_is_away_is_told_and_tried_again(server: SwiftServer, tmp_
         assert service.path.is_mount()
 
 
-def test_reload_looks_again(service: Service, connection: Connection, container: str) -> None:
+def test_reload_drops_cached_listings(service: Service, connection: Connection, container: str) -> None:
     systemctl("start", service.name)
     assert not (service.path / "new").exists()
     connection.put_object(container, "new", b"text")
@@ -175,7 +175,7 @@ def test_reload_looks_again(service: Service, connection: Connection, container:
 
 @pytest.fixture
 def automount(swift: SwiftServer, connection: Connection, container: str, tmp_path: Path) -> Iterator[Path]:
-    """A mount point at which systemd mounts `container` with mount(8) when somebody looks."""
+    """A mount point at which systemd mounts `container` with mount(8) at the first access."""
     if not all(helper.exists() for helper in HELPERS) or not Path("/dev/autofs").exists():
         pytest.skip("needs /dev/autofs, and the helpers of mount(8) and umount(8) in /sbin")
     path = tmp_path / "mnt"
@@ -202,7 +202,7 @@ def automount(swift: SwiftServer, connection: Connection, container: str, tmp_pa
         systemctl("daemon-reload")
 
 
-def test_an_automount_mounts_when_somebody_looks(
+def test_an_automount_mounts_at_the_first_access(
     automount: Path, connection: Connection, container: str
 ) -> None:
     connection.put_object(container, "there", b"text")

@@ -1,4 +1,4 @@
-"""What lies between us and Swift: certificates, wrong schemes and proxies; each mistake is one clear line."""
+"""The way to Swift: certificates, wrong schemes and proxies; each mistake is one clear line."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from support.proxies import Proxy, write_certificate
 from swiftfs.demo.server import SwiftServer
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port, where nobody listens."""
+"""The discard port, on which no server listens."""
 
 Refused = Callable[..., str]
 
@@ -38,7 +38,7 @@ def proxy(swift: SwiftServer, connection: Connection, certificate: Path) -> Iter
 
 @pytest.fixture
 def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
-    """Mount `container` with an auth URL and other variables, which fails; return the line that says why."""
+    """Return a function that mounts `container` with an auth URL and variables; it returns the error line."""
     folder = tmp_path / "mnt"
     folder.mkdir()
 
@@ -52,8 +52,8 @@ def refused(swift: SwiftServer, container: str, tmp_path: Path) -> Refused:
     return refused
 
 
-def works(swift: SwiftServer, container: str, folder: Path, variables: Mapping[str, str]) -> None:
-    """Mount, write, unmount."""
+def assert_works(swift: SwiftServer, container: str, folder: Path, variables: Mapping[str, str]) -> None:
+    """Mount, write a file, unmount."""
     (folder / "mnt").mkdir()
     words = ("mount", container, folder / "mnt", "--cache-dir", folder / "cache")
     mounted = swiftfs(*words, environment={**swift.environment(), **variables})
@@ -73,7 +73,9 @@ def test_a_certificate_that_is_named_is_trusted(
     tmp_path: Path,
     variable: str,
 ) -> None:
-    works(swift, container, tmp_path, {"ST_AUTH": f"{proxy.url}/auth/v1.0", variable: str(certificate)})
+    assert_works(
+        swift, container, tmp_path, {"ST_AUTH": f"{proxy.url}/auth/v1.0", variable: str(certificate)}
+    )
     assert connection.get_object(container, "file")[1] == b"text"
     assert proxy.connections
 
@@ -103,7 +105,7 @@ def test_a_bad_certificate_is_refused_whoever_signed_it(
     assert "OS_CACERT" not in line
 
 
-def test_a_bundle_that_is_none_is_told_by_its_variable(
+def test_a_file_that_is_no_bundle_is_reported_with_its_variable(
     proxy: Proxy, refused: Refused, tmp_path: Path
 ) -> None:
     missing, other = tmp_path / "missing", tmp_path / "other"
@@ -115,11 +117,11 @@ def test_a_bundle_that_is_none_is_told_by_its_variable(
     assert f"OS_CACERT={other}: no certificate or crl found" in refused(proxy.url, OS_CACERT=str(other))
 
 
-def test_https_at_a_port_that_speaks_http(swift: SwiftServer, refused: Refused) -> None:
+def test_https_at_a_port_with_http_is_reported(swift: SwiftServer, refused: Refused) -> None:
     assert "check https in the URL, and the port" in refused(f"https://127.0.0.1:{swift.port}")
 
 
-def test_http_at_a_port_that_speaks_https(proxy: Proxy, refused: Refused) -> None:
+def test_http_at_a_port_with_https_is_reported(proxy: Proxy, refused: Refused) -> None:
     assert "no answer from the authentication server" in refused(proxy.url.replace("https", "http"))
 
 
@@ -127,7 +129,7 @@ def test_requests_go_through_the_proxy(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     with Proxy(swift.port) as proxy:
-        works(swift, container, tmp_path, {"http_proxy": proxy.url})
+        assert_works(swift, container, tmp_path, {"http_proxy": proxy.url})
         assert proxy.connections
     assert connection.get_object(container, "file")[1] == b"text"
 
@@ -135,7 +137,7 @@ def test_requests_go_through_the_proxy(
 def test_no_proxy_is_obeyed(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
-    works(swift, container, tmp_path, {"http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
+    assert_works(swift, container, tmp_path, {"http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
     assert connection.get_object(container, "file")[1] == b"text"
 
 
@@ -145,10 +147,10 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(refused: Ref
     assert "secret" not in line
 
 
-def test_a_storage_url_without_tls_is_told(
+def test_a_storage_url_without_tls_is_reported(
     swift: SwiftServer, proxy: Proxy, container: str, certificate: Path, tmp_path: Path
 ) -> None:
-    """Some servers behind a TLS proxy name an http address, and the token would travel there."""
+    """Some servers behind a TLS proxy name an http address; the token would be sent there."""
     proxy.says_https = False
     (tmp_path / "mnt").mkdir()
     environment = {**swift.environment(), "ST_AUTH": f"{proxy.url}/auth/v1.0", "OS_CACERT": str(certificate)}

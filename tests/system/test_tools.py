@@ -1,4 +1,4 @@
-"""The programs for those who work on swiftfs: `./dev lab` and `./dev trace`."""
+"""The programs for developers of swiftfs: `./dev lab` and `./dev trace`."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def lab(command: str, temporary: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_lab_has_a_mount_and_a_swift_and_ends_clean(tmp_path: Path) -> None:
+def test_a_lab_has_a_mount_and_a_swift_and_leaves_nothing(tmp_path: Path) -> None:
     result = lab(
         "echo hello > mnt/file && swiftfs flush mnt && swift list lab && pwd && sleep 0.01; exit 3", tmp_path
     )

@@ -1,11 +1,11 @@
-"""What is recorded of lost requests, and what of that the next mount is told."""
+"""What is recorded about lost requests, and what the next mount reads of it."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from support.deadlines import within
-from support.harness import NOBODY_WAITS
+from support.harness import SHORT_RETRIES
 from support.memory_store import MemoryStore
 from swiftfs.errors import AlreadyExists
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
@@ -18,7 +18,7 @@ STORED = Effect("put", "an etag")
 
 
 class Recorded:
-    """Requests of one mount, and the rows that its journal would hold."""
+    """The requests of one mount, and the rows that its journal would have."""
 
     def __init__(self) -> None:
         self.requests = AmbiguousRequests()
@@ -36,7 +36,7 @@ class Recorded:
         self.save()
 
 
-def test_a_suspected_deletion_is_not_saved_before_it_can_harm() -> None:
+def test_a_suspected_deletion_is_recorded_once_the_object_is_stored_again() -> None:
     recorded = Recorded()
     recorded.requests.suspect([(NAME, GONE)])
     recorded.done(GONE)
@@ -46,8 +46,8 @@ def test_a_suspected_deletion_is_not_saved_before_it_can_harm() -> None:
     assert recorded.rows[NAME].is_dangerous
 
 
-def test_a_file_that_is_deleted_again_is_not_remembered_as_stored() -> None:
-    """The next mount would take it for the victim of the first deletion, and store it anew."""
+def test_a_file_that_is_deleted_again_is_not_recorded_as_stored() -> None:
+    """Otherwise the next mount would take it for a victim of the first deletion, and store it again."""
     recorded = Recorded()
     recorded.requests.suspect([(NAME, GONE)])
     for effect in (GONE, STORED, GONE):
@@ -59,15 +59,15 @@ def test_a_file_that_is_deleted_again_is_not_remembered_as_stored() -> None:
     assert not again.all()[0].is_dangerous
 
 
-def test_what_is_made_again_and_stands_already_is_no_longer_deleted() -> None:
-    """The lost PUT of a folder's marker came after its deletion: the folder is made again all the same."""
+def test_a_marker_that_exists_when_it_is_made_again_counts_as_stored() -> None:
+    """The lost PUT of a folder's marker was executed after its deletion."""
     store, requests = MemoryStore("box"), AmbiguousRequests()
     requests.lost(NAME, STORED)
     requests.done(NAME, lambda: GONE)
     headers = Headers(DIRECTORY_TYPE)
     store.put(NAME, b"", headers)
     with pytest.raises(AlreadyExists):
-        RetryingStore(store, NOBODY_WAITS, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
+        RetryingStore(store, SHORT_RETRIES, ambiguous=requests).put(NAME, b"", headers, if_absent=True)
     (found,) = requests.all()
     assert found.last is not None
     assert found.last.kind == "put"
@@ -76,7 +76,7 @@ def test_what_is_made_again_and_stands_already_is_no_longer_deleted() -> None:
 def test_a_wake_before_the_wait_is_not_lost() -> None:
     requests = AmbiguousRequests()
     requests.wake()
-    requests.wait(None)  # it would last for ever
+    requests.wait(None)  # without the wake it would never return
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(requests.wait, None)
         requests.wake()

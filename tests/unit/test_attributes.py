@@ -1,4 +1,4 @@
-"""Attributes: what is written into headers is read back, and what others wrote there does no harm."""
+"""Attributes: what is written into headers is read back, and values of other clients do no harm."""
 
 import re
 import stat
@@ -49,7 +49,7 @@ SAFE = re.compile(r"[A-Za-z0-9._+~%-]*")
 
 
 @given(TYPES, STORED)
-def test_a_content_type_brings_the_attributes_back(base: str, stored: Stored) -> None:
+def test_attributes_are_read_back_from_a_content_type(base: str, stored: Stored) -> None:
     written = encode_type(base, stored)
     assert decode_type(written) == (base, stored)
     assert to_wire(Headers(written)) == {"Content-Type": written}
@@ -96,11 +96,11 @@ def test_times_are_exact(ns: int) -> None:
         ("1700000000,5", None),
     ],
 )
-def test_times_of_others(text: str | None, ns: int | None) -> None:
+def test_times_of_other_clients_are_read(text: str | None, ns: int | None) -> None:
     assert parse_time(text) == ns
 
 
-def test_last_modified_of_a_listing() -> None:
+def test_last_modified_of_a_listing_is_read() -> None:
     assert parse_last_modified("2023-11-14T22:13:20.123450") == 1_700_000_000_123_450_000
     assert parse_last_modified("1969-12-31T23:59:59.500000") == -NS // 2
     assert parse_last_modified("2023-11-14T22:13:20Z") == 1_700_000_000 * NS
@@ -108,13 +108,13 @@ def test_last_modified_of_a_listing() -> None:
 
 
 @given(st.integers(0, 0o7777), TIMES, IDS, IDS)
-def test_a_marker_brings_its_attributes_back(bits: int, mtime_ns: int, uid: int, gid: int) -> None:
+def test_attributes_are_read_back_from_a_marker(bits: int, mtime_ns: int, uid: int, gid: int) -> None:
     attributes = Attributes(stat.S_IFDIR | bits, 0, mtime_ns, uid, gid)
     stored = decode_metadata(encode_marker(attributes))
     assert stored == Stored(attributes.mode, mtime_ns, uid, gid)
 
 
-def test_metadata_of_others() -> None:
+def test_metadata_of_other_clients_is_read() -> None:
     assert decode_metadata({"mtime": "1.5", "mode": "rw", "uid": "me", "colour": "red"}) == Stored(
         mtime_ns=1_500_000_000
     )
@@ -143,11 +143,11 @@ def test_no_two_xattrs_share_a_header(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["user.", "user.mtime", "user.mode", "trusted.x", "security.x", "x"])
-def test_other_names_are_not_ours(name: str) -> None:
+def test_names_outside_user_are_no_xattrs(name: str) -> None:
     assert xattr_to_header(name) is None
 
 
-def test_our_own_fields_are_no_xattrs() -> None:
+def test_metadata_of_our_attributes_is_no_xattr() -> None:
     assert [header_to_xattr(name) for name in ("mtime", "mode", "uid", "gid")] == [None] * 4
     assert header_to_xattr("colour") == "user.colour"
 
@@ -158,12 +158,12 @@ def test_our_own_fields_are_no_xattrs() -> None:
 @example(b" outer blanks ")
 @example(b"two\nlines")
 @example("ümläut".encode())
-def test_values_of_xattrs_come_back(value: bytes) -> None:
+def test_values_of_xattrs_are_read_back(value: bytes) -> None:
     text = encode_xattr(value)
     assert decode_xattr(text) == value
     assert to_wire(Headers("", {"x": text}))
 
 
 @pytest.mark.parametrize("text", ["plain", "data:;base64,no base64!", "ümläut"])
-def test_values_of_others_are_their_bytes(text: str) -> None:
+def test_xattr_values_of_other_clients_are_their_bytes(text: str) -> None:
     assert decode_xattr(text) == text.encode()

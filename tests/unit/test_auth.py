@@ -1,4 +1,4 @@
-"""Credentials: where they come from, what is said when they are wrong, and that they are never shown."""
+"""Credentials: where they come from, the messages when they are wrong, and that they are never shown."""
 
 import json
 import socket
@@ -35,7 +35,7 @@ from swiftfs.store import connect, open_account
         ({**KEYSTONE, "OS_AUTH_URL": "https://auth.example/v2.0"}, "only v3"),
     ],
 )
-def test_what_is_missing_is_named(environment: dict[str, str], named: str) -> None:
+def test_missing_variables_are_named(environment: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named) as caught:
         open_account(environment)
     assert "\n" not in str(caught.value)
@@ -43,7 +43,7 @@ def test_what_is_missing_is_named(environment: dict[str, str], named: str) -> No
 
 
 class _Keystone(BaseHTTPRequestHandler):
-    """Answers every login, and remembers what was sent."""
+    """Answers every login, and records what was sent."""
 
     logins: ClassVar[list[dict[str, Any]]] = []
 
@@ -81,7 +81,7 @@ class _Keystone(BaseHTTPRequestHandler):
 
 
 class _FailingKeystone(_Keystone):
-    """Answers the first login; holds up the next until it is `let_go`, and refuses it and all others."""
+    """Answers the first login; the next one waits for `let_go` and is refused, like all others."""
 
     logins: ClassVar[list[dict[str, Any]]] = []
     let_go: ClassVar[threading.Event]
@@ -177,7 +177,7 @@ def test_keystone_url_is_versioned(url: str) -> None:
     assert account.label == "https://auth.example:5000/v3 (user ACCESSKEY)"
 
 
-def test_a_server_that_is_down_is_told_at_once() -> None:
+def test_a_server_that_is_down_is_reported_at_once() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/auth/v1.0"
@@ -190,7 +190,7 @@ def test_a_server_that_is_down_is_told_at_once() -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_silent_server_is_told_within_seconds() -> None:
+def test_a_silent_server_is_reported_within_seconds() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -202,7 +202,7 @@ def test_a_silent_server_is_told_within_seconds() -> None:
 
 
 def test_threads_refused_together_share_a_login_that_fails() -> None:
-    """Else each waits for those before it, five seconds a login where Keystone does not answer."""
+    """Otherwise each thread waits for those before it, five seconds a login if Keystone does not answer."""
     count = 4
     _FailingKeystone.logins.clear()
     _FailingKeystone.let_go = threading.Event()
@@ -222,6 +222,6 @@ def test_threads_refused_together_share_a_login_that_fails() -> None:
 
 
 def _threads_in(function: str) -> int:
-    """Return how many threads are in a function, or in what it calls."""
+    """Return how many threads are in a function, or in one that it calls."""
     stacks = (traceback.walk_stack(frame) for frame in sys._current_frames().values())
     return sum(any(frame.f_code.co_name == function for frame, _ in stack) for stack in stacks)

@@ -1,4 +1,4 @@
-"""Files larger than the disk they are written through: what is uploaded already makes room for the rest."""
+"""Files larger than the disk: uploaded parts are evicted to free space for the rest."""
 
 import os
 import random
@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from support.upload_rig import MIB, NAME, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, NAME, Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -22,20 +23,20 @@ EVERYTHING = 2**40
 
 
 def wait(writer: Writer) -> None:
-    """Wait until nothing is uploaded any more."""
+    """Wait until no upload runs."""
     while writer.content.uploads.is_busy:
         writer.pool.submit(int).result()
 
 
 def evict(writer: Writer) -> int:
-    """Give back all that can be; return how many bytes that were."""
+    """Evict all blocks that can be; return their bytes."""
     writer.content.upload_full_segments()
     wait(writer)
     return writer.content.evict(EVERYTHING)
 
 
 def restart(writer: Writer) -> None:
-    """Let another process go on with the content as the journal has it."""
+    """Let the next process continue with the journal's record of the file."""
     intent = PutFile(NAME, writer.content.to_record(), ObjectMeta("text/plain", Stored()))
     again = decode(encode(intent))
     assert isinstance(again, PutFile)
@@ -99,7 +100,7 @@ def test_an_evicted_file_is_truncated(writer: Writer, size: int) -> None:
     assert writer.segments() == writer.named()
 
 
-def test_segments_filled_in_any_order_make_room(writer: Writer) -> None:
+def test_segments_filled_in_any_order_can_be_evicted(writer: Writer) -> None:
     for index in (3, 1, 2, 0):
         for half in (1, 0):
             writer.write(index * MIB + half * (MIB // 2), noise(MIB // 2, 2 * index + half))
@@ -111,7 +112,7 @@ def test_segments_filled_in_any_order_make_room(writer: Writer) -> None:
     assert writer.stored() == writer.model
 
 
-def test_another_process_knows_what_was_evicted(writer: Writer) -> None:
+def test_the_next_process_knows_what_was_evicted(writer: Writer) -> None:
     writer.write(0, noise(5 * MIB))
     wait(writer)
     assert writer.content.evict(2 * MIB) == 2 * MIB
@@ -125,7 +126,7 @@ def test_another_process_knows_what_was_evicted(writer: Writer) -> None:
     assert writer.stored() == writer.model
 
 
-def test_nothing_that_was_saved_is_evicted_before_the_next_change(writer: Writer) -> None:
+def test_recorded_blocks_are_not_evicted_before_the_next_change(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     wait(writer)
     saved = writer.content.to_record()
@@ -137,7 +138,7 @@ def test_nothing_that_was_saved_is_evicted_before_the_next_change(writer: Writer
     assert evict(writer) > 0
 
 
-def test_what_was_saved_as_evicted_may_be_again(writer: Writer) -> None:
+def test_blocks_recorded_as_evicted_may_be_evicted_again(writer: Writer) -> None:
     writer.write(0, noise(4 * MIB))
     wait(writer)
     assert writer.content.evict(2 * MIB) == 2 * MIB
@@ -149,7 +150,7 @@ def test_what_was_saved_as_evicted_may_be_again(writer: Writer) -> None:
     assert writer.read() == writer.model
 
 
-def test_a_segment_that_was_promised_outlives_what_replaces_it(writer: Writer) -> None:
+def test_a_segment_in_a_record_is_kept_when_another_replaces_it(writer: Writer) -> None:
     writer.write(0, noise(3 * MIB))
     evict(writer)
     promised = {placed.segment.name for placed in writer.content.to_record().evicted}
@@ -190,42 +191,42 @@ def test_a_segment_that_somebody_deleted_is_an_error(writer: Writer) -> None:
         writer.read()
 
 
-class Weather:
-    """Random changes of a writer's file, each followed by a note of what it is then."""
+class RandomChanges:
+    """Random changes of a writer's file; `states` has its bytes after each of them."""
 
     def __init__(self, writer: Writer, seed: int) -> None:
         self.writer = writer
-        self.dice = random.Random(seed)
+        self.random = random.Random(seed)
         self.states: list[bytes] = []
         self._lock = threading.Lock()
 
     def change(self) -> None:
-        """Change something, or read all."""
-        where = self.dice.randrange(0, 6 * MIB)
+        """Change the file, or read it all."""
+        where = self.random.randrange(0, 6 * MIB)
         with self._lock:
-            match self.dice.randrange(7):
+            match self.random.randrange(7):
                 case 0:
                     self.writer.truncate(where)
                 case 1 | 2:
-                    body = self.dice.randbytes(self.dice.randrange(1, 2 * MIB))
+                    body = self.random.randbytes(self.random.randrange(1, 2 * MIB))
                     self.writer.write(len(self.writer.model), body)
                 case 3:
-                    self.writer.write(where, self.dice.randbytes(self.dice.randrange(1, 2 * BLOCK)))
+                    self.writer.write(where, self.random.randbytes(self.random.randrange(1, 2 * BLOCK)))
                 case 4:
-                    self.writer.write(0, self.dice.randbytes(3 * MIB))
+                    self.writer.write(0, self.random.randbytes(3 * MIB))
                 case 5:
                     assert self.writer.read() == self.writer.model
             self.states.append(bytes(self.writer.model))
 
     def disturb(self, _name: ObjectName) -> None:
-        """Change something during a request now and then, or let it fail."""
-        if self.dice.random() < 0.2:
+        """Sometimes change the file during a request, or let the request fail."""
+        if self.random.random() < 0.2:
             self.change()
-        if self.dice.random() < 0.05:
+        if self.random.random() < 0.05:
             raise Unavailable("503")
 
     def store(self) -> None:
-        """Have the file stored in such weather: as it was at one moment since, or not at all."""
+        """Upload the file during changes: what is stored is its state at one moment since, or the old one."""
         begun = len(self.states) - 1
         self.writer.store.during = self.disturb
         try:
@@ -241,24 +242,24 @@ class Weather:
 @pytest.mark.matrix(4)
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_is_evicted_the_file_is_right(
+def test_evictions_never_change_the_bytes(
     build_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch, seed: int, segment: int
 ) -> None:
     monkeypatch.setattr("support.upload_rig.MIB", segment)
     writer = build_writer(threads=1 + seed % 3)
-    weather = Weather(writer, seed)
+    changes = RandomChanges(writer, seed)
     evicted = 0
     for _ in range(25):
-        weather.change()
+        changes.change()
         writer.content.upload_full_segments()
         wait(writer)
-        evicted += writer.content.evict(weather.dice.randrange(8 * MIB))
-        if weather.dice.random() < 0.5:
+        evicted += writer.content.evict(changes.random.randrange(8 * MIB))
+        if changes.random.random() < 0.5:
             continue
-        if weather.dice.random() < 0.3:
+        if changes.random.random() < 0.3:
             restart(writer)
             assert writer.read() == writer.model
-        weather.store()
+        changes.store()
     assert evicted > MIB
     writer.run()
     assert writer.stored() == writer.read() == writer.model

@@ -1,4 +1,4 @@
-"""The map of a file's blocks: what is dirty, what an upload stores, and what the journal records."""
+"""The map of a file's blocks: which are dirty, what an upload stores, and what the journal records."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def blocks() -> BlockMap:
     return BlockMap(ORIGIN)
 
 
-def test_what_is_written_is_here_and_dirty(blocks: BlockMap) -> None:
+def test_what_is_written_is_present_and_dirty(blocks: BlockMap) -> None:
     assert blocks.is_clean()
     blocks.write(2 * BLOCK, 4 * BLOCK)
     assert members(blocks.dirty) == [2, 3]
@@ -89,7 +89,7 @@ def test_growing_a_file_makes_its_edge_dirty_and_cutting_it_makes_nothing_dirty(
     assert members(blocks.dirty) == [2, 3, 4]
 
 
-def test_blocks_in_a_segment_are_missing_and_not_the_journals_to_keep() -> None:
+def test_blocks_in_a_stored_segment_are_missing_and_not_dirty_in_the_record() -> None:
     blocks = BlockMap(None)
     blocks.write(0, SIZE)
     placed = segment(2, 4)

@@ -1,4 +1,4 @@
-"""Sets of blocks against plain sets of numbers, and as bytes."""
+"""Sets of blocks, compared with plain sets of numbers, and their bytes on disk."""
 
 import itertools
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from swiftfs.filecache.block_map import BLOCK, Blocks, missing_of_all
 LEAF = block_tree.LEAF_SIZE
 INNER = LEAF * block_tree.CHILDREN
 END = 2 * INNER + 3 * LEAF
-"""One past the last block that the rules speak of: the tree has three heights up to here."""
+"""The number after the last block of the rules: up to here the tree has three heights."""
 
 CORNERS = [
     corner + one for corner in (2, LEAF, 2 * LEAF, INNER, 2 * INNER, END - 2) for one in (-2, -1, 0, 1)
@@ -39,7 +39,7 @@ class Pair:
         self.model = model
 
     def check(self, first: int, last: int) -> None:
-        """Look at every answer about a range."""
+        """Compare every query about a range."""
         blocks, asked = self.blocks, range(first, last)
         there = [number for number in asked if number in self.model]
         for runs, expected in (
@@ -55,7 +55,7 @@ class Pair:
 
 
 class BlockSets(RuleBasedStateMachine):
-    """Two sets that are changed, copied and put together in any order."""
+    """Two sets that are changed, copied and combined in any order."""
 
     @initialize()
     def begin(self) -> None:
@@ -174,7 +174,7 @@ def test_small_sets_are_saved_as_release_0_1_saved_them() -> None:
     assert list(Blocks.from_bytes(bytes([4 << 2 | 2, 0x0B, 0])).runs(0, 9)) == [(0, 2), (3, 4)]
 
 
-def test_a_copy_stays_what_it_was() -> None:
+def test_a_copy_does_not_change_with_the_original() -> None:
     blocks = every_second(HUGE)
     copy, runs = blocks.copy(), blocks.runs(HUGE // 2, HUGE // 2 + 4)
     blocks.add(0, HUGE)
@@ -192,14 +192,14 @@ def test_a_copy_stays_what_it_was() -> None:
         pytest.param(b"\xfd" + b"\xff" * 7 + b"\x7f\0", id="more blocks than any file has"),
     ],
 )
-def test_what_is_no_set_is_refused(data: bytes) -> None:
+def test_bytes_that_are_no_set_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="set of blocks"):
         Blocks.from_bytes(data)
 
 
 @pytest.mark.parametrize("first", [0, 1, LEAF, INNER])
 @pytest.mark.parametrize("length", [1, LEAF - 1, LEAF, LEAF + 1, INNER])
-def test_a_run_at_a_corner_is_saved_whole(first: int, length: int) -> None:
+def test_a_run_at_a_boundary_of_the_tree_is_saved_whole(first: int, length: int) -> None:
     blocks = Blocks()
     blocks.add(first, first + length)
     for _ in range(2):  # in a tree that is just high enough, and in a higher one

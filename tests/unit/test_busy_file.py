@@ -12,8 +12,9 @@ import pytest
 
 from support.harness import ME, harness, put
 from support.jobs import wait_until
+from support.noise import noise
 from support.stored_objects import NEVER
-from support.upload_rig import MIB, NAME, SlowStore, Writer, noise
+from support.upload_rig import MIB, NAME, SlowStore, Writer
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache import frozen_copier, frozen_copy
 from swiftfs.filecache.block_map import BLOCK, Blocks
@@ -25,11 +26,11 @@ from swiftfs.posix.filesystem import FileSystem
 pytest_plugins = ["support.writer_fixtures"]
 
 MOST_PUTS = 200
-"""After so many a writer that disturbs each of them gives up."""
+"""After so many PUTs a writer that changes the file during each of them stops."""
 
 
-class Busy:
-    """Writes to a file during each PUT of it, and keeps every state that the file has had."""
+class ChangedDuringPuts:
+    """Changes a file during each PUT of it; `states` has its bytes after each change."""
 
     def __init__(self, writer: Writer, places: list[int], step: Callable[[int], None] | None = None) -> None:
         self._writer = writer
@@ -50,23 +51,23 @@ class Busy:
 
 
 def attempts(writer: Writer, most: int = 3 * OFTEN) -> int:
-    """Store the file; return after how many attempts that succeeded."""
+    """Upload the file; return the number of attempts."""
     for attempt in range(1, most + 1):
         try:
             writer.run()
         except ChangedDuringUpload:
             continue
         return attempt
-    raise AssertionError("it is never stored")
+    raise AssertionError("the file was never stored")
 
 
 @pytest.mark.parametrize("size", [5000, BLOCK, 900_000])
 def test_a_small_file_is_stored_as_it_was_at_one_moment(writer: Writer, size: int) -> None:
     writer.write(0, noise(size))
-    busy = Busy(writer, [0, size - 100])
+    busy = ChangedDuringPuts(writer, [0, size - 100])
     assert attempts(writer) == OFTEN + 1
     assert writer.stored() in busy.states
-    # It is known now that this file is busy.
+    # Now the file is known to be busy.
     writer.puts()
     assert attempts(writer) == 1
     assert writer.puts() == 1
@@ -78,7 +79,7 @@ def test_a_small_file_is_stored_as_it_was_at_one_moment(writer: Writer, size: in
 
 def test_a_file_that_became_quiet_is_not_copied(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write(0, noise(5000))
-    Busy(writer, [0])
+    ChangedDuringPuts(writer, [0])
     attempts(writer)
     writer.store.during = None
     writer.write(0, b"x")
@@ -106,7 +107,7 @@ def test_a_file_whose_size_changes_all_the_time(writer: Writer, step: str) -> No
         else:
             writer.truncate(size + 1000)
 
-    busy = Busy(writer, [], change)
+    busy = ChangedDuringPuts(writer, [], change)
     attempts(writer)
     assert writer.stored() in busy.states
     writer.store.during = None
@@ -117,7 +118,7 @@ def test_a_file_whose_size_changes_all_the_time(writer: Writer, step: str) -> No
 @pytest.mark.parametrize("places", [[1_500_000], [10, 1_500_000, 4_000_000], [MIB - 50, 3 * MIB + 7]])
 def test_a_large_file_is_stored_as_it_was_at_one_moment(writer: Writer, places: list[int]) -> None:
     writer.fill(noise(5 * MIB + 1000))
-    busy = Busy(writer, places)
+    busy = ChangedDuringPuts(writer, places)
     assert attempts(writer) == OFTEN + 1
     assert writer.stored() in busy.states
     sent = writer.puts()
@@ -138,7 +139,7 @@ def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
     writer.reopen()
     writer.puts()
     writer.write(places[0], b"patch")
-    busy = Busy(writer, places)
+    busy = ChangedDuringPuts(writer, places)
     assert attempts(writer) <= OFTEN + 2
     assert writer.stored() in busy.states
     assert writer.puts() <= (OFTEN + 2) * 2 * len(places)
@@ -147,9 +148,9 @@ def test_a_patch_of_a_large_file(writer: Writer, places: list[int]) -> None:
     assert writer.stored() == writer.model == writer.read()
 
 
-def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_is_made_without_disk_space(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write(0, noise(900_000))
-    busy = Busy(writer, [0])
+    busy = ChangedDuringPuts(writer, [0])
     monkeypatch.setattr(frozen_copy, "RESERVE", 2**60)
     monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
     for _ in range(OFTEN + 2):
@@ -162,7 +163,7 @@ def test_a_disk_without_room_makes_no_copy(writer: Writer, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("size", [900_000, 5 * MIB + 1000])
 def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """The clone is of the moment at which it is made last."""
+    """The copy is of the moment of the last clone."""
 
     def clone(self: FrozenCopy, source: int) -> bool:
         os.ftruncate(self.descriptor, 0)
@@ -173,7 +174,7 @@ def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(FrozenCopy, "clone", clone)
     monkeypatch.setattr(FrozenCopy, "copy", None)
     writer.fill(noise(size))
-    busy = Busy(writer, [0, size - 100])
+    busy = ChangedDuringPuts(writer, [0, size - 100])
     assert attempts(writer) == OFTEN + 1
     assert writer.stored() in busy.states
     writer.store.during = None
@@ -181,7 +182,7 @@ def test_a_file_system_that_clones(writer: Writer, monkeypatch: pytest.MonkeyPat
     assert writer.stored() == writer.model == writer.read()
 
 
-def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
+def test_a_copy_takes_disk_space_only_during_the_upload(writer: Writer) -> None:
     writer.write(0, noise(900_000))
     plain = writer.content.allocated()
     seen: list[int] = []
@@ -190,17 +191,17 @@ def test_a_copy_takes_disk_as_long_as_the_upload_only(writer: Writer) -> None:
         writer.write(0, noise(100, count))
         seen.append(writer.content.allocated())
 
-    Busy(writer, [], change)
+    ChangedDuringPuts(writer, [], change)
     attempts(writer)
     assert seen[-1] > 1.5 * plain
     assert max(seen[:-1]) <= plain
-    # A thread of the upload may hold the copy a moment longer.
+    # A thread of the upload may keep the copy open for a moment.
     wait_until(lambda: writer.content.allocated() <= plain)
     assert len(list(writer.folder.glob("open-*"))) == 1
 
 
 def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they write before the moment of the copy is in it, and what they write after it is not."""
+    """Writes before the moment of the copy are in it, later ones are not."""
     writer.fill(noise(5 * MIB))
     copy, rounds = FrozenCopy.copy, 0
 
@@ -216,7 +217,7 @@ def test_writers_go_on_while_the_copy_is_made(writer: Writer, monkeypatch: pytes
 
     monkeypatch.setattr(FrozenCopy, "clone", lambda *_: False)
     monkeypatch.setattr(FrozenCopy, "copy", copy_and_write)
-    busy = Busy(writer, [0])
+    busy = ChangedDuringPuts(writer, [0])
     attempts(writer)
     assert rounds == 2
     assert writer.stored() == busy.states[0]
@@ -245,9 +246,7 @@ def test_holes_stay_holes_and_the_heap_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_stored_was_the_file_at_one_moment(
-    build_writer: Callable[..., Writer], seed: int
-) -> None:
+def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., Writer], seed: int) -> None:
     writer = build_writer(threads=3)
     chance = random.Random(seed)
     writer.write(0, noise(chance.choice([300_000, 4 * MIB]), seed))
@@ -268,7 +267,7 @@ def test_whatever_is_stored_was_the_file_at_one_moment(
         with lock:
             busy(name)
 
-    busy = Busy(writer, [], change)
+    busy = ChangedDuringPuts(writer, [], change)
     writer.store.during = step
     for _ in range(3):
         attempts(writer, most=12)
@@ -279,13 +278,13 @@ def test_whatever_is_stored_was_the_file_at_one_moment(
 
 
 def test_fsync_returns_though_the_file_is_always_written_to(tmp_path: Path) -> None:
-    """It is written to during every PUT, until they are too many."""
+    """The file is changed during every PUT, up to a limit."""
     store, stop, written, puts = SlowStore("box"), threading.Event(), threading.Event(), itertools.count(1)
 
     def wait_for_a_write(_name: ObjectName) -> None:
         if next(puts) == MOST_PUTS:
             stop.set()
-        for _ in range(2):  # the first may have been made before
+        for _ in range(2):  # the first upload may have been made before
             written.clear()
             while not (written.wait(0.1) or stop.is_set()):
                 pass

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import CacheRig, noise, read, write
+from support.cache_rig import CacheRig, read, write
+from support.noise import noise
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.sparse_file import SparseFile
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -17,7 +18,7 @@ pytest_plugins = ["support.cache_fixtures"]
 Damage = Callable[[Path], None]
 
 
-def test_a_version_is_given_back_once_with_what_it_had(rig: CacheRig) -> None:
+def test_a_cached_version_is_used_once_with_its_blocks(rig: CacheRig) -> None:
     origin = rig.put("file", noise(5 * BLOCK))
     assert rig.read(origin, BLOCK, 2 * BLOCK) == noise(5 * BLOCK)[BLOCK : 3 * BLOCK]
     version = ObjectVersion(origin.name, origin.etag)
@@ -66,7 +67,7 @@ def test_own_changes_are_kept_as_the_version_they_became(rig: CacheRig) -> None:
     assert rig.gets() == 0
 
 
-def test_what_is_not_the_version_is_not_kept(rig: CacheRig) -> None:
+def test_a_file_that_is_no_stored_version_is_not_kept(rig: CacheRig) -> None:
     origin = rig.put("file", noise(BLOCK))
     content = rig.cache.new(origin.name, origin)
     write(content, 0, b"changed")
@@ -77,7 +78,7 @@ def test_what_is_not_the_version_is_not_kept(rig: CacheRig) -> None:
     assert rig.kept() == []
 
 
-def test_the_cache_is_its_owners_alone(rig: CacheRig) -> None:
+def test_only_the_owner_can_read_the_cache(rig: CacheRig) -> None:
     rig.read(rig.put("file", b"secret"))
     paths = [rig.files, *rig.kept(), *rig.folder.glob("content.sqlite*")]
     modes = {path.name: path.stat().st_mode & 0o777 for path in paths}
@@ -204,7 +205,7 @@ def test_a_wrong_bit_in_a_row_is_a_miss(rig: CacheRig) -> None:
 
 
 @pytest.mark.parametrize(("boot", "served"), [("the same", True), ("another", False)])
-def test_what_was_not_synchronized_is_good_until_the_next_boot(
+def test_files_that_are_not_synced_are_used_until_the_next_boot(
     rig: CacheRig, boot: str, served: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(_folder: Path) -> None:
@@ -243,12 +244,12 @@ def test_the_folder_can_be_wiped_while_it_is_used(rig: CacheRig) -> None:
     assert rig.read(used) == body
 
 
-def test_leftovers_and_strangers_are_swept(rig: CacheRig) -> None:
+def test_leftovers_and_unknown_files_are_deleted(rig: CacheRig) -> None:
     origin = rig.put("file", b"mine")
     rig.read(origin)
     rig.cache.close()
     (rig.files / "open-123").write_bytes(b"of a process that died")
-    (rig.files / "stranger").write_bytes(b"x")
+    (rig.files / "unknown").write_bytes(b"x")
     rig.enter()
     assert len(rig.kept()) == 1
     rig.gets()

@@ -1,4 +1,4 @@
-"""The cache's disk, the checks of what it holds, and downloads that nobody wants any more."""
+"""The cache's disk space, the verification of its bytes, and downloads that nobody needs any more."""
 
 import logging
 import os
@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from support.cache_rig import MIB, PLAIN, CacheRig, Free, noise, read, read_in_pieces, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, DiskUsage, read, read_in_pieces, settle, write
+from support.noise import noise
 from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.objects import ObjectName, ObjectVersion
@@ -18,7 +19,7 @@ from swiftfs.objects import ObjectName, ObjectVersion
 pytest_plugins = ["support.cache_fixtures"]
 
 
-def test_the_longest_unused_goes_first(build: Callable[..., CacheRig]) -> None:
+def test_the_least_recently_used_is_evicted_first(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=10 * MIB)
     origins = [rig.put(f"file{number}", noise(2 * MIB, number)) for number in range(6)]
     for origin in origins[:5]:
@@ -49,7 +50,7 @@ def test_a_file_larger_than_the_budget_is_read_within_it(build: Callable[..., Ca
     assert not list(rig.files.glob("[0-9a-f]*"))
 
 
-def test_an_answer_on_its_way_to_the_kernel_is_not_punched(build: Callable[..., CacheRig]) -> None:
+def test_blocks_that_the_kernel_still_reads_are_not_evicted(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=2 * MIB)
     body = noise(8 * MIB)
     content = rig.open(rig.put("file", body))
@@ -61,7 +62,7 @@ def test_an_answer_on_its_way_to_the_kernel_is_not_punched(build: Callable[..., 
         assert os.pread(span.descriptor, span.length, span.position) == body[:BLOCK]
 
 
-def test_changes_and_pinned_bytes_stay_whatever_the_limit(build: Callable[..., CacheRig]) -> None:
+def test_changes_and_pinned_bytes_are_never_evicted(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=4 * MIB)
     body = noise(16 * MIB)
     changed, pinned = rig.open(rig.put("changed", body)), rig.open(rig.put("pinned", body))
@@ -101,7 +102,7 @@ def test_the_automatic_limit_is_half_of_what_is_free(
     build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 1024 * MIB
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Free(free))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(free))
     rig = build(limit=None)
     assert rig.cache.limit == 512 * MIB
     free = 1024 * 1024 * MIB
@@ -109,16 +110,16 @@ def test_the_automatic_limit_is_half_of_what_is_free(
     assert rig.cache.limit == 10 * 1024 * MIB
 
 
-def test_a_disk_that_others_fill_takes_the_cache(rig: CacheRig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_shrinks_when_others_fill_the_disk(rig: CacheRig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.read(rig.put("file", noise(MIB)))
     rig.cache.fit()
     assert len(rig.kept()) == 1
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Free(MIB))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(MIB))
     rig.cache.fit()
     assert rig.kept() == []
 
 
-def test_a_write_that_a_full_disk_cuts_leaves_no_half_block(rig: CacheRig) -> None:
+def test_a_write_cut_by_a_full_disk_leaves_no_partial_block(rig: CacheRig) -> None:
     body = noise(6 * BLOCK)
     content = rig.open(rig.put("file", body))
     new = noise(3 * BLOCK, 1)
@@ -136,7 +137,7 @@ def test_a_write_that_a_full_disk_cuts_leaves_no_half_block(rig: CacheRig) -> No
         rig.open(rig.put("other", body)).write(0, BLOCK, fail)
 
 
-def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
+def test_a_block_evicted_just_before_a_write_keeps_its_other_bytes(
     rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = bytearray(noise(4 * BLOCK + 100))
@@ -158,7 +159,7 @@ def test_a_block_that_is_given_back_before_the_write_into_it_keeps_its_bytes(
     assert read(content) == body
 
 
-def test_bytes_that_came_in_pieces_are_checked(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
+def test_bytes_downloaded_in_pieces_are_verified(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     body = noise(4 * BLOCK)
     content = rig.open(rig.put("file", body))
@@ -174,7 +175,7 @@ def test_bytes_that_came_in_pieces_are_checked(rig: CacheRig, caplog: pytest.Log
     assert rig.gets() == 0
 
 
-def test_bytes_that_stay_wrong_are_an_error(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
+def test_bytes_that_are_wrong_twice_are_an_error(rig: CacheRig, caplog: pytest.LogCaptureFixture) -> None:
     origin = rig.put("file", noise(4 * BLOCK))
     content = rig.open(origin)
     rig.store.wrong = 8
@@ -190,7 +191,7 @@ def test_bytes_that_stay_wrong_are_an_error(rig: CacheRig, caplog: pytest.LogCap
     assert rig.read(origin) == noise(4 * BLOCK)
 
 
-def test_a_check_of_bytes_that_change_meanwhile_says_nothing(
+def test_a_check_of_bytes_that_change_meanwhile_is_ignored(
     rig: CacheRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
@@ -270,7 +271,7 @@ def test_a_download_that_has_begun_is_kept_when_it_ends(build: Callable[..., Cac
     assert rig.gets() == 0
 
 
-def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., CacheRig]) -> None:
+def test_a_seek_and_a_release_end_running_read_ahead(build: Callable[..., CacheRig]) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
     origin = rig.put("file", body)
@@ -299,7 +300,7 @@ def test_a_seek_and_a_release_give_up_what_runs_ahead(build: Callable[..., Cache
     assert not again._state.blocks.present.covers(running.first, running.last)
 
 
-def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., CacheRig]) -> None:
+def test_a_download_that_a_reader_waits_for_is_not_cancelled(build: Callable[..., CacheRig]) -> None:
     rig = build(read_ahead=16 * MIB, threads=1)
     body = noise(48 * MIB)
     content = rig.open(rig.put("file", body))
@@ -323,7 +324,7 @@ def test_what_somebody_waits_for_is_not_given_up(build: Callable[..., CacheRig])
         assert waiting.result(30) == body
 
 
-def test_what_is_moved_is_kept(rig: CacheRig) -> None:
+def test_a_moved_version_keeps_its_blocks(rig: CacheRig) -> None:
     origin = rig.put("file", noise(3 * BLOCK))
     rig.read(origin, 0, BLOCK)
     new = ObjectName("box", "new")

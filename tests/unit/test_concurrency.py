@@ -1,4 +1,4 @@
-"""Ranks of locks: what is refused where they are checked, and what other runtimes can replace."""
+"""Ranks of locks: which uses are refused where they are checked, and that a runtime can be replaced."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ from swiftfs.concurrency import Future, LockOrderError, Rank, Runtime
 
 
 def refused(call: Callable[[], object]) -> str:
-    """Return what `call` is refused with, which no other test shall see."""
+    """Return the error with which `call` is refused, without leaving it to other tests."""
     with pytest.raises(LockOrderError) as caught:
         call()
     assert concurrency.take_violations() == [str(caught.value)]
@@ -28,7 +28,7 @@ def test_locks_are_taken_in_the_order_of_their_ranks() -> None:
         assert concurrency.take_violations() == []
     with cache:
         assert "holds CACHE and takes JOURNAL" in refused(journal.__enter__)
-    with journal, cache:  # a refusal has left nothing behind
+    with journal, cache:  # a refused lock is not held
         assert concurrency.take_violations() == []
 
 
@@ -86,7 +86,7 @@ def test_a_condition_is_waited_for_with_no_other_lock() -> None:
 
 
 def test_the_barrier_is_waited_for_without_any_lock() -> None:
-    """The rename of a folder, which would have to end first, takes the locks of the files below it."""
+    """The rename of a folder, which must end first, takes the locks of the files below it."""
     barrier = concurrency.new_condition(Rank.BARRIER)
     with concurrency.new_lock(Rank.FILE), barrier:
         assert "waits for BARRIER" in refused(lambda: barrier.wait(0))
@@ -113,7 +113,7 @@ def test_a_future_is_waited_for_with_no_lock() -> None:
     assert running.result()
 
 
-def test_what_other_threads_do_is_found() -> None:
+def test_violations_in_other_threads_are_found() -> None:
     def work() -> None:
         with concurrency.new_lock(Rank.CACHE), concurrency.new_lock(Rank.JOURNAL):
             pass
@@ -136,8 +136,8 @@ def test_locks_are_plain_where_nothing_is_checked() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-class _Still(Runtime):
-    """A clock that only sleep moves."""
+class _ManualClock(Runtime):
+    """A clock that only `sleep` changes."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -150,17 +150,17 @@ class _Still(Runtime):
 
 
 @pytest.fixture
-def still() -> Iterator[_Still]:
-    runtime = _Still()
+def manual_clock() -> Iterator[_ManualClock]:
+    runtime = _ManualClock()
     before = concurrency.use(runtime)
     yield runtime
     assert concurrency.use(before) is runtime
 
 
-def test_another_runtime_has_another_clock(still: _Still) -> None:
+def test_another_runtime_has_another_clock(manual_clock: _ManualClock) -> None:
     begun = concurrency.monotonic()
     concurrency.sleep(3600)
-    assert concurrency.monotonic() == begun + 3600 == still.seconds
+    assert concurrency.monotonic() == begun + 3600 == manual_clock.seconds
 
 
 def test_the_documentation_has_every_rank_in_its_order() -> None:

@@ -1,4 +1,4 @@
-"""`conflict=keep` with large files: the version that is kept has segments of its own."""
+"""`conflict=keep` with large files: the kept version has segments of its own."""
 
 import os
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import harness, put, write
+from support.harness import change, harness, write
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import body, named_segments, segments
 from swiftfs.attributes import decode_type
 from swiftfs.errors import QuotaExceeded, Unavailable
 from swiftfs.objects import Manifest, ObjectName, Segment
@@ -33,24 +33,9 @@ def caches(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "ours", tmp_path / "theirs"
 
 
-def segments(store: MemoryStore) -> set[str]:
-    return {row.key for row in store.list_page("box_segments").rows}
-
-
-def named(store: MemoryStore, key: str) -> set[str]:
-    return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
-
-
 def kept(store: MemoryStore) -> str:
     (key,) = [row.key for row in store.list_page("box").rows if "conflict" in row.key]
     return key
-
-
-def change(filesystem: FileSystem, offset: int, data: bytes, path: str = "/file") -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    put(filesystem, handle, offset, data)
-    filesystem.flush(handle)
-    filesystem.release(handle)
 
 
 def flush(filesystem: FileSystem) -> None:
@@ -65,9 +50,9 @@ def patched(data: bytes, offset: int, part: bytes) -> bytes:
 def conflict(
     store: MemoryStore, caches: tuple[Path, Path], request: pytest.FixtureRequest
 ) -> tuple[bytes, bytes]:
-    """Let two mounts change one file; return what was theirs, which is kept, and ours, which stands.
+    """Let two mounts change one file; return the bytes of the kept version and of the new one.
 
-    With an append theirs has all segments of the old version still.
+    After an append the kept version still has all segments of the old one.
     """
     data = os.urandom(4 * MIB)
     offset = 0 if request.param == "patch" else len(data)
@@ -75,9 +60,9 @@ def conflict(
     with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         flush(filesystem)
-        change(filesystem, 2 * MIB, b"ours")
+        change(filesystem, "/file", 2 * MIB, b"ours")
         with harness(store, caches[1], OPTIONS) as other:
-            change(other, offset, b"theirs")
+            change(other, "/file", offset, b"theirs")
         assert body(store, "file") == theirs
     return theirs, ours
 
@@ -92,61 +77,59 @@ def test_a_file_that_is_written_anew_over_another_client_s_change(
         flush(filesystem)
         write(filesystem, "/file", ours)
         with harness(store, caches[1], OPTIONS) as other:
-            change(other, 0, b"theirs")
+            change(other, "/file", 0, b"theirs")
     check(store, theirs, ours)
 
 
 def check(store: MemoryStore, theirs: bytes, ours: bytes) -> None:
     assert body(store, kept(store)) == theirs
     assert body(store, "file") == ours
-    assert not named(store, kept(store)) & named(store, "file")
-    assert segments(store) == named(store, kept(store)) | named(store, "file")
+    assert not named_segments(store, kept(store)) & named_segments(store, "file")
+    assert segments(store) == named_segments(store, kept(store)) | named_segments(store, "file")
 
 
-def test_both_versions_stand_with_segments_of_their_own(
-    store: MemoryStore, conflict: tuple[bytes, bytes]
-) -> None:
+def test_both_versions_have_segments_of_their_own(store: MemoryStore, conflict: tuple[bytes, bytes]) -> None:
     check(store, *conflict)
     headers = store.head(ObjectName("box", kept(store)))
     assert decode_type(headers.content_type)[1].slo == headers.version.etag
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["the winner's mount", "another mount"])
-def test_the_winner_is_changed_and_the_kept_one_deleted(
+def test_the_new_version_can_be_changed_and_the_kept_one_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
     theirs, ours = conflict
     with harness(store, caches[who], OPTIONS) as filesystem:
         for number in range(4):
-            change(filesystem, number * MIB + 50, b"again")
+            change(filesystem, "/file", number * MIB + 50, b"again")
             ours = patched(ours, number * MIB + 50, b"again")
             flush(filesystem)
     check(store, theirs, ours)
     copy = kept(store)
     with harness(store, caches[1 - who], OPTIONS) as filesystem:
-        change(filesystem, MIB, b"too", f"/{copy}")
+        change(filesystem, f"/{copy}", MIB, b"too")
         flush(filesystem)
         assert body(store, copy) == patched(theirs, MIB, b"too")
         filesystem.unlink(f"/{copy}")
     assert body(store, "file") == ours
-    assert segments(store) == named(store, "file")
+    assert segments(store) == named_segments(store, "file")
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_the_winner_is_deleted(
+def test_the_new_version_can_be_deleted(
     store: MemoryStore, caches: tuple[Path, Path], conflict: tuple[bytes, bytes], who: int
 ) -> None:
     theirs, _ = conflict
     with harness(store, caches[who], OPTIONS) as filesystem:
         filesystem.unlink("/file")
     assert body(store, kept(store)) == theirs
-    assert segments(store) == named(store, kept(store))
+    assert segments(store) == named_segments(store, kept(store))
 
 
 def test_a_large_file_of_another_client_with_parts_of_segments(
     store: MemoryStore, caches: tuple[Path, Path]
 ) -> None:
-    """Of one segment two ranges are named, and a segment of a container that is none of ours."""
+    """Its manifest names two ranges of one segment, and a segment in a container that is not ours."""
     with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", b"ours")
         data = os.urandom(MIB)
@@ -162,13 +145,13 @@ def test_a_large_file_of_another_client_with_parts_of_segments(
     info = store.head(ObjectName("box", copy))
     assert (info.content_type, info.metadata) == ("video/x", {"owner": "them"})
     assert body(store, "file") == b"ours"
-    assert segments(store) == named(store, copy)
+    assert segments(store) == named_segments(store, copy)
     assert len(segments(store)) == 2
     assert [row.key for row in store.list_page("elsewhere").rows] == ["part"]
 
 
 def failing(store: MemoryStore, method: str, nth: int, error: Callable[[], Exception]) -> None:
-    """Let the `nth` such request from now on fail, once."""
+    """Let the `nth` request of this method from now on fail, once."""
     count = 0
 
     def hook(called: str, _subject: str) -> None:
@@ -194,9 +177,9 @@ def test_a_copy_that_fails_is_made_again_and_nothing_is_left(
     with harness(store, caches[0], OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         flush(filesystem)
-        change(filesystem, 2 * MIB, b"ours")
+        change(filesystem, "/file", 2 * MIB, b"ours")
         with harness(store, caches[1], OPTIONS) as other:
-            change(other, 0, b"theirs")
+            change(other, "/file", 0, b"theirs")
         failing(store, method, nth, lambda: error("no"))
         with suppress(Unavailable, QuotaExceeded):
             flush(filesystem)

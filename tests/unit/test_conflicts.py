@@ -1,4 +1,4 @@
-"""An object that two clients changed: who wins, and what is kept of the other."""
+"""An object that two clients changed: which version wins, and which is kept."""
 
 import os
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_no_conflict_is_seen_where_there_is_none(store: MemoryStore, tmp_path: P
 def test_our_own_version_is_no_conflict_when_its_answer_was_lost(
     tmp_path: Path, options: str, existed: bool
 ) -> None:
-    """Also when the file was changed again before anybody knew that it was stored."""
+    """Also if the file was changed again before its PUT was known to have succeeded."""
     store = LateStore("box")
     if existed:
         foreign(store, "file", b"at first")
@@ -85,7 +85,7 @@ def test_our_own_version_is_no_conflict_when_its_answer_was_lost(
 
 @pytest.mark.parametrize("existed", [True, False])
 def test_our_own_version_is_no_conflict_after_a_crash_either(tmp_path: Path, existed: bool) -> None:
-    """The process died while the server carried out its PUT, and the file had been changed again."""
+    """The process died while the server executed its PUT, and the file had been changed again."""
     store, arrived, goes_on = MemoryStore("box"), Event(), Event()
     if existed:
         foreign(store, "file", b"at first")

@@ -1,4 +1,4 @@
-"""Credentials in files, the ways of Keystone to log in, readers, and that no secret is told anywhere."""
+"""Credentials in files, login methods of Keystone, read-only users, and that no secret is shown."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SECRET = "s3cret-key-nobody-sees"
 NAVER = f"access_key = AK\nsecret_key = {SECRET}\nproject_id = 0123\ndomain_id = abcd\n"
 
 
-def test_naver_s_keys(tmp_path: Path) -> None:
+def test_keys_of_naver_log_in(tmp_path: Path) -> None:
     found = read_credentials(secret_file(tmp_path, NAVER))
     assert found == {
         "OS_AUTH_URL": NAVER_AUTH_URL,
@@ -30,7 +30,7 @@ def test_naver_s_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (NAVER.replace("project_id", "#"), "project_id is missing"),
         (f"{NAVER}OS_USERNAME=x", "access_key and OS_USERNAME exclude each other"),
@@ -38,14 +38,14 @@ def test_naver_s_keys(tmp_path: Path) -> None:
         (f"OS_PASSWORD {SECRET}", "line 1: expected OS_NAME=value"),
     ],
 )
-def test_a_wrong_file_is_told_without_its_secret(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_file_is_reported_without_its_secret(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_credentials(secret_file(tmp_path, text))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_what_systemd_lends_has_the_mode_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_of_systemd_may_have_any_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = secret_file(tmp_path, NAVER, 0o440)
     with pytest.raises(ConfigurationError, match="can be read by other users"):
         read_credentials(file)
@@ -58,7 +58,7 @@ LACKS = "by v3applicationcredential: You must provide an auth secret"
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "expected"),
     [
         ({"OS_AUTH_TYPE": "magic"}, "OS_AUTH_TYPE=magic: keystoneauth knows no such login method"),
         ({"OS_APPLICATION_CREDENTIAL_ID": "x"}, LACKS),
@@ -68,7 +68,7 @@ LACKS = "by v3applicationcredential: You must provide an auth secret"
         ({"OS_AUTH_TYPE": "v3token", "OS_AUTH_URL": "", "OS_TOKEN": "x"}, "set OS_AUTH_URL too"),
     ],
 )
-def test_what_a_way_to_log_in_lacks_is_named(environment: dict[str, str], told: str) -> None:
+def test_missing_variables_of_a_login_method_are_named(environment: dict[str, str], expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_account({"OS_AUTH_URL": "https://auth.example:5000", **environment})
-    assert told in str(caught.value)
+    assert expected in str(caught.value)

@@ -1,4 +1,4 @@
-"""Databases of another format, of another program, damaged ones, and ones that cannot be reached."""
+"""Databases of another format, of another program, damaged ones, and ones that cannot be read."""
 
 import shutil
 import sqlite3
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import harness, names, read, write
+from support.harness import harness, names, read
 from support.memory_store import MemoryStore
 from support.old_databases import NEW, OLD, contents, garbage, make, rewrite
-from support.stored_objects import NEVER, body, refuse
-from swiftfs.errors import AccessDenied, ConfigurationError, SwiftfsError
+from support.refused_changes import leave_refused_file
+from support.stored_objects import body
+from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.version_index import VersionIndex
 from swiftfs.journal.database import SCHEMA, JournalDB
 from swiftfs.maintenance.journaled_uploads import journaled
@@ -42,13 +43,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    refuse(store, "put", AccessDenied)
-    with pytest.raises(SwiftfsError), harness(store, folder, NEVER) as filesystem:
-        write(filesystem, "/file", b"data")
-    store.hook = None
-    return folder
+    return leave_refused_file(store, tmp_path / "cache")
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -141,7 +136,7 @@ def locked(path: Path) -> sqlite3.Connection:
     return database
 
 
-def test_a_journal_that_is_out_of_reach_is_not_damaged(cache: Path, store: MemoryStore) -> None:
+def test_a_journal_that_cannot_be_read_now_does_not_count_as_damaged(cache: Path, store: MemoryStore) -> None:
     path = cache / "journal.sqlite"
     with closing(locked(path)), pytest.raises(ConfigurationError, match="locked"), harness(store, cache):
         pytest.fail("it was mounted")
@@ -158,7 +153,7 @@ def test_a_journal_that_is_out_of_reach_is_not_damaged(cache: Path, store: Memor
 
 
 @pytest.mark.parametrize("mark", ["user_version = 9", "user_version = 1", "application_id = 8"])
-def test_a_cache_of_another_format_is_kept_aside(
+def test_a_cache_of_another_format_is_set_aside(
     tmp_path: Path, mark: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -179,7 +174,7 @@ def test_a_cache_of_another_format_is_kept_aside(
     assert rows(index, "SELECT state FROM session") == [("clean",)]
 
 
-def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cache_without_a_table_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index, heads = tmp_path / "content.sqlite", tmp_path / "heads.sqlite"
     VersionIndex(index).close(clean=True)
     HeadCache(heads).close()
@@ -196,7 +191,7 @@ def test_a_cache_that_lacks_a_table_is_begun_anew(tmp_path: Path, caplog: pytest
     assert len([record for record in caplog.records if "it lacks " in record.message]) == 2
 
 
-def test_an_index_that_is_out_of_reach_is_not_deleted(tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_read_now_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "content.sqlite"
     VersionIndex(path).close(clean=True)
     with closing(locked(path)):
@@ -206,7 +201,7 @@ def test_an_index_that_is_out_of_reach_is_not_deleted(tmp_path: Path) -> None:
     assert rows(path, "SELECT state FROM session") == [("clean",)]
 
 
-def test_a_log_says_what_it_lost(cache: Path) -> None:
+def test_a_journal_reports_what_it_lost(cache: Path) -> None:
     garbage(cache / "journal.sqlite")
     log = JournalDB(cache, "box of memory")
     assert len(log.lost) == 1

@@ -1,8 +1,9 @@
-"""Segments that go up while their file is still being written, and the holes of sparse files."""
+"""Segments that are uploaded while their file is still written, and the holes of sparse files."""
 
 from collections.abc import Callable
 
-from support.upload_rig import MIB, NAME, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, NAME, Writer
 
 pytest_plugins = ["support.writer_fixtures"]
 
@@ -36,7 +37,7 @@ def test_a_hole_that_is_made_again_is_stored_again(writer: Writer) -> None:
     assert writer.segments() == writer.named()
 
 
-def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writer]) -> None:
+def test_a_full_segment_is_uploaded_after_the_write_delay(build_writer: Callable[..., Writer]) -> None:
     writer = build_writer()
     uploads = writer.content.uploads
     uploads._settle_seconds = 3600.0
@@ -48,12 +49,12 @@ def test_a_full_segment_rests_before_it_goes_up(build_writer: Callable[..., Writ
     assert writer.puts() == 4
     uploads._settle_seconds = 3600.0
     writer.write(4 * MIB, noise(3 * MIB))
-    assert writer.content.upload_full_segments()  # somebody needs room
+    assert writer.content.upload_full_segments()  # a writer waits for disk space
     writer.run()
     assert writer.stored() == writer.model
 
 
-def test_a_segment_that_is_cut_while_it_rests_does_not_go_up(writer: Writer) -> None:
+def test_a_segment_that_is_cut_within_the_write_delay_is_not_uploaded(writer: Writer) -> None:
     uploads = writer.content.uploads
     uploads._settle_seconds = 3600.0
     writer.write(0, noise(4 * MIB))

@@ -1,4 +1,4 @@
-"""A change of a large file that failed costs none of its segments, whoever has them ten minutes later."""
+"""A failed change of a large file deletes none of its segments, whoever names them ten minutes later."""
 
 import os
 import time
@@ -46,7 +46,7 @@ def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class MountOperation:
-    """A change of the large file /d/x, and the requests of it that fail."""
+    """A change of the large file /d/x, and its requests that fail."""
 
     run: Callable[[FileSystem], None]
     fails: tuple[tuple[str, str], ...]
@@ -127,7 +127,7 @@ CARRIES = [_renamed, _appended, _patched, _with_folder]
 
 @contextmanager
 def failing(store: MemoryStore, operation: MountOperation, error: StoreError) -> Iterator[None]:
-    """Have every request of the operation that would change something fail."""
+    """Let every request of the operation that changes something fail."""
 
     def hook(method: str, subject: str) -> None:
         if (method, subject) in operation.fails:
@@ -151,14 +151,14 @@ def fill(filesystem: FileSystem) -> None:
 
 
 def fail(filesystem: FileSystem, store: MemoryStore, operation: MountOperation, error: StoreError) -> None:
-    """Do what fails; the mount shows again what Swift has."""
+    """Do the operation, which fails; the mount then shows what Swift has."""
     with failing(store, operation, error), pytest.raises((SwiftfsError, OSError)):
         operation.run(filesystem)
     assert body(store, "d/x") == DATA
 
 
 def ten_minutes_later(store: MemoryStore, cache: Path) -> None:
-    """Look again at what the mounts of that cache folder left, when its time is over."""
+    """Delete leftovers with a mount of that cache folder, as after ten minutes."""
     with closing(JournalDB(cache, "box of memory")) as log:
         later = time.time() + LATE_SECONDS + 1
         removal = SegmentRemoval(store, log, SegmentOwnership(log), lambda: later)
@@ -232,7 +232,7 @@ def test_a_file_whose_manifest_another_client_copies_afterwards(
 
 
 class LandingStore(MemoryStore):
-    """A store that carries out a PUT of /d/x, whose answer is lost then, as long as it `lands`."""
+    """A store that executes a PUT of /d/x but loses its answer, while it `lands`."""
 
     lands = False
 
@@ -258,7 +258,7 @@ WRITES = ["write small", "write large", "truncate", "patch"]
 
 
 def wait_for_attempt(filesystem: FileSystem) -> None:
-    """Wait until the change of the file was attempted, and has failed."""
+    """Wait until the upload of the file was attempted, and has failed."""
     wait_until(lambda: any(one.reason for one in filesystem.waiting()))
 
 
@@ -270,7 +270,7 @@ def change_twice(
     meanwhile: Callable[[], None],
     restarts: bool,
 ) -> None:
-    """Do something that fails at first, and is tried again by this mount or the next."""
+    """Do an operation that fails at first, and is tried again by this mount or the next."""
     if restarts:
         with leaving_changes(), failure, harness(store, cache, WAITING) as filesystem:
             operation.run(filesystem)
@@ -289,7 +289,7 @@ def change_twice(
 
 @contextmanager
 def leaving_changes() -> Iterator[None]:
-    """Expect that the next mount has something to do."""
+    """Expect changes that are left for the next mount."""
     with pytest.raises(SwiftfsError, match="stay in"):
         yield
 
@@ -380,7 +380,7 @@ def test_segments_of_the_target_of_a_killed_rename_go(tmp_path: Path, dies: tupl
 def test_a_killed_rename_is_no_proof_of_an_older_deletion(
     folders: tuple[Path, Path], is_large: bool | None
 ) -> None:
-    """Its target is another file than that which could not be deleted, and was renamed by another mount."""
+    """Its target is another file than the one that could not be deleted, and another mount renamed that."""
     store = prepared()
     with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
@@ -413,6 +413,6 @@ def moves(store: MemoryStore, cache: Path) -> Iterator[ObjectMoves]:
 
 
 def named(store: MemoryStore, key: str) -> set[str]:
-    """Return the segments that an object names."""
+    """Return the segments of an object."""
     name = ObjectName("box", key)
     return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()

@@ -38,7 +38,7 @@ FAILURES = [
     (Corrupt, errno.EIO),
     (requests.ConnectionError, errno.EIO),
 ]
-"""What a store can raise, and what a program is told; the last is what no store should let out."""
+"""Errors of a store, and the errno that a program gets; the last one is an unexpected exception."""
 
 WRITES = {"put", "put_manifest", "copy", "post", "delete", "delete_many"}
 
@@ -64,7 +64,7 @@ def fails(number: int) -> Iterator[None]:
 
 @contextmanager
 def failing(store: MemoryStore, error: type[BaseException], *methods: str) -> Iterator[None]:
-    """Let the store's methods fail, all without names."""
+    """Let the store's methods fail, without arguments all of them."""
 
     def fail(method: str, subject: str) -> None:
         if not methods or method in methods:

@@ -1,6 +1,6 @@
-"""Random operations on a file of a real mount and of the bare file system, compared byte by byte.
+"""Random operations on a file of a file system without a kernel, compared byte by byte.
 
-`SWIFTFS_FSX_SCALE=100` makes a run so many times longer. A failure tells its seed and its last operations.
+`SWIFTFS_FSX_SCALE=100` makes a run so many times longer. A failure shows its seed and its last operations.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ NAME = "file"
 
 
 class BareFile:
-    """The file in a file system over the store in memory, without a kernel."""
+    """A file of a file system over the store in memory."""
 
     def __init__(self, store: MemoryStore, folder: Path, options: str) -> None:
         self._store = store
@@ -77,7 +77,7 @@ class BareFile:
         self._filesystem.fsync(self._handle, False)
 
     def forget(self) -> None:
-        """Nothing lies above the file system."""
+        """Do nothing: there is no cache above the file system."""
 
     def second_handle(self) -> None:
         self._handles.append(self._open())
@@ -115,7 +115,7 @@ class BareFile:
 
 
 def pieces(store: MemoryStore, container: str, data: bytes, size: int) -> tuple[Segment, ...]:
-    """Store the data as objects of `size` bytes each and return them."""
+    """Store the data as objects of `size` bytes each; return them as segments."""
     segments = []
     for number, start in enumerate(range(0, len(data), size)):
         part = data[start : start + size]

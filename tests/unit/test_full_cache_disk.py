@@ -1,4 +1,4 @@
-"""The disk of the cache folder is full while a change is being stored."""
+"""The disk of the cache folder is full while a file is uploaded."""
 
 import errno
 import os
@@ -14,10 +14,10 @@ from swiftfs.journal import outcomes
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_what_a_full_disk_holds_up_is_tried_again(
+def test_an_upload_that_a_full_disk_stopped_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Nobody needs to say `swiftfs retry` when there is room again."""
+    """Nobody needs to run `swiftfs retry` when there is space again."""
     monkeypatch.setattr(outcomes, "FIRST_PAUSE", 0.05)
     store, failures = MemoryStore("box"), [number, number]
 

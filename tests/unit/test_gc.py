@@ -88,7 +88,7 @@ def test_a_file_that_is_renamed_while_we_look_is_found() -> None:
     assert moved
 
 
-def test_a_dlo_protects_what_its_prefix_begins() -> None:
+def test_a_dlo_protects_objects_below_its_prefix() -> None:
     store = MemoryStore("a", "a_segments")
     for key in ("film", "film2"):
         put(store, "a_segments", f"{key}/1795427137.042741/3145728/00000000", b"x")
@@ -126,7 +126,7 @@ def nested(store: MemoryStore, key: str, segments: tuple[Segment, ...]) -> Segme
     return Segment(name, info.version.etag, info.size, nested=True)
 
 
-def test_of_an_upload_with_a_young_segment_nothing_is_old() -> None:
+def test_an_upload_with_one_young_segment_is_young() -> None:
     store = MemoryStore("a", "a_segments")
     first = put(store, "a_segments", f"film/{OURS}/0-0", b"x")
     between = store.head(first.name).last_modified_ns
@@ -138,7 +138,7 @@ def test_of_an_upload_with_a_young_segment_nothing_is_old() -> None:
         assert not search.candidates
 
 
-def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> None:
+def test_uploads_of_a_journal_that_a_mount_has_open_stay(tmp_path: Path) -> None:
     folder = tmp_path / "box-0123"
     folder.mkdir()
     with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
@@ -157,14 +157,14 @@ def test_a_journal_s_uploads_stay_while_a_mount_has_it_open(tmp_path: Path) -> N
         assert not search.candidates
 
 
-def test_a_journal_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_read_does_not_count_as_empty(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         journaled(tmp_path)
     assert journaled(tmp_path / "missing") == Journaled()
 
 
-def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
+def test_segments_that_an_operation_names_stay(tmp_path: Path) -> None:
     """A record of a file may outlive that of its upload."""
     prefix = ObjectName("a_segments", f"film/{OURS}/")
     name = ObjectName("a", "film")
@@ -178,7 +178,7 @@ def test_what_an_intent_names_is_needed(tmp_path: Path) -> None:
         assert journaled(tmp_path).ids == {log.id}
 
 
-def test_an_upload_tells_whose_journal_knows_of_it() -> None:
+def test_the_prefix_of_an_upload_has_the_id_of_its_journal() -> None:
     name = ObjectName("box", "swiftfs-" + "a" * 32 + "/x")
     assert journal_of(segment_prefix(name, "0123456789ab")) == "0123456789ab"
     assert journal_of("film/slo/1795427137.042741/3145728/1048576/") is None

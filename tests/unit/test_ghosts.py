@@ -1,4 +1,4 @@
-"""Ghosts: rows that a listing shows for objects that Swift does not have. They can be deleted, no more."""
+"""Ghosts: rows that a listing shows for objects that Swift does not have. They can only be deleted."""
 
 import errno
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.ghosts import HauntedStore
+from support.ghosts import GhostStore
 from support.harness import ME, harness, names, read, write
 from swiftfs.errors import BadName, BadRequest, Clash, Corrupt, NotFound, StoreError, errno_of
 from swiftfs.objects import DIRECTORY_TYPE, ObjectName
@@ -19,8 +19,8 @@ KINDS = [("foreign", "text/plain", 7), ("ours", OURS, 7), ("large", LARGE, 7), (
 
 
 @pytest.fixture
-def store() -> HauntedStore:
-    return HauntedStore("box")
+def store() -> GhostStore:
+    return GhostStore("box")
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def fails(number: int) -> Iterator[None]:
 @pytest.mark.parametrize("options", ["", "settle=0.05"])
 @pytest.mark.parametrize(("kind", "content_type", "size"), KINDS)
 def test_a_ghost_is_seen_and_deleted(
-    store: HauntedStore, tmp_path: Path, options: str, kind: str, content_type: str, size: int
+    store: GhostStore, tmp_path: Path, options: str, kind: str, content_type: str, size: int
 ) -> None:
-    store.haunt("d/ghost", content_type, size)
+    store.add_ghost("d/ghost", content_type, size)
     store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
     with harness(store, tmp_path, options) as filesystem:
         assert names(filesystem, "/d") == ["file", "ghost"]
@@ -52,10 +52,10 @@ def test_a_ghost_is_seen_and_deleted(
     assert not store.ghosts
 
 
-def test_a_folder_of_ghosts_goes(store: HauntedStore, tmp_path: Path) -> None:
+def test_a_folder_of_ghosts_is_removed(store: GhostStore, tmp_path: Path) -> None:
     for number, (_, content_type, size) in enumerate(KINDS * 3):
-        store.haunt(f"d/{number}", content_type, size)
-    store.haunt("d", DIRECTORY_TYPE, 0)
+        store.add_ghost(f"d/{number}", content_type, size)
+    store.add_ghost("d", DIRECTORY_TYPE, 0)
     with harness(store, tmp_path) as filesystem:
         for name in names(filesystem, "/d"):
             filesystem.getattr(f"/d/{name}")
@@ -68,8 +68,8 @@ def test_a_folder_of_ghosts_goes(store: HauntedStore, tmp_path: Path) -> None:
     assert not store.ghosts
 
 
-def test_the_folder_of_a_ghost_marker_can_be_described(store: HauntedStore, tmp_path: Path) -> None:
-    store.haunt("d", DIRECTORY_TYPE, 0)
+def test_attributes_of_a_folder_with_a_ghost_marker_can_be_set(store: GhostStore, tmp_path: Path) -> None:
+    store.add_ghost("d", DIRECTORY_TYPE, 0)
     store.put(ObjectName("box", "d/file"), b"alive", Headers("text/plain"))
     with harness(store, tmp_path) as filesystem:
         assert filesystem.getattr("/d").is_directory
@@ -80,9 +80,9 @@ def test_the_folder_of_a_ghost_marker_can_be_described(store: HauntedStore, tmp_
 
 @pytest.mark.parametrize(("kind", "content_type", "size"), KINDS)
 def test_a_ghost_is_overwritten(
-    store: HauntedStore, tmp_path: Path, kind: str, content_type: str, size: int
+    store: GhostStore, tmp_path: Path, kind: str, content_type: str, size: int
 ) -> None:
-    store.haunt("ghost", content_type, size)
+    store.add_ghost("ghost", content_type, size)
     with harness(store, tmp_path) as filesystem:
         filesystem.getattr("/ghost")
         write(filesystem, "/ghost", b"alive")
@@ -93,20 +93,20 @@ def test_a_ghost_is_overwritten(
 
 
 def test_a_removed_folder_that_another_client_fills_is_shown_beside_its_marker_s_ghost(
-    store: HauntedStore, tmp_path: Path
+    store: GhostStore, tmp_path: Path
 ) -> None:
     """The listing still has the marker that the removal has deleted."""
     with harness(store, tmp_path) as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
         filesystem.rmdir("/d")
-        store.haunt("d", DIRECTORY_TYPE, 0)
+        store.add_ghost("d", DIRECTORY_TYPE, 0)
         store.put(ObjectName("box", "d/file"), b"x", Headers("text/plain"))
         filesystem.refresh()
         assert names(filesystem, "/") == ["d"]
         assert read(filesystem, "/d/file") == b"x"
 
 
-def test_what_another_client_deleted_is_no_ghost(store: HauntedStore, tmp_path: Path) -> None:
+def test_an_object_that_another_client_deleted_is_no_ghost(store: GhostStore, tmp_path: Path) -> None:
     name = ObjectName("box", "file")
     store.put(name, b"alive", Headers("text/plain"))
     with harness(store, tmp_path) as filesystem:
@@ -122,9 +122,9 @@ REFUSALS = [BadRequest, BadName, Clash, Corrupt]
 
 @pytest.mark.parametrize("error", REFUSALS)
 def test_a_refusal_never_means_something_else(
-    store: HauntedStore, tmp_path: Path, error: type[StoreError]
+    store: GhostStore, tmp_path: Path, error: type[StoreError]
 ) -> None:
-    """EINVAL of rename(2) is "a directory into itself", ENOTEMPTY of unlink(2) is nothing at all."""
+    """EINVAL of rename(2) means a directory into itself; unlink(2) has no ENOTEMPTY."""
     for key in ("a", "d/x"):
         store.put(ObjectName("box", key), b"1", Headers(OURS))
 
@@ -154,5 +154,5 @@ def test_a_refusal_never_means_something_else(
         store.hook = None
 
 
-def test_not_found_is_said_of_what_is_not_there() -> None:
+def test_not_found_is_enoent() -> None:
     assert errno_of(NotFound("x")) == errno.ENOENT

@@ -1,4 +1,4 @@
-"""The folder `.swiftfs` in a mount's root: read by those who may, changed by nobody, met by no walk."""
+"""The folder `.swiftfs` in a mount's root: who may read it, that nobody changes it, that no walk finds it."""
 
 import contextlib
 import inspect
@@ -18,7 +18,7 @@ from swiftfs.service.logging import RECENT_CHARACTERS, RECENT_LINES, Recent
 @pytest.mark.parametrize(
     "name", [".swiftfs", "%.swiftfs", "%%%.swiftfs", ".swiftfs2", "a", "%", "%a", ".swiftfs%"]
 )
-def test_the_other_names_are_unique(name: str) -> None:
+def test_no_other_name_is_shown_as_the_hidden_folder(name: str) -> None:
     shown = beside_hidden(name)
     assert shown != ".swiftfs"
     assert without_hidden(f"/{shown}") == f"/{name}"
@@ -30,7 +30,7 @@ def control_dir() -> ControlDir:
 
 
 class CalledFileSystem:
-    """A file system that does nothing and remembers its calls."""
+    """A file system that does nothing and records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[object, ...]]] = []
@@ -43,7 +43,7 @@ CALLS = {name: call for name, call in vars(FileSystem).items() if not name.start
 
 
 def words_of(call: Callable[..., object], path: str, handle: int) -> list[object]:
-    """Return arguments for a call of a file system, with `path` for each path and `handle` for the handle."""
+    """Return arguments for a call of a file system: `path` for each path, `handle` for each handle."""
     special: dict[str, object] = {"path": path, "old": path, "new": path, "handle": handle, "name": "user.a"}
     names = list(inspect.signature(call).parameters)[1:]
     return [special.get(name, f"the {name}") for name in names]
@@ -86,7 +86,7 @@ def test_only_its_own_paths_are_hidden() -> None:
             hidden.getattr(path)
 
 
-def test_what_is_kept_of_the_log_is_bounded() -> None:
+def test_the_log_kept_in_memory_is_bounded() -> None:
     recent = Recent()
     for number in range(RECENT_LINES + 5):
         recent.handle(record(f"line {number} " + "x" * 2 * RECENT_CHARACTERS))

@@ -1,4 +1,4 @@
-"""`slo=` in a Content-Type is a hint: it travels with copies that other clients make, and may be wrong."""
+"""`slo=` in a Content-Type is a hint: copies by other clients have it too, and it may be wrong."""
 
 import errno
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import noise
 from support.harness import get, harness, names, put, read, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from swiftfs.errors import PreconditionFailed, Unavailable, errno_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
@@ -24,7 +24,7 @@ FILE, COPY = ObjectName("box", "file"), ObjectName("box", "copy")
 
 @pytest.fixture
 def store(tmp_path: Path) -> MemoryStore:
-    """A store in which a mount has left a large file; what that mount knew is gone."""
+    """A store with a large file that a mount has stored; no cache of that mount is left."""
     made = MemoryStore("box")
     (tmp_path / "first").mkdir()
     with harness(made, tmp_path / "first", "segment_size=1M") as filesystem:
@@ -38,13 +38,13 @@ def type_of(store: MemoryStore, name: ObjectName = FILE) -> str:
     return store.head(name).content_type
 
 
-def copy_plainly(store: MemoryStore) -> None:
-    """As `swift copy` does: the bytes become a plain object, the Content-Type goes with them."""
+def copy_as_plain_object(store: MemoryStore) -> None:
+    """As `swift copy` does: the bytes become a plain object with the same Content-Type."""
     store.copy(FILE, COPY)
 
 
 def copy_segments(store: MemoryStore) -> Manifest:
-    """Store segments of the copy's own."""
+    """Copy the segments."""
     segments = []
     for number in range(3):
         part = ObjectName("box_segments", f"parts/{number}")
@@ -53,31 +53,31 @@ def copy_segments(store: MemoryStore) -> Manifest:
     return Manifest(tuple(segments))
 
 
-def copy_in_segments(store: MemoryStore) -> None:
-    """As rclone does: the segments are copied, and their manifest is a DLO's."""
+def copy_as_dlo(store: MemoryStore) -> None:
+    """As rclone does: the segments are copied, and the manifest is a DLO's."""
     copy_segments(store)
     store.put(COPY, b"", Headers(type_of(store), {}, {"X-Object-Manifest": "box_segments/parts/"}))
 
 
-def copy_wrongly(store: MemoryStore) -> None:
-    """As a chmod on a stale listing once did: an SLO whose Content-Type names another ETag."""
+def copy_with_wrong_etag(store: MemoryStore) -> None:
+    """An SLO whose Content-Type names another ETag, as a chmod by a stale listing once left it."""
     etag = store.head(FILE).version.etag
     store.put_manifest(COPY, copy_segments(store), Headers(type_of(store).replace(etag, "0" * 32)))
 
 
-def copy_silently(store: MemoryStore) -> None:
-    """An SLO whose Content-Type has our parameters, but not that it is one."""
+def copy_without_hint(store: MemoryStore) -> None:
+    """An SLO whose Content-Type has our parameters, but no `slo=`."""
     etag = store.head(FILE).version.etag
     store.put_manifest(COPY, copy_segments(store), Headers(type_of(store).replace(f";slo={etag}", "")))
 
 
-COPIES = [copy_plainly, copy_in_segments, copy_wrongly, copy_silently]
+COPIES = [copy_as_plain_object, copy_as_dlo, copy_with_wrong_etag, copy_without_hint]
 MakeCopy = Callable[[MemoryStore], None]
 
 
 @pytest.fixture(params=COPIES)
 def copied(store: MemoryStore, request: pytest.FixtureRequest) -> MemoryStore:
-    """The store with a copy of the file in it."""
+    """The store with a copy of the file."""
     make: MakeCopy = request.param
     make(store)
     store.requests.clear()
@@ -118,7 +118,7 @@ def test_a_copy_has_its_size_and_its_bytes(filesystem: FileSystem) -> None:
 
 
 @pytest.mark.matrix(4)
-def test_a_part_of_a_copy(filesystem: FileSystem) -> None:
+def test_a_part_of_a_copy_can_be_read(filesystem: FileSystem) -> None:
     handle = filesystem.open("/copy", os.O_RDONLY)
     assert get(filesystem, handle, 2 * MIB, 1000) == BODY[2 * MIB : 2 * MIB + 1000]
     assert get(filesystem, handle, 0, 1000) == BODY[:1000]
@@ -169,7 +169,7 @@ def operations(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]
 @pytest.mark.matrix(16)
 @pytest.mark.parametrize("first", operations())
 @pytest.mark.parametrize("listed", [True, False])
-def test_a_copy_is_described_and_then_read(
+def test_a_copy_whose_attributes_change_keeps_its_bytes(
     copied: MemoryStore, filesystem: FileSystem, first: str, listed: bool
 ) -> None:
     if listed:
@@ -197,8 +197,8 @@ def test_a_copy_is_renamed(copied: MemoryStore, filesystem: FileSystem, target: 
         assert read(filesystem, "/file") == BODY
 
 
-@pytest.mark.parametrize("make", [copy_plainly, copy_in_segments])
-def test_a_copy_goes_alone(store: MemoryStore, tmp_path: Path, make: MakeCopy) -> None:
+@pytest.mark.parametrize("make", [copy_as_plain_object, copy_as_dlo])
+def test_deleting_a_copy_leaves_the_original(store: MemoryStore, tmp_path: Path, make: MakeCopy) -> None:
     make(store)
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         filesystem.unlink("/copy")
@@ -208,13 +208,13 @@ def test_a_copy_goes_alone(store: MemoryStore, tmp_path: Path, make: MakeCopy) -
 
 
 def overwritten(store: MemoryStore, body: bytes) -> None:
-    """Let another client put other bytes in the place of the file, with the type that it had."""
+    """Let another client replace the bytes of the file, with the same Content-Type."""
     store.put(FILE, body, Headers(type_of(store)))
 
 
 @pytest.mark.parametrize("body", [OTHER, OTHER[:1000], OTHER + OTHER, b""], ids=len)
 @pytest.mark.parametrize("cached", [True, False])
-def test_what_another_client_put_in_its_place(
+def test_bytes_of_another_client_under_the_same_type_are_read(
     store: MemoryStore, tmp_path: Path, body: bytes, cached: bool
 ) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
@@ -229,7 +229,9 @@ def test_what_another_client_put_in_its_place(
 
 
 @pytest.mark.parametrize("operation", ["chmod", "touch", "setxattr"])
-def test_a_stale_listing_stamps_nothing_wrong(store: MemoryStore, tmp_path: Path, operation: str) -> None:
+def test_a_stale_listing_puts_no_wrong_hint_into_a_type(
+    store: MemoryStore, tmp_path: Path, operation: str
+) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         assert names(filesystem, "/") == ["file"]
         (tmp_path / "other").mkdir()
@@ -247,7 +249,7 @@ def test_a_stale_listing_stamps_nothing_wrong(store: MemoryStore, tmp_path: Path
         assert read(filesystem, "/file") == wanted
 
 
-def test_a_reader_of_a_hinted_version_never_gets_two(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_reader_of_a_hinted_version_never_gets_two_versions(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "read_ahead=0") as filesystem:
         handle = filesystem.open("/file", os.O_RDONLY)
         assert get(filesystem, handle, 0, 1000) == BODY[:1000]
@@ -259,7 +261,7 @@ def test_a_reader_of_a_hinted_version_never_gets_two(store: MemoryStore, tmp_pat
         assert read(filesystem, "/file") == OTHER
 
 
-def test_what_is_cached_serves_while_swift_is_away(store: MemoryStore, tmp_path: Path) -> None:
+def test_cached_bytes_are_read_while_swift_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:
     def away(method: str, subject: str) -> None:
         raise Unavailable(f"{method} {subject}")
 
@@ -270,7 +272,7 @@ def test_what_is_cached_serves_while_swift_is_away(store: MemoryStore, tmp_path:
         store.hook = None
 
 
-def test_a_confirmed_version_is_asked_about_once(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_confirmed_version_costs_one_head(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path) as filesystem:
         assert read(filesystem, "/file") == BODY
         before = [method for method, _ in store.requests].count("get")
@@ -280,8 +282,8 @@ def test_a_confirmed_version_is_asked_about_once(store: MemoryStore, tmp_path: P
         assert "head" not in [method for method, _ in store.requests]
 
 
-def test_a_corrected_version_is_asked_about_once(store: MemoryStore, tmp_path: Path) -> None:
-    copy_plainly(store)
+def test_a_corrected_version_costs_one_head(store: MemoryStore, tmp_path: Path) -> None:
+    copy_as_plain_object(store)
     store.requests.clear()
     with harness(store, tmp_path) as filesystem:
         assert read(filesystem, "/copy") == BODY
@@ -293,7 +295,7 @@ def test_a_corrected_version_is_asked_about_once(store: MemoryStore, tmp_path: P
 
 
 def test_a_copy_that_is_overwritten_makes_no_conflict(store: MemoryStore, tmp_path: Path) -> None:
-    copy_plainly(store)
+    copy_as_plain_object(store)
     with harness(store, tmp_path, "conflict=keep,segment_size=1M") as filesystem:
         change(filesystem, "/copy", 5, b"patch")
         assert names(filesystem, "/") == ["copy", "file"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.damaged_cache import Cache
-from support.upload_rig import MIB, Writer, noise
+from support.damaged_cache import CacheFolder
+from support.noise import noise
+from support.upload_rig import MIB, Writer
 from swiftfs.filecache.block_map import BLOCK, Blocks
 from swiftfs.filecache.frozen_copy import FrozenCopy
 from swiftfs.filecache.sparse_file import is_hole, next_data, next_hole
@@ -99,7 +100,7 @@ def test_no_copy_of_a_busy_file_has_zeros_in_place_of_data(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("failing_disk")
 def test_no_export_has_zeros_in_place_of_data(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
+    cache = CacheFolder(tmp_path)
     cache.add("/file", b"data", "open-1")
     cache.close()
     cache.export()

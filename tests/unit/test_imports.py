@@ -1,4 +1,4 @@
-"""Imports go down only, for every folder and every file, and each library has one owner."""
+"""Imports go down only, for every folder and file, and each library is imported by one part only."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ import swiftfs
 
 PACKAGE = Path(swiftfs.__file__).parent
 
-FLOORS = [
+LAYERS = [
     ["errors", "objects", "paths", "attributes", "sqlite", "concurrency"],
     ["store.protocol", "store.request", "store.error_map"],
     ["store.wire"],
@@ -25,10 +25,10 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-"""From the bottom up. A module is on the floor of the longest name here that its own begins with."""
+"""The layers, from the bottom up. A module is in the layer of the longest name here that begins its own."""
 
-LOOSE = {"__init__", "__main__", "errors", "objects", "paths", "attributes", "sqlite", "concurrency"}
-"""All that lies in no folder."""
+TOP_MODULES = {"__init__", "__main__", "errors", "objects", "paths", "attributes", "sqlite", "concurrency"}
+"""Modules in no folder."""
 
 OWNERS = {
     "swiftclient": "store",
@@ -44,24 +44,24 @@ OWNERS = {
     "queue": "concurrency",
     "_thread": "concurrency",
 }
-"""Libraries that a single folder or module knows of."""
+"""Libraries that only one folder or module imports."""
 
 CLOCKS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"}
-"""What only `concurrency.py` takes from `time`: a simulation has its own."""
+"""What only `concurrency.py` imports from `time`: a simulation has a clock of its own."""
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def floor(name: str) -> int:
-    """Return the floor of a module, or of something in one; raise `LookupError` when it has none."""
+def layer_of(name: str) -> int:
+    """Return the number of a module's layer; raise `LookupError` if it has none."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
-        for number, names in enumerate(FLOORS):
+        for number, names in enumerate(LAYERS):
             if prefix in names:
                 return number
-    raise LookupError(f"{name} is on no floor")
+    raise LookupError(f"{name} is in no layer")
 
 
 def module_name(path: Path) -> str:
@@ -72,12 +72,12 @@ def module_name(path: Path) -> str:
 
 @functools.cache
 def nodes(path: Path) -> tuple[ast.AST, ...]:
-    """Return the syntax tree of a file, the module first."""
+    """Return the nodes of a file's syntax tree, the module first."""
     return tuple(ast.walk(ast.parse(path.read_text())))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield what a file imports, wherever in it, as full names."""
+    """Yield all that a file imports, as full names."""
     for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -88,7 +88,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def own_imports(path: Path) -> Iterator[str]:
-    """Yield what a file imports of swiftfs, as names below it."""
+    """Yield all that a file imports from swiftfs, as names below it."""
     for name in imports(path):
         package, _, rest = name.partition(".")
         if package == "swiftfs" and rest not in {"", "__version__"}:
@@ -96,26 +96,28 @@ def own_imports(path: Path) -> Iterator[str]:
 
 
 def offences(found: Callable[[Path], object]) -> dict[str, object]:
-    """Return what `found` finds in each module, without those in which it finds nothing."""
+    """Return what `found` finds in each module; modules without findings are left out."""
     return {str(path): offence for path in MODULES if (offence := found(path))}
 
 
 def test_imports_go_down() -> None:
     def upward(path: Path) -> list[str]:
         name = module_name(path)
-        return [one for one in own_imports(path) if not name or floor(one) > floor(name)]
+        return [one for one in own_imports(path) if not name or layer_of(one) > layer_of(name)]
 
     assert offences(upward) == {}
 
 
-def test_folders_of_one_floor_do_not_know_each_other() -> None:
+def test_folders_of_one_layer_do_not_import_each_other() -> None:
     def sideways(path: Path) -> list[str]:
         name = module_name(path)
         if "." not in name:
             return []
         folder = name.partition(".")[0]
         return [
-            one for one in own_imports(path) if one.partition(".")[0] != folder and floor(one) == floor(name)
+            one
+            for one in own_imports(path)
+            if one.partition(".")[0] != folder and layer_of(one) == layer_of(name)
         ]
 
     assert offences(sideways) == {}
@@ -146,13 +148,13 @@ def test_there_is_one_clock() -> None:
     assert offences(clocks) == {}
 
 
-def test_a_module_says_what_it_is() -> None:
-    def says_nothing(path: Path) -> bool:
+def test_a_module_has_a_docstring() -> None:
+    def lacks_docstring(path: Path) -> bool:
         module = nodes(path)[0]
         assert isinstance(module, ast.Module)
         return not ast.get_docstring(module)
 
-    assert offences(says_nothing) == {}
+    assert offences(lacks_docstring) == {}
 
 
 def test_no_modules_import_each_other() -> None:
@@ -167,7 +169,7 @@ def test_no_modules_import_each_other() -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_every_floor_exists_and_nothing_lies_loose() -> None:
+def test_every_module_is_in_a_layer_that_exists() -> None:
     names = {module_name(path) for path in MODULES}
-    assert {name for names_of in FLOORS for name in names_of} <= names | {"concurrency"}
-    assert {path.stem for path in PACKAGE.glob("*.py")} <= LOOSE
+    assert {name for names_of in LAYERS for name in names_of} <= names | {"concurrency"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= TOP_MODULES

@@ -1,4 +1,4 @@
-"""Inode numbers: two files never share one, and a file keeps its own under whatever name."""
+"""Inode numbers: two files never share one, and a file keeps its number when it is renamed."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 SETTLINGS = ["", "settle=60"]
-"""What was written is stored when close() returns, or waits: then a rename is a matter of the journal."""
+"""A file is stored when close() returns, or is pending; then a rename only changes the journal."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def filesystem(store: MemoryStore, tmp_path: Path, request: pytest.FixtureReques
 
 
 def inode(filesystem: FileSystem, path: str) -> int:
-    """Return the number that stat(2) tells, when readdir(3) and fstat(2) tell the same."""
+    """Return the number of a path; assert that stat(2), readdir(3) and fstat(2) agree."""
     number = filesystem.getattr(path).inode
     parent, _, name = path.rpartition("/")
     handle = filesystem.opendir(parent or "/")
@@ -90,8 +90,8 @@ def test_an_unlinked_file_keeps_its_number_until_it_is_closed(filesystem: FileSy
     assert inode(filesystem, "/a") == second
 
 
-def test_what_replaces_a_file_brings_its_own_number(filesystem: FileSystem) -> None:
-    """As rsync and editors store a file: under a temporary name first, often the same."""
+def test_a_file_that_replaces_another_keeps_its_own_number(filesystem: FileSystem) -> None:
+    """Rsync and editors store a file so: under a temporary name first, which is often the same."""
     write(filesystem, "/file", b"0")
     seen = [inode(filesystem, "/file")]
     for version in range(1, 6):
@@ -103,7 +103,7 @@ def test_what_replaces_a_file_brings_its_own_number(filesystem: FileSystem) -> N
         seen.append(mine)
 
 
-def test_logs_that_rotate(filesystem: FileSystem) -> None:
+def test_rotated_logs_keep_their_numbers(filesystem: FileSystem) -> None:
     numbers: list[int] = []
     for version in range(6):
         for index in range(min(version, 3), 0, -1):
@@ -114,7 +114,7 @@ def test_logs_that_rotate(filesystem: FileSystem) -> None:
         assert [inode(filesystem, name) for name in names] == numbers[: len(names)]
 
 
-def test_two_files_that_change_places(filesystem: FileSystem) -> None:
+def test_two_files_that_swap_names_keep_their_numbers(filesystem: FileSystem) -> None:
     write(filesystem, "/a", b"1")
     write(filesystem, "/b", b"22")
     before = inode(filesystem, "/a"), inode(filesystem, "/b")
@@ -126,7 +126,7 @@ def test_two_files_that_change_places(filesystem: FileSystem) -> None:
         assert (inode(filesystem, "/a"), inode(filesystem, "/b")) == before
 
 
-def test_a_name_and_back(filesystem: FileSystem) -> None:
+def test_a_file_renamed_back_keeps_its_number(filesystem: FileSystem) -> None:
     write(filesystem, "/a", b"1")
     before = inode(filesystem, "/a")
     filesystem.rename("/a", "/b")
@@ -134,7 +134,7 @@ def test_a_name_and_back(filesystem: FileSystem) -> None:
     assert inode(filesystem, "/a") == before
 
 
-def test_a_folder_takes_the_numbers_along(filesystem: FileSystem) -> None:
+def test_files_of_a_renamed_folder_keep_their_numbers(filesystem: FileSystem) -> None:
     filesystem.mkdir("/d", 0o755, ME)
     filesystem.mkdir("/d/sub", 0o755, ME)
     paths = ["", "/x", "/y", "/sub", "/sub/z"]
@@ -155,7 +155,9 @@ def test_a_folder_takes_the_numbers_along(filesystem: FileSystem) -> None:
 
 
 @pytest.mark.parametrize("options", ["ttl=0", "ttl=0,settle=60"])
-def test_a_folder_of_which_no_listing_is_in_memory(store: MemoryStore, tmp_path: Path, options: str) -> None:
+def test_files_of_a_renamed_folder_without_a_listing_keep_their_numbers(
+    store: MemoryStore, tmp_path: Path, options: str
+) -> None:
     for key in ("d/x", "d/sub/y"):
         store.put(ObjectName("box", key), b"1", Headers("text/plain"))
     with harness(store, tmp_path, options) as filesystem:
@@ -164,7 +166,7 @@ def test_a_folder_of_which_no_listing_is_in_memory(store: MemoryStore, tmp_path:
         assert [inode(filesystem, path) for path in ("/e", "/e/x", "/e/sub", "/e/sub/y")] == before
 
 
-def test_a_new_listing_brings_no_number_back(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_new_listing_restores_no_old_number(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path) as filesystem:
         write(filesystem, "/a", b"1")
         before = inode(filesystem, "/a")
@@ -178,7 +180,7 @@ def test_a_new_listing_brings_no_number_back(store: MemoryStore, tmp_path: Path)
         assert inode(filesystem, "/a") != before
 
 
-def test_numbers_are_those_of_the_names_at_the_next_mount(store: MemoryStore, tmp_path: Path) -> None:
+def test_the_next_mount_derives_numbers_from_names(store: MemoryStore, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with harness(store, tmp_path / "one") as filesystem:
@@ -189,7 +191,7 @@ def test_numbers_are_those_of_the_names_at_the_next_mount(store: MemoryStore, tm
         assert inode(filesystem, "/b") == inode_of(ObjectName("box", "b"))
 
 
-def test_a_rename_that_fails_leaves_the_numbers(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_rename_that_fails_changes_no_number(store: MemoryStore, tmp_path: Path) -> None:
     def refuse(method: str, subject: str) -> None:
         if method == "copy":
             raise AccessDenied(subject)
@@ -206,7 +208,7 @@ def test_a_rename_that_fails_leaves_the_numbers(store: MemoryStore, tmp_path: Pa
 
 
 class Model:
-    """A tree of files and folders, each of which is a number of its own; paths end in `/` for folders."""
+    """A tree of files and folders, each with an identity; paths of folders end in `/`."""
 
     def __init__(self, inodes_: Inodes, source: Source) -> None:
         self.inodes = inodes_
@@ -230,8 +232,8 @@ class Model:
 
 @pytest.mark.matrix(5)
 @pytest.mark.parametrize("seed", range(20))
-def test_any_history_of_names(seed: int) -> None:
-    """Files and folders are made, renamed over each other and removed; the numbers follow them."""
+def test_random_renames_keep_the_numbers(seed: int) -> None:
+    """Files and folders are made, renamed over each other and removed."""
     random_ = random.Random(seed)
     source = Source.parse("box" if seed % 2 else "box/some/prefix")
     model, identities = Model(Inodes(source), source), itertools.count()
@@ -273,7 +275,7 @@ def _rename(model: Model, old: str, target: str) -> None:
     model.living.update({moved[path]: model.living.pop(path) for path in list(moved)})
 
 
-def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_for_numbers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inodes, "REMEMBERED", 100)
     monkeypatch.setattr(inodes, "REMEMBERED_FOLDERS", 10)
     source = Source.parse("box")

@@ -1,4 +1,4 @@
-"""The journal without a kernel: what becomes one request, what survives, what is told."""
+"""The journal without a kernel: which changes become one request, what survives, what is reported."""
 
 import os
 import stat
@@ -26,7 +26,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def calls(store: MemoryStore) -> Counter[str]:
-    """Count what changes something."""
+    """Count requests that change something."""
     counted: Counter[str] = Counter()
 
     def note(method: str, _subject: object) -> None:
@@ -43,9 +43,7 @@ def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
         yield filesystem
 
 
-def test_close_asks_nothing_of_the_server(
-    filesystem: FileSystem, store: MemoryStore, calls: Counter[str]
-) -> None:
+def test_close_sends_no_request(filesystem: FileSystem, store: MemoryStore, calls: Counter[str]) -> None:
     write(filesystem, "/file", b"data")
     assert not calls
     assert keys(store) == []
@@ -54,7 +52,7 @@ def test_close_asks_nothing_of_the_server(
     assert filesystem.getattr("/file").size == 4
 
 
-def test_what_rsync_does_is_one_put(store: MemoryStore, calls: Counter[str], tmp_path: Path) -> None:
+def test_a_file_stored_by_rsync_is_one_put(store: MemoryStore, calls: Counter[str], tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/.file.Ab12Cd", b"data")
         filesystem.utimens("/.file.Ab12Cd", None, 1_700_000_000_123_456_789)
@@ -73,7 +71,7 @@ def test_what_rsync_does_is_one_put(store: MemoryStore, calls: Counter[str], tmp
         assert filesystem.getxattr("/file", "user.origin") == b"here"
 
 
-def test_what_is_made_and_removed_costs_nothing(
+def test_a_file_made_and_removed_costs_no_request(
     store: MemoryStore, calls: Counter[str], tmp_path: Path
 ) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -96,7 +94,7 @@ def test_mkdir_chmod_utimes_is_one_put(store: MemoryStore, calls: Counter[str], 
     assert calls == {"put": 1}
 
 
-def test_renamed_over_a_stored_file(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_new_file_can_be_renamed_over_a_stored_one(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "settle=1000") as filesystem:
         write(filesystem, "/file", b"old")
         handle = filesystem.open("/file", os.O_RDONLY)
@@ -111,7 +109,7 @@ def test_renamed_over_a_stored_file(store: MemoryStore, tmp_path: Path) -> None:
     assert keys(store) == ["file"]
 
 
-def test_fsync_returns_when_it_is_stored(filesystem: FileSystem, store: MemoryStore) -> None:
+def test_fsync_returns_when_the_file_is_stored(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"data")
     filesystem.fsync(handle, False)
@@ -122,7 +120,7 @@ def test_fsync_returns_when_it_is_stored(filesystem: FileSystem, store: MemorySt
     assert read(filesystem, "/file") == b"data more"
 
 
-def test_fsync_tells_why_it_is_not(filesystem: FileSystem, store: MemoryStore) -> None:
+def test_fsync_reports_why_a_file_is_not_stored(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"data")
     refuse(store, "put", Unavailable)
@@ -134,7 +132,7 @@ def test_fsync_tells_why_it_is_not(filesystem: FileSystem, store: MemoryStore) -
     assert body(store, "file") == b"data"
 
 
-def test_what_is_refused_is_parked_and_told_once(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_refused_change_is_parked_and_reported_once(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "settle=0.01") as filesystem:
         refuse(store, "put", QuotaExceeded)
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
@@ -152,7 +150,7 @@ def test_what_is_refused_is_parked_and_told_once(store: MemoryStore, tmp_path: P
     assert body(store, "file") == b"data"
 
 
-def test_a_refused_folder_does_not_keep_what_is_in_it(store: MemoryStore, tmp_path: Path) -> None:
+def test_files_in_a_refused_folder_are_stored(store: MemoryStore, tmp_path: Path) -> None:
     def hook(method: str, subject: object) -> None:
         if method == "put" and "folder/" not in str(subject):
             raise QuotaExceeded("no")
@@ -166,9 +164,7 @@ def test_a_refused_folder_does_not_keep_what_is_in_it(store: MemoryStore, tmp_pa
         store.hook = None
 
 
-def test_what_cannot_be_stored_at_the_end_waits_for_the_next_mount(
-    store: MemoryStore, tmp_path: Path
-) -> None:
+def test_changes_left_at_the_end_are_stored_by_the_next_mount(store: MemoryStore, tmp_path: Path) -> None:
     refuse(store, "put", AccessDenied)
     with (
         pytest.raises(SwiftfsError, match="1 changes stay in"),
@@ -246,7 +242,7 @@ def test_writes_go_on_while_the_file_is_stored(store: MemoryStore, tmp_path: Pat
     assert body(store, "file") == b"first second"
 
 
-def test_a_folder_with_what_waits_is_moved(filesystem: FileSystem, store: MemoryStore) -> None:
+def test_a_folder_with_pending_files_can_be_renamed(filesystem: FileSystem, store: MemoryStore) -> None:
     filesystem.mkdir("/a", 0o755, ME)
     write(filesystem, "/a/file", b"data")
     filesystem.rename("/a", "/b")
@@ -255,7 +251,9 @@ def test_a_folder_with_what_waits_is_moved(filesystem: FileSystem, store: Memory
     assert sorted(keys(store)) == ["b", "b/file"]
 
 
-def test_another_source_cannot_take_over_what_waits(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_mount_of_another_source_refuses_a_cache_with_pending_changes(
+    store: MemoryStore, tmp_path: Path
+) -> None:
     refuse(store, "put", AccessDenied)
     with pytest.raises(SwiftfsError), harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/file", b"data")
@@ -271,7 +269,7 @@ def test_another_source_cannot_take_over_what_waits(store: MemoryStore, tmp_path
     assert body(store, "file") == b"data"
 
 
-def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_deletion_is_executed_after_a_failed_move_over_it(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "new", b"new")
     foreign(store, "old", b"old")
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -285,7 +283,7 @@ def test_a_deletion_outlives_a_move_that_fails(store: MemoryStore, tmp_path: Pat
 
 
 @pytest.mark.leaves_open("pytest keeps the log record, and with it the traceback and what is mapped there")
-def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
+def test_an_unexpected_error_is_reported_and_loses_nothing(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
         put(filesystem, handle, 0, b"data")
@@ -297,7 +295,7 @@ def test_an_unforeseen_failure_is_told_and_loses_nothing(store: MemoryStore, tmp
     assert body(store, "file") == b"data"
 
 
-def test_a_listing_does_not_bring_old_attributes_back(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_listing_does_not_restore_old_attributes(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
     with harness(store, tmp_path, NEVER) as filesystem:

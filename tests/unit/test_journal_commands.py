@@ -1,4 +1,4 @@
-"""`status`, `flush`, `retry`, `export` and `recover`, on real mounts and on cache folders that were left."""
+"""What `status`, `flush` and `retry` read and do, without a kernel."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def store() -> MemoryStore:
     return store
 
 
-def test_flush_does_not_wait_for_a_server_that_is_away(store: MemoryStore, tmp_path: Path) -> None:
+def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:
     def hook(called: str, _subject: object) -> None:
         if called == "put":
             raise Unavailable("no answer")
@@ -48,7 +48,7 @@ def report(filesystem: FileSystem) -> QueueReport:
     return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
 
 
-def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_file_written_again_after_a_flush_began_is_flushed_too(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/a", b"first")
         task = filesystem.services.journal._queue.tasks()[0]
@@ -58,7 +58,7 @@ def test_what_is_written_again_after_a_flush_began_is_flushed_too(store: MemoryS
         assert not filesystem.waiting()
 
 
-def test_a_report_fits_into_an_attribute() -> None:
+def test_a_report_fits_into_an_extended_attribute() -> None:
     change = QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0" * 300)
     found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500)
     text = found.to_json()

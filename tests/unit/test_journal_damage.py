@@ -1,4 +1,4 @@
-"""What is told and kept when the journal, its files or the process are not as they should be."""
+"""What is reported and kept when the journal or its files are damaged, or the disk is full."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
 
 
 @pytest.mark.parametrize("damage", ["header", "truncated", "text"])
-def test_a_damaged_log_is_set_aside(store: MemoryStore, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_journal_is_set_aside(store: MemoryStore, tmp_path: Path, damage: str) -> None:
     refuse(store, "put", AccessDenied)
     with pytest.raises(SwiftfsError), harness(store, tmp_path, NEVER) as filesystem:
         write(filesystem, "/file", b"data")
@@ -47,7 +47,7 @@ def test_a_damaged_log_is_set_aside(store: MemoryStore, tmp_path: Path, damage: 
     assert [path.read_bytes() for path in (tmp_path / "lost").iterdir()] == [b"data"]
 
 
-def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_damaged_row_is_set_aside_and_the_others_are_used(tmp_path: Path) -> None:
     log = JournalDB(tmp_path, "me")
     name = ObjectName("box", "file")
     log.commit([Record(1, "/file", Delete(name, is_slo=False)), Record(2, "/x", Delete(name, is_slo=None))])
@@ -61,7 +61,7 @@ def test_a_row_that_is_damaged_is_set_aside_and_the_others_go_on(tmp_path: Path)
     log.close()
 
 
-def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore) -> None:
+def test_a_full_disk_is_reported_at_close(filesystem: FileSystem, store: MemoryStore) -> None:
     handle = filesystem.create("/file", 0o644, os.O_WRONLY, ME)
     put(filesystem, handle, 0, b"data")
     log = filesystem.services.journal._db
@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_at_close(filesystem: FileSystem, store: MemoryStore
     assert read(filesystem, "/file") == b"more"
 
 
-def test_what_waits_is_not_missing_when_the_cache_was_wiped(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_pending_file_whose_bytes_are_gone_still_exists(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "settle=1000,drain=0") as filesystem:
         write(filesystem, "/file", b"data")
         for path in (tmp_path / "content").iterdir():

@@ -1,4 +1,4 @@
-"""What a change keeps of the old object is verified before it is stored again."""
+"""Old bytes that a change keeps are verified before they are stored again."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.cache_rig import MIB, PLAIN, CacheRig, Flaky, noise, read, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, CorruptingStore, read, settle, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.upload_rig import Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import Corrupt
@@ -28,26 +29,26 @@ from swiftfs.store.protocol import Sink
 pytest_plugins = ["support.cache_fixtures", "support.writer_fixtures"]
 
 
-class Noisy(Flaky):
-    """A store whose next `wrong` answers have a wrong byte each, at another place each time."""
+class RandomlyCorruptingStore(CorruptingStore):
+    """A store whose next `wrong` answers have a wrong byte each, at different offsets."""
 
     def get(
         self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
     ) -> ObjectInfo:
         place, self.wrong = self.wrong, max(0, self.wrong - 1)
 
-        def twisted(position: int, data: bytes) -> None:
+        def corrupted(position: int, data: bytes) -> None:
             body = bytearray(data)
             if place:
                 body[len(body) // (place + 1)] ^= 1
             sink(position, bytes(body))
 
-        return MemoryStore.get(self, name, twisted, offset=offset, length=length, etag=etag)
+        return MemoryStore.get(self, name, corrupted, offset=offset, length=length, etag=etag)
 
 
 @pytest.fixture
 def rig(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> CacheRig:
-    monkeypatch.setattr("support.cache_rig.Flaky", Noisy)
+    monkeypatch.setattr("support.cache_rig.CorruptingStore", RandomlyCorruptingStore)
     return build()
 
 
@@ -56,7 +57,7 @@ NAME = ObjectName("box", "file")
 
 
 def put_large(store: MemoryStore, body: bytes, size: int) -> BaseVersion:
-    """Store `body` as segments of so many bytes."""
+    """Store `body` as an SLO with segments of `size` bytes."""
     store.create_container("box_segments")
     segments = []
     for start in range(0, len(body), size):
@@ -137,7 +138,7 @@ CHANGES = [
 
 
 def store_it(rig: CacheRig, content: CachedFile) -> None:
-    """Store the file as the journal does."""
+    """Upload the file as the journal does."""
     content.uploads._layout = SegmentLayout(SEGMENT)
     large = rig.store.head(NAME).is_slo
     intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
@@ -163,7 +164,7 @@ def stored(store: MemoryStore) -> bytes:
 def test_a_wrong_byte_is_never_stored(
     rig: CacheRig, kind: str, change: Callable[[CachedFile, bytearray], None], wrong: int
 ) -> None:
-    """So many answers have a byte flipped; the change succeeds or says that it does not."""
+    """`wrong` answers have a flipped byte; the change succeeds, or fails with an error."""
     put, size = OBJECTS[kind]
     body = noise(size)
     origin = put(rig.store, body)
@@ -183,7 +184,7 @@ def test_a_wrong_byte_is_never_stored(
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(rig: CacheRig, kind: str) -> None:
+def test_blocks_of_an_earlier_mount_that_were_not_verified_are(rig: CacheRig, kind: str) -> None:
     put, size = OBJECTS[kind]
     body = noise(size)
     origin = put(rig.store, body)
@@ -200,7 +201,7 @@ def test_blocks_of_an_earlier_mount_that_nobody_looked_at_are_verified(rig: Cach
 
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_every_byte_that_is_needed_verified_is_right(rig: CacheRig, kind: str) -> None:
+def test_every_verified_byte_is_right(rig: CacheRig, kind: str) -> None:
     put, size = OBJECTS[kind]
     body = noise(size)
     content = rig.open(put(rig.store, body))
@@ -220,7 +221,7 @@ def test_answers_that_differ_each_time_are_an_error_that_names_the_object(
 
 
 def peak_of(job: Callable[[], None]) -> int:
-    """Return how many bytes Python held at most for the job."""
+    """Return the peak of Python's memory during a job, in bytes."""
     tracemalloc.start()
     try:
         job()
@@ -239,14 +240,14 @@ def test_memory_does_not_grow_with_an_object_that_is_verified_whole(rig: CacheRi
 
 
 def test_memory_does_not_grow_with_the_pieces_that_are_fetched_twice(rig: CacheRig) -> None:
-    """The store of the test itself holds 4 MiB of each answer."""
+    """The store of the test itself needs 4 MiB for each answer."""
     content = rig.open(put_plain(rig.store, noise(80 * MIB)))
     assert peak_of(lambda: content.ensure_verified(8 * MIB, 24 * MIB)) < 8 * MIB
     assert rig.gets() > 4
 
 
-def test_what_is_verified_is_not_asked_for_again(rig: CacheRig) -> None:
-    """Neither a whole object, nor segments that were looked at, nor the blocks of an own change."""
+def test_verified_bytes_are_not_downloaded_again(rig: CacheRig) -> None:
+    """Neither of a whole object, nor of verified segments, nor of blocks that this file wrote."""
     plain = rig.open(rig.put("small", noise(3 * MIB)))
     read(plain)
     origin = put_large(rig.store, noise(20 * MIB), SEGMENT)
@@ -281,7 +282,7 @@ def test_a_patch_costs_one_download_more_than_its_piece(rig: CacheRig) -> None:
 def test_an_evicted_segment_is_verified_before_it_changes(
     writer: Writer, monkeypatch: pytest.MonkeyPatch, pieces: bool
 ) -> None:
-    """It is brought back whole, at once or as a reader wants it, and stored anew with the change."""
+    """It is downloaded whole, at once or in a reader's pieces, and stored again with the change."""
     writer.write(0, noise(4 * MIB + 10))
     writer.puts()
     assert writer.content.evict(2**40) >= 3 * MIB

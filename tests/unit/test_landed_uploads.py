@@ -1,6 +1,6 @@
-"""An upload was carried out and nobody was told, for the mount was killed or the answer was lost.
+"""An upload was executed but not confirmed: the mount was killed, or the answer was lost.
 
-What stands is what was about to be stored: readers and the next attempt go on with it.
+The object is then what was about to be stored: readers and the next attempt continue with it.
 """
 
 import os
@@ -13,11 +13,12 @@ from threading import Event
 import pytest
 
 from support.edited_file import CHANGES, Edited
-from support.harness import NOBODY_WAITS, copy_live, harness, read, write
+from support.harness import SHORT_RETRIES, copy_live, harness, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import body, foreign, keys
-from support.upload_rig import Writer, noise
+from support.upload_rig import Writer
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.journal import outcomes, recovery
@@ -33,9 +34,9 @@ SIZES = {"60 KB": 60_000, "3.5 MB": 3_500_000}
 
 
 class LandingStore(MemoryStore):
-    """A store that carries out the next request that stores one of the `watched` keys, and is away then.
+    """A store that loses the answer to the next PUT of a key in `watched`, and answers nothing after it.
 
-    `landed` is called in between. Unless it `lands`, the request is not carried out.
+    Before the loss `landed` is called. If not `lands`, the PUT is not executed.
     """
 
     lands = True
@@ -78,8 +79,8 @@ def store() -> LandingStore:
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be tried again before the test asks for it: readers come first."""
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delay retries, so that readers come first."""
     monkeypatch.setattr(recovery, "RECOVERY_SECONDS", 1000.0)
     monkeypatch.setattr(outcomes, "FIRST_PAUSE", 1000.0)
     monkeypatch.setattr(outcomes, "LONGEST_PAUSE", 1000.0)
@@ -87,9 +88,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS) -> Iterator[FileSystem]:
-    """A mount that is killed when its next upload of the file has been carried out, which leaves `image`."""
+    """A mount that is killed at its next upload of the file, after which `image` has a copy of the cache."""
     store.landed = lambda: copy_live(cache, image)
-    patient = RetryingStore(store, NOBODY_WAITS)
+    patient = RetryingStore(store, SHORT_RETRIES)
     request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
     filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
     try:
@@ -110,7 +111,7 @@ def folder(root: Path, name: str) -> Path:
 
 
 def stored(store: LandingStore, root: Path, size: str, *, plain: bool = False) -> bytes:
-    """Store the file, by a mount with a cache of its own, or a `plain` one by another client."""
+    """Store the file by a mount with a cache of its own, or as another client if `plain`."""
     data = noise(SIZES[size])
     if plain:
         foreign(store, "file", data)
@@ -236,7 +237,7 @@ def test_a_file_renamed_before_it_was_stored(
 def test_a_second_kill(
     store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str, lands: bool
 ) -> None:
-    """The second mount dies after its own upload has landed, or before it was carried out."""
+    """The second mount dies after its own upload was executed, or before."""
     data = stored(store, tmp_path, size, plain=plain)
     with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
         file = Edited(filesystem, bytearray(data))
@@ -258,8 +259,8 @@ def test_a_second_kill(
         assert_stored(store, file.model)
 
 
-def test_a_reader_goes_on_when_an_upload_is_answered_while_it_asks(tmp_path: Path) -> None:
-    """Its GET of the old version was refused, for the upload had just been carried out."""
+def test_a_reader_continues_when_an_upload_is_answered_during_its_get(tmp_path: Path) -> None:
+    """Its GET of the old version is refused, because the upload has just been executed."""
     sent, asked = Event(), Event()
 
     def hook(method: str, _subject: str) -> None:

@@ -1,6 +1,6 @@
 """A large file below a folder that moves, changed meanwhile: its manifest keeps every segment it names.
 
-The segments begun before the move lie below the old name, and the manifest is at the new one.
+Segments uploaded before the move are below the old name, and the manifest has the new one.
 """
 
 import os
@@ -15,8 +15,9 @@ from support.halted_moves import Halt
 from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import keys
-from support.upload_rig import MIB, noise
+from support.upload_rig import MIB
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -37,7 +38,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def named(store: MemoryStore) -> set[str]:
-    """Return the segments that standing manifests name, each of which is there."""
+    """Return the segments that existing manifests name; assert that each exists."""
     found: set[str] = set()
     for key in keys(store):
         try:
@@ -51,7 +52,7 @@ def named(store: MemoryStore) -> set[str]:
 
 
 class LateHalt(Halt):
-    """Stops the store at a request of a method from the move's first copy on."""
+    """A `Halt` that begins with the move's first copy."""
 
     _copied = False
 
@@ -62,7 +63,7 @@ class LateHalt(Halt):
 
 
 class LargeFileRig:
-    """A mounted folder with one large file in it, and what the file must hold."""
+    """A mount with a folder that has one large file, and the bytes that it must hold."""
 
     def __init__(self, store: MemoryStore, cache: Path, settle: str) -> None:
         self.store = store
@@ -107,7 +108,7 @@ def patch_again(rig: LargeFileRig) -> str:
 
 
 def replace_below_the_old_name(rig: LargeFileRig) -> str:
-    """Another large file comes to the old name, is changed and goes."""
+    """Create another large file under the old name, change and delete it."""
     filesystem = rig.filesystem
     filesystem.mkdir("/d", 0o755, ME)
     write(filesystem, "/d/x", noise(SIZE, 5))
@@ -164,7 +165,7 @@ def stored(rig: LargeFileRig) -> None:
 
 
 def end(rig: LargeFileRig, path: str) -> None:
-    """Verify the file, then let nothing be left of it."""
+    """Verify the file and delete it; nothing must be left."""
     rig.verify(path)
     assert named(rig.store) == set(keys(rig.store, "box_segments"))
     rig.filesystem.unlink(path)
@@ -175,7 +176,7 @@ def end(rig: LargeFileRig, path: str) -> None:
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("stop", ["copy", "delete_many"])
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
-def test_what_is_changed_while_the_folder_moves(
+def test_changes_while_the_folder_moves_keep_all_segments(
     rig: LargeFileRig, pool: ThreadPoolExecutor, stop: str, afterwards: Callable[[LargeFileRig], str]
 ) -> None:
     stored(rig)
@@ -201,7 +202,7 @@ def test_what_is_changed_while_the_folder_moves(
 def test_segments_that_were_begun_under_the_old_name(
     rig: LargeFileRig, pool: ThreadPoolExecutor, afterwards: Callable[[LargeFileRig], str], is_new: bool
 ) -> None:
-    """They are stored while the file is written; the manifest is put when it has its new name."""
+    """They are uploaded while the file is written; the manifest is stored under the new name."""
     filesystem = rig.filesystem
     if is_new:
         filesystem.mkdir("/d", 0o755, ME)
@@ -216,7 +217,7 @@ def test_segments_that_were_begun_under_the_old_name(
         put(filesystem, handle, start, bytes(rig.body[start : start + 100_000]))
 
     def has_begun() -> bool:
-        rig.change(handle, SIZE - 100, 4)  # a full segment rests until a later write
+        rig.change(handle, SIZE - 100, 4)  # full segments are uploaded at a later write
         return len(keys(rig.store, "box_segments")) > before
 
     wait_until(has_begun)
@@ -243,7 +244,7 @@ def test_an_outage_of_uploads_while_the_folder_moves(
     method: str,
     afterwards: Callable[[LargeFileRig], str],
 ) -> None:
-    """The change waits for Swift when the folder moves, which says why it cannot, and is moved again."""
+    """The pending change lets the first rename fail, with the reason; the second one succeeds."""
     with closing(LargeFileRig(store, tmp_path, "settle=0.05")) as rig:
         stored(rig)
         filesystem = rig.filesystem

@@ -1,4 +1,4 @@
-"""The last close of a file beside a call about the same file, which finds it open still."""
+"""The last close of a file, at the same time as a call that finds the file still open."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from swiftfs.posix.open_files import OpenFile, OpenFiles
 
 
 class ClosingFiles(OpenFiles):
-    """Open files of which the last handle is closed right after somebody has found the file by its path."""
+    """Open files of which the last handle is closed right after a call has found the file by its path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def store() -> MemoryStore:
 
 
 def closing(filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch, path: str, flags: int) -> int:
-    """Open a file, and have it closed when the next call has found it; return its handle."""
+    """Open a file, which is closed when the next call has found it; return its handle."""
     opened = filesystem.services.open_files
     monkeypatch.setattr(opened, "__class__", ClosingFiles)
     handle = filesystem.open(path, flags)
@@ -42,7 +42,7 @@ def closing(filesystem: FileSystem, monkeypatch: pytest.MonkeyPatch, path: str, 
     return handle
 
 
-def test_an_open_beside_it_gets_the_file(
+def test_an_open_during_it_gets_the_file(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with harness(store, tmp_path) as filesystem:
@@ -60,10 +60,10 @@ def test_an_open_beside_it_gets_the_file(
         assert read(filesystem, "/file") == b"+FILE"
 
 
-def test_an_unlink_beside_it_deletes_the_object(
+def test_an_unlink_during_it_deletes_the_object(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is not here yet, so its deletion would wait for a close that has been."""
+    """The file is not downloaded, so its deletion would wait for a close that has already happened."""
     foreign(store, "file", b"x" * 100_000)
     with harness(store, tmp_path) as filesystem:
         closing(filesystem, monkeypatch, "/file", os.O_RDONLY)

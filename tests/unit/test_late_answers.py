@@ -1,4 +1,4 @@
-"""Requests that are carried out late, over what was stored since: they are noticed and put right."""
+"""Late requests that overwrite or delete newer versions: swiftfs notices and restores those."""
 
 import logging
 import os
@@ -12,12 +12,12 @@ from support.late_store import (
     FILE,
     LateStore,
     late,
+    logged,
     look,
     remove,
     settle,
     store_body,
     store_file,
-    told,
 )
 from support.stored_objects import body, foreign, keys
 from swiftfs.journal.late_requests import LOOKS
@@ -42,8 +42,8 @@ def test_an_older_put_that_lands_over_a_newer_one(
     settle(filesystem)
     assert body(store, "file") == b"the newer one"
     assert read(filesystem, "/file") == b"the newer one"
-    assert len(told(caplog, logging.WARNING)) == 1
-    assert "/file: a request whose answer was lost was carried out late" in told(caplog, logging.WARNING)[0]
+    assert len(logged(caplog, logging.WARNING)) == 1
+    assert "/file: a request whose answer was lost was carried out late" in logged(caplog, logging.WARNING)[0]
     assert late(filesystem).counts().put_right == 1
     report = filesystem.services.journal.report()
     assert (report.watched, report.put_right, report.overwritten) == (1, 1, 0)
@@ -126,7 +126,7 @@ def test_a_late_deletion_of_what_was_made_anew(
     look(filesystem)
     settle(filesystem)
     assert body(store, "file") == b"new"
-    assert "Swift had nothing" in told(caplog, logging.WARNING)[0]
+    assert "Swift had nothing" in logged(caplog, logging.WARNING)[0]
 
 
 def test_a_late_bulk_deletion(store: LateStore, filesystem: FileSystem) -> None:
@@ -174,7 +174,7 @@ def test_a_put_that_was_never_answered_before_the_deletion(store: LateStore, fil
 
 
 def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
-    """Only the manifest is sent again: the segments are there."""
+    """Only the manifest is sent again: the segments exist."""
     old, new = os.urandom(3 * MIB), os.urandom(4 * MIB)
     store.lose("put_manifest", "file")
     store_file(filesystem, old)
@@ -194,7 +194,7 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
 def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(
     store: LateStore, filesystem: FileSystem
 ) -> None:
-    """Its one segment is smaller than ours are: it is named again, for the object has other bytes now."""
+    """Its one segment is smaller than ours; the manifest is stored again: the object has other bytes now."""
     data = os.urandom(300_000)
     part = store.put(ObjectName("box", "part"), data, Headers("application/octet-stream"))
     manifest = Manifest((Segment(part.version.name, part.version.etag, part.size),))
@@ -250,7 +250,7 @@ def test_another_client_s_version_is_left_alone(
         look(filesystem, seconds + 5)
     settle(filesystem)
     assert body(store, "file") == b"theirs"
-    assert told(caplog, logging.WARNING) == []
+    assert logged(caplog, logging.WARNING) == []
 
 
 def test_another_client_s_deletion_is_left_alone(store: LateStore, filesystem: FileSystem) -> None:

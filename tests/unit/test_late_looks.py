@@ -1,4 +1,4 @@
-"""Looks for late requests: when they are made, by which mount, and with which bytes."""
+"""When swiftfs looks for late requests, which mount does, and from where it takes the bytes."""
 
 import logging
 import os
@@ -17,12 +17,12 @@ from support.late_store import (
     LateStore,
     heads,
     late,
+    logged,
     look,
     recorded,
     remove,
     settle,
     store_file,
-    told,
 )
 from support.stored_objects import NEVER, body, keys
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
@@ -108,7 +108,7 @@ def test_bytes_that_are_gone_are_told(
         look(filesystem)
         settle(filesystem)
         assert body(store, "file") == b"old"
-        (line,) = told(caplog, logging.ERROR)
+        (line,) = logged(caplog, logging.ERROR)
         assert "box/file" in line
         assert old in line
         assert newer in line
@@ -190,7 +190,7 @@ def test_bytes_survive_a_kill_before_the_last_close(store: LateStore, tmp_path: 
 def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
     store: LateStore, tmp_path: Path
 ) -> None:
-    """The next mount finishes the rename, before it looks for what was lost."""
+    """The next mount finishes the rename before it looks for late requests."""
     first, died = tmp_path / "first", tmp_path / "died"
     first.mkdir()
 

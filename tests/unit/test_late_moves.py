@@ -1,4 +1,4 @@
-"""Renames that a kill interrupted, and requests of them that are carried out after the next mount began."""
+"""Renames interrupted by a kill, whose requests are executed after the next mount began."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ from support.late_store import (
     LateStore,
     kill_during,
     late,
+    logged,
     look,
     recorded,
     settle,
     store_body,
     store_file,
-    told,
 )
 from support.stored_objects import body, foreign, keys
 from swiftfs.errors import SwiftfsError, Unavailable
@@ -36,7 +36,7 @@ TARGET = ObjectName("box", "b")
 
 
 def before(store: LateStore, cache: Path, *files: tuple[str, bytes], folder: str = "") -> Path:
-    """Store files by a mount of its own, and return the cache folder for the next, which is empty."""
+    """Store files with a mount of its own; return the empty cache folder of the next one."""
     with harness(store, cache / "before", OPTIONS) as filesystem:
         if folder:
             filesystem.mkdir(folder, 0o755, ME)
@@ -94,7 +94,7 @@ def test_what_a_late_copy_would_overwrite_is_fetched_first(store: LateStore, tmp
 def test_a_late_deletion_of_what_another_client_stored_at_the_old_name(
     store: LateStore, tmp_path: Path
 ) -> None:
-    """The rename could not delete its source, and the process died when it tried that again."""
+    """The rename could not delete its source, and the process died when it tried again."""
     foreign(store, "a", b"theirs")
     deletion = Delete(ObjectName("box", "a"), is_slo=False, etag="another", moved=True)
     leave(tmp_path / "mount", deletion)
@@ -175,7 +175,7 @@ def test_the_mount_after_one_whose_recovery_found_no_server(store: LateStore, tm
 
 @pytest.mark.parametrize("stands", [b"theirs", b""])
 def test_a_move_that_is_given_up(store: LateStore, tmp_path: Path, stands: bytes) -> None:
-    """What stands at the target then stays: another client's file, or nothing."""
+    """What is at the target stays: another client's file, or nothing."""
     cache = before(store, tmp_path, ("/a", b"old"))
     died = kill_during(store, cache, "copy", "b", rename)
     foreign(store, "a", b"their a")
@@ -262,7 +262,7 @@ def test_a_folder_that_moves_back(store: LateStore, tmp_path: Path) -> None:
 
 
 def test_a_late_undo_deletion(store: LateStore, tmp_path: Path) -> None:
-    """It would take the only copy, if the next mount finished what the dead one was undoing."""
+    """It would delete the only copy if the next mount finished the move that the dead one was undoing."""
     cache = before(store, tmp_path, ("/d/f1", b"one"), ("/d/f2", b"two"), folder="/d")
 
     def refuse_f2(filesystem: FileSystem) -> None:
@@ -303,13 +303,13 @@ def test_more_objects_than_are_watched(
     monkeypatch.setattr(ambiguous, "ROOM", 2)
     with harness(store, died, OPTIONS) as filesystem:
         assert len(keys(store)) == 21
-        assert any("34 names" in line for line in told(caplog, logging.WARNING))
+        assert any("34 names" in line for line in logged(caplog, logging.WARNING))
         write(filesystem, "/d2", b"x")
         settle(filesystem)
 
 
 def test_a_copy_that_was_carried_out_does_no_harm(store: LateStore, tmp_path: Path) -> None:
-    """The source had gone when the process died: nothing but the names is known."""
+    """The source did not exist any more when the process died: only the names are known."""
     store.put(TARGET, b"moved", Headers("text/plain"))
     leave(tmp_path / "mount", Move(ObjectName("box", "a"), TARGET, etag=store.head(TARGET).version.etag))
     with harness(store, tmp_path / "mount", OPTIONS) as filesystem:
@@ -323,7 +323,7 @@ def test_a_copy_that_was_carried_out_does_no_harm(store: LateStore, tmp_path: Pa
 def test_a_folder_whose_copies_were_being_deleted_is_not_touched_later(
     store: LateStore, tmp_path: Path
 ) -> None:
-    """A mount has served files since: who copied them to the target is not known any more."""
+    """A mount has served files since: who copied the objects to the target is not known any more."""
     for key in ("d/f1", "e/f1"):
         foreign(store, key, b"data")
     objects = (row_of(store, "d/f1"),)

@@ -1,4 +1,4 @@
-"""Requests about links, folders, attributes and moves that are carried out late: they are put right too."""
+"""Late requests about links, folders, attributes and moves: swiftfs restores the newer state too."""
 
 import os
 import stat
@@ -139,7 +139,7 @@ def test_a_late_deletion_of_a_move_s_source(store: LateStore, filesystem: FileSy
 def test_a_late_copy_whose_source_is_another_file_by_then(
     store: LateStore, filesystem: FileSystem, size: int
 ) -> None:
-    """A log that is rotated: the first COPY of it is carried out when its name has a new one already."""
+    """A rotated log: its first COPY is executed when a new log has the name."""
     old = os.urandom(size)
     store_file(filesystem, old, "/log")
     read(filesystem, "/log")
@@ -183,7 +183,7 @@ def test_a_late_put_over_a_moved_file(store: LateStore, filesystem: FileSystem) 
 
 
 def test_a_move_that_failed_is_carried_out_late(store: LateStore, filesystem: FileSystem) -> None:
-    """The target was stored with a loss of its own before, so that what it was is known."""
+    """An earlier request for the target was lost too, so its state is known."""
     store_file(filesystem, b"source")
     store.lose("copy", "there", 1000)
     with pytest.raises(Exception, match="timed out"):

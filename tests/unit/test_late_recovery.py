@@ -20,7 +20,7 @@ Job = Callable[[FileSystem], object]
 
 
 def stored(store: LateStore, cache: Path, job: Job) -> Path:
-    """Have something stored by a mount of its own; return the cache folder for the next."""
+    """Do a job with a mount of its own; return the cache folder of the next one."""
     (cache / "before").mkdir()
     (cache / "mount").mkdir()
     with harness(store, cache / "before", OPTIONS) as filesystem:
@@ -220,7 +220,7 @@ def test_what_is_sent_again_as_it_was_costs_no_looks(store: LateStore, tmp_path:
 
 
 def test_a_second_close_during_the_upload(store: LateStore, tmp_path: Path) -> None:
-    """The journal has the second close alone when the process dies: the upload of the first runs."""
+    """When the process dies, the journal has the second close only, while the first is uploaded."""
     cache = stored(store, tmp_path, write_old)
 
     def close_twice(filesystem: FileSystem) -> None:

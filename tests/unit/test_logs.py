@@ -1,4 +1,4 @@
-"""The log: priorities for the journal, request ids, and no line over and over."""
+"""The log: priorities for systemd's journal, request ids, and that repeated lines are counted."""
 
 import logging
 
@@ -11,7 +11,7 @@ from swiftfs.service.logging import JournalFormatter, Repetition
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the log sees; a test moves it."""
+    """The time that the log uses; a test sets it."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
@@ -44,7 +44,7 @@ def test_debug_messages_all_pass(clock: list[float]) -> None:
     assert all(repetition.filter(record("read", logging.DEBUG)) for _ in range(3))
 
 
-def test_what_is_remembered_is_bounded(clock: list[float]) -> None:
+def test_the_memory_for_messages_is_bounded(clock: list[float]) -> None:
     repetition = Repetition()
     for number in range(2 * logs.REMEMBERED):
         assert repetition.filter(record(f"file{number}"))

@@ -1,4 +1,4 @@
-"""A manifest is stored and the answer lost: what stands keeps its segments, whatever comes next."""
+"""A manifest is stored and its answer lost: its segments stay, whatever is done next."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import NOBODY_WAITS, harness, put, read, write
+from support.harness import SHORT_RETRIES, change, harness, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import body, named_segments, segments
 from swiftfs.config.sources import parse_options
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -28,9 +28,9 @@ NAME = ObjectName("box", "file")
 
 
 class LossyStore(MemoryStore):
-    """A store that loses the answers to the next `lost` manifests, or has `late` ones sent but not yet done.
+    """A store that loses the answers to the next `lost` manifests.
 
-    While it is `away` it answers nothing at all.
+    With `hold_late` it does not execute manifests but keeps them in `late`; while `away` it answers nothing.
     """
 
     lost = 0
@@ -65,8 +65,8 @@ def store() -> LossyStore:
 
 @contextmanager
 def killed(store: LossyStore, cache: Path) -> Iterator[FileSystem]:
-    """A mount that ends without a word to the server, and leaves what it had begun, as after a kill -9."""
-    patient = RetryingStore(store, NOBODY_WAITS)
+    """A mount that ends without a request to the server, as after a kill -9."""
+    patient = RetryingStore(store, SHORT_RETRIES)
     options = parse_options([OPTIONS + ",drain=0"])
     request = MountRequest(Source.parse("box"), Path("/nowhere"), options)
     filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
@@ -89,27 +89,12 @@ def noise(size: int) -> bytes:
     return os.urandom(size)
 
 
-def segments(store: MemoryStore) -> set[str]:
-    return {row.key for row in store.list_page("box_segments").rows}
-
-
-def named(store: MemoryStore, key: str = "file") -> set[str]:
-    return {one.name.key for one in store.manifest(ObjectName("box", key)).segments}
-
-
-def change(filesystem: FileSystem, offset: int, data: bytes, path: str = "/file") -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    put(filesystem, handle, offset, data)
-    filesystem.flush(handle)
-    filesystem.release(handle)
-
-
 def flush(filesystem: FileSystem) -> None:
     filesystem.services.journal.flush_below(Folder("box", ""))
 
 
 def lose(filesystem: FileSystem, store: LossyStore, times: int = 1) -> None:
-    """Let the next manifests be stored and their answers be lost; then the server is away."""
+    """Let the next manifests be stored and their answers be lost; then the server does not answer."""
     store.lost = times
     with pytest.raises(Unavailable):
         flush(filesystem)
@@ -117,12 +102,12 @@ def lose(filesystem: FileSystem, store: LossyStore, times: int = 1) -> None:
 
 
 def patch(filesystem: FileSystem, data: bytearray) -> None:
-    change(filesystem, 2 * MIB + 5, b"changed")
+    change(filesystem, "/file", 2 * MIB + 5, b"changed")
     data[2 * MIB + 5 : 2 * MIB + 12] = b"changed"
 
 
 def append(filesystem: FileSystem, data: bytearray) -> None:
-    change(filesystem, len(data), b"appended" * 1000)
+    change(filesystem, "/file", len(data), b"appended" * 1000)
     data += b"appended" * 1000
 
 
@@ -140,7 +125,7 @@ OPERATIONS = pytest.mark.parametrize("operation", [patch, append, cut, replace])
 
 
 @OPERATIONS
-def test_the_next_mount_finds_that_it_stands(
+def test_the_next_mount_finds_the_stored_manifest(
     store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
@@ -153,10 +138,10 @@ def test_the_next_mount_finds_that_it_stands(
     with harness(store, tmp_path, OPTIONS) as filesystem:
         assert read(filesystem, "/file") == data
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
-def test_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
+def test_the_manifest_of_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
     data = noise(3 * MIB + 1)
     with killed(store, tmp_path) as filesystem:
         write(filesystem, "/file", data)
@@ -164,10 +149,10 @@ def test_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data
-    assert segments(store) == named(store)
+    assert segments(store) == named_segments(store, "file")
 
 
-def test_a_patch_of_an_object_that_was_none(store: LossyStore, tmp_path: Path) -> None:
+def test_a_patch_of_an_object_that_was_no_slo(store: LossyStore, tmp_path: Path) -> None:
     """The whole object is copied to a segment first."""
     data = bytearray(noise(4 * MIB))
     store.put(NAME, bytes(data), Headers("application/octet-stream"))
@@ -177,11 +162,11 @@ def test_a_patch_of_an_object_that_was_none(store: LossyStore, tmp_path: Path) -
     with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 @OPERATIONS
-def test_it_is_tried_again_in_the_same_process(
+def test_the_manifest_is_sent_again_by_the_same_process(
     store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
@@ -193,7 +178,7 @@ def test_it_is_tried_again_in_the_same_process(
         store.away = False
         flush(filesystem)
         assert body(store, "file") == data
-        assert segments(store) == named(store)
+        assert segments(store) == named_segments(store, "file")
 
 
 def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) -> None:
@@ -203,8 +188,8 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
     with killed(store, tmp_path) as filesystem:
         for number in range(2):
             store.away = False
-            # Whole blocks: a part of one would be completed from the version that is gone.
-            change(filesystem, number * MIB, bytes([number + 1]) * BLOCK)
+            # Whole blocks: the rest of a partial one would be read from the version that is gone.
+            change(filesystem, "/file", number * MIB, bytes([number + 1]) * BLOCK)
             data[number * MIB : number * MIB + BLOCK] = bytes([number + 1]) * BLOCK
             lose(filesystem, store)
     assert body(store, "file") == data
@@ -212,7 +197,7 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
         assert read(filesystem, "/file") == data
         patch(filesystem, data)
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> None:
@@ -230,7 +215,7 @@ def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> N
         assert read(filesystem, "/file") == data
         append(filesystem, data)
     assert body(store, "file") == data
-    assert named(store) <= segments(store)
+    assert named_segments(store, "file") <= segments(store)
 
 
 def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
@@ -249,7 +234,7 @@ def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
 
 
 def _let_threads_work(filesystem: FileSystem) -> None:
-    """Return when what was to be done soon is done: jobs are taken in their order."""
+    """Return when the jobs that are due have run; they run in their order."""
     workers = filesystem.services.journal._scheduler._workers
     for job in [
         workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem.services.journal._scheduler._parallel)
@@ -258,25 +243,25 @@ def _let_threads_work(filesystem: FileSystem) -> None:
 
 
 def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -> None:
-    """The first PUT is carried out after the second: what only it names has not been deleted."""
+    """The first PUT is executed after the second: segments that only the first one names still exist."""
     data = bytearray(noise(4 * MIB))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
         flush(filesystem)
-        change(filesystem, 0, b"one")
+        change(filesystem, "/file", 0, b"one")
         first = b"one" + data[3:]
         store.hold_late = True
         with pytest.raises(Unavailable):
             flush(filesystem)
         store.hold_late = False
-        change(filesystem, 0, b"two")
-        change(filesystem, 3 * MIB, b"three")
+        change(filesystem, "/file", 0, b"two")
+        change(filesystem, "/file", 3 * MIB, b"three")
         flush(filesystem)
         store.late[0]()
         assert body(store, "file") == first
 
 
-def test_late_manifest_and_a_file_that_became_small(store: LossyStore, tmp_path: Path) -> None:
+def test_a_late_manifest_of_a_file_that_became_small(store: LossyStore, tmp_path: Path) -> None:
     data = bytearray(noise(3 * MIB))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
@@ -309,16 +294,16 @@ def test_a_late_manifest_of_a_file_that_was_removed(store: LossyStore, tmp_path:
 
 @pytest.mark.parametrize("dies", [False, True])
 @pytest.mark.parametrize("size", [4 * BLOCK, MIB + BLOCK])
-def test_a_file_that_becomes_small_behind_a_lost_manifest(
+def test_a_file_that_becomes_small_after_a_lost_manifest(
     store: LossyStore, tmp_path: Path, dies: bool, size: int
 ) -> None:
-    """Most of it is not in the cache, and the version that it was read from is gone."""
+    """Most of it is not in the cache, and the version that it was read from does not exist any more."""
     data = bytearray(noise(4 * MIB))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
     mount = killed(store, tmp_path) if dies else harness(store, tmp_path, OPTIONS)
     with mount as filesystem:
-        change(filesystem, 3 * MIB, b"c" * BLOCK)
+        change(filesystem, "/file", 3 * MIB, b"c" * BLOCK)
         data[3 * MIB : 3 * MIB + BLOCK] = b"c" * BLOCK
         lose(filesystem, store)
         filesystem.truncate("/file", size)

@@ -1,4 +1,4 @@
-"""A mount that starts with thousands of changes of an earlier one."""
+"""A mount that starts with thousands of pending changes of an earlier one."""
 
 import os
 import stat
@@ -24,8 +24,8 @@ from swiftfs.store.object_meta import ObjectMeta
 FOLDERS = 300
 
 
-def leave_descriptions(store: MemoryStore, cache: Path) -> None:
-    """Leave the description of a file in each of many folders to the next mount."""
+def leave_attribute_changes(store: MemoryStore, cache: Path) -> None:
+    """Leave a pending change of attributes in each of many folders to the next mount."""
     for number in range(FOLDERS):
         foreign(store, f"d{number}/file", b"x")
     with suppress(SwiftfsError), harness(store, cache, f"{NEVER},drain=0") as filesystem:
@@ -36,10 +36,10 @@ def leave_descriptions(store: MemoryStore, cache: Path) -> None:
     store.requests.clear()
 
 
-def test_described_files_do_not_cost_a_listing_each_before_the_start(
+def test_pending_attributes_do_not_cost_a_listing_each_before_the_start(
     store: MemoryStore, tmp_path: Path
 ) -> None:
-    leave_descriptions(store, tmp_path)
+    leave_attribute_changes(store, tmp_path)
     with harness(store, tmp_path, NEVER) as filesystem:
         counted = Counter(method for method, _ in store.requests)
         assert counted["list_page"] <= 2
@@ -49,8 +49,8 @@ def test_described_files_do_not_cost_a_listing_each_before_the_start(
         assert modes == {0o600}
 
 
-def test_described_files_are_shown_as_they_will_be(store: MemoryStore, tmp_path: Path) -> None:
-    leave_descriptions(store, tmp_path)
+def test_pending_attributes_are_shown(store: MemoryStore, tmp_path: Path) -> None:
+    leave_attribute_changes(store, tmp_path)
     refuse(store, "post", Unavailable)
     with harness(store, tmp_path, NEVER) as filesystem:
         modes = {stat.S_IMODE(filesystem.getattr(f"/d{number}/file").mode) for number in range(FOLDERS)}
@@ -76,7 +76,7 @@ def test_what_an_earlier_mount_wrote_and_described_has_both(store: MemoryStore, 
 
 
 def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
-    """Thousands of uploads beside the start would make it slow; a flush does not wait for that."""
+    """Thousands of uploads would make the start slow; a flush begins them at once."""
     with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
         refuse(store, "put", AccessDenied)
         for number in range(50):
@@ -105,7 +105,7 @@ def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_
         Stored(),
     ],
 )
-def test_a_promised_file_is_what_a_listing_will_show(media_type: str, stored: Stored) -> None:
+def test_a_pending_entry_equals_its_later_listing(media_type: str, stored: Stored) -> None:
     name = ObjectName("box", "d/file")
     meta = ObjectMeta(media_type, stored, {"colour": "red"})
     defaults = Defaults(uid=1, gid=2)

@@ -1,4 +1,4 @@
-"""A local file stays as it is while an upload reads it: it is not cut, not closed and not given back."""
+"""A local file stays as it is while an upload reads it: it is not cut, not closed and not evicted."""
 
 import os
 import threading
@@ -11,7 +11,8 @@ import pytest
 from support.cache_rig import write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.upload_rig import MIB, PLAIN, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, PLAIN, Writer
 from swiftfs.errors import ChangedDuringUpload
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cache import CachedFileFactory, FileCache, NoBacklog
@@ -29,9 +30,9 @@ OTHER = ObjectName("box", "other")
 
 
 class Gate(MemoryStore):
-    """A store that holds its PUTs of segments until `open`, and takes the bytes as they are then.
+    """A store that holds its PUTs of segments until `open`, and then reads their bodies.
 
-    So does one that repeats a PUT after a failure.
+    A PUT that is repeated after a failure also reads its body late.
     """
 
     def __init__(self, *containers: str) -> None:
@@ -54,7 +55,7 @@ class Gate(MemoryStore):
 
 
 class Abandoned(NoBacklog):
-    """Notes whose segments are to be deleted."""
+    """Records prefixes whose segments are to be deleted."""
 
     def __init__(self) -> None:
         self.uploads: list[SegmentUploader] = []
@@ -64,7 +65,7 @@ class Abandoned(NoBacklog):
 
 
 class Rig:
-    """A cache of files with segments of one MiB, one of which is uploaded at a time."""
+    """A cache of files with segments of 1 MiB, of which one is uploaded at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Gate("box", "box_segments")
@@ -76,7 +77,7 @@ class Rig:
         self.cache = FileCache(folder, None, self.maker, {}, self.abandoned)
 
     def written(self, name: ObjectName, body: bytes) -> CachedFile:
-        """Return a new file, whose full segments are being uploaded: the first waits in its PUT."""
+        """Return a new file whose full segments are being uploaded; the first waits in its PUT."""
         content = self.cache.new(name, None)
         for start in range(0, len(body), BLOCK):
             write(content, start, body[start : start + BLOCK])
@@ -84,7 +85,7 @@ class Rig:
         return content
 
     def stored(self, content: CachedFile, name: ObjectName, body: bytes) -> None:
-        """Store the file as another attempt than that of the segments would."""
+        """Store the file, as another attempt than that of its segments would."""
         content.adopt(self.store.put(name, body, PLAIN))
 
     def uploads_end(self) -> None:
@@ -103,7 +104,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def is_open(descriptor: int, inode: int) -> bool:
-    """Say whether the number is still that of the file."""
+    """Return whether a descriptor still is that of the file."""
     try:
         return os.fstat(descriptor).st_ino == inode
     except OSError:
@@ -114,20 +115,20 @@ def inode_of(content: CachedFile) -> int:
     return os.fstat(content.descriptor).st_ino
 
 
-def test_a_file_that_is_thrown_away_stays_open_until_its_last_upload_has_ended(rig: Rig) -> None:
+def test_a_dropped_file_stays_open_until_its_last_upload_has_ended(rig: Rig) -> None:
     body = noise(4 * MIB + 10)
     content = rig.written(FILE, body)
     inode = inode_of(content)
     rig.cache.release(content)
     assert is_open(content.descriptor, inode)
-    # Nobody wants the others, which map the file when their turn comes.
+    # The others are needless, but map the file when they run.
     rig.uploads_end()
     assert rig.store.bodies == [body[:MIB]]
     wait_until(lambda: not is_open(content.descriptor, inode))
     assert not list(rig.files.iterdir())
 
 
-def test_its_number_is_not_another_files_before_that(rig: Rig) -> None:
+def test_its_descriptor_is_not_reused_before_that(rig: Rig) -> None:
     body = noise(3 * MIB + 10)
     rig.cache.release(rig.written(FILE, body))
     other = rig.cache.new(OTHER, None)
@@ -138,7 +139,7 @@ def test_its_number_is_not_another_files_before_that(rig: Rig) -> None:
 
 
 def test_a_file_that_was_cut_is_not_suspended_while_an_upload_of_it_waits(rig: Rig) -> None:
-    """The upload would map what has got the number of the file's descriptor."""
+    """The upload would map another file that has got the descriptor's number."""
     busy = rig.written(OTHER, noise(MIB + 10))
     content = rig.cache.new(FILE, None)
     write(content, 0, noise(3 * MIB, 1))
@@ -155,7 +156,7 @@ def test_a_file_that_was_cut_is_not_suspended_while_an_upload_of_it_waits(rig: R
 
 
 @pytest.mark.parametrize("size", [10, MIB - 1, MIB + 10])
-def test_a_file_that_is_kept_is_not_cut_while_an_upload_maps_it(rig: Rig, size: int) -> None:
+def test_a_kept_file_is_not_cut_while_an_upload_maps_it(rig: Rig, size: int) -> None:
     body = noise(3 * MIB + 10)
     content = rig.written(FILE, body)
     content.truncate(size)
@@ -171,7 +172,7 @@ def test_a_file_that_is_kept_is_not_cut_while_an_upload_maps_it(rig: Rig, size: 
     assert len(rig.store.bodies) == 1
 
 
-def test_a_file_that_is_opened_again_before_its_upload_has_ended_goes_on(rig: Rig) -> None:
+def test_a_file_can_be_opened_again_before_its_upload_has_ended(rig: Rig) -> None:
     body = noise(3 * MIB + 10)
     content = rig.written(FILE, body)
     content.truncate(10)
@@ -187,7 +188,7 @@ def test_a_file_that_is_opened_again_before_its_upload_has_ended_goes_on(rig: Ri
     rig.cache.release(again)
 
 
-def test_what_an_upload_reads_is_not_given_back_to_the_disk(rig: Rig) -> None:
+def test_blocks_that_an_upload_reads_are_not_evicted(rig: Rig) -> None:
     body = noise(3 * MIB)
     content = rig.written(FILE, body)
     rig.stored(content, FILE, body)
@@ -198,8 +199,8 @@ def test_what_an_upload_reads_is_not_given_back_to_the_disk(rig: Rig) -> None:
     rig.cache.release(content)
 
 
-def test_the_segment_of_an_upload_that_begins_to_store_when_the_file_is_thrown_away(rig: Rig) -> None:
-    """Its file has no object below its prefix yet, and will have one that somebody has to delete."""
+def test_the_segment_of_an_upload_that_begins_when_the_file_is_dropped_is_deleted(rig: Rig) -> None:
+    """The file has no object below its prefix yet, but will have one."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hook(method: str, subject: object) -> None:
@@ -235,10 +236,10 @@ def test_closing_a_file_waits_for_its_uploads(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 5000, MIB - 1])
-def test_the_segment_for_holes_holds_zeros_whatever_is_written_meanwhile(
+def test_the_segment_for_holes_has_zeros_whatever_is_written_meanwhile(
     build_writer: Callable[..., Writer], place: int
 ) -> None:
-    """The uploads of all holes of a length take it, not only the one that the writer has torn."""
+    """All holes of one length use it, not only the one that the writer has changed."""
     writer = build_writer(2)
     writer.truncate(4 * MIB + 10)
 

@@ -1,4 +1,4 @@
-"""What is changed below a folder while it moves: it waits, and arrives under the new name."""
+"""Changes below a folder while it moves: they wait, and are stored under the new name."""
 
 import os
 import threading
@@ -21,7 +21,7 @@ from swiftfs.posix.filesystem import FileSystem
 from swiftfs.posix.rename_barrier import RenameBarrier
 
 SHORT = 0.3
-"""So long a test looks whether something goes on that should wait."""
+"""Seconds after which a call that has not returned counts as waiting."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def waits(future: Future[Any]) -> bool:
-    """Say whether a call has not come back within a while."""
+    """Return whether a call has not returned after a while."""
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     return not done.wait(SHORT)
@@ -155,7 +155,7 @@ def test_a_reader_of_what_moves_goes_on(
 def test_a_reader_that_comes_when_the_old_name_is_gone_gets_the_bytes(
     filesystem: FileSystem, store: MemoryStore, pool: ThreadPoolExecutor
 ) -> None:
-    """The reader asks for the old name when it is gone, and the move ends after that."""
+    """The reader requests the old name when it does not exist any more; the move ends after that."""
     handle = filesystem.open("/d/x", os.O_RDONLY)
     asked = threading.Event()
     reads: list[Future[bytes]] = []

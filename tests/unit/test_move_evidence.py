@@ -1,4 +1,4 @@
-"""Renames beside other clients: nothing of theirs is overwritten or deleted, and what lags is moved too."""
+"""Renames during changes of other clients, which they never overwrite or delete, and with late listings."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ FOLDER = MoveFolder("box", "old/", "box", "new/")
 
 
 class LaggingStore(MemoryStore):
-    """A store whose listings do not show some keys, or show ghosts of them."""
+    """A store whose listings lack some keys, or show ghosts of them."""
 
     def __init__(self, *containers: str) -> None:
         super().__init__(*containers)
@@ -47,13 +47,13 @@ def store() -> LaggingStore:
 
 @pytest.fixture
 def moving(store: LaggingStore, tmp_path: Path) -> Iterator[ObjectMoves]:
-    """What moves folders; no listing counts as of this moment."""
+    """The part that moves folders, with no listing that counts as current."""
     with closing(JournalDB(tmp_path, "me")) as log, ThreadPoolExecutor(4) as pool:
         yield object_moves(store, log, pool, moment=0)
 
 
 def _ignore(_intent: MoveFolder) -> None:
-    """Keep no record."""
+    """Record nothing."""
 
 
 def after(store: MemoryStore, method: str, subject: str, act: Callable[[], object]) -> None:

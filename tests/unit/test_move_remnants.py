@@ -1,4 +1,4 @@
-"""What a rename cannot delete at the old place: told, tried again, and never the owner of the segments."""
+"""Objects that a rename cannot delete at the old place: reported and tried again; their segments stay."""
 
 import logging
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ SEGMENT = ObjectName("box_segments", "large/1")
 
 
 class RefusingStore(MemoryStore):
-    """A store whose deletions in bulk fail one by one, as those of Swift do: of all, or in a folder only."""
+    """A store that refuses deletions, one by one also in bulk: all, or those in a folder."""
 
     refused: type[StoreError] | None = None
     where = ""
@@ -58,7 +58,7 @@ def filesystem(store: RefusingStore, tmp_path: Path, request: pytest.FixtureRequ
 
 
 def put_large(store: MemoryStore, key: str, segment: ObjectName = SEGMENT) -> None:
-    """Store an SLO of one segment."""
+    """Store an SLO with one segment."""
     data = b"a segment"
     etag = store.put(segment, data, Headers("x/y")).version.etag
     store.put_manifest(ObjectName("box", key), Manifest((Segment(segment, etag, len(data)),)), Headers("x/y"))
@@ -66,7 +66,7 @@ def put_large(store: MemoryStore, key: str, segment: ObjectName = SEGMENT) -> No
 
 @contextmanager
 def leaving_changes(store: MemoryStore, folder: Path) -> Iterator[FileSystem]:
-    """Mount, and expect that the next mount has something to do."""
+    """Mount; assert that changes are left for the next mount."""
     with pytest.raises(SwiftfsError, match="stay in"), harness(store, folder) as filesystem:
         yield filesystem
 
@@ -169,7 +169,7 @@ def test_the_segments_stay_when_it_is_deleted_at_last(
 def test_the_segments_outlive_the_copy_while_the_old_place_names_them(
     filesystem: FileSystem, store: RefusingStore, path: str, *, unanswered: bool
 ) -> None:
-    """Also when Swift did not say which segments they are."""
+    """Also if Swift did not answer which segments they are."""
     segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
     put_large(store, "d/large", segment)
     new = "/e/large" if path == "/d" else "/large"
@@ -190,7 +190,7 @@ def test_the_segments_outlive_the_copy_while_the_old_place_names_them(
 def test_what_stays_for_a_wrong_answer_is_not_the_owner_of_the_segments(
     filesystem: FileSystem, store: RefusingStore
 ) -> None:
-    """Its HEAD said that it was gone, so nobody deletes it; then it is seen, and its user does."""
+    """A HEAD did not find it, so the rename does not delete it; then it appears, and its user deletes it."""
     segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
     put_large(store, "d/large", segment)
 
@@ -214,7 +214,7 @@ def test_what_stays_for_a_wrong_answer_is_not_the_owner_of_the_segments(
 def test_a_copy_that_comes_late_keeps_its_segments(
     filesystem: FileSystem, store: RefusingStore, path: str
 ) -> None:
-    """The rename failed, for the answer to its COPY was lost; then the server makes the copy after all."""
+    """The rename failed because the answer to its COPY was lost; then the server executes the COPY."""
     segment = ObjectName("box_segments", "d/large/swiftfs-0123456789abcdef0123456789abcdef/0-0")
     put_large(store, "d/large", segment)
     new = "/e" if path == "/d" else "/large"
@@ -295,7 +295,7 @@ def test_markers_that_stay_hide_their_folder(filesystem: FileSystem, store: Refu
 
 
 def test_a_copy_that_a_killed_process_sent_keeps_its_segments(tmp_path: Path) -> None:
-    """The next mount gave the rename up, for it could not be finished; then the server made the copy."""
+    """The next mount gave the rename up, because it could not be finished; then the server made the copy."""
     store = RefusingStore("box", "box_segments")
     segment = ObjectName("box_segments", "source/swiftfs-0123456789abcdef0123456789abcdef/0-0")
     put_large(store, "source", segment)

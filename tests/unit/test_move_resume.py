@@ -1,4 +1,4 @@
-"""Renames that a crash has interrupted: finished, or given up, but never over what is newer."""
+"""Renames that a crash has interrupted: finished or given up, but never over newer versions."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.forgetful_store import ForgetfulStore
-from support.ghosts import HauntedStore
+from support.ghosts import GhostStore
 from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, refusals, row_of
 from support.jobs import wait_until
@@ -28,7 +28,7 @@ def store() -> MemoryStore:
 
 
 def interrupted(store: MemoryStore, *, recorded: bool = True, served: bool = False) -> MoveFolder:
-    """Return the move of `d` to `e` as a crash leaves it, `recorded` with all that moves."""
+    """Return the move of `d` to `e` as a crash leaves it; if `recorded`, with all objects that move."""
     rows = store.list_page("box", prefix="d/").rows
     objects = tuple(MovedObject(row.key, row.hash, row.last_modified) for row in rows)
     return MoveFolder("box", "d/", "box", "e/", objects=objects if recorded else None, served=served)
@@ -120,7 +120,7 @@ def test_a_copy_of_a_server_that_died_before_it_listed_it_is_listed(tmp_path: Pa
 
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_listing_that_lags_does_not_show_the_old_name(tmp_path: Path, *, folder: bool) -> None:
-    store = HauntedStore("box")
+    store = GhostStore("box")
     put_all(store, "d/a" if folder else "d")
     etag = store.head(ObjectName("box", "d/a" if folder else "d")).version.etag
     intent = interrupted(store) if folder else Move(ObjectName("box", "d"), ObjectName("box", "e"), etag=etag)
@@ -190,7 +190,7 @@ def test_a_listing_that_lags_does_not_hide_the_new_name(tmp_path: Path, *, folde
 
 
 def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore, tmp_path: Path) -> None:
-    """The rename is finished then, and all that is left is to show it."""
+    """The rename is finished; only its listing is missing."""
     put_all(store, "d/a")
     intent = interrupted(store)
     leave(tmp_path, intent)
@@ -364,7 +364,7 @@ def _refuse_deletions(method: str, subject: str) -> None:
 
 
 def test_other_changes_of_the_same_process_keep_their_records(store: MemoryStore, tmp_path: Path) -> None:
-    """What is left of the move gets a record of its own, not that of a change behind the move."""
+    """The rest of the move gets a record of its own, not that of a later change."""
     put_all(store, "d/a", "other")
     intent = interrupted(store)
     copy(store, "d/a", "e/a")
@@ -404,7 +404,7 @@ CASES: dict[str, tuple[list[Step], str | None, dict[str, bytes]]] = {
         {"old": b"newer", "new": b"old"},
     ),
 }
-"""What happened before the mount, what the target was then, and what stands in the end."""
+"""What happened before the mount, what the target held then, and the objects in the end."""
 
 
 @pytest.mark.matrix(4)

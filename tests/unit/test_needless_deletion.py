@@ -1,4 +1,4 @@
-"""A rename over a name that was just deleted: the deletion is needless, and must not run beside the copy."""
+"""A rename over a name that was just deleted: the deletion is needless, and must not run during the copy."""
 
 import os
 import threading
@@ -31,7 +31,7 @@ def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
 
 
 class Gate:
-    """Holds the requests of one method about one subject until it is opened; with an error they fail then."""
+    """Holds requests of one method about one subject until it is opened; with an `error` they fail then."""
 
     def __init__(
         self, store: MemoryStore, method: str, end: str = "", error: Exception | None = None
@@ -50,7 +50,7 @@ class Gate:
 
 
 def in_thread(step: object, *arguments: object) -> tuple[threading.Thread, list[BaseException]]:
-    """Run a step in a thread; what it raises is in the list."""
+    """Run a step in a thread; its exception is added to the list."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -65,7 +65,7 @@ def in_thread(step: object, *arguments: object) -> tuple[threading.Thread, list[
 
 
 def fall_due(filesystem: FileSystem) -> None:
-    """Let every settling delay be over."""
+    """Make everything due whose write delay runs."""
     journal = filesystem.services.journal
     with journal._changed:
         for task in journal._queue.tasks():
@@ -91,7 +91,7 @@ def test_a_deletion_that_falls_due_during_the_rename_is_not_sent(
         assert journal._queue.next_due() is None
         assert journal._queue.waiting_deletes(10) == []
         journal._changed.notify_all()
-    write(filesystem, "/other", b"x")  # the dispatcher has looked at what is due when this is stored
+    write(filesystem, "/other", b"x")  # when this is stored, the scheduler has taken what was due
     handle = filesystem.open("/other", os.O_WRONLY)
     filesystem.fsync(handle, False)
     filesystem.release(handle)
@@ -148,7 +148,7 @@ def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
     assert names(filesystem, "/") == ["a"]
 
 
-def test_what_was_made_during_a_rename_that_fails_comes_after_the_deletion(
+def test_changes_made_during_a_failed_rename_come_after_the_deletion(
     filesystem: FileSystem, store: MemoryStore
 ) -> None:
     foreign(store, "a", b"new")
@@ -170,9 +170,7 @@ def test_what_was_made_during_a_rename_that_fails_comes_after_the_deletion(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_waits_for_the_deletion_does_not_wait_for_ever(
-    store: MemoryStore, tmp_path: Path, fails: bool
-) -> None:
+def test_a_call_that_waits_for_the_deletion_returns(store: MemoryStore, tmp_path: Path, fails: bool) -> None:
     foreign(store, "d/a", b"new")
     foreign(store, "d/b", b"old")
     foreign(store, "d/c", b"kept")
@@ -193,8 +191,8 @@ def test_who_waits_for_the_deletion_does_not_wait_for_ever(
     assert keys(store) == (["d/a", "d/c"] if fails else ["d/b", "d/c"])
 
 
-def test_a_rename_that_was_refused_is_not_made_later(store: MemoryStore, tmp_path: Path) -> None:
-    """It waits for the folder's marker, which is refused: so is the rename, for good."""
+def test_a_refused_rename_is_not_executed_later(store: MemoryStore, tmp_path: Path) -> None:
+    """It waits for the folder's marker, which is refused for good, and so is the rename."""
     foreign(store, "d/a", b"data")
     with harness(store, tmp_path, NEVER) as filesystem:
         assert names(filesystem, "/d") == ["a"]
@@ -218,7 +216,7 @@ def test_a_rename_that_was_refused_is_not_made_later(store: MemoryStore, tmp_pat
 def test_a_deletion_put_back_by_a_refused_rename_still_waits_for_its_folder(
     store: MemoryStore, tmp_path: Path
 ) -> None:
-    """The folder's marker is refused: the last file goes after it only, so that the folder stays."""
+    """The folder's marker is refused: the last file is deleted only after it, so that the folder stays."""
     foreign(store, "d/a", b"data")
     foreign(store, "e/b", b"old")
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -239,10 +237,10 @@ def test_a_deletion_put_back_by_a_refused_rename_still_waits_for_its_folder(
     assert keys(store) == ["d", "d/a", "e"]
 
 
-def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
+def test_a_call_that_waits_for_a_deletion_returns_when_it_is_dropped(
     store: MemoryStore, tmp_path: Path
 ) -> None:
-    """A new file is unlinked while somebody waits until it is stored."""
+    """A new file is unlinked while a call waits until it is stored."""
     with harness(store, tmp_path, NEVER) as filesystem:
         gate = Gate(store, "put", "/first")
         write(filesystem, "/first", b"1")
@@ -265,7 +263,7 @@ def test_a_deletion_dropped_from_the_journal_ends_who_waits_for_it(
     assert keys(store) == ["first"]
 
 
-def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_path: Path) -> None:
+def test_an_unexpected_error_parks_one_deletion_only(store: MemoryStore, tmp_path: Path) -> None:
     for number in range(3):
         foreign(store, f"file{number}", b"x")
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -285,7 +283,7 @@ def test_an_unforeseen_failure_ends_one_deletion_only(store: MemoryStore, tmp_pa
     assert keys(store) == []
 
 
-def test_an_unforeseen_failure_gives_no_deletion_up(store: MemoryStore, tmp_path: Path) -> None:
+def test_an_unexpected_error_loses_no_deletion(store: MemoryStore, tmp_path: Path) -> None:
     for number in range(3):
         foreign(store, f"file{number}", b"x")
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -303,10 +301,10 @@ def test_an_unforeseen_failure_gives_no_deletion_up(store: MemoryStore, tmp_path
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_queue_that_fails_leaves_nothing_running(
+def test_an_error_of_the_queue_leaves_no_task_running(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: int
 ) -> None:
-    """One task of a batch cannot be taken out: it alone waits, and the mount ends."""
+    """One task of a batch cannot be removed from the queue: only that task waits, and the mount can end."""
     for number in range(3):
         foreign(store, f"file{number}", b"x")
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -334,7 +332,7 @@ def test_a_queue_that_fails_leaves_nothing_running(
     assert keys(store) == []
 
 
-def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
+def test_an_unexpected_error_of_an_upload_ends_that_attempt_only(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -358,7 +356,7 @@ def test_an_unforeseen_failure_of_an_upload_ends_its_attempt_only(
 
 @contextmanager
 def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[FileSystem]:
-    """Mount, and expect that the next mount has something to do."""
+    """Mount; assert that changes are left for the next mount."""
     with pytest.raises(SwiftfsError, match="stay in"), harness(store, cache, options) as filesystem:
         yield filesystem
 
@@ -366,7 +364,7 @@ def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[F
 @pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize("equal", [True, False])
 def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, large: bool, equal: bool) -> None:
-    """What it replaces still stands, for its deletion was needless; it may hold the same bytes."""
+    """The file that it replaces still exists: its deletion was needless. It may have the same bytes."""
     store, size = MemoryStore("box"), 3_000_000 if large else 3
     (cache := tmp_path / "cache").mkdir()
     options = f"{NEVER},segment_size=1M,drain=1"

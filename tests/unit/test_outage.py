@@ -1,4 +1,4 @@
-"""While the server is away: what was known serves, nothing is invented, and nobody waits for long."""
+"""During an outage: known listings are used, nothing is invented, and no lookup waits for long."""
 
 import logging
 import threading
@@ -27,7 +27,7 @@ PAGE = 50
 
 
 class Clock:
-    """The monotonic clock, set forward at will."""
+    """A monotonic clock that a test sets forward."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -49,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """Three folders, the last of three pages."""
+    """Three folders; the last one has three pages."""
     store = MemoryStore("box", limits=Limits(listing=PAGE))
     for key in ("top", "one/a", "one/b", "two/a", *(f"huge/{number:03d}" for number in range(120))):
         foreign(store, key)
@@ -69,7 +69,7 @@ def build(store: MemoryStore, ttl: float = TTL) -> Namespace:
 
 @pytest.fixture
 def namespace(store: MemoryStore, clock: Clock) -> Iterator[Namespace]:
-    """A namespace that knows all folders, but of the huge one only the first page, and they have expired."""
+    """A namespace whose listings have expired; it knows all folders, of the huge one the first page."""
     namespace = build(store)
     for path in ("/", "/one", "/two"):
         list(namespace.children(path))
@@ -100,7 +100,7 @@ class Silence:
 
     @property
     def requests(self) -> int:
-        """How many requests have come since it began."""
+        """How many requests have come since the beginning."""
         return len(self._store.requests) - self._before
 
     def end(self) -> None:
@@ -116,7 +116,7 @@ def listed(namespace: Namespace, path: str) -> list[str]:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged of outages."""
+    """Return the log messages about outages."""
     return [record.message for record in caplog.records if record.name == listing_fetcher.__name__]
 
 
@@ -125,7 +125,7 @@ def entry(name: str, key: str) -> Entry:
 
 
 @pytest.mark.parametrize("error", [Unavailable, TimedOut])
-def test_what_was_known_serves_until_the_server_answers(
+def test_expired_listings_are_used_until_the_server_answers(
     store: MemoryStore, namespace: Namespace, caplog: pytest.LogCaptureFixture, error: type[StoreError]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -142,7 +142,7 @@ def test_what_was_known_serves_until_the_server_answers(
     assert said(caplog)[1:] == ["Swift answers again"]
 
 
-def test_a_second_outage_is_told_again(
+def test_a_second_outage_is_logged_again(
     store: MemoryStore, namespace: Namespace, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_a_second_outage_is_told_again(
         store.hook = None
         clock.forward(
             listing_fetcher.OUTAGE_SECONDS
-        )  # nobody looks, and then the first who does waits for the answer
+        )  # without lookups in between, the first one waits for the answer
         foreign(store, f"one/{clock()}")
         names = listed(namespace, "/one")
         assert len(names) == 3
@@ -164,7 +164,9 @@ def test_a_second_outage_is_told_again(
 
 
 @pytest.mark.parametrize("error", [AccessDenied, NotFound])
-def test_an_answer_is_no_outage(store: MemoryStore, namespace: Namespace, error: type[StoreError]) -> None:
+def test_an_error_answer_is_no_outage(
+    store: MemoryStore, namespace: Namespace, error: type[StoreError]
+) -> None:
     fail(store, error)
     with pytest.raises(error):
         namespace.find("/one/a")
@@ -172,7 +174,7 @@ def test_an_answer_is_no_outage(store: MemoryStore, namespace: Namespace, error:
         listed(namespace, "/two")
 
 
-def test_what_was_never_listed_is_not_invented(
+def test_a_folder_that_was_never_listed_is_an_error(
     store: MemoryStore, namespace: Namespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     foreign(store, "new/file")
@@ -185,7 +187,7 @@ def test_what_was_never_listed_is_not_invented(
     assert said(caplog) == []
 
 
-def test_what_was_forgotten_does_not_serve(store: MemoryStore, namespace: Namespace) -> None:
+def test_invalidated_entries_are_not_used(store: MemoryStore, namespace: Namespace) -> None:
     fail(store, Unavailable)
     assert namespace.find("/one/a") is not None
     namespace.invalidate("/one/a")
@@ -196,7 +198,7 @@ def test_what_was_forgotten_does_not_serve(store: MemoryStore, namespace: Namesp
         namespace.find("/two/a")
 
 
-def test_without_a_cache_nothing_serves(store: MemoryStore) -> None:
+def test_without_caching_every_lookup_fails(store: MemoryStore) -> None:
     namespace = build(store, ttl=0)
     assert namespace.find("/one/a") is not None
     fail(store, Unavailable)
@@ -206,13 +208,13 @@ def test_without_a_cache_nothing_serves(store: MemoryStore) -> None:
     namespace.close()
 
 
-def test_a_fresh_listing_asks_nothing(store: MemoryStore, namespace: Namespace) -> None:
+def test_a_fresh_listing_needs_no_request(store: MemoryStore, namespace: Namespace) -> None:
     assert listed(namespace, "/one") == ["a", "b"]
     fail(store, AccessDenied)
     assert namespace.find("/one/a") is not None
 
 
-def test_of_a_huge_folder_the_page_that_is_known_serves(store: MemoryStore, namespace: Namespace) -> None:
+def test_the_known_page_of_a_huge_folder_is_used(store: MemoryStore, namespace: Namespace) -> None:
     fail(store, Unavailable)
     assert namespace.find("/huge/001") is not None
     assert namespace.find("/huge/0011") is None
@@ -222,9 +224,7 @@ def test_of_a_huge_folder_the_page_that_is_known_serves(store: MemoryStore, name
         listed(namespace, "/huge")
 
 
-def test_a_huge_folder_that_was_read_serves_whole(
-    store: MemoryStore, namespace: Namespace, clock: Clock
-) -> None:
+def test_a_huge_folder_that_was_read_is_used(store: MemoryStore, namespace: Namespace, clock: Clock) -> None:
     assert len(listed(namespace, "/huge")) == 120
     clock.forward(TTL + 1)
     fail(store, Unavailable)
@@ -232,7 +232,7 @@ def test_a_huge_folder_that_was_read_serves_whole(
     assert namespace.find("/huge/100") is not None
 
 
-def test_our_changes_show_while_the_server_is_away(
+def test_our_changes_are_shown_during_an_outage(
     store: MemoryStore, namespace: Namespace, clock: Clock
 ) -> None:
     fail(store, Unavailable)
@@ -248,9 +248,7 @@ def test_our_changes_show_while_the_server_is_away(
     assert listed(namespace, "/one") == ["b"]
 
 
-def test_a_new_folder_is_known_without_the_server(
-    store: MemoryStore, namespace: Namespace, clock: Clock
-) -> None:
+def test_a_new_folder_needs_no_request(store: MemoryStore, namespace: Namespace, clock: Clock) -> None:
     fail(store, Unavailable)
     marker = Entry("made", ObjectName("box", "made"), DEFAULTS.directory(9))
     namespace.record("/made", marker)
@@ -261,7 +259,7 @@ def test_a_new_folder_is_known_without_the_server(
     assert namespace.find("/made/other") is None
 
 
-def test_one_attempt_at_a_time_and_nobody_waits_for_it(
+def test_one_request_at_a_time_and_lookups_do_not_wait_for_it(
     store: MemoryStore, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing_fetcher, "ANSWER_SECONDS", 0.05)
@@ -274,7 +272,7 @@ def test_one_attempt_at_a_time_and_nobody_waits_for_it(
     silence.end()
 
 
-def test_a_slow_answer_is_for_the_next_lookup(
+def test_a_slow_answer_is_used_by_later_lookups(
     store: MemoryStore, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign(store, "one/late")
@@ -285,7 +283,7 @@ def test_a_slow_answer_is_for_the_next_lookup(
     wait_until(lambda: namespace.find("/one/late") is not None)
 
 
-def test_who_has_nothing_waits_for_the_answer(store: MemoryStore, namespace: Namespace) -> None:
+def test_a_lookup_without_a_listing_waits_for_the_answer(store: MemoryStore, namespace: Namespace) -> None:
     foreign(store, "new/file")
     silence = Silence(store)
     found: list[Entry | None] = []
@@ -302,7 +300,7 @@ def test_who_has_nothing_waits_for_the_answer(store: MemoryStore, namespace: Nam
     assert silence.requests == 1
 
 
-def test_a_walk_after_an_outage_is_a_walk(store: MemoryStore, clock: Clock) -> None:
+def test_a_walk_is_recognised_after_an_outage(store: MemoryStore, clock: Clock) -> None:
     for number in range(40):
         foreign(store, f"tree/d{number:02d}/file")
     namespace = build(store)
@@ -324,7 +322,9 @@ def test_a_walk_after_an_outage_is_a_walk(store: MemoryStore, clock: Clock) -> N
     namespace.close()
 
 
-def test_free_space_is_as_it_was(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_stays_the_same_during_an_outage(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(statfs, "TTL", 0)
     store.set_quota("box", size=1000)
     report = statfs.UsageReport(store, Source("box"))

@@ -1,4 +1,4 @@
-"""A listing that was fetched while its folder was invalidated does not count afterwards."""
+"""A listing that is requested before its folder is invalidated, and answered after it, is not used."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +20,8 @@ def store_file(store: MemoryStore, data: bytes) -> None:
     store.put(ObjectName("box", "file"), data, Headers(OWN_TYPE))
 
 
-class Overtaken(MemoryStore):
-    """A store in which a file is replaced, and `filesystem` told, between a listing and its answer."""
+class StoreWithOutdatedAnswer(MemoryStore):
+    """A store in which a file is replaced, and `filesystem` invalidated, between a listing and its answer."""
 
     filesystem: FileSystem | None = None
     refreshed = "/"
@@ -38,8 +38,8 @@ class Overtaken(MemoryStore):
 
 
 @pytest.mark.parametrize("refreshed", ["/", "/file"])
-def test_the_next_lookup_asks_again(tmp_path: Path, refreshed: str) -> None:
-    store = Overtaken("box")
+def test_the_next_lookup_lists_again(tmp_path: Path, refreshed: str) -> None:
+    store = StoreWithOutdatedAnswer("box")
     store_file(store, b"old")
     with harness(store, tmp_path) as filesystem:
         store.filesystem, store.refreshed = filesystem, refreshed

@@ -1,4 +1,4 @@
-"""A change that Swift does not have yet: what the namespace shows before and after its end."""
+"""A change that Swift does not have yet: what the namespace shows before and after it is executed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +34,7 @@ def entry(size: int, etag: str = "") -> Entry:
     return Entry("file", NAME, DEFAULTS.file(size, 0, 1), etag=etag)
 
 
-def test_a_confirmed_change_shows_what_swift_made_of_it(namespace: Namespace) -> None:
+def test_a_confirmed_change_shows_the_stored_version(namespace: Namespace) -> None:
     change = namespace.record_pending("/file", entry(5))
     assert namespace.lookup("/file") == entry(5)
     change.confirm(entry(5, "stored"))
@@ -60,7 +60,7 @@ def test_the_end_of_an_older_change_leaves_the_newer_one(namespace: Namespace) -
     assert namespace.lookup("/file") == entry(3, "third")
 
 
-def test_a_head_answer_outlives_the_confirmation(namespace: Namespace) -> None:
+def test_an_answer_to_a_head_is_kept_at_the_confirmation(namespace: Namespace) -> None:
     made = replace(entry(4), complete=False, last_modified="2026-01-01T00:00:00.000000")
     change = namespace.record_pending("/file", made)
     info = ObjectInfo(ObjectVersion(NAME, "etag"), 4, "text/plain", 0, {}, {}, is_slo=False)

@@ -1,4 +1,4 @@
-"""Where segments go: beside, inside under a hidden folder, or to a container that was given."""
+"""Containers of segments: beside the container, in a hidden folder of it, or one given by an option."""
 
 import logging
 from collections.abc import Callable
@@ -22,7 +22,9 @@ def refusing(error: StoreError) -> Callable[[str, str], None]:
     return hook
 
 
-def test_who_may_not_make_containers_uses_one_that_is_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_right_to_make_containers_an_existing_one_is_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store = MemoryStore("box", "box_segments", "other")
     store.hook = refusing(AccessDenied("403"))
     caplog.set_level(logging.INFO)
@@ -35,13 +37,13 @@ def test_who_may_not_make_containers_uses_one_that_is_there(caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize("error", [AccessDenied("403"), BadRequest("400")])
-def test_a_place_that_was_given_is_not_changed(error: StoreError) -> None:
+def test_a_container_given_by_an_option_is_not_replaced(error: StoreError) -> None:
     store = MemoryStore("box")
     store.hook = refusing(error)
     assert str(SegmentContainerChooser(store, "pieces").of("box")) == "pieces/box"
 
 
-def test_an_outage_decides_nothing() -> None:
+def test_an_outage_chooses_no_container() -> None:
     store = MemoryStore("box")
     store.hook = refusing(Unavailable("down"))
     places = SegmentContainerChooser(store)
@@ -51,7 +53,7 @@ def test_an_outage_decides_nothing() -> None:
     assert str(places.of("box")) == "box_segments"
 
 
-def test_a_place_is_asked_about_once_and_again_when_it_is_gone() -> None:
+def test_a_container_is_created_once_and_again_when_it_is_gone() -> None:
     store = MemoryStore("box")
     places = SegmentContainerChooser(store)
     for _ in range(3):
@@ -62,7 +64,7 @@ def test_a_place_is_asked_about_once_and_again_when_it_is_gone() -> None:
     assert len(store.requests) == 2
 
 
-def test_where_segments_lie_is_room_for_more() -> None:
+def test_a_container_with_segments_is_used_without_a_request() -> None:
     store = MemoryStore("box", "box_segments")
     beside = put(store, "box_segments", "f/1", b"x")
     inside = put(store, "box", f"{SEGMENTS_FOLDER}/f/1", b"x")
@@ -85,7 +87,7 @@ def test_the_hidden_folder_can_be_mounted_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("choice", ["auto", "same", "pieces"])
-def test_the_longest_name_has_room_in_every_place(choice: str) -> None:
+def test_the_longest_name_fits_with_every_container(choice: str) -> None:
     name = ObjectName("c" * 256, "k" * 1024)
     place = SegmentContainerChooser(MemoryStore(), choice).likely(name.container)
     segment = place.name(f"{segment_prefix(name)}{0:013d}-{'0' * 12}")

@@ -1,4 +1,4 @@
-"""A power cut, as far as a copy of what was brought to the disk stands for one."""
+"""A power cut, simulated by a copy of the files that were synced to the disk."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from swiftfs.journal import database
 from swiftfs.objects import ObjectName
 
 
-def test_what_was_closed_a_second_ago_survives_a_power_cut(
+def test_a_file_closed_a_second_before_survives_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = MemoryStore()

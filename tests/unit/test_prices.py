@@ -1,4 +1,4 @@
-"""The table of prices: what is in it, what it costs, and what is not a known price."""
+"""The table of prices: its classes of requests, costs, and errors in it."""
 
 from pathlib import Path
 
@@ -42,13 +42,13 @@ def test_requests_and_traffic_have_prices(tmp_path: Path) -> None:
     assert cost.total == pytest.approx(5.03)
 
 
-def test_what_is_not_in_the_table_is_free(tmp_path: Path) -> None:
+def test_requests_that_the_table_lacks_are_free(tmp_path: Path) -> None:
     assert read(tmp_path, 'currency = "KRW"').cost(COUNTS).total == 0
     assert read(tmp_path, 'currency = "KRW"\n[requests]\nget = 3').cost(COUNTS).total == pytest.approx(6)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("", 'set the currency, such as currency = "EUR"'),
         ("currency = 3", 'set the currency, such as currency = "EUR"'),
@@ -66,18 +66,18 @@ def test_what_is_not_in_the_table_is_free(tmp_path: Path) -> None:
         ("currency", "Expected '='"),
     ],
 )
-def test_what_is_no_price_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_price_is_reported_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         read(tmp_path, text)
-    assert str(error.value).startswith(f"option prices={tmp_path / 'prices.toml'}: {told}")
+    assert str(error.value).startswith(f"option prices={tmp_path / 'prices.toml'}: {expected}")
     assert "\n" not in str(error.value)
 
 
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_table_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"option prices=\S+/none: No such file or directory"):
         Prices.read(tmp_path / "none")
 
 
-def test_the_classes_are_the_store_s_methods() -> None:
+def test_the_request_classes_are_the_store_s_methods() -> None:
     methods = {name for name in vars(ObjectStore) if not name.startswith("_")}
     assert set(REQUEST_CLASSES) == methods - {"close"}

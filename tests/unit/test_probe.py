@@ -28,11 +28,11 @@ def _refuse(refused: bool) -> None:
         raise AccessDenied("403")
 
 
-def test_without_slo_nothing_large_is_tried() -> None:
+def test_without_slo_no_large_object_is_tried() -> None:
     assert probe_of(MemoryStore("box", limits=Limits(slo=False)))["large objects"].text == "none (no SLO)"
 
 
-def test_a_probe_that_breaks_off_cleans_up() -> None:
+def test_an_aborted_probe_cleans_up() -> None:
     store = MemoryStore("box")
     store.hook = lambda method, _subject: _break(method == "put_manifest")
     with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""What sequential reading costs: by one reader or several, in any order, from a slow server."""
+"""How many bytes sequential readers download: one or several, in any order, from a slow server."""
 
 import random
 import time
@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, Flaky, read, settle
-from support.distant_files import large
+from support.cache_rig import MIB, CacheRig, CorruptingStore, read, settle
+from support.noise import repeated_noise
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import ObjectInfo, ObjectName
@@ -18,11 +18,11 @@ pytest_plugins = ["support.cache_fixtures"]
 
 LATENCY = 0.05
 NEEDLESS = 1.1
-"""So many times the bytes of a file may be downloaded to read it once."""
+"""Limit of downloaded bytes, as a multiple of the bytes of the file."""
 
 
-class Distant(Flaky):
-    """A store that takes its time, and counts the bytes that are asked for."""
+class SlowCountingStore(CorruptingStore):
+    """A store with a delay, which counts the bytes that are requested."""
 
     asked = 0
 
@@ -36,13 +36,13 @@ class Distant(Flaky):
 
 
 @pytest.fixture
-def distant(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], CacheRig]:
-    monkeypatch.setattr("support.cache_rig.Flaky", Distant)
+def build_slow(build: Callable[..., CacheRig], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], CacheRig]:
+    monkeypatch.setattr("support.cache_rig.CorruptingStore", SlowCountingStore)
     return lambda read_ahead: build(limit=4096 * MIB, read_ahead=read_ahead, threads=8)
 
 
 def asked(rig: CacheRig) -> int:
-    assert isinstance(rig.store, Distant)
+    assert isinstance(rig.store, SlowCountingStore)
     return rig.store.asked
 
 
@@ -53,9 +53,11 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
 @pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
-def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: int, read_ahead: int) -> None:
-    rig = distant(read_ahead)
-    body = large(size)
+def test_every_byte_is_downloaded_once(
+    build_slow: Callable[[int], CacheRig], size: int, read_ahead: int
+) -> None:
+    rig = build_slow(read_ahead)
+    body = repeated_noise(size)
     content = rig.open(rig.put("file", body))
     rig.gets()
     read_part(content, body, range(0, size, BLOCK))
@@ -64,9 +66,11 @@ def test_every_byte_is_asked_for_once(distant: Callable[[int], CacheRig], size: 
     assert rig.gets() <= 10 + size // (read_ahead // 2 - BLOCK)
 
 
-def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> None:
-    rig = distant(64 * MIB)
-    body = large(100 * MIB)
+def test_four_readers_of_a_quarter_each_download_every_byte_once(
+    build_slow: Callable[[int], CacheRig],
+) -> None:
+    rig = build_slow(64 * MIB)
+    body = repeated_noise(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     with ThreadPoolExecutor(4) as readers:
@@ -79,10 +83,12 @@ def test_four_readers_of_a_quarter_each(distant: Callable[[int], CacheRig]) -> N
 
 
 @pytest.mark.parametrize("disorder", [4, 16, 32])
-def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disorder: int) -> None:
-    """The kernel sends them from several threads, and so do programs that read with several."""
-    rig = distant(64 * MIB)
-    body = large(100 * MIB)
+def test_reads_out_of_order_download_every_byte_once(
+    build_slow: Callable[[int], CacheRig], disorder: int
+) -> None:
+    """The kernel sends reads from several threads, and so do programs with several threads."""
+    rig = build_slow(64 * MIB)
+    body = repeated_noise(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice, offsets = random.Random(disorder), list(range(0, len(body), BLOCK))
@@ -94,9 +100,9 @@ def test_reads_that_come_out_of_order(distant: Callable[[int], CacheRig], disord
     assert asked(rig) <= NEEDLESS * len(body)
 
 
-def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[int], CacheRig]) -> None:
-    rig = distant(64 * MIB)
-    body = large(100 * MIB)
+def test_a_reader_of_all_while_another_reads_here_and_there(build_slow: Callable[[int], CacheRig]) -> None:
+    rig = build_slow(64 * MIB)
+    body = repeated_noise(100 * MIB)
     content = rig.open(rig.put("file", body))
     rig.gets()
     dice = random.Random(7)
@@ -112,9 +118,9 @@ def test_a_reader_of_all_while_another_reads_here_and_there(distant: Callable[[i
     assert asked(rig) <= NEEDLESS * len(body)
 
 
-def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
+def test_a_reader_that_reads_again_a_file_larger_than_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = large(40 * MIB)
+    body = repeated_noise(40 * MIB)
     content = rig.open(rig.put("file", body))
     for _ in range(2):
         rig.gets()
@@ -123,9 +129,9 @@ def test_a_reader_who_reads_again_a_file_larger_than_the_cache(build: Callable[.
         assert rig.gets() <= 40
 
 
-def test_readers_who_left_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
+def test_readers_that_have_closed_keep_nothing_in_the_cache(build: Callable[..., CacheRig]) -> None:
     rig = build(limit=16 * MIB, read_ahead=4 * MIB)
-    body = large(80 * MIB)
+    body = repeated_noise(80 * MIB)
     content = rig.open(rig.put("file", body))
     for start in range(0, len(body), 8 * MIB):
         read_part(content, body, range(start, start + 4 * MIB, BLOCK))

@@ -1,4 +1,4 @@
-"""What Swift refuses for good is given up, and no command says "done" for it."""
+"""Final refusals: the change is given up, and no command reports success for it."""
 
 import os
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def with_marker(store: MemoryStore) -> None:
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize(("change", "path"), CHANGES)
 @pytest.mark.parametrize("error", [AccessDenied, BadRequest, Conflict])
-def test_unmounting_tells_what_was_refused(
+def test_unmounting_reports_refused_changes(
     store: MemoryStore,
     tmp_path: Path,
     change: Callable[[FileSystem], None],
@@ -102,7 +102,7 @@ def test_unmounting_tells_what_was_refused(
 
 @pytest.mark.matrix(2)
 @pytest.mark.parametrize(("change", "path"), CHANGES)
-def test_a_flush_tells_what_was_refused_before_it(
+def test_a_flush_reports_earlier_refusals(
     store: MemoryStore, tmp_path: Path, change: Callable[[FileSystem], None], path: str
 ) -> None:
     prepared(store)
@@ -110,14 +110,17 @@ def test_a_flush_tells_what_was_refused_before_it(
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         change(filesystem)
         wait_until(lambda: report(filesystem).refused)
-        assert (report(filesystem).refused, report(filesystem).total) == (1, 0)  # a look changes nothing
+        assert (report(filesystem).refused, report(filesystem).total) == (
+            1,
+            0,
+        )  # reading the report changes nothing
         found = flush(filesystem)
         assert [(one.path, one.state, one.reason) for one in found.refusals] == [(path, "refused", "no")]
-        assert report(filesystem).refused == 1  # whoever waits for the flush may look again
-        assert flush(filesystem).refused == 0  # and is told once
+        assert report(filesystem).refused == 1  # the waiting command may read it again
+        assert flush(filesystem).refused == 0  # it is reported once
 
 
-def test_an_slo_whose_manifest_cannot_be_read(store: MemoryStore, tmp_path: Path) -> None:
+def test_an_slo_whose_manifest_cannot_be_read_is_not_deleted(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, "segment_size=1M") as filesystem:
         write(filesystem, "/file", bytes(3 * MIB))
 
@@ -130,7 +133,7 @@ def test_an_slo_whose_manifest_cannot_be_read(store: MemoryStore, tmp_path: Path
     assert store.head(ObjectName("box", "file")).size == 3 * MIB
 
 
-def test_whoever_waits_is_told_and_nobody_else(store: MemoryStore, tmp_path: Path) -> None:
+def test_only_the_call_that_waits_reports_a_refusal(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete")
     with harness(store, tmp_path, NEVER) as filesystem:
@@ -143,7 +146,7 @@ def test_whoever_waits_is_told_and_nobody_else(store: MemoryStore, tmp_path: Pat
         filesystem.releasedir(folder)
 
 
-def test_fsync_of_the_folder_tells_what_was_refused_before(store: MemoryStore, tmp_path: Path) -> None:
+def test_fsync_of_the_folder_reports_earlier_refusals(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     foreign(store, "folder/in", b"data")
     refuse(store, AccessDenied, "delete", "delete_many")
@@ -158,13 +161,15 @@ def test_fsync_of_the_folder_tells_what_was_refused_before(store: MemoryStore, t
         assert names(filesystem, "/folder") == ["in"]
 
 
-def test_fsync_of_the_file_tells_that_its_attributes_were_refused(store: MemoryStore, tmp_path: Path) -> None:
+def test_fsync_of_the_file_reports_that_its_attributes_were_refused(
+    store: MemoryStore, tmp_path: Path
+) -> None:
     prepared(store)
     refuse(store, AccessDenied, "post")
     with harness(store, tmp_path, "settle=0.05") as filesystem:
         filesystem.chmod("/file", 0o600)
         wait_until(lambda: report(filesystem).refused)
-        assert read(filesystem, "/file") == b"data"  # the close of a reader is no question
+        assert read(filesystem, "/file") == b"data"  # the close of a reader reports nothing
         handle = filesystem.open("/file", os.O_RDONLY)
         with pytest.raises(AccessDenied) as caught:
             filesystem.fsync(handle, data_only=False)
@@ -173,7 +178,7 @@ def test_fsync_of_the_file_tells_that_its_attributes_were_refused(store: MemoryS
         filesystem.release(handle)
 
 
-def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
+def test_with_sync_the_call_reports_the_refusal(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete", "post")
     with harness(store, tmp_path) as filesystem:
@@ -184,7 +189,7 @@ def test_with_sync_the_call_tells(store: MemoryStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [5, 3 * MIB])
-def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
+def test_a_refused_file_keeps_no_descriptor(store: MemoryStore, tmp_path: Path, size: int) -> None:
     """A thousand refused files must not use up the descriptors of the process."""
     refuse(store, AccessDenied, "put", "put_segment")
     with harness(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
@@ -201,13 +206,13 @@ def test_what_is_refused_keeps_no_descriptor(store: MemoryStore, tmp_path: Path,
     assert {body(store, str(number)) for number in range(8)} == {b"x" * size}
 
 
-def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_folder_whose_answer_was_lost_is_no_refusal(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         refuse(store, Unavailable, "put")
         flush(filesystem)
         store.hook = None
-        with_marker(store)  # the server has carried the request out all the same
+        with_marker(store)  # the server has executed the request nevertheless
         handle = filesystem.opendir("/folder")
         filesystem.fsyncdir(handle)
         filesystem.releasedir(handle)
@@ -278,7 +283,7 @@ def test_a_lost_attempt_to_make_a_folder_counts_only_where_a_folder_is(
             assert names(filesystem, "/folder") == []
 
 
-def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_change_that_succeeds_later_is_no_refusal(store: MemoryStore, tmp_path: Path) -> None:
     prepared(store)
     refuse(store, AccessDenied, "delete")
     with harness(store, tmp_path, "settle=0.05") as filesystem:
@@ -291,14 +296,14 @@ def test_what_succeeds_later_is_no_complaint(store: MemoryStore, tmp_path: Path)
     assert keys(store) == ["folder", "other"]
 
 
-def test_a_folder_that_exists_already_is_no_complaint(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_folder_that_exists_already_is_no_refusal(store: MemoryStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         filesystem.mkdir("/folder", 0o755, ME)
         with_marker(store)
     assert keys(store) == ["folder"]
 
 
-def test_a_report_of_many_refusals_fits_into_an_attribute() -> None:
+def test_a_report_of_many_refusals_fits_into_an_extended_attribute() -> None:
     change = QueuedChange("/" + "한" * 300, "Delete", "refused", 0, 1, "\0" * 300)
     found = QueueReport(0, 0, 5000, 10**15, False, 0, 0, (change,) * 500, 4500, 0.0, 700, (change,) * 500)
     text = found.to_json()

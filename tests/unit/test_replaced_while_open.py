@@ -1,4 +1,4 @@
-"""A file that another client replaces while it is open: handles keep the old one, new ones get the new."""
+"""A file that another client replaces while it is open: handles keep the old version, later opens do not."""
 
 import os
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cache_rig import noise
 from support.harness import get, harness, put, read, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import body, foreign
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
@@ -33,7 +33,7 @@ def filesystem(store: MemoryStore, tmp_path: Path) -> Iterator[FileSystem]:
 
 
 def replaced(filesystem: FileSystem, store: MemoryStore, data: bytes = NEW) -> int:
-    """Open the file and read its first block; another client replaces it."""
+    """Open the file and read its first block; then another client replaces it."""
     handle = filesystem.open("/file", os.O_RDONLY)
     assert get(filesystem, handle, 0, BLOCK) == OLD[:BLOCK]
     foreign(store, "file", data)
@@ -80,7 +80,7 @@ def test_the_kernel_caches_again_when_the_file_has_changed(
     monkeypatch.undo()
 
 
-def test_a_failed_read_makes_the_next_open_ask(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_failed_read_makes_the_next_open_send_a_head(store: MemoryStore, tmp_path: Path) -> None:
     foreign(store, "file", OLD)
     with harness(store, tmp_path, "sync,read_ahead=0,ttl=1000") as filesystem:
         old = replaced(filesystem, store)
@@ -91,7 +91,7 @@ def test_a_failed_read_makes_the_next_open_ask(store: MemoryStore, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["append", "truncate", "truncate by path", "empty"])
-def test_what_is_changed_is_the_new_version(filesystem: FileSystem, store: MemoryStore, how: str) -> None:
+def test_changes_are_made_to_the_new_version(filesystem: FileSystem, store: MemoryStore, how: str) -> None:
     old = replaced(filesystem, store)
     expected = NEW
     if how == "append":
@@ -174,9 +174,7 @@ def test_an_open_file_is_opened_again_in_an_outage(filesystem: FileSystem, store
         filesystem.release(handle)
 
 
-def test_what_is_written_to_the_old_version_is_the_last_write(
-    filesystem: FileSystem, store: MemoryStore
-) -> None:
+def test_a_write_to_the_old_version_is_the_last_write(filesystem: FileSystem, store: MemoryStore) -> None:
     old = filesystem.open("/file", os.O_RDWR)
     assert get(filesystem, old) == OLD
     foreign(store, "file", NEW)
@@ -188,7 +186,7 @@ def test_what_is_written_to_the_old_version_is_the_last_write(
     assert read(filesystem, "/file") == b"last" + OLD[4:]
 
 
-def test_a_folder_that_moves_takes_both_versions_along(filesystem: FileSystem, store: MemoryStore) -> None:
+def test_both_versions_move_with_their_folder(filesystem: FileSystem, store: MemoryStore) -> None:
     foreign(store, "d/file", OLD)
     old = filesystem.open("/d/file", os.O_RDONLY)
     assert get(filesystem, old, 0, BLOCK) == OLD[:BLOCK]

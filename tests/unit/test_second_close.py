@@ -1,4 +1,4 @@
-"""A file that is changed and closed again while its upload runs: nothing of the newer close is lost."""
+"""A file that is changed and closed again during its upload: nothing of the newer close is lost."""
 
 import os
 import threading
@@ -12,8 +12,8 @@ from support.edited_file import CHANGES, SOON, Edited, Gate
 from support.harness import ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys
-from support.upload_rig import noise
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
@@ -109,7 +109,7 @@ def test_what_is_closed_during_an_upload_outlives_a_crash(
 
 @pytest.fixture
 def uploading(store: MemoryStore, tmp_path: Path) -> Iterator[tuple[FileSystem, Gate]]:
-    """A new file whose first close is being uploaded, and closed again, with other bytes."""
+    """A new file whose first close is being uploaded, and which was closed again with other bytes."""
     with harness(store, tmp_path, SOON) as filesystem:
         gate = Gate(store, None)
         write(filesystem, "/file", b"first")
@@ -139,7 +139,7 @@ def test_fsync_waits_for_the_newest_close(uploading: tuple[FileSystem, Gate], st
 
 
 def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path) -> None:
-    """Somebody closes the file during each upload of it: who waited for the first is told."""
+    """The file is closed during each upload of it; an fsync after the first close returns."""
     with harness(store, tmp_path, SOON) as filesystem:
         handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
         put(filesystem, handle, 0, b"x")
@@ -175,7 +175,7 @@ def test_fsync_does_not_wait_for_later_closes(store: MemoryStore, tmp_path: Path
 def test_an_unmount_does_not_wait_for_the_settling_of_a_second_close(
     store: MemoryStore, tmp_path: Path
 ) -> None:
-    """The first upload still runs when everything is made due at once."""
+    """The first upload still runs when the unmount makes everything due."""
     gate = Gate(store, None)
     with harness(store, tmp_path, f"{NEVER},drain=30", progress=lambda _left: gate.open.set()) as filesystem:
         write(filesystem, "/file", b"first")
@@ -273,7 +273,7 @@ def test_the_file_is_made_anew_meanwhile(uploading: tuple[FileSystem, Gate], sto
 
 
 def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: MemoryStore) -> None:
-    """The namespace knows the stored version, which a listing that lags does not take back."""
+    """The namespace knows the stored version, which a late listing does not undo."""
     filesystem, gate = uploading
     gate.open.set()
     settled(filesystem)
@@ -289,7 +289,7 @@ def test_both_closes_are_confirmed(uploading: tuple[FileSystem, Gate], store: Me
 def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, change: int
 ) -> None:
-    """The older record does not know what the local file holds since, and must not be taken for the truth."""
+    """The older record lacks what the local file has since, and must not be used."""
     begin, changes = Scheduler._put_file, [change, change + 200_000]
     expected = bytearray(os.urandom(size))
 

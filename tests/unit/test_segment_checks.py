@@ -1,4 +1,4 @@
-"""Segments of a large object that is read: each is looked at when all of it is here."""
+"""Verification of an SLO's segments: each when all of it has been downloaded."""
 
 import logging
 from contextlib import suppress
@@ -6,21 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from support.cache_rig import MIB, PLAIN, CacheRig, noise, read, settle, write
+from support.cache_rig import MIB, PLAIN, CacheRig, read, settle, write
 from support.memory_store import MemoryStore
+from support.noise import noise
 from swiftfs.errors import Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.objects import Manifest, ObjectName, Segment
 
 SIZE = 2 * MIB + 777
-"""Of a segment; no block ends with it."""
+"""Bytes of a segment; its end is within a block."""
 
 BODY = noise(4 * SIZE)
 
 
 def put_segments(store: MemoryStore, name: ObjectName, body: bytes) -> Manifest:
-    """Store `body` as segments of `SIZE` bytes and the manifest as `name`."""
+    """Store `body` as segments of `SIZE` bytes and a manifest; return the manifest."""
     store.create_container("box_segments")
     segments = []
     for start in range(0, len(body), SIZE):
@@ -42,13 +43,13 @@ def large(rig: CacheRig) -> BaseVersion:
 
 
 def read_slowly(content: CachedFile) -> bytes:
-    """Read in pieces that are no more than a download each."""
+    """Read in ranges that are not larger than one download."""
     data = b"".join(read(content, offset, 4 * BLOCK) for offset in range(0, content.size, 4 * BLOCK))
     settle(content)
     return data
 
 
-def test_a_wrong_segment_is_fetched_again_and_no_other(
+def test_only_a_wrong_segment_is_downloaded_again(
     rig: CacheRig, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -71,7 +72,7 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
     rig.store.wrong_at = SIZE + 5000
     content = rig.open(large)
     read_slowly(content)
-    with suppress(Corrupt):  # where the second look ends before its last block was read
+    with suppress(Corrupt):  # if the second check ends before its last block was read
         read_slowly(content)
     settle(content)
     with pytest.raises(Corrupt, match=f"large/{SIZE:012d}"):
@@ -83,7 +84,7 @@ def test_a_segment_that_stays_wrong_is_an_error_and_the_others_are_read(
     assert rig.kept() == []
 
 
-def test_segments_are_asked_for_once_and_remembered(rig: CacheRig, large: BaseVersion) -> None:
+def test_the_manifest_is_read_once_and_kept(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(large)
     assert read_slowly(content) == BODY
     rig.keep(content)
@@ -92,10 +93,10 @@ def test_segments_are_asked_for_once_and_remembered(rig: CacheRig, large: BaseVe
     assert content.origin is not None
     assert content.origin.manifest == rig.store.manifest(large.name)
     asked = [subject for method, subject in rig.store.requests if method == "manifest"]
-    assert asked == [str(large.name)] * 2  # and once by this test
+    assert asked == [str(large.name)] * 2  # once by swiftfs, once by this test
 
 
-def test_a_little_of_a_large_object_costs_no_manifest(rig: CacheRig, large: BaseVersion) -> None:
+def test_reading_a_small_part_needs_no_manifest(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(large)
     for offset in range(0, len(BODY), 2 * MIB):
         assert read(content, offset, 10) == BODY[offset : offset + 10]
@@ -103,7 +104,7 @@ def test_a_little_of_a_large_object_costs_no_manifest(rig: CacheRig, large: Base
     assert "manifest" not in {method for method, _ in rig.store.requests}
 
 
-def test_who_may_not_see_the_manifest_reads_on(rig: CacheRig, large: BaseVersion) -> None:
+def test_reading_continues_if_the_manifest_is_refused(rig: CacheRig, large: BaseVersion) -> None:
     def refuse(method: str, _subject: str) -> None:
         if method == "manifest":
             raise Unavailable("503")
@@ -114,7 +115,7 @@ def test_who_may_not_see_the_manifest_reads_on(rig: CacheRig, large: BaseVersion
     assert [method for method, _ in rig.store.requests].count("manifest") == 1
 
 
-def test_a_segment_that_is_an_slo_itself_has_no_md5(
+def test_a_segment_that_is_an_slo_itself_is_not_verified(
     rig: CacheRig, large: BaseVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -125,7 +126,7 @@ def test_a_segment_that_is_an_slo_itself_has_no_md5(
     assert caplog.records == []
 
 
-def test_what_is_written_is_no_part_of_the_object(rig: CacheRig, large: BaseVersion) -> None:
+def test_written_blocks_are_not_verified(rig: CacheRig, large: BaseVersion) -> None:
     content = rig.open(replace(large, manifest=rig.store.manifest(large.name)))
     write(content, SIZE, b"new")
     model = BODY[:SIZE] + b"new" + BODY[SIZE + 3 :]

@@ -1,4 +1,4 @@
-"""Segments go with the object that they were uploaded for, and with no other one that names them."""
+"""Segments are deleted with the object that they were uploaded for, and with no other that names them."""
 
 import logging
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, put, write
+from support.harness import ME, change, harness, write
 from support.memory_store import MemoryStore
-from support.stored_objects import body
+from support.stored_objects import body, segments
 from swiftfs.filecache.segment_container import LONGEST_KEY, is_segment_of
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.paths import Folder
@@ -34,12 +34,8 @@ def everything(store: MemoryStore) -> set[str]:
     }
 
 
-def segments(store: MemoryStore, container: str = "box_segments") -> set[str]:
-    return {row.key for row in store.list_page(container).rows}
-
-
 def large(store: MemoryStore, name: str, *parts: str, size: int = MIB) -> Manifest:
-    """Store an SLO of another client, after its segments as far as they are not there."""
+    """Store an SLO as another client does, with those of its segments that do not exist."""
     found = []
     for part in parts:
         container, _, key = part.partition("/")
@@ -52,13 +48,6 @@ def large(store: MemoryStore, name: str, *parts: str, size: int = MIB) -> Manife
     container, _, key = name.partition("/")
     store.put_manifest(ObjectName(container, key), manifest, Headers("video/x"))
     return manifest
-
-
-def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    put(filesystem, handle, offset, data)
-    filesystem.flush(handle)
-    filesystem.release(handle)
 
 
 def remove(filesystem: FileSystem) -> None:
@@ -129,7 +118,7 @@ FOREIGN = [
     (f"box/.swiftfs-segments/another/{OURS}/0-a", f"box/d/victim/{OURS}/1-b"),
     (f"box_segments/victim/{OURS}/deeper/0-a", f"pieces/victim/{OURS}/1-b"),
 ]
-"""What a stranger's manifest may name in the place of segments of its own."""
+"""Segments of others that another client's manifest may name."""
 
 OWN = [
     (f"box_segments/victim/{OURS}/0-a", f"box_segments/victim/{OURS}/1-b"),
@@ -140,13 +129,13 @@ OWN = [
         "box/.file-segments/victim/2026-11-23-094537-yVhrl0V4T_entjW3n9v9Mg/00000001",
     ),
 ]
-"""Segments by the naming of each client that is known."""
+"""Own segments, named as each known client does."""
 
 
 @pytest.mark.matrix(20)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("parts", FOREIGN)
-def test_what_is_not_the_object_s_own_stays(
+def test_segments_of_others_stay(
     tmp_path: Path, operation: Callable[[FileSystem], None], parts: tuple[str, ...]
 ) -> None:
     store = store_of("published", "published_segments", "segments-for-victim", "pieces")
@@ -158,7 +147,7 @@ def test_what_is_not_the_object_s_own_stays(
 
 
 @pytest.mark.parametrize("parts", OWN)
-def test_what_is_the_object_s_own_goes_with_it(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_own_segments_are_deleted_with_the_object(tmp_path: Path, parts: tuple[str, ...]) -> None:
     store = store_of()
     large(store, "box/victim", *parts)
     with harness(store, tmp_path, OPTIONS) as filesystem:
@@ -166,7 +155,7 @@ def test_what_is_the_object_s_own_goes_with_it(tmp_path: Path, parts: tuple[str,
     assert everything(store) == set()
 
 
-def test_of_a_manifest_that_names_both_only_its_own_go(
+def test_only_own_segments_of_a_manifest_that_names_both_are_deleted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = store_of()
@@ -181,7 +170,7 @@ def test_of_a_manifest_that_names_both_only_its_own_go(
     assert (line.levelno, line.getMessage().split()[0]) == (logging.INFO, "1")
 
 
-def test_segments_in_a_container_that_was_given(tmp_path: Path) -> None:
+def test_segments_in_a_container_given_by_an_option_are_deleted(tmp_path: Path) -> None:
     store = store_of("pieces")
     with harness(store, tmp_path, f"{OPTIONS},segments=pieces") as filesystem:
         write(filesystem, "/victim", os.urandom(3 * MIB))
@@ -231,7 +220,7 @@ RENAMES = [rename_once, rename_twice, rename_and_back, rename_and_patch, rename_
 @pytest.mark.parametrize("operation", [remove, overwrite, overwrite_large, rename_over, empty])
 @pytest.mark.parametrize("remounts", [True, False])
 @pytest.mark.parametrize("foreign", [True, False])
-def test_segments_go_along_with_a_renamed_file(
+def test_segments_belong_to_the_renamed_file(
     tmp_path: Path,
     rename: Callable[[FileSystem], None],
     operation: Callable[[FileSystem], None],
@@ -261,8 +250,8 @@ def test_segments_go_along_with_a_renamed_file(
     assert "big" not in store_names
 
 
-def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
-    """As rsync does: its segments go up under the temporary name."""
+def test_segments_of_a_temporary_file_that_is_renamed_are_deleted_with_it(tmp_path: Path) -> None:
+    """As rsync does: its segments have the temporary name."""
     store = store_of()
     data = os.urandom(4 * MIB)
     with harness(store, tmp_path, f"{OPTIONS},settle=1000") as filesystem:
@@ -280,13 +269,13 @@ def test_a_large_file_that_is_written_aside_and_renamed(tmp_path: Path) -> None:
 
 
 def _begin_segments(filesystem: FileSystem) -> None:
-    """Have all full segments of the files that wait uploaded."""
+    """Upload all full segments of pending files."""
     for use in filesystem.services.file_cache._used.values():
         assert use.cached_file is not None
         use.cached_file.uploads.begin_full(4 * MIB, lambda _start, _end: True)
 
 
-def test_a_stranger_who_overwrites_a_renamed_file_does_not_inherit(tmp_path: Path) -> None:
+def test_another_client_s_file_does_not_own_segments_of_the_renamed_file_it_replaces(tmp_path: Path) -> None:
     store = store_of()
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/big", os.urandom(3 * MIB))
@@ -314,8 +303,8 @@ def test_without_the_journal_that_renamed_it_a_file_s_segments_stay(tmp_path: Pa
     assert segments(store, "box") == set()
 
 
-def test_a_key_that_is_cut_in_its_segments_names(tmp_path: Path) -> None:
-    """Two files whose long names begin alike have prefixes that begin alike."""
+def test_segments_of_keys_with_the_same_beginning_are_distinguished(tmp_path: Path) -> None:
+    """Keys that are shortened in the names of their segments have prefixes that begin alike."""
     store = store_of()
     one, two = ("d" * 200 + "/") * 4 + "one", ("d" * 200 + "/") * 4 + "two"
     assert len(one) > LONGEST_KEY
@@ -333,12 +322,12 @@ def test_a_key_that_is_cut_in_its_segments_names(tmp_path: Path) -> None:
     assert segments(store) == set()
 
 
-def test_an_object_whose_key_is_the_part_that_is_left_of_a_longer_one() -> None:
+def test_a_key_of_the_longest_length_does_not_own_segments_of_longer_keys() -> None:
     owner = ObjectName("box", "x" * LONGEST_KEY)
     assert not is_segment_of(ObjectName("box_segments", f"{owner.key}/{OURS}/0-a"), owner)
 
 
-def test_claims_do_not_pile_up(tmp_path: Path) -> None:
+def test_claims_do_not_accumulate(tmp_path: Path) -> None:
     store = store_of()
     with harness(store, tmp_path, OPTIONS) as filesystem:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What deletes segments looks first at what stands, and waits where a lost PUT may still be carried out."""
+"""Before segments are deleted the current manifest is read; while a lost PUT may be executed, they wait."""
 
 import time
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.memory_store import MemoryStore
+from support.stored_objects import segments
 from swiftfs.errors import AccessDenied, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
@@ -20,12 +21,8 @@ from swiftfs.store.protocol import Headers
 NAME = ObjectName("box", "file")
 
 
-def segments(store: MemoryStore) -> set[str]:
-    return {row.key for row in store.list_page("box_segments").rows}
-
-
 class Cleaner:
-    """What deletes segments, with a clock of the test's own, over a store with one large object."""
+    """The removal of segments, with a clock of the test's own, and a store with one large object."""
 
     def __init__(self, folder: Path) -> None:
         self.now = time.time()
@@ -62,7 +59,7 @@ def below(cleaner: Cleaner, **facts: object) -> UnreferencedPrefix:
     return UnreferencedPrefix(ObjectName("box_segments", PREFIX), frozenset(), **facts)  # type: ignore[arg-type]
 
 
-def test_what_stands_is_asked_of_swift_where_nothing_is_recorded(cleaner: Cleaner) -> None:
+def test_the_current_manifest_is_read_where_no_object_is_recorded(cleaner: Cleaner) -> None:
     """As in the database of release 0.1."""
     used, unused = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
     cleaner.manifest("file", used)
@@ -71,7 +68,7 @@ def test_what_stands_is_asked_of_swift_where_nothing_is_recorded(cleaner: Cleane
     assert unused.key not in segments(cleaner.store)
 
 
-def test_an_object_that_was_moved_afterwards(cleaner: Cleaner) -> None:
+def test_segments_of_an_object_that_was_moved_afterwards_stay(cleaner: Cleaner) -> None:
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.segment(PREFIX + "2-b")
     manifest = cleaner.manifest("moved", used)
@@ -84,7 +81,7 @@ def test_an_object_that_was_moved_afterwards(cleaner: Cleaner) -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable("503"), AccessDenied("403"), QuotaExceeded("413")])
-def test_in_doubt_all_stays(cleaner: Cleaner, error: StoreError) -> None:
+def test_no_segment_is_deleted_if_the_manifest_cannot_be_read(cleaner: Cleaner, error: StoreError) -> None:
     key = cleaner.segment(PREFIX + "1-a").key
 
     def refuse(method: str, _subject: str) -> None:
@@ -99,7 +96,7 @@ def test_in_doubt_all_stays(cleaner: Cleaner, error: StoreError) -> None:
 
 @pytest.mark.parametrize("lands", [True, False])
 @pytest.mark.parametrize("restarts", [True, False])
-def test_what_a_late_manifest_may_name_is_looked_at_later(
+def test_segments_that_a_late_manifest_may_name_are_checked_later(
     cleaner: Cleaner, lands: bool, restarts: bool
 ) -> None:
     wanted, unwanted = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
@@ -120,7 +117,7 @@ def test_what_a_late_manifest_may_name_is_looked_at_later(
     assert not removal.leftovers()
 
 
-def test_leftovers_wait_while_the_server_is_away(cleaner: Cleaner) -> None:
+def test_leftovers_wait_during_an_outage(cleaner: Cleaner) -> None:
     name = cleaner.segment(PREFIX + "1-a")
     cleaner.removal.discard_replaced(NAME, {name}, in_doubt=True)
     cleaner.now += LATE_SECONDS
@@ -138,7 +135,7 @@ def test_leftovers_wait_while_the_server_is_away(cleaner: Cleaner) -> None:
     assert not segments(cleaner.store)
 
 
-def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+def test_the_record_of_an_upload_is_read_back(tmp_path: Path) -> None:
     state = UnreferencedPrefix(
         ObjectName("box_segments", PREFIX),
         frozenset({"a"}),
@@ -158,7 +155,7 @@ def test_an_upload_is_remembered_with_all_that_is_known_of_it(tmp_path: Path) ->
 
 
 def leave(cleaner: Cleaner, name: ObjectName) -> None:
-    """Delete an object as a user does: what goes with it goes, what others may name is left for later."""
+    """Delete an object: its segments are deleted, or left for later if others may name them."""
     cleaner.removal.discard(name, cleaner.removal.segments_of(name, is_slo=True))
     cleaner.store.delete(name)
     cleaner.removal.owners.forget(name)
@@ -172,7 +169,7 @@ def pass_time(cleaner: Cleaner) -> None:
 
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("first", ["file", "moved"])
-def test_what_a_leftover_names_too_goes_with_the_last_of_both(
+def test_segments_of_two_names_are_deleted_with_the_last(
     cleaner: Cleaner, first: str, restarts: bool
 ) -> None:
     """The source of a rename could not be deleted: both names have the same segments."""
@@ -195,7 +192,7 @@ def test_what_a_leftover_names_too_goes_with_the_last_of_both(
 
 @pytest.mark.parametrize("lands", [True, False])
 @pytest.mark.parametrize("restarts", [True, False])
-def test_what_a_failed_rename_may_have_copied_goes_when_it_has_not(
+def test_segments_that_a_failed_rename_may_have_copied_are_deleted_if_it_has_not(
     cleaner: Cleaner, lands: bool, restarts: bool
 ) -> None:
     copy, used = ObjectName("box", "copy"), cleaner.segment(PREFIX + "1-a")
@@ -211,8 +208,8 @@ def test_what_a_failed_rename_may_have_copied_goes_when_it_has_not(
     assert not cleaner.removal.leftovers()
 
 
-def test_a_rename_that_failed_long_ago_costs_nothing_any_more(cleaner: Cleaner) -> None:
-    """Nor does it spare later versions of the object."""
+def test_a_rename_that_failed_long_ago_costs_no_request(cleaner: Cleaner) -> None:
+    """Nor does it keep segments of later versions of the object."""
     cleaner.manifest("file", cleaner.segment(PREFIX + "1-a"))
     cleaner.removal.share(NAME, ObjectName("box", "copy"))
     leave(cleaner, NAME)
@@ -223,8 +220,8 @@ def test_a_rename_that_failed_long_ago_costs_nothing_any_more(cleaner: Cleaner) 
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_an_object_that_shares_and_stays_keeps_its_segments(cleaner: Cleaner, fails: bool) -> None:
-    """Its deletion was refused, or it was patched and names some of them still."""
+def test_an_object_that_shares_segments_keeps_them(cleaner: Cleaner, fails: bool) -> None:
+    """Its deletion was refused, or it was patched and still names some of them."""
     copy, used = ObjectName("box", "copy"), cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
     cleaner.removal.share(NAME, copy)
@@ -241,8 +238,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_segments_go_though_the_process_died_before_their_deletion(cleaner: Cleaner, answered: bool) -> None:
-    """But only where it knew that its own request had been carried out: another mount may have renamed it."""
+def test_segments_are_deleted_though_the_process_died_before(cleaner: Cleaner, answered: bool) -> None:
+    """Only if it knew that its own request was executed: another mount may have renamed the object."""
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
     old = cleaner.removal.segments_of(NAME, is_slo=True)
@@ -263,7 +260,7 @@ def test_segments_go_though_the_process_died_before_their_deletion(cleaner: Clea
     assert not cleaner.removal.leftovers()
 
 
-def test_segments_stay_when_the_process_died_and_the_object_stands(cleaner: Cleaner) -> None:
+def test_segments_stay_if_the_process_died_and_the_object_exists(cleaner: Cleaner) -> None:
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
     cleaner.removal.segments_of(NAME, is_slo=True)
@@ -274,7 +271,7 @@ def test_segments_stay_when_the_process_died_and_the_object_stands(cleaner: Clea
 
 
 def test_an_outage_is_no_proof(cleaner: Cleaner) -> None:
-    """What was about to be deleted is looked at again after it, and the object has been renamed since."""
+    """After the outage the object is looked up again: it has been renamed since."""
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
     cleaner.removal.segments_of(NAME, is_slo=True)
@@ -292,8 +289,8 @@ def test_an_outage_is_no_proof(cleaner: Cleaner) -> None:
     assert not cleaner.removal.leftovers()
 
 
-def test_a_manifest_that_came_late_and_was_moved_and_changed(cleaner: Cleaner) -> None:
-    """The object that was moved has claims for the upload only, since it was changed."""
+def test_segments_of_a_late_manifest_that_was_moved_and_changed_stay(cleaner: Cleaner) -> None:
+    """Since the moved object was changed, it has claims for that upload only."""
     first, second = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
     cleaner.removal.discard_replaced(NAME, {first, second}, in_doubt=True)
     late = cleaner.manifest("file", first, second)
@@ -328,7 +325,7 @@ def test_segments_whose_deletion_fails_for_now_are_tried_again_soon(cleaner: Cle
     assert segments(cleaner.store) == set()
 
 
-def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> None:
+def test_segments_shared_by_two_objects_stay_until_both_are_deleted(cleaner: Cleaner) -> None:
     used = cleaner.segment(PREFIX + "1-a")
     cleaner.manifest("file", used)
     users = [ObjectName("box", "one"), ObjectName("box", "two")]
@@ -340,8 +337,8 @@ def test_what_is_shared_twice_stays_until_both_are_gone(cleaner: Cleaner) -> Non
     assert cleaner.removal.shared([used]) == set()
 
 
-def test_a_prefix_of_which_only_a_part_of_the_key_is_left(cleaner: Cleaner) -> None:
-    """Release 0.1 recorded no object for it: nothing is known to be unused."""
+def test_nothing_is_deleted_below_a_prefix_with_a_shortened_key(cleaner: Cleaner) -> None:
+    """Release 0.1 recorded no object for it, so no segment is known to be unused."""
     key = "x" * LONGEST_KEY + "/swiftfs-0123456789abcdef0123456789abcdef/"
     segment = cleaner.segment(key + "1-a")
     cleaner.removal.discard_below(UnreferencedPrefix(ObjectName("box_segments", key), frozenset()))
@@ -356,7 +353,9 @@ def test_a_prefix_of_which_only_a_part_of_the_key_is_left(cleaner: Cleaner) -> N
         (ObjectName("other", f"box/d/{PREFIX}"), "d/file"),
     ],
 )
-def test_whose_a_prefix_of_release_0_1_is(cleaner: Cleaner, prefix: ObjectName, key: str) -> None:
+def test_the_object_of_a_prefix_of_release_0_1_is_found(
+    cleaner: Cleaner, prefix: ObjectName, key: str
+) -> None:
     names = [ObjectName(prefix.container, f"{prefix.key}{part}-a") for part in range(2)]
     for name in names:
         cleaner.store.put(name, b"x" * 10, Headers("a/b"))
@@ -368,8 +367,8 @@ def test_whose_a_prefix_of_release_0_1_is(cleaner: Cleaner, prefix: ObjectName, 
     ]
 
 
-def test_an_outage_does_not_forget_who_may_name_leftovers(cleaner: Cleaner) -> None:
-    """The second of the objects has come to name the segment when the server is back."""
+def test_an_outage_does_not_drop_objects_that_may_name_leftovers(cleaner: Cleaner) -> None:
+    """The second object names the segment when the server answers again."""
     used = cleaner.segment(PREFIX + "1-a")
     objects = frozenset({NAME, ObjectName("box", "second")})
     asked = below(cleaner, objects=objects, asked=frozenset({"e"}), since=cleaner.now - 1)

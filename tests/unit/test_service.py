@@ -1,4 +1,4 @@
-"""The systemd unit, and the protocol in which it learns that a mount answers."""
+"""The systemd unit, and how a mount notifies systemd."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from support.notify_socket import notify_socket
 from swiftfs.config.credentials import read_credentials
 from swiftfs.config.sources import build_options, from_environment
 from swiftfs.posix.filesystem import FileSystem
@@ -21,10 +22,8 @@ UNIT = UNITS / "swiftfs@.service"
 
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[socket.socket]:
-    """A notification socket as systemd has one."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(tmp_path / "notify"))
-        channel.settimeout(30)
+    """A notification socket like systemd's."""
+    with notify_socket(tmp_path / "notify") as channel:
         yield channel
 
 
@@ -58,7 +57,7 @@ def test_the_credentials_of_the_example_are_read(tmp_path: Path) -> None:
     assert read_credentials(copy)["OS_USERNAME"] == "alice"
 
 
-def test_a_drain_tells_how_much_waits(
+def test_a_drain_reports_the_number_of_pending_changes(
     channel: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Draining:
@@ -70,7 +69,7 @@ def test_a_drain_tells_how_much_waits(
     assert channel.recv(100) == b"STATUS=unmounted, 3 changes are still to be stored"
 
 
-def test_notify_speaks_to_files_and_abstract_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_notify_writes_to_files_and_abstract_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for address in (str(tmp_path / "s"), f"\0swiftfs-test-{os.getpid()}"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.bind(address)

@@ -1,4 +1,4 @@
-"""Options: where they may be set, which place wins, and what is refused with which words."""
+"""Options: where they can be set, which place takes precedence, and the messages of errors."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_every_option_can_be_set_in_every_place(name: str, tmp_path: Path) -> No
     assert name in {"exec", "prefetch"} or values[0] != getattr(Options(), name)
 
 
-def test_the_stronger_place_wins(tmp_path: Path) -> None:
+def test_the_place_with_precedence_wins(tmp_path: Path) -> None:
     file = toml(tmp_path, "ttl = 1\nuploads = 1\nconnections = 1\nmax_entries = 1001\n")
     environment = {"SWIFTFS_CONFIG": str(file), "SWIFTFS_OPTIONS": "uploads=2,connections=2,max_entries=1002"}
     levels = gather(environment, ["connections=3", "max_entries=1003"], given({"max_entries": "1004"}))
@@ -80,7 +80,7 @@ def test_the_stronger_place_wins(tmp_path: Path) -> None:
     assert (options.ttl, options.uploads, options.connections, options.max_entries) == (1, 2, 3, 1004)
 
 
-def test_of_one_place_the_later_wins_and_the_variable_of_an_option_over_that_of_many() -> None:
+def test_the_later_value_wins_and_an_option_s_own_variable_over_the_common_one() -> None:
     assert parse_options(["ttl=1,ttl=2", "ttl=3"]).ttl == 3
     assert parse_options([], {"SWIFTFS_TTL": "5", "SWIFTFS_OPTIONS": "ttl=4"}).ttl == 5
 
@@ -96,14 +96,14 @@ def test_the_user_s_own_file_is_read_where_it_exists(home: Path) -> None:
     assert parse_options(["ttl=6"], {}).ttl == 6
 
 
-def test_a_mode_in_toml_wants_quotes(tmp_path: Path) -> None:
+def test_a_mode_in_toml_needs_quotes(tmp_path: Path) -> None:
     assert build_options([from_file(toml(tmp_path, "umask = '027'"))]).umask == 0o027
     with pytest.raises(ConfigurationError, match=r"umask .*line 1\): write the value in quotes"):
         from_file(toml(tmp_path, "umask = 0o27"))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("# a comment\nttll = 3", "unknown option 'ttll' ({file}, line 2); did you mean 'ttl'?"),
         ("ttl = 3\n[mount]\nttl = 4", "unknown option 'mount' ({file}, line 2)"),
@@ -113,14 +113,14 @@ def test_a_mode_in_toml_wants_quotes(tmp_path: Path) -> None:
         ("ttl =\nuploads = 1", "configuration file {file}: Invalid value (at line 1"),
     ],
 )
-def test_what_a_file_says_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+def test_an_error_in_a_file_is_reported_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     file = toml(tmp_path, text)
     with pytest.raises(ConfigurationError) as caught:
         build_options([from_file(file)])
-    assert str(caught.value).startswith(told.format(file=file))
+    assert str(caught.value).startswith(expected.format(file=file))
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         gather({}, [f"config={tmp_path}/missing"])
     (tmp_path / "latin").write_bytes(b"ttl = '\xff'")
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         gather({}, [f"config={tmp_path}/latin"])
 
 
-def test_what_the_others_say_wrong_is_told_with_its_place() -> None:
+def test_an_error_elsewhere_is_reported_with_its_place() -> None:
     assert refusal(from_environment({"SWIFTFS_READAHEAD": "1M"})) == (
         "unknown option 'readahead' (variable SWIFTFS_READAHEAD); did you mean 'read_ahead'?"
     )
@@ -140,7 +140,7 @@ def test_what_the_others_say_wrong_is_told_with_its_place() -> None:
         parse_options(["tll=3"])
 
 
-def test_the_unit_s_own_variables_are_no_options() -> None:
+def test_variables_of_the_unit_are_no_options() -> None:
     assert from_environment({"SWIFTFS_SOURCE": "box", "SWIFTFS_MOUNTPOINT": "/mnt", "OS_CLOUD": "x"}) == []
 
 
@@ -159,13 +159,13 @@ def test_contradictions_are_refused(words: str, names: tuple[str, str]) -> None:
     assert all(name in str(caught.value) for name in names)
 
 
-def test_what_only_looks_like_a_contradiction_is_none() -> None:
+def test_options_that_only_seem_to_contradict_are_accepted() -> None:
     assert parse_options(["sync,settle=0"]).sync
     assert parse_options(["allow_other,allow_root=no"]).allow_other
     assert parse_options(["ro,sync,uploads=8"]).ro
 
 
-def test_a_stronger_place_ends_what_contradicts_it_in_a_weaker_one() -> None:
+def test_an_option_overrides_contradicting_ones_of_places_without_precedence() -> None:
     environment = {"SWIFTFS_SETTLE": "30", "SWIFTFS_ALLOW_ROOT": "yes", "SWIFTFS_OS_CLOUD": "naver"}
     options = parse_options(["sync,allow_other,credentials=/x"], environment)
     assert (options.sync, options.settle) == (True, Options().settle)
@@ -174,7 +174,7 @@ def test_a_stronger_place_ends_what_contradicts_it_in_a_weaker_one() -> None:
     assert not parse_options(["settle=3"], {"SWIFTFS_SYNC": "yes"}).sync
 
 
-def test_words_of_fstab_change_nothing_or_switch_off() -> None:
+def test_options_of_fstab_are_ignored_or_disable() -> None:
     options = parse_options(["rw,_netdev,nofail,noauto,x-systemd.automount,noatime,comment=x,X-mount.mkdir"])
     assert options == Options()
     assert not parse_options(["ro,rw"]).ro

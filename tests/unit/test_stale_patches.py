@@ -1,4 +1,4 @@
-"""A large file is changed at a name from which another mount has moved it, or where it was replaced."""
+"""A large file that is changed after another mount has moved or replaced it."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import harness, put, write
+from support.harness import change, harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, keys
@@ -21,13 +21,6 @@ SIZE = 4_000_000
 def settled(filesystem: FileSystem) -> None:
     filesystem.setxattr("/", "swift.flush", b"1", 0)
     wait_until(lambda: not filesystem.waiting())
-
-
-def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    put(filesystem, handle, offset, data)
-    filesystem.flush(handle)
-    filesystem.release(handle)
 
 
 def append(filesystem: FileSystem, model: bytearray) -> None:

@@ -1,4 +1,4 @@
-"""A request that does not end holds up who needs its answer, and nobody else."""
+"""A request that does not end delays the calls that need its answer, and no others."""
 
 import os
 import threading
@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from support.cache_rig import MIB, CacheRig, noise, write
+from support.cache_rig import MIB, CacheRig, write
 from support.harness import get, harness, names, put, read
 from support.harness import write as store_file
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.stored_objects import foreign
 from support.upload_rig import Writer
 from swiftfs.errors import Unavailable
@@ -28,7 +29,7 @@ SECONDS = 60
 
 
 class Stall:
-    """Holds a store's requests of one method up, in which `what` is, until `end` is called."""
+    """Holds requests of one method about subjects with `what` in their name, until `end` is called."""
 
     def __init__(self, store: MemoryStore, method: str, what: str = "") -> None:
         self.begun, self._go_on = threading.Event(), threading.Event()
@@ -109,7 +110,7 @@ def test_the_cache_does_not_wait_for_a_download(
 def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
     threads: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    """The file was unlinked, and what is read in advance of it stalls."""
+    """The file was unlinked, and its read-ahead stalls."""
     store = MemoryStore("box")
     foreign(store, "file", noise(64 * MIB))
     foreign(store, "other", b"other")
@@ -139,9 +140,7 @@ def test_programs_do_not_wait_for_the_last_close_of_a_changed_file(
             held.end()
 
 
-def test_a_file_that_another_one_takes_the_place_of_is_not_waited_for(
-    rig: CacheRig, threads: ThreadPoolExecutor
-) -> None:
+def test_a_replaced_file_is_not_waited_for(rig: CacheRig, threads: ThreadPoolExecutor) -> None:
     origin = rig.put("file", noise(4 * MIB))
     first, second = rig.open(origin), rig.open(origin)
     held, loading = stall(rig, threads, first)
@@ -155,7 +154,7 @@ def test_a_file_that_another_one_takes_the_place_of_is_not_waited_for(
     assert rig.read(origin) == noise(4 * MIB)
 
 
-def test_a_closed_file_is_gone_when_its_download_has_ended(
+def test_a_closed_file_is_freed_when_its_download_has_ended(
     rig: CacheRig, threads: ThreadPoolExecutor
 ) -> None:
     content = rig.open(rig.put("file", noise(4 * MIB)))
@@ -168,7 +167,7 @@ def test_a_closed_file_is_gone_when_its_download_has_ended(
     assert rig.kept() == []
 
 
-def test_a_hole_that_is_stored_slowly_holds_up_no_other(
+def test_a_slow_upload_of_a_hole_delays_no_other(
     build_writer: Callable[..., Writer], threads: ThreadPoolExecutor
 ) -> None:
     writer = build_writer(threads=4)
@@ -206,7 +205,7 @@ def test_a_hole_that_could_not_be_stored_is_stored_by_the_next(writer: Writer) -
     assert writer.stored() == writer.model
 
 
-def test_a_container_that_is_made_slowly_holds_up_no_other(threads: ThreadPoolExecutor) -> None:
+def test_a_slow_creation_of_a_container_delays_no_other(threads: ThreadPoolExecutor) -> None:
     store = MemoryStore("slow", "quick")
     places = SegmentContainerChooser(store)
     held = Stall(store, "create_container", "slow")
@@ -220,7 +219,7 @@ def test_a_container_that_is_made_slowly_holds_up_no_other(threads: ThreadPoolEx
     assert held.seen == ["slow_segments"]
 
 
-def test_a_decision_that_failed_is_made_again(threads: ThreadPoolExecutor) -> None:
+def test_a_failed_choice_of_a_container_is_repeated(threads: ThreadPoolExecutor) -> None:
     store = MemoryStore("box")
     places = SegmentContainerChooser(store)
 

@@ -1,4 +1,4 @@
-"""SIGUSR1: the stacks of all threads and the queue go into the log, and the mount goes on."""
+"""SIGUSR1: the stacks of all threads and the queue are logged, and the mount continues."""
 
 import logging
 
@@ -10,7 +10,7 @@ from swiftfs.service.logging import Repetition
 from swiftfs.service.signals import ALWAYS, log_state
 
 
-def test_a_line_says_what_waits_and_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_line_names_a_pending_change_and_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     parked = QueuedChange("/a", "PutFile", "parked", 100, 3, "put a: 403", 40)
     report = QueueReport(1, 0, 1, 100, away=True, flushing=0, unflushed=0, changes=(parked,), left_out=1)
     with caplog.at_level(logging.INFO):
@@ -20,10 +20,10 @@ def test_a_line_says_what_waits_and_why(caplog: pytest.LogCaptureFixture) -> Non
         "parked PutFile /a, 40 of 100 bytes sent, tried 3 times: put a: 403",
         "and 1 more",
     ]
-    assert any("test_a_line_says_what_waits_and_why" in line for line in caplog.messages)
+    assert any("test_a_line_names_a_pending_change_and_its_reason" in line for line in caplog.messages)
 
 
-def test_the_stacks_are_logged_before_the_queue_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_stacks_are_logged_before_the_queue_is_read(caplog: pytest.LogCaptureFixture) -> None:
     def stuck() -> QueueReport:
         raise RuntimeError("the journal hangs")
 

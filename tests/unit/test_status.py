@@ -1,4 +1,4 @@
-"""`swiftfs status`: all that an administrator sees of running mounts, and nothing that is secret."""
+"""`swiftfs status`: what it shows of a mount."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.store import Counters
 
 
-def test_what_is_shown_of_a_mount() -> None:
+def test_the_status_of_a_mount_is_shown() -> None:
     assert shown(STATE).splitlines() == [
         "photos on /mnt",
         "  mounted   3 h 2 min ago, by swiftfs 1.2",
@@ -36,7 +36,7 @@ def test_what_is_shown_of_a_mount() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "told"),
+    ("report", "expected"),
     [
         (replace(NOTHING_WAITS, waiting=1), "1 change waiting"),
         (replace(NOTHING_WAITS, waiting=2, bytes=2000), "2 changes waiting; 2.0 kB of files"),
@@ -47,47 +47,47 @@ def test_what_is_shown_of_a_mount() -> None:
         ),
     ],
 )
-def test_numbers_and_nouns_agree(report: QueueReport, told: str) -> None:
-    assert shown(replace(STATE, report=report)).splitlines()[-1] == told
+def test_numbers_and_nouns_agree(report: QueueReport, expected: str) -> None:
+    assert shown(replace(STATE, report=report)).splitlines()[-1] == expected
 
 
-def test_what_runs_and_what_is_written_has_a_bar() -> None:
+def test_running_uploads_and_open_files_have_a_bar() -> None:
     changes = (
         QueuedChange("/film", "PutFile", "running", 4_000_000, 0, "", 1_000_000),
         QueuedChange("/gone", "Delete", "running", 0, 0, ""),
     )
     report = replace(NOTHING_WAITS, running=2, bytes=4_000_000, changes=changes)
-    told = shown(replace(STATE, report=report, writing=(Writing("/tape", 10_000_000, 5_000_000),)))
-    assert re.search(r"━+.* 25% 1\.0 MB of 4\.0 MB +/film\n", told)
-    assert re.search(r"━+.* 50% 5\.0 MB of 10\.0 MB, being written +/tape\n", told)
-    assert re.search(r"running +deletion +/gone\n", told)
+    text = shown(replace(STATE, report=report, writing=(Writing("/tape", 10_000_000, 5_000_000),)))
+    assert re.search(r"━+.* 25% 1\.0 MB of 4\.0 MB +/film\n", text)
+    assert re.search(r"━+.* 50% 5\.0 MB of 10\.0 MB, being written +/tape\n", text)
+    assert re.search(r"running +deletion +/gone\n", text)
 
 
-def test_of_very_many_changes_the_last_are_counted() -> None:
+def test_only_the_first_of_many_changes_are_shown() -> None:
     changes = tuple(QueuedChange(f"/{number}", "PutMarker", "waiting", 0, 0, "") for number in range(30))
-    told = shown(replace(STATE, report=replace(NOTHING_WAITS, waiting=100, changes=changes, left_out=70)))
-    assert told.count(" folder ") == MOST_ROWS
-    assert "\n  and 80 more\n" in told
+    text = shown(replace(STATE, report=replace(NOTHING_WAITS, waiting=100, changes=changes, left_out=70)))
+    assert text.count(" folder ") == MOST_ROWS
+    assert "\n  and 80 more\n" in text
 
 
-def test_people_are_told_no_names_of_classes() -> None:
+def test_every_kind_of_change_has_a_name_for_people() -> None:
     every = {operations.KINDS[kind] for kind in get_args(operations.Operation)}
     assert {"PutFile", "MoveFolder"} <= every
     assert every - {"CreateContainer", "DescribeContainer", "DeleteContainer"} == set(KINDS)
 
 
-def test_what_was_set_aside_is_told_with_the_command() -> None:
-    told = shown(replace(STATE, set_aside=("journal.damaged-1", "lost")))
-    assert "\na damaged journal was set aside (journal.damaged-1, lost): swiftfs recover /cache\n" in told
+def test_a_journal_that_was_set_aside_is_shown_with_the_command() -> None:
+    text = shown(replace(STATE, set_aside=("journal.damaged-1", "lost")))
+    assert "\na damaged journal was set aside (journal.damaged-1, lost): swiftfs recover /cache\n" in text
 
 
-def test_what_it_cost() -> None:
+def test_the_cost_is_shown() -> None:
     assert "; about 1,234.50 KRW" in shown(replace(STATE, cost=Cost("KRW", 1234.5, 0.0)))
     assert "; less than 0.01 EUR" in shown(replace(STATE, cost=Cost("EUR", 0.0, 0.001)))
     assert "; about 0.00 EUR" in shown(replace(STATE, cost=Cost("EUR", 0.0, 0.0)))
 
 
-def test_a_state_survives_json() -> None:
+def test_a_status_is_read_back_from_json() -> None:
     changes = (QueuedChange("/" + "한" * 300, "PutFile", "parked", 10**12, 7, "\0"),)
     state = replace(
         STATE,
@@ -104,12 +104,12 @@ def test_a_state_survives_json() -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "version": []}']
 )
-def test_what_is_no_state_is_refused(text: str) -> None:
+def test_text_that_is_no_status_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  what it says is for nobody
         MountStatus.from_json(text)
 
 
-def test_bytes_under_way_are_counted_by_object_and_by_prefix() -> None:
+def test_bytes_being_sent_are_counted_by_object_and_by_prefix() -> None:
     counters = Counters()
     with counters.body("box/a") as count, counters.body("box/a/segments/1") as other:
         assert counters.under_way("box/a") == 0

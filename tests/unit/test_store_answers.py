@@ -1,4 +1,4 @@
-"""Answers that no real Swift gives, read by the functions that would get them."""
+"""Answers that a real Swift does not give, read by the functions that parse them."""
 
 import time
 from email.utils import formatdate
@@ -31,12 +31,12 @@ from swiftfs.store.wire.listings import read_page
         b'[{"subdir":"a/"}]',
     ],
 )
-def test_absurd_listings(body: bytes) -> None:
+def test_wrong_listings_are_refused(body: bytes) -> None:
     with pytest.raises(Corrupt):
         read_page(body, "c", marker="m", limit=0, limits=Limits())
 
 
-def test_info_of_a_look_alike() -> None:
+def test_limits_of_servers_that_are_not_swift() -> None:
     rgw = b'{"swift": {"container_listing_limit": 1000, "max_object_name_size": 1024}, "slo": {}}'
     limits = read_limits(rgw, {})
     assert (limits.is_swift, limits.listing, limits.slo, limits.bulk_delete) == (False, 1000, True, 0)
@@ -46,7 +46,7 @@ def test_info_of_a_look_alike() -> None:
     assert (limits.slo, limits.bulk_delete) == (False, 10_000)
 
 
-def test_a_short_page_of_a_look_alike_is_not_the_last() -> None:
+def test_a_short_page_of_an_unknown_server_is_not_the_last() -> None:
     row = b'[{"name":"a","bytes":1,"hash":"","content_type":"","last_modified":"2020"}]'
     assert read_page(row, "c", marker="", limit=0, limits=Limits()).last
     assert not read_page(row, "c", marker="", limit=0, limits=UNKNOWN).last

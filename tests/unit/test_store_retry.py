@@ -1,4 +1,4 @@
-"""What is sent again, for how long, and what a lost answer means."""
+"""Which requests are repeated, for how long, and what a lost answer means."""
 
 import threading
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Two records of one file, as an earlier release left them: they become one at the start."""
+"""Two records of one file, as an earlier release left them, become one at the start."""
 
 from contextlib import suppress
 from pathlib import Path

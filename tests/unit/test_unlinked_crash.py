@@ -1,4 +1,4 @@
-"""A file is deleted while it is open and only partly here, and the mount dies before Swift was told."""
+"""A file is deleted while it is open and partly downloaded, and the mount dies before it sends the DELETE."""
 
 import os
 import shutil
@@ -36,12 +36,12 @@ def open_partly(filesystem: FileSystem, path: str = "/dir/file") -> int:
 
 
 def everything(store: MemoryStore) -> list[str]:
-    """Return the keys of all objects with bytes, segments too."""
+    """Return the keys of all objects with bytes, segments included."""
     return sorted(row.key for one in store._containers for row in store.list_page(one).rows if row.size)
 
 
 def unlink(filesystem: FileSystem, way: str) -> None:
-    """Unlink the open file as libfuse does it, or with `hard_remove`."""
+    """Unlink the open file as libfuse does, or as with `hard_remove`."""
     if way == "hidden":
         filesystem.rename("/dir/file", HIDDEN)
     else:
@@ -95,7 +95,7 @@ def test_it_stays_deleted_when_the_crash_comes_before_the_last_close(
 
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
-def test_after_the_last_close_no_later_mount_deletes_what_has_the_name(
+def test_after_the_last_close_no_later_mount_deletes_a_new_file_of_that_name(
     store: MemoryStore, tmp_path: Path, way: str
 ) -> None:
     (cache := tmp_path / "cache").mkdir()
@@ -130,7 +130,7 @@ def test_it_stays_deleted_when_its_folder_was_renamed(store: MemoryStore, tmp_pa
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
 def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
-    """The deletion is handed in before the new file, under the name that both have."""
+    """The deletion is recorded before the new file, under the name of both."""
     (cache := tmp_path / "cache").mkdir()
     with harness(store, cache, NEVER) as filesystem:
         handle = open_partly(filesystem)
@@ -148,7 +148,7 @@ def test_a_new_file_of_that_name_outlives_a_crash(store: MemoryStore, tmp_path: 
 
 
 @pytest.mark.parametrize("way", ["hidden", "at once"])
-def test_what_is_renamed_over_it(store: MemoryStore, tmp_path: Path, way: str) -> None:
+def test_a_file_renamed_over_it_outlives_a_crash(store: MemoryStore, tmp_path: Path, way: str) -> None:
     (cache := tmp_path / "cache").mkdir()
     with harness(store, cache, NEVER) as filesystem:
         handle = open_partly(filesystem)

@@ -1,4 +1,4 @@
-"""A file that is unlinked while it is open and only partly here: its object goes with the last handle."""
+"""A file that is unlinked while it is open and partly downloaded: its object is deleted at the last close."""
 
 import os
 from collections.abc import Iterator

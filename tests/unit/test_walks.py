@@ -1,4 +1,4 @@
-"""Walks and listings in pages: whatever the pages, the folders are those of one listing without pages."""
+"""Walks and listings in pages: with any size of pages, folders are as in one listing without pages."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,13 +44,13 @@ def folders_of(held: dict[str, tuple[str, bytes]]) -> list[Folder]:
 
 
 def model(held: dict[str, tuple[str, bytes]], folder: Folder) -> dict[str, Entry]:
-    """Return the folder's entries by a listing that needs no second page, but for when they were written."""
+    """Return the folder's entries by a listing of one page, but without times of writing."""
     page = store_of(held).list_page("box", prefix=folder.prefix, delimiter="/")
     return timeless(entries_of(folder, page.rows, page.subdirs, DEFAULTS))
 
 
 def timeless(entries: Iterator[Entry]) -> dict[str, Entry]:
-    """Return the entries by name without what the time of writing decides; no name may come twice."""
+    """Return the entries by name, without what the time of writing decides; assert that no name is twice."""
     found = {}
     for entry in entries:
         assert entry.name not in found
@@ -83,7 +83,7 @@ def is_folder(held: dict[str, tuple[str, bytes]], folder: Folder) -> bool:
 
 
 def check_names(listing: Listing, wanted: dict[str, Entry]) -> None:
-    """Whatever the listing says of a name is true; once complete it says something of each."""
+    """Assert that all the listing knows of names is true, and if it is complete, that it knows each."""
     for name in [*wanted, "nobody", "", "zzz"]:
         try:
             found = listing.get(name)
@@ -149,7 +149,7 @@ def namespace_of(store: MemoryStore) -> Iterator[Namespace]:
 
 @settings(deadline=None)
 @given(objects, st.integers(2, 8), st.booleans(), st.booleans())
-def test_a_walk_shows_what_is_there(
+def test_a_walk_shows_every_folder_completely(
     held: dict[str, tuple[str, bytes]], page: int, is_swift: bool, depth_first: bool
 ) -> None:
     """`find` reads a folder's names before those of its subfolders, others the other way."""
@@ -181,7 +181,7 @@ def folders(*prefixes: str) -> Sequence[Folder]:
     return [Folder("box", prefix) for prefix in prefixes]
 
 
-def test_two_folders_and_what_is_above_them_are_a_walk() -> None:
+def test_two_folders_and_their_parent_are_a_walk() -> None:
     walks = WalkDetector()
     top, first, second = folders("", "a/", "b/")
     assert walks.notice(top) is None
@@ -204,7 +204,7 @@ def test_listings_of_long_ago_are_no_walk(monkeypatch: pytest.MonkeyPatch) -> No
         now += WINDOW + 1
 
 
-def test_a_walk_ends_when_what_it_brought_is_not_used() -> None:
+def test_a_walk_ends_when_its_listings_are_not_used() -> None:
     walks = WalkDetector()
     top, *others = folders("", "a/", "b/", "x/", "y/", "z/")
     brought = folders(*[f"c{number}/" for number in range(8)])

@@ -1,4 +1,4 @@
-"""What a read, a write or a copy of a set does depends neither on the file's size nor on its segments."""
+"""The work of a read, a write or a copy of a set depends neither on the file's size nor on its segments."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ NAME = ObjectName("box", "file")
 TIB = 1024**4
 MIB = 1024**2
 SIZES = (TIB // 32, 7 * TIB // 2)
-"""Of files to compare, in bytes: the larger one is 112 times the other."""
+"""Sizes of the files to compare, in bytes: one is 112 times the other."""
 
 
 def few_runs(size: int) -> Blocks:
@@ -44,11 +44,11 @@ def many_runs(size: int) -> Blocks:
 MAPS = pytest.mark.parametrize("make", [few_runs, many_runs])
 
 Step = Callable[[Blocks, int], object]
-"""What is done with a set of the blocks of a file of so many blocks."""
+"""A call with a set of blocks of a file, and the number of its blocks."""
 
 
 def put_together(blocks: Blocks, end: int) -> None:
-    """Add and remove another set that differs in few blocks."""
+    """Add and remove a set that differs in few blocks."""
     other, few = blocks.copy(), Blocks()
     other.add(end // 3, end // 3 + 5)
     few.add(end // 2, end // 2 + 5)
@@ -74,14 +74,14 @@ CALLS: dict[str, Step] = {
 
 
 def assert_alike(small: Work, large: Work) -> None:
-    """Allow for a tree that is some steps higher, and for the children that a path passes at each step."""
+    """Compare work; allow for a tree that is some steps higher, and for the children of each step."""
     assert large.lines <= 2 * small.lines + 1000, (small, large)
     assert large.memory <= 2 * small.memory + 4096, (small, large)
 
 
 @MAPS
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_of_a_set(make: Callable[[int], Blocks], call: str) -> None:
+def test_a_call_of_a_set_costs_the_same_for_huge_files(make: Callable[[int], Blocks], call: str) -> None:
     work = [work_of(partial(CALLS[call], make(size), size // BLOCK)) for size in SIZES]
     assert_alike(*work)
 
@@ -106,7 +106,7 @@ class Files:
         )
 
     def restored(self, size: int, dirty: Blocks) -> CachedFile:
-        """Return a file of which the dirty blocks are here, and all others in an object that nobody reads."""
+        """Return a file whose dirty blocks are present; all others are in an object that is not read."""
         with (self.folder / f"open-{size}").open("wb") as file:
             file.truncate(size)
         saved = FileRecord(f"open-{size}", size, BaseVersion(NAME, "0" * 32, size, size), dirty, None)
@@ -123,7 +123,7 @@ def files(folder: Path, segment_size: int = 16 * MIB) -> Iterator[Files]:
 
 
 def change(content: CachedFile) -> None:
-    """Do with a file of which one block in the middle is not here what programs and a mount do with it."""
+    """Make the calls of programs and of the mount, on a file with one missing block in the middle."""
     middle = content.size // BLOCK // 2 * BLOCK
     write(content, middle, bytes(BLOCK))
     write(content, middle - 1, b"two blocks")
@@ -142,7 +142,7 @@ def change(content: CachedFile) -> None:
 
 
 @MAPS
-def test_the_calls_of_a_huge_file(make: Callable[[int], Blocks], tmp_path: Path) -> None:
+def test_the_calls_of_a_huge_file_cost_the_same(make: Callable[[int], Blocks], tmp_path: Path) -> None:
     work = []
     with files(tmp_path) as found:
         for size in SIZES:
@@ -156,7 +156,7 @@ def test_the_calls_of_a_huge_file(make: Callable[[int], Blocks], tmp_path: Path)
 
 
 @MAPS
-def test_the_record_of_a_huge_file(make: Callable[[int], Blocks], tmp_path: Path) -> None:
+def test_the_record_of_a_huge_file_costs_the_same(make: Callable[[int], Blocks], tmp_path: Path) -> None:
     work = []
     with files(tmp_path) as found:
         for size in SIZES:
@@ -177,7 +177,7 @@ def test_the_plan_of_a_small_change_of_a_huge_object() -> None:
 
 
 def assert_equal(few: Work, many: Work) -> None:
-    """Allow for a binary search, and for nothing that is done for each of many segments."""
+    """Compare work; allow for a binary search, but for no work per segment."""
     assert many.lines <= few.lines + 20, (few, many)
 
 
@@ -195,7 +195,7 @@ def test_a_write_to_a_file_of_many_segments(tmp_path: Path, evicted: bool) -> No
             if evicted:
                 content.evict(count * BLOCK)
                 assert len(content.evicted()) >= count - 4
-            change_the_end(content)  # begins to upload one, and forgets the others
+            change_the_end(content)  # begins one upload; the others are not needed
             work.append(work_of(partial(change_the_end, content)))
             content.close()
     assert_equal(*work)
@@ -215,7 +215,7 @@ def test_a_read_of_an_object_of_many_segments(tmp_path: Path) -> None:
         with files(tmp_path) as found:
             origin = large_object(found.store, count)
             content = found.maker.make(tmp_path, NAME, origin, None)
-            read(content, 0, 2 * BLOCK)  # the first look at the segments takes note of all
+            read(content, 0, 2 * BLOCK)  # the first check of the segments reads the list of all
             settle(content)
             read(content, (count - 2) * BLOCK, BLOCK)
             settle(content)

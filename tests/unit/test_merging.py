@@ -1,4 +1,4 @@
-"""Which two intents about one name become one."""
+"""Which two operations on one name become one."""
 
 import pytest
 
@@ -63,11 +63,13 @@ CHANGED = Headers("application/directory", {"mode": "0700"})
         (FRESH, Move(NAME, ObjectName("box", "else")), None),
     ],
 )
-def test_coalescing(earlier: Operation, later: Operation, merged: tuple[Operation, ...] | None) -> None:
+def test_which_two_operations_merge(
+    earlier: Operation, later: Operation, merged: tuple[Operation, ...] | None
+) -> None:
     assert coalesce(earlier, later) == merged
 
 
-def test_what_was_attempted_may_stand() -> None:
+def test_an_attempted_operation_may_have_been_executed() -> None:
     tried = attempted(FRESH)
     assert coalesce(tried, Delete(NAME, is_slo=False)) == (Delete(NAME, is_slo=None),)
     assert attempted(MARKER) == PutMarker(NAME, MARKER.headers, creates=False)
@@ -77,7 +79,7 @@ def test_what_was_attempted_may_stand() -> None:
 @pytest.mark.parametrize(
     "intent", [FRESH, OVER, LINK, MARKER, SetAttributes(NAME, NEW, None), Delete(NAME, None)]
 )
-def test_an_intent_is_read_as_it_was_written(intent: Operation) -> None:
+def test_an_operation_is_decoded_as_it_was_encoded(intent: Operation) -> None:
     read = decode(encode(intent))
     assert encode(read) == encode(intent)
     assert type(read) is type(intent)
@@ -86,6 +88,6 @@ def test_an_intent_is_read_as_it_was_written(intent: Operation) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"kind": "Delete"}', '{"kind": "Nothing", "name": 1}', "1"]
 )
-def test_what_is_no_intent_is_refused(text: str) -> None:
+def test_text_that_is_no_operation_is_refused(text: str) -> None:
     with pytest.raises(Unreadable):
         decode(text)

@@ -1,7 +1,4 @@
-"""Copying out of cache folders made by hand: what is whole, in part, damaged, or changing.
-
-These run on a real Swift.
-"""
+"""`swiftfs export` and `recover` of cache folders that a test has made or damaged."""
 
 import os
 from pathlib import Path
@@ -9,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import swiftfs
-from support.damaged_cache import OWNER, Cache
+from support.damaged_cache import OWNER, CacheFolder
 from support.harness import harness, write
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied, SwiftfsError
@@ -28,8 +25,8 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path)
+def cache(tmp_path: Path) -> CacheFolder:
+    return CacheFolder(tmp_path)
 
 
 def parked(store: MemoryStore, cache: Path, count: int) -> None:
@@ -66,7 +63,7 @@ def damage(journal: Path, how: str) -> None:
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("when", ["before a mount saw it", "after it was set aside"])
 @pytest.mark.parametrize("how", ["header", "tail", "middle", "text"])
-def test_recover_brings_back_what_a_damaged_journal_held(
+def test_recover_restores_files_of_a_damaged_journal(
     store: MemoryStore, tmp_path: Path, how: str, when: str
 ) -> None:
     cache, target, count = tmp_path / "cache", tmp_path / "out", 120
@@ -96,8 +93,8 @@ def test_recover_brings_back_what_a_damaged_journal_held(
     assert "is damaged" in result.stderr
 
 
-def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
+def test_recover_of_a_row_that_was_set_aside(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     log = JournalDB(cache.folder, OWNER)
     log._database.execute("UPDATE intents SET checksum = 0")
@@ -115,8 +112,8 @@ def test_recover_of_a_row_that_was_set_aside(cache: Cache) -> None:
     assert [path.name for path in (cache.target / NAMELESS).iterdir()] == ["intent-1.json"]
 
 
-def test_nothing_to_recover(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
+def test_recover_without_a_damaged_journal(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     assert damaged_journals(cache.folder) == []
     result = swiftfs("recover", cache.folder, cache.target)

@@ -1,4 +1,4 @@
-"""Content: block sets, segment layout, read-ahead, and a file's bytes under threads against a plain model."""
+"""Cached files: block sets, segment layout, read-ahead, and random changes compared with a bytearray."""
 
 import itertools
 import os
@@ -82,7 +82,7 @@ def test_segment_names_are_unique_and_short_enough() -> None:
 
 @given(st.integers(1, 400 * MIB), st.sampled_from([0, MIB, 64 * MIB]))
 @settings(deadline=None, max_examples=30)
-def test_a_sequential_reader_has_everything_planned_once(size: int, limit: int) -> None:
+def test_read_ahead_of_a_sequential_reader_covers_everything_once(size: int, limit: int) -> None:
     ahead, planned, furthest = ReadAhead(limit), 0, 0
     for offset in range(0, size, BLOCK):
         end = min(offset + BLOCK, size)
@@ -96,7 +96,7 @@ def test_a_sequential_reader_has_everything_planned_once(size: int, limit: int) 
     assert furthest <= limit + LAST_PIECE
 
 
-def test_a_random_reader_has_nothing_planned() -> None:
+def test_a_random_reader_gets_no_read_ahead() -> None:
     ahead = ReadAhead(64 * MIB)
     places = [700 * MIB, 20 * MIB, 300 * MIB, 500 * MIB]
     assert [list(ahead.plan(place, place + 4096, 1024 * MIB)) for place in places] == [[]] * len(places)
@@ -116,7 +116,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def compose(
     store: MemoryStore, pool: ThreadPoolExecutor, folder: Path, origin: BaseVersion | None, read_ahead: int
 ) -> CachedFile:
-    """Return a file of one MiB a segment that belongs to no cache."""
+    """Return a file with segments of 1 MiB that belongs to no cache."""
     state = FileState.create(folder, origin, None, UNLIMITED)
     chooser = SegmentContainerChooser(store)
     uploads = SegmentUploader(store, chooser, pool, state.descriptor, NAME, SegmentLayout(MIB))
@@ -125,7 +125,7 @@ def compose(
 
 @pytest.fixture
 def open_content(store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Open]:
-    """Open the content of an object that holds the given bytes."""
+    """Return a function that opens an object of the given bytes."""
     opened: list[CachedFile] = []
 
     def open_it(body: bytes) -> CachedFile:
@@ -181,8 +181,8 @@ def test_random_changes_agree_with_a_bytearray(open_content: Open, seed: int) ->
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_writers_and_readers_side_by_side(open_content: Open, seed: int) -> None:
-    """Each writer has a stripe of its own; whoever reads a byte sees the old or the new one."""
+def test_parallel_writers_and_readers(open_content: Open, seed: int) -> None:
+    """Each writer has a range of its own; a reader sees the old or the new byte."""
     dice = random.Random(seed)
     old = dice.randbytes(24 * BLOCK + 1234)
     new = dice.randbytes(len(old))
@@ -234,7 +234,7 @@ def test_a_file_is_downloaded_once_for_many_readers(open_content: Open, store: M
     assert ranges(store) == 1
 
 
-def test_a_new_version_is_never_mixed_in(open_content: Open, store: MemoryStore) -> None:
+def test_bytes_of_a_new_version_are_never_mixed_in(open_content: Open, store: MemoryStore) -> None:
     content = open_content(b"old" * BLOCK)
     store.put(NAME, b"new" * BLOCK, PLAIN)
     with pytest.raises(PreconditionFailed):
@@ -248,7 +248,7 @@ def test_a_deleted_version_is_stale_and_not_missing(open_content: Open, store: M
         read(content, 0, 100)
 
 
-def test_a_failed_download_is_told_and_tried_again(open_content: Open, store: MemoryStore) -> None:
+def test_a_failed_download_is_reported_and_repeated(open_content: Open, store: MemoryStore) -> None:
     content = open_content(b"abc" * BLOCK)
 
     def fail(method: str, _subject: str) -> None:
@@ -290,7 +290,7 @@ def test_a_segment_written_to_again_is_uploaded_again(
 def test_a_writer_waits_for_no_listing_of_leftovers(
     store: MemoryStore, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    """The rows come page by page, and in an outage no page comes for minutes."""
+    """The listing comes in pages, and in an outage no page comes for minutes."""
     content = compose(store, pool, tmp_path, None, 0)
     upload = content.uploads
 

@@ -1,4 +1,4 @@
-"""The words of a journal on disk, which stay whatever the code calls what they stand for."""
+"""The format of a journal on disk, which stays the same whatever names the code has."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from swiftfs.journal.codec import decode, decode_ambiguity, encode, encode_ambiguity
 from swiftfs.journal.operations import KINDS
 
-# Every field of each kind, as a release wrote it. What stands here never changes.
+# Every field of each kind of operation, as a release wrote it. These texts never change.
 NAME = '{"container":"box","key":"a"}'
 SEGMENT = '{"name":{"container":"box_segments","key":"a/1"},"etag":"e","size":5}'
 DESCRIPTION = (
@@ -55,7 +55,7 @@ AMBIGUITY = (
 
 
 def text(template: str) -> str:
-    """Return a record with the values that several have put in."""
+    """Return a record with the common values inserted."""
     words = {"@SEGMENT@": SEGMENT, "@DESCRIPTION@": DESCRIPTION, "@HEADERS@": HEADERS, "@NAME@": NAME}
     for word, value in words.items():
         template = template.replace(word, value)
@@ -63,13 +63,13 @@ def text(template: str) -> str:
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: str(json.loads(text(record))["kind"]))
-def test_a_record_keeps_its_words(record: str) -> None:
+def test_a_record_keeps_its_format(record: str) -> None:
     assert encode(decode(text(record))) == text(record)
 
 
-def test_every_kind_is_shown() -> None:
+def test_every_kind_of_record_is_tested() -> None:
     assert sorted(json.loads(text(record))["kind"] for record in RECORDS) == sorted(KINDS.values())
 
 
-def test_a_record_of_lost_requests_keeps_its_words() -> None:
+def test_a_record_of_lost_requests_keeps_its_format() -> None:
     assert encode_ambiguity(decode_ambiguity(text(AMBIGUITY))) == text(AMBIGUITY)

@@ -1,7 +1,7 @@
-"""`swiftfs` with other patience: `python impatient_mount.py SILENCE DEADLINE ARGS…`, both in seconds.
+"""`swiftfs` with other time limits: `python mount_with_time_limits.py SILENCE DEADLINE ARGS…`, in seconds.
 
-No request waits longer for its answer than SILENCE, and no system call longer for its requests than DEADLINE.
-What waits for the server is not sent one at a time, so that failures of one file do not hold up others.
+A request waits at most SILENCE for its answer, and a system call at most DEADLINE for its requests. During an
+outage pending changes are still sent in parallel, so that the failures of one file do not delay others.
 """
 
 import sys
@@ -15,7 +15,7 @@ from swiftfs.service import mount
 
 
 def main(silence: float, deadline: float, arguments: list[str]) -> None:
-    """Run the command."""
+    """Run the command with these limits, in seconds."""
     policy = store.RetryPolicy(deadline=deadline, first_pause=0.1, longest_pause=0.3)
     patched: Any = (store, mount, Outcomes)
     patched[0].SwiftStore = partial(store.SwiftStore, longest_silence=silence)

@@ -1,4 +1,4 @@
-"""Uploads of files that are written to meanwhile: what is stored is of one moment, and nothing is lost."""
+"""Uploads of files that change meanwhile: what is stored is of one moment, and nothing is lost."""
 
 import random
 import threading
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from support.upload_rig import MIB, NAME, Writer, noise
+from support.noise import noise
+from support.upload_rig import MIB, NAME, Writer
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
 from swiftfs.filecache.block_map import BLOCK, FileRecord
 from swiftfs.filecache.cached_file import CachedFile
@@ -16,8 +17,8 @@ from swiftfs.objects import ObjectName
 pytest_plugins = ["support.writer_fixtures"]
 
 
-class Once:
-    """Does something during the first PUT, or that of the object or segment whose name holds `part`."""
+class DuringFirstPut:
+    """Makes a step during the first PUT, or during that of the object with `part` in its name."""
 
     def __init__(self, step: Callable[[], None], part: str = "") -> None:
         self._step = step
@@ -30,9 +31,9 @@ class Once:
             self._step()
 
 
-def test_what_is_appended_during_an_upload_waits_for_the_next(writer: Writer) -> None:
+def test_bytes_appended_during_an_upload_wait_for_the_next(writer: Writer) -> None:
     writer.write(0, b"first")
-    writer.store.during = Once(lambda: writer.write(5, b" second"))
+    writer.store.during = DuringFirstPut(lambda: writer.write(5, b" second"))
     writer.run()
     assert writer.stored() == b"first"
     assert writer.content.changes()
@@ -41,12 +42,12 @@ def test_what_is_appended_during_an_upload_waits_for_the_next(writer: Writer) ->
     assert not writer.content.changes()
 
 
-def test_a_small_file_that_changes_between_md5_and_bytes_is_overtaken(writer: Writer) -> None:
+def test_a_small_file_that_changes_after_its_md5_is_not_stored(writer: Writer) -> None:
     writer.write(0, noise(3 * BLOCK))
     writer.run()
     before = writer.stored()
     writer.write(0, b"one")
-    writer.store.during = Once(lambda: writer.write(BLOCK, b"two"))
+    writer.store.during = DuringFirstPut(lambda: writer.write(BLOCK, b"two"))
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     assert writer.stored() == before
@@ -55,7 +56,7 @@ def test_a_small_file_that_changes_between_md5_and_bytes_is_overtaken(writer: Wr
     assert writer.stored() == writer.model
 
 
-def test_wrong_bytes_on_the_way_are_not_overtaken(writer: Writer) -> None:
+def test_bytes_damaged_on_the_way_are_no_change_of_the_file(writer: Writer) -> None:
     writer.write(0, b"bytes")
 
     def fail(_name: ObjectName) -> None:
@@ -70,14 +71,14 @@ def test_wrong_bytes_on_the_way_are_not_overtaken(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("size", [3 * BLOCK, 3 * MIB])
-def test_a_file_that_was_cut_during_the_upload_is_overtaken(writer: Writer, size: int) -> None:
+def test_a_file_that_is_cut_during_its_upload_is_not_stored(writer: Writer, size: int) -> None:
     writer.write(0, noise(size - 5) + bytes(5))
 
     def cut() -> None:
         writer.truncate(size - 5)
         writer.truncate(size)
 
-    writer.store.during = Once(cut)
+    writer.store.during = DuringFirstPut(cut)
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.run()
@@ -93,7 +94,7 @@ def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
         writer.write(2 * MIB, b"two")
         raise Unavailable("503")
 
-    writer.store.during = Once(fail)
+    writer.store.during = DuringFirstPut(fail)
     with pytest.raises(Unavailable):
         writer.run()
     assert not writer.content.changed_during_upload
@@ -103,11 +104,11 @@ def test_a_failed_upload_leaves_everything_dirty(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("size", [MIB - 5, 3 * MIB])
-def test_what_is_downloaded_for_an_upload_is_not_taken_for_the_object(writer: Writer, size: int) -> None:
+def test_bytes_downloaded_for_an_upload_are_not_taken_for_the_object(writer: Writer, size: int) -> None:
     writer.write(0, noise(size))
     writer.run()
     writer.reopen()
-    writer.write(BLOCK, noise(BLOCK, 1))  # none of the old bytes is needed yet
+    writer.write(BLOCK, noise(BLOCK, 1))  # no old byte is needed yet
 
     def fail(_name: ObjectName) -> None:
         wait_idle(writer)
@@ -123,16 +124,16 @@ def test_what_is_downloaded_for_an_upload_is_not_taken_for_the_object(writer: Wr
 
 
 def wait_idle(writer: Writer) -> None:
-    """Wait until neither a download nor a check is under way."""
+    """Wait until no download and no check runs."""
     content = writer.content
     state, fetches = content._state, content._downloader.fetches
     with state.changed:
         assert state.changed.wait_for(lambda: not (fetches or state.checks.running), 10)
 
 
-def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones_stay(writer: Writer) -> None:
+def test_a_segment_that_changes_during_its_upload_is_sent_again_and_no_other(writer: Writer) -> None:
     writer.fill(noise(4 * MIB))
-    writer.store.during = Once(lambda: writer.write(MIB + 5, b"change"), f"/{MIB:013d}")
+    writer.store.during = DuringFirstPut(lambda: writer.write(MIB + 5, b"change"), f"/{MIB:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.puts()
@@ -145,7 +146,7 @@ def test_a_segment_that_changes_during_its_upload_is_overtaken_and_the_good_ones
 def test_a_segment_that_changes_after_its_upload_is_a_later_change(writer: Writer) -> None:
     writer.fill(noise(4 * MIB))
     before = bytes(writer.model)
-    writer.store.during = Once(lambda: writer.write(5, b"change"), f"/{3 * MIB:013d}")
+    writer.store.during = DuringFirstPut(lambda: writer.write(5, b"change"), f"/{3 * MIB:013d}")
     writer.run()
     assert writer.stored() == before
     assert list(writer.content.changes().runs(0, 32)) == [(0, 1)]
@@ -156,9 +157,9 @@ def test_a_segment_that_changes_after_its_upload_is_a_later_change(writer: Write
     assert writer.segments() == writer.named()
 
 
-def test_a_segment_that_changes_before_its_upload_is_overtaken(writer: Writer) -> None:
+def test_a_segment_that_changes_before_its_upload_ends_the_attempt(writer: Writer) -> None:
     writer.fill(noise(4 * MIB))
-    writer.store.during = Once(lambda: writer.write(3 * MIB + 5, b"change"), f"/{0:013d}")
+    writer.store.during = DuringFirstPut(lambda: writer.write(3 * MIB + 5, b"change"), f"/{0:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     writer.run()
@@ -168,21 +169,21 @@ def test_a_segment_that_changes_before_its_upload_is_overtaken(writer: Writer) -
 def test_an_append_to_a_large_file_does_not_disturb_its_upload(writer: Writer) -> None:
     writer.fill(noise(2 * MIB + 100))
     before = bytes(writer.model)
-    writer.store.during = Once(lambda: writer.write(2 * MIB + 100, b"append"), f"/{2 * MIB:013d}")
+    writer.store.during = DuringFirstPut(lambda: writer.write(2 * MIB + 100, b"append"), f"/{2 * MIB:013d}")
     writer.run()
     assert writer.stored() == before
     writer.run()
     assert writer.stored() == writer.model
 
 
-def test_a_patch_whose_bytes_change_is_overtaken_and_reuses_the_rest(writer: Writer) -> None:
+def test_a_patch_whose_bytes_change_is_repeated_and_reuses_the_rest(writer: Writer) -> None:
     writer.fill(noise(8 * MIB))
     writer.run()
     writer.reopen()
     before = writer.stored()
     writer.write(5, b"one")
     writer.write(6 * MIB, b"two")
-    writer.store.during = Once(lambda: writer.write(6 * MIB + 9, b"three"), f"/{6 * MIB:013d}")
+    writer.store.during = DuringFirstPut(lambda: writer.write(6 * MIB + 9, b"three"), f"/{6 * MIB:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     assert writer.stored() == before
@@ -193,18 +194,18 @@ def test_a_patch_whose_bytes_change_is_overtaken_and_reuses_the_rest(writer: Wri
     assert writer.segments() == writer.named()
 
 
-def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> None:
-    told: list[tuple[UnreferencedPrefix, int]] = []
+def test_the_prefix_is_recorded_once_before_anything_is_stored(writer: Writer) -> None:
+    recorded: list[tuple[UnreferencedPrefix, int]] = []
 
     def puts() -> int:
         return sum(method == "put" for method, _ in writer.store.requests)
 
-    writer.content.uploads.record._on_first_put = lambda standing: told.append((standing, puts()))
+    writer.content.uploads.record._on_first_put = lambda standing: recorded.append((standing, puts()))
     assert writer.content.to_record().prefix is None
     for round_ in range(2):
         writer.write(round_ * MIB, noise(4 * MIB))
         writer.run()
-    (first, before), *manifests = told
+    (first, before), *manifests = recorded
     assert first == UnreferencedPrefix(
         writer.content.uploads.record.prefix, frozenset(), objects=frozenset({NAME})
     )
@@ -214,7 +215,7 @@ def test_the_prefix_is_told_once_before_anything_is_stored(writer: Writer) -> No
     assert all(name.key.startswith(writer.content.uploads.record.prefix.key) for name in writer.named())
 
 
-def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
+def test_nothing_is_stored_if_the_prefix_cannot_be_recorded(writer: Writer) -> None:
     def fail(_standing: UnreferencedPrefix) -> None:
         raise OSError(28, "No space left on device")
 
@@ -229,7 +230,7 @@ def test_a_failure_to_note_the_prefix_stores_nothing(writer: Writer) -> None:
 
 
 def restore(writer: Writer, saved: FileRecord) -> CachedFile:
-    """Return what the process after one that died makes of what that had saved."""
+    """Return the file that the next process makes of the record of one that died."""
     assert saved.prefix is None or saved.prefix.container == "box_segments"
     return writer.restore(saved)
 
@@ -247,7 +248,7 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     def fail() -> None:
         raise Unavailable("503")
 
-    writer.store.during = Once(fail, f"/{3 * MIB:013d}")
+    writer.store.during = DuringFirstPut(fail, f"/{3 * MIB:013d}")
     with pytest.raises(Unavailable):
         writer.run()
     saved = writer.content.to_record()
@@ -264,12 +265,12 @@ def test_segments_of_a_process_that_died_are_used(writer: Writer) -> None:
     assert [one.prefix for one in writer.begun if not one.asked] == [restored.uploads.record.prefix]
 
 
-def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> None:
+def test_found_segments_that_no_manifest_names_are_deleted(writer: Writer) -> None:
     writer.write(0, noise(2 * MIB))
     writer.run()
     kept = writer.named()
     writer.write(0, noise(2 * MIB, 1))
-    writer.store.during = Once(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
+    writer.store.during = DuringFirstPut(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()
     restored = restore(writer, writer.content.to_record())
@@ -280,7 +281,7 @@ def test_found_segments_that_nothing_names_are_given_back(writer: Writer) -> Non
     assert garbage
 
 
-def test_a_saved_content_goes_on_with_its_changes_and_the_version(writer: Writer) -> None:
+def test_a_restored_file_continues_with_its_changes_and_its_version(writer: Writer) -> None:
     writer.write(0, noise(4 * BLOCK))
     writer.run()
     writer.write(BLOCK + 7, b"closed")
@@ -297,7 +298,7 @@ def test_a_saved_content_goes_on_with_its_changes_and_the_version(writer: Writer
     assert writer.stored() == writer.model
 
 
-def test_a_saved_file_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
+def test_a_record_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
     writer.write(0, noise(4 * BLOCK))
     saved = writer.content.to_record()
     path = writer.folder / saved.file
@@ -309,18 +310,18 @@ def test_a_saved_file_whose_bytes_are_gone_is_refused(writer: Writer) -> None:
         file.truncate(saved.size)
 
 
-class Chaos:
-    """Changes the file at random between and during requests, and remembers every state it had."""
+class RandomChanges:
+    """Changes the file at random between and during requests; `states` has its bytes after each change."""
 
     def __init__(self, writer: Writer, seed: int) -> None:
         self._writer = writer
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
         self._lock = threading.Lock()
         self.states: list[bytes] = []
 
     def step(self) -> None:
         with self._lock:
-            dice, writer = self._dice, self._writer
+            dice, writer = self._random, self._writer
             where = dice.randrange(0, 5 * MIB)
             match dice.randrange(8):
                 case 0:
@@ -334,25 +335,23 @@ class Chaos:
             self.states.append(bytes(writer.model))
 
     def sometimes(self, _name: ObjectName) -> None:
-        if self._dice.random() < 0.3:
+        if self._random.random() < 0.3:
             self.step()
-        if self._dice.random() < 0.05:
+        if self._random.random() < 0.05:
             raise Unavailable("503")
 
 
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_is_stored_was_the_file_at_one_moment(
-    build_writer: Callable[..., Writer], seed: int
-) -> None:
+def test_what_is_stored_was_the_file_at_one_moment(build_writer: Callable[..., Writer], seed: int) -> None:
     writer = build_writer(threads=1 + seed % 3)
     dice = random.Random(seed)
-    chaos = Chaos(writer, seed)
+    changes = RandomChanges(writer, seed)
     stored = 0
     for round_ in range(25):
-        chaos.step()
-        begun = len(chaos.states) - 1
-        writer.store.during = chaos.sometimes
+        changes.step()
+        begun = len(changes.states) - 1
+        writer.store.during = changes.sometimes
         try:
             writer.run()
         except (ChangedDuringUpload, Unavailable):
@@ -360,7 +359,7 @@ def test_whatever_is_stored_was_the_file_at_one_moment(
         finally:
             writer.store.during = None
         stored += 1
-        assert writer.stored() in chaos.states[begun:], round_
+        assert writer.stored() in changes.states[begun:], round_
         assert writer.segments() >= writer.named()
         assert writer.read() == writer.model
         if not writer.content.changes() and dice.random() < 0.5 and len(writer.stored()) == len(writer.model):

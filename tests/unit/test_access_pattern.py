@@ -1,4 +1,4 @@
-"""Who reads file after file is noticed, in whatever order programs go, and nobody else is."""
+"""Programs that read file after file are recognised, in each order that programs use, and others are not."""
 
 import random
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def folder(path: str) -> Entry:
 
 
 class Tree:
-    """Folders in memory; `asked` are those that were looked at."""
+    """Folders in memory; `asked` are those that were looked up."""
 
     def __init__(self, **folders: Iterable[str]) -> None:
         """Take the paths in each folder; one that ends in `/` is a folder."""
@@ -49,7 +49,7 @@ def paths(count: int, top: str = "/d") -> list[str]:
 
 
 def expected(readers: Readers, opened: Iterable[str]) -> list[str]:
-    """Return what is expected after the last of these is opened, nothing when no reader opened it."""
+    """Return the files expected after the last of these is opened; none if no reader opened it."""
     reader = None
     for path in opened:
         reader = readers.opened(path)
@@ -82,21 +82,21 @@ def test_every_order_is_recognised(order: int) -> None:
     assert expected(tree.readers(), shown[20:30]) == shown[30 : 30 + WINDOW]
 
 
-def test_random_opens_are_nobody() -> None:
+def test_random_opens_are_no_reader() -> None:
     files = paths(200)
     readers = Tree(**{"/d": files}).readers()
     for path in random.Random(7).sample(files, 100):
         assert expected(readers, [path]) == []
 
 
-def test_the_same_file_again_and_a_reader_backwards() -> None:
+def test_one_file_read_again_or_files_read_backwards_are_no_reader() -> None:
     files = paths(50)
     readers = Tree(**{"/d": files}).readers()
     assert expected(readers, [files[5]] * 10) == []
     assert expected(readers, reversed(files)) == []
 
 
-def test_two_readers_at_once_are_told_apart() -> None:
+def test_two_readers_at_once_are_distinguished() -> None:
     one, other = paths(30, "/one"), paths(30, "/other")
     readers = Tree(**{"/one": one, "/other": other}).readers()
     for left, right in zip(one[:10], other[:10], strict=True):
@@ -104,7 +104,7 @@ def test_two_readers_at_once_are_told_apart() -> None:
     assert ahead == (one[10 : 10 + WINDOW], other[10 : 10 + WINDOW])
 
 
-def test_a_reader_is_forgotten_for_newer_ones_but_not_for_random_opens() -> None:
+def test_newer_readers_displace_a_reader_but_random_opens_do_not() -> None:
     tops = [f"/d{number}" for number in range(READERS + 1)]
     tree = Tree(**{top: paths(30, top) for top in tops}, **{"/x": paths(200, "/x")})
     readers = tree.readers()
@@ -117,7 +117,7 @@ def test_a_reader_is_forgotten_for_newer_ones_but_not_for_random_opens() -> None
     assert expected(readers, first[11:12]) == []
 
 
-def test_less_is_expected_of_who_leaves_files_out() -> None:
+def test_less_is_expected_of_a_reader_that_skips_files() -> None:
     files = paths(300)
     readers = Tree(**{"/d": files}).readers(100)
     assert len(expected(readers, files[:50])) == 100
@@ -134,7 +134,7 @@ def test_a_reader_with_several_threads_opens_a_little_out_of_order() -> None:
     assert expected(readers, [files[7], files[6], files[8]]) == files[9 : 9 + WINDOW]
 
 
-def test_empty_files_are_opened_or_not() -> None:
+def test_empty_files_may_be_skipped() -> None:
     files = paths(20)
     tree = Tree(**{"/d": files})
     tree.folders["/d"][1::2] = [file(path, size=0) for path in files[1::2]]
@@ -142,19 +142,19 @@ def test_empty_files_are_opened_or_not() -> None:
     assert expected(tree.readers(), files[:12:2]) == files[11 : 11 + WINDOW]
 
 
-def test_a_walk_goes_on_in_the_next_folder() -> None:
+def test_a_walk_continues_in_the_next_folder() -> None:
     a, b, c = paths(4, "/t/a"), paths(4, "/t/b"), paths(4, "/t/c")
     tree = Tree(**{"/": ["/t/", "/u/"], "/t": ["/t/a/", "/t/b/", "/t/c/"], "/t/a": a, "/t/b": b, "/t/c": c})
     tree.folders["/u"] = [file("/u/f")]
     readers = tree.readers()
     assert expected(readers, a[:3]) == a[3:]
-    assert expected(readers, a[3:]) == []  # who reads one folder is not expected in the next
+    assert expected(readers, a[3:]) == []  # a reader of one folder is not expected in the next
     assert expected(readers, b[:1]) == b[1:] + c
     assert expected(readers, b[1:] + c[:3]) == c[3:]
-    assert expected(readers, c[3:]) == []  # nor outside of the tree it was seen in
+    assert expected(readers, c[3:]) == []  # nor outside the tree in which it was seen
 
 
-def test_a_walk_in_an_unknown_order_of_folders_goes_on() -> None:
+def test_a_walk_in_an_unknown_order_of_folders_continues() -> None:
     tops = [f"/t/{name}" for name in "fbeacd"]
     tree = Tree(**{top: paths(6, top) for top in tops})
     readers = tree.readers()
@@ -164,7 +164,7 @@ def test_a_walk_in_an_unknown_order_of_folders_goes_on() -> None:
         assert expected(readers, paths(6, top)[1:]) == []
 
 
-def test_files_before_folders() -> None:
+def test_a_walk_that_reads_files_before_folders() -> None:
     tree = Tree(**{"/": ["/t/"], "/t": ["/t/a", "/t/b/", "/t/c", "/t/d", "/t/e"], "/t/b": paths(3, "/t/b")})
     walk = ["/t/a", "/t/c", "/t/d", "/t/e", *paths(3, "/t/b")]
     assert expected(tree.readers(), walk[:3]) == walk[3:]
@@ -172,7 +172,7 @@ def test_files_before_folders() -> None:
     assert expected(tree.readers(), mixed[:4]) == mixed[4:]
 
 
-def test_a_folder_that_is_not_in_memory_ends_the_sight() -> None:
+def test_nothing_is_expected_behind_an_unknown_folder() -> None:
     a = paths(4, "/t/a")
     tree = Tree(**{"/t": ["/t/a/", "/t/b/", "/t/c/"], "/t/a": a, "/t/c": paths(4, "/t/c")})
     readers = tree.readers()
@@ -182,14 +182,14 @@ def test_a_folder_that_is_not_in_memory_ends_the_sight() -> None:
     assert ahead == paths(4, "/t/b")[1:] + paths(4, "/t/c")
 
 
-def test_many_empty_folders_are_not_looked_through() -> None:
+def test_many_empty_folders_are_not_searched() -> None:
     empty = {f"/t/e{number:04d}": () for number in range(5000)}
     tree = Tree(**{"/t": [*paths(3, "/t"), *(path + "/" for path in empty), "/t/z"], **empty})
     assert expected(tree.readers(), paths(3, "/t")) == []
     assert len(tree.asked) < 3000
 
 
-def test_without_a_window_nobody_is_followed() -> None:
+def test_without_a_window_nothing_is_expected() -> None:
     tree = Tree(**{"/d": paths(30)})
     assert expected(tree.readers(0), paths(30)) == []
     assert tree.asked == []

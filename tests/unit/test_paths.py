@@ -65,7 +65,7 @@ def test_ordinary_names_stay_as_they_are(component: str) -> None:
 @example("a//b", True)
 @example("../x", False)
 @example("d/", False)
-def test_a_key_comes_back_from_its_path(key: str, shadowed: bool) -> None:
+def test_the_path_of_a_key_leads_to_the_key(key: str, shadowed: bool) -> None:
     *folders, last = key.split("/")
     path = "/" + "/".join([*map(escape, folders), escape(last, shadowed=shadowed)])
     for source in (Source("box"), Source("box", "sub/")):

@@ -1,4 +1,4 @@
-"""Copying out of cache folders made by hand: what is whole, in part, damaged, or changing."""
+"""`swiftfs export` of cache folders: files that are whole, partial, damaged, or changing."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.damaged_cache import OWNER, Cache
+from support.damaged_cache import OWNER, CacheFolder
 from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -30,16 +30,16 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path)
+def cache(tmp_path: Path) -> CacheFolder:
+    return CacheFolder(tmp_path)
 
 
-def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache) -> None:
+def test_only_the_changed_part_is_copied_of_a_file_that_needs_its_object(cache: CacheFolder) -> None:
     dirty = Blocks()
     dirty.add(1, 2)
     origin = BaseVersion(ObjectName("box", "f"), "0123", 3 * BLOCK, 3 * BLOCK)
     data = b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK
-    cache.add("/d/f", data, "open-1", origin=origin, dirty=dirty)
+    cache.add_file("/d/f", data, "open-1", origin=origin, dirty=dirty)
     cache.close()
     cache.export()
     copy = cache.target / "d" / f"f{PARTIAL}"
@@ -50,14 +50,14 @@ def test_of_a_file_that_needs_its_object_the_changed_part_is_copied(cache: Cache
     assert line.endswith("the others are in the object box/f, ETag 0123")
 
 
-def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: Cache) -> None:
+def test_only_the_rest_is_copied_of_a_file_with_stored_segments(cache: CacheFolder) -> None:
     prefix = ObjectName("box_segments", "f/upload/")
     segment = Segment(ObjectName("box_segments", "f/upload/1"), "0123", 2 * BLOCK)
     dirty = Blocks()
     dirty.add(0, 3)
     evicted = (StoredSegment(0, segment),)
     data = bytes(2 * BLOCK) + b"c" * BLOCK
-    cache.add("/f", data, "open-1", dirty=dirty, prefix=prefix, evicted=evicted)
+    cache.add_file("/f", data, "open-1", dirty=dirty, prefix=prefix, evicted=evicted)
     cache.close()
     cache.export()
     assert (cache.target / f"f{PARTIAL}").read_bytes() == data
@@ -66,8 +66,8 @@ def test_of_a_file_whose_segments_are_in_swift_the_rest_is_copied(cache: Cache) 
     assert line.endswith("; the others are in its segments below box_segments/f/upload/")
 
 
-def test_holes_stay_holes_and_what_is_behind_the_end_stays_here(cache: Cache) -> None:
-    cache.add("/f", b"x", "open-1", size=64 * 1024 * 1024)
+def test_holes_stay_holes_and_bytes_behind_the_end_are_not_copied(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"x", "open-1", size=64 * 1024 * 1024)
     with (cache.folder / "content" / "open-1").open("r+b") as file:
         file.truncate(65 * 1024 * 1024)
     cache.close()
@@ -77,9 +77,9 @@ def test_holes_stay_holes_and_what_is_behind_the_end_stays_here(cache: Cache) ->
     assert cache.lines == []
 
 
-def test_local_files_that_are_gone_or_cut_are_told(cache: Cache) -> None:
-    cache.add("/gone", b"gone", "open-1")
-    cache.add("/cut", b"cut", "open-2", size=10)
+def test_missing_and_cut_local_files_are_reported(cache: CacheFolder) -> None:
+    cache.add_file("/gone", b"gone", "open-1")
+    cache.add_file("/cut", b"cut", "open-2", size=10)
     cache.close()
     (cache.folder / "content" / "open-1").unlink()
     cache.export()
@@ -91,8 +91,8 @@ def test_local_files_that_are_gone_or_cut_are_told(cache: Cache) -> None:
     assert not (cache.target / "gone").exists()
 
 
-def test_a_file_that_is_stored_while_it_is_copied(cache: Cache) -> None:
-    cache.add("/f", b"data", "open-1")
+def test_a_file_that_is_stored_while_it_is_copied(cache: CacheFolder) -> None:
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     before = salvage(cache.journal)
     (cache.folder / "content" / "open-1").unlink()
@@ -105,19 +105,19 @@ def test_a_file_that_is_stored_while_it_is_copied(cache: Cache) -> None:
     assert list(cache.target.iterdir()) == []
 
 
-def test_no_copy_is_kept_of_what_lost_its_bytes_because_it_was_stored(cache: Cache) -> None:
-    cache.add("/stored", b"data", "open-1")
-    cache.add("/changed", b"data", "open-2")
-    cache.add("/waits", b"data", "open-3")
+def test_no_copy_is_kept_of_a_file_that_was_stored_and_evicted_meanwhile(cache: CacheFolder) -> None:
+    cache.add_file("/stored", b"data", "open-1")
+    cache.add_file("/changed", b"data", "open-2")
+    cache.add_file("/waits", b"data", "open-3")
     cache.close()
     before = salvage(cache.journal)
-    for local in ("open-1", "open-2"):  # stored, then given back to the disk
+    for local in ("open-1", "open-2"):  # stored, then evicted
         (cache.folder / "content" / local).write_bytes(bytes(4))
-    later = Cache(cache.folder.parent / "later")
-    later.add("/changed", b"newer", "open-4")
+    later = CacheFolder(cache.folder.parent / "later")
+    later.add_file("/changed", b"newer", "open-4")
     shutil.copyfile(later.folder / "content" / "open-4", cache.folder / "content" / "open-4")
     log = JournalDB(cache.folder, OWNER)
-    log.commit([Record(4, *later.intents[0])], drop=[1, 2])
+    log.commit([Record(4, *later.operations[0])], drop=[1, 2])
     log.close()
     rescue = Export(cache.folder, cache.target, cache.lines.append)
     rescue.take(before, lambda: salvage(cache.journal))
@@ -131,9 +131,9 @@ def test_no_copy_is_kept_of_what_lost_its_bytes_because_it_was_stored(cache: Cac
 
 
 def test_a_file_that_changes_while_it_is_copied_is_copied_again(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
+    cache: CacheFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache.add("/f", b"data", "open-1")
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     local = cache.folder / "content" / "open-1"
     pread, times = os.pread, iter([b"more"])
@@ -151,19 +151,21 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(
     assert cache.lines == []
 
 
-def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
+def test_no_path_leads_out_of_the_folder(cache: CacheFolder, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     link = ObjectMeta("inode/symlink", Stored(stat.S_IFLNK | 0o777))
-    cache.note("/a", PutSpecial(ObjectName("box", "a"), str(outside).encode(), link))
-    cache.add("/a/b", b"behind a link", "open-1")
-    cache.add("/../../outside/up", b"up", "open-2")
-    cache.add("//x/./y", b"odd", "open-3")
-    cache.add("/c", b"a file", "open-4")
-    cache.add("/c/d", b"in a file", "open-5")
-    cache.note("/" + "n" * 300, PutMarker(ObjectName("box", "n" * 300)))
-    cache.note("/fifo", PutSpecial(ObjectName("box", "fifo"), b"", ObjectMeta("inode/fifo", Stored(0o10600))))
-    cache.note("/c", Delete(ObjectName("box", "c"), is_slo=False))
+    cache.add_operation("/a", PutSpecial(ObjectName("box", "a"), str(outside).encode(), link))
+    cache.add_file("/a/b", b"behind a link", "open-1")
+    cache.add_file("/../../outside/up", b"up", "open-2")
+    cache.add_file("//x/./y", b"odd", "open-3")
+    cache.add_file("/c", b"a file", "open-4")
+    cache.add_file("/c/d", b"in a file", "open-5")
+    cache.add_operation("/" + "n" * 300, PutMarker(ObjectName("box", "n" * 300)))
+    cache.add_operation(
+        "/fifo", PutSpecial(ObjectName("box", "fifo"), b"", ObjectMeta("inode/fifo", Stored(0o10600)))
+    )
+    cache.add_operation("/c", Delete(ObjectName("box", "c"), is_slo=False))
     cache.close()
     rescue = cache.export()
     assert list(outside.iterdir()) == []
@@ -175,7 +177,7 @@ def test_no_path_leads_out_of_the_folder(cache: Cache, tmp_path: Path) -> None:
     assert any(line.startswith("/c/d: copied as ") for line in cache.lines)
 
 
-def test_a_journal_that_others_write_to_is_copied_whole(cache: Cache, tmp_path: Path) -> None:
+def test_a_journal_that_others_write_to_is_copied_whole(cache: CacheFolder, tmp_path: Path) -> None:
     cache.close()
     log = JournalDB(cache.folder, OWNER)
     for seq in range(1, 50):
@@ -190,8 +192,10 @@ def test_a_journal_that_others_write_to_is_copied_whole(cache: Cache, tmp_path: 
     assert salvage(cache.journal).problems == []
 
 
-def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.add("/f", b"data", "open-1")
+def test_files_that_a_power_cut_may_have_damaged_are_reported(
+    cache: CacheFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.add_file("/f", b"data", "open-1")
     cache.close()
     log = JournalDB(cache.folder, OWNER)
     log._database.execute("UPDATE facts SET value = '0' WHERE name = 'synced'")
@@ -205,7 +209,7 @@ def test_what_a_power_cut_may_have_torn_is_told(cache: Cache, monkeypatch: pytes
     ]
 
 
-def test_a_target_that_cannot_be(cache: Cache, tmp_path: Path) -> None:
+def test_an_unusable_target_is_refused(cache: CacheFolder, tmp_path: Path) -> None:
     cache.close()
     (tmp_path / "file").touch()
     for target in (tmp_path / "file", tmp_path / "no" / "where"):
@@ -214,7 +218,7 @@ def test_a_target_that_cannot_be(cache: Cache, tmp_path: Path) -> None:
     assert find_cache(cache.folder) == cache.folder
 
 
-def test_export_while_files_are_stored(store: MemoryStore, tmp_path: Path) -> None:
+def test_export_while_files_are_uploaded_copies_each_whole(store: MemoryStore, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     lines: list[str] = []
     seen: set[str] = set()

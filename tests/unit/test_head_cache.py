@@ -1,4 +1,4 @@
-"""What HEADs told is remembered on disk, and nothing on that disk can do harm."""
+"""Answers to HEADs are kept on disk, and damage of that file does no harm."""
 
 import sqlite3
 import threading
@@ -24,7 +24,7 @@ def state(number: int, hash_: str = "h", container: str = "box") -> ObjectState:
 
 def info(what: ObjectState, **changes: object) -> ObjectInfo:
     version = ObjectVersion(ObjectName(what.container, what.key), what.hash)
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "size": 7,
         "content_type": "text/plain",
         "last_modified_ns": 1,
@@ -32,7 +32,7 @@ def info(what: ObjectState, **changes: object) -> ObjectInfo:
         "preserved_headers": {"Cache-Control": "no-cache"},
         **changes,
     }
-    return ObjectInfo(version, **told)  # type: ignore[arg-type]
+    return ObjectInfo(version, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -55,20 +55,20 @@ def recall(path: Path, states: list[ObjectState]) -> dict[ObjectState, ObjectInf
         memory.close()
 
 
-def test_answers_survive_a_restart_whole(path: Path) -> None:
+def test_answers_survive_a_restart(path: Path) -> None:
     states = [state(number) for number in range(600)] + [state(1, container="other")]
     remember(path, states)
     assert recall(path, states) == {one: info(one) for one in states}
 
 
-def test_an_answer_is_recalled_before_it_is_written(path: Path) -> None:
+def test_an_answer_is_found_before_it_is_written(path: Path) -> None:
     memory = HeadCache(path)
     memory.remember(state(1), info(state(1)))
     assert memory.recall_many([state(1), state(2)]) == {state(1): info(state(1))}
     memory.close()
 
 
-def test_another_state_of_the_object_is_not_recalled_and_replaces_the_older(path: Path) -> None:
+def test_an_answer_about_another_state_is_not_used_and_is_replaced(path: Path) -> None:
     newer = ObjectState("box", state(1).key, "h2", "2026-02-02T00:00:00.000000")
     remember(path, [state(1)])
     assert recall(path, [newer]) == {}
@@ -79,7 +79,7 @@ def test_another_state_of_the_object_is_not_recalled_and_replaces_the_older(path
     database.close()
 
 
-def test_a_whole_folder_is_recalled_by_one_query(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_folder_is_read_by_one_query(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = [state(number) for number in range(MANY)]
     remember(path, states)
     memory = HeadCache(path)
@@ -101,7 +101,7 @@ def test_answers_are_written_in_groups(path: Path) -> None:
     assert len(recall(path, [state(number) for number in range(MANY)])) == MANY
 
 
-def test_what_was_used_longest_ago_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_answer_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1_000_000_000.0]
     monkeypatch.setattr("time.time", lambda: clock[0])
     first, second = [state(number) for number in range(500)], [state(number) for number in range(500, 1000)]
@@ -117,7 +117,7 @@ def test_what_was_used_longest_ago_is_dropped(path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("harm", ["garbage", "foreign", "torn", "other format"])
-def test_a_file_that_cannot_be_used_is_put_aside(
+def test_a_file_that_cannot_be_used_is_set_aside(
     path: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_used_is_put_aside(
             database.close()
     memory = HeadCache(path)
     known = memory.recall_many(states)
-    assert all(told == info(one) for one, told in known.items())
+    assert all(found == info(one) for one, found in known.items())
     memory.remember(state(1), info(state(1)))
     memory.close()
     assert recall(path, [state(1)]) == {state(1): info(state(1))}
@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_used_is_put_aside(
     assert len([record.message for record in caplog.records if said in record.message]) == 1
 
 
-def test_a_row_that_was_changed_on_disk_is_not_believed(path: Path) -> None:
+def test_a_row_that_was_changed_on_disk_is_not_used(path: Path) -> None:
     remember(path, [state(1), state(2)])
     with sqlite3.connect(path) as database:
         database.execute("UPDATE heads SET info = replace(info, '7', '8') WHERE key = ?", (state(1).key,))
@@ -165,7 +165,7 @@ def test_a_row_that_was_changed_on_disk_is_not_believed(path: Path) -> None:
     assert recall(path, [state(1), state(2)]) == {state(2): info(state(2))}
 
 
-def test_a_row_that_is_no_text_is_damage(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_row_that_is_no_text_counts_as_damage(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember(path, [state(1), state(2)])
     with sqlite3.connect(path) as database:
         database.execute("UPDATE heads SET info = CAST(X'ff' AS TEXT) WHERE key = ?", (state(1).key,))
@@ -176,7 +176,7 @@ def test_a_row_that_is_no_text_is_damage(path: Path, caplog: pytest.LogCaptureFi
     assert len([record for record in caplog.records if "set aside" in record.message]) == 1
 
 
-def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_error_at_a_write_is_survived(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     memory = HeadCache(path)
     memory._database.execute("PRAGMA max_page_count = 10")
     states = [state(number) for number in range(2000)]
@@ -189,7 +189,7 @@ def test_a_disk_that_refuses_to_write_ends_nothing(path: Path, caplog: pytest.Lo
     ]
 
 
-def test_without_a_place_on_disk_it_remembers_in_memory(
+def test_without_a_folder_answers_are_kept_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = HeadCache(tmp_path / "missing" / "heads.sqlite")
@@ -200,7 +200,7 @@ def test_without_a_place_on_disk_it_remembers_in_memory(
     assert len(caplog.records) == 1
 
 
-def test_an_object_whose_time_has_come_is_asked_about_again(path: Path) -> None:
+def test_an_answer_that_has_expired_is_requested_again(path: Path) -> None:
     memory = HeadCache(path)
     memory.remember(state(1), info(state(1), preserved_headers={"X-Delete-At": "1000000000"}))
     memory.remember(state(2), info(state(2), preserved_headers={"X-Delete-At": "4000000000"}))
@@ -208,7 +208,7 @@ def test_an_object_whose_time_has_come_is_asked_about_again(path: Path) -> None:
     memory.close()
 
 
-def test_many_threads_remember_and_recall(path: Path) -> None:
+def test_many_threads_write_and_read(path: Path) -> None:
     memory = HeadCache(path)
     missed: list[ObjectState] = []
 
@@ -246,18 +246,18 @@ def listed(store: MemoryStore) -> dict[str, Entry]:
     return {entry.name: entry for entry in entries}
 
 
-def test_a_head_is_paid_once(store: MemoryStore, path: Path) -> None:
+def test_a_head_is_sent_once(store: MemoryStore, path: Path) -> None:
     store.put(ObjectName("box", "a"), b"text", Headers("text/plain; charset=UTF-8", {"mtime": "1.5"}))
     entry = listed(store)["a"]
     for _ in range(2):
         details = HeadFetcher(store, HeadCache(path))
-        told = details.recall(entry) or details.ask(entry).result()
-        assert told.metadata["mtime"] == "1.5"
+        answer = details.recall(entry) or details.ask(entry).result()
+        assert answer.metadata["mtime"] == "1.5"
         details.close()
     assert [method for method, _ in store.requests].count("head") == 1
 
 
-def test_an_answer_about_a_newer_state_than_was_listed_is_not_remembered(
+def test_an_answer_about_a_newer_state_than_listed_is_not_kept(
     store: MemoryStore, details: HeadFetcher
 ) -> None:
     store.put(ObjectName("box", "a"), b"old", Headers("text/plain"))
@@ -267,7 +267,7 @@ def test_an_answer_about_a_newer_state_than_was_listed_is_not_remembered(
     assert details.recall(entry) is None
 
 
-def test_a_dlo_is_asked_about_again_for_it_grows_without_a_trace(
+def test_a_dlo_is_requested_again_because_it_may_grow_unseen(
     store: MemoryStore, details: HeadFetcher
 ) -> None:
     store.put(

@@ -1,4 +1,4 @@
-"""Weather for a stress: faults, outages, kills and mounts anew, at random, while programs work on a mount."""
+"""Random faults, outages, kills and remounts, while the workers of a stress test use a mount."""
 
 import json
 import os
@@ -28,23 +28,23 @@ from swiftfs.control.client import retry
 from swiftfs.demo.server import Fault, SwiftServer
 
 STUCK_SECONDS = 200
-"""So long no single step may take: a write waits two minutes for room, and fsync 50 s for Swift."""
+"""Longest time of a single step: a write waits two minutes for disk space, and fsync 50 s for Swift."""
 
 SILENCE = 21.0
-"""Seconds after which a request of most classes has failed."""
+"""Seconds without an answer after which requests of most kinds have failed."""
 
-DEATH_CHARACTERS = 5000
-"""Of the stacks that a mount leaves which dies by itself."""
+STACK_CHARACTERS = 5000
+"""How much is shown of the stacks of a mount that has ended by itself."""
 
 SHOWN_LINES = 50
-"""Of the history of a path that is not as it should be."""
+"""How many log lines are shown about a path that is wrong."""
 
-STANDS = re.compile(" (waits|pauses) *$")
-ENDS = re.compile(" ends *$")
-"""What a program says last that stands still, or is done."""
+WAITING = re.compile(" (waits|pauses) *$")
+ENDED = re.compile(" ends *$")
+"""The last step that a worker logs when it waits, or has ended."""
 
 SPARED = rf"^(?!.*{stress.STORED_LOOK})"
-"""Begins the path of each fault: looks at what is stored are never hit."""
+"""The path pattern of each fault begins so: the workers' checks of stored objects are never hit."""
 
 BRIEF_FAULTS = (
     Fault(path=SPARED, status=503),
@@ -56,12 +56,13 @@ BRIEF_FAULTS = (
     Fault(path=SPARED, reset=True, accept_body=20_000),
     Fault(path=SPARED, truncate_body=100),
 )
-"""What may go wrong with a few requests, whose method is chosen at random."""
+"""Faults of a few requests, whose method is chosen at random."""
 
 METHODS = ("PUT", "PUT", "COPY", "DELETE", "POST", "GET", "HEAD", "")
 
 OBJECT = rf"{SPARED}/v1/[^/]+/[^/]+/"
-"""Begins the path of a fault that spares containers: whoever may not make one puts segments elsewhere."""
+"""Begins the pattern of a fault that hits objects only: a mount that may not make a container puts segments
+elsewhere."""
 
 REFUSALS = (
     Fault("PUT", OBJECT, status=413),
@@ -70,19 +71,19 @@ REFUSALS = (
     Fault("COPY", OBJECT, status=413),
     Fault("COPY", OBJECT, status=403),
 )
-"""What Swift refuses for good, for some seconds: what waits is parked, and a move fails."""
+"""Final refusals, for some seconds: pending changes are parked, and a move fails."""
 
 
-def death_of(mount: Mount) -> int:
-    """Return by which exit code or negative signal a mount's process has ended, 0 while it runs."""
+def exit_status_of(mount: Mount) -> int:
+    """Return the exit code, or the negative signal, that ended a mount's process; 0 while it runs."""
     ended = os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if ended is None:
         return 0
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
-class Crew:
-    """The programs at work, and a watchdog over them."""
+class WorkerGroup:
+    """The workers of a stress test, in processes of their own, and a watchdog over them."""
 
     def __init__(self, mount: Mount, workers: int, seed: int) -> None:
         self._mount = mount
@@ -90,8 +91,8 @@ class Crew:
         self._reports.mkdir()
         self._workers = workers
         self._epoch = 0
-        self._moved: dict[Path, tuple[float, str]] = {}
-        self._go_on()
+        self._progress: dict[Path, tuple[float, str]] = {}
+        self._next_epoch()
         words = [mount.path, self._reports, mount.log, workers, seed]
         environment = {**clean_environment(), **mount.swift.environment(), "STRESS_SOURCE": mount.source}
         environment["STRESS_WITHOUT"] = os.environ.get("SWIFTFS_STRESS_WITHOUT", "")
@@ -99,39 +100,41 @@ class Crew:
         self._process = subprocess.Popen(
             [sys.executable, "-m", stress.__name__, *map(str, words)], start_new_session=True, env=environment
         )
-        self.wait_until(lambda: len(self._says()) == workers)
+        self.wait_until(lambda: len(self._last_steps()) == workers)
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Return when a condition holds; fail when a program has found a difference, or is stuck."""
+        """Return when a condition holds; fail if a worker has found a difference, or is stuck."""
         while not condition():
-            self._watch()
+            self._check_progress()
             time.sleep(0.05)
 
     def work(self, seconds: float) -> None:
-        """Let them work for so long."""
+        """Let the workers work for so many seconds."""
         end = time.monotonic() + seconds
         self.wait_until(lambda: time.monotonic() > end)
 
     def pause(self) -> None:
-        """Have all stand still, with nothing open."""
+        """Let all workers wait, with no file open."""
         (self._reports / "pause").touch()
-        self.wait_until_they_stand()
+        self.wait_until_idle()
 
-    def wait_until_they_stand(self) -> None:
-        """Return when all wait for a mount."""
-        self.wait_until(lambda: all(STANDS.search(text) or ENDS.search(text) for text in self._says()))
+    def wait_until_idle(self) -> None:
+        """Return when every worker waits for a mount, or has ended."""
+        self.wait_until(
+            lambda: all(WAITING.search(text) or ENDED.search(text) for text in self._last_steps())
+        )
 
     def resume(self) -> None:
-        """Have those go on that stand still."""
+        """Let the waiting workers continue."""
         (self._reports / "pause").unlink(missing_ok=True)
-        self._go_on()
-        self.wait_until(lambda: not any(STANDS.search(text) for text in self._says()))
+        self._next_epoch()
+        self.wait_until(lambda: not any(WAITING.search(text) for text in self._last_steps()))
 
     def end(self) -> list[list[dict[str, State]]]:
-        """Have all end; return each one's possible states, that which the mount shows first."""
+        """End all workers; return the possible states of each one's files, first what the mount shows."""
         (self._reports / "stop").touch()
         self.wait_until(lambda: self._process.poll() is not None)
-        self._watch()
+        self._check_progress()
         assert self._process.returncode == 0
         counts: Counter[str] = Counter()
         oracles = []
@@ -143,91 +146,92 @@ class Crew:
         return oracles
 
     def kill(self) -> None:
-        """End the programs at once."""
+        """Kill all workers."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def _go_on(self) -> None:
+    def _next_epoch(self) -> None:
         self._epoch += 1
         new = self._reports / "epoch.new"
         new.write_text(str(self._epoch))
         new.rename(self._reports / "epoch")
 
-    def _says(self) -> list[str]:
+    def _last_steps(self) -> list[str]:
         return [path.read_text().rstrip("\n") for path in self._reports.glob("*.now")]
 
-    def _watch(self) -> None:
-        death = death_of(self._mount)
+    def _check_progress(self) -> None:
+        death = exit_status_of(self._mount)
         if death not in {0, -signal.SIGKILL}:
             log = self._mount.log.read_text()
-            stacks = log[log.find("Fatal") :][:DEATH_CHARACTERS]
+            stacks = log[log.find("Fatal") :][:STACK_CHARACTERS]
             raise AssertionError(f"the mount has ended by {death}: {stacks}")
         errors = [f"{path.stem}: {path.read_text()}" for path in self._reports.glob("*.error")]
         assert not errors, "\n".join([*errors, *histories(self._mount.log, errors)])
         now = time.monotonic()
         for path in self._reports.glob("*.now"):
-            text = path.read_text(errors="replace").rstrip("\n")  # it may be in the middle of a letter
-            since, before = self._moved.get(path, (now, ""))
-            self._moved[path] = (since if text == before else now, text)
-            is_at_work = not (STANDS.search(text) or ENDS.search(text))
-            if is_at_work and now - self._moved[path][0] > within(STUCK_SECONDS):
-                self._bark(text)
+            text = path.read_text(errors="replace").rstrip("\n")  # it may be cut within a character
+            since, before = self._progress.get(path, (now, ""))
+            self._progress[path] = (since if text == before else now, text)
+            is_at_work = not (WAITING.search(text) or ENDED.search(text))
+            if is_at_work and now - self._progress[path][0] > within(STUCK_SECONDS):
+                self._abort_mount(text)
 
-    def _bark(self, text: str) -> None:
-        """Have the mount write the stacks of all threads to its log (faulthandler), and fail."""
+    def _abort_mount(self, text: str) -> None:
+        """Let the mount write the stacks of all threads to its log (faulthandler), and fail."""
         os.kill(self._mount.pid, signal.SIGABRT)
         self.kill()
         self._mount.exit_code = -signal.SIGABRT
         raise AssertionError(f"stuck: {text.strip()}\n{self._mount.log.read_text()[-50_000:]}")
 
 
-class Storm:
-    """What happens to the mount and its Swift meanwhile; each mount has one of the variants' options."""
+class RandomFaults:
+    """Faults of a mount and its Swift, chosen at random; each mount has the options of one of `variants`."""
 
     def __init__(
-        self, swift: SwiftServer, mount: Mount, crew: Crew, seed: int, variants: Sequence[str]
+        self, swift: SwiftServer, mount: Mount, workers: WorkerGroup, seed: int, variants: Sequence[str]
     ) -> None:
         self._swift = swift
         self._mount = mount
-        self._crew = crew
+        self._workers = workers
+        # "storm" is a part of the seed: another word would change every run.
         self._random = random.Random(f"storm {seed}")
         self._variants = variants
         self.counts: Counter[str] = Counter()
         self.abandoned: set[str] = set()
-        """How the names of segments begin of which nothing is known since the cache folder was deleted."""
+        """Prefixes of segments that no journal knows any more, because the cache folder was deleted."""
 
-    def blow(self, seconds: float) -> None:
-        """Let one thing follow the other for so long; then all is well again."""
+    def run(self, seconds: float) -> None:
+        """Cause one fault after the other for so many seconds; none is left in the end."""
         events: list[tuple[Callable[[], object], int]] = [
-            (self._calm, 5),
+            (self._no_faults, 5),
             (self._brief_faults, 5),
             (self._time_out, 1),
             (self._one_method_fails, 3),
             (self._refuse, 2),
             (self._outage, 2),
             (self._kill, 3),
-            (self._kill_in_trouble, 3),
+            (self._kill_during_faults, 3),
             (self._kill_in_outage, 1),
-            (self._mount_anew, 1),
+            (self._remount, 1),
         ]
         calls, weights = zip(*events, strict=True)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             call = self._random.choices(calls, weights)[0]
             self.counts[call.__name__.strip("_")] += 1
-            self._say(f"{call.__name__.strip('_').replace('_', ' ')}")
+            self._log(f"{call.__name__.strip('_').replace('_', ' ')}")
             call()
         self._swift.clear_faults()
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         with self._mount.log.open("a") as log:
-            log.write(f"INFO: storm {time.monotonic():.3f} {text}\n")
+            log.write(f"INFO: faults {time.monotonic():.3f} {text}\n")
 
     def _work(self, least: float, most: float) -> None:
-        self._crew.work(self._random.uniform(least, most))
+        self._workers.work(self._random.uniform(least, most))
 
-    def _calm(self) -> None:
+    def _no_faults(self) -> None:
         self._work(1, 5)
 
     def _inject_some(self) -> None:
@@ -238,7 +242,7 @@ class Storm:
 
     def _inject(self, fault: Fault) -> None:
         words = {name: value for name, value in vars(fault).items() if value and name != "path"}
-        self._say(f"injects {words} {fault.path.removeprefix(SPARED)}")
+        self._log(f"injects {words} {fault.path.removeprefix(SPARED)}")
         self._swift.inject(fault)
 
     def _brief_faults(self) -> None:
@@ -252,7 +256,7 @@ class Storm:
         self._swift.clear_faults()
 
     def _time_out(self) -> None:
-        """Let one request go unanswered for longer than anybody waits, and never be carried out."""
+        """Leave one request without an answer for longer than any client waits, and do not execute it."""
         self._inject(Fault(self._random.choice(METHODS), SPARED, reset=True, delay=SILENCE, times=1))
         self._work(0, 5)
         self._swift.clear_faults()
@@ -267,14 +271,14 @@ class Storm:
     def _outage(self) -> None:
         self._swift.kill()
         self._work(0.5, 8)
-        self._say("server starts")
+        self._log("server starts")
         self._swift.start()
 
     def _kill(self) -> None:
         self._work(0, 3)
         self._kill_and_mount()
 
-    def _kill_in_trouble(self) -> None:
+    def _kill_during_faults(self) -> None:
         self._inject_some()
         self._work(0, 5)
         self._kill_and_mount()
@@ -285,26 +289,26 @@ class Storm:
         self._kill_and_mount()
 
     def _kill_and_mount(self) -> None:
-        """Kill the mount, and start another one when Swift has ended what the first had asked for."""
+        """Kill the mount, and mount again when Swift has executed what the killed one had sent."""
         os.kill(self._mount.pid, signal.SIGKILL)
-        self._say("killed")
+        self._log("killed")
         self._mount.exit_code = -signal.SIGKILL
-        self._crew.wait_until_they_stand()
+        self._workers.wait_until_idle()
         self._swift.start()
         self._swift.clear_faults()
-        self._crew.wait_until(lambda: all(one.seconds for one in self._swift.requests()))
+        self._workers.wait_until(lambda: all(one.seconds for one in self._swift.requests()))
         self._mount.stop()
         self._mount.exit_code = 0
         self._mount.options = self._random.choice(self._variants)
-        self._keep_evidence()
-        self._correct_listing()
-        self._say("mounts")
+        self._save_journal_and_requests()
+        self._delete_rows_without_object()
+        self._log("mounts")
         self._mount.start()
-        self._say("mounted")
-        self._crew.resume()
+        self._log("mounted")
+        self._workers.resume()
 
-    def _keep_evidence(self) -> None:
-        """Keep the journal that the next mount finds, and what the killed one had asked of Swift."""
+    def _save_journal_and_requests(self) -> None:
+        """Save the journal that the next mount finds, and the requests of the killed one."""
         self.counts["kills"] += 1
         folder = self._mount.path.parent / f"kill{self.counts['kills']}"
         folder.mkdir()
@@ -320,11 +324,11 @@ class Storm:
         (folder / "requests").write_text("".join(lines))
         self._swift.reset_requests()
 
-    def _correct_listing(self) -> None:
-        """Delete again what is listed and is gone; no client is at work now.
+    def _delete_rows_without_object(self) -> None:
+        """Delete rows whose object does not exist; no client is at work now.
 
-        A Swift that is killed between the deletion of an object and that of its row leaves the row for ever,
-        unless the client sends its DELETE once more, and that was killed too.
+        A Swift that is killed between the deletion of an object and that of its row keeps the row,
+        unless the client repeats its DELETE, and the client was killed too.
         """
         swift, container = self._swift, self._mount.source.partition("/")[0]
         with closing(Connection(swift.auth_url, swift.user, swift.key, retries=0)) as client:
@@ -339,34 +343,34 @@ class Storm:
                     with suppress(ClientException):  # 404, as expected
                         client.delete_object(container, name)
 
-    def _mount_anew(self) -> None:
-        """Unmount in order, and mount with the cache folder or an empty one."""
-        self._crew.pause()
+    def _remount(self) -> None:
+        """Unmount, and mount again with the same or with an empty cache folder."""
+        self._workers.pause()
         self._mount.options = self._random.choice(self._variants)
         self._mount.stop()
         if self._random.random() < 0.5:
             self.abandoned |= leftovers(self._mount) | claims(self._mount)
             shutil.rmtree(self._mount.cache)
         self._mount.start()
-        self._say("mounted anew")
-        self._crew.resume()
+        self._log("remounted")
+        self._workers.resume()
 
 
 def leftovers(mount: Mount) -> set[str]:
-    """Return the segments that a late manifest may name: a mount looks at them after ten minutes."""
+    """Return the segments that a late manifest may name: the mount checks them after ten minutes."""
     with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
         return {key for (key,) in database.execute("SELECT key FROM leftovers")}
 
 
 def claims(mount: Mount) -> set[str]:
-    """Return how the names of segments begin that only the journal knows to belong to a renamed object."""
+    """Return the prefixes of segments of renamed objects, whose owner only the journal knows."""
     with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
         rows = database.execute("SELECT owner_key, is_prefix FROM claims")
         return {key if is_prefix else f"{key}/" for key, is_prefix in rows}
 
 
 def _states(text: dict[str, dict[str, object]]) -> dict[str, State]:
-    """Return a state of all paths from its JSON."""
+    """Return the states of all paths from their JSON."""
     states = {}
     for path, fields in text.items():
         tags = tuple((name, value.encode()) for name, value in fields.pop("tags"))  # type: ignore[attr-defined]
@@ -375,7 +379,7 @@ def _states(text: dict[str, dict[str, object]]) -> dict[str, State]:
 
 
 def check(found: States, oracles: Sequence[Sequence[States]], where: str, log: Path) -> None:
-    """Compare what a mount or Swift holds with what each worker has left."""
+    """Compare what a mount or Swift holds with each worker's possible states; fail with the log lines."""
     wrong = []
     rest = dict(found)
     for number, possible in enumerate(oracles):
@@ -391,18 +395,18 @@ def check(found: States, oracles: Sequence[Sequence[States]], where: str, log: P
 
 
 def histories(log: Path, lines: Sequence[str]) -> list[str]:
-    """Return what the log tells of the paths that the lines name, each with the names it had before."""
+    """Return the log lines about the paths that `lines` name, also under their earlier names."""
     text = log.read_text(errors="replace").splitlines()
     names = set(re.findall(r"w\d+-\d+\w*(?: ü|\.txt|\.jpg)?", "\n".join(lines)))
     for line in reversed(text):
         match = re.search(r" renames (?:the folder )?(.*) to (\S*w\d+-\d+(?: ü)?\S*)", line)
         if match and Path(match[2]).name in names:
             names.add(Path(match[1]).name)
-    told = [
+    shown = [
         line
         for line in text
         if any(re.search(rf"{re.escape(name)}(?![\w.])", line) for name in names)
-        or line.startswith("INFO: storm")
+        or line.startswith("INFO: faults")
         or not line.startswith("INFO: ")
     ]
-    return ["history:", *told[-SHOWN_LINES * max(1, min(4, len(names))) :]]
+    return ["history:", *shown[-SHOWN_LINES * max(1, min(4, len(names))) :]]

@@ -1,4 +1,7 @@
-"""`swiftfs` that looks soon for late requests: `python hasty_mount.py SECONDS,SECONDS… ARGS…`."""
+"""`swiftfs` that looks for late requests after other delays than usual.
+
+`python mount_with_look_delays.py SECONDS,SECONDS… ARGS…`: the delays after a lost answer, and the arguments.
+"""
 
 import sys
 from typing import Any
@@ -9,7 +12,7 @@ from swiftfs.journal import late_requests
 
 
 def main(looks: tuple[float, ...], arguments: list[str]) -> None:
-    """Run the command."""
+    """Run the command with these delays, in seconds."""
     patched: Any = late_requests
     patched.LOOKS = looks
     patched.AGAIN_SECONDS = 1.0

@@ -1,8 +1,7 @@
-"""Writers that wait for room in the cache folder, and what makes it."""
+"""Writers that wait for space in the cache folder, and what frees it."""
 
 import errno
 import os
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from support.cache_rig import PLAIN
 from support.memory_store import MemoryStore
+from support.noise import noise
 from support.upload_rig import MIB
 from swiftfs.errors import Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
@@ -23,12 +23,8 @@ from swiftfs.objects import ObjectName
 EVERYTHING = 2**40
 
 
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 class Relief(NoBacklog):
-    """Notes that files are to be stored, which a test does."""
+    """Records calls that begin uploads to free space; the test makes the uploads."""
 
     def __init__(self) -> None:
         self.wanted: threading.Event | None = None
@@ -41,7 +37,7 @@ class Relief(NoBacklog):
 
 
 class SpaceRig:
-    """A cache folder with little room, and a store whose PUTs a test can hold back."""
+    """A cache folder with little space, and a store whose PUTs a test can hold."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.store = MemoryStore("box")
@@ -87,7 +83,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpaceRig]:
 
 
 def test_a_file_larger_than_the_cache_is_written_within_it(rig: SpaceRig) -> None:
-    rig.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # a network
+    rig.store.hook = lambda method, _: time.sleep(0.02) if method == "put" else None  # as a network
     content, body = rig.new(), noise(24 * MIB)
     most = 0
     for offset in range(0, len(body), BLOCK):
@@ -99,7 +95,7 @@ def test_a_file_larger_than_the_cache_is_written_within_it(rig: SpaceRig) -> Non
         assert os.pread(span.descriptor, span.length, span.position) == body[offset : offset + MIB]
 
 
-def test_a_writer_waits_for_room_and_goes_on(rig: SpaceRig) -> None:
+def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
     go_on, reached = threading.Event(), threading.Event()
 
     def hold(method: str, _subject: str) -> None:
@@ -114,7 +110,7 @@ def test_a_writer_waits_for_room_and_goes_on(rig: SpaceRig) -> None:
     assert reached.wait(10)
     while rig.cache._unsaved() < 3 * MIB:
         assert writing.is_alive()
-    assert other.read(0, 5).length == 0  # it does not wait
+    assert other.read(0, 5).length == 0  # this writer does not wait
     assert writing.is_alive()
     assert content.size <= 5 * MIB
     go_on.set()
@@ -122,9 +118,7 @@ def test_a_writer_waits_for_room_and_goes_on(rig: SpaceRig) -> None:
     assert content.size == 12 * MIB
 
 
-def test_without_progress_write_says_that_the_disk_is_full(
-    rig: SpaceRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_progress_a_write_fails_with_enospc(rig: SpaceRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftfs.filecache.space.PATIENCE", 0.3)
 
     def fail(method: str, _subject: str) -> None:
@@ -143,14 +137,14 @@ def test_without_progress_write_says_that_the_disk_is_full(
     assert content.size == len(body)
 
 
-def test_where_nothing_will_make_room_nobody_waits(rig: SpaceRig) -> None:
+def test_no_writer_waits_when_nothing_will_free_space(rig: SpaceRig) -> None:
     before = time.monotonic()
     with pytest.raises(OSError, match="No space left"):
         put_files(rig, 20)
     assert time.monotonic() - before < 30
 
 
-def test_what_the_journal_stores_makes_room(rig: SpaceRig) -> None:
+def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
     content = rig.new("journaled")
     for offset in range(0, 3 * MIB + BLOCK, BLOCK):
         put(content, offset, noise(BLOCK))
@@ -170,7 +164,7 @@ def test_what_the_journal_stores_makes_room(rig: SpaceRig) -> None:
     assert content.allocated() < 3 * MIB
 
 
-def test_clean_bytes_of_a_file_that_the_journal_holds_stay(rig: SpaceRig) -> None:
+def test_clean_bytes_of_a_file_in_the_journal_are_not_evicted(rig: SpaceRig) -> None:
     body = noise(8 * MIB)
     info = rig.store.put(ObjectName("box", "old"), body, PLAIN)
     content = rig.cache.new(

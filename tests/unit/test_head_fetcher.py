@@ -1,4 +1,4 @@
-"""What listings do not say is asked for once: no second HEAD while the first one's answer is taken in."""
+"""What listings lack is requested once: no second HEAD while the first one's answer is processed."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ NAMES = [f"file{number:03d}" for number in range(100)]
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Threads take turns after a few bytecodes, as on a machine with more to do than cores."""
+    """Let threads switch after a few bytecodes, as on a machine with more running threads than cores."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -37,7 +37,7 @@ def foreign(keys: list[str]) -> MemoryStore:
     return store
 
 
-def test_each_foreign_object_costs_one_head_whoever_looks(busy: None) -> None:
+def test_each_foreign_object_costs_one_head_for_all_lookups(busy: None) -> None:
     for _ in range(20):
         store = foreign(NAMES)
         details = HeadFetcher(store, HeadCache())

@@ -1,4 +1,4 @@
-"""What must hold when a load has ended."""
+"""Checks of a mount after a load: nothing is pending, and nothing is left."""
 
 import sqlite3
 from contextlib import closing
@@ -8,16 +8,16 @@ from support.mounts import Mount
 from swiftfs.control.client import flush
 
 PREFETCHED = 128
-"""The most files that are fetched for readers who may come still, and are open meanwhile."""
+"""Most files that prefetch has open, for reads that may follow."""
 
 
 def open_contents(mount: Mount) -> list[str]:
-    """Return the local files that the mount uses for something that is open or waits."""
+    """Return the names of the local files that the mount has open, for open or pending files."""
     return [path.name for path in (mount.cache / "content").iterdir() if path.name.startswith("open-")]
 
 
-def assert_nothing_waits(mount: Mount) -> None:
-    """Flush, and look for what is left."""
+def assert_nothing_pending(mount: Mount) -> None:
+    """Flush; assert that nothing is pending or failed, and that local files are closed."""
     report = flush(mount.path, lambda _report: None)
     assert (report.total, report.unflushed, report.bytes) == (0, 0, 0), report
     most = PREFETCHED if "prefetch=no" not in mount.options else 0
@@ -25,7 +25,7 @@ def assert_nothing_waits(mount: Mount) -> None:
 
 
 def assert_journal_is_empty(mount: Mount) -> None:
-    """Look into the journal of a mount that has ended."""
+    """Assert that the journal of a mount that has ended has no rows."""
     with closing(sqlite3.connect(mount.cache / "journal.sqlite")) as database:
         for table in ("intents", "uploads"):
             assert database.execute(f"SELECT * FROM {table}").fetchall() == []
