@@ -101,7 +101,7 @@ def test_no_copy_of_a_busy_file_has_zeros_in_place_of_data(tmp_path: Path) -> No
 @pytest.mark.usefixtures("failing_disk")
 def test_no_export_has_zeros_in_place_of_data(tmp_path: Path) -> None:
     cache = CacheFolder(tmp_path)
-    cache.add("/file", b"data", "open-1")
+    cache.add_file("/file", b"data", "open-1")
     cache.close()
     cache.export()
     assert cache.lines == ["/file: Input/output error"]
