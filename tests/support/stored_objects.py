@@ -1,6 +1,13 @@
 """Objects of a store in memory: what it holds, and what it refuses."""
 
+import time
+from contextlib import closing
+from pathlib import Path
+
 from support.memory_store import MemoryStore
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.segment_ownership import SegmentOwnership
+from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import ObjectName
 from swiftfs.store.protocol import Headers
 
@@ -43,3 +50,12 @@ def refuse(store: MemoryStore, method: str, error: type[Exception]) -> None:
 def foreign(store: MemoryStore, key: str, data: bytes, container: str = "box") -> None:
     """Store an object as another client does."""
     store.put(ObjectName(container, key), data, Headers("text/plain"))
+
+
+def ten_minutes_later(store: MemoryStore, cache: Path) -> None:
+    """Look again at what the mounts of that cache folder left, when its time is over."""
+    with closing(JournalDB(cache, "box of memory")) as log:
+        later = time.time() + LATE_SECONDS + 1
+        removal = SegmentRemoval(store, log, SegmentOwnership(log), lambda: later)
+        removal.look_again()
+        assert not removal.leftovers()

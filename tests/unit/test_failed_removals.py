@@ -1,7 +1,6 @@
 """A failed change of a large file deletes none of its segments, whoever names them ten minutes later."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -14,13 +13,11 @@ from support.harness import ME, harness, put, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.moves import object_moves
-from support.stored_objects import body, keys
+from support.stored_objects import body, keys, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import ANY_VERSION, Move
-from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Body, Headers
@@ -155,15 +152,6 @@ def fail(filesystem: FileSystem, store: MemoryStore, operation: MountOperation, 
     with failing(store, operation, error), pytest.raises((SwiftfsError, OSError)):
         operation.run(filesystem)
     assert body(store, "d/x") == DATA
-
-
-def ten_minutes_later(store: MemoryStore, cache: Path) -> None:
-    """Delete leftovers with a mount of that cache folder, as after ten minutes."""
-    with closing(JournalDB(cache, "box of memory")) as log:
-        later = time.time() + LATE_SECONDS + 1
-        removal = SegmentRemoval(store, log, SegmentOwnership(log), lambda: later)
-        removal.look_again()
-        assert not removal.leftovers()
 
 
 @pytest.fixture

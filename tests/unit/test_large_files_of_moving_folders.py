@@ -16,7 +16,7 @@ from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import keys
+from support.stored_objects import keys, ten_minutes_later
 from support.upload_rig import MIB
 from swiftfs.errors import BadRequest, Unavailable
 from swiftfs.objects import ObjectName
@@ -80,6 +80,11 @@ class LargeFileRig:
 
     def remount(self) -> None:
         self.close()
+        self._enter()
+
+    def wait_ten_minutes(self) -> None:
+        self.close()
+        ten_minutes_later(self.store, self._cache)
         self._enter()
 
     def change(self, handle: int, offset: int, seed: int) -> None:
@@ -164,12 +169,16 @@ def stored(rig: LargeFileRig) -> None:
     rig.settle()
 
 
-def end(rig: LargeFileRig, path: str) -> None:
-    """Verify the file and delete it; nothing must be left."""
+def end(rig: LargeFileRig, path: str, *, is_lost: bool = False) -> None:
+    """Verify the file, then let nothing be left of it: soon, or if a manifest `is_lost` in ten minutes."""
     rig.verify(path)
+    if is_lost:
+        rig.wait_ten_minutes()
     assert named(rig.store) == set(keys(rig.store, "box_segments"))
     rig.filesystem.unlink(path)
     rig.settle()
+    if is_lost:
+        rig.wait_ten_minutes()
     assert keys(rig.store, "box_segments") == []
 
 
@@ -267,4 +276,4 @@ def test_an_outage_of_uploads_while_the_folder_moves(
         if error is not None:
             filesystem.rename("/d", "/e")
         rig.verify("/e/x")
-        end(rig, afterwards(rig))
+        end(rig, afterwards(rig), is_lost=method == "put_manifest")

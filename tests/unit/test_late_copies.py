@@ -1,8 +1,6 @@
 """Copies that are carried out late, after their rename failed: no stray second name stays."""
 
 import os
-import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,13 +8,10 @@ import pytest
 from support.harness import ME, harness
 from support.interrupted_moves import leave
 from support.late_store import OPTIONS, LateStore, late, look, settle, store_file
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError, SwiftfsError
-from swiftfs.journal.database import JournalDB
 from swiftfs.journal.move_results import Unmoved
 from swiftfs.journal.operations import MovedObject, MoveFolder
-from swiftfs.journal.segment_ownership import SegmentOwnership
-from swiftfs.journal.segment_removal import LATE_SECONDS, SegmentRemoval
 from swiftfs.posix.filesystem import FileSystem
 
 pytest_plugins = ["support.late_fixtures"]
@@ -104,9 +99,7 @@ def test_a_late_manifest_under_the_old_name_keeps_its_segments(
         look(filesystem)
         settle(filesystem)
         assert "d/a" not in keys(store)
-    later = time.time() + LATE_SECONDS + 1
-    with closing(JournalDB(tmp_path, "box of memory")) as database:
-        SegmentRemoval(store, database, SegmentOwnership(database), lambda: later).look_again()
+    ten_minutes_later(store, tmp_path)
     assert keys(store, "box_segments") == []
 
 
