@@ -273,6 +273,7 @@ def test_an_outage_of_uploads_while_the_folder_moves(
         closed.exception(60)
         named(store)
         store.hook = None
+        wait_until(lambda: not filesystem.services.journal._queue.under_way)  # what began before may fail
         if error is not None:
             filesystem.rename("/d", "/e")
         rig.verify("/e/x")
