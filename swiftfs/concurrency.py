@@ -17,10 +17,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from concurrent import futures
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["Executor", "Future"]
+
+_THREADS = Path("/proc/self/task")
+"""Has a folder for each thread of this process, by the kernel's number (proc(5))."""
 
 
 class Rank(enum.IntEnum):
@@ -172,8 +176,15 @@ class Runtime:
         return not futures.wait(pending, timeout).not_done
 
     def thread_id(self) -> int:
-        """Return the number of the calling thread."""
-        return threading.get_ident()
+        """Return the kernel's number of the calling thread."""
+        return threading.get_native_id()
+
+    def ended_threads(self, threads: Collection[int]) -> set[int]:
+        """Return which of the numbers are no thread's any more; none where the kernel does not tell."""
+        try:
+            return set(threads).difference(int(path.name) for path in _THREADS.iterdir())
+        except OSError:
+            return set()
 
     def monotonic(self) -> float:
         """Return seconds since some moment; never goes back."""
@@ -405,6 +416,11 @@ Local = threading.local
 def thread_id() -> int:
     """Return the number of the calling thread."""
     return _runtime.thread_id()
+
+
+def ended_threads(threads: Collection[int]) -> set[int]:
+    """Return which of the numbers that `thread_id` returned are no thread's any more."""
+    return _runtime.ended_threads(threads)
 
 
 def is_main_thread() -> bool:

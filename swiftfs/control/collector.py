@@ -75,12 +75,12 @@ class StatusCollector:
         return Bounds(*bounds, limits.object_bytes, limits.listing, limits.slo_segments, limits.bulk_delete)
 
     def _writing(self) -> tuple[Writing, ...]:
-        nodes = [node for node in self._filesystem.written() if not node.unlinked]
-        nodes.sort(key=lambda node: node.cached_file.size, reverse=True)
+        files = [file for file in self._filesystem.written() if not file.unlinked]
+        files.sort(key=lambda file: file.cached_file.size, reverse=True)
         under_way = self._account.counters.under_way
         return tuple(
-            Writing(node.path, node.cached_file.size, sent_bytes(node.name, node.cached_file, under_way))
-            for node in nodes[:MOST_WRITING]
+            Writing(file.path, file.cached_file.size, sent_bytes(file.name, file.cached_file, under_way))
+            for file in files[:MOST_WRITING]
         )
 
 

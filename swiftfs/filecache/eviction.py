@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from itertools import chain
 
-from swiftfs.concurrency import thread_id
+from swiftfs.concurrency import ended_threads, thread_id
 from swiftfs.filecache.block_map import BLOCK, Blocks, StoredSegment, block_range
 from swiftfs.filecache.downloads import Downloads
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.read_ahead import Streams
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.sparse_file import punch_hole
+
+MOST_THREADS = 64
+"""So many threads with answers are looked through for threads that have ended: libfuse's come and go."""
 
 
 class Evictor:
@@ -20,7 +23,7 @@ class Evictor:
     INVARIANT: the bytes that the upload of a segment reads are not evicted until it has ended, even if nobody
     needs it any more.
     INVARIANT: no block is evicted that an answer to the kernel points to: `_answers` has the last one of each
-    thread.
+    thread that has not ended.
     """
 
     def __init__(
@@ -37,7 +40,10 @@ class Evictor:
 
         The kernel takes the bytes after the answer was returned, but before this thread reads again.
         """
-        self._answers[thread_id()] = block_range(offset, end)
+        thread = thread_id()
+        if len(self._answers) >= MOST_THREADS and thread not in self._answers:
+            self._forget_ended()
+        self._answers[thread] = block_range(offset, end)
 
     def evict(self, size: int, *, journaled: bool) -> int:
         """Evict about `size` bytes that can be downloaded again; return how many it were.
@@ -51,6 +57,7 @@ class Evictor:
                 return 0
             position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
             evictable = self._evictable(journaled=journaled)
+            self._forget_ended()
             ahead = [block_range(*needed) for needed in self._streams.needed()]
             # What is about to be read, what is being fetched, and what the kernel is about to splice.
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
@@ -63,6 +70,11 @@ class Evictor:
                 self._give_back(first, stop)
                 freed += (stop - first) * BLOCK
             return freed
+
+    def _forget_ended(self) -> None:
+        """Forget the answers to threads that have ended: the kernel has taken these."""
+        for thread in ended_threads(list(self._answers)):
+            self._answers.pop(thread, None)
 
     def _give_back(self, first: int, last: int) -> None:
         state = self._state

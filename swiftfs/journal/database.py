@@ -73,6 +73,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 )
 """`written` is the number of the commit that wrote a row, and the fact `synced` that of the last one that is
 certainly on the disk. `uploads` are prefixes below which there may be segments that no manifest names yet.
+`errno` and `reason` are of earlier releases: every mount tries all records.
 
 A released format never changes: new tables and columns come as a migration."""
 
@@ -85,13 +86,11 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A pending operation about `path` in the mount; with an `errno` it is blocked, for a `reason`."""
+    """A pending operation about `path` in the mount."""
 
     seq: int
     path: str
     operation: Operation
-    errno: int | None = None
-    reason: str = ""
 
 
 class JournalDB:
@@ -302,7 +301,7 @@ class JournalDB:
                 raise Unreadable("its checksum is wrong")  # noqa: TRY301
             if self._trusted is not None and written > self._trusted:
                 raise Unreadable("the machine stopped before it was written to the disk")  # noqa: TRY301
-            return Record(seq, path, decode(text), number, reason)
+            return Record(seq, path, decode(text))
         except Unreadable as error:
             aside = self.lost_folder / f"intent-{seq}.json"
             self.lost_folder.mkdir(mode=0o700, exist_ok=True)
@@ -334,10 +333,7 @@ class JournalDB:
         self, put: Iterable[Record], drop: Iterable[int], unreferenced: UnreferencedPrefix | None
     ) -> None:
         records, gone = self._with_pending(put, drop)
-        rows = [
-            (record.seq, record.path, encode(record.operation), record.errno, record.reason)
-            for record in records.values()
-        ]
+        rows = [(one.seq, one.path, encode(one.operation), None, "") for one in records.values()]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._commit(
             # Deletions first: a commit may drop a record and write another one with its number.

@@ -174,7 +174,10 @@ class LateRequests:
             self._looked[found.name] = now
             if now >= found.lost_at + LOOKS[-1]:
                 self._ambiguous.forget(found)
-                self._looked.pop(found.name, None)
+        watched = {found.name for found in self._ambiguous.all()}
+        for times in (self._looked, self._postponed):
+            for name in times.keys() - watched:
+                del times[name]
 
     def _run(self) -> None:
         while not self._stopping.is_set():

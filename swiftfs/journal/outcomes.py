@@ -3,7 +3,6 @@
 import errno
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 
 from cachetools import LRUCache
@@ -52,7 +51,6 @@ class Outcomes:
         self._queue = parts.backlog.queue
         self._changed = parts.backlog.changed
         self._writer = parts.writer
-        self._db = parts.db
         self._late = parts.late
         # In sync mode the caller waits and gets the error: the log need not repeat it.
         self._level = logging.DEBUG if mode is Mode.SYNC else logging.WARNING
@@ -112,8 +110,6 @@ class Outcomes:
                 self._queue.schedule(task, monotonic() + pause)
             else:
                 log.log(self._level, "%s is parked, because it cannot be stored: %s", task.path, error)
-                with suppress(OSError):
-                    self._db.commit([task.record()])
 
     def with_last_stored(self, operation: PutFile) -> PutFile:
         """Return the operation with the version that this mount stored last under its name.

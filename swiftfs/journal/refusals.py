@@ -30,7 +30,7 @@ class Refusals:
 
     def __init__(self) -> None:
         self._kept: list[Refusal] = []
-        self._more = 0
+        self._more = self._more_shown = 0
 
     def __len__(self) -> int:
         return len(self._kept) + self._more
@@ -80,12 +80,13 @@ class Refusals:
     def show(self) -> None:
         """Record that the report of a flush has named the refusals; they stay until the next flush begins."""
         self._kept = [Refusal(one.task, one.error, shown=True) for one in self._kept]
+        self._more_shown = self._more
 
     def forget_shown(self) -> None:
         """Forget the refusals that the report of an earlier flush has named."""
-        if any(one.shown for one in self._kept):
-            self._more = 0
-            self._keep(lambda one: not one.shown)
+        self._more -= self._more_shown
+        self._more_shown = 0
+        self._keep(lambda one: not one.shown)
 
     def _take(self, fits: Callable[[Refusal], bool]) -> Failure | None:
         for index, one in enumerate(self._kept):

@@ -142,8 +142,6 @@ class Task:
     def record(self) -> Record:
         """Return the task's record for the database."""
         path = self.newer.path if self.newer else self.path
-        if self.blocked and self.error is not None:
-            return Record(self.seq, path, self.newest, self.error.errno, str(self.error))
         return Record(self.seq, path, self.newest)
 
 

@@ -61,12 +61,12 @@ def _read(journal: Path) -> Journaled:
                 uploads = database.execute("SELECT container, prefix FROM uploads").fetchall()
                 # A manifest that was lost may still come to name them.
                 left = database.execute("SELECT container, key FROM leftovers").fetchall()
-                intents = database.execute("SELECT intent FROM intents").fetchall()
+                operations = database.execute("SELECT intent FROM intents").fetchall()
         except sqlite3.Error as error:
             raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
     prefixes = {ObjectName(container, prefix) for container, prefix in (*uploads, *left)}
     try:
-        prefixes |= {name for (text,) in intents for name in _needed(text)}
+        prefixes |= {name for (text,) in operations for name in _needed(text)}
     except Unreadable as error:
         raise ConfigurationError(f"the journal {journal} cannot be read: {error}") from None
     return Journaled(frozenset(text for (text,) in ids), frozenset(prefixes))
@@ -74,9 +74,9 @@ def _read(journal: Path) -> Journaled:
 
 def _needed(text: str) -> Iterator[ObjectName]:
     """Yield the segments, and the prefixes of segments, that an operation needs."""
-    intent = decode(text)
-    if isinstance(intent, PutFile):
-        yield from [intent.file.prefix] if intent.file.prefix else []
-        yield from (placed.segment.name for placed in intent.file.evicted)
-        if intent.file.origin is not None and intent.file.origin.manifest is not None:
-            yield from (segment.name for segment in intent.file.origin.manifest.segments)
+    operation = decode(text)
+    if isinstance(operation, PutFile):
+        yield from [operation.file.prefix] if operation.file.prefix else []
+        yield from (stored.segment.name for stored in operation.file.evicted)
+        if operation.file.origin is not None and operation.file.origin.manifest is not None:
+            yield from (segment.name for segment in operation.file.origin.manifest.segments)

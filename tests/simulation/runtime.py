@@ -263,6 +263,10 @@ class SimRuntime(concurrency.Runtime):
     def thread_id(self) -> int:
         return self._scheduler.current.ident or 0
 
+    def ended_threads(self, threads: Collection[int]) -> set[int]:
+        del threads  # the numbers are Python's, which may be used again
+        return set()
+
     def monotonic(self) -> float:
         return self._scheduler.now
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from support.cache_rig import MIB, PLAIN, CacheRig, DiskUsage, read, read_in_pieces, settle, write
+from support.jobs import wait_until
 from support.noise import noise
 from swiftfs.errors import Corrupt
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
+from swiftfs.filecache.eviction import MOST_THREADS
 from swiftfs.objects import ObjectName, ObjectVersion
 
 pytest_plugins = ["support.cache_fixtures"]
@@ -117,6 +119,34 @@ def test_the_cache_shrinks_when_others_fill_the_disk(rig: CacheRig, monkeypatch:
     monkeypatch.setattr("shutil.disk_usage", lambda _: DiskUsage(MIB))
     rig.cache.fit()
     assert rig.kept() == []
+
+
+def test_the_answer_to_a_thread_that_has_ended_takes_no_disk(rig: CacheRig) -> None:
+    """libfuse's threads come and go while a file stays open."""
+    content = rig.open(rig.put("file", noise(4 * BLOCK)))
+    read(content, 0, BLOCK)
+    with ThreadPoolExecutor(1) as living:
+        living.submit(read, content, BLOCK, BLOCK).result()
+        ended = threading.Thread(target=read, args=(content, 3 * BLOCK, BLOCK))
+        ended.start()
+        ended.join()
+        settle(content)
+
+        def is_evicted() -> bool:
+            content.evict(2**40)
+            return not content._state.blocks.present.covers(3, 4)
+
+        wait_until(is_evicted)  # the kernel's thread ends a moment after Python's
+        assert content._state.blocks.present.covers(0, 2)
+
+
+def test_ended_threads_are_forgotten_without_eviction(rig: CacheRig) -> None:
+    content = rig.open(rig.put("file", noise(4 * BLOCK)))
+    for _ in range(3 * MOST_THREADS):
+        thread = threading.Thread(target=read, args=(content, 0, BLOCK))
+        thread.start()
+        thread.join()
+    assert len(content._evictor._answers) <= 2 * MOST_THREADS
 
 
 def test_a_write_cut_by_a_full_disk_leaves_no_partial_block(rig: CacheRig) -> None:

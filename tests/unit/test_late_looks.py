@@ -49,6 +49,19 @@ def test_the_looks_are_few_and_end(store: LateStore, filesystem: FileSystem, tmp
     wait_until(lambda: recorded(tmp_path) == 0)
 
 
+def test_of_a_name_that_is_watched_no_more_nothing_is_kept(store: LateStore, filesystem: FileSystem) -> None:
+    store.lose("put", "file")
+    store_file(filesystem, b"old")
+    store_file(filesystem, b"new")
+    watcher = late(filesystem)
+    look(filesystem)
+    assert set(watcher._looked) == {FILE}
+    (found,) = watcher._ambiguous.all()
+    watcher._ambiguous.forget(found)
+    look(filesystem)
+    assert not watcher._looked
+
+
 def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> None:
     newer = os.urandom(100_000)
     with harness(store, tmp_path, NEVER) as filesystem:

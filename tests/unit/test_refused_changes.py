@@ -22,7 +22,10 @@ from swiftfs.errors import (
     Unavailable,
     errno_of,
 )
+from swiftfs.journal import refusals
+from swiftfs.journal.operations import Delete
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
+from swiftfs.journal.tasks import Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
@@ -59,6 +62,32 @@ def rmdir(filesystem: FileSystem) -> None:
 
 def chmod_folder(filesystem: FileSystem) -> None:
     filesystem.chmod("/folder", 0o700)
+
+
+def given_up(count: int) -> list[Task]:
+    """Return deletions that Swift has refused."""
+    deletions = [Delete(ObjectName("box", f"file{number}"), is_slo=False) for number in range(count)]
+    return [Task(number, "/file", one, nobody_waits, 0.0, 0.0) for number, one in enumerate(deletions)]
+
+
+def test_refusals_beyond_those_with_reasons_are_forgotten_when_they_were_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next flush said nothing of those that came after the report of the one before."""
+    monkeypatch.setattr(refusals, "MOST_KEPT", 2)
+    kept = refusals.Refusals()
+    tasks = given_up(4)
+    for task in tasks:
+        kept.add(task, AccessDenied("no"))
+    assert len(kept) == 4
+    kept.show()
+    for task in given_up(3):
+        kept.add(task, AccessDenied("no"))
+    kept.forget_shown()
+    assert len(kept) == 3
+    kept.show()
+    kept.forget_shown()
+    assert len(kept) == 0
 
 
 CHANGES = [(unlink, "/file"), (chmod, "/file"), (rmdir, "/folder"), (chmod_folder, "/folder")]
