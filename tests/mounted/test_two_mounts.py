@@ -23,7 +23,11 @@ SLACK_SECONDS = 3.0
 """For the requests."""
 
 MIB = 1024 * 1024
-OLD, NEW = b"o" * 24 * MIB, b"n" * 24 * MIB
+
+
+def versions() -> tuple[bytes, bytes]:
+    """Return what a large file holds, and what it holds then."""
+    return b"o" * 24 * MIB, b"n" * 24 * MIB
 
 
 class Pair(NamedTuple):
@@ -97,38 +101,40 @@ def test_what_one_closes_the_other_sees_within_the_ttl(pair: Pair) -> None:
 
 
 def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
-    (pair.one.path / "file").write_bytes(OLD)
+    old, new = versions()
+    (pair.one.path / "file").write_bytes(old)
     pair.seen(lambda root: (root / "file").exists())
     pair.other.expected.append("ESTALE")
     descriptor = os.open(pair.other.path / "file", os.O_RDONLY)
     try:
-        assert os.pread(descriptor, 10, 0) == OLD[:10]
-        (pair.one.path / "file").write_bytes(NEW)
+        assert os.pread(descriptor, 10, 0) == old[:10]
+        (pair.one.path / "file").write_bytes(new)
         pair.store(pair.one)
         found = {os.pread(descriptor, 10, 0)}
-        for offset in range(MIB, len(OLD), 3 * MIB):
+        for offset in range(MIB, len(old), 3 * MIB):
             with suppress(OSError):
                 found.add(os.pread(descriptor, 10, offset))
-        assert found == {OLD[:10]}
-        assert os.fstat(descriptor).st_size == len(OLD)
+        assert found == {old[:10]}
+        assert os.fstat(descriptor).st_size == len(old)
     finally:
         os.close(descriptor)
-    pair.seen(lambda root: (root / "file").read_bytes() == NEW)
+    pair.seen(lambda root: (root / "file").read_bytes() == new)
 
 
 def test_a_stale_listing_does_not_serve_a_mixture_either(pair: Pair) -> None:
     """The name is opened again before the listing expires: the version that it tells of is gone."""
-    (pair.one.path / "file").write_bytes(OLD)
+    old, new = versions()
+    (pair.one.path / "file").write_bytes(old)
     pair.seen(lambda root: (root / "file").exists())
     pair.other.expected.append("ESTALE")
-    (pair.one.path / "file").write_bytes(NEW)
+    (pair.one.path / "file").write_bytes(new)
     pair.store(pair.one)
     found = set()
     for _ in range(20):
         with suppress(OSError):
             found.add((pair.other.path / "file").read_bytes())
-    assert found <= {OLD, NEW}
-    pair.seen(lambda root: (root / "file").read_bytes() == NEW)
+    assert found <= {old, new}
+    pair.seen(lambda root: (root / "file").read_bytes() == new)
 
 
 def test_the_last_upload_wins(pair: Pair, connection: Connection, container: str) -> None:
