@@ -6,7 +6,7 @@ import gc
 import itertools
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ concurrency.check()
 GROWTH = 48 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""
 RESIDENT = pytest.StashKey[int]()
-"""Bytes of resident memory after memory was last freed."""
+"""Bytes of resident memory before the first test."""
 
 _numbers = itertools.count(1)
 
@@ -64,13 +64,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[RESIDENT] = _resident()
 
 
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Return freed memory to the system: glibc keeps what several threads have allocated."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Return freed memory to the system after a test: glibc keeps what several threads have allocated."""
+    result = yield
     if _resident() > item.config.stash[RESIDENT] + GROWTH:
         gc.collect()
         with contextlib.suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
-        item.config.stash[RESIDENT] = _resident()
+    return result
 
 
 def _resident() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support import mount_with_time_limits
 from support.cache_rig import MIB
 from support.jobs import counted
 from support.mounts import Mount
@@ -51,6 +52,8 @@ def test_what_is_wrong_in_every_answer_is_not_stored(
     mounted: Mount, connection: Connection, container: str, size: int, offset: int
 ) -> None:
     """The first byte of each answer is wrong: the boundaries of two downloads always differ."""
+    mounted.program = (mount_with_time_limits.__file__, "30", "3")  # not 25 seconds of wrong answers
+    mounted.remount()
     body = noise(size)
     connection.put_object(container, "file", body)
     mounted.swift.inject(Fault("GET", f"/{container}/file", flip_byte=True))

@@ -24,7 +24,11 @@ SLACK_SECONDS = 3.0
 """Time for the requests."""
 
 MIB = 1024 * 1024
-OLD, NEW = b"o" * 24 * MIB, b"n" * 24 * MIB
+
+
+def versions() -> tuple[bytes, bytes]:
+    """Return what a large file holds, and what it holds then."""
+    return b"o" * 24 * MIB, b"n" * 24 * MIB
 
 
 class Pair(NamedTuple):
@@ -98,38 +102,40 @@ def test_what_one_closes_the_other_sees_within_the_ttl(pair: Pair) -> None:
 
 
 def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
-    (pair.one.path / "file").write_bytes(OLD)
+    old, new = versions()
+    (pair.one.path / "file").write_bytes(old)
     pair.seen(lambda root: (root / "file").exists())
     pair.other.expected.append("ESTALE")
     descriptor = os.open(pair.other.path / "file", os.O_RDONLY)
     try:
-        assert os.pread(descriptor, 10, 0) == OLD[:10]
-        (pair.one.path / "file").write_bytes(NEW)
+        assert os.pread(descriptor, 10, 0) == old[:10]
+        (pair.one.path / "file").write_bytes(new)
         pair.store(pair.one)
         found = {os.pread(descriptor, 10, 0)}
-        for offset in range(MIB, len(OLD), 3 * MIB):
+        for offset in range(MIB, len(old), 3 * MIB):
             with suppress(OSError):
                 found.add(os.pread(descriptor, 10, offset))
-        assert found == {OLD[:10]}
-        assert os.fstat(descriptor).st_size == len(OLD)
+        assert found == {old[:10]}
+        assert os.fstat(descriptor).st_size == len(old)
     finally:
         os.close(descriptor)
-    pair.seen(lambda root: (root / "file").read_bytes() == NEW)
+    pair.seen(lambda root: (root / "file").read_bytes() == new)
 
 
 def test_a_stale_listing_does_not_serve_a_mixture_either(pair: Pair) -> None:
     """The name is opened again before the listing expires, but the version in it is gone."""
-    (pair.one.path / "file").write_bytes(OLD)
+    old, new = versions()
+    (pair.one.path / "file").write_bytes(old)
     pair.seen(lambda root: (root / "file").exists())
     pair.other.expected.append("ESTALE")
-    (pair.one.path / "file").write_bytes(NEW)
+    (pair.one.path / "file").write_bytes(new)
     pair.store(pair.one)
     found = set()
     for _ in range(20):
         with suppress(OSError):
             found.add((pair.other.path / "file").read_bytes())
-    assert found <= {OLD, NEW}
-    pair.seen(lambda root: (root / "file").read_bytes() == NEW)
+    assert found <= {old, new}
+    pair.seen(lambda root: (root / "file").read_bytes() == new)
 
 
 def test_the_last_upload_wins(pair: Pair, connection: Connection, container: str) -> None:
@@ -230,8 +236,10 @@ def test_who_writes_to_what_the_other_renames_stores_the_old_name(
     wait_until((pair.other.path / "renamed" / "file").exists)
 
 
-WHOLE = {"patch": b"changed" + OLD[7:], "replace": NEW}
-"""What a large file holds after a change; after `remove` it is gone."""
+def changed_file(what: str) -> bytes | None:
+    """Return what a large file holds after a change, None when it is gone."""
+    old, new = versions()
+    return {"patch": b"changed" + old[7:], "replace": new}.get(what)
 
 
 def change(path: Path, what: str) -> None:
@@ -240,7 +248,7 @@ def change(path: Path, what: str) -> None:
         with path.open("r+b") as stream:
             stream.write(b"changed")
     elif what == "replace":
-        path.write_bytes(NEW)
+        path.write_bytes(versions()[1])
     else:
         path.unlink()
 
@@ -261,7 +269,7 @@ def test_a_large_file_changes_while_the_other_renames_it(
     pair: Pair, swift: SwiftServer, connection: Connection, container: str, what: str
 ) -> None:
     """The kernel begins a rename again that found a newer version: then that one is renamed."""
-    (pair.one.path / "old").write_bytes(OLD)
+    (pair.one.path / "old").write_bytes(versions()[0])
     pair.seen(lambda root: (root / "old").exists())
     pair.other.expected += ["had lost its segments", "ESTALE"]
     swift.inject(Fault("HEAD", f"/{container}/old", delay=2, times=1))
@@ -276,7 +284,8 @@ def test_a_large_file_changes_while_the_other_renames_it(
         else:
             renamed.result()
     found = bodies(connection, container)
-    assert found == ({"new": WHOLE[what]} if what in WHOLE else {})
+    body = changed_file(what)
+    assert found == ({} if body is None else {"new": body})
     assert shows(pair.other.path, set(found))
     for name, data in found.items():
         assert (pair.other.path / name).read_bytes() == data
@@ -288,7 +297,7 @@ def test_a_large_file_changes_while_the_other_renames_its_folder(
 ) -> None:
     (pair.one.path / "d").mkdir()
     for name in ("file", "stays"):
-        (pair.one.path / "d" / name).write_bytes(OLD)
+        (pair.one.path / "d" / name).write_bytes(versions()[0])
     pair.seen(lambda root: (root / "d" / "file").exists() and (root / "d" / "stays").exists())
     pair.other.expected.append("had lost its segments")
     swift.inject(Fault("COPY", "/d/stays", delay=2, times=1))
@@ -298,14 +307,15 @@ def test_a_large_file_changes_while_the_other_renames_its_folder(
         change(pair.one.path / "d" / "file", what)
         pair.store(pair.one)
         renamed.result()
-    expected = {"d/file": WHOLE[what]} if what in WHOLE else {}
-    assert bodies(connection, container) == {"e/stays": OLD, **expected}
+    body = changed_file(what)
+    expected = {} if body is None else {"d/file": body}
+    assert bodies(connection, container) == {"e/stays": versions()[0], **expected}
 
 
 def test_both_rename_a_large_file_at_once(
     pair: Pair, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
-    (pair.one.path / "old").write_bytes(OLD)
+    (pair.one.path / "old").write_bytes(versions()[0])
     pair.seen(lambda root: (root / "old").exists())
     swift.inject(Fault("DELETE", f"/{container}/old", delay=2, times=1))
     with ThreadPoolExecutor(1) as pool:
@@ -315,4 +325,4 @@ def test_both_rename_a_large_file_at_once(
         renamed.result()
     (pair.one.path / "theirs").unlink()
     pair.store(pair.one)
-    assert bodies(connection, container) == {"new": OLD}
+    assert bodies(connection, container) == {"new": versions()[0]}

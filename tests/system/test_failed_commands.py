@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support import mount_with_time_limits
 from support.deadlines import within
 from support.mounts import Mount, clean_environment
 from swiftfs.demo.server import Fault, SwiftServer
@@ -246,7 +247,10 @@ def test_a_server_killed_during_a_copy_leaves_the_old_file(tmp_path: Path) -> No
         connection = Connection(server.auth_url, server.user, server.key, retries=0)
         connection.put_container("box")
         connection.put_object("box", "file", old)
-        with Mount(server, "box", tmp_path, "segment_size=1M") as mounted:
+        mounted = Mount(server, "box", tmp_path, "segment_size=1M")
+        # `test_a_lasting_503_is_eio` waits as long as users do.
+        mounted.program = (mount_with_time_limits.__file__, "30", "3")
+        with mounted:
             mounted.expected += ["flush", "release", "getattr", "lost", "stay", "unused", "write"]
             server.inject(Fault(method="PUT", path="box_segments/.*/0000002097152", delay=60))
             with subprocess.Popen(["cp", new, mounted.path / "file"], stderr=subprocess.PIPE) as copy:
