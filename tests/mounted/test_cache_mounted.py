@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -33,8 +34,10 @@ def gets(swift: SwiftServer, key: str) -> int:
 
 def kill(mount: Mount, *descriptors: int) -> None:
     """Kill the mount's process, take the dead mount away, and mount again with the same cache."""
+    ended = os.pidfd_open(mount.pid)
     os.kill(mount.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOWAIT)
+    select.select([ended], [], [])
+    os.close(ended)
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
