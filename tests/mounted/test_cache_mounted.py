@@ -3,8 +3,8 @@
 import contextlib
 import os
 import random
-import shutil
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator

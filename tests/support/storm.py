@@ -72,10 +72,7 @@ REFUSALS = (
 
 def death_of(mount: Mount) -> int:
     """Return by which exit code or negative signal a mount's process has ended, 0 while it runs."""
-    ended = os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if ended is None:
-        return 0
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    return mount.poll() or 0
 
 
 class Crew:
