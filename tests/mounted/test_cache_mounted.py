@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -29,8 +30,10 @@ def gets(swift: SwiftServer, key: str) -> int:
 
 def kill(mount: Mount, *descriptors: int) -> None:
     """Kill the mount's process, remove the dead mount, and mount again with the same cache."""
+    ended = os.pidfd_open(mount.pid)
     os.kill(mount.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOWAIT)
+    select.select([ended], [], [])
+    os.close(ended)
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

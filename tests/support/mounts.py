@@ -56,6 +56,11 @@ class Mount:
         assert self._process is not None
         return self._process.pid
 
+    def poll(self) -> int | None:
+        """Return the process's exit code, negative for a signal, or None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     @property
     def is_started(self) -> bool:
         """Whether there is a process that was not stopped yet; it may have died."""

@@ -76,10 +76,7 @@ REFUSALS = (
 
 def exit_status_of(mount: Mount) -> int:
     """Return the exit code, or the negative signal, that ended a mount's process; 0 while it runs."""
-    ended = os.waitid(os.P_PID, mount.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if ended is None:
-        return 0
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    return mount.poll() or 0
 
 
 class WorkerGroup:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def make_program(folder: Path) -> Path:
 def kill(mounted: Mount) -> None:
     process = os.pidfd_open(mounted.pid)
     os.kill(mounted.pid, 9)
-    os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOWAIT)
+    select.select([process], [], [])
     os.close(process)
     mounted.exit_code = -9
 
