@@ -172,7 +172,9 @@ class TaskWriter:
         records = [other.record() for other in changed]
         if cached_file is not None:
             with cached_file.uploads.unreferenced() as unreferenced:
-                self._db.finish(drop, records, unreferenced)
+                is_written = self._db.finish(drop, records, unreferenced)
+            if is_written:
+                cached_file.uploads.record_ended()
         else:
             self._db.finish(drop, records)
 
