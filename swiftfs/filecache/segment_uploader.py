@@ -18,6 +18,10 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix, UploadRecord
 from swiftfs.objects import Manifest, ObjectName, ObjectVersion, Row, Segment
 from swiftfs.store.protocol import ObjectStore
 
+RECORDS_KEPT = 3
+"""For so many stored states of a file the segments are kept that its records named: more than the journal
+can still have a record of."""
+
 
 class SegmentUploader:
     """Uploads the segments of one file, in parallel and in any order, below the prefix of its `record`.
@@ -28,8 +32,9 @@ class SegmentUploader:
 
     `_uploads` has the uploads by their first bytes. `_under_way` has all that may not have ended: they read
     the local file by the number of its descriptor. `_superseded` are uploads that others have replaced.
-    `_protected` are the segments that the file's last record names, `_kept` those that any record named: they
-    are not deleted, because that record may be needed again. `on_stored` is called when a segment is stored.
+    `_protected` are the segments that the file's last record names, `_recorded` those that any record of the
+    last `RECORDS_KEPT` stored states named: they are not deleted, because that record may be needed again.
+    `_held` are those of them that no manifest names. `on_stored` is called when a segment is stored.
     `_changes` are the blocks that changed since the file's upload, of `_size` bytes, began. The lock, which
     is the record's, guards every field; no thread waits for an upload while holding it.
 
@@ -65,7 +70,8 @@ class SegmentUploader:
         self._under_way: list[SegmentPut] = []
         self._superseded: list[SegmentPut] = []
         self._protected: frozenset[ObjectName] = frozenset()
-        self._kept: set[ObjectName] = set()
+        self._recorded: deque[set[ObjectName]] = deque([set()], RECORDS_KEPT)
+        self._held: list[ObjectName] = []
         self._changes = Blocks()
         self._size = 0
         self._frozen: FrozenCopy | None = None
@@ -81,7 +87,7 @@ class SegmentUploader:
         No upload begins while the context lasts.
         """
         with self.record.begin_lock, self._lock:
-            left = self._superseded or self._storer.copies
+            left = self._superseded or self._storer.copies or self._held
             all_named = is_all_named(self._uploads.values(), self.record.named) and not left
             yield self.record.update(all_named=all_named)
 
@@ -185,7 +191,20 @@ class SegmentUploader:
         """Record that a record of the file names these segments."""
         with self._lock:
             self._protected = frozenset(one.segment.name for one in evicted)
-            self._kept |= self._protected
+            self._recorded[-1] |= self._protected
+
+    def record_ended(self) -> None:
+        """Record that the journal has dropped or replaced the record of a state that is stored."""
+        with self._lock:
+            self._recorded.append(set(self._protected))
+
+    def take_released(self) -> list[ObjectName]:
+        """Return and forget the segments that neither a manifest nor a record names any more."""
+        with self._lock:
+            recorded = set[ObjectName]().union(*self._recorded)
+            released = [name for name in self._held if name not in recorded]
+            self._held = [name for name in self._held if name in recorded]
+            return released
 
     def restore(self, evicted: Iterable[StoredSegment]) -> None:
         """Take over the stored segments of a record of an earlier process."""
@@ -242,7 +261,8 @@ class SegmentUploader:
     def commit_manifest(self, manifest: Manifest | None) -> list[ObjectName]:
         """Record that Swift has `manifest`, None for a file stored whole; return the segments to delete.
 
-        Those are segments of this file that neither this manifest nor an earlier one names.
+        Those are segments of this file that neither this manifest nor an earlier one names. `take_released`
+        returns the ones that a record named.
         """
         named = {segment.name for segment in manifest.segments} if manifest else set()
         with self._lock:
@@ -263,10 +283,10 @@ class SegmentUploader:
         unused = [name for name in superseded() if name not in before and name not in named]
         with self._lock:
             # A record of the journal may still name them: the process that finds it reads evicted blocks from
-            # them. They stay among the copies, so the row of the prefix stays too, and the next mount deletes
             # them.
-            self._storer.copies.extend(name for name in unused if name in self._kept)
-            return [name for name in unused if name not in self._kept]
+            recorded = set[ObjectName]().union(*self._recorded)
+            self._held.extend(name for name in unused if name in recorded)
+            return [name for name in unused if name not in recorded]
 
     def abandon(self) -> list[ObjectName]:
         """Return the segments to delete of a file that will not be stored: those that no manifest names."""
@@ -275,7 +295,8 @@ class SegmentUploader:
             self._uploads.clear()
             self._storer.keep_zeros(())
             superseded, named = self._take_superseded(), self.record.named
-        return [name for name in superseded() if name not in named]
+            held, self._held = self._held, []
+        return [name for name in (*superseded(), *held) if name not in named]
 
     def _take_superseded(self) -> Callable[[], list[ObjectName]]:
         """Remove what is superseded; return a function that waits for the uploads and returns the names."""

@@ -133,11 +133,11 @@ class JournalDB:
 
     def finish(
         self, drop: Iterable[int], put: Iterable[Record] = (), unreferenced: UnreferencedPrefix | None = None
-    ) -> None:
+    ) -> bool:
         """Delete the records of operations that are done, and write others and an `unreferenced` prefix.
 
-        If the disk refuses it, all is repeated with the next commit or `sync`. Executing an operation twice
-        does no harm, but the operations of `put` are tasks already, which nothing else records.
+        Return False if the disk refuses it: all is repeated with the next commit or `sync`. Executing an
+        operation twice does no harm; but nothing else records those of `put`, which are tasks already.
         """
         put, drop = list(put), list(drop)
         with self._lock:
@@ -148,6 +148,8 @@ class JournalDB:
                 self._pending_puts, self._pending_drops = self._with_pending(put, drop)
                 if unreferenced is not None:
                     self._pending_prefixes.append(unreferenced)
+                return False
+            return True
 
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
         """Record that below a prefix there may be segments that no manifest names."""

@@ -105,7 +105,7 @@ class FileUpload:
             *operation.superseded_segments,
             *cached_file.uploads.commit_manifest(None),
         }
-        self._removal.discard_replaced(operation.name, unused, in_doubt=in_doubt)
+        self._discard(operation.name, cached_file.uploads, unused, in_doubt=in_doubt)
         return info
 
     def _put_segments(
@@ -144,12 +144,21 @@ class FileUpload:
         info = self._put_manifest(operation, cached_file.uploads, manifest, before)
         cached_file.adopt(info, manifest)
         in_doubt = cached_file.uploads.record.answered(manifest)
-        self._removal.discard_replaced(
-            operation.name,
-            {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)} - named,
-            in_doubt=in_doubt,
-        )
+        unnamed = {*old, *operation.superseded_segments, *cached_file.uploads.commit_manifest(manifest)}
+        self._discard(operation.name, cached_file.uploads, unnamed - named, in_doubt=in_doubt)
         return info
+
+    def _discard(
+        self, name: ObjectName, uploads: SegmentUploader, unused: set[ObjectName], *, in_doubt: bool
+    ) -> None:
+        """Delete segments that the object just stored does not name.
+
+        Those that records named wait: a manifest that was sent before may still be carried out, and after a
+        power cut the journal may be as it was a moment ago.
+        """
+        self._removal.discard_replaced(name, unused, in_doubt=in_doubt)
+        if released := uploads.take_released():
+            self._removal.keep_shared(released, {name})
 
     def _put_manifest(
         self, operation: PutFile, uploads: SegmentUploader, manifest: Manifest, before: str

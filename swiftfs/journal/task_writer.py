@@ -189,7 +189,9 @@ class TaskWriter:
             # No segment may be stored between the look and the commit, which may say that nothing is left
             # below the prefix: after a crash nobody would look for that segment.
             with cached_file.uploads.unreferenced() as unreferenced:
-                self._db.finish(drop, records, unreferenced)
+                is_written = self._db.finish(drop, records, unreferenced)
+            if is_written:
+                cached_file.uploads.record_ended()
         else:
             self._db.finish(drop, records)
 

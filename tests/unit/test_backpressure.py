@@ -4,16 +4,22 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from support.harness import ME, harness, put
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
 from support.noise import noise
 from support.upload_rig import MIB, NAME, Writer
 from swiftfs.attributes import Stored
 from swiftfs.errors import ChangedDuringUpload, PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK
+from swiftfs.filecache.segment_uploader import RECORDS_KEPT
 from swiftfs.journal.codec import decode, encode
 from swiftfs.journal.operations import PutFile
+from swiftfs.journal.segment_removal import LATE_SECONDS
 from swiftfs.objects import ObjectName
 from swiftfs.store.object_meta import ObjectMeta
 
@@ -263,3 +269,48 @@ def test_evictions_never_change_the_bytes(
     assert evicted > MIB
     writer.run()
     assert writer.stored() == writer.read() == writer.model
+
+
+def test_a_segment_that_a_record_named_goes_some_uploads_later(writer: Writer) -> None:
+    """A mount may write to a file for months: nobody but the next mount deleted such segments."""
+    writer.write(0, noise(4 * MIB))
+    evict(writer)
+    writer.content.to_record()
+    (first,) = (one.segment.name for one in writer.content.evicted() if one.start == 0)
+    for number in range(RECORDS_KEPT):
+        writer.write(0, noise(100, number))
+        writer.run()
+        assert first in writer.segments()
+        assert not writer.removal.leftovers()
+        writer.content.uploads.record_ended()
+    writer.write(0, b"last")
+    writer.run()
+    assert first in writer.segments()  # a manifest that names it may still be carried out
+    writer.now += LATE_SECONDS + 1
+    writer.removal.look_again()
+    assert writer.segments() == writer.named()
+    assert writer.stored() == writer.model
+
+
+def test_what_the_newest_record_names_stays(writer: Writer) -> None:
+    writer.write(0, noise(4 * MIB))
+    evict(writer)
+    saved = {one.segment.name for one in writer.content.to_record().evicted}
+    for _ in range(2 * RECORDS_KEPT):
+        writer.content.uploads.record_ended()
+    writer.truncate(MIB)
+    writer.content.uploads.commit_manifest(None)
+    assert saved <= writer.segments()
+    assert writer.content.uploads.take_released() == []
+
+
+def test_the_journal_says_when_the_record_of_a_stored_state_is_gone(tmp_path: Path) -> None:
+    with harness(MemoryStore("box"), tmp_path, "settle=0.01") as filesystem:
+        handle = filesystem.create("/file", 0o644, os.O_RDWR, ME)
+        (file,) = filesystem.services.open_files.all()
+        for number in range(2):
+            put(filesystem, handle, 0, noise(100, number))
+            filesystem.fsync(handle, data_only=False)
+            wait_until(lambda: not filesystem.waiting())
+            assert len(file.cached_file.uploads._recorded) == number + 2
+        filesystem.release(handle)
