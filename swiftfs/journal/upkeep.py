@@ -10,6 +10,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ class Upkeep:
         for unreferenced in abandoned:
             self._discard(unreferenced)
 
-    def _discard(self, unreferenced: UnreferencedPrefix) -> None:
+    def _discard(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         try:
-            self._removal.discard_below(unreferenced)
+            self._removal.discard_below(unreferenced, stored)
         except StoreError as error:
             log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
         else:
@@ -62,7 +63,7 @@ class Upkeep:
         """Delete the segments of the file; ask Swift first if a manifest may name them."""
         names = uploads.abandon()
         if uploads.record.is_inherited or uploads.record.is_in_doubt:
-            self._discard(uploads.record.state())
+            self._discard(uploads.record.state(), names)
             return
         failures = self._removal.delete_all(names)
         self._removal.log_unused(failures)
