@@ -132,7 +132,9 @@ class Executor:
         except NotFound:
             return False
         if info.is_slo:
-            return cached_file.uploads.record.landed(info.version.etag)
+            # The attempt may have been one of another local file, which this one has replaced since.
+            landed = cached_file.uploads.record.landed(info.version.etag)
+            return landed or self.removal.has_landed(operation.name)
         if not info.size and Headers.of(info) != operation.meta.headers():
             return False  # any client makes empty files
         return info.version.etag in operation.sent

@@ -48,7 +48,8 @@ class Leftover:
 class SegmentRemoval:
     """Deletes segments of objects; `owners` knows which belong to which. `clock` returns Unix seconds.
 
-    The lock guards `_due`, when leftovers can be checked next, None while there are none.
+    The lock guards `_due`, when leftovers can be checked next, None while there are none. `_unproven` are the
+    objects that have, or had, leftovers without proof.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class SegmentRemoval:
         self._db = db
         self._clock = clock
         self._lock = new_lock(Rank.REMOVAL)
-        oldest = min((one.since for one in self.leftovers().values()), default=None)
+        left = self.leftovers().values()
+        self._unproven = {name for one in left if not one.is_proven for name in one.objects}
+        oldest = min((one.since for one in left), default=None)
         self._due: float | None = None if oldest is None else oldest + LATE_SECONDS
 
     def manifest_of(self, name: ObjectName, is_slo: bool | None) -> Manifest | None:
@@ -85,13 +88,18 @@ class SegmentRemoval:
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
             return set()
+        named = {segment.name for segment in manifest.segments}
+        if name in self._unproven:
+            self._prove_replaced(name, named, self.leftovers())
         # A manifest may name any object of the account: those of others stay.
-        own = self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
+        own = self.owners.owned(name, manifest.etag, named)
         others = self.owners.moved_from({name}, own) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
         # Before the request that deletes or replaces `name`.
         self._keep_leftovers(own, Leftover((name,), self._clock(), is_proven=False))
+        if own:
+            self._unproven.add(name)
         return own
 
     def prove(self, name: ObjectName, segments: Collection[ObjectName]) -> None:
@@ -103,7 +111,7 @@ class SegmentRemoval:
         self._change("DELETE FROM leftovers WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)])
 
     def record_replaced(self, name: ObjectName) -> None:
-        """Record that the latest attempt to replace `name` had succeeded before the process died."""
+        """Record that an attempt to replace `name` has succeeded although it had no answer."""
         self._change(
             "UPDATE leftovers SET is_proven = 1 WHERE objects = ? AND NOT is_proven", [(_to_text((name,)),)]
         )
@@ -190,20 +198,21 @@ class SegmentRemoval:
         else:
             self.discard(name, segments)
 
-    def discard_below(self, unreferenced: UnreferencedPrefix) -> None:
+    def discard_below(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         """Delete the segments below a prefix that no manifest names; raise `StoreError` if that fails.
 
-        Those of a manifest whose PUT was sent a short time ago, and may still be carried out, become
-        leftovers.
+        `stored` are some of them, which a listing may not show yet. Those of a manifest whose PUT was sent a
+        short time ago, and may still be carried out, become leftovers.
         """
         prefix, known = unreferenced.prefix, unreferenced.named or ()
         try:
             listed = iter_rows(self._store, prefix.container, prefix.key)
-            rows = [row.key for row in listed if row.key not in known]
+            keys = {row.key for row in listed if row.key not in known}
         except NotFound:
             return  # so is the container
+        keys.update(name.key for name in stored if name.key not in known)
         # Leftovers have a time of their own, before which they must not be deleted.
-        names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
+        names = {ObjectName(prefix.container, key) for key in keys} - self.leftovers().keys()
         objects = unreferenced.objects or _objects_of(prefix)
         if not names or not objects:
             return
@@ -214,7 +223,10 @@ class SegmentRemoval:
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
             self._keep_leftovers(names, _proven(objects, unreferenced.since))
         else:
-            for error in self.delete_all(tuple(names - self._in_use(names, objects))).values():
+            manifests = self._manifests(names, objects)
+            for name in objects:
+                self._prove_replaced(name, manifests[name], self.leftovers())
+            for error in self.delete_all(tuple(names.difference(*manifests.values()))).values():
                 raise error
 
     def is_due(self) -> bool:
@@ -229,33 +241,75 @@ class SegmentRemoval:
             # Before the leftovers are read: one that is added meanwhile sets the time again, and must not be
             # forgotten.
             self._due = None
-        for name, one in self.leftovers().items():
+        left = self.leftovers()
+        for name, one in left.items():
             if self._is_recent(one.since):
                 self._schedule_look(one.since + LATE_SECONDS)
             else:
                 groups.setdefault((one.objects, one.is_proven), set()).add(name)
         for (objects, is_proven), names in groups.items():
             try:
-                unused = names - self._in_use(names, objects)
-                failures = self._delete_if(is_proven, objects, unused)
+                failures = self._delete_unused(names, objects, left, is_proven=is_proven)
             except StoreError as error:
                 # Without an answer about the manifests nothing is deleted: all of them are tried again.
                 failures = dict.fromkeys(names, error)
             self.record_deleted(objects, names, failures, is_proven=is_proven)
 
-    def _delete_if(
-        self, is_proven: bool, objects: Collection[ObjectName], unused: set[ObjectName]
+    def has_landed(self, name: ObjectName) -> bool:
+        """Return whether Swift has a manifest of this journal as `name` whose PUT had no answer."""
+        return self._landed_at(name, self._named_by(name), self.leftovers()) is not None
+
+    def _landed_at(
+        self, name: ObjectName, named: set[ObjectName], left: Mapping[ObjectName, Leftover]
+    ) -> float | None:
+        """Return when (Unix seconds) the PUT of the manifest that Swift has as `name` was sent last.
+
+        It names the segments `named`. Return None if it is no manifest of this journal without an answer.
+        Nobody else names segments of such an upload.
+        """
+        known = (left[one] for one in named if one in left)
+        sent = [one.since for one in known if one.is_proven and one.objects == (name,)]
+        asked = (one for one in self._db.uploads() if one.asked and name in one.objects)
+        sent += [one.since for one in asked if any(_is_new(segment, one) for segment in named)]
+        return max(sent, default=None)
+
+    def _prove_replaced(
+        self, name: ObjectName, named: set[ObjectName], left: Mapping[ObjectName, Leftover]
+    ) -> list[ObjectName]:
+        """Record, and return, which leftovers without proof the manifest of `name` has replaced.
+
+        Those of a version that was seen after it was sent are not: another mount may have renamed that.
+        """
+        at = self._landed_at(name, named, left)
+        if at is None:
+            return []
+        unproven = {one: found for one, found in left.items() if not found.is_proven and one not in named}
+        gone = [one for one, found in unproven.items() if found.objects == (name,) and found.since <= at]
+        rows: list[tuple[object, ...]] = [(one.container, one.key) for one in gone]
+        self._change("UPDATE leftovers SET is_proven = 1 WHERE container = ? AND key = ?", rows)
+        return gone
+
+    def _delete_unused(
+        self,
+        names: set[ObjectName],
+        objects: Collection[ObjectName],
+        left: Mapping[ObjectName, Leftover],
+        *,
+        is_proven: bool,
     ) -> dict[ObjectName, StoreError]:
-        """Delete segments that no known object names, if that is proof; return what failed, and why."""
+        """Delete segments that no known object names, where that is proof; return what failed, and why."""
+        manifests = self._manifests(names, objects)
+        unused = names.difference(*manifests.values())
         if is_proven:
             return self.delete_all(tuple(unused))
-        if unused:
+        proven = unused.intersection(*(self._prove_replaced(name, manifests[name], left) for name in objects))
+        if kept := unused - proven:
             log.info(
                 "%d segments stay, for another client may have renamed %s: 'swiftfs gc' finds them if not",
-                len(unused),
+                len(kept),
                 ", ".join(map(str, objects)),
             )
-        return {}
+        return self.delete_all(tuple(proven))
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str, *, stays: bool = False) -> None:
         """Record that an object with this ETag was moved to `target`; with `stays` both may exist."""
@@ -272,19 +326,23 @@ class SegmentRemoval:
         for name, error in failures.items():
             log.warning("%s stays in Swift unused: %s", name, error)
 
-    def _in_use(self, names: set[ObjectName], objects: Collection[ObjectName]) -> set[ObjectName]:
-        """Return those segments that a current manifest names; raise `StoreError` if that is uncertain."""
+    def _manifests(
+        self, names: set[ObjectName], objects: Collection[ObjectName]
+    ) -> dict[ObjectName, set[ObjectName]]:
+        """Return the segments that each object names which may name any of `names`.
+
+        Raise `StoreError` if that is uncertain.
+        """
         users = {user for users in self.owners.users(names).values() for user in users}
-        used: set[ObjectName] = set()
+        manifests = {}
         # An object that was moved still names the segments of its old name.
         for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users}, names)}):
-            named = self._named_by(name)
-            used |= named
+            named = manifests[name] = self._named_by(name)
             if name in users and not self.owners.users(named):
                 # Not a share that is younger: the COPY behind it may still be carried out, and make such a
                 # manifest.
                 self.owners.unshare(name, self._clock() - LATE_SECONDS)
-        return names & used
+        return manifests
 
     def _named_by_any(self, names: Iterable[ObjectName]) -> set[ObjectName]:
         return {segment for name in names for segment in self._named_by(name)}
@@ -347,6 +405,12 @@ class SegmentRemoval:
 
 def _proven(objects: Iterable[ObjectName], since: float) -> Leftover:
     return Leftover(tuple(sorted(objects)), since, is_proven=True)
+
+
+def _is_new(segment: ObjectName, upload: UnreferencedPrefix) -> bool:
+    """Return whether a segment was stored for an upload, and no manifest that Swift answered named it."""
+    is_below = segment.container == upload.prefix.container and segment.key.startswith(upload.prefix.key)
+    return is_below and segment.key not in (upload.named or ())
 
 
 def _to_text(objects: Iterable[ObjectName]) -> str:

@@ -10,6 +10,7 @@ from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_removal import SegmentRemoval
+from swiftfs.objects import ObjectName
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ class Upkeep:
         for unreferenced in abandoned:
             self._discard(unreferenced)
 
-    def _discard(self, unreferenced: UnreferencedPrefix) -> None:
+    def _discard(self, unreferenced: UnreferencedPrefix, stored: Iterable[ObjectName] = ()) -> None:
         try:
-            self._removal.discard_below(unreferenced)
+            self._removal.discard_below(unreferenced, stored)
         except StoreError as error:
             log.info("segments below %s stay for now: %s", unreferenced.prefix, error)
         else:
@@ -66,7 +67,7 @@ class Upkeep:
         names = uploads.abandon()
         # The names of this process are not all that is below the prefix, or a manifest of ours may stand.
         if uploads.record.is_inherited or uploads.record.is_in_doubt:
-            self._discard(uploads.record.state())
+            self._discard(uploads.record.state(), names)
             return
         failures = self._removal.delete_all(names)
         self._removal.log_unused(failures)

@@ -113,6 +113,7 @@ class Adversary(MemoryStore):
         self.met: list[str] = []
         self._late: dict[int, float] = {}
         self._numbers = itertools.count()
+        self._flips = itertools.count()
         self._unsettled_at = -NOTICED
 
     @property
@@ -170,8 +171,9 @@ class Adversary(MemoryStore):
             for at, data in parts[:1]:
                 sink(at, data[: len(data) // 2])
             raise Unavailable(f"get {name}: the connection broke", may_land=False)
+        wrong = 1 + next(self._flips) % 255  # two answers are never wrong alike: they would count as right
         for at, data in parts:
-            sink(at, bytes([data[0] ^ 1]) + data[1:] if at == offset and data else data)
+            sink(at, bytes([data[0] ^ wrong]) + data[1:] if at == offset and data else data)
         if offset == 0 and length is None:
             raise Corrupt(f"{name}: its checksum is wrong")
         return info

@@ -270,6 +270,78 @@ def test_segments_stay_if_the_process_died_and_the_object_exists(cleaner: Cleane
     assert not cleaner.removal.leftovers()
 
 
+def landed(cleaner: Cleaner, *, since: float) -> set[ObjectName]:
+    """Replace a version by a manifest whose PUT, sent `since` then, had no answer; return both segments."""
+    old, new = (
+        cleaner.segment(PREFIX + "1-a"),
+        cleaner.segment("file/swiftfs-fedcba9876543210fedcba9876543210/2-b"),
+    )
+    cleaner.manifest("file", old)
+    cleaner.removal.segments_of(NAME, is_slo=True)
+    cleaner.manifest("file", new)
+    prefix = ObjectName("box_segments", "file/swiftfs-fedcba9876543210fedcba9876543210/")
+    asked = UnreferencedPrefix(prefix, frozenset(), "local", frozenset({NAME}), frozenset({"etag"}), since)
+    cleaner.log.begin_upload(asked)
+    return {old, new}
+
+
+def test_segments_go_that_a_manifest_without_an_answer_has_replaced(cleaner: Cleaner) -> None:
+    """Swift has it, and only this journal knows its segments."""
+    _, new = sorted(landed(cleaner, since=cleaner.now))
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {new.key}
+    assert not cleaner.removal.leftovers()
+
+
+def test_segments_of_a_version_that_came_after_such_a_manifest_stay(cleaner: Cleaner) -> None:
+    """The manifest may have come late, when another mount had renamed that version."""
+    both = landed(cleaner, since=cleaner.now - 1)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {one.key for one in both}
+
+
+@pytest.mark.parametrize("passing", [False, True])
+def test_the_proof_outlives_the_manifest(cleaner: Cleaner, passing: bool) -> None:
+    """It is replaced itself, or its upload is given up, before the time is over."""
+    landed(cleaner, since=cleaner.now)
+    if passing:
+        (upload,) = cleaner.log.uploads()
+        cleaner.removal.discard_below(upload)
+        cleaner.log.end_upload(upload.prefix)
+    cleaner.removal.discard(NAME, cleaner.removal.segments_of(NAME, is_slo=True))
+    cleaner.store.delete(NAME)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == set()
+
+
+def test_what_a_manifest_without_an_answer_names_is_not_proven(cleaner: Cleaner) -> None:
+    """Its own deletion had no answer either, and another mount has renamed the object."""
+    _, new = sorted(landed(cleaner, since=cleaner.now))
+    cleaner.removal.segments_of(NAME, is_slo=True)
+    (upload,) = cleaner.log.uploads()
+    cleaner.removal.discard_below(upload)
+    cleaner.store.delete(NAME)
+    cleaner.manifest("renamed by another mount", new)
+    pass_time(cleaner)
+    assert segments(cleaner.store) == {new.key}
+
+
+def test_segments_of_an_abandoned_upload_go_though_no_listing_shows_them_yet(cleaner: Cleaner) -> None:
+    listed, unlisted = cleaner.segment(PREFIX + "1-a"), cleaner.segment(PREFIX + "2-b")
+    prefix = ObjectName("box_segments", PREFIX)
+    upload = UnreferencedPrefix(prefix, frozenset(), "local", frozenset({NAME}))
+    held = cleaner.store._containers["box_segments"].objects
+    late = held.pop(unlisted.key)
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "manifest":  # the listing has been answered
+            held[unlisted.key] = late
+
+    cleaner.store.hook = hook
+    cleaner.removal.discard_below(upload, [listed, unlisted])
+    assert segments(cleaner.store) == set()
+
+
 def test_an_outage_is_no_proof(cleaner: Cleaner) -> None:
     """After the outage the object is looked up again: it has been renamed since."""
     used = cleaner.segment(PREFIX + "1-a")
