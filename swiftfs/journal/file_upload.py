@@ -151,7 +151,7 @@ class FileUpload:
         try:
             info = self._store.put_manifest(operation.name, manifest, headers)
         except StoreError as error:
-            if is_new and not error.retryable:
+            if is_new and not error.retryable and not error.may_land:
                 uploads.record.refused(manifest)
             raise
         self._removal.owners.record_version(operation.name, manifest.etag)

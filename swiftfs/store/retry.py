@@ -65,10 +65,12 @@ PATIENT = RetryPolicy(deadline=25.0)
 class _Call:
     """The state of one call: with `lost`, an earlier attempt may have succeeded although it failed here.
 
-    Every retryable error leaves that open, wrong bytes in the answer too.
+    Every retryable error leaves that open, wrong bytes in the answer too. One that was sent and not answered
+    `may_land`.
     """
 
     lost: bool = False
+    may_land: bool = False
 
 
 class RetryingStore:
@@ -268,6 +270,8 @@ class RetryingStore:
             except StoreError as error:
                 if error.may_land:
                     self._ambiguous.lost(name, effect(error))
+                    call.may_land = True
+                error.may_land = call.may_land  # whatever the answer to this attempt says
                 raise
 
         return self._repeat(recorded)
