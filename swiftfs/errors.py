@@ -48,8 +48,9 @@ class StoreError(SwiftfsError):
     """A request to Swift failed.
 
     If it is `retryable`, it may succeed when sent again, after `retry_after` seconds if the server named a
-    pause. If it `may_land`, it was sent and not answered: the server may carry it out later. `etag` is then
-    the ETag of the object it would store, if the sender knows it.
+    pause. If it `may_land`, it, or an earlier attempt of the same call, was sent and not answered: the server
+    may have carried it out, or may do so later. `etag` is then the ETag of the object it would store, if the
+    sender knows it.
     """
 
     retryable = False

@@ -173,7 +173,7 @@ class FileUpload:
             info = self._store.put_manifest(operation.name, manifest, headers)
         except StoreError as error:
             # Only then it is certain that no attempt to store this manifest can still succeed.
-            if is_new and not error.retryable:
+            if is_new and not error.retryable and not error.may_land:
                 uploads.record.refused(manifest)
             raise
         # Claims for other ETags go only now: until the answer, the old version may stay.

@@ -71,11 +71,13 @@ new timestamp. A server that goes on refusing it means something else by its 409
 class _Call:
     """The state of one call: with `lost`, an earlier attempt may have succeeded although it failed here.
 
-    Every retryable error leaves that open, wrong bytes in the answer too; a `Clash` does not.
+    Every retryable error leaves that open, wrong bytes in the answer too; a `Clash` does not. A request that
+    was sent and not answered `may_land`.
     """
 
     clashes_left: int = 0
     lost: bool = False
+    may_land: bool = False
 
     def repeats(self, error: BaseException) -> bool:
         """Return whether to send the request again that failed with `error`."""
@@ -293,6 +295,8 @@ class RetryingStore:
             except StoreError as error:
                 if error.may_land:
                     self._ambiguous.lost(name, effect(error))
+                    call.may_land = True
+                error.may_land = call.may_land  # whatever the answer to this attempt says
                 raise
 
         return self._repeat(recorded, CLASHES_REPEATED)

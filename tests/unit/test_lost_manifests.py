@@ -13,7 +13,7 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, named_segments, segments
 from swiftfs.config.sources import parse_options
-from swiftfs.errors import Unavailable
+from swiftfs.errors import NoSpace, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Folder, Source
@@ -240,6 +240,25 @@ def _let_threads_work(filesystem: FileSystem) -> None:
         workers.submit(time.sleep, 0.01) for _ in range(2 * filesystem.services.journal._scheduler._parallel)
     ]:
         job.result()
+
+
+def test_a_refusal_after_a_lost_answer_leaves_the_segments_of_what_stands(
+    store: LossyStore, tmp_path: Path
+) -> None:
+    """The first attempt has stored the manifest; the second one of the same call is refused."""
+    data = noise(2 * MIB)
+    store.lost = 2
+
+    def hook(method: str, _subject: str) -> None:
+        if method == "put_manifest" and store.lost < 2:
+            raise NoSpace("507")
+
+    store.hook = hook
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
+        with pytest.raises(NoSpace):
+            write(filesystem, "/file", data)
+        store.hook = None
+    assert body(store, "file") == data
 
 
 def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -> None:
