@@ -101,6 +101,7 @@ def encode_type(base: str, stored: Stored) -> str:
     if stored.mtime_ns is not None:
         parts.append(f"mtime={format_time(stored.mtime_ns)}")
     if stored.mode is not None:
+        # With the file type: a listing shows links and special files by it.
         parts.append(f"mode={stored.mode:07o}")
     if stored.uid is not None:
         parts.append(f"uid={stored.uid}")
@@ -123,6 +124,7 @@ def decode_type(content_type: str) -> tuple[str, Stored]:
     ours: dict[str, str] = {}
     for part in content_type.split(";"):
         key, _, value = part.strip().partition("=")
+        # A parameter of our name with another value is another client's: it stays in the media type.
         if key in _READERS and _READERS[key].fullmatch(value):
             ours[key] = value
         else:
@@ -221,6 +223,7 @@ def header_to_xattr(header: str) -> str | None:
 def encode_xattr(value: bytes) -> str:
     """Return the header value of an xattr: plain text as it is, other bytes as base64 after `data:`."""
     text = value.decode("ascii", "replace")
+    # HTTP strips blanks at the ends, and a text that begins like our base64 form would be decoded.
     if _VERBATIM_VALUE.fullmatch(text) and not text.startswith("data:"):
         return text
     return _BINARY + base64.b64encode(value).decode()

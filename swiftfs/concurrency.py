@@ -244,6 +244,7 @@ class _CheckedLock:
 
     def __enter__(self) -> object:
         self._checks.may_take(self)
+        # After the check: a thread that would deadlock here must report it first.
         self._raw.__enter__()
         self._checks.held.append(self)
         return True
@@ -252,6 +253,7 @@ class _CheckedLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         held = self._checks.held
+        # The last one, as a reentrant lock may be in the list several times.
         del held[len(held) - 1 - held[::-1].index(self)]
         self._raw.__exit__(kind, error, trace)
 
@@ -268,6 +270,7 @@ class _CheckedCondition(_CheckedLock):
         return self._condition.wait(timeout)
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        # Only a wait that really waits is refused.
         if not predicate():
             self._may_wait()
         return self._condition.wait_for(predicate, timeout)

@@ -171,6 +171,7 @@ class Source:
         if not folder.container:
             raise os_error(errno.EPERM, path)
         target = folder.child(unescape(name)[0])
+        # No listing shows this name: a file there would vanish.
         if target.key == SEGMENTS_FOLDER:
             raise os_error(errno.EPERM, path)
         if len(target.key.encode()) > MAX_KEY_BYTES:
@@ -204,6 +205,7 @@ def _components(path: str) -> list[str]:
     components = []
     for name in path.strip("/").split("/") if path != "/" else ():
         component, shadowed = unescape(name)
+        # `a%file` is an object beside the folder `a`, never a folder.
         if shadowed:
             raise os_error(errno.ENOTDIR, path)
         components.append(component)

@@ -56,6 +56,7 @@ def unmount_helper(mountpoint: Path, *, force: bool, lazy: bool) -> None:
     """Unmount MOUNTPOINT for umount(8), and wait until everything written there is in Swift."""
     if force or lazy:
         flags = ["-f"] * force + ["-l"] * lazy
+        # `--internal-only`: umount(8) would call this helper again.
         os.execvp("umount", ["umount", "--internal-only", *flags, str(mountpoint)])
     from swiftfs.control.client import printable
     from swiftfs.control.unmount import unmount

@@ -47,6 +47,7 @@ def damaged_journals(folder: Path) -> list[Path]:
 
 def own_folder(who: str, source: Source) -> Path:
     """Return the cache folder of a source in the account `who`, below the user's cache folder."""
+    # By the account, too: two accounts may have containers of one name.
     digest = hashlib.sha256(f"{who} {source}".encode()).hexdigest()[:12]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", str(source)).strip("-")[:60]
     return platformdirs.user_cache_path("swiftfs") / f"{label or 'account'}-{digest}"
@@ -78,11 +79,13 @@ def _lock(folder: Path) -> int:
     """Return a descriptor that holds the folder's lock; raise `BlockingIOError` if another process does."""
     mark = folder / LOCK
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # It would change the mode of somebody's folder, and delete what it does not know in `content`.
     if not mark.exists() and any(one.name != "lost+found" for one in folder.iterdir()):
         raise ConfigurationError(f"cache folder {folder} holds other files: choose an empty folder")
     folder.chmod(0o700)
     lock = os.open(mark, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        # The kernel releases it when the process dies, so no lock is left over after a kill -9.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)

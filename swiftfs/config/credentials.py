@@ -33,6 +33,7 @@ def read_credentials(path: Path) -> dict[str, str]:
     try:
         if not _is_private(path):
             raise ConfigurationError(f"credentials file {path} can be read by other users: chmod 600 it")
+        # `utf-8-sig`: editors of other systems begin a file with a byte order mark.
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigurationError(f"credentials file {path}: {error.strerror}") from None

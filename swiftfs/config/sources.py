@@ -146,6 +146,7 @@ def build_options(levels: Iterable[Sequence[Setting]]) -> Options:
                 )
             for given, other in ((first, second), (second, first)):
                 if parsed.get(given):
+                    # A flag `--sync` must not fail because the file has `settle`: the stronger source wins.
                     values.pop(other, None)
         values |= parsed
         origins |= {name: setting.origin for name, setting in level.items()}

@@ -51,6 +51,7 @@ class ControlDir:
         """Return the attributes of the folder or of a file."""
         if path == ROOT:
             return self._attributes(path, stat.S_IFDIR | 0o500, 0, self._since)
+        # The kernel checks modes only with `default_permissions`, and allow_other lets others come so far.
         self.check_access(path)
         return self._attributes(path, stat.S_IFREG | 0o400, len(self._text(path)), unix_time_ns())
 
@@ -81,6 +82,7 @@ class ControlDir:
             raise os_error(errno.EROFS, path)
         text = self._text(path)
         descriptor = os.memfd_create(HIDDEN_FOLDER)
+        # A copy of the descriptor, since closing the file would close it.
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(text)
         handle = next(self._handles)
@@ -138,6 +140,7 @@ class ControlDirFS(FileSystem):
             return self._control.opendir(path)
         handle = self._filesystem.opendir(without_hidden(path))
         if path == "/":
+            # Only a listing of the root needs its names changed, and readdir(2) knows the handle only.
             self._roots.add(handle)
         return handle
 

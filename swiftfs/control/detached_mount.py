@@ -32,6 +32,7 @@ class DetachWatch:
         self._journal = journal
         self._cache = cache
         self._entry: MountEntry | None = None
+        # A descriptor, so that poll(2) can wait for it and the table together.
         self._ended = os.eventfd(0)
         self._thread = new_thread(self._watch, "detached")
 
@@ -67,6 +68,7 @@ class DetachWatch:
         log.info(
             "%s is unmounted, but still mounted elsewhere: pending changes are stored now", self._mountpoint
         )
+        # The process may live for long: what was written must not wait for that.
         self._journal.flush_all()
         while True:
             report = self._journal.report()

@@ -23,6 +23,7 @@ class Drain:
 
     def write(self, cache: Path) -> None:
         """Write it into `cache`; a failure of the disk is logged and ignored."""
+        # `swiftfs umount` may read it at any moment.
         unfinished = _file(cache).with_suffix(".new")
         try:
             unfinished.write_text(json.dumps(asdict(self)))

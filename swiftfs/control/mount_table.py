@@ -46,6 +46,8 @@ def mount_entries(table: Path) -> Iterator[MountEntry]:
         if after.split(b" ")[0] == TYPE:
             fields = before.split(b" ")
             major, minor = fields[2].split(b":")
+            # The kernel writes blanks, tabs, newlines and backslashes of a path as octal numbers
+            # (proc_pid_mountinfo(5)).
             plain = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
             yield MountEntry(os.makedev(int(major), int(minor)), Path(os.fsdecode(plain)))
 
@@ -56,6 +58,7 @@ def find_holders(device: int) -> list[Holder]:
     for folder in sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name)):
         with suppress(OSError):
             namespace = str((folder / "ns" / "mnt").readlink())
+            # One process of each namespace is enough: there may be thousands.
             if namespace in found:
                 continue
             for entry in mount_entries(folder / "mountinfo"):

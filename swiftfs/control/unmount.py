@@ -37,6 +37,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
     """
     mountpoint = mountpoint.resolve()  # fusermount(1) does not resolve symbolic links
     try:
+        # While it is mounted: afterwards there is nobody to ask.
         pid = int(os.getxattr(mountpoint, PID_ATTRIBUTE))
         cache = Path(os.fsdecode(os.getxattr(mountpoint, CACHE_ATTRIBUTE)))
         device = mountpoint.stat().st_dev
@@ -47,6 +48,7 @@ def unmount(mountpoint: Path, progress: Callable[[int], None]) -> str:
             raise DeadMount(f"{mountpoint}: its process had died; the mount is removed now") from None
         raise reason from None
     try:
+        # Before the unmount: afterwards the number could be another process's.
         process = os.pidfd_open(pid)
     except OSError as error:
         raise ConfigurationError(
@@ -68,6 +70,7 @@ def _wait(process: int, pid: int, device: int, cache: Path, progress: Callable[[
     `process` is a descriptor of the process `pid`.
     """
     looks, held_from = 0, monotonic() + HELD_SECONDS
+    # A pidfd is readable when the process has ended (pidfd_open(2)).
     while not select.select([process], [], [], POLL_SECONDS)[0]:
         drain = Drain.read(cache)
         progress(drain.waiting)
@@ -119,6 +122,7 @@ def died(mountpoint: Path) -> bool:
 
 def detach(mountpoint: Path) -> None:
     """Unmount with fusermount; raise `ConfigurationError` with its reason if it refuses."""
+    # A user who is not root may unmount FUSE only by this set-user-ID program.
     command = shutil.which("fusermount") or shutil.which("fusermount3")
     if command is None:
         raise SwiftfsError("fusermount is missing: install the package fuse")

@@ -28,9 +28,11 @@ class Activity:
         """Wake those who wait; call what waits for idleness if nothing is under way any more."""
         with self._state.changed:
             self._state.changed.notify_all()
+            # Taken with the lock, so that one thread of several that end at once calls it.
             idle = self._idle if self.is_idle() else None
             if idle is not None:
                 self._idle = None
+        # Without the lock: it takes that of the cache.
         if idle is not None:
             idle()
 

@@ -35,6 +35,8 @@ class BaseResolver:
     def learn(self, info: ObjectInfo) -> None:
         """Record what a download said of the object. Lock held."""
         blocks = self._state.blocks
+        # The ETag was unknown (a DLO, or an object of another client): the first answer decides which version
+        # fills the file.
         if blocks.origin is not None and not blocks.origin.etag:
             blocks.origin = replace(blocks.origin, etag=info.version.etag)
         self.last_get_info, self._seen = info, monotonic()
@@ -85,6 +87,7 @@ class BaseResolver:
         """Ask Swift, once, which version there is instead of a refused one; return whether it may be used."""
         state = self._state
         with state.changed:
+            # One HEAD for all readers that were refused together.
             state.changed.wait_for(lambda: not self._asking)
             if state.is_certain:
                 return False

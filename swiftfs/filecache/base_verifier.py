@@ -58,6 +58,7 @@ class BaseVerifier:
             while (run := next(state.blocks.unverified(*block_range(offset, end)), None)) is not None:
                 if under_way := fetches.touching(*run):
                     self._downloader.wait_for(under_way)
+                # The result may save the request.
                 elif state.checks.is_checking(*run):
                     state.changed.wait()
                 else:
@@ -82,6 +83,7 @@ class BaseVerifier:
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
         """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""
         info = self._resolver.last_get_info
+        # The ETag of a large object is no MD5 of its bytes.
         if origin.manifest is not None or (info is not None and (info.is_slo or info.dlo_prefix is not None)):
             return False
         needed = (fetch.last - fetch.first) * BLOCK
@@ -91,6 +93,7 @@ class BaseVerifier:
 
     def _download_whole(self, origin: BaseVersion) -> bool:
         """Download the object and compare its MD5; return False when its ETag is not an MD5."""
+        # Once more, in case that the network was at fault.
         for _ in range(2):
             with closing(self._empty_answer(0, origin.object_size)) as answer:
                 info = self._get(origin, answer)
@@ -114,6 +117,7 @@ class BaseVerifier:
         offset, end = first * BLOCK, min(last * BLOCK, origin.size)
         with ExitStack() as opened:
             seen = [opened.enter_context(closing(one)) for one in self._bytes_here(offset, end)]
+            # At most three: where no two of them agree, more would not help.
             while len(seen) < 3:
                 answer = self._empty_answer(max(0, offset - len(seen) * BLOCK), end)
                 opened.enter_context(closing(answer))
@@ -152,6 +156,7 @@ class BaseVerifier:
             now = state.blocks.origin
             if now is None or now.manifest is not None or state.checks.asked:
                 return now.manifest if now is not None else None
+            # At most one request for it, whatever the answer: the upload of the file asks again if it must.
             state.checks.asked = True
         try:
             manifest = self._store.manifest(origin.name)
@@ -178,9 +183,11 @@ class BaseVerifier:
         state, blocks = self._state, self._state.blocks
         with state.changed:
             now = blocks.origin
+            # Our own upload or rename may have replaced the version while its bytes came.
             if now is None or not blocks.is_from(origin) or state.closed:
                 return
             end = min(end, now.size)
+            # Not over blocks that a writer has changed since.
             for one, other in list(blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):

@@ -430,6 +430,7 @@ class BlockMap:
     def freeze(self) -> Snapshot:
         """Begin an upload of the bytes as they are now; blocks that are written later are dirty again."""
         assert self.snapshot is None
+        # The set itself goes to the snapshot: what is written from now on must not be in it.
         self.snapshot = Snapshot(self.origin, self.size, self.dirty, self.size)
         self.dirty = Blocks()
         return self.snapshot
@@ -455,6 +456,7 @@ class BlockMap:
         self.present.add(*ours)
         self.verified.add(*ours)
         self.verified.update(taken.dirty)
+        # `ours` may have evicted blocks among them, which only their segments had.
         self.present.subtract(self.remote.blocks)
         self.verified.subtract(self.remote.blocks)
         self.remote.clear()

@@ -225,6 +225,7 @@ class FileCache:
     def acquire_version(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None without one."""
         with self._lock:
+            # Its downloads have not ended: the new user goes on with them.
             cached_file = self._closing.pop(version, None)
             if cached_file is not None:
                 return self._introduce(cached_file, version.name)
@@ -350,6 +351,7 @@ class FileCache:
             self._closing[version] = cached_file
         if replaced is not None:
             replaced.discard()
+        # Without waiting: close(2) of a reader must not take as long as its last download.
         cached_file.when_idle(lambda: self._store(version, cached_file))
 
     def drop(self, cached_file: CachedFile) -> None:
@@ -368,6 +370,8 @@ class FileCache:
                 (use.cached_file, use.pins > 0) for use in self._used.values() if use.cached_file is not None
             ]
             for cached_file, journaled in (
+                # Clean files first: what is evicted of a dirty one is fetched from its segments before it is
+                # changed again.
                 sorted(used, key=lambda one: one[0].is_dirty()) if excess > 0 else ()
             ):
                 if excess <= 0:
@@ -382,6 +386,7 @@ class FileCache:
             used = [use.cached_file for use in self._used.values() if use.cached_file is not None]
         for version, cached_file in closing:
             self._store(version, cached_file)
+        # The files of the journal stay where they are, for the next mount.
         for cached_file in used:
             cached_file.suspend()
         self._versions.close()
@@ -410,13 +415,17 @@ class FileCache:
 
     def _outlook(self, cached_file: HasSize, size: int) -> SpaceOutlook:
         """Free what can be freed at once, and begin the uploads that will free more."""
+        # Segments are on the disk until they are stored, however small the option is.
         limit = max(self.limit, self._factory.space_needed(cached_file.size))
         self.fit(size)
         if self._unsaved() + size <= limit and self._free() >= RESERVE:
             return SpaceOutlook.ROOM
+        # Without the cache's lock: this takes the journal's, which comes first.
         hope = self._backlog.start_uploads_for_space()
         with self._lock:
             hope = self._upload_full_segments() or hope or any(use.pins for use in self._used.values())
+            # Only if nothing else helps: a segment that is not full is uploaded again when more of it is
+            # written.
             hope = hope or self._upload_full_segments(holes=True)
         self.fit(size)  # an upload may have ended meanwhile
         is_over = self._unsaved() + size > limit

@@ -160,6 +160,7 @@ class CachedFile:
         The local file has all that was written; it may not be on the disk yet.
         """
         with self._state.changed:
+            # The record names these segments, so they stay until no record does.
             self.uploads.protect(self._state.blocks.remote.segments())
             self._state.is_recorded = True
             prefix = self.uploads.record.prefix if self.uploads.record.has_begun else None
@@ -174,6 +175,7 @@ class CachedFile:
         end = min(offset + size, self.size)
         if end <= offset:
             return FileSpan(self.descriptor, offset, 0)
+        # Before the download: between its end and this thread's answer nothing may be evicted.
         self._evictor.keep_for_answer(offset, end)
         self._downloader.ensure_read(offset, end)
         return FileSpan(self.descriptor, offset, end - offset)
@@ -185,11 +187,15 @@ class CachedFile:
         Raise `OSError` ENOSPC if there is no space.
         """
         began, end = monotonic(), offset + size
+        # Only the first and the last block of a write can be covered in part; those between need no download.
         _, last = block_range(offset, end)
         edges = {edge * BLOCK for edge in (offset // BLOCK, last - 1)}
+        # Not with the lock of this state: whatever makes space, evicting or uploading, takes it.
         self._state.space.wait_for_space(self, size)
         partly = {edge for edge in edges if not offset <= edge < edge + BLOCK <= end}
         with self._holding(partly, offset, end):
+            # Under the lock, together with the notes about it: a segment is read for an upload at any moment,
+            # and must be found to be superseded if it was read before these bytes came.
             copied = self._counted(offset, size, fill(self.descriptor, offset))
             if not copied:
                 return 0
@@ -203,6 +209,7 @@ class CachedFile:
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long; new bytes are zeros."""
         began, edge = monotonic(), min(size, self.size)
+        # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
         behind = size if size < self.size else 0
         # In a shorter file no block changes: the rest of the last one is verified when it is stored.
@@ -212,6 +219,8 @@ class CachedFile:
             self._state.begin_change()
             if size < before:
                 self._state.blocks.cut(size)
+                # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of
+                # SIGBUS.
                 punch_hole(self.descriptor, size, before - size)
             else:
                 self._state.extend(size)
@@ -249,6 +258,8 @@ class CachedFile:
             for first, last in touched:
                 self._downloader.ensure(first * BLOCK, last * BLOCK)
             with self._state.changed:
+                # Once more, with the lock: since the download, blocks may have been evicted again, or
+                # changed.
                 ready = all(is_ready(edge, edge + BLOCK) for edge in edges)
                 if ready and not blocks.remote.touched(offset, end):
                     yield
@@ -263,6 +274,8 @@ class CachedFile:
         """
         with self._state.changed:
             origin = self.origin
+            # The upload of a patch needs whole pieces anyway, so the rest of the piece costs no request of
+            # its own later.
             large = origin is not None and origin.object_size > LARGE_PIECES * PIECE
             needed = [edge for edge in edges if not is_ready(edge, edge + BLOCK)]
         step = PIECE if large and whole else BLOCK
@@ -295,6 +308,7 @@ class CachedFile:
 
     def _beside_evicted(self, size: int) -> Iterator[tuple[int, int]]:
         position = 0
+        # Evicted segments are named by the manifest as they are: nothing of them need be fetched back.
         for stored in self.evicted():
             yield position, stored.start
             position = stored.end
@@ -332,10 +346,13 @@ class CachedFile:
         Bytes that are written afterwards are another change. Nothing is evicted until `adopt`. A file that
         changed during each of its last uploads is copied, so that this upload can succeed.
         """
+        # In two steps: the copy is made while writers go on, and only what they changed meanwhile is copied
+        # again with the lock held.
         frozen = self._copier.begin()
         with self._state.changed:
             self._copier.frozen = self._copier.end(frozen) if frozen is not None else None
             snapshot = self._state.blocks.freeze()
+            # Until `adopt`: an upload maps the file, and would read zeros where blocks were evicted.
             self._state.pinned = True
             self.uploads.began(snapshot.size, self._copier.frozen)
             return snapshot
@@ -383,8 +400,11 @@ class CachedFile:
             self._copier.stored(taken)
             state.pinned = False
             state.is_certain = True
+            # What was stored from local bytes is right by definition; evicted blocks still come from the
+            # network.
             is_here = state.blocks.is_present(0, min(taken.size, taken.least))
             state.checks.begin(done=not taken.changed and is_here)
+        # Without the lock: it takes the cache's, which comes before this one.
         state.space.on_growth(taken.size)  # as many bytes more can be evicted
 
     def own_all(self) -> None:
@@ -412,6 +432,8 @@ class CachedFile:
         """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""
         state = self._state
         with state.changed:
+            # A download or an upload would use the number of the descriptor, which the next open(2) gives to
+            # another file.
             if state.closed or state.blocks.snapshot or not self._activity.is_idle():
                 return None
             state.closed = True
@@ -449,6 +471,7 @@ class CachedFile:
         with state.changed:
             if state.closed or not (self._activity.is_idle() and blocks.is_clean()):
                 return None
+            # Bytes that were wrong twice are not kept for the next open.
             if not blocks.present or state.checks.has_failed:
                 return None
             state.closed = True

@@ -109,6 +109,7 @@ class ChecksumRanges:
         """Record the MD5 that a range had after so many `changes`; return whether it is wrong."""
         self.running -= 1
         part.running = False
+        # Blocks of it were evicted or replaced during the check: its result says nothing.
         if part.changes != changes or part not in self._ranges:
             return False
         if digest == part.etag:

@@ -46,6 +46,7 @@ class Downloader:
 
     def ensure(self, offset: int, end: int) -> None:
         """Download what is missing of the bytes from `offset` to `end`, or wait for those who do."""
+        # One run of missing blocks at a time, since others may fetch the next one meanwhile.
         while (fetch := self._claim(offset, end)) is not None:
             self.run(fetch)
 
@@ -54,14 +55,18 @@ class Downloader:
         state = self._state
         blocks = state.blocks
         with state.changed:
+            # A new file: all of it is here.
             if (blocks.origin is None and not blocks.remote) or state.closed:
                 return
+            # Without looking at the handle: several handles may read one stream, and one handle several.
             stream, left = self._streams.join(offset)
+            # Whoever waits for a cancelled download must look again, and fetch the bytes itself.
             if left:
                 self.fetches.cancel(left)
                 state.changed.notify_all()
             for start, stop in self._streams.plan(stream, offset, end, blocks.size):
                 missing = list(blocks.missing(*block_range(start, stop)))
+                # A list: `free` and `missing` must not see what the loop adds.
                 for run in [free for one in missing for free in self.fetches.free(*one)]:
                     self._pool.submit(self._run_queued, self._add(*run, queued=True, ahead=stream))
         try:
@@ -88,6 +93,7 @@ class Downloader:
         for fetch in under_way:
             fetch.waiters += 1
         try:
+            # Any change wakes it, not only the end of a download: blocks count as they arrive.
             self._state.changed.wait()
         finally:
             for fetch in under_way:
@@ -101,6 +107,7 @@ class Downloader:
         state = self._state
         with state.changed:
             while (run := state.blocks.first_missing(offset, end)) is not None:
+                # The MD5 of these bytes was wrong twice: another download would not help.
                 if failure := state.checks.failure(*run):
                     raise Corrupt(failure)
                 under_way = self.fetches.touching(*run)
@@ -124,6 +131,7 @@ class Downloader:
     def _run(self, fetch: Download) -> None:
         origin = self._state.blocks.origin
         try:
+            # Without the lock, in the thread of the caller or of the pool.
             fetch.execute(fetch)
         except GivenUp:
             pass
@@ -131,6 +139,8 @@ class Downloader:
             fetch.error = self._failure_of(fetch, origin, error)
         finally:
             with self._state.changed:
+                # Before the waiters are woken: they must find no download of their blocks, or the error in
+                # it.
                 self.fetches.end(fetch)
                 self._state.changed.notify_all()
             self._activity.ended()
@@ -145,6 +155,7 @@ class Downloader:
         if not blocks.is_from(origin):
             return None  # our own upload or rename has replaced the version
         try:
+            # A segment of our own has no other version.
             is_other = fetch.source is None and (
                 self._resolver.ask(origin) or self._resolver.follow_upload(origin)
             )
@@ -165,6 +176,7 @@ class Downloader:
         if origin is None or state.closed:
             return
         offset = fetch.first * BLOCK
+        # `origin.size` is less than the object's after a truncation: what was cut off must not come back.
         length = min(fetch.last * BLOCK, origin.size) - offset
         if length <= 0:
             return
@@ -174,6 +186,7 @@ class Downloader:
         as_they_come = bool(origin.etag) and not whole
 
         def arrived(offset: int, data: bytes) -> None:
+            # In the sink, which is the only place where a running request can be given up.
             fetch.refuse_unwanted()
             state.is_certain = True
             self._store_bytes(offset, data, present=as_they_come)
@@ -199,11 +212,14 @@ class Downloader:
             if blocks.origin is None:
                 return
             end = min(offset + len(data), blocks.origin.size)
+            # A block that is present by now may have been written to: the downloaded bytes are the older
+            # ones.
             for first, last in list(blocks.present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
                 os.pwrite(state.descriptor, memoryview(data)[start - offset : stop - offset], start)
                 blocks.verified.discard(first, last)
             if present:
+                # The last block of a chunk is complete with the next chunk, or at the end of the object.
                 last = end // BLOCK if end < blocks.origin.size else -(-end // BLOCK)
                 # The first block is complete: a download begins at a block, and its chunks come in order.
                 blocks.present.add(offset // BLOCK, last)

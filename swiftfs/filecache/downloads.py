@@ -58,6 +58,7 @@ class Downloads:
     def begin(self, fetch: Download) -> bool:
         """Record that a queued download begins; return whether it is still wanted."""
         fetch.queued = False
+        # `cancel` cannot take it out of the pool, where it waits for a thread.
         return fetch in self._under_way
 
     def end(self, fetch: Download) -> None:
@@ -90,6 +91,8 @@ class Downloads:
         return [
             fetch
             for fetch in self._under_way
+            # An unwanted one still runs, but its bytes do not come: whoever needs them begins another
+            # download.
             if fetch.first < last and first < fetch.last and not fetch.unwanted
         ]
 

@@ -52,6 +52,7 @@ class Evictor:
             position, last = self._streams.position // BLOCK, block_range(0, state.blocks.size)[1]
             evictable = self._evictable(journaled=journaled)
             ahead = [block_range(*needed) for needed in self._streams.needed()]
+            # What is about to be read, what is being fetched, and what the kernel is about to splice.
             for needed in [*ahead, *self._fetches.ranges(), *self._answers.values()]:
                 evictable.discard(*needed)
             freed = 0
@@ -66,6 +67,7 @@ class Evictor:
     def _give_back(self, first: int, last: int) -> None:
         state = self._state
         state.blocks.drop(first, last)
+        # Of a clean file the base version has all blocks, so nothing need be known of its segments.
         if not state.blocks.is_clean():
             for stored in self._segments(journaled=False, within=(first * BLOCK, last * BLOCK)):
                 begin, end = max(first, stored.blocks[0]), min(last, stored.blocks[1])
@@ -79,8 +81,11 @@ class Evictor:
         state, blocks = self._state, self._state.blocks
         is_clean = blocks.is_clean()
         evictable = blocks.present.copy() if is_clean and not journaled else Blocks()
+        # A superseded upload too: it maps these bytes until it has ended.
         for upload in self._uploads.under_way() if evictable else ():
             evictable.discard(*block_range(upload.start, upload.end))
+        # After a record and before the next change nothing more may go: the record says that the local file
+        # has it.
         if is_clean or (state.is_recorded and not journaled):
             return evictable
         for stored in self._segments(journaled=journaled):

@@ -55,6 +55,8 @@ class FileState:
         blocks = BlockMap(origin, cached.present if cached else None, verified=is_checked)
         file = cached.file if cached else SparseFile.create(folder)
         state = cls(file, blocks, space, is_certain=cached is not None, is_checked=is_checked)
+        # Full size from the start, even as one hole: no page that an upload maps or the kernel splices lies
+        # behind the end.
         state.extend(blocks.size)
         return state
 
@@ -66,6 +68,7 @@ class FileState:
         """
         file = SparseFile.open(folder / record.file)
         rest = file.mark().size - record.size
+        # Longer is possible: see `punch_hole` below. A shorter file has lost bytes that close() had accepted.
         if rest < 0:
             file.close()
             raise os_error(errno.EIO, str(file.path))
@@ -73,11 +76,13 @@ class FileState:
         is_certain = bool(record.dirty)
         state = cls(file, BlockMap.restore(record), space, is_certain=is_certain, is_recorded=True)
         state.extend(record.origin.size if record.origin is not None else 0)
+        # Not ftruncate(2): the file must stay as long as the base version.
         punch_hole(file.descriptor, record.size, rest)  # bytes of a writer that never closed the file
         return state
 
     def extend(self, size: int) -> None:
         """Make the local file `size` bytes long, if it is shorter."""
+        # `max`, so that it never makes the file shorter.
         os.ftruncate(self.descriptor, max(size, os.fstat(self.descriptor).st_size))
 
     def pin(self) -> None:

@@ -36,6 +36,7 @@ class FrozenCopier:
 
         Return None if no copy is needed yet, or if none can be made.
         """
+        # A copy costs disk space and time, and most files come to rest.
         if self._changed_uploads < OFTEN:
             return None
         state = self._state
@@ -43,6 +44,7 @@ class FrozenCopier:
         try:
             state.pin()
             with state.changed:
+                # From here on writers are recorded in `_touched`; what they change is copied again by `end`.
                 wanted, size = self._hot(), state.blocks.size
                 self._touched = Blocks()
             frozen = FrozenCopy(folder)
@@ -50,6 +52,7 @@ class FrozenCopier:
                 state.space.on_growth(len(wanted) * BLOCK)
                 refuse_without_room(folder, len(wanted) * BLOCK)
             for first, last in wanted.runs(*block_range(0, size)):
+                # Now, because it needs requests: `end` holds the lock.
                 self._downloader.ensure(first * BLOCK, min(last * BLOCK, size))
             if not is_clone:
                 frozen.copy(state.descriptor, wanted, size)
@@ -66,9 +69,11 @@ class FrozenCopier:
         size = state.blocks.size
         touched, self._touched = self._touched or Blocks(), None
         wanted = self._hot()
+        # Neighbours of what has changed since `begin` were not downloaded, so no copy can have them.
         for run in list(state.blocks.missing(*block_range(0, size))):
             wanted.discard(*run)
         try:
+            # A clone takes so little time that a new one replaces the first, for all of one moment.
             if frozen.clone(state.descriptor):
                 frozen.blocks = wanted
                 return frozen

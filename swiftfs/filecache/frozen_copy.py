@@ -28,6 +28,7 @@ class FrozenCopy:
 
     def __init__(self, folder: Path) -> None:
         file = SparseFile.create(folder)
+        # Without a name nothing is left of it if the process dies.
         file.path.unlink()
         self.descriptor = file.descriptor
         self.blocks = Blocks()
@@ -58,12 +59,15 @@ class FrozenCopy:
             os.ftruncate(self.descriptor, size)
         for first, last in blocks.runs(0, -(-size // BLOCK)):
             start, end = first * BLOCK, min(last * BLOCK, size)
+            # It may have older bytes from the first of the two copies, where the source is a hole by now.
             punch_hole(self.descriptor, start, end - start)
             while (start := _next_data(source, start, end)) < end:
                 start += self._copy(source, start, _next_hole(source, start, end) - start)
 
     def _copy(self, source: int, start: int, length: int) -> int:
         try:
+            # It shares blocks where the file system can; sendfile(2) is for kernels and file systems without
+            # it.
             copied = os.copy_file_range(source, self.descriptor, length, start, start)
         except OSError as error:
             if error.errno not in _NO_COPY_RANGE:

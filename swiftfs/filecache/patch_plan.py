@@ -40,10 +40,12 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
     """
     parts: list[Part] = []
     position = covered = 0
+    # What is uploaded is at least a piece, so a changed block costs its whole piece.
     changed = changed.widened(BLOCKS_A_PIECE)
     for segment in old:
         end = min(position + segment.span, kept, size)
         for start, stop in _unchanged(position, end, changed):
+            # A whole old segment may be shorter: it was served slowly before, too.
             if stop - start < min(PIECE, segment.span):
                 continue
             parts.extend(cut_gaps(covered, start, largest))
@@ -57,6 +59,7 @@ def plan(old: Sequence[Segment], kept: int, size: int, changed: Blocks, largest:
 def compact(parts: Sequence[Part], limit: int, largest: int) -> list[Part]:
     """Join runs of small parts to gaps of at most `largest` bytes, until there are `limit` parts."""
     span_limit = PIECE
+    # In steps, so that no more than necessary is uploaded again.
     while len(parts) > limit and span_limit < largest:
         span_limit *= 2
         parts = _merge(parts, span_limit)
@@ -128,6 +131,8 @@ def with_stored(parts: Sequence[Part], stored: Sequence[StoredSegment], largest:
 
 def _fill(start: int, end: int, stored: Sequence[StoredSegment], largest: int) -> Iterator[Part]:
     for one in stored:
+        # One that reaches over an end of the gap would bring bytes with it that the plan takes from
+        # elsewhere.
         if start <= one.start and one.end <= end:
             yield from cut_gaps(start, one.start, largest)
             yield one.segment

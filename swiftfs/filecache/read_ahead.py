@@ -52,6 +52,7 @@ class ReadAhead:
         """Return whether a read at `offset` does not continue the stream."""
         if abs(offset - self.position) <= NEARBY:
             return False
+        # Up to where it was planned: a reader with several threads may be ahead of the last answer.
         return not max(self._begin, self.position - REORDERED) <= offset <= self._planned
 
     def is_idle(self, now: float) -> bool:
@@ -81,11 +82,13 @@ class ReadAhead:
         self.position, self._stopped = end, False
         if not self._limit:
             return
+        # The first read of a stream plans nothing: it may be a random one.
         if seeks:
             self._begin = self._planned = offset - offset % BLOCK
             self._read = end - offset
             return
         self._read += end - offset
+        # It grows with what was read in one go, so that a short read costs little.
         window = min(max(FIRST_PIECE, 4 * (self._read - BLOCK)), self._limit // streams)
         half = window // 2
         piece = min(max(FIRST_PIECE, half - half % BLOCK), LAST_PIECE)
@@ -115,11 +118,14 @@ class Streams:
         near = [stream for stream in self._streams if not stream.leaves(offset)]
         if near:
             stream = min(near, key=lambda one: abs(offset - one.position))
+            # Another stream was read in between, and this one goes on: so there are two readers, not one that
+            # jumps.
             stream.lasts = stream.lasts or stream is not self._streams[-1]
             self._streams.remove(stream)
             left = [one for one in self._streams if one.is_idle(now)]
         else:
             stream = ReadAhead(self._limit, _NOWHERE)
+            # A jump: the reader of a stream that was never continued is probably the one that has jumped.
             left = [one for one in self._streams if not one.lasts or one.is_idle(now)]
             left.extend(one for one in self._streams[: -STREAMS + 1] if one not in left)
             self._streams = self._streams[-STREAMS + 1 :]

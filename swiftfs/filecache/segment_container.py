@@ -103,6 +103,7 @@ def is_segment_of(segment: ObjectName, owner: ObjectName, choice: str = AUTO) ->
     for place in places_of(owner.container, choice):
         key = place.prefix + owner.key + "/"
         if segment.container == place.container and segment.key.startswith(key):
+            # The whole rest must match: the segments of an object `a/b` lie below those of an object `a`.
             return _BEHIND_KEY.fullmatch(segment.key, len(key)) is not None
     return False
 
@@ -137,6 +138,7 @@ class SegmentContainerChooser:
         except BaseException as error:
             with self._lock:
                 if self._decided.get(container) is mine:
+                    # An outage decides nothing: the next thread tries again.
                     del self._decided[container]
             mine.set_exception(error)
             raise
@@ -190,6 +192,7 @@ class SegmentContainerChooser:
     def _is_there(self, place: SegmentContainer) -> bool:
         try:
             self._store.container_usage(place.container)
+        # A user who may not even see it can store nothing there.
         except (NotFound, AccessDenied):
             return False
         return True

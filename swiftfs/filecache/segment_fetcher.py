@@ -35,6 +35,7 @@ class SegmentFetcher:
         """Fill evicted blocks from their segment; with `again` also those that were fetched back before."""
         offset, length = first * BLOCK, (last - first) * BLOCK
         segment = source.segment
+        # A manifest may name a range of the segment: the segment's own offsets differ from those of the file.
         behind = source.start - segment.first
 
         def sink(offset: int, data: bytes) -> None:
@@ -42,6 +43,7 @@ class SegmentFetcher:
             with self._state.changed:
                 blocks = block_range(start, stop)
                 remote = self._state.blocks.remote.blocks
+                # Only into blocks that are still evicted: others may have been written to since.
                 for one, other in [blocks] if again else list(remote.runs(*blocks)):
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     piece = memoryview(data)[begin - start : end - start]
@@ -64,6 +66,7 @@ class SegmentFetcher:
         with state.changed:
             left = state.blocks.remote.blocks.copy()
             left.discard(first, last)
+            # The ETag is the MD5 of the whole segment only, and that of a nested SLO is not an MD5 of bytes.
             if left.touches(*source.blocks) or segment.nested or segment.length is not None:
                 return
         for is_last in (False, True):

@@ -75,5 +75,6 @@ def place_of(key: str, size: int) -> tuple[int, int]:
 
 def stored_names(uploads: Iterable[SegmentPut]) -> list[ObjectName]:
     """Cancel the uploads that have not begun; wait for the others and return their segments."""
+    # All are cancelled first, and then waited for: one that waits in the pool need not be stored at all.
     stored = [upload.stored for upload in uploads if not upload.stored.cancel()]
     return [future.result().name for future in stored if future.exception() is None]

@@ -25,6 +25,7 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
     """Return the file's bytes from `start` to `end` without reading them into the heap."""
     if start == end:
         return b""
+    # mmap(2) takes offsets of whole pages only.
     before = start % mmap.ALLOCATIONGRANULARITY
     length = end - start + before
     return memoryview(mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=start - before))[before:]
@@ -61,6 +62,7 @@ class SegmentStorer:
         target = self._new_name("whole")
         copied = self._store.copy(source, target)
         with self._lock:
+            # It is in no upload, so nobody else would delete it if no manifest comes to name it.
             self.copies.append(target)
         return copied
 
@@ -89,8 +91,10 @@ class SegmentStorer:
             candidates = list(self._found.get(place, ()))
         if not candidates:
             return None
+        # Without the lock: it takes seconds for a large segment, and a writer needs the lock at every write.
         digest = hashlib.md5(map_bytes(source, *place), usedforsecurity=False).hexdigest()
         with self._lock:
+            # Asked again: another upload may have taken it while this one computed the MD5.
             for segment in self._found.get(place, ()):
                 if segment.etag == digest:
                     self._found[place].remove(segment)
@@ -105,6 +109,8 @@ class SegmentStorer:
         while True:
             with self._lock:
                 shared = self._zeros.get(length)
+                # One thread stores the zeros, and the others wait for its future: without the lock, as it
+                # sends a request.
                 if shared is None:
                     mine = self._zeros[length] = new_future()
             if shared is None:
@@ -127,6 +133,7 @@ class SegmentStorer:
         except BaseException as error:
             with self._lock:
                 if self._zeros.get(length) is zeros:
+                    # Before the error is told: who waits may try again, and must not find this future.
                     del self._zeros[length]
             zeros.set_exception(error)
             raise
@@ -138,6 +145,7 @@ class SegmentStorer:
 
     def _put(self, body: Body, start: int) -> Segment:
         self._record.begin_storing()
+        # The offset is in the name: the next process finds by it which bytes a segment has (`place_of`).
         name = self._new_name(f"{start:0{_OFFSET_DIGITS}d}")
         try:
             info = self._put_object(name, body)
@@ -152,6 +160,7 @@ class SegmentStorer:
         try:
             return self._store.put(name, body, Headers(_MEDIA_TYPE))
         except NotFound:  # somebody deleted the container
+            # `of` makes it again, if the server lets it.
             self._places.gone(self._container)
             self._places.of(self._container)
             return self._store.put(name, body, Headers(_MEDIA_TYPE))

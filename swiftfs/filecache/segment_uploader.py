@@ -95,6 +95,8 @@ class SegmentUploader:
             self._changes = Blocks()
             self._size = size
             for upload in self._uploads.values():
+                # They were for the next upload of the file, which this one is. From now on their bytes must
+                # not change.
                 upload.in_advance = False
 
     def ended(self) -> None:
@@ -107,7 +109,9 @@ class SegmentUploader:
         end = offset + length
         with self._lock:
             for upload in self._uploads.touching(offset, end):
+                # Also one that has ended: its segment must not be used for the bytes as they are now.
                 upload.superseded = True
+            # Bytes behind the end of the running upload belong to the next one.
             if offset < self._size:
                 self._changes.add(*block_range(offset, min(end, self._size)))
 
@@ -204,6 +208,7 @@ class SegmentUploader:
                 if upload.stored.done():
                     # Its bytes are those of this moment, and so will be those of all others.
                     upload.inconsistent = False
+        # Without the lock, and after all have begun: they run in parallel.
         return Manifest(tuple([upload.result() for upload in uploads]))
 
     def upload(self, start: int, end: int) -> SegmentPut:
@@ -242,9 +247,11 @@ class SegmentUploader:
         named = {segment.name for segment in manifest.segments} if manifest else set()
         with self._lock:
             uploads = [upload for upload in self._uploads.values() if not upload.in_advance]
+        # Without the lock: `stored_names` waits for uploads.
         unnamed = {id(upload) for upload in uploads if not named.intersection(stored_names([upload]))}
         with self._lock:
             self._storer.keep_zeros(named)
+            # By identity: a writer may have replaced one since the first look.
             gone = [upload for upload in self._uploads.values() if id(upload) in unnamed]
             for upload in gone:
                 self._uploads.pop(upload.start)
@@ -252,8 +259,12 @@ class SegmentUploader:
             superseded, before = self._take_superseded(), self.record.named
             before |= {upload.zero_segment for upload in self._uploads.values() if upload.zero_segment}
             self.record.named = named
+        # What the replaced manifest named is left to `FileUpload`, which knows the owners of its segments.
         unused = [name for name in superseded() if name not in before and name not in named]
         with self._lock:
+            # A record of the journal may still name them: the process that finds it reads evicted blocks from
+            # them. They stay among the copies, so the row of the prefix stays too, and the next mount deletes
+            # them.
             self._storer.copies.extend(name for name in unused if name in self._kept)
             return [name for name in unused if name not in self._kept]
 
@@ -274,20 +285,26 @@ class SegmentUploader:
 
     def _get(self, start: int, end: int, *, in_advance: bool = False) -> SegmentPut:
         frozen = self._frozen
+        # An upload in advance is of the file as it is now, not of the moment of the copy.
         if in_advance or (frozen is not None and not frozen.covers(start, end)):
             frozen = None
         before = self._uploads.get(start)
         # With a copy, only a stored segment is known to have the bytes of the snapshot.
         usable = frozen is None or (before is not None and before.stored.done() and not before.in_advance)
         if before is not None and before.is_good(end) and usable:
+            # Once an upload of the file uses it, its bytes count for that.
             before.in_advance = before.in_advance and in_advance
             return before
         if before is not None:
             self._superseded.append(before)
         upload = SegmentPut(start, end, in_advance, frozen=frozen)
         self._uploads.put(upload)
+        # The copy has the bytes of the snapshot, which are not those of the file any more: the next upload
+        # needs others.
         upload.superseded = frozen is not None and self._changes.touches(*block_range(start, end))
         upload.stored = self._pool.submit(self._run, upload)
+        # Also superseded ones, until they have ended: they read the local file by the number of its
+        # descriptor.
         self._under_way = [one for one in self._under_way if not one.stored.done()]
         self._under_way.append(upload)
         upload.stored.add_done_callback(self._report)
@@ -303,6 +320,7 @@ class SegmentUploader:
         source = upload.frozen.descriptor if upload.frozen is not None else self._descriptor
         try:
             segment = self._storer.store(upload, source)
+            # Again: the bytes are mapped, so a change during the PUT may have been sent, or not.
             upload.inconsistent = self._is_inconsistent(upload)
         except Exception as error:
             drop_tracebacks(error)  # the future keeps it

@@ -80,6 +80,7 @@ class SpaceWaiter:
         while True:
             # Read before the check: progress during the check ends the wait at once.
             before = self._progress
+            # As long as anything is stored the writer waits, however long all of it takes.
             if before != seen:
                 seen, deadline = before, monotonic() + PATIENCE
             if (outlook := check()) is not SpaceOutlook.HOPE:
@@ -87,6 +88,7 @@ class SpaceWaiter:
             rest = deadline - monotonic()
             if rest <= 0:
                 return False
+            # At most PAUSE: uploads that failed are begun again by `check`, and their failure is no progress.
             self._wait(seen, min(rest, PAUSE))
 
     def _wait(self, seen: int, seconds: float) -> None:

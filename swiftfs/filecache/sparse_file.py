@@ -131,11 +131,13 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Make `length` bytes from `offset` read as zeros and free their disk space; keep the size."""
     if length <= 0:
         return
+    # By ctypes: os.posix_fallocate() knows no modes.
     if _libc.fallocate(descriptor, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) == 0:
         return
     number = ctypes.get_errno()
     if number != errno.EOPNOTSUPP:
         raise os_error(number)
+    # A file system without holes: the bytes must read as zeros all the same.
     zeros = bytes(_MIB)
     while length > 0:
         written = os.pwrite(descriptor, zeros[: min(length, len(zeros))], offset)

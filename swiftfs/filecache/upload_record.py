@@ -19,6 +19,7 @@ def segment_prefix(name: ObjectName, journal: str = "") -> str:
     It ends in the id, 12 hexadecimal digits, of the `journal` that knows whether the upload goes on.
     """
     key = name.key.encode()[:LONGEST_KEY].decode(errors="ignore")
+    # A new prefix for each local file: two uploads of one name must never delete each other's segments.
     return f"{key}/swiftfs-{uuid.uuid4().hex[: 32 - len(journal)]}{journal}/"
 
 
@@ -83,6 +84,8 @@ class UploadRecord:
         self._asked: set[str] = set()
         self._landed: set[str] = set()
         self._since = 0.0
+        # The record of a close may name the prefix before anything is stored there. The server is not asked
+        # yet.
         self.prefix = prefix or places.likely(name.container).name(segment_prefix(name, journal))
         self._is_placed = prefix is not None
         self._has_begun = self.is_inherited = prefix is not None
@@ -102,6 +105,7 @@ class UploadRecord:
         """
         if not self._has_begun:
             return None
+        # While a manifest may still come to stand, the row must stay, with the names that it needs.
         stored = all_named and not self._asked
         self._has_begun = not stored
         return UnreferencedPrefix(self.prefix, None) if stored else self._state()
@@ -135,6 +139,7 @@ class UploadRecord:
                 self._asked.add(manifest.etag)
                 self._since = unix_time()
                 state = self._state()
+            # Outside of `lock`, which writers need: this waits for the journal's disk.
             if self._on_first_put is not None:
                 self._on_first_put(state)
         return is_new
@@ -187,11 +192,15 @@ class UploadRecord:
 
     def begin_storing(self) -> None:
         """Choose the container, and record the prefix before the first object is stored below it."""
+        # Without the locks: it may send requests.
         place = self._places.of(self._container)
         with self.begin_lock:
             if not self._is_placed:
+                # The server has refused the likely place.
                 self.prefix = place.instead(self._places.likely(self._container), self.prefix)
                 self._is_placed = True
+            # The row is committed before the first PUT, or a kill -9 would leave segments that nobody looks
+            # for.
             if not self._has_begun and self._on_first_put is not None:
                 self._on_first_put(self.state())
             self._has_begun = True

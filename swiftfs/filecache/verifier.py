@@ -58,6 +58,7 @@ class Verifier:
         """Ask for an SLO's manifest when so much was read that whole segments may be present."""
         blocks, checks = self._state.blocks, self._state.checks
         origin = blocks.origin
+        # A manifest costs a request, which a look at the beginning of a large file must not.
         much = len(blocks.present) * BLOCK >= MUCH or blocks.is_present(0, blocks.size)
         if origin is None or origin.manifest or checks.asked or checks.done or not much or self._state.closed:
             return
@@ -66,6 +67,7 @@ class Verifier:
 
     def _submit(self, step: Callable[..., None], *arguments: object) -> bool:
         """Run a step of the check in a thread; return False if the pool has been shut down."""
+        # Counted before it is submitted: the file is not idle, so it is not closed meanwhile.
         self._state.checks.running += 1
         try:
             self._pool.submit(step, *arguments)
@@ -94,6 +96,7 @@ class Verifier:
         origin = state.blocks.origin
         if origin is None or state.closed or not state.blocks.is_clean():
             return
+        # Its ETag is the MD5 of the segments' ETags.
         if info is not None and info.is_slo and origin.manifest is None:
             return
         for part in state.checks.due(origin, state.blocks.present, first, last):
@@ -106,6 +109,7 @@ class Verifier:
         finally:
             with state.changed:
                 if state.checks.learn(part, changes, digest) and not state.closed:
+                    # The next read downloads them again. A reader may have had them: see docs/durability.md.
                     state.blocks.drop(*part.blocks)
                     state.checks.forget(*part.blocks)
                     self._streams.forget()

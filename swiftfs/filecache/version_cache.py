@@ -46,6 +46,7 @@ class VersionCache:
             log.info("%s: %s", file.path, error)
             _remove(file)
             return
+        # After the rename, which changes the ctime in the mark.
         row = Row(name, cached.present, cached.checked, file.allocated(), file.mark(), cached.manifest)
         if self._index.put(row):
             file.close()
@@ -55,6 +56,8 @@ class VersionCache:
     def take(self, version: ObjectVersion) -> CachedVersion | None:
         """Remove the file of a version from the cache and return it; None if it is missing or was changed."""
         name = _name(version)
+        # The row goes before the file is used: a process that dies must not leave a row about bytes that have
+        # changed.
         row = self._index.pop(name)
         if row is None:
             return None
@@ -62,6 +65,7 @@ class VersionCache:
             file = SparseFile.open(self._folder / name)
         except OSError:
             return None
+        # Anything that wrote to the file or replaced it has changed its ctime.
         if file.mark() == row.mark:
             try:
                 file.rename_open()
@@ -79,6 +83,7 @@ class VersionCache:
 
     def evict(self, size: int) -> int:
         """Delete the least recently used files, `size` bytes or all; return how many bytes it were."""
+        # Their time of use is made the newest, so that the order of the index is enough.
         for name in self._preferred:
             self._index.touch(name)
         freed = 0
@@ -90,6 +95,7 @@ class VersionCache:
                 (self._folder / name).unlink(missing_ok=True)
                 evicted.append(name)
                 freed += allocated
+            # The index cannot be written: without this the loop would find the same names for ever.
             if not self._index.delete(evicted):
                 break
         return freed
@@ -117,6 +123,7 @@ class VersionCache:
         clean = True
         try:
             if self._index.bytes:
+                # Before the index says that the session was clean.
                 synchronize(self._folder)
         except OSError as error:
             log.info("%s: %s", self._folder, error)

@@ -108,6 +108,7 @@ class VersionIndex:
             with self._database:
                 self._delete(name)
             *values, checksum = found
+            # A wrong bit in `present` would show blocks that were never downloaded, as zeros.
             if checksum != _checksum(*values):
                 return None
             _, present, checked, size, *mark, manifest = values
@@ -175,6 +176,7 @@ class VersionIndex:
             return step()
         except sqlite3.OperationalError as error:  # the disk is full, or fails
             log.info("index of the cache %s: %s", self._file.path, error)
+            # The transaction was rolled back, so its bytes count as before.
             self.bytes = before
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             self._restart(error)
@@ -198,6 +200,7 @@ def _begin(database: sqlite3.Connection) -> None:
 
 def _begin_session(database: sqlite3.Connection, state: str) -> None:
     """Record the session and wait until it is on the disk; other commits need not wait."""
+    # After a power cut an old state of this row would make rows trusted whose files are not on the disk.
     database.execute("PRAGMA synchronous = FULL")
     with database:
         database.execute("UPDATE session SET state = ?", (state,))

@@ -41,15 +41,20 @@ REQUEST_BYTES = 131072
 """The largest read or write request that libfuse 2.9 can exchange with the kernel."""
 
 _ALWAYS: Mapping[str, OptionValue] = {
+    # Without these three libfuse 2 gets 4 KiB with each write, and 1 GiB takes 20 s.
     "big_writes": True,
     "max_read": REQUEST_BYTES,
     "max_write": REQUEST_BYTES,
     "max_readahead": REQUEST_BYTES,
+    # The data goes from and to the local file in the kernel: see docs/decisions/splice.md.
     "splice_read": True,
     "splice_write": True,
     "splice_move": True,
+    # Our inode numbers: libfuse's own are given by path, and forgotten.
     "use_ino": True,
+    # The kernel drops a file's pages at an open, if its mtime or size differ from those at the open before.
     "auto_cache": True,
+    # The type in /proc/mounts is `fuse.swiftfs` then, by which `mount_table` finds our mounts.
     "subtype": "swiftfs",
 }
 
@@ -143,6 +148,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
     def _serve(self, options: str) -> None:
         self._check_mountpoint()
+        # `-f`: a process with threads must not fork. `service/daemon.py` has done that before.
         words = [b"swiftfs", b"-f", b"-o", options.encode(), os.fsencode(self._mountpoint.absolute())]
         arguments = (ctypes.c_char_p * len(words))(*words)
         table = self._table()
@@ -200,6 +206,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         try:
             self._on_init()
         except BaseException as error:  # noqa: BLE001  raised again where FUSE() returns
+            # An exception that leaves a callback is lost in ctypes.
             self._failure = error
             fuse.fuse_exit()
 
@@ -218,6 +225,7 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
 
     def readdir(self, path: bytes | None, buffer: int, filler: Any, offset: int, file_info: Any) -> None:
         """Pass every entry with its inode and type to libfuse, which keeps them while the folder is open."""
+        # One image for all names: to make one for each would take longer than the call.
         image = fuse.c_stat(st_ino=UNKNOWN_INODE, st_mode=0o040000)
         stat = ctypes.addressof(image)
         for name in (b".", b".."):
@@ -225,6 +233,8 @@ class FUSE(fuse.FUSE):  # type: ignore[misc]
         for text, attributes in self.operations.readdir(None, file_info.contents.fh):
             image.st_ino = attributes.inode or UNKNOWN_INODE
             image.st_mode = attributes.mode
+            # With the offset 0 libfuse takes all names at once and answers later calls itself (`readdir` in
+            # fuse.h). So it refuses one only if it has no memory.
             if filler(buffer, text.encode(), stat, 0):
                 raise os_error(errno.ENOMEM)
 
@@ -303,6 +313,7 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
             answer = method(*args)
             if answer is None:
                 return 0
+            # ctypes only prints a warning about a result that is no int, and libfuse sees a random number.
             if answer.__class__ is not int:
                 raise TypeError(f"answered {answer!r}")  # noqa: TRY301  no other place sees every answer
         except BaseException as error:  # noqa: BLE001  even SystemExit must not reach libfuse
@@ -314,6 +325,7 @@ def _bounded(name: str, method: Callable[..., int | None]) -> Callable[..., int]
 
 def _errno_told(name: str, args: tuple[Any, ...], error: BaseException) -> int:
     """Log `error`, an unexpected one as an error, and return its positive errno."""
+    # A name that is not UTF-8 cannot be an object's: no fault of ours, so it is not logged as one.
     if isinstance(error, UnicodeDecodeError) and error.object in args:
         number = errno.EILSEQ
     else:
@@ -390,6 +402,7 @@ def _default_interrupt() -> Iterator[None]:
     if not is_main_thread():
         yield
         return
+    # A Python handler would only run in the main thread between bytecodes, and that thread is in libfuse.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

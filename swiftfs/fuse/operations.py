@@ -129,8 +129,10 @@ class Operations(fuse.Operations):  # type: ignore[misc]
     """
 
     use_ns = True
+    # With a handle no path is needed, and libfuse need not keep one for files that were renamed or deleted.
     flag_nullpath_ok = True
     flag_nopath = True
+    # UTIME_NOW and UTIME_OMIT arrive as they are (fuse.h of libfuse 2.9); `binding.py` knows them.
     flag_utime_omit_ok = True
 
     access = bmap = ioctl = lock = flock = poll = None

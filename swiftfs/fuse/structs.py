@@ -154,6 +154,7 @@ _calloc = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)((
 _pointer_at = ctypes.c_void_p.from_address
 _count_at = ctypes.c_size_t.from_address
 _buf_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(("fuse_buf_size", fuse._libfuse))
+# CFUNCTYPE releases the GIL, since this waits for the disk; the others above return at once.
 _buf_copy = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)(
     ("fuse_buf_copy", fuse._libfuse)
 )
@@ -179,6 +180,7 @@ def copy_to_file(source: int, size: int, descriptor: int, position: int) -> int:
 
     Return how many arrived; raise OSError as write(2) does.
     """
+    # _FD_RETRY: a short write is continued, as write(2) of a local file would be.
     target = ctypes.create_string_buffer(
         _bufvec.pack(1, 0, 0, size, _IS_FD | _FD_SEEK | _FD_RETRY, 0, descriptor, position), _bufvec.size
     )

@@ -53,6 +53,7 @@ class AttachedThreads:
         with self._ended:
             self._attached -= 1
             self._ended.notify_all()
+        # Last: the thread has no Python state any more when this callback has returned.
         _release(0)
 
     def join(self, seconds: float) -> None:

@@ -27,6 +27,8 @@ class Backlog:
         """Begin to store files, because they fill the disk; return whether any upload is running."""
         with self.changed:
             for task in self.queue.tasks():
+                # A task that has failed keeps its pause: a full disk is no reason to hurry a server that
+                # refuses. One that is due already needs no second entry.
                 if isinstance(task.operation, PutFile) and not task.attempts and task.due:
                     self.queue.schedule(task, 0.0)
             self.changed.notify_all()

@@ -51,6 +51,7 @@ class Unreadable(ValueError):
 
 def _converter() -> Converter:
     # Without the position of a fault in a record, a mount with many changes starts sooner.
+    # An unknown key is refused: the record would be executed without what that key means.
     converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
     converter.register_unstructure_hook(Blocks, lambda blocks: base64.b64encode(blocks.to_bytes()).decode())
     converter.register_structure_hook(

@@ -47,21 +47,26 @@ class Conflicts:
 
         An `ambiguous` operation may have been executed: Swift's object may be its own.
         """
+        # Without a version to compare with, nothing can be said to be another client's.
         if not self._keep or (not operation.creates and operation.replaces_etag is None and not ambiguous):
             return operation
         try:
             info = self._store.head(operation.name)
         except NotFound:
             return operation
+        # The version that this file was made from, or one that an earlier attempt has stored.
         if info.version.etag in (operation.replaces_etag, *operation.sent):
             return operation
+        # A request of ours whose answer was lost: its version is no one else's.
         if self._ambiguous.may_have_stored(info.version):
             return operation
         if ambiguous and _is_ours(info, cached_file):
             return operation
+        # The same name at each attempt, so that a second attempt makes no second copy.
         beside = _name_beside(operation.name, info)
         segments = self._copy_large(info, beside) if info.is_slo else set()
         if not info.is_slo:
+            # `manifest_only` copies a DLO's manifest, and makes no difference for other objects.
             self._store.copy(operation.name, beside, manifest_only=True)
         log.warning("%s was changed by another client: its version is kept as %s", operation.name, beside.key)
         return replace(
@@ -95,6 +100,7 @@ class Conflicts:
             manifest = self._store.manifest(name)
         else:
             manifest = self._copier.copy(info, beside)
+        # The caller deletes the segments of this manifest, so it must be the one that was copied.
         if manifest.etag != etag:
             raise Unavailable(f"{name}: another client changed it meanwhile")
         return self._removal.owners.owned(name, etag, (segment.name for segment in manifest.segments))

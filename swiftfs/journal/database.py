@@ -200,6 +200,8 @@ class JournalDB:
     def sync(self) -> None:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
         with self._lock:
+            # The number is read before the files are synced: a commit that comes meanwhile may name bytes
+            # that this syncfs(2) did not see.
             commits = self._commits
         if commits == self._synced:
             return
@@ -208,8 +210,12 @@ class JournalDB:
         self._synced = commits
         recent = self._path.with_name(self._path.name + "-wal")
         with self._lock:
+            # Not counted as a commit: otherwise each sync would be a reason for the next one, on an idle
+            # machine too.
             self._write_statements(("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]))
             if recent.stat().st_size > CHECKPOINT_BYTES:
+                # Here, and not within a commit (`wal_autocheckpoint` is 0), for which a program waits in
+                # close().
                 self._checkpoint()
         with recent.open("rb") as file:  # else a power cut may lose the fact
             os.fdatasync(file.fileno())
@@ -255,6 +261,7 @@ class JournalDB:
         moment = unix_time_ns()
         when = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
         aside = self._path.with_name(f"{DAMAGED_JOURNAL}{when}-{moment % 1000}")
+        # The log first: SQLite would apply a log that is left behind to the new database of the same name.
         for rest in ("-wal", "-shm", ""):
             with suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + rest).rename(aside.with_name(aside.name + rest))
@@ -270,14 +277,17 @@ class JournalDB:
                     "mount that again, or use another --cache-dir"
                 )
             if known not in ("", identity):
+                # The requests were about objects of another source.
                 self._commit(("DELETE FROM ambiguous WHERE container IS NOT NULL", [()]))
             self._put_fact("identity", identity)
             # After a power cut there may be the record of a file without its bytes.
             boot = boot_id()
             synced = int(self._fact("synced") or 0)
+            # Since the same boot all that was written is in the page cache, whether it is on the disk or not.
             self._trusted = None if boot and self._fact("boot") == boot else synced
             self._put_fact("boot", boot)
             last = self._database.execute("SELECT max(written) FROM intents").fetchone()[0] or 0
+            # The numbers go on: a new row with a number below `synced` would be trusted after a power cut.
             self._commits = max(synced, last)
 
     def _read(
@@ -292,6 +302,7 @@ class JournalDB:
         except Unreadable as error:
             aside = self.lost_folder / f"intent-{seq}.json"
             self.lost_folder.mkdir(mode=0o700, exist_ok=True)
+            # Before the row is deleted: it may be all that is left of a file.
             aside.write_text(text)
             said = f"the change of {path} cannot be read ({error}): it is set aside as {aside}"
             log.error("%s", said)
@@ -323,10 +334,12 @@ class JournalDB:
         ]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._commit(
+            # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in {*drop, *self._pending_drops}]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
             *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
         )
+        # Only now: they must stay for the next commit if this one failed.
         self._pending_drops.clear()
         self._pending_prefixes.clear()
 
@@ -344,6 +357,7 @@ class JournalDB:
         try:
             self._execute(statements)
         except sqlite3.Error as error:
+            # By its message: the exceptions of sqlite3 have error codes only since Python 3.11.
             if "full" not in str(error) or not self._release_reserve():
                 raise self._os_error(error) from error
             try:
@@ -371,6 +385,7 @@ class JournalDB:
         """Reserve disk space for the database, so that files can be closed while the disk is full."""
         if not self._reserve.exists():
             with suppress(OSError):
+                # Written, and not a hole: a hole reserves nothing.
                 self._reserve.write_bytes(bytes(RESERVE))
 
 
@@ -418,6 +433,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
     database = open_database(path, SCHEMA)
     database.execute("PRAGMA wal_autocheckpoint = 0")  # `sync` does it, in the background
     try:
+        # At the start, when it can still be set aside: later it has changes that nothing else has.
         problem = database.execute("PRAGMA quick_check").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem)  # noqa: TRY301

@@ -43,10 +43,6 @@ PARALLEL = 16
 """Parallel copies, deletions and markers."""
 
 
-class FileExists(AlreadyExists):
-    """A folder cannot be made: there is a file."""
-
-
 class Executor:
     """Carries out operations against a store; files above `segment_size` bytes are stored as SLOs."""
 
@@ -77,6 +73,7 @@ class Executor:
         A file that is stored as one object is downloaded completely first: after the PUT, its base version
         is gone.
         """
+        # Its manifest can name the base version's segments, so nothing of it need be here.
         if cached_file.size > self._segment_size or cached_file.is_unchanged_slo:
             return operation
         return self._conflicts.record_sent(self._localize(operation, cached_file), cached_file)
@@ -102,8 +99,11 @@ class Executor:
         `record_superseded` is called before with the objects that are to be deleted afterwards.
         """
         operation = self._without_unproven(operation, cached_file)
+        # Segments that a dead process stored are used again: most of a large file may be there.
         if cached_file.uploads.record.is_inherited:
             self._adopt_leftovers(operation, cached_file)
+        # If the lost attempt was carried out, the base version cannot be read any more, and its segments are
+        # about to be deleted: a patch must not name them.
         elif cached_file.origin is not None and ambiguous:
             self._find_own_manifest(operation, cached_file)
         if operation.foreign_headers_unknown:
@@ -141,6 +141,7 @@ class Executor:
         named = self._find_own_manifest(operation, cached_file)
         prefix, left = cached_file.uploads.record.prefix, self.removal.leftovers()
         rows = iter_rows(self._store, prefix.container, prefix.key)
+        # Without leftovers, which are deleted at their time: a new manifest must not name them.
         cached_file.uploads.adopt_leftovers(
             (row for row in rows if ObjectName(prefix.container, row.key) not in left), named
         )
@@ -157,6 +158,7 @@ class Executor:
         named = {segment.name for segment in manifest.segments}
         record = cached_file.uploads.record
         prefix = record.prefix
+        # By the ETag, or by a segment below our prefix, which no other upload has.
         if record.landed(manifest.etag) or any(
             name.container == prefix.container and name.key.startswith(prefix.key) for name in named
         ):
@@ -175,22 +177,25 @@ class Executor:
         except NotFound:
             return replace(operation, replaces_large=False)
         cached_file.correct(info)
+        # Without the manifest header of a DLO: Swift would serve the DLO's segments instead of the bytes.
         return replace(operation, meta=operation.meta.inherit(info).without_dlo(), replaces_large=info.is_slo)
 
-    def run(self, operation: Operation) -> ObjectInfo | None:
+    def run(self, operation: Operation, *, ambiguous: bool = False) -> ObjectInfo | None:
         """Carry out one operation; return Swift's answer about a stored object.
 
-        Raise the store's errors; the old state is then unchanged, unless the method below says otherwise.
+        An `ambiguous` one may have been carried out already. Raise the store's errors; the old state is then
+        unchanged, unless the method below says otherwise.
         """
         match operation:
             case PutSpecial():
+                # Before the PUT: afterwards nobody can read the manifest that named them.
                 replaced = self.removal.segments_of(operation.name, is_slo=operation.replaces_large)
                 info = self._store.put(operation.name, operation.body, operation.meta.headers())
                 self.removal.owners.forget(operation.name)
                 self.removal.discard(operation.name, replaced)
                 return info
             case PutMarker():
-                return self._put_marker(operation)
+                return self._put_marker(operation, ambiguous=ambiguous)
             case SetAttributes():
                 self._store.post(operation.name, self._current_meta(operation).headers())
             case ReplaceHeaders():
@@ -207,18 +212,22 @@ class Executor:
                 self._store.delete_container(operation.container)
         return None
 
-    def _put_marker(self, operation: PutMarker) -> ObjectInfo:
-        """Make a folder; raise `AlreadyExists` if there is one, and `FileExists` if there is a file."""
+    def _put_marker(self, operation: PutMarker, *, ambiguous: bool) -> ObjectInfo:
+        """Create a folder; one that an `ambiguous` operation may have made counts as made."""
         try:
             return self._store.put(operation.name, b"", operation.headers, if_absent=True)
-        except AlreadyExists as error:
+        except AlreadyExists:
+            if not ambiguous:
+                raise
             try:
-                info = self._store.head(operation.name)
-            except NotFound:
-                raise Unavailable(f"{operation.name} existed, and is gone") from error
-            if info.size or not (operation.name.key.endswith("/") or is_directory_type(info.content_type)):
-                raise FileExists(f"{operation.name}: another client made a file there") from error
-            raise
+                found = self._store.head(operation.name)
+            except NotFound as error:
+                raise Unavailable(f"{operation.name} was there a moment ago") from error
+            if not is_directory_type(found.content_type):
+                raise
+            # A server that died between the two has the object, but does not list it: a POST lists it again.
+            self._store.post(operation.name, Headers.of(found))
+            return found
 
     def _current_meta(self, operation: SetAttributes) -> ObjectMeta:
         """Return what to store, for an SLO with its ETag, so that a listing shows the ETag.
@@ -263,12 +272,15 @@ class Executor:
                 found[operation.name] = segments
         shared = self.removal.shared(set().union(*found.values()))
         own = {name: segments - shared for name, segments in found.items()}
+        # An object and its segments in one request. The object comes first: a server that stops half-way must
+        # not leave a manifest without its segments.
         if self._store.limits().bulk_delete:  # it goes through its names in order
             failed = self.removal.delete_all([*own, *set().union(*own.values())])
         else:
             failed = self._delete_in_turn(own)
         for name, segments in own.items():
             lost = {segment: failed.pop(segment) for segment in segments & failed.keys()}
+            # An object that may still be there keeps its segments.
             if name in failed:
                 continue
             self.removal.record_deleted({name}, segments, lost)
@@ -281,6 +293,8 @@ class Executor:
         failed = self.removal.delete_all(objects)
         gone = {name: segments for name, segments in objects.items() if name not in failed}
         for name, segments in gone.items():
+            # Between the two requests: a process that dies now must leave the proof that this mount has
+            # deleted the object, or the next one would keep the segments.
             self.removal.prove(name, segments)
         return failed | self.removal.delete_all(set().union(*gone.values()))
 
@@ -291,6 +305,8 @@ class Executor:
         wanted = []
         for operation in operations:
             try:
+                # An object that a rename has left may be replaced by another client any time: each attempt
+                # looks again.
                 if not operation.moved or self._object_moves.is_unchanged(operation):
                     wanted.append(operation)
             except StoreError as error:

@@ -66,6 +66,8 @@ class FileUpload:
         except ChangedDuringUpload:
             cached_file.record_changed_upload()
             raise
+        # The server's 422 says that the bytes had another MD5 than their ETag. If a writer was there
+        # meanwhile, that is the cause, and not the network.
         except Corrupt as error:
             if cached_file.changed_during_upload:
                 cached_file.record_changed_upload()
@@ -74,6 +76,7 @@ class FileUpload:
                 ) from error
             raise
         finally:
+            # After a success there is no snapshot any more, and this only ends the upload.
             cached_file.upload_failed()
 
     def _put(
@@ -135,6 +138,7 @@ class FileUpload:
         """Store the manifest over the version `before`; delete the `old` segments that it does not name."""
         _refuse_truncated(operation, cached_file)
         named = {segment.name for segment in manifest.segments}
+        # What the new manifest names again must not be among them: the record would have it deleted.
         if unused := {*old, *operation.superseded_segments} - named:
             record_superseded(unused)
         info = self._put_manifest(operation, cached_file.uploads, manifest, before)
@@ -152,14 +156,18 @@ class FileUpload:
     ) -> ObjectInfo:
         """Record the manifest, then store it: the answer may be lost."""
         self._removal.owners.record_manifest(operation.name, before, manifest, uploads.record.prefix)
+        # Committed before the PUT: if its answer is lost, clean-up must know that this manifest may come to
+        # stand.
         is_new = uploads.record.asks(operation.name, manifest)
         headers = operation.meta.with_slo(manifest.etag).headers()
         try:
             info = self._store.put_manifest(operation.name, manifest, headers)
         except StoreError as error:
+            # Only then it is certain that no attempt to store this manifest can still succeed.
             if is_new and not error.retryable:
                 uploads.record.refused(manifest)
             raise
+        # Claims for other ETags go only now: until the answer, the old version may stay.
         self._removal.owners.record_version(operation.name, manifest.etag)
         return info
 
@@ -186,6 +194,8 @@ class FileUpload:
         old = {segment.name for segment in known}
         if origin.name in old and not self._copy_whole(uploads, origin, parts):
             return None
+        # The mount may remember a version that another mount has renamed since. Its segments belong to that
+        # object then: two manifests with the same segments would let whoever deletes one destroy the other.
         if origin.manifest is not None and not cached_file.was_base_seen(SEEN) and not self._stands(origin):
             log.info("%s was moved, deleted or replaced: its segments are copied", origin.name)
             if not self._copy_segments(uploads, parts):
@@ -253,6 +263,7 @@ class FileUpload:
         self, cached_file: CachedFile, uploads: SegmentUploader, parts: Sequence[Part]
     ) -> list[Segment]:
         """Return the parts as segments: each gap is uploaded, except evicted blocks, which are in Swift."""
+        # Bytes that were evicted are only in their segments, so these are named as they are.
         parts = with_stored(parts, cached_file.evicted(), self._segment_size)
         gaps: dict[int, SegmentPut] = {}
         for index, part in enumerate(parts):

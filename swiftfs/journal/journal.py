@@ -80,11 +80,15 @@ class Journal:
     def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
         """Take up what an earlier process left, then start. A move that it had begun is finished first."""
         records = list(records)
+        # In this order: what the dead process may have sent must be known as lost before the recovery sends
+        # any request of its own, and is looked for only when its moves are finished. The other way round an
+        # object that a finished move took away would count as lost, and be stored at its old name again.
         if self._late is not None:
             self._late.load([record.operation for record in records])
         abandoned = Recovery(self._parts, self._outcomes.refusals, make_done).run(records)
         if self._late is not None:
             self._late.begin(make_done)
+        # Not before the queue is complete: a task must not overtake one whose record was not read yet.
         self._scheduler.start()
         self._backlog.upkeep.start(abandoned)
 
@@ -97,11 +101,15 @@ class Journal:
         the record; nothing is changed then.
         """
         with self._changed:
+            # A second record of the same local file could contradict the first after a crash: see
+            # docs/decisions/one-record-a-file.md.
             if isinstance(operation, PutFile) and (holder := self._writer.holder_of(operation)) is not None:
                 self._writer.keep_newer(holder, path, operation, done, at_least)
                 self._changed.notify_all()
                 return True
             tail = self._queue.tail(names_of(operation)[0])
+            # Only a task that does not run can be changed: of a running one nobody knows what is sent
+            # already.
             merged = None if tail is None or tail.running else coalesce(tail.operation, operation)
             if tail is None or merged is None:
                 self._writer.new(path, operation, done, at_least)
@@ -119,6 +127,8 @@ class Journal:
         executes it, because the file is not open any more.
         """
         with self._changed:
+            # A record without a task: while the file is open this process must not execute the deletion,
+            # because missing bytes of the file are still downloaded from the object.
             seq = self._queue.next_seq()
             self._db.commit([Record(seq, path, deletion)])
             return seq
@@ -130,6 +140,8 @@ class Journal:
         recorded.
         """
         with self._changed:
+            # The new record first: a process that dies between the two commits leaves two deletions, which
+            # does no harm. In the other order it would leave none, and the file would come back.
             try:
                 self.submit(path, deletion, done)
             finally:
@@ -146,6 +158,8 @@ class Journal:
             return not self._queue.chain(name)
 
     def _put_right(self, path: str, operation: Operation, done: Done, holds: Callable[[], bool]) -> bool:
+        # One acquisition for the check and the submission: a change that came between them is newer than what
+        # the repair would store.
         with self._changed:
             if not all(map(self.is_idle, names_of(operation))) or not holds():
                 return False
@@ -169,6 +183,8 @@ class Journal:
         """
         with self._changed:
             chain = self._queue.chain(source)
+            # An object of the old name may be in Swift, or come to be there, if a request was sent already. A
+            # new name in the record would leave it behind: the caller moves it instead.
             if len(chain) != 1 or chain[0].running or chain[0].ambiguous:
                 return False
             (task,) = chain
@@ -195,9 +211,12 @@ class Journal:
         """
         with self._changed:
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
+            # The pending deletion of the target is left out: the COPY replaces that object anyway, so its
+            # DELETE would cost a request and, if it came late, take the moved object.
             deletion = self._superseded_deletion(operation)
             self._scheduler.attempt([task for task in tasks if task is not deletion])
             operation = self._outcomes.with_stored_target(operation)
+            # `attempt` has released the lock while it waited.
             if deletion is not self._superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
@@ -207,6 +226,8 @@ class Journal:
                 and isinstance(deletion.operation, Delete)
                 and isinstance(operation, Move)
             ):
+                # Nothing protects the object that was to be deleted: whatever version is there is replaced,
+                # and its segments are deleted, as the deletion would have done.
                 task.operation = replace(
                     operation, replaces_large=deletion.operation.is_slo, replaces_etag=ANY_VERSION
                 )
@@ -247,6 +268,7 @@ class Journal:
         """
         with self._changed:
             task = self._queue.tail(name)
+            # A running task is not dropped: Swift may carry it out, so its record must stay until the answer.
             if task is None or task.running or task.promised:
                 return
             self._writer.drop(task)
@@ -282,6 +304,7 @@ class Journal:
     def acquire_pending(self, name: ObjectName) -> CachedFile | None:
         """Return the pending file of `name`, for the caller to release, or None."""
         with self._changed:
+            # The newest one, for a file that was deleted and made again has two.
             for task in reversed(self._queue.chain(name)):
                 if isinstance(newest := task.newest, PutFile):
                     return self._cache.acquire_pending(newest.file)
@@ -352,6 +375,7 @@ class Journal:
         if self._late is not None:
             self._late.stop()
         with self._changed:
+            # What is handed in from now on must not get the write delay: nothing makes it due earlier.
             self._writer.begin_closing()
             for task in self._queue.tasks():
                 self._queue.run_now(task)
@@ -359,12 +383,17 @@ class Journal:
         while (left := self._wait_for_fewer(deadline)) and monotonic() < deadline:
             progress(left)
         if left:
+            # The running requests end, and none is repeated: otherwise the threads below could take until the
+            # end of the store's retries.
             give_up()
+        # In this order each still has what it uses: the scheduler submits to the workers, these use the
+        # executor's threads, and all of them write to the database.
         self._scheduler.stop()
         self._backlog.stop()
         self._executor.close()
         self._backlog.upkeep.stop()
         if self._late is not None:
+            # When no request runs any more: what was lost during the drain is for the next mount to check.
             self._late.save()
         self._db.close()
         return self.waiting()

@@ -37,6 +37,7 @@ class LateCopies:
                 return
             self._folder.mkdir(mode=0o700, exist_ok=True)
             path = self._path(version)
+            # Under another name until it is complete: a process may die while it copies.
             unfinished = path.with_suffix(".new")
             with unfinished.open("wb") as file:
                 position = 0

@@ -105,6 +105,7 @@ class LateRequests:
         self._postponed: dict[ObjectName, float] = {}
         self._stopping = new_event()
         self._saving = new_lock(Rank.LATE_ANSWERS)
+        # A daemon: its running request must not delay the unmount.
         self._thread = new_thread(self._run, "late answers", daemon=True)
         self._put_right = self._overwritten = 0
         self._versions = LateVersions(watch.ambiguous, watch.store, cache, db.late_folder)
@@ -116,6 +117,7 @@ class LateRequests:
         once: no task remembers them when they are finished.
         """
         self._ambiguous.load(self._recorded())
+        # Moves first: they leave `ROOM` to the others, which would leave nothing to them.
         moves = [one for one in recovered if isinstance(one, Move | MoveFolder)]
         dropped = self._ambiguous.suspect_moves(chain.from_iterable(map(requests_of, moves)))
         if dropped:
@@ -203,6 +205,7 @@ class LateRequests:
             landed = self._landed(found, info)
         except StoreError as error:
             log.info("%s cannot be checked again: %s", name, error)
+            # What the server refuses to tell now it will refuse the next time.
             return not error.retryable
         if landed is None or self._stopping.is_set():
             return True
@@ -222,6 +225,7 @@ class LateRequests:
             return None
         if info is None:
             landed = any(one.kind == "delete" for one in found.lost)
+        # The bytes are those of our newer change: at most a POST, or a PUT of the same bytes, came late.
         elif last.kind == "put" and last.etag in ("", info.version.etag):
             if any(self._has_given_headers(one, info) for one in found.lost):
                 return "headers"
@@ -269,6 +273,8 @@ class LateRequests:
                     self._give_up(found, stands, _BYTES_ARE_GONE)
                     return True
                 done = self._done(path, operation)
+                # Under the journal's lock: a change of the name that was handed in since is newer than this
+                # repair.
                 if not self._submit(path, operation, done, lambda: self._is_current(found)):
                     return False
         except OSError as error:
@@ -339,6 +345,8 @@ class LateRequests:
                 return
             texts = {name: None if one is None else encode_ambiguity(one) for name, one in unsaved.items()}
             try:
+                # The lock `_saving` is held: records that two threads take must be written in the order in
+                # which they were taken, or the older one would stay.
                 self._db.keep_ambiguous(texts)
             except OSError as error:
                 log.warning("requests whose answer was lost are not remembered by the next mount: %s", error)
@@ -363,6 +371,8 @@ def _has_attributes(effect: Effect, info: ObjectInfo) -> bool:
         stored.media_type,
         stored.with_slo(None).stored,
     )
+    # The ETag of these bytes is not known. The time in ns makes it unlikely that another client has stored an
+    # object with the same attributes.
     return is_same and sent.stored.mtime_ns is not None
 
 

@@ -97,6 +97,7 @@ class LateVersions:
             position = 0
             while data := read(position)[:COPY_BYTES]:
                 position += cached_file.write(position, len(data), partial(_write, data))
+            # A writer may have changed the local file while it was copied.
             is_right = md5_of(cached_file.descriptor, 0, cached_file.size, bool) == last.etag
         except BaseException:
             self._cache.release(cached_file)
@@ -111,6 +112,7 @@ class LateVersions:
         last, version = found.last, _version(found)
         if last is None or not _is_only_here(found) or (version, found.lost_at) in self._fetched:
             return
+        # The cache has it anyway: nothing is requested.
         if last.headers is not None and (version in self._copies or self._is_cached(version)):
             return
         try:
@@ -120,6 +122,7 @@ class LateVersions:
         except (StoreError, OSError) as error:
             log.info("%s is not kept: %s", found.name, error)
             return
+        # Not before the answer: a failed attempt is repeated.
         self._fetched.add((version, found.lost_at))
         if complete is not None:
             self._ambiguous.complete(found, complete)
@@ -127,6 +130,7 @@ class LateVersions:
     def _get(self, last: Effect, info: ObjectInfo) -> Effect | None:
         """Return the effect with all that is known of a version; None when another one stands."""
         version = info.version
+        # Another client's version: it need not be kept.
         if version.etag != last.etag:
             return None
         headers = last.headers or Headers.of(info)

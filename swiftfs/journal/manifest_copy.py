@@ -84,6 +84,7 @@ class ManifestCopier:
             self._db.end_upload(unreferenced.prefix)
 
     def _copy_segments(self, manifest: Manifest, prefix: ObjectName) -> Manifest:
+        # A manifest may name one segment several times, by ranges or for holes: it is copied once.
         sources = list(dict.fromkeys(segment.name for segment in manifest.segments))
         with new_pool("segment copy", PARALLEL) as pool:
             targets = [

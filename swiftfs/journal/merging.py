@@ -23,12 +23,17 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
     merged: Operation | None
     match earlier, later:
         case PutMarker(), Delete():
+            # Swift has no such object, so nothing is sent at all.
             merged = None if earlier.creates else later
         case (PutFile() | PutSpecial(), Delete()):
             merged = None
             if not earlier.creates:
+                # Swift still has the object that the file was to replace. So the segments to delete are that
+                # object's, which only the earlier operation knows.
                 merged = Delete(earlier.name, earlier.replaces_large, earlier.replaces_etag)
         case (PutFile() | PutSpecial(), PutFile() | PutSpecial()):
+            # The earlier file was never sent: what the later one replaces in Swift is what the earlier one
+            # was to replace.
             merged = replace(
                 later,
                 replaces_large=earlier.replaces_large,
@@ -44,6 +49,8 @@ def coalesce(earlier: Operation, later: Operation) -> tuple[Operation, ...] | No
         case (PutMarker(), ReplaceHeaders()):
             merged = replace(earlier, headers=later.headers)
         case (Delete(), PutFile() | PutSpecial()):
+            # The PUT replaces the object that the deletion was for. A marker after a deletion is not merged
+            # so: its PUT has `If-None-Match: *` and would find the object.
             merged = replace(later, replaces_large=earlier.is_slo, replaces_etag=earlier.etag, creates=False)
         case (SetAttributes() | ReplaceHeaders(), SetAttributes() | ReplaceHeaders() | Delete() | PutFile()):
             merged = later
@@ -87,6 +94,8 @@ def one_a_file(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
 
 def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
     assert isinstance(older, PutFile)
+    # Blocks that only the older record names would count as those of the base version, and a read would
+    # download them over the bytes that somebody closed.
     operation = replace(operation, file=operation.file.with_blocks_of(older.file))
     return replace(record, operation=merge_hand_in(older, operation))
 
@@ -94,5 +103,7 @@ def _with_older(record: Record, operation: PutFile, older: Operation) -> Record:
 def attempted(operation: Operation) -> Operation:
     """Return the operation as it is after an attempt: Swift may have executed it in spite of its answer."""
     if isinstance(operation, PutFile | PutSpecial) and not operation.replaces_large:
+        # What stands may be the file itself by now, as an SLO too: a deletion must be sent, and must ask for
+        # segments.
         return replace(operation, creates=False, replaces_large=None)
     return replace(operation, creates=False) if isinstance(operation, PutMarker) else operation

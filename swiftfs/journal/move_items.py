@@ -40,6 +40,7 @@ class MoveItem:
         """Whether it and its copy may name the same segments. For an SLO a listing shows another hash."""
         if not self.copied or self.copied == EMPTY or self.is_slo is False:
             return False
+        # A listing's hash of an SLO is not its ETag; of a plain object both are the MD5.
         return self.row is None or self.row.hash != self.copied
 
 
@@ -85,6 +86,7 @@ def is_unchanged(item: MoveItem, rows: Mapping[str, Row] | None) -> bool:
     if rows is None or item.marker:
         return True
     now = rows.get(item.source.key)
+    # It may be listed late, or be deleted: a HEAD decides.
     if now is None:
         return False
     return now == item.row if item.row is not None else etag_of(now) == item.etag

@@ -14,6 +14,7 @@ from itertools import islice
 from swiftfs.attributes import decode_type
 from swiftfs.concurrency import Event, Executor, Future, monotonic, new_event, wait_all
 from swiftfs.errors import NotFound, StoreError, errno_of, os_error
+from swiftfs.journal.move_findings import MoveFindings
 from swiftfs.journal.move_items import (
     EMPTY,
     MoveItem,
@@ -31,7 +32,7 @@ from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
 from swiftfs.namespace.entry import is_marker, is_slash_marker
 from swiftfs.objects import ObjectInfo, ObjectName, Row
-from swiftfs.store.ambiguous import GONE, AmbiguousRequests, Effect
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import Headers, ObjectStore
 
@@ -82,6 +83,7 @@ class ObjectMoves:
         self._removal = removal
         self._copies = copies
         self._ambiguous = ambiguous
+        self._findings = MoveFindings(ambiguous)
         self._moment = moment
 
     def move(self, operation: Move) -> list[Remnant]:
@@ -90,7 +92,10 @@ class ObjectMoves:
         Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
         """
         if operation.replaces_large is not False:
+            # They are of an older attempt to delete the target, which then was another object. The success of
+            # this COPY proves nothing about it, though it proves the end of what stands there now.
             self._removal.forget_expected(operation.target)
+        # Before the COPY, which replaces the manifest that names them.
         replaced = self._removal.segments_of(operation.target, is_slo=operation.replaces_large)
         item = MoveItem(operation.source, operation.target, "", is_slo=operation.is_slo)
         try:
@@ -112,8 +117,8 @@ class ObjectMoves:
         """
         source, target = self._head(operation.source), self._head(operation.target)
         expected = source.version.etag if source is not None else operation.etag
-        self._found(operation.source, source)
-        self._found(operation.target, target, copy_of=operation.source, etag=expected)
+        self._findings.record(operation.source, source)
+        self._findings.record(operation.target, target, copy_of=operation.source, etag=expected)
         if source is None:
             if target is not None and operation.etag in (None, target.version.etag):
                 self._record_done(operation, target)
@@ -122,9 +127,12 @@ class ObjectMoves:
         if operation.etag in (None, etag):
             is_replaced = target is None or operation.replaces_etag in (target.version.etag, ANY_VERSION)
             is_copy = target is not None and target.version.etag == etag
+            # What stands at the target may be what the move was to replace, an empty file for example. A COPY
+            # brings the headers of the source along, so only equal headers make it the copy.
             if is_copy and target is not None and is_replaced:  # both may hold the same bytes
                 is_copy = Headers.of(source) == Headers.of(target)
-            if is_copy:
+            if is_copy and target is not None:
+                self._list_again(target)
                 self._record_replaced(operation)
                 return self._delete_unchanged(
                     [MoveItem(operation.source, operation.target, etag, copied=etag)]
@@ -158,13 +166,19 @@ class ObjectMoves:
         began = monotonic()
         items = self._items(operation, self._list(operation))
         moved = tuple(MovedObject(i.source.key, *version_of(i)) for i in items[len(operation.markers) :])
+        # Committed before the first COPY: the next process can tell what moves from what was stored
+        # meanwhile.
         record(replace(operation, objects=moved))
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
         rows = None
         if not self._is_of_this_moment(began, copied):
-            rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
+            try:
+                rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
+            except StoreError as error:  # all is at the new place, and an undo would meet the same outage
+                self._copies.settle(copied, left={item.source for item in copied})
+                return [(deletion_of(item), error) for item in copied]
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
         return self._delete_unchanged(doubtful, sure)
@@ -185,7 +199,8 @@ class ObjectMoves:
         kept: list[MoveItem] = []
         for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
-            self._found_rows(item.source, item.row, item.target, there)
+            self._findings.record_rows(item.source, item.row, item.target, there)
+            # Not what was to be moved: it came to the old place, or was changed there, after the move began.
             if operation.objects is not None and (was is None or not is_version(item, was)):
                 kept.append(item)
             elif there is not None and item.row is not None and there.hash == item.row.hash:
@@ -198,11 +213,14 @@ class ObjectMoves:
         for key in recorded.keys() - sources.keys():
             there = targets.get(operation.target_of(key).key)
             if recorded[key].modified:
-                self._found_rows(ObjectName(operation.container, key), None, operation.target_of(key), there)
+                self._findings.record_rows(
+                    ObjectName(operation.container, key), None, operation.target_of(key), there
+                )
             self._record_gone(operation, recorded[key], there)
         found = [item for item in items if item.copied is not None]
         for item in kept:
             self._keep_both(item, recorded.get(item.source.key), targets.get(item.target.key))
+        # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
             left = self._undo_rest(operation, found, (*items, *kept), targets)
             raise Unmoved(StoreError("it was being undone when the process died"), left)
@@ -229,6 +247,10 @@ class ObjectMoves:
             item.copied = etag_of(there)
             self._copies.separate(item, is_absent=False)
 
+    def _list_again(self, copy: ObjectInfo) -> None:
+        """Have a copy listed: the server may have died between the COPY and the update of the listing."""
+        self._store.post(copy.version.name, Headers.of(copy))
+
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
         """Record the owner of the segments of an SLO whose source was deleted before the process died."""
         if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
@@ -238,7 +260,7 @@ class ObjectMoves:
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""
         info = self._head(deletion.name)
-        self._found(deletion.name, info)
+        self._findings.record(deletion.name, info)
         if info is None or is_copied(info, deletion.etag):
             return info is not None
         log.warning("%s is kept: another client has stored a new version", deletion.name)
@@ -294,11 +316,13 @@ class ObjectMoves:
         """Yield the markers that are still at the old place, as copied if the new place has one."""
         for source, target in operation.markers:
             info = self._head(source)
-            self._found(source, info)
+            self._findings.record(source, info)
             if info is None or info.version.etag != EMPTY:
                 continue
             there = self._head(target)
-            self._found(target, there, copy_of=source)
+            self._findings.record(target, there, copy_of=source)
+            if there is not None:
+                self._list_again(there)
             if there is not None or operation.may_copy:
                 copied, keeps = EMPTY if there is not None else None, operation.over_folder
                 yield MoveItem(source, target, EMPTY, marker=True, copied=copied, keeps_target=keeps)
@@ -310,8 +334,8 @@ class ObjectMoves:
                 continue
             source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)
             here, there = self._head(source), self._head(target)
-            self._found(source, here)
-            self._found(target, there, copy_of=source, etag=one.hash)
+            self._findings.record(source, here)
+            self._findings.record(target, there, copy_of=source, etag=one.hash)
             if here is not None and here.version.etag == one.hash:
                 if there is None and operation.may_copy:
                     yield MoveItem(source, target, one.hash)
@@ -326,11 +350,14 @@ class ObjectMoves:
         for item, future in zip(items, running, strict=True):
             item.error = future.exception()
         absent = [item for item in items if isinstance(item.error, NotFound)]
+        # A 404 may also mean that the target's container is missing.
         for item, found in zip(absent, self._pool.map(self._head_or_error, absent), strict=True):
             if found is None:  # it was listed, or recorded, late
                 item.error = None
         if (error := next((item.error for item in items if item.error is not None), None)) is not None:
             with suppress(OSError):  # the disk is full: the next process would go on with the move
+                # Before the first DELETE: if this process dies, the next one must not take a copy that is
+                # about to be deleted for the object's new place, and delete the source.
                 record_undone()
             raise Unmoved(error, self._undo(items)) from error
         return [item for item in items if item.copied is not None]
@@ -373,7 +400,7 @@ class ObjectMoves:
             with suppress(StoreError):
                 info = self._head(operation.target)
                 if info is None or info.version.etag == operation.replaces_etag:
-                    self._found(operation.target, info)
+                    self._findings.record(operation.target, info)
 
     def _undo_rest(
         self,
@@ -390,7 +417,7 @@ class ObjectMoves:
             return ()
         for item in items:
             if item.target.key not in targets:
-                self._found(item.target, None)
+                self._findings.record(item.target, None)
         return self._undo(found)
 
     def _share_copy(self, item: MoveItem) -> None:
@@ -412,6 +439,7 @@ class ObjectMoves:
         if any(item.row is not None and item.may_share for item in copied):
             return False
         seconds = sorted(item.seconds for item in copied)
+        # One copy that took much longer than most leaves its source unwatched for that time.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
@@ -427,12 +455,12 @@ class ObjectMoves:
             if isinstance(found, StoreError):
                 remnants.append((deletion_of(item), found))
             elif found is None:
-                self._found(item.source, None)
+                self._findings.record(item.source, None)
                 absent.append(item.source)
             elif is_copied(found, item.copied) or self._is_at_target(item, found):
                 names.append(item.source)
             else:
-                self._found(item.source, found)
+                self._findings.record(item.source, found)
                 changed.append(item.source)
         items = {item.source: item for item in (*sure, *doubtful)}
         for name, error in self._removal.delete_sources(names).items():
@@ -457,35 +485,6 @@ class ObjectMoves:
                 item.copied = source.version.etag
                 return True
         return False
-
-    def _found(
-        self,
-        name: ObjectName,
-        info: ObjectInfo | None,
-        copy_of: ObjectName | None = None,
-        etag: str | None = None,
-    ) -> None:
-        """Tell what stands where a request of the process that died may be carried out late.
-
-        It is the copy of an object if it has this `etag`, or if that is None.
-        """
-        effect = GONE
-        if info is not None:
-            source = copy_of if etag in (None, info.version.etag) else None
-            headers = None if info.is_slo else Headers.of(info)  # they are fetched with the manifest
-            effect = Effect("put", info.version.etag, headers, source=source)
-        self._ambiguous.done(name, lambda: effect)
-
-    def _found_rows(
-        self, source: ObjectName, here: Row | None, target: ObjectName, there: Row | None
-    ) -> None:
-        """Tell what listings show at both places of an object; what is absent at the target may come."""
-        stands = GONE if here is None else Effect("put", etag_of(here))
-        self._ambiguous.done(source, lambda: stands)
-        if there is not None:
-            is_copy = here is None or here.hash == there.hash
-            copy = Effect("put", etag_of(there), source=source if is_copy else None)
-            self._ambiguous.done(target, lambda: copy)
 
     def _head_or_error(self, item: MoveItem) -> ObjectInfo | StoreError | None:
         try:

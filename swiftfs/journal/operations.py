@@ -38,6 +38,7 @@ class PutFile:
         self, name: ObjectName, *, replaces_large: bool | None, replaces_etag: str | None, creates: bool
     ) -> "PutFile | None":
         """Return the operation for another name, None if the old name's object is needed."""
+        # Headers or bytes of the object at the old name are still needed, and it would be deleted.
         if self.foreign_headers_unknown or not self.file.is_whole:
             return None
         return replace(

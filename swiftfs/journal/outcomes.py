@@ -11,7 +11,6 @@ from cachetools import LRUCache
 from swiftfs.concurrency import monotonic
 from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable, drop_tracebacks
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.executor import FileExists
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
     Delete,
@@ -64,6 +63,7 @@ class Outcomes:
         """End an attempt that succeeded; `info` is Swift's answer about a stored object."""
         if self._late is not None:
             self._late.save()  # recorded before anybody learns "stored"
+        # Without the lock: the callback takes that of the open files, which comes first.
         task.notify(info)  # before it ends, so that its waiters see the result
         with self._changed:
             self._queue.is_away = False
@@ -72,6 +72,7 @@ class Outcomes:
             if info is not None:
                 self._stored[info.version.name] = info.version.etag
             followers = self._tell_followers(task, info)
+            # The newer hand-in is not needed if the next task deletes or replaces the file anyway.
             if task.newer is None or info is None or cached_file is None or _replaced_by(followers):
                 self._writer.end(task, followers, cached_file)
             else:
@@ -81,14 +82,13 @@ class Outcomes:
     def fail(self, task: Task, error: Failure) -> None:
         """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error."""
         drop_tracebacks(error)
-        if _is_made(task, error):
-            self.succeed(task, None)
-            return
         again = _may_pass(error)
         if _is_final(task, error, again=again):
             self._give_up(task, error)
             return
         with self._changed:
+            # Whatever the error says: an earlier attempt of the store may have been carried out without an
+            # answer.
             task.running, task.ambiguous = False, True
             task.operation = attempted(task.operation)
             task.take_newer()
@@ -96,12 +96,16 @@ class Outcomes:
             if self._hand_over(task):
                 return
             if isinstance(error, ChangedDuringUpload):
+                # A PUT was answered, but its bytes are of a file that was cut meanwhile. The version is ours:
+                # with `conflict=keep` the next attempt must not keep it as another client's.
                 if error.etag:
                     self._stored[names_of(task.operation)[0]] = error.etag
+                # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
                 pause = 0.0 if task.awaited_hand_in else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return
             task.attempts += 1
+            # Whoever waited gets the error. From now on a change of the file has its write delay again.
             task.error, task.blocked, task.awaited_hand_in, task.reported = error, not again, 0, False
             if again:
                 pause = min(FIRST_PAUSE * 2 ** (task.attempts - 1), LONGEST_PAUSE)
@@ -175,6 +179,7 @@ class Outcomes:
         )
         task.take_newer()
         task.operation = replace(task.operation, file=cached_file.to_record())
+        # Not the latest one: what was handed in during the upload is not stored.
         task.stored_hand_in = task.sent_hand_in
         task.running = task.ambiguous = task.reported = task.promised = False
         if task.flush_mark is not None and task.flush_hand_in <= task.stored_hand_in:
@@ -209,6 +214,8 @@ class Outcomes:
             # In sync mode a caller that waits gets the error.
             level = self._level if task.awaited_hand_in else logging.WARNING
             log.log(level, "%s", complaint(task, error))
+        # Before the task ends, so that a call that waits for it finds the state before the change when it
+        # returns.
         task.notify(error)
         with self._changed:
             task.error = error
@@ -238,13 +245,6 @@ class Outcomes:
         if isinstance(error, Unavailable) and not self._queue.is_away:
             self._queue.is_away = True
             log.info("changes wait for the server: %s", error)
-
-
-def _is_made(task: Task, error: Failure) -> bool:
-    """Return whether a folder exists: an earlier attempt, which was not answered, may have made it."""
-    if not task.ambiguous or not isinstance(task.operation, PutMarker):
-        return False
-    return isinstance(error, AlreadyExists) and not isinstance(error, FileExists)
 
 
 def _is_final(task: Task, error: Failure, *, again: bool) -> bool:

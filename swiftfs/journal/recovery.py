@@ -49,6 +49,8 @@ class Recovery:
             self._db.finish([record.seq for record in replaced], records)
         prefixes = self._db.uploads()
         by_file = {one.file: one for one in prefixes if one.file}
+        # What is left of a move that is finished below gets a new number. Numbers of records that were not
+        # taken up yet must not be among them, or that deletion would replace somebody's change.
         self._queue.skip(max((record.seq for record in records), default=0))
         for record in records:
             self._take(record, _with_prefix(attempted(record.operation), by_file))
@@ -56,6 +58,7 @@ class Recovery:
             log.info("storing %d changes of an earlier mount", len(self._queue))
         operations = [task.operation for task in self._queue.tasks()]
         wanted = {operation.file.prefix for operation in operations if isinstance(operation, PutFile)}
+        # Before any of the files is opened: its upload must know which manifests the dead process has sent.
         self._cache.recall(one for one in prefixes if one.prefix in wanted)
         return [one for one in prefixes if one.prefix not in wanted]
 
@@ -66,6 +69,7 @@ class Recovery:
         now = monotonic()
         done = self._make_done(record.path, operation)
         due = now + RECOVERY_SECONDS
+        # A call may have returned success for it, and its request may have been sent.
         task = Task(record.seq, record.path, operation, done, now, due, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
@@ -84,6 +88,8 @@ class Recovery:
         except StoreError as error:
             remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
+                # The mount serves files from now on, and programs may delete some at the target. So no later
+                # process may copy them again: it only deletes sources that have their copy.
                 again = [Record(record.seq, record.path, replace(operation, served=True))]
                 log.warning(
                     "the interrupted move of %s to %s cannot be finished now: %s", source, target, error
@@ -93,11 +99,13 @@ class Recovery:
                 self._refuse(record, operation, error)
         else:
             log.info("the interrupted move of %s to %s is done", source, target)
+            # Otherwise the old name is still there, and each remnant shows its own deletion.
             if not remnants:
                 self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if self._late is not None:
             self._late.save()  # else a later mount would take moved objects for lost, and store them again
+        # One commit, in which deletions come first: `again` has the number that is dropped.
         self._db.finish([record.seq], [*again, *(task.record() for task in tasks)])
         with self._changed:
             for task in tasks:

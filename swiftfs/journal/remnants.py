@@ -23,6 +23,8 @@ def remnant_tasks(
     for deletion, error in remnants:
         own = _path_of(deletion.name, path, operation)
         task = Task(queue.next_seq(), own, deletion, nobody_waits, now, now + FIRST_PAUSE, ambiguous=True)
+        # As if its first attempt had failed: a report shows the reason, and a refusal is not repeated by
+        # itself.
         task.attempts, task.error, task.blocked = 1, error, not error.retryable
         log.warning("%s was moved, but the old object stays until Swift deletes it: %s", own, error)
         tasks.append(task)

@@ -65,6 +65,8 @@ def salvage(journal: Path) -> Salvage:
             salvaged.problems.append(f"{journal} is damaged ({damage})")
             known = {one.operation.file.file for one in salvaged.found if isinstance(one.operation, PutFile)}
             for name, operation in _carve(copy).items():
+                # A row is newer than what is found beside it: free pages keep old rows, until they are used
+                # again.
                 if name not in known:
                     doubt = "found in the rest of a damaged journal"
                     salvaged.found.append(Found(path_of(operation), operation, doubt))
@@ -110,6 +112,7 @@ def _read_rows(copy: Path, journal: Path, salvaged: Salvage) -> str:
     """Read what SQLite can read of the copy of a journal; return the damage, or an empty string."""
     try:
         with closing(sqlite3.connect(copy)) as database:
+            # Damaged text must not end the reading of the rows behind it.
             database.text_factory = lambda data: data.decode(errors="replace")
             if is_empty(database):
                 return "it is empty"
@@ -158,6 +161,8 @@ def _rows(database: sqlite3.Connection) -> tuple[list[Any], str]:
     first, damage = _read_until_damage(database, f"{_SELECT} ORDER BY seq")
     if not damage:
         return first, ""
+    # A damaged page ends a scan in either direction: rows beyond it can be reached from the other end, and
+    # single ones between two damaged pages by their key.
     last, _ = _read_until_damage(database, f"{_SELECT} ORDER BY seq DESC")
     low = first[-1][0] if first else 0
     high = last[-1][0] if last else low + LONGEST_HOLE

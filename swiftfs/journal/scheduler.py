@@ -71,6 +71,8 @@ class Scheduler:
         self._changed.notify_all()
         self._changed.wait_for(lambda: self._stopping or flush.is_settled())
         if (failed := flush.failed()) is not None:
+            # The caller learns it from this exception: `status`, `flush` and the unmount must not report it
+            # again.
             self._outcomes.refusals.forget(failed)
             assert failed.error is not None
             raise failed.error
@@ -79,19 +81,26 @@ class Scheduler:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            # No more batches are handed out than the pool has threads: a task that becomes urgent (fsync)
+            # does not wait behind others in the pool's queue.
             self._workers.submit(self._attempt, batch)
 
     def _next_batch(self) -> list[Task]:
         """Wait for a task that may run; return it, and with a deletion others, as one request deletes all."""
         with self._changed:
             while not self._stopping:
+                # None while all workers are busy: the end of one notifies the condition.
                 due = None
+                # While the server does not answer one task finds out when it does again. Otherwise every
+                # worker would wait for the whole of its timeout, over and over, and log it.
                 if self._queue.under_way < (1 if self._queue.is_away else self._parallel):
                     now = monotonic()
                     if (task := self._queue.pop_due(now)) is not None:
                         batch = [task]
                         if isinstance(task.operation, Delete):
                             batch += [one for one in self._queue.waiting_deletes(BATCH) if one is not task]
+                        # With the lock held: a task that has begun is not changed in place any more, so what
+                        # is sent is what its record says.
                         for one in batch:
                             one.begin()
                         self._queue.under_way += 1
@@ -106,6 +115,9 @@ class Scheduler:
             if isinstance(batch[0].operation, Delete):
                 self._delete(batch)
             else:
+                # A lost COPY of a rename may be carried out after a new object is stored at its source. It
+                # would copy the new bytes over the renamed file: what that file has is fetched while it still
+                # has it.
                 if self._late is not None:
                     self._late.fetch_copies_of(names_of(batch[0].operation))
                 if isinstance(batch[0].operation, PutFile):
@@ -113,6 +125,8 @@ class Scheduler:
                 else:
                     self._run_one(batch[0])
         except Exception as error:  # noqa: BLE001  it is logged
+            # A task that stayed `running` would never be picked again, and whoever waits for it would wait
+            # for ever.
             self._outcomes.abort(batch, error)
         finally:
             with self._changed:
@@ -123,6 +137,7 @@ class Scheduler:
         deletions = [task.operation for task in batch if isinstance(task.operation, Delete)]
         failures = self._executor.delete_together(deletions)
         for task, deletion in zip(batch, deletions, strict=True):
+            # Each by itself: an unexpected error in one task must not leave the others of the batch running.
             try:
                 if (error := failures.get(deletion.name)) is not None:
                     self._outcomes.fail(task, error)
@@ -145,6 +160,7 @@ class Scheduler:
         try:
             operation = self._outcomes.with_last_stored(operation)
             operation = self._prepare(task, operation, cached_file)
+            # Without the journal's lock: a hand-in, which close(2) waits for, only needs that lock.
             info = self._executor.put_file(
                 operation,
                 cached_file,
@@ -163,6 +179,9 @@ class Scheduler:
         if prepared is not operation:
             with self._changed:
                 task.operation = prepared
+                # The newer hand-in was recorded over the old base version, which this PUT replaces: its
+                # record must name every byte as its own too, or its next attempt would download from a
+                # version that is gone.
                 if task.newer is not None:
                     newer = replace(task.newer.operation, file=cached_file.to_record())
                     task.newer = replace(task.newer, operation=newer)
@@ -172,6 +191,8 @@ class Scheduler:
     def _record_superseded(self, task: Task, names: Collection[ObjectName]) -> None:
         with self._changed:
             assert isinstance(task.operation, PutFile)
+            # In the record before the request that supersedes them: no manifest names them any more after it,
+            # so a process that dies then leaves no other trace of them.
             superseded = tuple(sorted({*task.operation.superseded_segments, *names}))
             task.operation = replace(task.operation, superseded_segments=superseded)
             self._db.commit([task.record()])
@@ -182,7 +203,7 @@ class Scheduler:
             if isinstance(task.operation, Move | MoveFolder):
                 self._move(task, task.operation)
             else:
-                info = self._executor.run(task.operation)
+                info = self._executor.run(task.operation, ambiguous=task.ambiguous)
         except (SwiftfsError, OSError) as error:
             self._outcomes.fail(task, error)
         else:
@@ -200,6 +221,8 @@ class Scheduler:
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, remnants)
             self._db.finish([], [left.record() for left in tasks])
+            # Recorded before the record of the move is dropped: a process that dies between the two commits
+            # leaves both, and the next one deletes twice. In the other order the old names would stay.
             for left in tasks:
                 self._queue.add(left)
                 task.left.append(names_of(left.operation)[0])
@@ -226,6 +249,7 @@ class _Flush:
         """
         while self._left and self._is_settled(self._left[-1]):
             self._left.pop()
+        # All once more: a task that had failed may run again by now, and succeed.
         return not self._left and all(map(self._is_settled, self._tasks))
 
     def is_done(self) -> bool:
@@ -248,6 +272,9 @@ class _Flush:
 
     def _is_done(self, task: Task) -> bool:
         last = task.last()
+        # `setdefault`: a task that takes over during the wait counts with its state at that moment, not with
+        # what is handed in to it later. Otherwise fsync of a file that is closed again and again might never
+        # return.
         return last.is_stored(self._hand_ins.setdefault(last, last.hand_ins))
 
     def _has_failed(self, task: Task) -> bool:
@@ -256,8 +283,11 @@ class _Flush:
             return False
         if last.blocked:  # by now, for what is wanted was tried again; or it blocks what has taken over
             return True
+        # One attempt since the wait began is what a caller gets: the pauses between further ones may be
+        # longer than it has patience.
         if last.attempts > self._attempts.setdefault(last, last.attempts) and not last.running:
             return True
+        # What waits for a failed task is not tried before that succeeds.
         return any(map(self._has_failed, last.blockers))
 
 

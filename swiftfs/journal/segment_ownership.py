@@ -57,6 +57,7 @@ class SegmentOwnership:
     def owned(self, name: ObjectName, etag: str, segments: Iterable[ObjectName]) -> set[ObjectName]:
         """Return those `segments` of a manifest with this ETag that are `name`'s own."""
         with self._lock:
+            # By the ETag: a version that another client has stored under this name owns nothing of ours.
             claims = set(self._claims.get(name, {}).get(etag, ()))
         named = set(segments)
         own = {
@@ -75,6 +76,7 @@ class SegmentOwnership:
             shared = list(self._shared)
         found = {}
         for one in segments:
+            # By prefix, for segments that are stored below it later too.
             if users := frozenset(user for prefix, user in shared if _lies_below(one, prefix)):
                 found[one] = users
         return found
@@ -85,6 +87,7 @@ class SegmentOwnership:
         `before` is the ETag of the object that it replaces, `prefix` the prefix of the file's own uploads.
         """
         names = {segment.name for segment in manifest.segments}
+        # The names of the others say whose they are: a claim for them would only cost a row.
         foreign = {one for one in names if not is_segment_of(one, name, self._choice)}
         with self._lock:
             known = self._claims.get(name, {}).get(before, set())
@@ -116,6 +119,7 @@ class SegmentOwnership:
     def forget(self, name: ObjectName) -> None:
         """Delete claims and shares of an object that is gone, or is not an SLO any more."""
         self.record_version(name, "")
+        # It is gone, or is no SLO any more, so it names nobody's segments.
         self.unshare(name)
 
     def record_move(self, source: ObjectName, target: ObjectName, etag: str) -> None:
@@ -123,11 +127,14 @@ class SegmentOwnership:
 
         `etag` is the ETag in the answer to the COPY of the manifest.
         """
+        # A claim is worth nothing without the version that it is for.
         if not etag:
             return
         with self._lock:
             claims = {Claim(source, is_prefix=False), *self._claims.get(source, {}).get(etag, ())}
             self._add(target, etag, claims)
+        # The target's claims are written before those of the source are deleted: after a crash in between,
+        # one name too many has claims, but for an ETag that it does not have any more.
         self.record_version(target, etag)
         self.record_version(source, "")
 
@@ -138,6 +145,8 @@ class SegmentOwnership:
             prefixes = {claim.owner for claim in claims if claim.is_prefix}
             for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
                 places = places_of(name.container, self._choice)
+                # Every place where its segments may be, since the option `segments` may have been another one
+                # once.
                 prefixes |= {place.name(f"{name.key}/") for place in places}
             self._shared |= dict.fromkeys(((prefix, user) for prefix in prefixes), since)
             self._change(

@@ -72,6 +72,7 @@ class SegmentRemoval:
             if is_slo is None and not self._store.head(name).is_slo:
                 return None
             return self._store.manifest(name)
+        # `SwiftStore.manifest` raises `BadRequest` for an object that is no SLO.
         except (NotFound, BadRequest):
             return None
 
@@ -84,10 +85,12 @@ class SegmentRemoval:
         manifest = None if is_slo is False else self.manifest_of(name, is_slo)
         if manifest is None:
             return set()
+        # A manifest may name any object of the account: those of others stay.
         own = self.owners.owned(name, manifest.etag, (segment.name for segment in manifest.segments))
         others = self.owners.moved_from({name}, own) - {name} if own else ()
         # A rename's source may stand again, by a request that came late or an answer that was wrong.
         own -= self._named_by_any(others)
+        # Before the request that deletes or replaces `name`.
         self._keep_leftovers(own, Leftover((name,), self._clock(), is_proven=False))
         return own
 
@@ -116,6 +119,7 @@ class SegmentRemoval:
         for one in segments:
             groups.setdefault(users.get(one, frozenset()), set()).add(one)
         for others, group in groups.items():
+            # Later, when a COPY that was lost cannot be carried out any more.
             self._keep_leftovers(group, _proven(others.union(objects), self._clock()))
 
     def delete_all(self, names: Collection[ObjectName]) -> dict[ObjectName, StoreError]:
@@ -152,6 +156,7 @@ class SegmentRemoval:
         shared = self.shared(segments)
         self.keep_shared(shared, {name})
         own = set(segments) - shared
+        # Before the deletion: a process that dies during it leaves the rest, and the proof, to the next one.
         self.prove(name, own)
         self.record_deleted({name}, own, self.delete_all(own))
 
@@ -169,6 +174,7 @@ class SegmentRemoval:
         segments by then. The others are logged.
         """
         passing = {segment for segment, error in failures.items() if error.retryable}
+        # `look_again` adds LATE_SECONDS to it.
         since = self._clock() - LATE_SECONDS + RETRY_SECONDS
         self._keep_leftovers(passing, Leftover(tuple(sorted(objects)), since, is_proven))
         self._drop_leftovers(set(segments) - passing)
@@ -196,6 +202,7 @@ class SegmentRemoval:
             rows = [row.key for row in listed if row.key not in known]
         except NotFound:
             return  # so is the container
+        # Leftovers have a time of their own, before which they must not be deleted.
         names = {ObjectName(prefix.container, key) for key in rows} - self.leftovers().keys()
         objects = unreferenced.objects or _objects_of(prefix)
         if not names or not objects:
@@ -203,6 +210,7 @@ class SegmentRemoval:
         shared = self.shared(names)
         self.keep_shared(shared, objects)
         names -= shared
+        # Even if no manifest names them now, one that was sent may come to stand.
         if unreferenced.is_in_doubt and self._is_recent(unreferenced.since):
             self._keep_leftovers(names, _proven(objects, unreferenced.since))
         else:
@@ -218,6 +226,8 @@ class SegmentRemoval:
         """Delete the leftovers whose time is over and that no manifest names, where that is proven."""
         groups: dict[tuple[tuple[ObjectName, ...], bool], set[ObjectName]] = {}
         with self._lock:
+            # Before the leftovers are read: one that is added meanwhile sets the time again, and must not be
+            # forgotten.
             self._due = None
         for name, one in self.leftovers().items():
             if self._is_recent(one.since):
@@ -229,6 +239,7 @@ class SegmentRemoval:
                 unused = names - self._in_use(names, objects)
                 failures = self._delete_if(is_proven, objects, unused)
             except StoreError as error:
+                # Without an answer about the manifests nothing is deleted: all of them are tried again.
                 failures = dict.fromkeys(names, error)
             self.record_deleted(objects, names, failures, is_proven=is_proven)
 
@@ -265,10 +276,13 @@ class SegmentRemoval:
         """Return those segments that a current manifest names; raise `StoreError` if that is uncertain."""
         users = {user for users in self.owners.users(names).values() for user in users}
         used: set[ObjectName] = set()
+        # An object that was moved still names the segments of its old name.
         for name in sorted({*objects, *users, *self.owners.moved_from({*objects, *users}, names)}):
             named = self._named_by(name)
             used |= named
             if name in users and not self.owners.users(named):
+                # Not a share that is younger: the COPY behind it may still be carried out, and make such a
+                # manifest.
                 self.owners.unshare(name, self._clock() - LATE_SECONDS)
         return names & used
 
@@ -282,11 +296,14 @@ class SegmentRemoval:
         except NotFound:
             return set()
         except BadRequest:
+            # Only if it is an SLO whose manifest cannot be read it may name something.
             if self._store.head(name).is_slo:
                 raise
             return set()
 
     def _is_recent(self, since: float) -> bool:
+        # `abs`: a time far in the future is from a clock that was set back since, and would keep them for
+        # ever.
         return abs(self._clock() - since) < LATE_SECONDS
 
     def leftovers(self) -> dict[ObjectName, Leftover]:

@@ -68,6 +68,7 @@ class TaskWriter:
         task.path, task.operation, task.done = path, operation, done
         task.blocked, task.error = False, None
         task.hand_ins += 1
+        # A change during an fsync or a flush must not put off the attempt that somebody waits for.
         is_awaited = task.awaited_hand_in or task.flush_mark is not None
         latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self._settling()
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
@@ -100,10 +101,14 @@ class TaskWriter:
         assert all(isinstance(task.operation, SetAttributes | ReplaceHeaders) for task in behind)
         merge = merge_while_running if holder.running else merge_hand_in
         merged = merge(holder.operation, operation)
+        # One commit: a crash must not leave the new record together with the attributes behind it, which are
+        # older.
         self._db.commit([Record(holder.seq, path, merged)], [task.seq for task in behind])
         for task in behind:
             self._queue.remove(task)
             task.ended, task.successor = True, holder
+            # Otherwise the failure of this call would drop, in sync mode, a change for which an earlier call
+            # reported success.
             holder.promised |= task.promised
         if holder.running:
             holder.keep_newer(HandIn(path, operation, done, now, now + self._delay(at_least)))
@@ -124,10 +129,14 @@ class TaskWriter:
         """
         assert isinstance(task.operation, PutFile | PutSpecial)
         source, was_there = task.operation, not task.operation.creates
+        # A new number: the next process takes the records up in their order, and this one belongs behind what
+        # was recorded about the target.
         seq, gone = self._queue.next_seq(), [task, *([overtaken] if overtaken else [])]
         deletion = Delete(source.name, source.replaces_large, source.replaces_etag)
         leaves = Task(self._queue.next_seq(), task.path, deletion, nobody_waits, task.created, task.due)
         records = [Record(seq, path, operation), *([leaves.record()] if was_there else [])]
+        # One commit: a crash leaves the file under its old name or under its new one, never under both or
+        # none.
         self._db.commit(records, [one.seq for one in gone])
         for one in gone:
             self._queue.remove(one)
@@ -137,15 +146,21 @@ class TaskWriter:
         task.done, leaves.done = record()
         task.seq, task.path, task.operation = seq, path, operation
         if isinstance(operation, PutFile):
+            # The old name's object will be deleted, so nothing may be read from it any more.
+            # `PutFile.renamed` has made certain that every byte is here.
             self._cache.detach(operation.file.file)
         self._queue.add(task)
         if was_there:
+            # Until the new name is stored, the old object is all that other clients and a new machine have of
+            # the file.
             self._queue.add(leaves, after=task)
         else:
             leaves.notify(None)
 
     def override(self, task: Task, deletion: Task) -> None:
         """Add a move instead of the pending deletion of its target; if it fails the deletion is back."""
+        # One commit: the next process finishes moves before it executes deletions, so a record of the
+        # deletion that was left beside the move would take the moved object.
         self._db.commit([task.record()], [deletion.seq])
         self._queue.remove(deletion)
         task.overrides = deletion
@@ -171,6 +186,8 @@ class TaskWriter:
         """
         records = [other.record() for other in changed]
         if cached_file is not None:
+            # No segment may be stored between the look and the commit, which may say that nothing is left
+            # below the prefix: after a crash nobody would look for that segment.
             with cached_file.uploads.unreferenced() as unreferenced:
                 self._db.finish(drop, records, unreferenced)
         else:

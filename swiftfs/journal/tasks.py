@@ -37,6 +37,7 @@ class Mode(Enum):
     SYNC = "sync"
 
 
+# Compared by identity: sets and waiters have tasks whose fields change.
 @dataclass(slots=True, eq=False)
 class Task:
     """An operation about `path` that is not executed yet; `due` and `created` are monotonic seconds.
@@ -115,6 +116,8 @@ class Task:
 
     def take_newer(self) -> None:
         """Make the newer hand-in, if there is one, what the task does."""
+        # `running` is for the next process. Of an upload that has ended, answered or not, the late requests
+        # know.
         if self.newer is not None and isinstance(newest := self.newest, PutFile):
             self.operation, self.path, self.done = (
                 replace(newest, running=None),
@@ -212,6 +215,7 @@ class TaskQueue:
                 _block(task, chain[-1])
             chain.append(task)
         if isinstance(task.operation, Delete | Move):
+            # Swift has no folders: one whose marker is not stored yet exists only by its objects.
             for name in parents_of(task.operation):
                 chain = self._chains.get(name, [])
                 if chain and isinstance(chain[-1].operation, PutMarker):
@@ -232,6 +236,8 @@ class TaskQueue:
             blocker.dependents.discard(task)
         for dependent in task.dependents:
             dependent.blockers.discard(task)
+            # A task may go before its own blockers have ended (it was merged, dropped or overridden). What
+            # waited for it must not overtake them.
             dependent.blockers |= task.blockers
             for blocker in task.blockers:
                 blocker.dependents.add(dependent)
@@ -240,6 +246,8 @@ class TaskQueue:
 
     def put_before(self, task: Task, other: Task) -> None:
         """Put a removed task before `other`, which has its names too, and before the dependents of that."""
+        # What was submitted while the task was away comes after it, as if it had stayed: a file that was
+        # stored meanwhile must not be deleted by it.
         self._tasks[task.seq] = task
         for name in names_of(task.operation):
             chain = self._chains[name]
@@ -253,6 +261,9 @@ class TaskQueue:
     def schedule(self, task: Task, due: float) -> None:
         """Make a task due at `due` (monotonic seconds)."""
         task.due = due
+        # An earlier entry of the task stays in the heap, from the middle of which nothing can be removed:
+        # `next_due` skips it, because its time is not the task's any more. The tie-breaker is there because
+        # tasks have no order.
         heapq.heappush(self._due, (due, next(self._ties), task))
 
     def run_now(self, task: Task) -> None:
@@ -260,6 +271,7 @@ class TaskQueue:
         if not task.running:
             task.blocked = False
             self.schedule(task, 0.0)
+        # When the running upload has ended, its task would wait for the write delay of the newer hand-in.
         elif task.newer is not None:
             task.newer = replace(task.newer, due=0.0)
 
@@ -275,6 +287,7 @@ class TaskQueue:
     def below(self, folder: Folder) -> list[Task]:
         """Return the tasks about names below a folder."""
         return [
+            # The last of each name is enough: it waits for those before it.
             chain[-1]
             for name, chain in self._chains.items()
             if Folder(name.container, name.key).is_below(folder)
@@ -284,6 +297,8 @@ class TaskQueue:
         """Return when the next task can run (monotonic seconds), None while all wait for other tasks."""
         while self._due:
             due, _, task = self._due[0]
+            # A task that waits for others loses its entry here; `remove` makes a new one when they have
+            # ended.
             if due == task.due and self._can_run(task):
                 return due
             heapq.heappop(self._due)

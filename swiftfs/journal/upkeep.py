@@ -33,6 +33,8 @@ class Upkeep:
 
     def start(self, abandoned: Iterable[UnreferencedPrefix]) -> None:
         """Start the thread, and delete the segments of files that an earlier process had open."""
+        # One job for all: it asks Swift about each prefix, and the other workers are free for uploads
+        # meanwhile.
         self._workers.submit(self._discard_all, abandoned)
         self._thread.start()
 
@@ -60,7 +62,9 @@ class Upkeep:
 
     def _delete_segments(self, uploads: SegmentUploader) -> None:
         """Delete the segments of the file; ask Swift first if a manifest may name them."""
+        # `abandon` waits for the uploads under way, which is why this runs in a worker.
         names = uploads.abandon()
+        # The names of this process are not all that is below the prefix, or a manifest of ours may stand.
         if uploads.record.is_inherited or uploads.record.is_in_doubt:
             self._discard(uploads.record.state())
             return

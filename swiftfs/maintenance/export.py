@@ -215,6 +215,7 @@ class Export:
                     for offset in range(start, end, _MIB):
                         copy.seek(offset)
                         copied += copy.write(os.pread(local.fileno(), min(_MIB, end - offset), offset))
+                # Holes at the end are part of the file.
                 copy.truncate(saved.size)
                 changed = _mark(local.fileno()) != before
         except OSError as error:

@@ -53,11 +53,13 @@ def _read(journal: Path) -> Journaled:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(sqlite3.connect(copy_journal(journal, Path(folder)))) as database:
+                # A mount has just made it, and knows of no upload yet.
                 if is_empty(database):
                     return Journaled()
                 migrate(database, SCHEMA, journal)
                 ids = database.execute("SELECT value FROM facts WHERE name = 'id'").fetchall()
                 uploads = database.execute("SELECT container, prefix FROM uploads").fetchall()
+                # A manifest that was lost may still come to name them.
                 left = database.execute("SELECT container, key FROM leftovers").fetchall()
                 intents = database.execute("SELECT intent FROM intents").fetchall()
         except sqlite3.Error as error:

@@ -65,6 +65,7 @@ class OrphanCandidates:
     """Segments that no manifest has named so far, in a private database on disk: there may be millions."""
 
     def __init__(self) -> None:
+        # An empty name: SQLite keeps the database in a temporary file, and deletes it when it is closed.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute(
             "CREATE TABLE suspects (container, key, upload, size, modified, PRIMARY KEY (container, key))"
@@ -176,8 +177,10 @@ class Search:
         """
         containers = self._containers()
         self._searched = list(self._places(containers, elsewhere))
+        # Segments first, and manifests after them: a segment that is uploaded meanwhile is no candidate.
         for place in self._searched:
             self._collect(place)
+        # Of the whole upload, as its last segment may be stored days after its first one.
         self.candidates.clear_younger(limit_ns)
         for prefix in journaled:
             self.candidates.clear_below(prefix)
@@ -187,6 +190,7 @@ class Search:
         for container in containers:
             self._look_at(container, now_ns - DRIFT_NS)
         if journals is not None:
+            # Last, so that only what no manifest names is listed as unfinished.
             self.unfinished = self.candidates.set_unfinished_aside(journals)
 
     def delete(self) -> dict[ObjectName, Exception]:
@@ -203,6 +207,7 @@ class Search:
         own = self._source.container
         if own and own not in found and own + SEGMENTS_SUFFIX not in found:
             raise ConfigurationError(f"no container {own!r}, and no container for its segments")
+        # The search ends as soon as nothing is left that could be an orphan.
         return sorted(found, key=lambda name: (name != own, name.endswith(SEGMENTS_SUFFIX), name))
 
     def _places(self, containers: list[str], elsewhere: str) -> Iterator[SegmentContainer]:
@@ -256,6 +261,7 @@ class Search:
     def _named_by(self, name: ObjectName, large: bool) -> tuple[list[ObjectName], ObjectName | None]:
         """Return the segments that an object names, and the prefix of a DLO's segments."""
         try:
+            # `large` is only what the Content-Type says: it may have come with a copy.
             with suppress(BadRequest):
                 if large:
                     return self._segments_of(name), None

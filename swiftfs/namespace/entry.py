@@ -95,6 +95,8 @@ class Defaults:
         if stored is NOTHING_STORED:
             return base
         mode = base.mode
+        # Whether it is a folder is decided by what the object is: a copy by another client keeps our
+        # parameters.
         if stored.mode is not None and stat.S_ISDIR(stored.mode) == base.is_directory:
             mode = stored.mode
         return Attributes(
@@ -112,6 +114,7 @@ def inode_of(name: ObjectName, *, folder: bool = False) -> int:
     """Return the inode number of an object or folder; it is the same in every mount."""
     text = f"{name.container}\0{name.key}{'/' if folder else ''}"
     return (
+        # Never 0, which would hide the entry from readdir(3).
         int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1 | 2
     )
 
@@ -222,6 +225,7 @@ def entries_of(
     """Yield the entries of a folder's listing in its order, folders without a marker last."""
     cut = len(folder.prefix)
     subfolders = {subdir[cut:-1]: Folder(folder.container, subdir) for subdir in subdirs}
+    # The object `d/` in the listing of `d/` is the folder itself.
     rows = [row for row in rows if row.key != folder.prefix or not is_slash_marker(row)]
     if not cut:
         subfolders.pop(SEGMENTS_FOLDER, None)

@@ -93,6 +93,7 @@ class HeadCache:
         with self._lock:
             sought = []
             for state in states:
+                # What waits to be written is newer than the row on the disk.
                 remembered, info = self._waiting.get((state.container, state.key), (None, None))
                 if remembered is None:
                     sought.append(state)
@@ -161,6 +162,7 @@ class HeadCache:
                 if self._rows > self._capacity:
                     self._trim()
         except sqlite3.Error as error:
+            # OperationalError: the disk is full or fails, which a new file would not help.
             self._recover(error, damaged=not isinstance(error, sqlite3.OperationalError))
 
     def _trim(self) -> None:

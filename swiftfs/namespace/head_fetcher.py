@@ -81,6 +81,7 @@ class HeadFetcher:
             if request is None:
                 request = self._requests[key] = _Request([])
                 request.future = self._pool.submit(self._run, request, entry, key)
+            # With the lock, so that the answer cannot come before the listener is in the list.
             if listener is not None:
                 request.listeners.append(listener)
             return request.future
@@ -119,6 +120,7 @@ class HeadFetcher:
                 if not listeners:
                     del self._requests[key]
                     return
+            # Without the lock, for a listener takes the namespace's, which comes first.
             for listener in listeners:
                 listener(answer)
 
@@ -143,6 +145,7 @@ class HeadFetcher:
         name = entry.object
         if name is None or not entry.last_modified:
             return False
+        # Another client may have deleted the object since the listing that the entry is from.
         rows = self._store.list_page(name.container, prefix=name.key, limit=1).rows
         return any(row.key == name.key for row in rows)
 
@@ -155,6 +158,7 @@ def _is_cacheable(entry: Entry, info: ObjectInfo) -> bool:
     """
     if info.dlo_prefix is not None or _media_type(info.content_type) != _media_type(entry.media_type):
         return False
+    # Of an SLO the row's hash is not the ETag, so the size must do.
     return info.version.etag == entry.hash or (info.is_slo and info.size == entry.attributes.size)
 
 
@@ -211,6 +215,7 @@ class EntryCompleter:
     def _next_queued(self, listing: Listing) -> list[tuple[Listing, Entry]]:
         with self._lock:
             count = min(self._head_fetcher.free_slots(), len(listing.head_queue))
+            # In the order of the listing, in which most programs ask.
             places = [listing.head_queue.popitem(last=False)[0] for _ in range(count)]
             found = [
                 (other, other.known(name)) for folder, name in places if (other := self._listings.get(folder))
@@ -236,4 +241,5 @@ class EntryCompleter:
             return with_head(entry, answer, self._defaults)
         if isinstance(answer, Ghost):  # it stays visible, so that it can be deleted
             return replace(entry, complete=True, missing=True)
+        # A folder without its marker may still exist by what is in it.
         return replace(entry, object=None, complete=True) if entry.is_directory else None

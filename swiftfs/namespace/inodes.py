@@ -46,6 +46,7 @@ class Inodes:
 
     def of(self, path: str, attributes: Attributes) -> Attributes:
         """Return the attributes of the file or folder at `path` with its number instead of its name's."""
+        # Without the lock: mostly no file has a number of its own, and this runs at every stat(2).
         if not self._numbers and not self._places:
             return attributes
         with self._lock:
@@ -70,6 +71,7 @@ class Inodes:
         with self._lock:
             self._move(old, new, is_folder=True)
             source, target = self._source.folder(old), self._source.folder(new)
+            # Before anything below is changed: it is looked up by the same table.
             taken = self._folder_place(source)
             for folder in [folder for folder in self._places if folder.is_below(target)]:
                 del self._places[folder]
@@ -107,6 +109,7 @@ class Inodes:
             return number
         if place not in self._owners:
             return place
+        # The number of this name was taken along by the file that had it before.
         number = inode_of(ObjectName(_NOWHERE, str(next(self._fresh))))
         self._give(place, number)
         return number

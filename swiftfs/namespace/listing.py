@@ -83,6 +83,7 @@ class Listing:
         prefix = self.folder.prefix
         self.marked = self.marked or any(row.key == prefix and is_slash_marker(row) for row in page.rows)
         self.complete, self.end = page.last, page.marker
+        # `a` sorts before `a/`, with names such as `a.txt` between them, so they may be on different pages.
         decided = [row for row in rows if page.last or row.key + "/" <= page.marker]
         self._carried = [row for row in rows if not page.last and row.key + "/" > page.marker]
         entries = list(entries_of(self.folder, decided, page.subdirs, self._defaults))
@@ -91,6 +92,7 @@ class Listing:
             self._queue_heads(self._entries)
         else:
             self._huge = True
+            # Packed at once: as entries 120,000 names would take 80 MB.
             self._blocks += _pack(decided, page.subdirs)
             self._rows += len(entries)
         return entries
@@ -133,6 +135,7 @@ class Listing:
 
     def refine(self, entry: Entry, better: Entry | None) -> None:
         """Replace `entry` by the result of a HEAD, unless the name was changed meanwhile."""
+        # By identity: an entry that was changed after the HEAD was sent is newer than its answer.
         if self._overrides.get(entry.name) is entry:
             self._overrides[entry.name] = better
             return
@@ -169,6 +172,7 @@ class Listing:
             self._expanded.append(block)
             if len(self._expanded) > EXPANDED:
                 self._expanded.popleft().entries = None
+            # HEADs are sent ahead only within the block that was used last.
             self.head_queue.clear()
             self._queue_heads(block.entries)
         return block.entries
@@ -223,6 +227,7 @@ def listings_in(
     head_queue: HeadQueue = OrderedDict()
     listings = {}
     for prefix in dict.fromkeys([folder.prefix, *rows, *subdirs]):
+        # Of a folder in which the page ends only a part was shown, and before `marker` the page says nothing.
         ends = page.last or (page.marker > prefix and not page.marker.startswith(prefix))
         if prefix <= marker or not ends:
             continue
@@ -238,6 +243,7 @@ def _add_ancestors(prefix: str, root: str, subdirs: dict[str, dict[str, None]]) 
     while len(prefix) > len(root):
         parent = prefix[: prefix[:-1].rfind("/") + 1]
         known = subdirs.setdefault(parent, {})
+        # Its ancestors are known too.
         if prefix in known:
             return
         known[prefix] = None

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
@@ -45,13 +46,21 @@ class Listings:
 
     def add(self, listing: Listing) -> None:
         """Add a new listing; it replaces an older one of its folder."""
+        known = self._listings.get(listing.folder)
+        if known is not None and known.begun > listing.begun:
+            return
+        # First: if the new one is too large to be kept, the older one must not stay either.
         self._listings.pop(listing.folder, None)
         if self._ttl:
-            invalidated = max(self._invalidated.get(listing.folder, -math.inf), self._all_invalidated)
-            serves = max(self._ttl, SERVES_TIMES * listing.seconds) if listing.begun >= invalidated else 0.0
+            is_valid = listing.begun >= self.invalidated_at(listing.folder)
+            serves = max(self._ttl, SERVES_TIMES * listing.seconds) if is_valid else 0.0
             listing.expires = monotonic() + serves
             with suppress(ValueError):  # a folder larger than `max_entries` is not kept
                 self._listings[listing.folder] = listing
+
+    def invalidated_at(self, folder: Folder) -> float:
+        """Return when a folder was last invalidated (monotonic seconds), -inf if never."""
+        return max(self._invalidated.get(folder, -math.inf), self._all_invalidated)
 
     def invalidate(self, folder: Folder) -> None:
         """Drop the listing of a folder."""
@@ -85,6 +94,14 @@ OUTAGE_SECONDS = 30.0
 while there are lookups, one attempt follows another, and only the first is waited for."""
 
 
+@dataclass(slots=True)
+class _Request:
+    """A listing that is being fetched since `begun` (monotonic seconds)."""
+
+    begun: float
+    future: Future[Listing] = field(init=False)
+
+
 class ListingFetcher:
     """Gets listings by `fetch`, which its threads call, and which adds them to `listings`.
 
@@ -97,7 +114,7 @@ class ListingFetcher:
         self._fetch = fetch
         self._outage = _Outage()
         self._pool = new_pool("listing", PARALLEL)
-        self._requests: dict[Folder, Future[Listing]] = {}
+        self._requests: dict[Folder, _Request] = {}
 
     def listing(self, folder: Folder) -> Listing:
         """Return the folder's listing from memory, or request it; raise `StoreError`.
@@ -110,9 +127,12 @@ class ListingFetcher:
                 return listing
             expired = self._listings.get(folder)
             in_outage = self._outage.lasts
-            request = self._requests.get(folder)
+            # One request for all threads that want this folder: they wait for its future, not for the lock.
+            request = self._joinable(folder)
             if request is None and (expired is None or not in_outage or not self._requests):
-                request = self._requests[folder] = self._pool.submit(self._run, folder)
+                request = self._begin(folder)
+        # Without a listing there is nothing to show: unknown is not empty, so the caller waits, or gets the
+        # error.
         if expired is None:
             assert request is not None
             return request.result()
@@ -129,12 +149,24 @@ class ListingFetcher:
         """Wait for the running requests and end the threads."""
         self._pool.shutdown(cancel_futures=True)
 
+    def _joinable(self, folder: Folder) -> Future[Listing] | None:
+        """Return the running request of a folder, unless its answer may be older than an invalidation."""
+        request = self._requests.get(folder)
+        if request is None or request.begun < self._listings.invalidated_at(folder):
+            return None
+        return request.future
+
+    def _begin(self, folder: Folder) -> Future[Listing]:
+        request = self._requests[folder] = _Request(monotonic())
+        request.future = self._pool.submit(self._run, folder, request)
+        return request.future
+
     def _note_timeout(self, folder: Folder) -> None:
         with self._lock:
             if folder in self._requests:  # else the answer has just come
                 self._outage.notice(f"no answer within {ANSWER_SECONDS:.0f} s")
 
-    def _run(self, folder: Folder) -> Listing:
+    def _run(self, folder: Folder, request: _Request) -> Listing:
         try:
             listing = self._fetch(folder)
         except StoreError as error:
@@ -148,7 +180,9 @@ class ListingFetcher:
             return listing
         finally:
             with self._lock:
-                del self._requests[folder]
+                # After the listing was stored: a thread that finds no request finds the listing.
+                if self._requests.get(folder) is request:  # not one that was begun since
+                    del self._requests[folder]
 
 
 class _Outage:

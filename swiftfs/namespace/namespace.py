@@ -142,10 +142,15 @@ class Namespace:
         return deferred
 
     def take_deferred(self, path: str, deferred: DeferredChange) -> PendingChange | None:
-        """End a deferred change; return the pending one that is shown, None if nobody looked it up."""
+        """End a deferred change; return the pending one that is shown, None if nobody looked it up.
+
+        No lookup that begins later uses a listing that lacks the change.
+        """
         with self._lock:
             if self._deferred.get(path) is deferred:
                 del self._deferred[path]
+            if deferred.pending is None:
+                self._invalidate(path)
             return deferred.pending
 
     def verify(self, path: str, entry: Entry, *, ask: bool) -> Entry:
@@ -307,8 +312,11 @@ class Namespace:
     def invalidate(self, path: str) -> None:
         """Drop the listing that contains `path`, and those below it: Swift is asked again."""
         with self._lock:
-            self._listings.invalidate(self._source.folder(split(path)[0]))
-            self._listings.invalidate_below(self._source.folder(path))
+            self._invalidate(path)
+
+    def _invalidate(self, path: str) -> None:
+        self._listings.invalidate(self._source.folder(split(path)[0]))
+        self._listings.invalidate_below(self._source.folder(path))
 
     def invalidate_all(self) -> None:
         """Drop every listing, but no local changes."""

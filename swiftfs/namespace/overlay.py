@@ -77,6 +77,8 @@ class Overlay:
         """
         contradicted = {}
         for name, change in self.changes_in(listing.folder).items():
+            # A change after the listing was begun, or one that is not in Swift yet, cannot be in it: it
+            # always counts.
             if change.at <= begun:
                 try:
                     listed = listing.get(name)

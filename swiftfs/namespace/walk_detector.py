@@ -38,6 +38,7 @@ class WalkDetector:
         if not above:
             return None
         root = min(above, key=lambda other: len(other.prefix))
+        # Too few for a walk: whoever opens a path lists the folders on it.
         if sum(other.is_below(root) for other in recent) < 2:
             return None
         self._recent.append(
@@ -46,6 +47,7 @@ class WalkDetector:
         if not self._served:
             return root, FIRST_ROWS
         used = len(self._served) - len(self._unused)
+        # A walk that leaves most folders out (`find -prune`) costs less folder by folder.
         if used * USED_SHARE < len(self._served):
             self._served, self._unused = set(), set()
             return None

@@ -157,6 +157,7 @@ class Readers:
         """Record that a file was opened for reading; return the reader whose next file it is, or None."""
         if not self._window:
             return None
+        # Readers first: a file that one of them expects begins no new one.
         for readers in (self._readers, self._candidates):
             for reader in readers:
                 if path == reader.path:
@@ -186,6 +187,7 @@ class Readers:
         elif fitting := tuple(order for order in reader.orders if self._begins(order, reader.path, path)):
             reader.orders, reader.top = fitting, folder
         elif path in reader.expected[:SLACK]:
+            # It looks less certain, so less is fetched ahead.
             reader.steps = max(CERTAIN, reader.steps // 2)
         else:
             return False

@@ -168,8 +168,10 @@ class AttributeOps:
                 self._submit(path, self._namespace.lookup(path), update, None)
                 return
             with file.lock:
+                # A dirty file's attributes go with its upload.
                 if not file.dirty and not file.unlinked and file.entry is not None:
                     file.entry = self._submit(path, file.entry, update, None)
+                # An open file has attributes of its own, which its next flush sends.
                 file.attributes = update(file.attributes)
 
     def _refresh(self, path: str) -> None:
@@ -184,6 +186,7 @@ class AttributeOps:
         entry = file.entry if file is not None else self._namespace.lookup(path, complete=False)
         if entry is None or entry.object is None or (file is not None and file.unlinked):
             raise os_error(errno.ENODATA, path)
+        # Otherwise the answer would be the state before the pending changes.
         self._journal.flush([entry.object])
         try:
             return self._store.head(entry.object)
@@ -213,6 +216,7 @@ class AttributeOps:
             raise os_error(errno.ENODATA, path)
         metadata[header] = text
         size = OWN_METADATA_BYTES + sum(len(name) + len(text.encode()) for name, text in metadata.items())
+        # Swift would answer 400 when the change is sent, long after this call.
         if len(metadata) + OWN_METADATA_ITEMS > limits.metadata_items or size > limits.metadata_bytes:
             raise os_error(errno.E2BIG, path)
         self._store_metadata(path, metadata)
@@ -256,6 +260,7 @@ class AttributeOps:
         attributes = update(entry.attributes)
         if attributes == entry.attributes and metadata is None:
             return entry
+        # A hinted ETag must not be sent again: the listing would show it as that of this object.
         entry = self._namespace.verify(path, entry, ask=True)
         meta = self._meta(entry)
         if metadata is not None:
@@ -283,6 +288,7 @@ class AttributeOps:
     def _submit_folder(self, path: str, entry: Entry, meta: ObjectMeta) -> Entry:
         folder = self._source.folder(path)
         if path == "/" and folder.container and not folder.prefix:
+            # The container has no marker object: its metadata has the root's attributes.
             self._describe_container(folder.container, entry)
         if not folder.prefix:
             # In an account mount the containers' attributes are lost at the unmount.

@@ -52,6 +52,7 @@ class DirectoryOps:
                 yield entry.name, self._inodes.of(join(path, entry.name), entry.attributes)
         except NotFound as error:
             raise os_error(errno.ESTALE, path) from error
+        # Not in the journal yet, so the namespace has no entry for them.
         for file in self._open_files.unstored_in(path):
             yield split(file.path)[1], self._inodes.of_open(file.path, file.current_attributes)
 
@@ -106,6 +107,7 @@ class DirectoryOps:
         entry, operation = self._marked(parent, folder, attributes)
         if operation.name == self._source.object(path):
             return  # the child is the file `d/` itself, and no other key can mark the folder `d`
+        # `later`: `rm -r` removes the folder next, and then no marker is sent at all.
         self._pending.submit(parent, operation, entry, later=True)
 
     def refuse_unless_empty(self, path: str) -> None:
@@ -122,6 +124,7 @@ class DirectoryOps:
             return
         self.keep_parent(path)
         markers = {entry.object} if entry.object is not None else set()
+        # Other clients may have written both markers: each of them alone would keep the folder.
         if self._namespace.is_marked_inside(path):
             markers.add(slash_marker(folder))
         self._namespace.record(path, None)

@@ -42,6 +42,8 @@ class FileOps:
         with self._pending.changing(path):
             name = self._namespace.new_object(path)
             existing = self._namespace.find(path)
+            # The kernel sends CREATE only for names that it does not know: another program may have made the
+            # file since.
             if self.current(path) is not None or existing is not None:
                 if flags & os.O_EXCL:
                     raise os_error(errno.EEXIST, path)
@@ -71,6 +73,7 @@ class FileOps:
         entry = self._namespace.lookup(path)
         if entry.is_directory:
             raise os_error(errno.EISDIR, path)
+        # A ghost has no bytes, but it can be overwritten.
         if entry.missing and not flags & os.O_TRUNC:
             raise os_error(errno.ENOENT, path)
         file = self._open_object(path, entry)
@@ -94,6 +97,7 @@ class FileOps:
             log.info("%s: cannot find out whether another client replaced it: %s", path, error)
             return file
         is_other = _is_other(before, found) if found is not None else ask
+        # Once more: the lookup may have sent a request, during which the file was changed or stored.
         if file.entry is not before or file.dirty or not is_other:
             return file
         self._open_files.replace(file)
@@ -106,6 +110,8 @@ class FileOps:
         try:
             return file.cached_file.read(offset, size)
         except (NotFound, PreconditionFailed) as error:
+            # The object may be gone because a folder above it moves: then its bytes are under the new name in
+            # a moment.
             self._open_files.barrier.wait(lambda: file.path)
             if file.name != name:  # its folder moved: the bytes are under another name now
                 return self.read(handle, offset, size)
@@ -113,6 +119,7 @@ class FileOps:
                 if file.entry is not None and file.cached_file.is_untouched():
                     # It may be gone, or never have been there.
                     self._namespace.check(file.path, file.entry)
+                # The next open must not find the version that is gone.
                 self._namespace.invalidate(file.path)
             raise
 
@@ -126,6 +133,7 @@ class FileOps:
         if offset + size > self._services.layout.largest_file:
             raise os_error(errno.EFBIG, file.path)
         with file.lock:
+            # The end of the file as it is now: the kernel's offset is from an attribute that may be old.
             copied = file.cached_file.write(file.cached_file.size if opened.append else offset, size, fill)
             self._touch(file)
         return copied
@@ -167,6 +175,7 @@ class FileOps:
         While other handles are open, their flushes hand the file in.
         """
         file = self._open_files.handle(handle).file
+        # Only then release(2) hands something in, and has to wait for a rename of the folder.
         if file.dirty or file.held_deletion is not None:
             with self._open_files.barrier.passing(lambda: (file.path,)):
                 self._write_back.close(handle, file)
@@ -221,6 +230,7 @@ class FileOps:
 
     def close(self) -> None:
         """Close every file, and end the threads."""
+        # Files that are unlinked have their deletion handed in here.
         for file in self._open_files.all():
             self._write_back.dispose(file)
         self._prefetch.close()
@@ -246,6 +256,7 @@ class FileOps:
     def _open_object(self, path: str, entry: Entry) -> OpenFile:
         """Return the open file of an object, with the bytes that are in the cache or not stored yet."""
         assert entry.object is not None
+        # First: what waits in the journal is newer than what Swift has.
         cached_file = self._services.journal.acquire_pending(entry.object)
         if cached_file is None:
             if not (entry.etag or entry.hash):  # it was stored since `entry` was looked up
@@ -286,6 +297,7 @@ class FileOps:
 
     def _touch(self, file: OpenFile) -> None:
         file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())
+        # A new change is a new attempt.
         file.dirty, file.failed = True, False
 
 

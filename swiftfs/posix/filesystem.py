@@ -100,6 +100,8 @@ class FileSystem:
         changes Swift refused that were not reported yet.
         """
         journal = self._services.journal
+        # Files first, for they hand in changes; then the journal stores them, which needs the cache and the
+        # namespace.
         lost = [file.path for file in self._open_files.all() if not self._write_back.drain(file)]
         self._files.close()
         left = journal.close(self._services.options.drain, progress, self._services.store.close)

@@ -154,6 +154,7 @@ class OpenFiles:
     def _add(self, shared: OpenFile, *, writable: bool, append: bool) -> tuple[int, OpenFile]:
         """Add a handle. Lock held."""
         shared.users += 1
+        # The binding sees by the number that the handle must have `direct_io`.
         number = next(self._numbers) + (UNCACHED_HANDLES if self._is_mixed(shared) else 0)
         self._handles[number] = Handle(shared, writable, append)
         return number, shared
@@ -163,6 +164,7 @@ class OpenFiles:
         with self._lock:
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
+                # It keeps its handles, but no open finds it any more.
                 self._replaced.append(file)
 
     def _is_mixed(self, file: OpenFile) -> bool:
@@ -173,8 +175,10 @@ class OpenFiles:
         """
         mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
         before, opened = self._mixed.get(file.path, (mark, now))
+        # As long as a handle of the old version is open its pages come back with every read.
         if any(one.path == file.path for one in self._replaced):
             self._mixed[file.path] = mark, now
+        # By now libfuse has looked up the new attributes, so auto_cache notices the difference at this open.
         elif before != mark and opened + UNCACHED_SECONDS < now:
             del self._mixed[file.path]
         elif file.path in self._mixed:
@@ -194,7 +198,10 @@ class OpenFiles:
             if self._by_path.get(file.path) is file:
                 del self._by_path[file.path]
             if file.dirty and not file.unlinked:
+                # The kernel still has pages with these changes: see `as_shown`. The time begins with the next
+                # look.
                 self._dropped[file.path] = math.inf
+            # libfuse may still count the handle as open: see `RenameOps._rename_held`.
             self._released[file.path] = None
             return file
 
@@ -212,6 +219,7 @@ class OpenFiles:
                 self._dropped.pop(path, None)
                 return attributes
             self._dropped[path] = ends
+        # 1 ns is enough to differ, and too little for a program to take it for another time.
         return replace(attributes, mtime_ns=attributes.mtime_ns + 1)
 
     def was_just_released(self, path: str) -> bool:
@@ -237,6 +245,7 @@ class OpenFiles:
     def stored(self, pending: Entry, entry: Entry) -> None:
         """Set the entry of the file that was handed in as `pending` to `entry`, which is in Swift."""
         with self._lock:
+            # By the entry, and not by the path: the file may have been renamed or handed in again since.
             for file in [*self._by_path.values(), *self._replaced]:
                 if file.entry is pending:
                     file.entry = entry

@@ -59,6 +59,7 @@ class JournaledChange:
         else:
             stored = stored_entry(entry, outcome)
             self._pending.confirm(stored)
+            # The next hand-in of an open file must name the version that Swift has now.
             self._open_files.stored(entry, stored)
 
     def rollback(self) -> None:
@@ -100,6 +101,7 @@ class PendingChanges:
         delay a failure is logged, and the state before is shown again. Raise `OSError` if the journal cannot
         be written: then nothing has changed.
         """
+        # Shown first: the journal may execute the operation, and report that, before `submit` returns.
         change = self.record(path, entry)
         at_least = SUPERSEDE_SECONDS if later else 0.0
         try:
@@ -107,6 +109,7 @@ class PendingChanges:
         except OSError:
             change.rollback()
             raise
+        # It cancelled a change that Swift does not have either.
         if not waits:
             change.settle(None)
         elif self.is_sync and not later:
@@ -171,8 +174,6 @@ class PendingChanges:
         def settle(outcome: ObjectInfo | Failure | None) -> None:
             if (pending := self._namespace.take_deferred(path, deferred)) is not None:
                 JournaledChange(pending, self._open_files).settle(outcome)
-            else:
-                self._namespace.invalidate(path)
 
         return settle
 

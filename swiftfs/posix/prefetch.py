@@ -55,6 +55,7 @@ class Prefetch:
     def acquire(self, version: ObjectVersion) -> CachedFile | None:
         """Return the cached file of `version`, for the caller to release; None when there is none."""
         with self._lock:
+            # Complete or not: its reader waits for the download that has begun, instead of beginning another.
             cached_file = self._ahead.pop(version, None) or self._cache.acquire_version(version)
             if cached_file is None:
                 self._missed.append(version)
@@ -90,6 +91,7 @@ class Prefetch:
                 budget -= entry.attributes.size
             if budget < 0:
                 return
+            # Each file once: what was left out or has been dropped is not tried again at every open.
             if path not in reader.decided:
                 reader.decided.add(path)
                 if _is_small_file(entry) and self._open_files.at(path) is None:
@@ -97,6 +99,7 @@ class Prefetch:
 
     def _fetch(self, entry: Entry) -> None:
         version, size = entry.version, entry.attributes.size
+        # `_missed`: it was opened before it was fetched, so its reader downloads it.
         if version in self._ahead or version in self._missed or version in self._cache:
             return
         with suppress(OSError):  # the disk is full: the open of this file will report it

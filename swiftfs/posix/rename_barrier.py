@@ -29,11 +29,14 @@ class RenameBarrier:
         thread = thread_id()
         waited = False
         with self._changed:
+            # A call within a change (`truncate` opens, flushes and closes) would wait for a rename that waits
+            # for it.
             inner = thread in self._passing or thread in self._moving
             if not inner:
                 while self._is_moving(paths()):
                     waited = True
                     self._changed.wait()
+                # Called again: an open file has a new path after its folder has moved.
                 self._passing[thread] = paths()
         try:
             yield waited
@@ -49,6 +52,7 @@ class RenameBarrier:
         thread = thread_id()
         with self._changed:
             self._changed.wait_for(lambda: not self._overlaps(old, new))
+            # Before the changes that have begun are waited for: otherwise new ones could come for ever.
             self._moving[thread] = old, new
             self._changed.wait_for(
                 lambda: not any(_lies_below(paths, (old, new)) for paths in self._passing.values())

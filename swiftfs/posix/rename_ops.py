@@ -51,8 +51,10 @@ class RenameOps:
         """Rename a file or folder, and replace what POSIX allows to replace."""
         if old == new:
             return
+        # Outside of the barrier: which part of it to pass depends on whether it is a folder.
         moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         if moving is not None and moving.is_directory:
+            # Reads go on, and so do writes to open files; only what hands something in waits.
             with self._open_files.barrier.closed(old, new):
                 self._rename_folder(old, new, moving)
         else:
@@ -69,6 +71,7 @@ class RenameOps:
                 return
         if entry is None or entry.object is None:
             raise os_error(errno.ENOENT, path)
+        # First: in the journal the deletion waits only for a marker that is there already.
         self._directories.keep_parent(path)
         self._pending.submit(path, _deletion_of(entry), None)
         self._inodes.forget(path)
@@ -85,11 +88,16 @@ class RenameOps:
             file.unlinked = True
             self._open_files.move(path, hidden)
             if entry is not None and entry.object is not None:
+                # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.pin()
                 deletion = _deletion_of(entry)
                 if file.cached_file.is_complete():
+                    # `later`: a rename over an open file arrives as this, and then as a rename, which makes
+                    # the deletion needless.
                     self._pending.submit(path, deletion, None, later=True)
                 else:
+                    # Committed at once: if the process dies the file is not open any more, and must not come
+                    # back.
                     seq = self._journal.hold(path, deletion)
                     done = self._pending.record(path, None).settle
                     file.held_deletion = HeldDeletion(seq, path, deletion, done)
@@ -128,6 +136,7 @@ class RenameOps:
             file.name = name
             file.replaces = target
         else:
+            # Within its lock, which is reentrant: no writer comes between the flush and the new name.
             self._write_back.flush(file)
             file.rename_object(self._move(old, new, name, file.entry, target))
         self._open_files.move(old, new)
@@ -154,6 +163,7 @@ class RenameOps:
         try:
             left = self._journal.run_move(old, operation)
         except NotFound:
+            # The listing was wrong: the next lookup asks Swift.
             self._namespace.invalidate(old)
             raise
         except CopyLost:
@@ -164,6 +174,8 @@ class RenameOps:
         # Changes of the old name were executed before the move: the entry is the result.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
         if left:
+            # The object that could not be deleted must not appear again: its old name counts as deleted until
+            # it is.
             self._journal.watch(entry.object, self._pending.record(old, None).settle)
         else:
             self._namespace.record(old, None)
@@ -195,8 +207,10 @@ class RenameOps:
     def _rename_folder(self, old: str, new: str, moving: Entry) -> None:
         """Move a folder with its contents to a free name, or over an empty folder. The barrier is closed."""
         source, destination = self._source.folder(old), self._source.folder(new)
+        # After the barrier is closed: no change of this mount comes between this look and the move.
         target = self._namespace.find(new)
         self._check_folder_rename(old, new, target)
+        # The copies are made from what Swift has: everything below must be there first.
         self._store_below(old, new)
         self._directories.keep_parent(old)
         marker = moving.object
@@ -235,6 +249,7 @@ class RenameOps:
         """Execute all pending changes below the two folders; open files are handed in first."""
         for file in self._open_files.below(old):
             self._write_back.flush(file)
+            # Its object would be copied with the folder, and the deleted file come back under the new name.
             if file.held_deletion is not None:
                 self._write_back.free_name(file.held_deletion.operation.name)
         self._journal.flush_below(self._source.folder(old))
@@ -245,6 +260,7 @@ class RenameOps:
         try:
             return self._journal.run_move(old, operation)
         except Unmoved as error:
+            # What was seen of the target was not so, or copies are left there.
             self._namespace.invalidate(new)
             destination = self._source.folder(new)
             for deletion in error.left:

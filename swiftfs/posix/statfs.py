@@ -62,6 +62,7 @@ class UsageReport:
         account = self._store.account_usage()
         scopes = [account, self._store.container_usage(container)] if container else [account]
         shown = scopes[-1]
+        # The tighter of the two quotas counts.
         free = [scope.quota_bytes - scope.bytes_used for scope in scopes if scope.quota_bytes is not None]
         free_bytes = max(0, min(free)) if free else WITHOUT_QUOTA
         return FilesystemUsage(

@@ -32,25 +32,31 @@ class WriteBack:
         a change that an earlier call was promised: then both stay pending. Otherwise raise, once, the error
         of an earlier change of the file that could not be stored. Wait while a folder above the file moves.
         """
+        # Before the file's lock: the rename of a folder above takes the locks of the files below it.
         with self._open_files.barrier.passing(lambda: (file.path,)):
             self._flush(file, durable=durable)
 
     def _flush(self, file: OpenFile, *, durable: bool) -> None:
         with file.lock:
+            # Its name belongs to nobody, or to another file by now.
             if file.unlinked:
                 return
             before, handed_in = file.entry, file.dirty
             try:
                 if handed_in:
                     self._hand_in(file)
+                # With the file's lock: if the change is refused, the file is dirty again as it was handed in.
                 if self._pending.is_sync:
                     self._pending.flush_or_withdraw(file.name)
             except (SwiftfsError, OSError):
                 if handed_in:
                     file.failed = True
+                    # The task also has a change that an earlier call was promised, so it stays: then the file
+                    # is not dirty, and its bytes are stored with that.
                     if not self._journal.is_promised(file.name):
                         file.entry, file.dirty = before, True
                 raise
+        # Without the file's lock: fsync(2) may take long, and others may write meanwhile.
         if durable and not self._pending.is_sync:
             self._journal.flush([file.name])
             self._journal.raise_refusal(file.name)
@@ -72,6 +78,7 @@ class WriteBack:
         The unlinked file may still be read. So its missing bytes are downloaded before it is deleted.
         """
         for file in self._open_files.unlinked(name):
+            # Before the deletion: afterwards the missing bytes are nowhere.
             file.cached_file.ensure_all()
             deletion, file.held_deletion = file.held_deletion, None
             if deletion is not None:
@@ -91,6 +98,8 @@ class WriteBack:
 
     def close(self, handle: int, file: OpenFile) -> None:
         """Close a handle; with the last one, hand in what changed after its flush, and end the file."""
+        # A `failed` file has told its error at close(2): what it could not store then is dropped, see
+        # `dispose`.
         if file.users == 1 and file.dirty and not file.failed:
             self.drain(file)
         if self._open_files.release(handle) is not None:
@@ -115,6 +124,8 @@ class WriteBack:
             info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
             file.meta = file.meta.inherit(info)
         self._learn_version(file)
+        # An earlier file of this name may still be read by its handles: its deletion must come before this
+        # upload.
         self.free_name(file.name)
         replaced = file.entry or file.replaces
         meta = file.current_meta()
@@ -135,6 +146,7 @@ class WriteBack:
             self._services.defaults,
             foreign_headers_unknown=file.foreign_headers_unknown,
         )
+        # Shown before it is in the journal: as soon as it is, its upload may end and confirm the change.
         change = self._pending.record(file.path, entry)
         # Before the journal has the operation: its thread looks for the open file by this entry.
         before, file.entry = file.entry, entry
@@ -144,6 +156,7 @@ class WriteBack:
             file.entry = before
             change.rollback()
             raise
+        # Last: if anything above fails, the next flush hands the file in again.
         file.dirty = False
 
     def _learn_version(self, file: OpenFile) -> None:

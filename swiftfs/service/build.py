@@ -58,10 +58,14 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     namespace = _namespace(store, request, defaults, cache)
     layout = SegmentLayout(options.segment_size)
     factory = _file_factory(store, layout, db, options)
+    # Before the cache is made: it deletes the local files that no record names.
     puts = [one.operation for one in records if isinstance(one.operation, PutFile)]
     needed = {put.file.file: put.name for put in puts}
     removal = SegmentRemoval(store, db, SegmentOwnership(db, options.segments))
+    # Made before both the cache, which calls it, and the journal, which needs the cache: no callback is
+    # assigned later.
     backlog = Backlog(db, removal, PER_UPLOAD * options.uploads)
+    # A record that could not be read may have named any of the local files, so none of them is deleted.
     lost = db.lost_folder if db.lost else None
     file_cache = FileCache(cache, options.cache_size, factory, needed, backlog, lost)
     services = Services(

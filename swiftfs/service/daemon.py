@@ -33,11 +33,13 @@ def run_in_background(work: Callable[[Ready], None]) -> None:
     child = os.fork()
     if child == 0:
         os.close(reader)
+        # Not sys.exit(): the clean-up of the parent, which this process is a copy of, must not run twice.
         os._exit(_child(work, writer))
     os.close(writer)
     said = b""
     try:
         with os.fdopen(reader, "rb") as pipe:
+            # It ends when the child closes its end or dies, whatever the reason.
             said = pipe.read()
     finally:
         if said != _READY:

@@ -83,6 +83,7 @@ class Repetition(logging.Filter):
         since, count = self._seen.get(key, (-QUIET_SECONDS, 0))
         now = monotonic()
         if now - since < QUIET_SECONDS:
+            # An outage repeats the same line for every request.
             self._seen[key] = (since, count + 1)
             return False
         self._seen[key] = (now, 0)

@@ -68,14 +68,17 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
     """
     check_mountpoint(request.mountpoint)
     with contextlib.ExitStack() as stack:
+        # Before the first thread, as every thread inherits the mask of the one that starts it.
         block_signals()
         monitoring = Monitoring(request.options)
         stack.callback(monitoring.close)
         policy = request.options.storage_policy
+        # Before the cache folder is touched: wrong credentials leave nothing behind.
         account = connect(environment, cloud=request.cloud, storage_policy=policy)
         stack.callback(account.close)
         if policy:
             _check_policy(policy, account.store.limits())
+        # Otherwise close() would succeed, and the change be refused later, when nobody sees it.
         if not request.options.ro and not may_write(account.store, request.source):
             request = replace(request, options=replace(request.options, ro=True))
         cache = stack.enter_context(locked(_cache_folder(request, account.label)))
@@ -96,6 +99,7 @@ def serve(request: MountRequest, environment: Mapping[str, str], ready: Callable
             # A machine that shuts down sends SIGTERM to all: it must not interrupt the last uploads.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            # Before the drain is written here: it writes the same file.
             detached.stop()
             Drain(0).write(cache)  # the mount is not held any more
             _drain(filesystem, cache)
@@ -177,16 +181,20 @@ def _mount(
         from swiftfs.fuse.operations import Operations, caller  # noqa: PLC0415
     except OSError as error:
         raise ConfigurationError(f"libfuse 2 is missing ({error}): install the package libfuse2") from None
+    # Only now, when everything else has succeeded: until then the dead mount keeps programs out of the empty
+    # folder below.
     if died(request.mountpoint):
         detach(request.mountpoint)
     options = request.options
     seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
+    # The device below the mount point, by which the mount can be told from it.
     outside, ended = request.mountpoint.stat().st_dev, new_event()
 
     def answers() -> None:
         detached.start(request.mountpoint.stat().st_dev)
         ready()
 
+    # A thread, because its stat(2) is answered by libfuse's loop, in which the main thread is by then.
     watch = new_thread(_tell_when_it_answers, "ready", (request.mountpoint, outside, ended, answers))
     signals = (
         SignalWatch(signal.SIGHUP, filesystem.refresh),
@@ -220,6 +228,7 @@ def _kernel_options(options: Options) -> Mapping[str, bool]:
     """Return the options for fuse(8) and the kernel."""
     same = ("ro", "allow_other", "allow_root")
     return {
+        # Otherwise the kernel truncates the path before it opens it, and the empty file would be stored.
         "atomic_o_trunc": True,
         "noexec": not options.exec,
         "default_permissions": options.checks_permissions,
@@ -231,6 +240,7 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
     """Call `ready`, or end the mount if it does not answer or if its caller is gone."""
     deadline = monotonic() + ANSWER_SECONDS
     try:
+        # The mount is there as soon as the device is another one.
         while mountpoint.stat().st_dev == outside:
             if monotonic() > deadline:
                 raise TimeoutError("it does not answer")  # noqa: TRY301
@@ -239,4 +249,5 @@ def _tell_when_it_answers(mountpoint: Path, outside: int, ended: Event, ready: C
         ready()
     except Exception as error:  # noqa: BLE001  the waiting caller must get an end
         log.error("the mount on %s ends: %s", mountpoint, error)
+        # libfuse ends its loop at that, and `serve` stores what there is.
         os.kill(os.getpid(), signal.SIGTERM)

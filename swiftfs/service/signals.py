@@ -44,6 +44,7 @@ class SignalWatch:
         """End the thread, if it was started; later signals stay pending."""
         self._ended.set()
         if self._thread.ident is not None and self._thread.is_alive():
+            # sigwait(3) has no time limit: only the signal itself ends it.
             signal.pthread_kill(self._thread.ident, self._number)
             self._thread.join()
 
@@ -58,6 +59,7 @@ class SignalWatch:
 def log_state(report: Callable[[], QueueReport]) -> None:
     """Log the stacks of all threads, and the changes that are not in Swift yet."""
     # The stacks come first and need no lock: `report` waits for the journal's lock, which may hang.
+    # faulthandler writes to a descriptor only.
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

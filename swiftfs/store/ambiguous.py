@@ -123,6 +123,7 @@ class AmbiguousRequests:
         """Record that a request was sent, but not answered."""
         with self._changed:
             self._add(name, effect, suspected=False)
+            # The first is the name whose latest loss is the oldest.
             while len(self._found) > MAX_NAMES:
                 self._drop(next(iter(self._found)))
 
@@ -161,8 +162,10 @@ class AmbiguousRequests:
 
     def done(self, name: ObjectName, effect: Callable[[], Effect]) -> None:
         """Record that a request was answered, if an earlier one of `name` was lost, or a copy of it."""
+        # Without the lock: mostly nothing was lost, and every request that changes something asks this.
         if name not in self._found and name not in self._copies:
             return
+        # Without the lock, too, for it may send a HEAD.
         made = effect()
         with self._changed:
             if made.kind in ("put", "copy"):

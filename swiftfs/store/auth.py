@@ -57,6 +57,7 @@ class Account:
 
         Raise `AccessDenied`, `Unavailable` or `ConfigurationError`.
         """
+        # Without a lock: two threads may ask at once, and get the same answer.
         if not self._endpoint:
             self._endpoint = self._find_endpoint()
         return self._endpoint
@@ -85,6 +86,7 @@ class Account:
 
     def _log_in(self, refused: str, renewal: Future[str]) -> None:
         try:
+            # Another thread may have logged in between the 401 and this.
             if self.token() == refused:
                 self.session.invalidate()
             renewal.set_result(self.token())
@@ -92,6 +94,7 @@ class Account:
             renewal.set_exception(error)
         finally:
             with self._lock:
+                # After the result is set: a thread that finds no renewal any more finds the new token.
                 del self._renewals[refused]
 
     def close(self) -> None:
@@ -177,6 +180,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
     if missing:
         raise ConfigurationError(f"OS_AUTH_URL is set, but not {', '.join(missing)}")
     url = _versioned(_checked_url(environment["OS_AUTH_URL"]))
+    # Only a name needs its domain; an id is unique (Keystone API v3).
     by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
     plugin = v3.Password(
         auth_url=url,
@@ -285,6 +289,8 @@ def _session(plugin: BaseAuthPlugin, environment: Mapping[str, str]) -> Session:
     if certificates:
         file, folder = (None, certificates) if Path(certificates).is_dir() else (certificates, None)
         try:
+            # Only to see whether it can be read: requests would report that at the first request, in other
+            # words.
             ssl.create_default_context(cafile=file, capath=folder)
         except OSError as error:
             why = reason(error) if isinstance(error, ssl.SSLError) else error.strerror
@@ -319,6 +325,7 @@ def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigurationError(f"the auth URL {url!r} is not an http or https URL")
+    # URLs are logged.
     if parts.username or parts.password:
         raise ConfigurationError("the auth URL must not contain a user or a password")
     return url

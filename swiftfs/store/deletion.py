@@ -61,6 +61,7 @@ class Deletion:
 
     def delete_many(self, names: Iterable[ObjectName]) -> dict[ObjectName, StoreError]:
         """Delete each; return the failures, as `ObjectStore.delete_many` does."""
+        # In order, which callers rely on: a large object comes before its segments.
         remaining = iter(dict.fromkeys(names))
         failures: dict[ObjectName, StoreError] = {}
         while chunk := list(islice(remaining, self._batch() or SINGLE_BATCH)):
@@ -93,6 +94,7 @@ class Deletion:
         if outcome.too_large:
             return self._delete_halves(chunk)
         failures = outcome.failures
+        # Not in parallel, as nothing of the request was executed: the order of the names must be kept.
         if outcome.refused is not None:
             return self._delete_in_order(chunk, outcome.refused), None
         if outcome.outage is None:
@@ -114,6 +116,7 @@ class Deletion:
             return
         except StoreError as error:
             if error.retryable:
+                # Nobody knows whether it exists: the names are treated like those of a lost answer.
                 outcome.outage = error
             else:
                 outcome.refused = BulkRefused(error, remembered=False)
@@ -147,6 +150,7 @@ class Deletion:
                 failures |= dict.fromkeys(some, next(iter(failures.values())))
                 continue
             failures |= self._delete_in_parallel(some)
+            # Single DELETEs work, so it was the bulk delete that was refused, and not the user.
             if len(failures) < len(some):
                 self._bulk.remember_refusal(refusal)
         return failures
@@ -227,8 +231,10 @@ class BulkDeletes:
 
     def _too_large(self, names: Sequence[ObjectName], error: StoreError) -> Outcome:
         if len(names) == 1:
+            # A request of one name cannot be made smaller.
             return Outcome(single=list(names), refused=BulkRefused(error))
         with self._lock:
+            # `min`: another thread may have made it smaller meanwhile.
             self._size = max(1, min(self._size, len(names) // 2))
         return Outcome(single=list(names), too_large=True)
 
@@ -243,5 +249,6 @@ class BulkDeletes:
         with self._lock:
             if seconds > self._seconds:
                 self._size = max(1, min(self._size, count // 2))
+            # Not after a lost answer: nobody knows how many of the names were deleted in that time.
             elif answered and seconds < self._seconds / 2 and count >= self._size:
                 self._size *= 2

@@ -65,6 +65,7 @@ _ADDRESS_ERRORS = (
 def status_error(request: Request, status: int, headers: Mapping[str, str], text: str = "") -> StoreError:
     """Return the error for an answer outside 2xx; `headers` have lower-case names, `text` is its body."""
     kind = _kind(request, status, text)
+    # The text of a 404 or 5xx is the same page each time.
     detail = _one_line(text) if 400 <= status < 500 and status != 404 else ""
     transaction = headers.get("x-trans-id") or headers.get("x-openstack-request-id", "")
     message = f"{request.operation} {request.subject}: {status} {_phrase(status)}"
@@ -109,6 +110,7 @@ def _unbracketed(text: str) -> str:
 def _kind(request: Request, status: int, text: str) -> type[StoreError]:
     if status == 400 and re.search(r"name length of \d+ longer", text):
         return NameTooLong
+    # Swift's quota middlewares say "Upload exceeds quota.", or "policy quota".
     if status == 413 and "quota" in text.lower():
         return QuotaExceeded
     is_container = request.container is not None and request.key is None

@@ -34,6 +34,8 @@ class Connection:
         session = account.session
         self._connection = swiftclient.Connection(
             session=session,
+            # swiftclient would sleep within the call, for up to 31 s, and ignore Retry-After: `retry.py`
+            # repeats.
             retries=0,
             cacert=session.verify if isinstance(session.verify, str) else None,
             insecure=session.verify is False,
@@ -51,6 +53,7 @@ class Connection:
     def _read_environment_once(self, url: str) -> None:
         """Take proxies and certificates from the environment now: requests would read it at every request."""
         session = self._http.request_session
+        # With it requests would also send the password that ~/.netrc has for the host.
         session.trust_env = False
         session.proxies = requests.utils.get_environ_proxies(url)
         if self._http.requests_args.get("verify") is True:
@@ -69,6 +72,7 @@ class Connection:
         headers = dict(request.headers)
         if not request.info:
             headers["X-Auth-Token"] = token
+        # urllib3 takes the connect timeout for the sending of the body, too.
         connect = SEND_SECONDS if request.body else CONNECT_SECONDS
         self._http.requests_args["timeout"] = (min(connect, timeout), timeout)
         body = _Slices(request.body, count) if request.body else None

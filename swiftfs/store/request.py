@@ -56,6 +56,7 @@ class Request:
     def path(self, base: str) -> str:
         """Return the quoted path and query below the storage URL's path `base`; raise `BadName`."""
         if self.info:
+            # `/info` belongs to the server, not to the account: it lies beside `/v1`.
             return re.sub(r"/v\d+(\.\d+)?(/.*)?$", "", base.rstrip("/")) + "/info"
         path = base.rstrip("/")
         if self.container is not None:
@@ -86,6 +87,7 @@ def quoted_path(name: ObjectName) -> str:
 
 def _quoted(text: str, safe: str) -> str:
     try:
+        # Strict: a name that is not UTF-8 would become another object's with replacement characters.
         return quote(text, safe=safe, errors="strict")
     except UnicodeEncodeError:
         raise BadName(f"{text!r} is not UTF-8") from None

@@ -26,6 +26,7 @@ _END: ContextVar[float] = ContextVar("swiftfs_deadline", default=math.inf)
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Let every request made inside end within `seconds` from now; a nested deadline only shortens that."""
+    # A context variable, so that no layer in between has to pass it on.
     token = _END.set(min(_END.get(), monotonic() + seconds))
     try:
         yield
@@ -75,8 +76,9 @@ class RetryingStore:
     """An `ObjectStore` that repeats calls with retryable errors until a deadline.
 
     An attempt may have taken effect although its answer was lost. The next one succeeds then: a DELETE that
-    finds nothing, and a PUT with `if_absent` that finds the same bytes. `close` ends every pause, and with it
-    the call, at once; it closes the store beneath only if this one `owns` it.
+    finds nothing, and a PUT with `if_absent` that finds the same bytes, by a HEAD, and has them listed, by a
+    POST. `close` ends every pause, and with it the call, at once; it closes the store beneath only if this
+    one `owns` it.
 
     Every attempt whose answer was lost is recorded in `ambiguous`, even if a later attempt is answered: the
     server may carry out the lost one after it.
@@ -110,6 +112,8 @@ class RetryingStore:
 
     def create_container(self, container: str) -> bool:
         """Create the container; one that exists after a lost answer counts as created by this call."""
+        # A lost attempt may have made it, so that this one finds it there. That another client made it in
+        # between is less likely, and mkdir(2) would fail for no reason.
         return self._repeat(lambda call: self._store.create_container(container) or call.lost)
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
@@ -149,6 +153,7 @@ class RetryingStore:
                     raise
                 if _media_type(found) != _media_type(headers):  # all empty objects have one ETag
                     raise
+                self._store.post(name, Headers.of(found))  # lists it, if the server died before it did
                 return found
 
         def effect(stored: str) -> Effect:
@@ -160,6 +165,7 @@ class RetryingStore:
         except AlreadyExists:  # maybe by a lost request of our own: that result is now the wanted one
             self._ambiguous.done(name, lambda: effect(etag or _md5(body)))
             raise
+        # Recorded also after an answer: a lost attempt before it may still come.
         self._ambiguous.done(name, lambda: effect(info.version.etag))
         return info
 
@@ -236,9 +242,11 @@ class RetryingStore:
             try:
                 failures = self._store.delete_many(pending)
             except StoreError as error:
+                # Any of them may be deleted late.
                 self._record_deleted(pending, dict.fromkeys(pending, error))
                 raise
             self._record_deleted(pending, failures)
+            # In place: the next attempt is this function again.
             pending[:] = [name for name, error in failures.items() if error.retryable]
             final.update((name, error) for name, error in failures.items() if not error.retryable)
             if pending:
@@ -289,16 +297,19 @@ class RetryingStore:
 
         def pause(seconds: float) -> None:
             may_block("waits to repeat a request")
+            # An event instead of a sleep: `close` ends all pauses, and an unmount does not wait for them.
             self._closing.wait(seconds)
 
         def remember(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            # Of every error that is repeated: a 503 may come from a proxy, behind which the request goes on.
             call.lost = True
             log.info("%s; again in %.1f s", error, state.upcoming_sleep)
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_retryable),
             wait=self._pause,
+            # A pause that would reach beyond the deadline is not begun: the error is there now.
             stop=lambda state: self._closing.is_set() or monotonic() + state.upcoming_sleep >= end,
             sleep=pause,
             before_sleep=remember,
@@ -314,6 +325,7 @@ class RetryingStore:
         wait = tenacity.wait_random_exponential(
             multiplier=self._policy.first_pause, max=self._policy.longest_pause
         )
+        # A random pause, since many clients lose a server at one moment and would all come back at one.
         return max(least, wait(state))
 
 

@@ -83,6 +83,7 @@ class SwiftStore:
                 reply = self._transport.send(Request("limits", "GET", info=True))
                 self._limits = read_limits(reply.body, reply.headers)
             except StoreError as error:
+                # Not remembered: `/info` may answer the next time.
                 if error.retryable:
                     return UNKNOWN
                 self._limits = UNKNOWN
@@ -118,6 +119,7 @@ class SwiftStore:
         )
         try:
             with self._transport.open(request) as answer:  # its body has no information
+                # 202 means that the container was there (API reference, "Create container").
                 return answer.status == 201
         except AlreadyExists:  # with another storage policy
             return False
@@ -132,6 +134,7 @@ class SwiftStore:
     def list_page(
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
     ) -> Page:
+        # A page is the last one if it is shorter than this: only the server can say how long a full one is.
         limits = self.limits()
         limit = min(limit, limits.listing)
         query = listing_query(prefix=prefix, delimiter=delimiter, marker=marker, limit=limit)
@@ -148,6 +151,7 @@ class SwiftStore:
     def get(
         self, name: ObjectName, sink: Sink, *, offset: int = 0, length: int | None = None, etag: str = ""
     ) -> ObjectInfo:
+        # No Range header can ask for no bytes (RFC 9110, 14.1.2).
         if length == 0:
             return self._head(name, etag)
         version = ObjectVersion(name, etag)
@@ -161,6 +165,7 @@ class SwiftStore:
                     raise
         info = self._receive(RangedGet(name, sink, offset, length, etag, conditional=False))
         with self._lock:
+            # Remembered, so that each piece of this object does not cost three requests.
             self._unmatched[version] = None
         return info
 
@@ -178,6 +183,7 @@ class SwiftStore:
         if if_absent:
             sent["If-None-Match"] = "*"
             meaning[412] = AlreadyExists
+        # A quota is answered with 413 too.
         if len(view) > (self._limits or UNKNOWN).object_bytes:
             meaning[413] = TooLarge
         request = Request(
@@ -194,6 +200,7 @@ class SwiftStore:
             answer = self._transport.send(request).headers
         except StoreError as error:
             error.etag = etag  # of the bytes that were sent: a writer may have changed a mapped body since
+            # 422: Swift stores nothing that has another MD5 than the ETag it was sent with.
             if isinstance(error, Corrupt) and _md5(view) != etag:
                 raise BodyChanged(str(error)) from error
             raise
@@ -220,6 +227,8 @@ class SwiftStore:
     def manifest(self, name: ObjectName) -> Manifest:
         request = Request("manifest", "GET", name.container, name.key, query="multipart-manifest=get")
         with self._transport.open(request) as answer:
+            # Before the body is read: for an object without a manifest the query has no effect, and the
+            # answer is its bytes.
             if not from_wire(name, answer.headers, 0).is_slo:
                 raise BadRequest(f"manifest {request.subject}: the object has none")
             return manifest_from_wire(answer.body(), request.subject)

@@ -59,6 +59,8 @@ class Answer:
         expected, began = content_length(self.headers), monotonic()
         while True:
             try:
+                # `read1`: what has arrived is passed on at once. Not decoded: nobody has asked for gzip, and
+                # unpacked it may be a thousand times larger.
                 chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=False)
             except NETWORK_ERRORS as error:
                 raise network_error(self.request, error) from error
@@ -72,6 +74,7 @@ class Answer:
                 what = f"{self.request.operation} {self.request.subject}"
                 raise TimedOut(f"{what}: {self.received} bytes came in {seconds:.0f} s")
             yield chunk
+        # urllib3 and requests do not check that in all versions, and a proxy may cut a body without an error.
         if expected is not None and self.received != expected:
             raise Corrupt(
                 f"{self.request.operation} {self.request.subject}: {self.received} bytes of {expected} came"
@@ -125,6 +128,7 @@ class Transport:
                 if answer.status != 401 or request.info:
                     yield _good(answer)
                     return
+            # Once: a new token that is refused too says that the user may not do this.
             with self._attempt(connection, request, self._account.renew(token)) as answer:
                 yield _good(answer)
 
@@ -147,6 +151,8 @@ class Transport:
             self._count(request, answer, seconds)
 
     def _send(self, connection: Connection, request: Request, token: str) -> requests.Response:
+        # A long request is not cut off at the deadline: the server would go on with it, and its result be
+        # unknown.
         timeout = request.read_timeout if request.long_running else min(request.read_timeout, remaining())
         if timeout <= 0:
             raise TimedOut(f"{request.operation} {request.subject}: no time left", may_land=False)

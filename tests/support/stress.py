@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from swiftclient import ClientException, Connection
+from urllib3.exceptions import HTTPError
 
 from support.crash_oracle import State, digest, look_below
 from support.load import KIB, MIB, MOST_PATHS, SHARED, Worker, run_side_by_side, run_worker
@@ -393,7 +394,7 @@ class StressWorker(Worker, UncertainOracle):
             )
         except ClientException as error:
             return f"{error.http_status}" if error.http_status in {404, 409} else None
-        except OSError:
+        except (OSError, HTTPError):  # urllib3's is no OSError: the server was killed in the body
             return None
 
     def _rename_file(self) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from support.crash_oracle import CrashOracle, State, States, differences, look
+from swiftfs.filecache.block_map import BLOCK as UNIT
 
 Effect = Callable[[States], dict[str, State] | None]
 """What a call makes of a state of all paths; None when it could not have succeeded there."""
@@ -38,6 +40,17 @@ class Piece:
             return before[: self.offset].ljust(self.offset, b"\0")
         head = before[: self.offset].ljust(self.offset, b"\0")
         return head + self.body + before[self.offset + len(self.body) :]
+
+    def parts(self) -> list["Piece"]:
+        """Return what is written in each block of the cache, if it is in several."""
+        if self.body is None:
+            return []
+        end = self.offset + len(self.body)
+        cuts = [self.offset, *range((self.offset // UNIT + 1) * UNIT, end, UNIT), end]
+        parts = [
+            Piece(one, self.body[one - self.offset : other - self.offset]) for one, other in pairwise(cuts)
+        ]
+        return parts if len(parts) > 1 else []
 
     def make(self, descriptor: int) -> None:
         """Make the system call."""
@@ -210,20 +223,24 @@ class UncertainOracle(CrashOracle):
     def _change_in_place(
         self, path: str, flags: int, pieces: Sequence[Piece], pause: Callable[[], None]
     ) -> None:
-        """Change a file of which a crash may show each step, cut or filled with zeros to the size it had.
+        """Change a file of which a crash may show a part of each step, cut or filled with zeros to its size.
 
         That is what docs/durability.md does not promise: the record of a close that waits for Swift has its
-        size, and the local file is changed meanwhile.
+        size and its changed blocks, and the local file is changed meanwhile.
         """
         body = self.bytes_of(path)
         had = Piece(len(body))
         bodies = self._bodies_after(body, pieces)
         descriptor = os.open(self.root / path, flags)
         try:
-            for piece, body in zip(pieces, bodies, strict=True):
-                torn = [self.holding(path, had.apply(body))]
+            for piece in pieces:
+                parts = piece.parts()
+                torn = [self.applying(path, part, *cut) for part in parts for cut in ((), (had,))]
                 self.change(
-                    partial(piece.make, descriptor), self.holding(path, body), closed=False, halfway=torn
+                    partial(piece.make, descriptor),
+                    self.applying(path, piece),
+                    closed=False,
+                    halfway=[*torn, self.applying(path, piece, had)],
                 )
                 pause()
         except OSError:
@@ -246,6 +263,19 @@ class UncertainOracle(CrashOracle):
         def effect(states: States) -> dict[str, State]:
             state = states.get(path, State("file", mode=PERMISSIONS))
             return {**states, path: replace(state, holds=holds, mtime_ns=None)}
+
+        return effect
+
+    def applying(self, path: str, *pieces: Piece) -> Effect:
+        """Return the effect that a file, whatever it holds, is changed by these pieces."""
+
+        def effect(states: States) -> dict[str, State] | None:
+            if (state := states.get(path)) is None:
+                return None
+            body = self._bodies[state.holds]
+            for piece in pieces:
+                body = piece.apply(body)
+            return {**states, path: replace(state, holds=self.body(body), mtime_ns=None)}
 
         return effect
 

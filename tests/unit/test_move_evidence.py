@@ -105,6 +105,27 @@ def test_what_changed_between_the_listing_and_its_copy_is_asked_about(
     assert ("head", "box/old/a") in store.requests
 
 
+def test_an_outage_after_the_copies_leaves_no_second_copy(store: LaggingStore, moving: ObjectMoves) -> None:
+    """The move is done; what it could not delete is returned without more requests, to be deleted later."""
+    for key in ("old/a", "old/b"):
+        foreign(store, key, b"data")
+    copied: list[str] = []
+
+    def hook(method: str, subject: str) -> None:
+        if method == "copy":
+            copied.append(subject)
+        elif len(copied) == 2:
+            raise Unavailable(f"{method} {subject}")
+
+    store.hook = hook
+    left = moving.move_folder(FOLDER, _ignore)
+    assert sorted(deletion.name.key for deletion, _ in left) == ["old/a", "old/b"]
+    assert all(isinstance(error, Unavailable) for _, error in left)
+    assert {method for method, _ in store.requests} == {"put", "list_page", "copy"}
+    store.hook = None
+    assert all(moving.is_unchanged(deletion) for deletion, _ in left)
+
+
 def test_the_record_names_all_that_moves_before_the_first_copy(
     store: LaggingStore, moving: ObjectMoves
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.forgetful_store import ForgetfulStore
 from support.ghosts import HauntedStore
 from support.harness import ME, copy_live, harness, names, read, write
 from support.interrupted_moves import leave, refusals, row_of
@@ -18,6 +19,7 @@ from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
 from swiftfs.objects import ObjectName, Page
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.protocol import Headers
 
 
 @pytest.fixture
@@ -98,6 +100,22 @@ def test_a_move_over_what_was_stored_just_before_it_is_finished(store: MemorySto
     with harness(store, killed) as filesystem:
         assert names(filesystem, "/") == ["b"]
     assert contents(store) == {"b": b"a"}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_copy_of_a_server_that_died_before_it_listed_it_is_listed(tmp_path: Path, *, folder: bool) -> None:
+    store = ForgetfulStore("box")
+    source, target = ObjectName("box", "d"), ObjectName("box", "e")
+    store.put(source, b"", Headers("application/directory" if folder else "text/plain"))
+    store.copy(source, target)
+    store.unlisted.add("e")
+    move = MoveFolder("box", "d/", "box", "e/", ((source, target),)) if folder else Move(source, target)
+    leave(tmp_path, move)
+    (tmp_path / "another").mkdir()
+    with harness(store, tmp_path) as filesystem:
+        assert names(filesystem, "/") == ["e"]
+    with harness(store, tmp_path / "another") as filesystem:
+        assert names(filesystem, "/") == ["e"]
 
 
 @pytest.mark.parametrize("folder", [True, False])

@@ -1,6 +1,9 @@
 """A listing that was fetched while its folder was invalidated does not count afterwards."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +45,28 @@ def test_the_next_lookup_asks_again(tmp_path: Path, refreshed: str) -> None:
         store.filesystem, store.refreshed = filesystem, refreshed
         filesystem.getattr("/file")
         assert filesystem.getattr("/file").size == 5
+
+
+def test_a_lookup_does_not_join_a_listing_that_is_older_than_a_change(tmp_path: Path) -> None:
+    store = MemoryStore("box")
+    store_file(store, b"old")
+    is_listed, goes_on = threading.Event(), threading.Event()
+
+    def list_page(container: str, **which: Any) -> Page:
+        page = MemoryStore.list_page(store, container, **which)
+        if not is_listed.is_set():
+            is_listed.set()
+            assert goes_on.wait(20)
+        return page
+
+    with ThreadPoolExecutor(1) as pool, harness(store, tmp_path) as filesystem:
+        store.list_page = list_page  # type: ignore[method-assign]
+        early = pool.submit(filesystem.getattr, "/file")
+        assert is_listed.wait(20)
+        store_file(store, b"newer")
+        filesystem.setxattr("/", "swift.refresh", b"1", 0)
+        assert filesystem.getattr("/file").size == 5
+        goes_on.set()
+        assert early.result(20).size == 3
+        assert filesystem.getattr("/file").size == 5
+        assert sum(method == "list_page" for method, _ in store.requests) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.forgetful_store import ForgetfulStore
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -211,6 +212,22 @@ def test_a_folder_whose_answer_was_lost_is_made(store: MemoryStore, tmp_path: Pa
         filesystem.fsyncdir(handle)
         filesystem.releasedir(handle)
         assert report(filesystem).total == 0
+        assert names(filesystem, "/") == ["folder"]
+
+
+def test_a_folder_whose_answer_was_lost_is_listed(tmp_path: Path) -> None:
+    """A server that died between the object and its row lists it with the next change of the object."""
+    store = ForgetfulStore("box")
+    with harness(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/folder", 0o755, ME)
+        store.forget = True
+        flush(filesystem)
+        store.forget = False
+        filesystem.retry()
+        wait_until(lambda: not report(filesystem).total)
+        filesystem.refresh()
+        assert names(filesystem, "/") == ["folder"]
+    with harness(store, tmp_path) as filesystem:
         assert names(filesystem, "/") == ["folder"]
 
 

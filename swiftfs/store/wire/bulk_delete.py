@@ -82,12 +82,14 @@ def bulk_outcome(names: Sequence[ObjectName], body: bytes) -> Outcome:
     by_path = {f"/{name}": name for name in names}
     statuses = {}
     for path, status in verdict["Errors"]:
+        # Swift quotes the names in its answer; their first slash may be missing.
         name = by_path.get("/" + unquote(path).removeprefix("/"))
         if name is not None:
             statuses[name] = status
     unauthorized = [name for name, status in statuses.items() if _number(status) == 401]
     failures = {name: _error(name, status) for name, status in statuses.items() if name not in unauthorized}
     done = verdict["Number Deleted"] + verdict["Number Not Found"]
+    # Swift's bulk middleware gives up after `max_failed_deletes` failures (1000).
     if done + len(statuses) < len(by_path):
         status = verdict["Response Status"]
         for name in by_path.values():
@@ -104,6 +106,7 @@ def _check_refusal(verdict: dict[str, Any]) -> None:
         return
     number = _number(verdict["Response Status"])
     if 200 <= number < 300:
+        # A success for names of which none was deleted and none was missing: the server has not read them.
         raise BulkRefused(StoreError("delete_many the account: the server did nothing"))
     request = Request("delete_many", "POST", meaning={501: BadRequest})
     error = status_error(request, number, NOTHING, verdict["Response Body"])

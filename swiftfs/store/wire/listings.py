@@ -80,6 +80,7 @@ def _page(
     count = len(rows) + len(subdirs)
     last = not count or (limits.is_swift and count < (limit or limits.listing))
     end = max([row.key for row in rows[-1:]] + list(subdirs[-1:]), default=marker)
+    # The pager would ask for the same page for ever.
     if count and end <= marker:
         raise Corrupt(f"the listing of {subject} does not continue after {marker!r}")
     return Page(rows, subdirs, end, last)

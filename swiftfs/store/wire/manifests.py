@@ -10,6 +10,8 @@ from swiftfs.store.wire.object_headers import MAX_SIZE
 
 def manifest_to_wire(manifest: Manifest) -> bytes:
     """Return the JSON to PUT. `size_bytes` is that of the whole object; `range` includes its last byte."""
+    # Not escaped: `\uXXXX` is twice as long as UTF-8, and a manifest's size has a limit (2 MiB in old
+    # releases).
     return json.dumps([_entry(segment) for segment in manifest.segments], ensure_ascii=False).encode()
 
 

@@ -93,6 +93,7 @@ def sent_info(
 
 def etag_of(headers: Mapping[str, str]) -> str:
     """Return the ETag without quotes, or an empty string."""
+    # Swift quotes the ETag of an SLO only, proxies may quote others or mark them as weak.
     return headers.get("etag", "").removeprefix("W/").strip('"')
 
 

@@ -90,6 +90,7 @@ class RangedGet:
         position = self._offset
         end = self._end(size)
         for chunk in answer.chunks():
+            # Before they reach the sink, which would write them over other bytes.
             if position + len(chunk) > end:
                 raise Corrupt(f"get {answer.request.subject}: more bytes came than were requested")
             if digest is not None:
@@ -109,6 +110,7 @@ class RangedGet:
         length = content_length(answer.headers)
         if answer.status == 206:
             return self._partial_size(answer.headers, length, answer.request.subject)
+        # A server may ignore a Range (RFC 9110, 14.2): its bytes would be taken for those of another offset.
         if self._offset or (self._length is not None and (length is None or length > self._length)):
             raise Corrupt(f"get {answer.request.subject}: the server ignored the range")
         return length
