@@ -162,7 +162,7 @@ class ObjectMoves:
             try:
                 rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
             except StoreError as error:  # all is at the new place, and an undo would meet the same outage
-                self._copies.settle(copied, left={item.source for item in copied}, changed=(), absent=())
+                self._copies.settle(copied, left={item.source for item in copied})
                 return Moved([(deletion_of(item), error) for item in copied], _rows(copied))
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]

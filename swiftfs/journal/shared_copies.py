@@ -50,8 +50,8 @@ class SharedCopies:
         items: Iterable[MoveItem],
         *,
         left: Collection[ObjectName],
-        changed: Collection[ObjectName],
-        absent: Collection[ObjectName],
+        changed: Collection[ObjectName] = (),
+        absent: Collection[ObjectName] = (),
     ) -> None:
         """Record whose the segments of moved SLOs are.
 
