@@ -9,7 +9,7 @@ from swiftfs.concurrency import Lock
 from swiftfs.errors import NotFound
 from swiftfs.namespace.entry import Defaults, Entry, head_entries
 from swiftfs.namespace.head_fetcher import HeadFetcher
-from swiftfs.namespace.overlay import Contradiction, Overlay
+from swiftfs.namespace.overlay import PENDING, Contradiction, Overlay
 from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, escape, unescape
 from swiftfs.store.paging import iter_rows
@@ -91,7 +91,7 @@ class ChangeChecker:
         """
         below = self._rows_below(folder.container, folder.child(unescape(name)[0]).key + "/")
         names = (ObjectName(folder.container, row.key) for row in below)
-        for one in islice((one for one in names if not self._is_deleted(one)), MAX_CHILDREN):
+        for one in islice((one for one in names if not self._is_to_go(one)), MAX_CHILDREN):
             with suppress(NotFound):
                 self._store.head(one)
                 return True
@@ -104,13 +104,16 @@ class ChangeChecker:
         if not page.last:
             yield from islice(iter_rows(self._store, container, prefix), len(page.rows), None)
 
-    def _is_deleted(self, name: ObjectName) -> bool:
-        """Return whether this mount has deleted or moved what is at a name."""
+    def _is_to_go(self, name: ObjectName) -> bool:
+        """Return whether this mount is about to delete what is at a name.
+
+        After that the name may be another client's: only a HEAD can tell.
+        """
         above, slash, component = name.key.rpartition("/")
         with self._lock:
             changes = self._overlay.changes_in(Folder(name.container, above + slash))
         change = changes.get(escape(component))
-        return change is not None and change.entry is None
+        return change is not None and change.entry is None and change.at == PENDING
 
 
 def _shows(listed: Entry | None, info: ObjectInfo) -> bool:

@@ -203,6 +203,16 @@ def test_a_folder_made_at_the_old_place_is_empty(filesystem: FileSystem, store: 
         filesystem.rmdir("/e")
 
 
+def test_a_file_that_another_client_stores_again_at_the_old_place_is_there(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    own(store, "d/b", b"b")
+    filesystem.rename("/d", "/e")
+    own(store, "d/b", b"theirs")
+    assert names(filesystem, "/") == ["d", "e"]
+    assert read(filesystem, "/d/b") == b"theirs"
+
+
 @pytest.mark.parametrize("kind", [own, foreign])
 def test_listings_that_show_a_rename_cost_no_head(
     filesystem: FileSystem, store: LaggingStore, kind: object
