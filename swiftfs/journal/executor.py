@@ -223,14 +223,14 @@ class Executor:
         try:
             return self._store.put(operation.name, b"", operation.headers, if_absent=True)
         except AlreadyExists as error:
+            if not ambiguous:
+                raise
             try:
                 found = self._store.head(operation.name)
             except NotFound:
                 raise Unavailable(f"{operation.name} existed, and is gone") from error
             if found.size or not (operation.name.key.endswith("/") or is_directory_type(found.content_type)):
                 raise AlreadyExists(f"{operation.name}: another client made a file there") from error
-            if not ambiguous:
-                raise
         # A server that died between the two has the object, but does not list it: a POST lists it again.
         self._store.post(operation.name, Headers.of(found))
         return found
