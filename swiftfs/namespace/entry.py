@@ -194,6 +194,8 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         attributes = defaults.apply(attributes, decode_metadata(info.metadata))
     if not entry.is_directory:
         attributes = replace(attributes, size=info.size)
+    # A listing shows no meta: that of a hinted entry is a pending change, which the HEAD may not show yet.
+    pending = entry.meta if entry.hinted else None
     return replace(
         entry,
         object=info.version.name,
@@ -201,7 +203,7 @@ def with_head(entry: Entry, info: ObjectInfo, defaults: Defaults) -> Entry:
         etag=info.version.etag,
         is_slo=info.is_slo,
         complete=True,
-        meta=ObjectMeta.of(info),
+        meta=pending or ObjectMeta.of(info),
         hinted=False,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.halted_moves import Halt
-from support.harness import harness, write
+from support.harness import harness, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER, foreign, keys, refuse
@@ -73,6 +73,28 @@ def test_what_an_earlier_mount_wrote_and_described_has_both(store: MemoryStore, 
     with harness(store, tmp_path, "settle=0.01") as filesystem:
         wait_until(lambda: not filesystem.waiting())
         assert stat.S_IMODE(filesystem.getattr("/file").mode) == 0o600
+
+
+@pytest.mark.parametrize("change", ["describe", "append"])
+def test_a_large_file_that_an_earlier_mount_described_keeps_that_when_it_is_opened(
+    store: MemoryStore, tmp_path: Path, change: str
+) -> None:
+    """Its true version is asked for when it is opened, before the attributes are in Swift."""
+    with harness(store, tmp_path, "segment_size=1M") as filesystem:
+        write(filesystem, "/file", bytes(3 * 1024 * 1024))
+    with suppress(SwiftfsError), harness(store, tmp_path, f"{NEVER},drain=0") as filesystem:
+        filesystem.setxattr("/file", "user.one", b"1", 0)
+        refuse(store, "post", Unavailable)
+    store.hook = None
+    (tmp_path / "heads.sqlite").unlink(missing_ok=True)
+    with harness(store, tmp_path, NEVER) as filesystem:
+        if change == "append":
+            write(filesystem, "/file", b"x", os.O_WRONLY | os.O_APPEND)
+        else:
+            read(filesystem, "/file")
+            filesystem.setxattr("/file", "user.two", b"2", 0)
+        assert "user.one" in filesystem.listxattr("/file")
+    assert "one" in store.head(ObjectName("box", "file")).metadata
 
 
 def test_nothing_is_stored_before_the_mount_has_started(store: MemoryStore, tmp_path: Path) -> None:
