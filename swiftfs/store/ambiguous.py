@@ -237,15 +237,19 @@ class AmbiguousRequests:
     def wait(self, seconds: float | None) -> None:
         """Wait until a record changes or `wake` is called, for `seconds` at most."""
         with self._changed:
-            if not (self._unsaved or self._is_woken):
+            if not self._is_woken:
                 self._changed.wait(seconds)
             self._is_woken = False
 
     def wake(self) -> None:
         """End the present `wait`, or the next: whoever waits may have looked just before."""
         with self._changed:
-            self._is_woken = True
-            self._changed.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        # A flag, not `_unsaved`: another thread may save the change before the one that waits has seen it.
+        self._is_woken = True
+        self._changed.notify_all()
 
     def _put(self, found: Ambiguity, before: Ambiguity | None) -> None:
         self._found[found.name] = found
@@ -254,12 +258,12 @@ class AmbiguousRequests:
         if found.suspected and not (found.is_dangerous or (before is not None and before.is_dangerous)):
             return
         self._unsaved.add(found.name)
-        self._changed.notify_all()
+        self._wake()
 
     def _drop(self, name: ObjectName) -> None:
         self._index(name, None, self._found.pop(name))
         self._unsaved.add(name)
-        self._changed.notify_all()
+        self._wake()
 
     def _index(self, name: ObjectName, found: Ambiguity | None, before: Ambiguity | None) -> None:
         """Keep `_copies`, the targets of the lost copies of each source, as the records are."""

@@ -81,3 +81,15 @@ def test_a_wake_before_the_wait_is_not_lost() -> None:
         waiting = pool.submit(requests.wait, None)
         requests.wake()
         waiting.result(within(60))
+
+
+def test_a_change_that_another_thread_has_saved_wakes_the_watcher_still() -> None:
+    requests = AmbiguousRequests()
+    requests.lost(NAME, STORED)
+    requests.take_unsaved()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(requests.wait, None)
+        try:
+            waiting.result(within(10))
+        finally:
+            requests.wake()
