@@ -118,7 +118,8 @@ class LateVersions:
         try:
             complete = self._get(last, self._store.head(found.name))
         except NotFound:
-            complete = GONE if last.headers is None else None  # the listing was late
+            # A listing was late; but of an answered COPY a lost DELETE came first, which the look will tell.
+            complete = GONE if last.headers is None and last.source is None else None
         except (StoreError, OSError) as error:
             log.info("%s is not kept: %s", found.name, error)
             return

@@ -23,6 +23,7 @@ from support.stored_objects import body, foreign, keys
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
+from swiftfs.store.ambiguous import Effect
 from swiftfs.store.protocol import Headers
 
 pytest_plugins = ["support.late_fixtures"]
@@ -282,3 +283,15 @@ def test_a_loss_without_a_newer_change_costs_nothing(
         look(filesystem, seconds + 5)
     assert store.requests == []
     assert late(filesystem).counts().watched == 0
+
+
+def test_a_copy_that_a_late_deletion_took_before_it_was_fetched_is_reported(
+    filesystem: FileSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = late(filesystem)._ambiguous
+    requests.lost(FILE, Effect("delete"))
+    requests.done(FILE, lambda: Effect("put", "an etag", source=ObjectName("box", "other")))
+    late(filesystem).fetch()
+    look(filesystem)
+    assert late(filesystem).counts().overwritten == 1
+    assert "cannot be stored again" in logged(caplog, logging.ERROR)[0]
