@@ -55,7 +55,13 @@ class FileSystem(Protocol):
         """Remove a file."""
 
     def rename(self, old: str, new: str) -> None:
-        """Move, replacing `new`; an open file that is unlinked arrives as a move to `.fuse_hidden…`."""
+        """Move, replacing `new`.
+
+        An open file is moved to `.fuse_hidden…` before it is deleted or replaced. `unhide(new)` is included.
+        """
+
+    def unhide(self, path: str) -> None:
+        """Move back the file that this thread has moved from `path` to `.fuse_hidden…` just now, if any."""
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         """Make `path` a symbolic link to `target`."""

@@ -4,6 +4,7 @@ An operation is on the disk when `submit` returns, and is executed after a settl
 merged with others. `flush` executes it at once.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
@@ -101,51 +102,43 @@ class Journal:
         the record; nothing is changed then.
         """
         with self._changed:
-            # A second record of the same local file could contradict the first after a crash: see
-            # docs/decisions/one-record-a-file.md.
-            if isinstance(operation, PutFile) and (holder := self._writer.holder_of(operation)) is not None:
-                self._writer.keep_newer(holder, path, operation, done, at_least)
-                self._changed.notify_all()
-                return True
-            tail = self._queue.tail(names_of(operation)[0])
-            # Only a task that does not run can be changed: of a running one nobody knows what is sent
-            # already.
-            merged = None if tail is None or tail.running else coalesce(tail.operation, operation)
-            if tail is None or merged is None:
-                self._writer.new(path, operation, done, at_least)
-            elif merged:
-                self._writer.change(tail, path, merged[0], done, at_least)
-            else:
-                self._writer.drop(tail)
+            self._let_go_of(names_of(operation))
+            waits = self._writer.submit(path, operation, done, at_least)
             self._changed.notify_all()
-            return merged != ()
+            return waits
 
-    def hold(self, path: str, deletion: Delete) -> int:
-        """Record a deletion that waits for the last close of `path`, and return its number.
+    def hold(
+        self, path: str, deletion: Delete, done: Done = nobody_waits, *, seconds: float = math.inf
+    ) -> int:
+        """Record a deletion that is not executed yet, and return its number.
 
-        Raise `OSError` if the disk refuses it. This mount executes it after `let_go`; the next one always
-        executes it, because the file is not open any more.
+        It becomes an ordinary change by `let_go`, after `seconds`, or, unless these are infinite, before
+        another operation about its name. Raise `OSError` if the disk refuses the record. The next mount
+        executes it at once.
         """
         with self._changed:
-            # A record without a task: while the file is open this process must not execute the deletion,
-            # because missing bytes of the file are still downloaded from the object.
-            seq = self._queue.next_seq()
-            self._db.commit([Record(seq, path, deletion)])
+            seq = self._writer.hold(path, deletion, done, seconds)
+            self._changed.notify_all()
             return seq
 
-    def let_go(self, held: int, path: str, deletion: Delete, done: Done) -> None:
-        """Submit a held deletion; errors as in `submit`, which leave no record of it.
+    def let_go(self, held: int) -> None:
+        """Make a held deletion an ordinary change, if it is held still.
 
-        INVARIANT: the record of the held deletion is gone before any new operation about the name is
+        INVARIANT: the record of a held deletion is gone before any other operation about the name is
         recorded.
         """
         with self._changed:
-            # The new record first: a process that dies between the two commits leaves two deletions, which
-            # does no harm. In the other order it would leave none, and the file would come back.
-            try:
-                self.submit(path, deletion, done)
-            finally:
+            if (task := self._writer.held.pop(held)) is not None:
+                self._writer.let_go(task)
+                self._changed.notify_all()
+
+    def take_back(self, held: int) -> bool:
+        """Drop a held deletion, which will never be executed; return False if it is held no more."""
+        with self._changed:
+            is_held = self._writer.held.pop(held) is not None
+            if is_held:
                 self._db.finish([held])
+            return is_held
 
     @property
     def late(self) -> LateRequests | None:
@@ -155,7 +148,7 @@ class Journal:
     def is_idle(self, name: ObjectName) -> bool:
         """Return whether no change of `name` waits or runs."""
         with self._changed:
-            return not self._queue.chain(name)
+            return not self._queue.chain(name) and not self._writer.held.timed_of([name])
 
     def _put_right(self, path: str, operation: Operation, done: Done, holds: Callable[[], bool]) -> bool:
         # One acquisition for the check and the submission: a change that came between them is newer than what
@@ -182,6 +175,7 @@ class Journal:
         arguments describe Swift's object there, as in `PutFile`.
         """
         with self._changed:
+            self._let_go_of([source, target])
             chain = self._queue.chain(source)
             # An object of the old name may be in Swift, or come to be there, if a request was sent already. A
             # new name in the record would leave it behind: the caller moves it instead.
@@ -209,6 +203,7 @@ class Journal:
         If the process dies the next one finishes it. The deletion of what it has `left` is tried again.
         """
         with self._changed:
+            self._let_go_of(names_of(operation))
             tasks = [task for name in names_of(operation) for task in self._queue.chain(name)]
             # The pending deletion of the target is left out: the COPY replaces that object anyway, so its
             # DELETE would cost a request and, if it came late, take the moved object.
@@ -258,6 +253,7 @@ class Journal:
     def flush(self, names: Collection[ObjectName]) -> None:
         """Execute pending changes of `names` now; raise the error of a failed one, which stays pending."""
         with self._changed:
+            self._let_go_of(names)
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
@@ -283,11 +279,13 @@ class Journal:
     def flush_below(self, folder: Folder) -> None:
         """Execute pending changes below `folder` now; errors as in `flush`."""
         with self._changed:
+            self._let_go(self._writer.held.timed_below(folder))
             self._scheduler.attempt(self._queue.below(folder))
 
     def flush_all(self) -> None:
         """Begin to execute all waiting and blocked tasks; `report` shows the progress."""
         with self._changed:
+            self._let_go(self._writer.held.timed())
             self._outcomes.refusals.forget_shown()
             self._is_flushing = True
             self._scheduler.flush_all(self._queue.tasks())
@@ -329,14 +327,14 @@ class Journal:
     def waiting(self) -> list[QueuedChange]:
         """Return the operations that are not executed yet."""
         with self._changed:
-            return [describe(task) for task in self._queue.tasks()]
+            return [describe(task) for task in self._all()]
 
     def report(self) -> QueueReport:
         """Return the counts of the operations that are not executed yet, and the first of them."""
         late = self._late.counts() if self._late is not None else LateCounts()
         with self._changed:
             refusals = self._outcomes.refusals
-            found = report(self._queue.tasks(), refusals, away=self._queue.is_away, sent=self._sent)
+            found = report(self._all(), refusals, away=self._queue.is_away, sent=self._sent)
             if self._is_flushing and not found.flushing:
                 refusals.show()
                 self._is_flushing = False
@@ -376,6 +374,7 @@ class Journal:
         with self._changed:
             # What is handed in from now on must not get the write delay: nothing makes it due earlier.
             self._writer.begin_closing()
+            self._let_go(self._writer.held.timed())
             for task in self._queue.tasks():
                 self._queue.run_now(task)
             self._changed.notify_all()
@@ -403,6 +402,18 @@ class Journal:
         with self._changed:
             self._changed.wait_for(lambda: all(task.is_stuck for task in self._queue.tasks()), seconds)
             return sum(not task.is_stuck for task in self._queue.tasks())
+
+    def _all(self) -> list[Task]:
+        """Return what is not executed yet, without the deletions of files that are open. Lock held."""
+        return [*self._queue.tasks(), *self._writer.held.timed()]
+
+    def _let_go_of(self, names: Collection[ObjectName]) -> None:
+        """Let go what is held of `names`, and waits for no close. Lock held."""
+        self._let_go(self._writer.held.timed_of(names))
+
+    def _let_go(self, held: Iterable[Task]) -> None:
+        for task in held:
+            self._writer.let_go(task)
 
     def _superseded_deletion(self, operation: Move | MoveFolder) -> Task | None:
         """Return the pending deletion of a move's target, which the move replaces."""

@@ -1,5 +1,6 @@
 """The scheduler: one thread takes the tasks that are due, workers execute them."""
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ class Scheduler:
         self._queue = backlog.queue
         self._changed = backlog.changed
         self._db = parts.db
+        self._writer = parts.writer
         self._cache = parts.cache
         self._executor = parts.executor
         self._late = parts.late
@@ -89,8 +91,10 @@ class Scheduler:
         """Wait for a task that may run; return it, and with a deletion others, as one request deletes all."""
         with self._changed:
             while not self._stopping:
-                # None while all workers are busy: the end of one notifies the condition.
-                due = None
+                for held in self._writer.held.due(monotonic()):
+                    self._writer.let_go(held)
+                # Infinite while all workers are busy: the end of one notifies the condition.
+                due = math.inf
                 # While the server does not answer one task finds out when it does again. Otherwise every
                 # worker would wait for the whole of its timeout, over and over, and log it.
                 if self._queue.under_way < (1 if self._queue.is_away else self._parallel):
@@ -105,8 +109,9 @@ class Scheduler:
                             one.begin()
                         self._queue.under_way += 1
                         return batch
-                    due = self._queue.next_due()
-                self._changed.wait(None if due is None else max(0.0, due - monotonic()))
+                    due = math.inf if (next_due := self._queue.next_due()) is None else next_due
+                due = min(due, self._writer.held.next_due())
+                self._changed.wait(None if due == math.inf else max(0.0, due - monotonic()))
         return []
 
     def _attempt(self, batch: list[Task]) -> None:

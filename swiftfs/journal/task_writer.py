@@ -4,13 +4,15 @@ INVARIANT: the database is written first. If the disk refuses that, nothing has 
 pinned in the cache as long as a task in the queue names it.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.database import JournalDB, Record
-from swiftfs.journal.merging import merge_hand_in, merge_while_running
+from swiftfs.journal.held_deletions import HeldDeletions
+from swiftfs.journal.merging import coalesce, merge_hand_in, merge_while_running
 from swiftfs.journal.operations import (
     Delete,
     Operation,
@@ -18,8 +20,11 @@ from swiftfs.journal.operations import (
     PutSpecial,
     ReplaceHeaders,
     SetAttributes,
+    names_of,
 )
 from swiftfs.journal.tasks import Done, HandIn, Task, TaskQueue, nobody_waits
+
+log = logging.getLogger(__name__)
 
 RecordRename = Callable[[], tuple[Done, Done]]
 """Shows a rename in the mount; returns the callbacks for when the new name is stored, and for when the old
@@ -33,6 +38,7 @@ class TaskWriter:
     """Adds, changes and ends the tasks of `queue`. The journal's lock is held for every call.
 
     `settle_seconds` is the write delay: how long a change waits, so that later ones can be merged with it.
+    `held` are the deletions that are no tasks of the queue yet.
     """
 
     def __init__(self, queue: TaskQueue, db: JournalDB, cache: FileCache, settle_seconds: float) -> None:
@@ -41,10 +47,55 @@ class TaskWriter:
         self._cache = cache
         self._settle_seconds = settle_seconds
         self._closing = False
+        self.held = HeldDeletions()
 
     def begin_closing(self) -> None:
         """Make every change due at once from now on: the mount is ending."""
         self._closing = True
+
+    def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
+        """Record an operation, alone or merged with a waiting one; see `Journal.submit`."""
+        # A second record of the same local file could contradict the first after a crash: see
+        # docs/decisions/one-record-a-file.md.
+        if isinstance(operation, PutFile) and (holder := self.holder_of(operation)) is not None:
+            self.keep_newer(holder, path, operation, done, at_least)
+            return True
+        tail = self._queue.tail(names_of(operation)[0])
+        # Only a task that does not run can be changed: of a running one nobody knows what is sent already.
+        merged = None if tail is None or tail.running else coalesce(tail.operation, operation)
+        if tail is None or merged is None:
+            self.new(path, operation, done, at_least)
+        elif merged:
+            self.change(tail, path, merged[0], done, at_least)
+        else:
+            self.drop(tail)
+        return merged != ()
+
+    def hold(self, path: str, deletion: Delete, done: Done, seconds: float) -> int:
+        """Record a deletion without a task, and return its number; see `Journal.hold`."""
+        now = monotonic()
+        task = Task(self._queue.next_seq(), path, deletion, done, now, now + seconds)
+        self._db.commit([task.record()])
+        self.held.add(task)
+        return task.seq
+
+    def let_go(self, held: Task) -> None:
+        """Make a held deletion an ordinary change; if the disk refuses that, give it up."""
+        self.held.pop(held.seq)
+        try:
+            # The new record first: a process that dies between the two commits leaves two deletions, which
+            # does no harm. In the other order it would leave none, and the file would come back.
+            waits = self.submit(held.path, held.operation, held.done, 0.0)
+        except OSError as error:
+            log.error("%s: it is not deleted: %s", held.path, error)
+            held.notify(error)
+        else:
+            if not waits:
+                held.notify(None)
+            elif (tail := self._queue.tail(names_of(held.operation)[0])) is not None:
+                tail.promised = True  # the call that deleted it has returned
+        finally:
+            self._db.finish([held.seq])
 
     def new(self, path: str, operation: Operation, done: Done, at_least: float) -> None:
         """Add a task for `operation`, due after the write delay and `at_least` so many seconds."""

@@ -280,13 +280,12 @@ class Namespace:
         parent, name = split(path)
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
+        before, was = self._overlay.newest(folder, name), None
         if (listing := self._listings.get(folder)) is not None:
+            was = listing.known(name)
             listing.update(name, entry)
-        if left:
-            change = self._overlay.record_left(folder, name)
-        else:
-            change = self._overlay.record(folder, name, entry, pending=pending)
-        return PendingChange(self._lock, self._overlay, self._listings, folder, name, change)
+        change = self._overlay.record(folder, name, entry, pending=pending, left=left)
+        return PendingChange(self._lock, self._overlay, self._listings, folder, name, change, before, was)
 
     def record_stored(self, info: ObjectInfo) -> None:
         """Record an object that Swift has, and the folders that it implies: listings may not show them yet.

@@ -26,13 +26,14 @@ class LocalChange:
     """The last change of a name by this mount: its entry, None for deleted, and when it was stored.
 
     `at` is in monotonic seconds, `PENDING` before it is in Swift. A pending change has replaced `stored`,
-    which counts again if Swift refuses it. A `moved` entry is from a row of its folder's old place. What is
-    `left` was moved, but Swift could not delete it yet.
+    which counts again if Swift refuses it; it is `settled` when Swift has made or refused it. A `moved` entry
+    is from a row of its folder's old place. What is `left` was moved, but Swift could not delete it yet.
     """
 
     entry: Entry | None
     at: float
     stored: "LocalChange | None" = None
+    settled: bool = False
     moved: bool = False
     left: bool = False
 
@@ -55,11 +56,19 @@ class Overlay:
         self._has_left = False
 
     def record(
-        self, folder: Folder, name: str, entry: Entry | None, *, pending: bool = False, moved: bool = False
+        self,
+        folder: Folder,
+        name: str,
+        entry: Entry | None,
+        *,
+        pending: bool = False,
+        moved: bool = False,
+        left: bool = False,
     ) -> LocalChange:
-        """Add a change: `name` is now `entry`, or gone; with `pending` it is not in Swift yet."""
+        """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
         changes = self._folders.setdefault(folder, {})
-        change = LocalChange(entry, PENDING if pending else monotonic(), moved=moved)
+        change = LocalChange(entry, PENDING if pending else monotonic(), moved=moved, left=left)
+        self._has_left = self._has_left or left
         if pending and (before := changes.get(name)) is not None:
             change.stored = before.stored if before.at == PENDING else before
         changes[name] = change
@@ -72,6 +81,7 @@ class Overlay:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
         changes = self._folders.get(folder, {})
         newest = changes.get(name)
+        change.settled = True
         if newest is change:
             changes[name] = LocalChange(entry, monotonic())
             return True
@@ -81,19 +91,31 @@ class Overlay:
 
     def roll_back(self, folder: Folder, name: str) -> None:
         """Drop a pending change of `name`: what this mount stored before it counts again, if it did."""
-        change = self.changes_in(folder).get(name)
+        change = self.newest(folder, name)
         if change is None or change.at != PENDING:
             return
         self.discard(folder, name)
         if change.stored is not None:
             self._folders.setdefault(folder, {})[name] = change.stored
 
+    def take_back(self, folder: Folder, name: str, before: LocalChange | None) -> LocalChange | None:
+        """Drop the pending change of `name` as if it had never been made; return what counts again.
+
+        That is `before`, the change that it replaced, or what has become of it.
+        """
+        change = self._folders[folder][name]
+        counts = change.stored if before is None or before.settled else before
+        self.discard(folder, name)
+        if counts is not None:
+            self._folders.setdefault(folder, {})[name] = counts
+        return counts
+
     def correct(self, folder: Folder, found: Contradiction, entry: Entry | None) -> None:
         """Record that Swift has `entry`, instead of the change that a listing contradicts.
 
         If that listing does not show it either, it lags behind, as the next one may.
         """
-        if self.changes_in(folder).get(found.name) is not found.change:
+        if self.newest(folder, found.name) is not found.change:
             return  # a newer change counts
         if entry is found.listed:
             self.discard(folder, found.name)
@@ -108,12 +130,6 @@ class Overlay:
             if not changes:
                 del self._folders[folder]
 
-    def record_left(self, folder: Folder, name: str) -> LocalChange:
-        """Record that `name` was moved, although its object stays until Swift deletes it."""
-        change = self.record(folder, name, None, pending=True)
-        change.left = self._has_left = True
-        return change
-
     def left_in(self, listing: Listing) -> list[str]:
         """Return the folders without a marker in a listing in which a rename has left objects."""
         if not self._has_left:
@@ -127,6 +143,10 @@ class Overlay:
         ]
         entries = {name: listing.known(name) for name in below}
         return [name for name, entry in entries.items() if entry is not None and is_implied(entry)]
+
+    def newest(self, folder: Folder, name: str) -> LocalChange | None:
+        """Return the last change of `name`."""
+        return self._folders.get(folder, {}).get(name)
 
     def changes_in(self, folder: Folder) -> dict[str, LocalChange]:
         """Return a copy of the folder's changes by name."""
@@ -220,12 +240,21 @@ class DeferredChange:
 class PendingChange:
     """A local change of a name that is not in Swift yet.
 
-    No listing contradicts it before one of the two methods is called. Both do nothing if the name has been
-    changed again: the newer change counts. `lock` is the namespace's.
+    No listing contradicts it before one of the methods is called. They do nothing if the name has been
+    changed again: the newer change counts. It has replaced the change `before`, and the entry `was`. `lock`
+    is the namespace's.
     """
 
     def __init__(
-        self, lock: Lock, overlay: Overlay, listings: Listings, folder: Folder, name: str, change: LocalChange
+        self,
+        lock: Lock,
+        overlay: Overlay,
+        listings: Listings,
+        folder: Folder,
+        name: str,
+        change: LocalChange,
+        before: LocalChange | None,
+        was: Entry | None,
     ) -> None:
         self._lock = lock
         self._overlay = overlay
@@ -233,6 +262,8 @@ class PendingChange:
         self._folder = folder
         self._name = name
         self._change = change
+        self._before = before
+        self._was = was
 
     @property
     def entry(self) -> Entry | None:
@@ -252,9 +283,21 @@ class PendingChange:
     def rollback(self) -> None:
         """Show Swift's state again: the change could not be made."""
         with self._lock:
-            if self._overlay.changes_in(self._folder).get(self._name) is self._change:
+            self._change.settled = True
+            if self._is_newest():
                 self._overlay.roll_back(self._folder, self._name)
                 self._listings.invalidate(self._folder)
+
+    def take_back(self) -> None:
+        """Show the state before again: the change was not meant, and nothing was sent for it."""
+        with self._lock:
+            if self._is_newest():
+                counts = self._overlay.take_back(self._folder, self._name, self._before)
+                if (listing := self._listings.get(self._folder)) is not None:
+                    listing.update(self._name, counts.entry if counts is not None else self._was)
+
+    def _is_newest(self) -> bool:
+        return self._overlay.newest(self._folder, self._name) is self._change
 
 
 def _entry_in(folder: Folder, entry: Entry) -> Entry:

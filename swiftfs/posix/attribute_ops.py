@@ -83,6 +83,7 @@ class AttributeOps:
 
     def getattr(self, path: str) -> Attributes:
         """Return the attributes of `path`."""
+        path = self._open_files.resolve(path)
         file = self._files.current(path, ask=False)
         if file is not None:
             return self._attributes(path, file)
@@ -119,6 +120,7 @@ class AttributeOps:
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return an xattr's value; raise `OSError` ENODATA if there is none."""
+        path = self._open_files.resolve(path)
         if path == "/" and name in self._answers:
             return str(self._answers[name]()).encode()
         if path == "/" and name in self._orders:
@@ -135,7 +137,8 @@ class AttributeOps:
 
     def listxattr(self, path: str) -> list[str]:
         """Return the names of the xattrs."""
-        names = (header_to_xattr(header) for header in self._metadata(path))
+        metadata = self._metadata(self._open_files.resolve(path))
+        names = (header_to_xattr(header) for header in metadata)
         return [name for name in names if name is not None]
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
@@ -143,6 +146,7 @@ class AttributeOps:
 
         Raise `OSError` EOPNOTSUPP for a namespace other than `user.`, E2BIG beyond Swift's limits.
         """
+        path = self._open_files.resolve(path)
         with self._pending.changing(path):
             if name == REFRESH_ATTRIBUTE:
                 self._refresh(path)
@@ -153,6 +157,7 @@ class AttributeOps:
 
     def removexattr(self, path: str, name: str) -> None:
         """Remove an xattr; raise `OSError` ENODATA if there is none."""
+        path = self._open_files.resolve(path)
         with self._pending.changing(path):
             header = xattr_to_header(name)
             metadata = dict(self._metadata(path))
@@ -162,6 +167,7 @@ class AttributeOps:
 
     def _change(self, path: str, update: Update) -> None:
         """Give `path` the attributes that `update` makes from its current ones."""
+        path = self._open_files.resolve(path)
         with self._pending.changing(path):
             file = self._open_files.at(path)
             if file is None:

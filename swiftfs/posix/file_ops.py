@@ -58,6 +58,7 @@ class FileOps:
 
     def open(self, path: str, flags: int) -> int:
         """Open an existing file; with O_TRUNC it is empty, but its object is unchanged until the flush."""
+        path = self._open_files.resolve(path)
         handle = None
         while handle is None:  # again when the last handle of an open file is closed meanwhile
             if (file := self.current(path)) is not None:
@@ -140,6 +141,7 @@ class FileOps:
 
     def truncate(self, path: str, size: int) -> None:
         """Make a file `size` bytes long; a file that is not open is handed in before this returns."""
+        path = self._open_files.resolve(path)
         with self._pending.changing(path):
             handle = self.open(path, os.O_WRONLY)
             try:

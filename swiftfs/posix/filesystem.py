@@ -16,6 +16,7 @@ from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.rename_ops import RenameOps
 from swiftfs.posix.services import Services
 from swiftfs.posix.statfs import UsageReport
+from swiftfs.posix.unlink_ops import UnlinkOps
 from swiftfs.posix.write_back import WriteBack
 
 
@@ -33,7 +34,8 @@ class FileSystem:
         self._write_back = write_back = WriteBack(services, pending)
         self._files = files = FileOps(services, pending, write_back)
         directories = DirectoryOps(services, pending, write_back)
-        renames = RenameOps(services, pending, write_back, directories)
+        unlinks = UnlinkOps(services, pending, write_back, directories)
+        renames = RenameOps(services, pending, write_back, directories, unlinks)
         attributes = AttributeOps(services, pending, write_back, files)
 
         self.getattr = attributes.getattr
@@ -67,7 +69,8 @@ class FileSystem:
         self.symlink = files.symlink
         self.readlink = files.readlink
 
-        self.unlink = renames.unlink
+        self.unlink = unlinks.unlink
+        self.unhide = unlinks.unhide
         self.rename = renames.rename
         self.statfs = UsageReport(services.store, services.source).of
 

@@ -10,8 +10,6 @@ from cachetools import LRUCache, TTLCache
 from swiftfs.attributes import Stored
 from swiftfs.concurrency import Lock, Rank, monotonic, new_lock
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.journal.operations import Delete
-from swiftfs.journal.tasks import Done
 from swiftfs.namespace.entry import Entry
 from swiftfs.objects import UNCACHED_HANDLES, Attributes, ObjectName
 from swiftfs.paths import is_below, split
@@ -27,6 +25,9 @@ ATTRIBUTE_SECONDS = 1.0
 DROPPED_FILES = 10_000
 """Limit of the files whose dropped changes may still be in the kernel's page cache."""
 
+ALIASES = 1000
+"""Limit of the names of files that were hidden and are back; libfuse never gives such a name twice."""
+
 RELEASED_SECONDS = 1.0
 RELEASED_FILES = 1000
 """How long, and how many, files count as just released."""
@@ -34,15 +35,13 @@ RELEASED_FILES = 1000
 
 @dataclass(frozen=True, slots=True)
 class HeldDeletion:
-    """The deletion of an unlinked file's object, which waits for the last close.
+    """The deletion of an unlinked file's object `name`, which has the number `seq` in the journal.
 
-    It has the number `seq` in the journal; `path` is the path that was unlinked. `done` gets the outcome.
+    It waits for the last close while bytes of the file are missing, else for a moment.
     """
 
     seq: int
-    path: str
-    operation: Delete
-    done: Done
+    name: ObjectName
 
 
 @dataclass(slots=True)
@@ -54,7 +53,8 @@ class OpenFile:
     error about it. An `unlinked` file has lost its name by unlink(2) or rename(2): it lives until its last
     handle is closed, and then its `held_deletion` is executed. `replaces` is the entry that a new file
     replaces. With `foreign_headers_unknown` the object may have headers of another client that were not
-    requested yet. `users` counts the handles.
+    requested yet. An `aliased` file was hidden and is back: libfuse knows it by two names. `users` counts the
+    handles.
 
     The lock excludes writers while the file is handed in. It is the only lock that may be held during a
     request.
@@ -72,6 +72,7 @@ class OpenFile:
     held_deletion: HeldDeletion | None = None
     replaces: Entry | None = None
     foreign_headers_unknown: bool = False
+    aliased: bool = False
     users: int = 0
     lock: Lock = field(default_factory=partial(new_lock, Rank.FILE, reentrant=True))
 
@@ -115,6 +116,9 @@ class OpenFiles:
     A file that another client replaced is found only by its handles. The kernel has one page cache for all
     handles of a path. So after a replacement new handles there bypass that cache, until no handle of
     the old version is open and the file has changed once more.
+
+    libfuse knows a file by the name under which it was hidden, though it has its own name again, as long as
+    the kernel remembers it: that is an *alias*.
     """
 
     def __init__(self) -> None:
@@ -124,6 +128,7 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_path: dict[str, OpenFile] = {}
         self._replaced: list[OpenFile] = []
+        self._aliases: dict[str, str] = {}
         self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
         self._dropped: LRUCache[str, float] = LRUCache(DROPPED_FILES)
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
@@ -131,6 +136,17 @@ class OpenFiles:
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
         return self._by_path.get(path)
+
+    def add_alias(self, alias: str, path: str) -> None:
+        """Let calls about the path `alias` be about the file at `path`, which was hidden under that name."""
+        with self._lock:
+            self._aliases[alias] = path
+            if len(self._aliases) > ALIASES:
+                del self._aliases[next(iter(self._aliases))]
+
+    def resolve(self, path: str) -> str:
+        """Return the file's own path for an alias, else `path`."""
+        return self._aliases.get(path, path)
 
     def handle(self, number: int) -> Handle:
         """Return the handle with a number."""
@@ -175,8 +191,9 @@ class OpenFiles:
         """
         mark, now = (file.attributes.mtime_ns, file.cached_file.size), monotonic()
         before, opened = self._mixed.get(file.path, (mark, now))
-        # As long as a handle of the old version is open its pages come back with every read.
-        if any(one.path == file.path for one in self._replaced):
+        # As long as a handle of the old version is open its pages come back with every read. Of a file that
+        # libfuse knows by two names the kernel has two caches.
+        if file.aliased or any(one.path == file.path for one in self._replaced):
             self._mixed[file.path] = mark, now
         # By now libfuse has looked up the new attributes, so auto_cache notices the difference at this open.
         elif before != mark and opened + UNCACHED_SECONDS < now:
@@ -201,7 +218,7 @@ class OpenFiles:
                 # The kernel still has pages with these changes: see `as_shown`. The time begins with the next
                 # look.
                 self._dropped[file.path] = math.inf
-            # libfuse may still count the handle as open: see `RenameOps._rename_held`.
+            # libfuse may still count the handle as open: see `UnlinkOps.hide`.
             self._released[file.path] = None
             return file
 
@@ -237,6 +254,9 @@ class OpenFiles:
             for file in self._replaced:
                 if is_below(file.path, old):
                     file.path = new + file.path[len(old) :]
+            for alias, path in self._aliases.items():
+                if is_below(path, old):
+                    self._aliases[alias] = new + path[len(old) :]
             for path in [path for path in self._mixed if is_below(path, old)]:
                 self._mixed[new + path[len(old) :]] = self._mixed.pop(path)
             for path in [path for path in self._dropped if is_below(path, old)]:
@@ -265,7 +285,7 @@ class OpenFiles:
     def unlinked(self, name: ObjectName) -> list[OpenFile]:
         """Return the unlinked files whose last close would delete the object `name`."""
         held = ((file, file.held_deletion) for file in self.all())
-        return [file for file, deletion in held if deletion is not None and deletion.operation.name == name]
+        return [file for file, deletion in held if deletion is not None and deletion.name == name]
 
     def all(self) -> list[OpenFile]:
         """Return every open file."""

@@ -66,6 +66,10 @@ class JournaledChange:
         """Show the state before again, because the journal did not accept the change."""
         self._pending.rollback()
 
+    def take_back(self) -> None:
+        """Show the state before again: the change was not meant, and the journal has dropped it."""
+        self._pending.take_back()
+
 
 class PendingChanges:
     """Shows changes in the mount and hands them in to the journal, which stores them in Swift."""
@@ -124,6 +128,18 @@ class PendingChanges:
             self._journal.flush([name])
         except (SwiftfsError, OSError) as error:
             self._journal.withdraw(name, error)
+            raise
+
+    def hold(self, path: str, deletion: Delete, seconds: float) -> tuple[int, JournaledChange]:
+        """Show nothing at `path` from now on, and hold the deletion; arguments and errors as `Journal.hold`.
+
+        Return the number of the deletion, and the change, which it settles.
+        """
+        change = self.record(path, None)
+        try:
+            return self._journal.hold(path, deletion, change.settle, seconds=seconds), change
+        except OSError:
+            change.rollback()
             raise
 
     def record(self, path: str, entry: Entry | None) -> JournaledChange:

@@ -1,36 +1,39 @@
-"""`rename` and `unlink`, also of open files.
+"""`rename` of files, also of open ones, and of folders.
 
 A file that is not in Swift yet gets its new name in the journal; other objects are copied and deleted.
 """
 
 import errno
-import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 from swiftfs.errors import NotFound, os_error
 from swiftfs.journal.move_items import EMPTY
 from swiftfs.journal.move_results import Unmoved
-from swiftfs.journal.operations import Delete, Move, MovedObject, MoveFolder
+from swiftfs.journal.operations import Move, MovedObject, MoveFolder
 from swiftfs.journal.shared_copies import CopyLost
 from swiftfs.journal.tasks import Done, Task
 from swiftfs.namespace.entry import Entry, folder_inode, moved_entry
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder, is_below, join, path_below, plain_marker, slash_marker, split
 from swiftfs.posix.directory_ops import DirectoryOps
-from swiftfs.posix.open_files import HeldDeletion, OpenFile
+from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
+from swiftfs.posix.unlink_ops import UnlinkOps, is_hiding
 from swiftfs.posix.write_back import WriteBack
-
-HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
-"""libfuse renames an open file to this before it is unlinked or replaced; such a name never reaches Swift."""
 
 
 class RenameOps:
-    """Renames and unlinks files, and renames folders."""
+    """Renames files and folders."""
 
     def __init__(
-        self, services: Services, pending: PendingChanges, write_back: WriteBack, directories: DirectoryOps
+        self,
+        services: Services,
+        pending: PendingChanges,
+        write_back: WriteBack,
+        directories: DirectoryOps,
+        unlinks: UnlinkOps,
     ) -> None:
         self._namespace = services.namespace
         self._journal = services.journal
@@ -40,17 +43,14 @@ class RenameOps:
         self._pending = pending
         self._write_back = write_back
         self._directories = directories
+        self._unlinks = unlinks
         self._inodes = services.inodes
-
-    def unlink(self, path: str) -> None:
-        """Delete a file, a link or a special file."""
-        with self._pending.changing(path):
-            self._unlink(path)
 
     def rename(self, old: str, new: str) -> None:
         """Rename a file or folder, and replace what POSIX allows to replace."""
         if old == new:
             return
+        self._unlinks.unhide(new)
         # Outside of the barrier: which part of it to pass depends on whether it is a folder.
         moving = self._namespace.find(old) if self._open_files.at(old) is None else None
         if moving is not None and moving.is_directory:
@@ -61,73 +61,25 @@ class RenameOps:
             with self._pending.changing(old, new):
                 self._rename_file(old, new)
 
-    def _unlink(self, path: str, *, later: bool = False) -> None:
-        entry = self._namespace.find(path)
-        if entry is not None and entry.is_directory:
-            raise os_error(errno.EISDIR, path)
-        with self._write_back.held_open(path) as file:
-            if file is not None:
-                self._unlink_open(file, f"{path}.fuse_hidden")
-                return
-        if entry is None or entry.object is None:
-            raise os_error(errno.ENOENT, path)
-        # First: in the journal the deletion waits only for a marker that is there already.
-        self._directories.keep_parent(path)
-        self._pending.submit(path, _deletion_of(entry), None, later=later)
-        self._inodes.forget(path)
-
-    def _unlink_open(self, file: OpenFile, hidden: str) -> None:
-        """Remove the name of an open file; it is now `hidden`, and its object is deleted.
-
-        If bytes are missing locally, the object is needed until they have come: its deletion is held.
-        """
-        path = file.path
-        entry = self._namespace.find(path)
-        with file.lock:
-            self._directories.keep_parent(path)
-            file.unlinked = True
-            self._open_files.move(path, hidden)
-            if entry is not None and entry.object is not None:
-                # What is here must stay: when the object is gone it can be downloaded no more.
-                file.cached_file.pin()
-                deletion = _deletion_of(entry)
-                if file.cached_file.is_complete():
-                    # `later`: a rename over an open file arrives as this, and then as a rename, which makes
-                    # the deletion needless.
-                    self._pending.submit(path, deletion, None, later=True)
-                else:
-                    # Committed at once: if the process dies the file is not open any more, and must not come
-                    # back.
-                    seq = self._journal.hold(path, deletion)
-                    done = self._pending.record(path, None).settle
-                    file.held_deletion = HeldDeletion(seq, path, deletion, done)
-        self._inodes.move(path, hidden)
-
     def _rename_file(self, old: str, new: str) -> None:
+        if is_hiding(old, new) and self._unlinks.hide(old, new):
+            return
         with self._write_back.held_open(old) as file:
-            self._rename_held(old, new, file)
-
-    def _rename_held(self, old: str, new: str, file: OpenFile | None) -> None:
-        # A program that writes a file of such a name does so under a temporary name that contains the name.
-        if HIDDEN_NAME.fullmatch(split(new)[1]) and split(new)[1] not in split(old)[1]:
-            if file is not None:
-                self._unlink_open(file, new)
-                return
-            # libfuse counts a handle as open until after its release: then it will not unlink `new`.
-            if self._open_files.was_just_released(old):
-                self._unlink(old, later=True)  # libfuse does the same before it renames a file to `old`
-                return
-        moving, target = self._namespace.find(old), self._namespace.find(new)
-        if target is not None and target.is_directory:
-            raise os_error(errno.EISDIR, new)
-        if file is not None:
-            with file.lock:
-                self._rename_open(file, new, target)
-        elif moving is not None:
-            self._move(old, new, self._namespace.new_object(new), moving, target)
-        else:
-            raise os_error(errno.ENOENT, old)
-        self._inodes.move(old, new)
+            moving, target = self._namespace.find(old), self._namespace.find(new)
+            if target is not None and target.is_directory:
+                raise os_error(errno.EISDIR, new)
+            if file is None and moving is None:
+                raise os_error(errno.ENOENT, old)
+            # Not within the lock of `file`: of two open files one may be locked at a time.
+            with self._unlinks.replacing(new) as replaced, file.lock if file is not None else nullcontext():
+                if file is not None:
+                    self._rename_open(file, new, target)
+                elif moving is not None:
+                    self._move(old, new, self._namespace.new_object(new), moving, target)
+                replaced()
+                if file is not None:
+                    self._open_files.move(old, new)
+                self._inodes.move(old, new)
 
     def _rename_open(self, file: OpenFile, new: str, target: Entry | None) -> None:
         """Rename an open file over `target`; its lock is held."""
@@ -139,7 +91,6 @@ class RenameOps:
             # Within its lock, which is reentrant: no writer comes between the flush and the new name.
             self._write_back.flush(file)
             file.rename_object(self._move(old, new, name, file.entry, target))
-        self._open_files.move(old, new)
 
     def _move(self, old: str, new: str, name: ObjectName, entry: Entry, target: Entry | None) -> Entry:
         """Move the file `entry` from `old` to `new`, which is the object `name`; return its new entry.
@@ -253,7 +204,7 @@ class RenameOps:
             self._write_back.flush(file)
             # Its object would be copied with the folder, and the deleted file come back under the new name.
             if file.held_deletion is not None:
-                self._write_back.free_name(file.held_deletion.operation.name)
+                self._write_back.free_name(file.held_deletion.name)
         self._journal.flush_below(self._source.folder(old))
         self._journal.flush_below(self._source.folder(new))
 
@@ -303,9 +254,3 @@ class RenameOps:
             elif entry.object is not None:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
                 self._file_cache.moved(entry.version, ObjectName(destination.container, key))
-
-
-def _deletion_of(entry: Entry) -> Delete:
-    """Return the operation that deletes a file's object."""
-    assert entry.object is not None
-    return Delete(entry.object, entry.is_slo, entry.etag or None)

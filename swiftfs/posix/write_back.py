@@ -82,7 +82,7 @@ class WriteBack:
             file.cached_file.ensure_all()
             deletion, file.held_deletion = file.held_deletion, None
             if deletion is not None:
-                self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
+                self._journal.let_go(deletion.seq)
 
     @contextmanager
     def held_open(self, path: str) -> Iterator[OpenFile | None]:
@@ -113,10 +113,10 @@ class WriteBack:
             log.warning("%s: its last changes are lost", file.path)
             self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
-            self._journal.let_go(deletion.seq, deletion.path, deletion.operation, deletion.done)
+            self._journal.let_go(deletion.seq)
             if self._pending.is_sync:
                 with suppress(SwiftfsError, OSError):  # it is logged, or tried again
-                    self._journal.flush([deletion.operation.name])
+                    self._journal.flush([deletion.name])
         self._services.file_cache.release(file.cached_file)
 
     def _hand_in(self, file: OpenFile) -> None:

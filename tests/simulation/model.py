@@ -141,16 +141,16 @@ class Model:
         """Make a call that changes names; while it runs, and after an error, both states are possible."""
         before = self.worlds
         after = [effect(world) for world in before]
-        self.worlds = _distinct([*before, *after])
+        self.worlds = distinct([*before, *after])
         self.changing = True
         try:
             yield
         except OSError:
             halves = [{**new, **old} for old, new in zip(before, after, strict=True)]
-            self.worlds = _distinct([*self.worlds, *halves])
+            self.worlds = distinct([*self.worlds, *halves])
             raise
         else:
-            self.worlds = _distinct(after)
+            self.worlds = distinct(after)
         finally:
             self.changing = False
 
@@ -296,7 +296,7 @@ def _describe_any(node: Node) -> str:
     return " or ".join(describe_bytes(body) for body in dict.fromkeys([*sorted(node.kept), *node.unclosed]))
 
 
-def _distinct(worlds: list[World]) -> list[World]:
+def distinct(worlds: list[World]) -> list[World]:
     found: list[World] = []
     for world in worlds:
         if world not in found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER, Adversary
-from simulation.model import Model, Node, Uncertain, added, describe_bytes, moved, removed
+from simulation.model import Model, Node, Uncertain, added, describe_bytes, distinct, moved, removed
 from simulation.mount import stored_body
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
@@ -245,8 +245,11 @@ class Program:
                 raise Skip
             if not node.is_folder:
                 self._model.due.pop(new, None)
+            before = self._model.worlds
             if target is not None and target.handles:
                 self._hide(new, target)
+                # Until the rename begins nothing tells this from a deletion. If it fails the target is back.
+                self._model.worlds = distinct([*before, *self._model.worlds])
             for path in (old, *below):
                 if (found := self._model.at(path)) is not None and found.writer:
                     found.hand_in()
@@ -254,6 +257,10 @@ class Program:
             try:
                 with self._model.change(moved(old, new)):
                     self._call(lambda: self._fs.rename(old, new))
+            except OSError:
+                if target is not None and all(new in world for world in before):
+                    self._model.worlds = [world for world in self._model.worlds if new in world]
+                raise
             finally:
                 self._model.moving, self._model.moving_folder = None, False
 

@@ -85,6 +85,9 @@ class Passthrough:
     def rename(self, old: str, new: str) -> None:
         Path(self._at(old)).rename(self._at(new))
 
+    def unhide(self, path: str) -> None:
+        """Do nothing: a rename of the folder's file system does not fail."""
+
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         Path(self._at(path)).symlink_to(target)
 

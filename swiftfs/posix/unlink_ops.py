@@ -1,0 +1,207 @@
+"""`unlink`, also of open files, and what libfuse makes of it: a rename to `.fuse_hidden…`.
+
+libfuse hides a file that it counts as open before that loses its name, by unlink(2) or because a rename(2)
+replaces it, which then is the next call of the same thread. Nothing tells at the first call which of the two
+it is for. So a hidden file is deleted a moment later, and it comes back if the thread renames another file to
+its name: if Swift refuses that, the file must still be there.
+"""
+
+import errno
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+
+from swiftfs.concurrency import Rank, monotonic, new_lock, thread_id
+from swiftfs.errors import os_error
+from swiftfs.journal.operations import Delete
+from swiftfs.namespace.entry import Entry
+from swiftfs.paths import split
+from swiftfs.posix.directory_ops import DirectoryOps
+from swiftfs.posix.open_files import HeldDeletion, OpenFile
+from swiftfs.posix.pending import JournaledChange, PendingChanges
+from swiftfs.posix.services import Services
+from swiftfs.posix.write_back import WriteBack
+
+HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
+"""libfuse renames an open file to this before it is unlinked or replaced; such a name never reaches Swift."""
+
+HIDDEN_SECONDS = 0.5
+"""How long the deletion of a hidden file waits for the rename that it may be a part of: that comes within
+milliseconds."""
+
+THREADS = 1000
+"""More than libfuse has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A file that was renamed from `path` to the name `hidden`; None for what it did not have.
+
+    `file` is the open file, `seq` the number of its held deletion, and `change` shows that.
+    """
+
+    path: str
+    hidden: str
+    file: OpenFile | None
+    seq: int | None
+    change: JournaledChange | None
+
+
+class UnlinkOps:
+    """Takes names away from files, and gives them back to hidden ones."""
+
+    def __init__(
+        self, services: Services, pending: PendingChanges, write_back: WriteBack, directories: DirectoryOps
+    ) -> None:
+        self._namespace = services.namespace
+        self._journal = services.journal
+        self._open_files = services.open_files
+        self._pending = pending
+        self._write_back = write_back
+        self._directories = directories
+        self._inodes = services.inodes
+        self._numbers = itertools.count(1)
+        self._lock = new_lock(Rank.OPEN_FILES)
+        # By the thread that has hidden it. The lock guards the table.
+        self._hidden: TTLCache[int, Hidden] = TTLCache(THREADS, HIDDEN_SECONDS, monotonic)
+
+    def unlink(self, path: str) -> None:
+        """Delete a file, a link or a special file."""
+        # libfuse deletes a hidden name after the last close. A file that is back has another name now.
+        if self._open_files.resolve(path) != path:
+            return
+        with self._pending.changing(path):
+            entry = self._entry(path)
+            with self._write_back.held_open(path) as file:
+                if file is not None:
+                    self._unlink_open(file, entry, self._hidden_path(path))
+                    return
+            self._directories.keep_parent(path)
+            self._pending.submit(path, deletion_of(_existing(entry, path)), None)
+            self._inodes.forget(path)
+
+    def hide(self, path: str, hidden: str) -> bool:
+        """Delete the file at `path` in a moment if libfuse counts it as open; return False if it does not."""
+        entry = self._entry(path)
+        with self._write_back.held_open(path) as file:
+            if file is not None:
+                found = self._unlink_open(file, entry, hidden)
+            # libfuse counts a handle as open until after its release.
+            elif self._open_files.was_just_released(path):
+                found = self._unlink_released(path, _existing(entry, path), hidden)
+            else:
+                return False
+        with self._lock:
+            self._hidden[thread_id()] = found
+        return True
+
+    def unhide(self, path: str) -> None:
+        """Give `path` back to the file that this thread has hidden just now: another one is renamed to it."""
+        with self._lock:
+            hidden = self._hidden.pop(thread_id(), None)
+        if hidden is None or hidden.path != path:
+            return
+        if hidden.seq is not None and not self._journal.take_back(hidden.seq):
+            return  # the time was up, or its name has been used: it is deleted
+        if hidden.change is not None:
+            hidden.change.take_back()
+        if hidden.file is not None:
+            with hidden.file.lock:
+                hidden.file.unlinked, hidden.file.held_deletion, hidden.file.aliased = False, None, True
+                self._open_files.move(hidden.hidden, path)
+        self._open_files.add_alias(hidden.hidden, path)
+        self._inodes.move(hidden.hidden, path)
+
+    @contextmanager
+    def replacing(self, path: str) -> Iterator[Callable[[], None]]:
+        """Replace the open file at `path`, if there is one; the caller calls what this yields when it has.
+
+        Until then the file keeps its name, but what is written to it is not stored.
+        """
+        with self._write_back.held_open(path) as file:
+            if file is None:
+                yield _nothing
+                return
+            with file.lock:
+                file.unlinked = True
+            try:
+                # When its object is replaced, the missing bytes are nowhere.
+                file.cached_file.ensure_all()
+                yield lambda: self._move_away(path)
+            except BaseException:
+                with file.lock:
+                    file.unlinked = False
+                if file.dirty and not file.failed:  # a close(2) may have come meanwhile
+                    self._write_back.drain(file)
+                raise
+
+    def _move_away(self, path: str) -> None:
+        hidden = self._hidden_path(path)
+        self._open_files.move(path, hidden)
+        self._inodes.move(path, hidden)
+
+    def _hidden_path(self, path: str) -> str:
+        """Return a path for a file that is open, but is not at `path` any more."""
+        return f"{path}.fuse_hidden{next(self._numbers)}"
+
+    def _entry(self, path: str) -> Entry | None:
+        entry = self._namespace.find(path)
+        if entry is not None and entry.is_directory:
+            raise os_error(errno.EISDIR, path)
+        return entry
+
+    def _unlink_open(self, file: OpenFile, entry: Entry | None, hidden: str) -> Hidden:
+        """Remove the name of an open file; it is now `hidden`, and its object is deleted.
+
+        If bytes are missing locally, the object is needed until they have come: then its deletion is held
+        until the last close.
+        """
+        path = file.path
+        seq = change = None
+        with file.lock:
+            self._directories.keep_parent(path)
+            if entry is not None and entry.object is not None:
+                # What is here must stay: when the object is gone it can be downloaded no more.
+                file.cached_file.pin()
+                seconds = HIDDEN_SECONDS if file.cached_file.is_complete() else math.inf
+                # Committed at once: if the process dies the file is not open any more, and must not come
+                # back.
+                seq, change = self._pending.hold(path, deletion_of(entry), seconds)
+                file.held_deletion = HeldDeletion(seq, entry.object)
+            file.unlinked = True
+            self._open_files.move(path, hidden)
+        self._inodes.move(path, hidden)
+        return Hidden(path, hidden, file, seq, change)
+
+    def _unlink_released(self, path: str, entry: Entry, hidden: str) -> Hidden:
+        self._directories.keep_parent(path)
+        seq, change = self._pending.hold(path, deletion_of(entry), HIDDEN_SECONDS)
+        self._inodes.move(path, hidden)
+        return Hidden(path, hidden, None, seq, change)
+
+
+def deletion_of(entry: Entry) -> Delete:
+    """Return the operation that deletes a file's object."""
+    assert entry.object is not None
+    return Delete(entry.object, entry.is_slo, entry.etag or None)
+
+
+def is_hiding(old: str, new: str) -> bool:
+    """Return whether a rename is one by which libfuse hides an open file."""
+    # A program that writes a file of such a name does so under a temporary name that contains the name.
+    return HIDDEN_NAME.fullmatch(split(new)[1]) is not None and split(new)[1] not in split(old)[1]
+
+
+def _existing(entry: Entry | None, path: str) -> Entry:
+    if entry is None or entry.object is None:
+        raise os_error(errno.ENOENT, path)
+    return entry
+
+
+def _nothing() -> None:
+    """Do nothing: no open file is replaced."""
