@@ -1,0 +1,48 @@
+"""A segment is stored although its request failed: it goes with the file that was never stored."""
+
+from pathlib import Path
+
+import pytest
+
+from support.harness import harness, write
+from support.jobs import wait_until
+from support.memory_store import MemoryStore
+from support.noise import noise
+from support.stored_objects import keys, segments
+from swiftfs.errors import NoSpace, QuotaExceeded, StoreError, TimedOut
+from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.protocol import Body, Headers
+
+
+class RefusingStore(MemoryStore):
+    """Stores the first segment of a file, loses the answer, and then refuses the segment with `refusal`."""
+
+    def __init__(self, refusal: StoreError) -> None:
+        super().__init__("box")
+        self._refusal = refusal
+        self._tries = 0
+
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
+        if "/0000000000000-" not in name.key:
+            return super().put(name, body, headers, if_absent=if_absent, etag=etag)
+        self._tries += 1
+        if self._tries == 1:
+            super().put(name, body, headers)
+            raise TimedOut("no answer", may_land=True)
+        raise self._refusal
+
+
+@pytest.mark.parametrize("refusal", [NoSpace("full"), QuotaExceeded("full")], ids=["507", "413"])
+def test_a_segment_whose_answer_was_lost_and_that_is_refused_then(
+    tmp_path: Path, refusal: StoreError
+) -> None:
+    store = RefusingStore(refusal)
+    with harness(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+        write(filesystem, "/file", noise(2_500_000))
+        wait_until(lambda: bool(filesystem.waiting()[0].reason))
+        assert segments(store) != set()
+        filesystem.unlink("/file")
+    assert keys(store) == []
+    assert segments(store) == set()
