@@ -168,7 +168,8 @@ class Scheduler:
                 ambiguous=task.ambiguous,
             )
         except (SwiftfsError, OSError) as error:
-            self._outcomes.fail(task, error)
+            # The manifest of a patch may have no answer, and the upload of the whole file after it a refusal.
+            self._outcomes.fail(task, error, in_doubt=cached_file.uploads.record.is_in_doubt)
         else:
             self._outcomes.succeed(task, info, cached_file)
         finally:
