@@ -135,7 +135,7 @@ class ObjectMoves:
         if operation.etag is not None:
             self._record_replaced(operation)
         if target.is_slo:
-            self._removal.record_move(operation.source, operation.target, target.version.etag)
+            self._share_gone(operation.source, operation.target)
 
     def _record_replaced(self, operation: Move) -> None:
         """Record that the copy had replaced what stood at the target before the process died."""
@@ -238,10 +238,18 @@ class ObjectMoves:
             self._copies.separate(item, is_absent=False)
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
-        """Record the owner of the segments of an SLO whose source was deleted before the process died."""
+        """Record an SLO that has its copy, and whose source is gone."""
         if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
-            source = ObjectName(operation.container, was.key)
-            self._removal.record_move(source, operation.target_of(was.key), etag_of(there))
+            self._share_gone(ObjectName(operation.container, was.key), operation.target_of(was.key))
+
+    def _share_gone(self, source: ObjectName, target: ObjectName) -> None:
+        """Keep the segments of a copy whose source is gone: they are not the copy's own.
+
+        That the process which died has deleted the source is likely, but not proven: another mount may have
+        renamed it since, and needs the segments.
+        """
+        log.info("%s was gone when its interrupted move was taken up: %s owns no segments", source, target)
+        self._removal.share(source, target)
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import pytest
 
-from support.harness import harness, put, write
+from support.harness import harness, put, read, write
 from support.jobs import wait_until
+from support.late_store import LateStore, kill_during
 from support.memory_store import MemoryStore
 from support.moves import object_moves
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Move
@@ -227,3 +228,31 @@ def test_the_next_mount_separates_what_a_killed_one_has_copied(tmp_path: Path, *
         object_moves(store, database, pool).resume_move(Move(old, new, etag=etag, replaces_etag=""))
     store.delete_many(segments)
     assert bodies(store) == {"old": b"theirs", **({"new": OLD} if late else {})}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_another_mount_renamed_after_a_kill_keeps_its_segments(
+    tmp_path: Path, *, folder: bool
+) -> None:
+    """The next mount took the source's absence for its own deletion, and the copy for the segments' owner."""
+    store = LateStore("box", "box_segments")
+    for name in ("killed", "other"):
+        (tmp_path / name).mkdir()
+    old, new = ("/d/old", "/e/old") if folder else ("/old", "/new")
+    with harness(store, tmp_path / "other", OPTIONS) as other:
+        write(other, old, OLD)
+        settled(other)
+
+    def rename(filesystem: FileSystem) -> None:
+        filesystem.rename(*(("/d", "/e") if folder else (old, new)))
+
+    died = kill_during(store, tmp_path / "killed", "delete", old[1:], rename)
+    with harness(store, tmp_path / "other", OPTIONS) as other:
+        other.rename(old, "/theirs")
+        settled(other)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert read(filesystem, new) == OLD
+        filesystem.unlink(new)
+        settled(filesystem)
+    ten_minutes_later(store, died)
+    assert {key: data for key, data in bodies(store).items() if data} == {"theirs": OLD}
