@@ -177,8 +177,8 @@ class Journal:
         with self._changed:
             self._let_go_of([source, target])
             chain = self._queue.chain(source)
-            # An object of the old name may be in Swift, or come to be there, if a request was sent already. A
-            # new name in the record would leave it behind: the caller moves it instead.
+            # An object of the old name may be in Swift, or come to be there, if a request was sent that Swift
+            # has not refused. A new name in the record would leave it behind: the caller moves it instead.
             if len(chain) != 1 or chain[0].running or chain[0].ambiguous:
                 return False
             (task,) = chain

@@ -160,6 +160,15 @@ class LateRequests:
         if copied:
             self.save()
 
+    def fetch_versions_of(self, names: Collection[ObjectName]) -> None:
+        """Get what a lost request may destroy at `names`, where it was copied just now."""
+        found = [self._ambiguous.get(name) for name in names]
+        dangerous = [one for one in found if one is not None and one.is_dangerous]
+        for one in dangerous:
+            self._versions.fetch(one)
+        if dangerous:
+            self.save()
+
     def look(self, now: float) -> None:
         """Check every object that is due at `now` (Unix seconds)."""
         for found in self._ambiguous.all():

@@ -1,11 +1,11 @@
 """What a move has done, or left behind, for those that go on with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from swiftfs.errors import StoreError, errno_of
 from swiftfs.journal.operations import Delete, MoveFolder
-from swiftfs.objects import Row
+from swiftfs.objects import ObjectName, Row
 
 Remnant = tuple[Delete, StoreError]
 """The deletion of a source that failed after the copy, and its error."""
@@ -21,6 +21,13 @@ class Moved:
 
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""
+
+KeepCopies = Callable[[Collection[ObjectName]], None]
+"""Gets the copies that a lost request may still destroy, while their sources exist too."""
+
+
+def keep_nothing(_copies: object) -> None:
+    """Do nothing: a `KeepCopies` for the start of a mount."""
 
 
 class Unmoved(StoreError):

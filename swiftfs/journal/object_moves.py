@@ -27,7 +27,7 @@ from swiftfs.journal.move_items import (
     some,
     version_of,
 )
-from swiftfs.journal.move_results import Moved, RecordMove, Remnant, Unmoved
+from swiftfs.journal.move_results import KeepCopies, Moved, RecordMove, Remnant, Unmoved, keep_nothing
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MovedObject, MoveFolder
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.journal.shared_copies import SharedCopies
@@ -71,7 +71,7 @@ class ObjectMoves:
         self._late = MoveEvidence(ambiguous)
         self._moment = moment
 
-    def move(self, operation: Move) -> list[Remnant]:
+    def move(self, operation: Move, keep: KeepCopies = keep_nothing) -> list[Remnant]:
         """Copy, then delete the source if it is still the copied version; return it if that failed.
 
         Raise `CopyLost` if another client deleted or replaced a large object meanwhile, with its segments.
@@ -89,6 +89,7 @@ class ObjectMoves:
             self._share_copy(item)
             self._expect_copy(operation)
             raise
+        keep([item.target])
         remnants = self._delete_unchanged([item])
         self._removal.discard(operation.target, replaced)
         if isinstance(item.error, StoreError):
@@ -135,14 +136,14 @@ class ObjectMoves:
         if operation.etag is not None:
             self._record_replaced(operation)
         if target.is_slo:
-            self._removal.record_move(operation.source, operation.target, target.version.etag)
+            self._share_gone(operation.source, operation.target)
 
     def _record_replaced(self, operation: Move) -> None:
         """Record that the copy had replaced what stood at the target before the process died."""
         if operation.replaces_large is not False:
             self._removal.record_replaced(operation.target)
 
-    def move_folder(self, operation: MoveFolder, record: RecordMove) -> Moved:
+    def move_folder(self, operation: MoveFolder, record: RecordMove, keep: KeepCopies) -> Moved:
         """Copy all in parallel, then delete unchanged sources.
 
         If a copy fails, the others are deleted again; `Unmoved` names those that could not be.
@@ -157,6 +158,7 @@ class ObjectMoves:
         copied = self._copy(items, lambda: record(replace(operation, objects=moved, undone=True)))
         if not copied:
             raise Unmoved(NotFound(f"{operation.container}/{operation.source}: it does not exist any more"))
+        keep([item.target for item in copied])
         rows = None
         if not self._is_of_this_moment(began, copied):
             try:
@@ -238,10 +240,18 @@ class ObjectMoves:
             self._copies.separate(item, is_absent=False)
 
     def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
-        """Record the owner of the segments of an SLO whose source was deleted before the process died."""
+        """Record an SLO that has its copy, and whose source is gone."""
         if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
-            source = ObjectName(operation.container, was.key)
-            self._removal.record_move(source, operation.target_of(was.key), etag_of(there))
+            self._share_gone(ObjectName(operation.container, was.key), operation.target_of(was.key))
+
+    def _share_gone(self, source: ObjectName, target: ObjectName) -> None:
+        """Keep the segments of a copy whose source is gone: they are not the copy's own.
+
+        That the process which died has deleted the source is likely, but not proven: another mount may have
+        renamed it since, and needs the segments.
+        """
+        log.info("%s was gone when its interrupted move was taken up: %s owns no segments", source, target)
+        self._removal.share(source, target)
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""

@@ -48,6 +48,9 @@ class PutFile:
             replaces_large=replaces_large,
             replaces_etag=replaces_etag,
             creates=creates,
+            # They are about the old name's object. Its deletion takes its segments.
+            superseded_segments=(),
+            sent=(),
         )
 
 

@@ -8,7 +8,15 @@ from dataclasses import replace
 from cachetools import LRUCache
 
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import AlreadyExists, ChangedDuringUpload, SwiftfsError, Unavailable, drop_tracebacks
+from swiftfs.errors import (
+    AlreadyExists,
+    ChangedDuringUpload,
+    NoSpace,
+    StoreError,
+    SwiftfsError,
+    Unavailable,
+    drop_tracebacks,
+)
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.merging import attempted, coalesce
 from swiftfs.journal.operations import (
@@ -77,18 +85,20 @@ class Outcomes:
                 self._go_on(task, info, cached_file)
                 self._writer.finish([], [task, *followers], cached_file)
 
-    def fail(self, task: Task, error: Failure) -> None:
-        """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error."""
+    def fail(self, task: Task, error: Failure, *, in_doubt: bool = False) -> None:
+        """End an attempt that failed: the task is tried again, blocked or given up, by the kind of error.
+
+        With `in_doubt` an earlier request of the attempt has no answer, whatever the error says.
+        """
         drop_tracebacks(error)
         again = _may_pass(error)
         if _is_final(task, error, again=again):
             self._give_up(task, error)
             return
         with self._changed:
-            # Whatever the error says: an earlier attempt of the store may have been carried out without an
-            # answer.
-            task.running, task.ambiguous = False, True
-            task.operation = attempted(task.operation)
+            task.running = False
+            if in_doubt or _may_be_stored(error):
+                task.ambiguous, task.operation = True, attempted(task.operation)
             task.take_newer()
             self._note_outage(error)
             if self._hand_over(task):
@@ -224,10 +234,13 @@ class Outcomes:
         The state in between is not needed. Lock held.
         """
         followers = [other for other in self._queue.chain(names_of(task.operation)[0]) if other is not task]
-        merged = coalesce(task.operation, followers[0].operation) if _replaced_by(followers) else None
-        if not merged:
+        if not _replaced_by(followers):
             return False
         newer = followers[0]
+        # As if Swift might have it: a deletion must stay a deletion, because its caller learns when it ends.
+        merged = coalesce(attempted(task.operation), newer.operation)
+        if not merged:
+            return False
         newer.operation, newer.ambiguous = merged[0], True
         newer.promised |= task.promised
         task.successor = newer
@@ -254,6 +267,17 @@ def _is_final(task: Task, error: Failure, *, again: bool) -> bool:
     if isinstance(error, Unforeseen):
         return False
     return not again and isinstance(task.operation, Delete | SetAttributes | ReplaceHeaders)
+
+
+def _may_be_stored(error: Failure) -> bool:
+    """Return whether Swift may have carried out a change, or may do so later, although it failed with this.
+
+    It has not if it refused it (4xx), nor when the error came before the request.
+    """
+    # Not after 507 either: that is the answer of the cluster, one server of which may have the object.
+    if not isinstance(error, StoreError) or isinstance(error, NoSpace):
+        return True
+    return error.retryable or error.may_land
 
 
 def _replaced_by(followers: list[Task]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from swiftfs.concurrency import monotonic, new_thread
 from swiftfs.errors import SwiftfsError
 from swiftfs.filecache.cached_file import CachedFile
+from swiftfs.journal.move_results import keep_nothing
 from swiftfs.journal.operations import Delete, Move, MoveFolder, PutFile, names_of
 from swiftfs.journal.outcomes import Outcomes
 from swiftfs.journal.parts import JournalParts
@@ -173,7 +174,8 @@ class Scheduler:
                 ambiguous=task.ambiguous,
             )
         except (SwiftfsError, OSError) as error:
-            self._outcomes.fail(task, error)
+            # The manifest of a patch may have no answer, and the upload of the whole file after it a refusal.
+            self._outcomes.fail(task, error, in_doubt=cached_file.uploads.record.is_in_doubt)
         else:
             self._outcomes.succeed(task, info, cached_file)
         finally:
@@ -222,7 +224,8 @@ class Scheduler:
                 task.operation = changed
                 self._db.commit([task.record()])
 
-        moved = self._executor.move(operation, record)
+        keep = self._late.fetch_versions_of if self._late is not None else keep_nothing
+        moved = self._executor.move(operation, record, keep)
         task.rows = moved.rows
         with self._changed:
             tasks = remnant_tasks(self._queue, task.path, operation, moved.remnants)

@@ -70,7 +70,10 @@ class SharedCopies:
     def separate(self, item: MoveItem, *, is_absent: bool) -> None:
         """Separate the copy of `item` from its source, which has changed or `is_absent`.
 
-        If segments of the copy are gone, it is deleted, and `item.error` is what the move fails with.
+        If segments of the copy are gone, it is deleted, and `item.error` is what the move fails with. After
+        another failure the copy goes on naming the segments of its source, and does not own them. It cannot
+        be read any more when the other client has deleted them; a later attempt would mostly be too late, for
+        clients do that at once.
         """
         try:
             info = self._store.head(item.target)
@@ -88,7 +91,8 @@ class SharedCopies:
                 item.source,
                 error,
             )
-            self._removal.record_move(item.source, item.target, item.copied or "", stays=True)
+            # Without claims: another mount may have renamed the source, and needs the segments.
+            self._removal.share(item.source, item.target)
         else:
             log.info("%s has segments of its own, for another client changed %s", item.target, item.source)
             self._removal.owners.forget(item.target)

@@ -193,9 +193,12 @@ class TaskWriter:
             self._queue.remove(one)
         if overtaken:
             overtaken.ended = True
+            task.ambiguous |= overtaken.ambiguous
             self._unpin(overtaken.operation)
         task.done, leaves.done = record()
         task.seq, task.path, task.operation = seq, path, operation
+        if task.blocked:  # another name may not be refused
+            task.blocked, task.error, task.due = False, None, monotonic() + self._delay(0.0)
         if isinstance(operation, PutFile):
             # The old name's object will be deleted, so nothing may be read from it any more.
             # `PutFile.renamed` has made certain that every byte is here.

@@ -48,7 +48,8 @@ class Task:
       again by itself. `reported` is True if a call has raised the error.
     - For a `promised` task a call, or an earlier process, has reported success: the failure of a later
       call about the same name does not drop it.
-    - An `ambiguous` task was sent before, perhaps by an earlier process: Swift may have executed it.
+    - An `ambiguous` task was sent before, perhaps by an earlier process, and not refused: Swift may have
+      executed it.
     - A `successor` has taken over the operation of an ended task.
     - `flush_mark` is the number of attempts at the last request for a flush, None if there was none.
 

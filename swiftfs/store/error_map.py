@@ -92,7 +92,7 @@ def network_error(request: Request, error: Exception) -> StoreError:
     if any(
         isinstance(cause, InvalidHeader) for cause in causes
     ):  # in the answer: those of the request were checked
-        return Corrupt(message)
+        return Corrupt(message, may_land=True)
     if isinstance(error, _ADDRESS_ERRORS):
         return BadRequest(message)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):

@@ -205,7 +205,8 @@ class SwiftStore:
                 raise BodyChanged(str(error)) from error
             raise
         if etag_of(answer) != etag:
-            raise Corrupt(f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}")
+            wrong = f"put {request.subject}: sent {etag}, the server stored {etag_of(answer)!r}"
+            raise Corrupt(wrong, may_land=True)
         return sent_info(name, headers, answer, len(view))
 
     def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:

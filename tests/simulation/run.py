@@ -276,7 +276,8 @@ class _Simulation:
         """Return whether a segment is of a file whose interrupted rename the next mount could not finish.
 
         That mount does not know whether the old place still has the file, or another client has renamed it
-        from there. So it has no proof for the segments if the file is deleted or overwritten at the new one.
+        from there; nor who has removed one that is gone. So it has no proof for the segments if the file is
+        deleted or overwritten at the new one.
         """
         return any(segment.startswith(f"{key.rstrip('/')}/") for key in self.unfinished)
 
@@ -316,7 +317,8 @@ class _Simulation:
 class _UnexpectedErrors(logging.Handler):
     """Reports log records with a traceback as failures: they are unexpected errors.
 
-    `unfinished` gets the keys of what an interrupted rename was to move, if it cannot be finished now.
+    `unfinished` gets the keys of what an interrupted rename was to move, if it cannot be finished now, and of
+    large objects that were gone from the old place when it was taken up.
     """
 
     def __init__(self, scheduler: Scheduler, unfinished: list[str]) -> None:
@@ -331,7 +333,8 @@ class _UnexpectedErrors(logging.Handler):
         said = self._format(record)
         if record.exc_info:
             self._scheduler.failures.append(f"unforeseen: {said}")
-        if record.msg.startswith("the interrupted move") and "cannot be finished" in record.msg:
+        is_unfinished = record.msg.startswith("the interrupted move") and "cannot be finished" in record.msg
+        if is_unfinished or "was gone when its interrupted move" in record.msg:
             assert isinstance(record.args, tuple)
             self._unfinished.append(str(record.args[0]).removeprefix(f"{CONTAINER}/"))
         if record.levelno >= logging.WARNING:
@@ -347,7 +350,7 @@ def _seeded(scheduler: Scheduler, unfinished: list[str]) -> Iterator[None]:
     log = logging.getLogger("swiftfs")
     log.addHandler(handler)
     level, propagate = log.level, log.propagate
-    log.setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
     log.propagate = False
     uuid4 = uuid.uuid4
     uuid.uuid4 = lambda: uuid.UUID(int=names.getrandbits(128), version=4)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from support.harness import harness, write
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import NEVER
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError
+from swiftfs.journal.queue_report import QueueReport
 from swiftfs.posix.filesystem import FileSystem
 
 
@@ -18,6 +20,18 @@ def refuse(store: MemoryStore, error: type[StoreError], *methods: str) -> None:
             raise error("no")
 
     store.hook = hook
+
+
+def report(filesystem: FileSystem) -> QueueReport:
+    """Return what a status shows of the changes."""
+    return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
+
+
+def flush(filesystem: FileSystem) -> QueueReport:
+    """Try all changes once, as `swiftfs flush` does; return what a status shows then."""
+    filesystem.setxattr("/", "swift.flush", b"1", 0)
+    wait_until(lambda: not report(filesystem).flushing)
+    return report(filesystem)
 
 
 def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], options: str = NEVER) -> str:

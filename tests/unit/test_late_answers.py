@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from support.harness import put, read, write
+from support.harness import ME, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
@@ -19,6 +19,7 @@ from support.late_store import (
     store_body,
     store_file,
 )
+from support.noise import noise
 from support.stored_objects import body, foreign, keys
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.objects import Manifest, ObjectName, Segment
@@ -295,3 +296,30 @@ def test_a_copy_that_a_late_deletion_took_before_it_was_fetched_is_reported(
     look(filesystem)
     assert late(filesystem).counts().overwritten == 1
     assert "cannot be stored again" in logged(caplog, logging.ERROR)[0]
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 2_500_000])
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_deletion_that_comes_late_in_the_rename_back(
+    store: LateStore, filesystem: FileSystem, folder: bool, size: int
+) -> None:
+    """It takes the copy when the source of that is about to go too."""
+    filesystem.mkdir("/d", 0o755, ME)
+    write(filesystem, "/d/file", noise(size))
+    settle(filesystem)
+    old, new = ("/d", "/e") if folder else ("/d/file", "/d/other")
+    store.lose("delete", "d/file")
+    filesystem.rename(old, new)
+
+    def hook(method: str, _subject: str) -> None:
+        if method.startswith("delete"):
+            store.hook = None
+            store.land()
+
+    store.hook = hook
+    filesystem.rename(new, old)
+    assert store.lost == 0
+    assert "d/file" not in keys(store)
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "d/file") == noise(size)

@@ -215,7 +215,7 @@ def test_a_mount_starts_though_the_new_place_cannot_be_listed(store: MemoryStore
 def test_a_large_file_that_had_moved_takes_its_segments_along(
     store: MemoryStore, tmp_path: Path, *, folder: bool, gone: bool
 ) -> None:
-    """Whether or not its source was deleted before the process died."""
+    """Unless its source is gone: who deleted it is not known, and another mount may have renamed it."""
     new = "e/big" if folder else "big"
     with harness(store, tmp_path, "segment_size=1M,settle=0.05") as filesystem:
         filesystem.mkdir("/d", 0o755, ME)
@@ -230,7 +230,7 @@ def test_a_large_file_that_had_moved_takes_its_segments_along(
         delete(store, "d/big")
     with remounted(store, tmp_path, intent) as filesystem:
         filesystem.unlink(f"/{new}")
-    assert keys(store, "box_segments") == []
+    assert len(keys(store, "box_segments")) == (3 if gone else 0)
 
 
 @pytest.mark.parametrize("recorded", [True, False])

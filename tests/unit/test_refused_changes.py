@@ -11,7 +11,7 @@ from support.forgetful_store import ForgetfulStore
 from support.harness import ME, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
-from support.refused_changes import ended, refuse
+from support.refused_changes import ended, flush, refuse, report
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import (
     AccessDenied,
@@ -36,16 +36,6 @@ MIB = 1024 * 1024
 @pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore("box")
-
-
-def report(filesystem: FileSystem) -> QueueReport:
-    return QueueReport.from_json(filesystem.getxattr("/", "swift.status").decode())
-
-
-def flush(filesystem: FileSystem) -> QueueReport:
-    filesystem.setxattr("/", "swift.flush", b"1", 0)
-    wait_until(lambda: not report(filesystem).flushing)
-    return report(filesystem)
 
 
 def unlink(filesystem: FileSystem) -> None:

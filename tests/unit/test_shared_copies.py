@@ -4,17 +4,18 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from support.harness import harness, put, write
+from support.harness import harness, put, read, write
 from support.jobs import wait_until
+from support.late_store import LateStore, kill_during
 from support.memory_store import MemoryStore
 from support.moves import object_moves
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, ten_minutes_later
 from swiftfs.errors import StoreError, Unavailable, errno_of
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.operations import Move
@@ -46,13 +47,19 @@ class Pair(NamedTuple):
         self.store.hook = hook
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
+@contextmanager
+def mounted(folder: Path) -> Iterator[Pair]:
+    """Make a pair with the cache folders `a` and `b`."""
     store = MemoryStore("box", "box_segments")
     with ExitStack() as mounts:
         for name in "ab":
-            (tmp_path / name).mkdir()
-        pair = Pair(store, *(mounts.enter_context(harness(store, tmp_path / name, OPTIONS)) for name in "ab"))
+            (folder / name).mkdir()
+        yield Pair(store, *(mounts.enter_context(harness(store, folder / name, OPTIONS)) for name in "ab"))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with mounted(tmp_path) as pair:
         yield pair
 
 
@@ -189,22 +196,42 @@ def test_a_newer_version_at_the_new_name_is_not_deleted(pair: Pair) -> None:
     assert bodies(pair.store) == {"new": b"theirs"}
 
 
+def refuse_copies(method: str, subject: str) -> None:
+    """Refuse copies of segments, as the hook of a store."""
+    if method == "copy" and subject.startswith("box_segments/"):
+        raise Unavailable("no")
+
+
 def test_a_copy_that_cannot_be_separated_stays(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     stored(pair, "/old")
 
-    def refuse(method: str, subject: str) -> None:
-        if method == "copy" and subject.startswith("box_segments/"):
-            raise Unavailable("no")
-
     def act() -> None:
         foreign(pair.store, "old", b"theirs")
-        pair.store.hook = refuse
+        pair.store.hook = refuse_copies
 
     pair.at("head", "box/old", act)
     pair.mover.rename("/old", "/new")
     pair.store.hook = None
     assert bodies(pair.store) == {"old": b"theirs", "new": OLD}
     assert "cannot be separated" in caplog.text
+
+
+def test_a_copy_that_cannot_be_separated_does_not_own_the_segments(tmp_path: Path) -> None:
+    """Another mount had renamed the source, and lost its bytes when the copy was deleted."""
+    with mounted(tmp_path) as pair:
+        stored(pair, "/old")
+
+        def act() -> None:
+            pair.other.rename("/old", "/theirs")
+            pair.store.hook = refuse_copies
+
+        pair.at("delete", "box/old", act)
+        pair.mover.rename("/old", "/new")
+        pair.store.hook = None
+        pair.mover.unlink("/new")
+        settled(pair.mover)
+    ten_minutes_later(pair.store, tmp_path / "a")
+    assert bodies(pair.store) == {"theirs": OLD}
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -227,3 +254,31 @@ def test_the_next_mount_separates_what_a_killed_one_has_copied(tmp_path: Path, *
         object_moves(store, database, pool).resume_move(Move(old, new, etag=etag, replaces_etag=""))
     store.delete_many(segments)
     assert bodies(store) == {"old": b"theirs", **({"new": OLD} if late else {})}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_another_mount_renamed_after_a_kill_keeps_its_segments(
+    tmp_path: Path, *, folder: bool
+) -> None:
+    """The next mount took the source's absence for its own deletion, and the copy for the segments' owner."""
+    store = LateStore("box", "box_segments")
+    for name in ("killed", "other"):
+        (tmp_path / name).mkdir()
+    old, new = ("/d/old", "/e/old") if folder else ("/old", "/new")
+    with harness(store, tmp_path / "other", OPTIONS) as other:
+        write(other, old, OLD)
+        settled(other)
+
+    def rename(filesystem: FileSystem) -> None:
+        filesystem.rename(*(("/d", "/e") if folder else (old, new)))
+
+    died = kill_during(store, tmp_path / "killed", "delete", old[1:], rename)
+    with harness(store, tmp_path / "other", OPTIONS) as other:
+        other.rename(old, "/theirs")
+        settled(other)
+    with harness(store, died, OPTIONS) as filesystem:
+        assert read(filesystem, new) == OLD
+        filesystem.unlink(new)
+        settled(filesystem)
+    ten_minutes_later(store, died)
+    assert {key: data for key, data in bodies(store).items() if data} == {"theirs": OLD}
