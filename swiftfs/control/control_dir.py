@@ -171,12 +171,13 @@ class ControlDirFS(FileSystem):
         self._filesystem.unlink(_changeable(path))
 
     def rename(self, old: str, new: str) -> None:
-        # Before `old` is refused: `new` was hidden for this call if it is open.
-        self.unhide(new)
+        if _is_control(old):
+            self.unhide(new)  # it was hidden for this call if it is open
         self._filesystem.rename(_changeable(old), _changeable(new))
 
     def unhide(self, path: str) -> None:
-        self._filesystem.unhide(without_hidden(path))
+        if not _is_control(path):
+            self._filesystem.unhide(without_hidden(path))
 
     def symlink(self, target: str, path: str, caller: Caller) -> None:
         self._filesystem.symlink(target, _changeable(path), caller)

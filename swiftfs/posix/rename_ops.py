@@ -20,7 +20,7 @@ from swiftfs.posix.directory_ops import DirectoryOps
 from swiftfs.posix.open_files import OpenFile
 from swiftfs.posix.pending import PendingChanges
 from swiftfs.posix.services import Services
-from swiftfs.posix.unlink_ops import UnlinkOps, is_hiding
+from swiftfs.posix.unlink_ops import UnlinkOps, deletion_of, is_hiding
 from swiftfs.posix.write_back import WriteBack
 
 
@@ -85,6 +85,10 @@ class RenameOps:
         """Rename an open file over `target`; its lock is held."""
         old, name = file.path, self._namespace.new_object(new)
         if file.entry is None:  # only this process knows it: the flush will use the new name
+            if (replaced := file.replaces) is not None and replaced.object is not None:
+                # No flush will replace that under the old name any more.
+                self._directories.keep_parent(old)
+                self._pending.submit(old, deletion_of(replaced), None)
             file.name = name
             file.replaces = target
         else:

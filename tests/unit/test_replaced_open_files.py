@@ -232,3 +232,25 @@ def test_a_rename_that_waits_for_an_upload_does_not_delete_its_target(
         filesystem.retry()
     assert body(store, "dir/file") == OLD
     assert body(store, "dir/new") == b"changed"
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("third", ["rename", "unlink"])
+def test_what_a_file_replaced_before_its_first_close_stays_replaced(
+    store: MemoryStore, tmp_path: Path, options: str, third: str
+) -> None:
+    """The new file leaves the name again before anything of it is stored."""
+    with harness(store, tmp_path, options) as filesystem:
+        write(filesystem, "/dir/file", OLD[3:])
+        handle = filesystem.create("/dir/written", 0o644, os.O_WRONLY, ME)
+        put(filesystem, handle, 0, b"written")
+        filesystem.rename("/dir/written", "/dir/file")
+        if third == "rename":
+            filesystem.rename("/dir/file", "/dir/moved")
+        else:
+            filesystem.rename("/dir/file", HIDDEN)
+        filesystem.flush(handle)
+        filesystem.release(handle)
+        left = ["moved"] if third == "rename" else []
+        assert names(filesystem, "/dir") == sorted([*left, "new", "other"])
+    assert keys(store) == sorted([*(f"dir/{name}" for name in left), "dir/new", "dir/other"])
