@@ -182,8 +182,9 @@ class UncertainOracle(CrashOracle):
         if unclosed is None or unclosed.path not in found:
             return []
         with suppress(OSError):
-            if unclosed.may_be((self.root / unclosed.path).read_bytes()):
-                holds = found[unclosed.path].holds
+            body, holds = (self.root / unclosed.path).read_bytes(), found[unclosed.path].holds
+            if unclosed.may_be(body):
+                self._bodies[holds] = body
                 states = [one for one in (self.now, *self.others) if unclosed.path in one]
                 return [
                     {**one, unclosed.path: replace(one[unclosed.path], holds=holds, mtime_ns=None)}
