@@ -32,6 +32,9 @@ HIDDEN_FOLDER = ".swiftfs"
 MAX_KEY_BYTES = 1024
 """Swift's default `max_object_name_length`."""
 
+SEGMENTS_SUFFIX = "_segments"
+"""The ending of the container with another one's segments; the swift CLI uses it too."""
+
 SEGMENTS_FOLDER = ".swiftfs-segments"
 """The folder at the top of a container for segments that may be in no other container. It has no path."""
 

@@ -13,7 +13,7 @@ from swiftfs.control.client import printable
 from swiftfs.journal import operations
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.salvage import Found, Salvage, salvage
-from swiftfs.maintenance.export import Export, Tally, damaged_journals, find_cache, read_intents
+from swiftfs.maintenance.export import Export, Tally, damaged_journals, find_cache, read_set_aside
 
 
 class _Lines:
@@ -31,17 +31,17 @@ def run_export(origin: Path, target: Path) -> None:
     """Copy pending files out of a mount or a cache folder; exit with code 1 if not all could be copied."""
     cache = find_cache(origin)
     lines = _Lines()
-    rescue = Export(cache, target, lines)
-    rescue.export(cache / JOURNAL)
-    rescue.finish()
-    _end(rescue.tally, target, lines)
+    export = Export(cache, target, lines)
+    export.export(cache / JOURNAL)
+    export.finish()
+    _end(export.tally, target, lines)
 
 
 def run_recover(origin: Path, target: Path | None) -> None:
     """Show the contents of damaged journals, or copy them to `target`."""
     cache = find_cache(origin)
     lost = cache / LOST
-    salvages = [salvage(journal) for journal in damaged_journals(cache)] + [read_intents(lost)]
+    salvages = [salvage(journal) for journal in damaged_journals(cache)] + [read_set_aside(lost)]
     if not any(one.found or one.problems for one in salvages) and not lost.is_dir():
         click.echo(f"{cache} holds no damaged journal")
         return
@@ -52,14 +52,14 @@ def run_recover(origin: Path, target: Path | None) -> None:
         files = len(list(lost.iterdir())) if lost.is_dir() else 0
         click.echo(f"{files} files in {lost}; with DIR, all of this is copied there")
         return
-    rescue = Export(cache, target, lines)
+    export = Export(cache, target, lines)
     for one in salvages:
         _show(one, lambda _: None)
-        rescue.take(one)
+        export.take(one)
     held = (found.operation for one in salvages for found in one.found)
-    rescue.take_lost(lost, [intent.file.file for intent in held if isinstance(intent, PutFile)])
-    rescue.finish()
-    _end(rescue.tally, target, lines)
+    export.take_lost(lost, [one.file.file for one in held if isinstance(one, PutFile)])
+    export.finish()
+    _end(export.tally, target, lines)
 
 
 def _show(salvaged: Salvage, tell: Callable[[str], None]) -> None:

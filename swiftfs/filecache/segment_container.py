@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from swiftfs.concurrency import Future, Rank, new_future, new_lock
 from swiftfs.errors import AccessDenied, BadName, BadRequest, NotFound
 from swiftfs.objects import ObjectName, Segment
-from swiftfs.paths import SEGMENTS_FOLDER
+from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.protocol import ObjectStore
-
-SEGMENTS_SUFFIX = "_segments"
-"""The ending of the container with another one's segments; the swift CLI uses it too."""
 
 LONGEST_PREFIX = 257
 """Bytes of the longest container name and a slash: the longest prefix of a place."""

@@ -1,7 +1,8 @@
 """The objects of a move, and whether each is still the version that moves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import md5
 
 from swiftfs.attributes import decode_type
@@ -15,13 +16,22 @@ NAMED = 5
 """Names in one log line."""
 
 
+class NotDeleted(Enum):
+    """Why the source of a copy was not deleted."""
+
+    FAILED = "Swift did not delete it"
+    CHANGED = "another client has stored a new version"
+    ABSENT = "another client has deleted or renamed it"
+
+
 @dataclass(slots=True)
 class MoveItem:
     """An object that moves; `etag` is what it should have, `row` its row in the listing.
 
     `copied` is the ETag of its copy, None while there is none; `error` is why there is none. The copy took
     `seconds`. `is_slo` is False if the object is certainly not an SLO. With `keeps_target` the target is the
-    marker of a folder that existed before, and no undo deletes it.
+    marker of a folder that existed before, and no undo deletes it. `not_deleted` is why the source was not
+    deleted after the copy, None if it was.
     """
 
     source: ObjectName
@@ -34,6 +44,7 @@ class MoveItem:
     seconds: float = 0.0
     is_slo: bool | None = None
     keeps_target: bool = False
+    not_deleted: NotDeleted | None = None
 
     @property
     def may_share(self) -> bool:
@@ -42,6 +53,51 @@ class MoveItem:
             return False
         # A listing's hash of an SLO is not its ETag; of a plain object both are the MD5.
         return self.row is None or self.row.hash != self.copied
+
+
+class InterruptedMove:
+    """What listings show of a folder's move that a dead process left: the rows at both places, by key."""
+
+    def __init__(self, operation: MoveFolder, sources: Iterable[Row], targets: Iterable[Row]) -> None:
+        self.operation = operation
+        self.sources = {row.key: row for row in sources}
+        self.targets = {row.key: row for row in targets}
+        self._recorded = {one.key: one for one in operation.objects or ()}
+
+    def was(self, item: MoveItem) -> MovedObject | None:
+        """Return the version that was to move; None if the record has none."""
+        return self._recorded.get(item.source.key)
+
+    def copy_of(self, item: MoveItem) -> Row | None:
+        """Return the row at an object's new name."""
+        return self.targets.get(item.target.key)
+
+    def sort(self) -> tuple[list[MoveItem], list[MoveItem]]:
+        """Return the listed objects that still move, and those that are kept at both places.
+
+        Those that have their copy count as copied.
+        """
+        moving: list[MoveItem] = []
+        kept: list[MoveItem] = []
+        for item in items_of(self.operation, self.sources.values()):
+            was, there = self.was(item), self.copy_of(item)
+            # Not what was to be moved: it came to the old place, or was changed there, after the move began.
+            if self.operation.objects is not None and (was is None or not is_version(item, was)):
+                kept.append(item)
+            elif there is not None and item.row is not None and there.hash == item.row.hash:
+                item.copied = item.etag
+                moving.append(item)
+            elif there is not None or not self.operation.may_copy:
+                kept.append(item)
+            else:
+                moving.append(item)
+        return moving, kept
+
+    def gone(self) -> Iterator[tuple[MovedObject, Row | None]]:
+        """Yield the recorded objects that the old place does not show any more, with the row of each copy."""
+        for key, one in self._recorded.items():
+            if key not in self.sources:
+                yield one, self.targets.get(self.operation.target_of(key).key)
 
 
 def items_of(operation: MoveFolder, rows: Iterable[Row]) -> list[MoveItem]:

@@ -17,12 +17,13 @@ from swiftfs.errors import NotFound, StoreError, os_error
 from swiftfs.journal.move_evidence import MoveEvidence
 from swiftfs.journal.move_items import (
     EMPTY,
+    InterruptedMove,
     MoveItem,
+    NotDeleted,
     deletion_of,
     etag_of,
     is_copied,
     is_unchanged,
-    is_version,
     items_of,
     some,
     version_of,
@@ -128,7 +129,7 @@ class ObjectMoves:
         self._removal.share(operation.source, operation.target)  # the copy may still be carried out
         if target is not None and target.version.etag == operation.etag:
             copy = MoveItem(operation.source, operation.target, "", copied=operation.etag)
-            self._copies.separate(copy, is_absent=False)
+            self._copies.separate(copy)
         raise StoreError("source or target may have a newer version: both are kept")
 
     def _record_done(self, operation: Move, target: ObjectInfo) -> None:
@@ -164,7 +165,9 @@ class ObjectMoves:
             try:
                 rows = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
             except StoreError as error:  # all is at the new place, and an undo would meet the same outage
-                self._copies.settle(copied, left={item.source for item in copied})
+                for item in copied:
+                    item.not_deleted = NotDeleted.FAILED
+                self._copies.settle(copied)
                 return Moved([(deletion_of(item), error) for item in copied], _rows(copied))
         sure = [item for item in copied if is_unchanged(item, rows)]
         doubtful = [item for item in copied if not is_unchanged(item, rows)]
@@ -178,40 +181,21 @@ class ObjectMoves:
         mount has served files again: after that, they may have been deleted at the target on purpose. A move
         that was being undone is given up: a late request of that process may delete any copy.
         """
-        sources = {row.key: row for row in iter_rows(self._store, operation.container, operation.source)}
-        targets = {
-            row.key: row for row in iter_rows(self._store, operation.target_container, operation.target)
-        }
-        recorded = {one.key: one for one in operation.objects or ()}
-        items = [*self._markers_left(operation), *self._unlisted_left(operation, sources)]
-        kept: list[MoveItem] = []
-        for item in items_of(operation, sources.values()):
-            was, there = recorded.get(item.source.key), targets.get(item.target.key)
-            self._late.found_rows(item.source, item.row, item.target, there)
-            # Not what was to be moved: it came to the old place, or was changed there, after the move began.
-            if operation.objects is not None and (was is None or not is_version(item, was)):
-                kept.append(item)
-            elif there is not None and item.row is not None and there.hash == item.row.hash:
-                item.copied = item.etag
-                items.append(item)
-            elif there is not None or not operation.may_copy:
-                kept.append(item)
-            else:
-                items.append(item)
-        for key in recorded.keys() - sources.keys():
-            there = targets.get(operation.target_of(key).key)
-            if recorded[key].modified:
-                self._late.found_rows(
-                    ObjectName(operation.container, key), None, operation.target_of(key), there
-                )
-            self._record_gone(operation, recorded[key], there)
+        left = InterruptedMove(
+            operation,
+            iter_rows(self._store, operation.container, operation.source),
+            iter_rows(self._store, operation.target_container, operation.target),
+        )
+        listed, kept = left.sort()
+        self._record_found(left, (*listed, *kept))
+        items = [*self._markers_left(operation), *self._unlisted_left(operation, left.sources), *listed]
         found = [item for item in items if item.copied is not None]
         for item in kept:
-            self._keep_both(item, recorded.get(item.source.key), targets.get(item.target.key))
+            self._keep_both(item, left)
         # A late DELETE of the process that undid it may take any copy at the target: the sources must stay.
         if operation.undone:
-            left = self._undo_rest(operation, found, (*items, *kept), targets)
-            raise Unmoved(StoreError("it was being undone when the process died"), left)
+            rest = self._undo_rest(operation, found, (*items, *kept), left.targets)
+            raise Unmoved(StoreError("it was being undone when the process died"), rest)
         try:
             missing = [item for item in items if item.copied is None]
             copied = self._copy(missing, lambda: record(replace(operation, undone=True)))
@@ -232,17 +216,25 @@ class ObjectMoves:
         """Have a copy listed: the server may have died between the COPY and the update of the listing."""
         self._store.post(copy.version.name, Headers.of(copy))
 
-    def _keep_both(self, item: MoveItem, was: MovedObject | None, there: Row | None) -> None:
+    def _keep_both(self, item: MoveItem, left: InterruptedMove) -> None:
         """Keep a changed source and what is at its target: the copy of the version that the record has."""
         self._share_copy(item)  # it may still be made
+        was, there = left.was(item), left.copy_of(item)
         if was is not None and there is not None and there.hash == was.hash:
             item.copied = etag_of(there)
-            self._copies.separate(item, is_absent=False)
+            self._copies.separate(item)
 
-    def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
-        """Record an SLO that has its copy, and whose source is gone."""
-        if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
-            self._share_gone(ObjectName(operation.container, was.key), operation.target_of(was.key))
+    def _record_found(self, left: InterruptedMove, items: Iterable[MoveItem]) -> None:
+        """Record what is found of the `items` that are listed, and of those that are gone."""
+        for item in items:
+            self._late.found_rows(item.source, item.row, item.target, left.copy_of(item))
+        for was, there in left.gone():
+            source, target = ObjectName(left.operation.container, was.key), left.operation.target_of(was.key)
+            if was.modified:
+                self._late.found_rows(source, None, target, there)
+            # An SLO that has its copy.
+            if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
+                self._share_gone(source, target)
 
     def _share_gone(self, source: ObjectName, target: ObjectName) -> None:
         """Keep the segments of a copy whose source is gone: they are not the copy's own.
@@ -435,7 +427,9 @@ class ObjectMoves:
         if any(item.row is not None and item.may_share for item in copied):
             return False
         seconds = sorted(item.seconds for item in copied)
-        # One copy that took much longer than most leaves its source unwatched for that time.
+        # One copy that took much longer than the others leaves its source unwatched for that time. The limits
+        # are chosen, not measured: copies of one folder differ by less. The fastest third is the measure, so
+        # that of two copies it is the faster one.
         usual = seconds[(len(seconds) - 1) // 3] if len(seconds) > 1 else 0.0
         return monotonic() - began < self._moment and seconds[-1] < usual * 3 + 0.25
 
@@ -445,33 +439,26 @@ class ObjectMoves:
         A source that is not deleted may share the segments with its copy.
         """
         remnants: list[Remnant] = []
-        names = [item.source for item in sure]
-        changed, absent = [], []
+        unchanged = {item.source: item for item in sure}
         for item, found in zip(doubtful, self._pool.map(self._head_or_error, doubtful), strict=True):
             if isinstance(found, StoreError):
+                item.not_deleted = NotDeleted.FAILED
                 remnants.append((deletion_of(item), found))
-            elif found is None:
-                self._late.found(item.source, None)
-                absent.append(item.source)
-            elif is_copied(found, item.copied) or self._is_at_target(item, found):
-                names.append(item.source)
+            elif found is not None and (is_copied(found, item.copied) or self._is_at_target(item, found)):
+                unchanged[item.source] = item
             else:
                 self._late.found(item.source, found)
-                changed.append(item.source)
-        items = {item.source: item for item in (*sure, *doubtful)}
-        for name, error in self._removal.delete_sources(names).items():
+                item.not_deleted = NotDeleted.ABSENT if found is None else NotDeleted.CHANGED
+        for name, error in self._removal.delete_sources(tuple(unchanged)).items():
+            item = unchanged[name]
             if isinstance(error, NotFound):
-                absent.append(name)
+                item.not_deleted = NotDeleted.ABSENT
             else:
-                remnants.append((deletion_of(items[name]), error))
-        left = {deletion.name for deletion, _ in remnants}
-        self._copies.settle(items.values(), left=left, changed={*changed, *absent}, absent={*absent})
-        if changed := [name for name in changed if items[name].error is None]:
-            log.warning(
-                "another client changed %s while it was moved: the changed version is kept", some(changed)
-            )
-        if absent:
-            log.info("%s was deleted while it was moved", some(absent))
+                item.not_deleted = NotDeleted.FAILED
+                remnants.append((deletion_of(item), error))
+        items = (*sure, *doubtful)
+        self._copies.settle(items)
+        _log_not_deleted(items)
         return remnants
 
     def _is_at_target(self, item: MoveItem, source: ObjectInfo) -> bool:
@@ -497,3 +484,16 @@ class ObjectMoves:
 
 def _rows(items: Iterable[MoveItem]) -> tuple[Row, ...]:
     return tuple(item.row for item in items if item.row is not None)
+
+
+def _log_not_deleted(items: Sequence[MoveItem]) -> None:
+    """Log which sources another client has changed or deleted; the move fails with the `error` of others."""
+    changed = [item for item in items if item.not_deleted is NotDeleted.CHANGED and item.error is None]
+    absent = [item for item in items if item.not_deleted is NotDeleted.ABSENT]
+    if changed:
+        log.warning(
+            "another client changed %s while it was moved: the changed version is kept",
+            some([item.source for item in changed]),
+        )
+    if absent:
+        log.info("%s was deleted while it was moved", some([item.source for item in absent]))

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from swiftfs.concurrency import Rank, new_lock, unix_time
 from swiftfs.errors import BadRequest, NotFound, StoreError
-from swiftfs.filecache.segment_container import LONGEST_KEY, SEGMENTS_SUFFIX
+from swiftfs.filecache.segment_container import LONGEST_KEY
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.objects import Manifest, ObjectName
-from swiftfs.paths import SEGMENTS_FOLDER
+from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX
 from swiftfs.store.paging import iter_rows
 from swiftfs.store.protocol import ObjectStore
 

@@ -5,11 +5,11 @@ Both name the same segments, and that client deletes those that it has replaced,
 
 import errno
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from swiftfs.errors import NotFound, StoreError
 from swiftfs.journal.manifest_copy import ManifestCopier, SegmentChanged
-from swiftfs.journal.move_items import MoveItem
+from swiftfs.journal.move_items import MoveItem, NotDeleted
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectName
 from swiftfs.store.ambiguous import AmbiguousRequests
@@ -45,30 +45,23 @@ class SharedCopies:
         self._removal = removal
         self._ambiguous = ambiguous
 
-    def settle(
-        self,
-        items: Iterable[MoveItem],
-        *,
-        left: Collection[ObjectName],
-        changed: Collection[ObjectName] = (),
-        absent: Collection[ObjectName] = (),
-    ) -> None:
+    def settle(self, items: Iterable[MoveItem]) -> None:
         """Record whose the segments of moved SLOs are.
 
-        Sources that are `left`, or that a lost PUT may store again, name them too. Copies of sources that
-        another client has `changed` are separated; some of these are `absent`.
+        Sources that Swift did not delete, or that a lost PUT may store again, name them too. Copies of
+        sources that another client has changed or deleted are separated.
         """
         for item in items:
             if not item.may_share:
                 continue
-            if item.source in changed:
-                self.separate(item, is_absent=item.source in absent)
+            if item.not_deleted in (NotDeleted.CHANGED, NotDeleted.ABSENT):
+                self.separate(item)
             else:
-                stays = item.source in left or self._ambiguous.may_store(item.source)
+                stays = item.not_deleted is not None or self._ambiguous.may_store(item.source)
                 self._removal.record_move(item.source, item.target, item.copied or "", stays=stays)
 
-    def separate(self, item: MoveItem, *, is_absent: bool) -> None:
-        """Separate the copy of `item` from its source, which has changed or `is_absent`.
+    def separate(self, item: MoveItem) -> None:
+        """Separate the copy of `item` from its source, which another client has changed or deleted.
 
         If segments of the copy are gone, it is deleted, and `item.error` is what the move fails with. After
         another failure the copy goes on naming the segments of its source, and does not own them. It cannot
@@ -82,6 +75,7 @@ class SharedCopies:
             self._copier.separate(info)
         except (NotFound, SegmentChanged):
             self._delete(item.target, item.copied or "")
+            is_absent = item.not_deleted is NotDeleted.ABSENT
             item.error, item.copied = CopyLost(item.source, is_absent=is_absent), None
             log.warning("%s; its copy %s had lost its segments", item.error, item.target)
         except StoreError as error:

@@ -135,18 +135,18 @@ class Export:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name in taken or not path.is_file() or path.is_symlink():
                 continue
-            saved = FileRecord(path.name, path.stat().st_size, None, Blocks(), None)
+            record = FileRecord(path.name, path.stat().st_size, None, Blocks(), None)
             try:
                 target = self._new(f"/{NAMELESS}/{path.name}")
-                self._accept(_Copy(target, self._copy(saved, target)))
+                self._accept(_Copy(target, self._copy(record, target)))
             except NotCopied as error:
                 self._tell(f"{path}: {error}")
 
     def finish(self) -> None:
         """Make the links, and return when everything is on the disk."""
-        for path, intent in self._links:
+        for path, operation in self._links:
             try:
-                _make_small(self._new(path), intent)
+                _make_small(self._new(path), operation)
             except OSError as error:
                 self._tell(f"{path}: {error.strerror}")
             except NotCopied as error:
@@ -179,44 +179,44 @@ class Export:
                     reasons[key] = str(error)
         return copies, reasons
 
-    def _copy_file(self, found: Found, intent: PutFile) -> "_Copy":
-        saved, path = intent.file, found.path
-        with self._open(saved) as local:
-            cut = max(0, saved.size - os.fstat(local.fileno()).st_size)
-        suffix = "" if saved.is_whole and not cut else PARTIAL
+    def _copy_file(self, found: Found, operation: PutFile) -> "_Copy":
+        record, path = operation.file, found.path
+        with self._open(record) as local:
+            cut = max(0, record.size - os.fstat(local.fileno()).st_size)
+        suffix = "" if record.is_whole and not cut else PARTIAL
         target = self._new(path, suffix)
-        copied = self._copy(saved, target)
-        _describe(target, intent.meta.stored)
+        copied = self._copy(record, target)
+        _describe(target, operation.meta.stored)
         line = ""
         if cut:
-            line = f"{path}: {cut} of its {saved.size} bytes are gone; the others are copied to {target}"
+            line = f"{path}: {cut} of its {record.size} bytes are gone; the others are copied to {target}"
         elif suffix:
-            line = f"{path}: {copied} of its {saved.size} bytes are copied to {target}; {_elsewhere(saved)}"
+            line = f"{path}: {copied} of its {record.size} bytes are copied to {target}; {_elsewhere(record)}"
         elif found.doubt:
             line = f"{path}: {found.doubt}: check {target}"
         elif target != self._target / path.strip("/"):
             line = f"{path}: copied as {target}"
         return _Copy(target, copied, line)
 
-    def _open(self, saved: FileRecord) -> BinaryIO:
+    def _open(self, record: FileRecord) -> BinaryIO:
         """Open a local file, in the folder where it is now."""
         for folder in self._folders:
             with suppress(FileNotFoundError, NotADirectoryError):
-                return os.fdopen(os.open(folder / saved.file, _READING), "rb")
-        raise NotCopied(f"its local file {saved.file} is gone")
+                return os.fdopen(os.open(folder / record.file, _READING), "rb")
+        raise NotCopied(f"its local file {record.file} is gone")
 
-    def _copy(self, saved: FileRecord, target: Path) -> int:
+    def _copy(self, record: FileRecord, target: Path) -> int:
         """Copy the bytes of a local file; return how many."""
         copied = 0
         try:
-            with self._open(saved) as local, os.fdopen(os.open(target, _MAKING, 0o600), "wb") as copy:
+            with self._open(record) as local, os.fdopen(os.open(target, _MAKING, 0o600), "wb") as copy:
                 before = _mark(local.fileno())
-                for start, end in _runs(local.fileno(), saved):
+                for start, end in _runs(local.fileno(), record):
                     for offset in range(start, end, _MIB):
                         copy.seek(offset)
                         copied += copy.write(os.pread(local.fileno(), min(_MIB, end - offset), offset))
                 # Holes at the end are part of the file.
-                copy.truncate(saved.size)
+                copy.truncate(record.size)
                 changed = _mark(local.fileno()) != before
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -250,16 +250,16 @@ class _Copy:
     line: str = ""
 
 
-def read_intents(folder: Path) -> Salvage:
+def read_set_aside(folder: Path) -> Salvage:
     """Return the operations that a mount wrote into the folder `lost` because it did not trust them."""
     salvaged = Salvage()
     for path in sorted(folder.glob("intent-*.json")):
         try:
-            intent = decode(path.read_text())
+            operation = decode(path.read_text())
         except (Unreadable, UnicodeDecodeError):
             continue  # the text itself is copied
-        if isinstance(intent, PutFile):
-            salvaged.found.append(Found(path_of(intent), intent, f"set aside as {path.name}"))
+        if isinstance(operation, PutFile):
+            salvaged.found.append(Found(path_of(operation), operation, f"set aside as {path.name}"))
     return salvaged
 
 
@@ -297,28 +297,28 @@ def _mark(descriptor: int) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _runs(descriptor: int, saved: FileRecord) -> Iterator[tuple[int, int]]:
+def _runs(descriptor: int, record: FileRecord) -> Iterator[tuple[int, int]]:
     """Yield the ranges of a local file with the file's bytes: of a whole one everything but holes."""
-    if not saved.is_whole:
-        here = saved.dirty.copy()
-        for placed in saved.evicted:
-            here.discard(-(-placed.start // BLOCK), (placed.start + placed.segment.span) // BLOCK)
-        for first, last in here.runs(*block_range(0, saved.size)):
-            yield first * BLOCK, min(last * BLOCK, saved.size)
+    if not record.is_whole:
+        here = record.dirty.copy()
+        for stored in record.evicted:
+            here.discard(-(-stored.start // BLOCK), (stored.start + stored.segment.span) // BLOCK)
+        for first, last in here.runs(*block_range(0, record.size)):
+            yield first * BLOCK, min(last * BLOCK, record.size)
         return
     position = 0
-    while (start := next_data(descriptor, position, saved.size)) < saved.size:
-        position = next_hole(descriptor, start, saved.size)
+    while (start := next_data(descriptor, position, record.size)) < record.size:
+        position = next_hole(descriptor, start, record.size)
         yield start, position
 
 
-def _elsewhere(saved: FileRecord) -> str:
+def _elsewhere(record: FileRecord) -> str:
     """Return where the bytes of a file are that its local file lacks."""
     places = []
-    if saved.origin is not None:
-        places.append(f"in the object {saved.origin.name}, ETag {saved.origin.etag}")
-    if saved.evicted:
-        places.append(f"in its segments below {saved.prefix}")
+    if record.origin is not None:
+        places.append(f"in the object {record.origin.name}, ETag {record.origin.etag}")
+    if record.evicted:
+        places.append(f"in its segments below {record.prefix}")
     return f"the others are {', or '.join(places)}"
 
 
@@ -329,9 +329,9 @@ def _describe(path: Path, stored: Stored) -> None:
         os.utime(path, ns=(stored.mtime_ns, stored.mtime_ns))
 
 
-def _make_small(path: Path, intent: PutSpecial) -> None:
-    stored = intent.meta.stored
+def _make_small(path: Path, operation: PutSpecial) -> None:
+    stored = operation.meta.stored
     if stat.S_ISLNK(stored.mode or 0):
-        path.symlink_to(intent.body.decode())
+        path.symlink_to(operation.body.decode())
     else:
         os.mknod(path, stored.mode or 0, stored.device or 0)

@@ -15,16 +15,10 @@ from itertools import islice
 from swiftfs.attributes import decode_type, is_directory_type, parse_last_modified
 from swiftfs.concurrency import new_pool
 from swiftfs.errors import AccessDenied, BadRequest, ConfigurationError, NotFound
-from swiftfs.filecache.segment_container import (
-    AUTO,
-    SEGMENT_NAME,
-    SEGMENTS_SUFFIX,
-    SegmentContainer,
-    places_of,
-)
+from swiftfs.filecache.segment_container import AUTO, SEGMENT_NAME, SegmentContainer, places_of
 from swiftfs.filecache.upload_record import journal_of
 from swiftfs.objects import ObjectName, Row
-from swiftfs.paths import Source
+from swiftfs.paths import SEGMENTS_SUFFIX, Source
 from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 

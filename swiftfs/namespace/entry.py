@@ -14,7 +14,7 @@ from swiftfs.attributes import (
     parse_last_modified,
 )
 from swiftfs.objects import Attributes, ObjectInfo, ObjectName, ObjectVersion, Row
-from swiftfs.paths import SEGMENTS_FOLDER, Folder, escape, plain_marker, slash_marker
+from swiftfs.paths import SEGMENTS_FOLDER, SEGMENTS_SUFFIX, Folder, escape, plain_marker, slash_marker
 from swiftfs.store.object_meta import ObjectMeta
 
 
@@ -82,6 +82,10 @@ class Defaults:
         """Return the object that marks a folder which this mount makes."""
         return (None if self.slash_markers else plain_marker(folder)) or slash_marker(folder)
 
+    def shows_container(self, container: str) -> bool:
+        """Return whether a container is shown in the root of an account."""
+        return self.show_segments or not container.endswith(SEGMENTS_SUFFIX)
+
     def directory(self, inode: int) -> Attributes:
         """Return the attributes of a folder whose marker stores none."""
         return Attributes(stat.S_IFDIR | 0o777 & ~self.umask, 0, 0, self.uid, self.gid, inode)
@@ -113,10 +117,10 @@ class Defaults:
 def inode_of(name: ObjectName, *, folder: bool = False) -> int:
     """Return the inode number of an object or folder; it is the same in every mount."""
     text = f"{name.container}\0{name.key}{'/' if folder else ''}"
-    return (
-        # Never 0, which would hide the entry from readdir(3).
-        int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1 | 2
-    )
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # 63 bits: a program may keep it as a signed number, as SQLite and Java do. Never 0, which would hide the
+    # entry from readdir(3).
+    return int.from_bytes(digest, "big") >> 1 | 2
 
 
 def folder_inode(folder: Folder) -> int:

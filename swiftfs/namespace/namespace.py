@@ -30,8 +30,6 @@ from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_mark
 from swiftfs.store.paging import iter_containers, iter_pages
 from swiftfs.store.protocol import ObjectStore
 
-SEGMENTS_SUFFIX = "_segments"
-
 BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
 
@@ -493,7 +491,7 @@ class Namespace:
         listing = Listing(folder, self._defaults)
         listing.add_page(Page((), (), "", True))
         for container in iter_containers(self._store):
-            if self._defaults.show_segments or not container.endswith(SEGMENTS_SUFFIX):
+            if self._defaults.shows_container(container):
                 name = escape(container)
                 listing.update(name, container_entry(name, Folder(container, ""), self._defaults))
         return listing

@@ -185,27 +185,8 @@ def _mount(
     # folder below.
     if died(request.mountpoint):
         detach(request.mountpoint)
-    options = request.options
-    seconds = min(KERNEL_CACHE_SECONDS, options.ttl)
-    # The device below the mount point, by which the mount can be told from it.
-    outside, ended = request.mountpoint.stat().st_dev, new_event()
-
-    def answers() -> None:
-        detached.start(request.mountpoint.stat().st_dev)
-        ready()
-
-    # A thread, because its stat(2) is answered by libfuse's loop, in which the main thread is by then.
-    watch = new_thread(_tell_when_it_answers, "ready", (request.mountpoint, outside, ended, answers))
-    signals = (
-        SignalWatch(signal.SIGHUP, filesystem.refresh),
-        SignalWatch(signal.SIGUSR1, partial(log_state, filesystem.services.journal.report)),
-    )
-
-    def begin() -> None:
-        for one in signals:
-            one.start()
-        watch.start()
-
+    seconds = min(KERNEL_CACHE_SECONDS, request.options.ttl)
+    watchers = _Watchers(filesystem, request.mountpoint, ready, detached)
     try:
         FUSE(
             Operations(ControlDirFS(filesystem, ControlDir(files, caller))),
@@ -214,14 +195,48 @@ def _mount(
             attr_timeout=seconds,
             entry_timeout=seconds,
             negative_timeout=seconds,
-            on_init=begin,
-            options=_kernel_options(options),
+            on_init=watchers.start,
+            options=_kernel_options(request.options),
         )
     finally:
-        ended.set()
-        for one in signals:
+        watchers.stop()
+
+
+class _Watchers:
+    """The threads of a mount that serves: one for each signal, and one that calls `ready` when it answers."""
+
+    def __init__(
+        self, filesystem: FileSystem, mountpoint: Path, ready: Callable[[], None], detached: DetachWatch
+    ) -> None:
+        def answers() -> None:
+            detached.start(mountpoint.stat().st_dev)
+            ready()
+
+        self._signals = (
+            SignalWatch(signal.SIGHUP, filesystem.refresh),
+            SignalWatch(signal.SIGUSR1, partial(log_state, filesystem.services.journal.report)),
+        )
+        self._ended = new_event()
+        # The device below the mount point, by which the mount can be told from it.
+        outside = mountpoint.stat().st_dev
+        # A thread, because its stat(2) is answered by libfuse's loop, in which the main thread is by then.
+        self._first_stat = new_thread(
+            _tell_when_it_answers, "ready", (mountpoint, outside, self._ended, answers)
+        )
+
+    def start(self) -> None:
+        """Start the threads; after the fork."""
+        for one in self._signals:
+            one.start()
+        self._first_stat.start()
+
+    def stop(self) -> None:
+        """End the threads that were started."""
+        self._ended.set()
+        for one in self._signals:
             one.stop()
-    watch.join()
+        if self._first_stat.ident is not None:
+            self._first_stat.join()
 
 
 def _kernel_options(options: Options) -> Mapping[str, bool]:

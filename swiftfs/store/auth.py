@@ -184,6 +184,7 @@ def _from_keystone(environment: Mapping[str, str]) -> Account:
     by_name = bool(environment.get("OS_PROJECT_NAME")) and not environment.get("OS_PROJECT_ID")
     plugin = v3.Password(
         auth_url=url,
+        # One of the two, the one in the label: of both, keystoneauth would take the id.
         username=environment.get("OS_USERNAME"),
         user_id=None if environment.get("OS_USERNAME") else environment.get("OS_USER_ID"),
         password=environment["OS_PASSWORD"],

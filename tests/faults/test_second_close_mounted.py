@@ -23,27 +23,32 @@ def append(mount: Mount, swift: SwiftServer, first: int) -> bytes:
     return added
 
 
+def append_during(mount: Mount, swift: SwiftServer, fault: Fault, size: int, first: int) -> bytes:
+    """Store a file of `size` bytes, and append to it during the fault; return all bytes."""
+    data = noise(size)
+    (mount.path / "file").write_bytes(data)
+    mount.remount()
+    swift.inject(fault)
+    swift.reset_requests()
+    return data + append(mount, swift, first)
+
+
 @pytest.mark.matrix(1)
 @pytest.mark.mount_options("settle=0.2,segment_size=4M,cache_size=64M")
 @pytest.mark.parametrize(("size", "first"), [(1000, 300), (9_000_000, 300), (1000, 80_000_000)])
 def test_a_file_refused_by_a_quota_is_complete_after_retry(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
 ) -> None:
-    data = noise(size)
-    path = mounted.path / "file"
-    path.write_bytes(data)
-    mounted.remount()
     mounted.expected.append("/file is parked, because it cannot be stored")
-    swift.inject(Fault("PUT", f"/{container}/file", status=413, delay=2))
-    swift.reset_requests()
-    data += append(mounted, swift, first)
+    refused = Fault("PUT", f"/{container}/file", status=413, delay=2)
+    data = append_during(mounted, swift, refused, size, first)
     wait_until(lambda: read_report(mounted.path).parked == 1)
     assert read_report(mounted.path).total == 1
     swift.clear_faults()
     retry(mounted.path)
     wait_until(lambda: read_report(mounted.path).total == 0)
     mounted.remount()
-    assert path.read_bytes() == data
+    assert (mounted.path / "file").read_bytes() == data
     assert connection.get_object(container, "file")[1] == data
 
 
@@ -53,17 +58,11 @@ def test_a_file_refused_by_a_quota_is_complete_after_retry(
 def test_a_second_close_outlives_an_outage_and_a_kill(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, size: int, first: int
 ) -> None:
-    data = noise(size)
-    path = mounted.path / "file"
-    path.write_bytes(data)
-    mounted.remount()
     mounted.expected.append("/file")
-    swift.inject(Fault("PUT", f"/{container}/file", status=503))
-    swift.reset_requests()
-    data += append(mounted, swift, first)
+    data = append_during(mounted, swift, Fault("PUT", f"/{container}/file", status=503), size, first)
     mounted.kill()
     swift.clear_faults()
     mounted.start()
-    assert path.read_bytes() == data
+    assert (mounted.path / "file").read_bytes() == data
     mounted.remount()
     assert connection.get_object(container, "file")[1] == data

@@ -27,11 +27,11 @@ class CacheFolder:
         (self.folder / "content").mkdir(parents=True)
         self.operations: list[tuple[str, Operation]] = []
 
-    def add_file(self, path: str, data: bytes, local: str, **saved: Any) -> None:
-        """Add a PutFile, with a local file that holds `data`; `saved` are fields of its record."""
+    def add_file(self, path: str, data: bytes, local: str, **fields: Any) -> None:
+        """Add a PutFile, with a local file that holds `data`; `fields` are those of its record."""
         (self.folder / "content" / local).write_bytes(data)
         file = FileRecord(
-            local, **{"size": len(data), "origin": None, "dirty": Blocks(), "prefix": None, **saved}
+            local, **{"size": len(data), "origin": None, "dirty": Blocks(), "prefix": None, **fields}
         )
         self.add_operation(path, PutFile(ObjectName("box", path.strip("/")), file, DESCRIPTION))
 
@@ -50,9 +50,13 @@ class CacheFolder:
         """The path of the journal."""
         return self.folder / "journal.sqlite"
 
+    def begin_export(self) -> Export:
+        """Return an export to `target` that has copied nothing yet."""
+        return Export(self.folder, self.target, self.lines.append)
+
     def export(self) -> Export:
         """Copy all files to `target`; return the finished export."""
-        rescue = Export(self.folder, self.target, self.lines.append)
-        rescue.export(self.journal)
-        rescue.finish()
-        return rescue
+        export = self.begin_export()
+        export.export(self.journal)
+        export.finish()
+        return export

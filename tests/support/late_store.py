@@ -2,8 +2,8 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,19 +27,24 @@ class LateStore(MemoryStore):
     """A store that loses requests: they fail with `TimedOut`, and `land` executes them later.
 
     `loses` has how many requests of a method about a key are lost next; `on_loss` is called at each loss.
-    Copies to keys in `refused_copies` are refused.
+    Of those in `answers_only` only the answer is lost. Copies to keys in `refused_copies` are refused.
     """
 
     def __init__(self, *containers: str) -> None:
         super().__init__(*containers)
         self.loses: dict[tuple[str, str], int] = {}
+        self.answers_only: set[tuple[str, str]] = set()
         self.on_loss: Callable[[], None] | None = None
         self.refused_copies: set[str] = set()
         self._late: list[Callable[[], object]] = []
 
-    def lose(self, method: str, key: str, times: int = 1) -> None:
-        """Lose the next requests of a method about a key; `delete` includes deletions in bulk."""
+    def lose(self, method: str, key: str, times: int = 1, *, lands: bool = False) -> None:
+        """Lose the next requests of a method about a key; `delete` includes deletions in bulk.
+
+        If it `lands`, it is executed at once, and only the answer is lost.
+        """
         self.loses[method, key] = times
+        (self.answers_only.add if lands else self.answers_only.discard)((method, key))
 
     @property
     def lost(self) -> int:
@@ -105,7 +110,10 @@ class LateStore(MemoryStore):
     def _lose(self, method: str, name: ObjectName, late: Callable[[], object]) -> None:
         if self.loses.get((method, name.key), 0) > 0:
             self.loses[method, name.key] -= 1
-            self._late.append(late)
+            if (method, name.key) in self.answers_only:
+                late()
+            else:
+                self._late.append(late)
             if self.on_loss is not None:
                 self.on_loss()
             raise TimedOut(f"{method} {name}: timed out")
@@ -126,6 +134,20 @@ def look(filesystem: FileSystem, seconds: float = LOOKS[0] + 5) -> None:
 def away(_method: str, _subject: str) -> None:
     """Fail every request, as a hook of a store, as if the server did not answer."""
     raise Unavailable("no answer")
+
+
+@contextmanager
+def killed(store: MemoryStore, cache: Path, options: str) -> Iterator[FileSystem]:
+    """Yield a mount that ends without a request, as after a kill -9, and leaves its changes in the cache."""
+    with ExitStack() as stack:
+        filesystem = stack.enter_context(harness(store, cache, f"{options},drain=0"))
+        try:
+            yield filesystem
+        finally:
+            store.hook = away
+            with pytest.raises(SwiftfsError, match=r"changes? stay"):
+                stack.close()
+            store.hook = None
 
 
 def kill_during(

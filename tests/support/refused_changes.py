@@ -1,6 +1,6 @@
 """Changes that Swift refuses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from support.harness import harness, write
@@ -44,10 +44,15 @@ def ended(store: MemoryStore, cache: Path, job: Callable[[FileSystem], None], op
     raise AssertionError("the mount ended without an error")
 
 
-def leave_refused_file(store: MemoryStore, cache: Path) -> Path:
-    """Make a cache folder, and leave in it a pending file that the store has refused; return the folder."""
+def leave_refused_files(store: MemoryStore, cache: Path, files: Mapping[str, bytes]) -> Path:
+    """Make a cache folder, and leave in it pending files that the store has refused; return the folder."""
+
+    def fill(filesystem: FileSystem) -> None:
+        for path, data in files.items():
+            write(filesystem, path, data)
+
     cache.mkdir()
     refuse(store, AccessDenied, "put")
-    ended(store, cache, lambda filesystem: write(filesystem, "/file", b"data"))
+    ended(store, cache, fill)
     store.hook = None
     return cache

@@ -14,7 +14,7 @@ from support.harness import harness, names
 from support.memory_store import MemoryStore
 from support.mounts import Mount
 from support.old_databases import NEW, contents, garbage, make, rewrite
-from support.refused_changes import leave_refused_file
+from support.refused_changes import leave_refused_files
 from swiftfs.demo.server import SwiftServer
 from swiftfs.journal.database import SCHEMA
 from swiftfs.sqlite import OtherFormat, open_database
@@ -28,7 +28,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
-    return leave_refused_file(store, tmp_path / "cache")
+    return leave_refused_files(store, tmp_path / "cache", {"/file": b"data"})
 
 
 def kill_after(path: Path, *statements: str) -> None:

@@ -7,44 +7,17 @@ import pytest
 
 from support.commands import swiftfs
 from support.damaged_cache import OWNER, CacheFolder
-from support.harness import harness, write
+from support.harness import harness
 from support.memory_store import MemoryStore
-from swiftfs.errors import AccessDenied, SwiftfsError
+from support.refused_changes import leave_refused_files
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.salvage import salvage
 from swiftfs.maintenance.export import NAMELESS, damaged_journals
-
-NEVER = "settle=1000"
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    store = MemoryStore()
-    store.create_container("box")
-    return store
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> CacheFolder:
     return CacheFolder(tmp_path)
-
-
-def parked(store: MemoryStore, cache: Path, count: int) -> None:
-    """Leave a cache folder with `count` files that Swift refused."""
-
-    def hook(called: str, _subject: object) -> None:
-        if called == "put":
-            raise AccessDenied("no")
-
-    def fill() -> None:
-        with harness(store, cache, NEVER) as filesystem:
-            for number in range(count):
-                write(filesystem, f"/file{number}", f"data {number}".encode())
-
-    store.hook = hook
-    with pytest.raises(SwiftfsError, match="stay in"):
-        fill()
-    store.hook = None
 
 
 def damage(journal: Path, how: str) -> None:
@@ -63,12 +36,10 @@ def damage(journal: Path, how: str) -> None:
 @pytest.mark.matrix(3)
 @pytest.mark.parametrize("when", ["before a mount saw it", "after it was set aside"])
 @pytest.mark.parametrize("how", ["header", "tail", "middle", "text"])
-def test_recover_restores_files_of_a_damaged_journal(
-    store: MemoryStore, tmp_path: Path, how: str, when: str
-) -> None:
-    cache, target, count = tmp_path / "cache", tmp_path / "out", 120
-    cache.mkdir()
-    parked(store, cache, count)
+def test_recover_restores_files_of_a_damaged_journal(tmp_path: Path, how: str, when: str) -> None:
+    store, target, count = MemoryStore("box"), tmp_path / "out", 120
+    files = {f"/file{number}": f"data {number}".encode() for number in range(count)}
+    cache = leave_refused_files(store, tmp_path / "cache", files)
     damage(cache / "journal.sqlite", how)
     if when == "after it was set aside":
         with harness(store, cache) as filesystem:
@@ -82,9 +53,8 @@ def test_recover_restores_files_of_a_damaged_journal(
     named = {path.name: path.read_bytes() for path in target.glob("file*")}
     assert all(data == f"data {name[4:]}".encode() for name, data in named.items())
     lost = {path.read_bytes() for path in target.glob(f"{NAMELESS}/*")}
-    everything = {f"data {number}".encode() for number in range(count)}
     if when == "after it was set aside":
-        assert lost | set(named.values()) == everything
+        assert lost | set(named.values()) == set(files.values())
         assert not lost & set(named.values())
     assert len(named) >= {"header": count, "tail": count // 3, "middle": count - 12, "text": 0}[how]
     for name in named:

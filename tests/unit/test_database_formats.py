@@ -10,7 +10,7 @@ import pytest
 from support.harness import harness, names, read
 from support.memory_store import MemoryStore
 from support.old_databases import NEW, OLD, contents, garbage, make, rewrite
-from support.refused_changes import leave_refused_file
+from support.refused_changes import leave_refused_files
 from support.stored_objects import body
 from swiftfs.errors import ConfigurationError
 from swiftfs.filecache.version_index import VersionIndex
@@ -43,7 +43,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 def cache(store: MemoryStore, tmp_path: Path) -> Path:
     """A cache folder with a file that Swift refused."""
-    return leave_refused_file(store, tmp_path / "cache")
+    return leave_refused_files(store, tmp_path / "cache", {"/file": b"data"})
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:

@@ -23,13 +23,6 @@ from swiftfs.store.object_meta import ObjectMeta
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    store = MemoryStore()
-    store.create_container("box")
-    return store
-
-
-@pytest.fixture
 def cache(tmp_path: Path) -> CacheFolder:
     return CacheFolder(tmp_path)
 
@@ -71,9 +64,9 @@ def test_holes_stay_holes_and_bytes_behind_the_end_are_not_copied(cache: CacheFo
     with (cache.folder / "content" / "open-1").open("r+b") as file:
         file.truncate(65 * 1024 * 1024)
     cache.close()
-    rescue = cache.export()
+    export = cache.export()
     assert (cache.target / "f").stat().st_size == 64 * 1024 * 1024
-    assert rescue.tally.bytes <= 1024 * 1024
+    assert export.tally.bytes <= 1024 * 1024
     assert cache.lines == []
 
 
@@ -99,8 +92,8 @@ def test_a_file_that_is_stored_while_it_is_copied(cache: CacheFolder) -> None:
     log = JournalDB(cache.folder, OWNER)
     log.commit(drop=[1])
     log.close()
-    rescue = Export(cache.folder, cache.target, cache.lines.append)
-    rescue.take(before, lambda: salvage(cache.journal))
+    export = cache.begin_export()
+    export.take(before, lambda: salvage(cache.journal))
     assert cache.lines == []
     assert list(cache.target.iterdir()) == []
 
@@ -119,15 +112,15 @@ def test_no_copy_is_kept_of_a_file_that_was_stored_and_evicted_meanwhile(cache: 
     log = JournalDB(cache.folder, OWNER)
     log.commit([Record(4, *later.operations[0])], drop=[1, 2])
     log.close()
-    rescue = Export(cache.folder, cache.target, cache.lines.append)
-    rescue.take(before, lambda: salvage(cache.journal))
-    rescue.finish()
+    export = cache.begin_export()
+    export.take(before, lambda: salvage(cache.journal))
+    export.finish()
     assert cache.lines == []
     assert {path.name: path.read_bytes() for path in cache.target.iterdir()} == {
         "changed": b"newer",
         "waits": b"data",
     }
-    assert (rescue.tally.files, rescue.tally.bytes) == (2, 9)
+    assert (export.tally.files, export.tally.bytes) == (2, 9)
 
 
 def test_a_file_that_changes_while_it_is_copied_is_copied_again(
@@ -145,9 +138,9 @@ def test_a_file_that_changes_while_it_is_copied_is_copied_again(
         return data
 
     monkeypatch.setattr(os, "pread", changing)
-    rescue = cache.export()
+    export = cache.export()
     assert (cache.target / "f").read_bytes() == b"more"
-    assert rescue.tally.files == 1
+    assert export.tally.files == 1
     assert cache.lines == []
 
 
@@ -167,13 +160,13 @@ def test_no_path_leads_out_of_the_folder(cache: CacheFolder, tmp_path: Path) -> 
     )
     cache.add_operation("/c", Delete(ObjectName("box", "c"), is_slo=False))
     cache.close()
-    rescue = cache.export()
+    export = cache.export()
     assert list(outside.iterdir()) == []
     found = {str(path.relative_to(cache.target)) for path in cache.target.rglob("*") if not path.is_dir()}
     assert found >= {"a/b", "%dotdot/%dotdot/outside/up", "x/%dot/y", "c", "c.2/d", "fifo"}
     assert stat.S_ISFIFO((cache.target / "fifo").lstat().st_mode)
     assert (cache.target / "a.2").readlink() == outside
-    assert rescue.tally.files == 5
+    assert export.tally.files == 5
     assert any(line.startswith("/c/d: copied as ") for line in cache.lines)
 
 
@@ -218,16 +211,16 @@ def test_an_unusable_target_is_refused(cache: CacheFolder, tmp_path: Path) -> No
     assert find_cache(cache.folder) == cache.folder
 
 
-def test_export_while_files_are_uploaded_copies_each_whole(store: MemoryStore, tmp_path: Path) -> None:
+def test_export_while_files_are_uploaded_copies_each_whole(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     lines: list[str] = []
     seen: set[str] = set()
-    with harness(store, tmp_path / "cache", "settle=0.1") as filesystem:
+    with harness(MemoryStore("box"), tmp_path / "cache", "settle=0.1") as filesystem:
         for number in range(300):
             write(filesystem, f"/{number}", str(number).encode() * 5000)
             if number % 20 == 19:
-                rescue = Export(tmp_path / "cache", tmp_path / f"out{number}", lines.append)
-                rescue.export(tmp_path / "cache" / "journal.sqlite")
+                export = Export(tmp_path / "cache", tmp_path / f"out{number}", lines.append)
+                export.export(tmp_path / "cache" / "journal.sqlite")
                 for copy in (tmp_path / f"out{number}").iterdir():
                     assert copy.read_bytes() == copy.name.encode() * 5000
                     seen.add(copy.name)

@@ -9,36 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, harness, put, write
+from support.harness import ME, change, harness, write
 from support.jobs import wait_until
+from support.late_store import LateStore
 from support.memory_store import MemoryStore
 from support.moves import object_moves
-from support.stored_objects import body, keys, ten_minutes_later
+from support.stored_objects import body, keys, segments, ten_minutes_later
 from swiftfs.errors import AccessDenied, StoreError, SwiftfsError, Unavailable
 from swiftfs.journal.database import JournalDB
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import ANY_VERSION, Move
-from swiftfs.objects import Manifest, ObjectInfo, ObjectName
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,ttl=0"
 DATA = os.urandom(4 * MIB)
 SMALL = b"another file"
-
-
-def segments(store: MemoryStore) -> set[str]:
-    return {row.key for row in store.list_page("box_segments").rows}
-
-
-def change(filesystem: FileSystem, path: str, offset: int, data: bytes) -> None:
-    handle = filesystem.open(path, os.O_RDWR)
-    try:
-        put(filesystem, handle, offset, data)
-        filesystem.flush(handle)
-    finally:
-        filesystem.release(handle)
 
 
 @dataclass(frozen=True)
@@ -219,28 +206,6 @@ def test_a_file_whose_manifest_another_client_copies_afterwards(
     assert body(store, "d/x") == body(store, "y") == DATA
 
 
-class LandingStore(MemoryStore):
-    """A store that executes a PUT of /d/x but loses its answer, while it `lands`."""
-
-    lands = False
-
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
-        info = super().put(name, body, headers, if_absent=if_absent, etag=etag)
-        self._lose_answer(name)
-        return info
-
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
-        info = super().put_manifest(name, manifest, headers)
-        self._lose_answer(name)
-        return info
-
-    def _lose_answer(self, name: ObjectName) -> None:
-        if self.lands and name.key == "d/x":
-            raise Unavailable("the answer was lost", may_land=True)
-
-
 WAITING = f"{OPTIONS},settle=0.05,drain=0"
 WRITES = ["write small", "write large", "truncate", "patch"]
 
@@ -283,12 +248,14 @@ def leaving_changes() -> Iterator[None]:
 
 
 @contextmanager
-def landing(store: LandingStore) -> Iterator[None]:
-    store.lands = True
+def landing(store: LateStore) -> Iterator[None]:
+    """Let the store execute all PUTs of the file, and lose their answers."""
+    for method in ("put", "put_manifest"):
+        store.lose(method, "d/x", 1000, lands=True)
     try:
         yield
     finally:
-        store.lands = False
+        store.loses.clear()
 
 
 def store_now(filesystem: FileSystem) -> None:
@@ -324,7 +291,7 @@ def test_a_file_that_another_mount_renames_before_its_change_is_stored(
 def test_segments_of_what_an_attempt_without_an_answer_has_replaced_go(
     folders: tuple[Path, Path], operation: str, restarts: bool
 ) -> None:
-    store = LandingStore("box", "box_segments")
+    store = LateStore("box", "box_segments")
     with harness(store, folders[0], OPTIONS) as filesystem:
         fill(filesystem)
     change_twice(store, folders[0], DEEDS[operation], landing(store), lambda: None, restarts)

@@ -7,20 +7,17 @@ import pytest
 from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
+from support.stored_objects import NEVER
 from swiftfs.errors import Unavailable
 from swiftfs.journal.queue_report import MOST_BYTES, QueuedChange, QueueReport
 from swiftfs.posix.filesystem import FileSystem
 
 pytestmark = pytest.mark.mount_options("settle=1000")
 
-NEVER = "settle=1000"
-
 
 @pytest.fixture
 def store() -> MemoryStore:
-    store = MemoryStore()
-    store.create_container("box")
-    return store
+    return MemoryStore("box")
 
 
 def test_flush_does_not_wait_for_a_server_that_does_not_answer(store: MemoryStore, tmp_path: Path) -> None:

@@ -13,69 +13,41 @@ from threading import Event
 import pytest
 
 from support.edited_file import CHANGES, Edited
-from support.harness import SHORT_RETRIES, copy_live, harness, read, write
+from support.harness import copy_live, harness, read, write
 from support.jobs import wait_until
+from support.late_store import LateStore, away, killed
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import body, foreign, keys
 from support.upload_rig import Writer
-from swiftfs.config.sources import parse_options
-from swiftfs.errors import PreconditionFailed, Unavailable
+from swiftfs.errors import PreconditionFailed
 from swiftfs.journal import outcomes, recovery
-from swiftfs.objects import Manifest, ObjectInfo, ObjectName
-from swiftfs.paths import Source
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.build import MountRequest, build
-from swiftfs.store import ConnectedAccount, Counters, RetryingStore
-from swiftfs.store.protocol import Body, Headers
 
 OPTIONS = "settle=0.01,segment_size=1M"
 SIZES = {"60 KB": 60_000, "3.5 MB": 3_500_000}
 
 
-class LandingStore(MemoryStore):
-    """A store that loses the answer to the next PUT of a key in `watched`, and answers nothing after it.
+@pytest.fixture
+def store() -> LateStore:
+    return LateStore("box", "box_segments")
 
-    Before the loss `landed` is called. If not `lands`, the PUT is not executed.
+
+def watch(store: LateStore, *, lands: bool = True, lost: Callable[[], object] = lambda: None) -> None:
+    """Lose the answer to the next upload of the file, and answer nothing after it; call `lost` then.
+
+    If it does not land, the upload is not executed.
     """
 
-    lands = True
+    def end() -> None:
+        store.loses.clear()
+        store.hook = away
+        lost()
 
-    def __init__(self, *containers: str) -> None:
-        super().__init__(*containers)
-        self.watched: set[str] = set()
-        self.away = False
-        self.landed: Callable[[], object] = lambda: None
-        self.hook = self._refuse
-
-    def _refuse(self, _method: str, _subject: str) -> None:
-        if self.away:
-            raise Unavailable("no answer")
-
-    def _land(self, name: ObjectName, carry_out: Callable[[], ObjectInfo]) -> ObjectInfo:
-        if name.container != "box" or name.key not in self.watched:
-            return carry_out()
-        self.watched.clear()
-        if self.lands:
-            carry_out()
-        self.away = True
-        self.landed()
-        raise Unavailable("the answer was lost")
-
-    def put(
-        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
-    ) -> ObjectInfo:
-        parent = super().put
-        return self._land(name, lambda: parent(name, body, headers, if_absent=if_absent, etag=etag))
-
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
-        parent = super().put_manifest
-        return self._land(name, lambda: parent(name, manifest, headers))
-
-
-@pytest.fixture
-def store() -> LandingStore:
-    return LandingStore("box", "box_segments")
+    for method in ("put", "put_manifest"):
+        store.lose(method, "file", lands=lands)
+    store.on_loss = end
 
 
 @pytest.fixture(autouse=True)
@@ -87,22 +59,32 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def killed(store: LandingStore, cache: Path, image: Path, options: str = OPTIONS) -> Iterator[FileSystem]:
+def killed_at_upload(
+    store: LateStore, cache: Path, image: Path, options: str = OPTIONS, *, lands: bool = True
+) -> Iterator[FileSystem]:
     """A mount that is killed at its next upload of the file, after which `image` has a copy of the cache."""
-    store.landed = lambda: copy_live(cache, image)
-    patient = RetryingStore(store, SHORT_RETRIES)
-    request = MountRequest(Source.parse("box"), Path("/nowhere"), parse_options([options + ",drain=0"]))
-    filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
-    try:
-        filesystem.begin()
+    watch(store, lands=lands, lost=lambda: copy_live(cache, image))
+    with killed(store, cache, options) as filesystem:
         yield filesystem
-        wait_until(lambda: store.away and (image / "journal.sqlite").exists())
+        wait_until(lambda: store.hook is away and (image / "journal.sqlite").exists())
         wait_until(lambda: all(one.reason for one in filesystem.waiting()))
-    finally:
-        store.away = True
-        with pytest.raises(Exception, match=r"changes? stay"):
-            filesystem.close()
-        store.away = False
+
+
+def change_and_kill(
+    store: LateStore,
+    cache: Path,
+    image: Path,
+    data: bytes | bytearray,
+    change: str,
+    number: int = 1,
+    *,
+    lands: bool = True,
+) -> bytearray:
+    """Change the file, which holds `data`, in a mount that is killed at its upload; return its new bytes."""
+    with killed_at_upload(store, cache, image, lands=lands) as filesystem:
+        file = Edited(filesystem, bytearray(data))
+        CHANGES[change](file, number)
+    return file.model
 
 
 def folder(root: Path, name: str) -> Path:
@@ -110,7 +92,7 @@ def folder(root: Path, name: str) -> Path:
     return root / name
 
 
-def stored(store: LandingStore, root: Path, size: str, *, plain: bool = False) -> bytes:
+def stored(store: LateStore, root: Path, size: str, *, plain: bool = False) -> bytes:
     """Store the file by a mount with a cache of its own, or as another client if `plain`."""
     data = noise(SIZES[size])
     if plain:
@@ -126,7 +108,7 @@ def named(store: MemoryStore, key: str = "file") -> set[str]:
     return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
 
 
-def assert_stored(store: LandingStore, model: bytes | bytearray, key: str = "file") -> None:
+def assert_stored(store: LateStore, model: bytes | bytearray, key: str = "file") -> None:
     assert body(store, key) == model
     assert keys(store) == [key]
     assert set(keys(store, "box_segments")) == named(store, key)
@@ -138,18 +120,13 @@ CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
-def test_a_reader_after_a_kill(
-    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
-) -> None:
+def test_a_reader_after_a_kill(store: LateStore, tmp_path: Path, size: str, plain: bool, change: str) -> None:
     data = stored(store, tmp_path, size, plain=plain)
-    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
-        file = Edited(filesystem, bytearray(data))
-        store.watched = {"file"}
-        CHANGES[change](file, 1)
-    assert body(store, "file") == file.model
+    model = change_and_kill(store, folder(tmp_path, "second"), tmp_path / "image", data, change)
+    assert body(store, "file") == model
     with harness(store, tmp_path / "image", OPTIONS) as filesystem:
-        assert read(filesystem, "/file") == file.model
-    assert_stored(store, file.model)
+        assert read(filesystem, "/file") == model
+    assert_stored(store, model)
 
 
 @pytest.mark.matrix(14)
@@ -157,15 +134,12 @@ def test_a_reader_after_a_kill(
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), [("60 KB", False), ("3.5 MB", False), ("3.5 MB", True)])
 def test_a_writer_after_a_kill(
-    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str, then: str
+    store: LateStore, tmp_path: Path, size: str, plain: bool, change: str, then: str
 ) -> None:
     data = stored(store, tmp_path, size, plain=plain)
-    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
-        file = Edited(filesystem, bytearray(data))
-        store.watched = {"file"}
-        CHANGES[change](file, 1)
+    model = change_and_kill(store, folder(tmp_path, "second"), tmp_path / "image", data, change)
     with harness(store, tmp_path / "image", OPTIONS) as filesystem:
-        file = Edited(filesystem, file.model)
+        file = Edited(filesystem, model)
         CHANGES[then](file, 2)
         assert read(filesystem, "/file") == file.model
     assert_stored(store, file.model)
@@ -175,15 +149,15 @@ def test_a_writer_after_a_kill(
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_lost_answer(
-    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
+    store: LateStore, tmp_path: Path, size: str, plain: bool, change: str
 ) -> None:
     data = stored(store, tmp_path, size, plain=plain)
     with harness(store, folder(tmp_path, "second"), OPTIONS) as filesystem:
         file = Edited(filesystem, bytearray(data))
-        store.watched = {"file"}
+        watch(store)
         CHANGES[change](file, 1)
-        wait_until(lambda: store.away and all(one.reason for one in filesystem.waiting()))
-        store.away = False
+        wait_until(lambda: store.hook is away and all(one.reason for one in filesystem.waiting()))
+        store.hook = None
         assert read(filesystem, "/file") == file.model
         CHANGES[change](file, 2)
         assert read(filesystem, "/file") == file.model
@@ -193,29 +167,23 @@ def test_a_reader_after_a_lost_answer(
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
-def test_a_rename_after_a_kill(
-    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str
-) -> None:
+def test_a_rename_after_a_kill(store: LateStore, tmp_path: Path, size: str, plain: bool, change: str) -> None:
     data = stored(store, tmp_path, size, plain=plain)
-    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
-        file = Edited(filesystem, bytearray(data))
-        store.watched = {"file"}
-        CHANGES[change](file, 1)
+    model = change_and_kill(store, folder(tmp_path, "second"), tmp_path / "image", data, change)
     with harness(store, tmp_path / "image", OPTIONS) as filesystem:
         filesystem.rename("/file", "/other")
-        assert read(filesystem, "/other") == file.model
-    assert_stored(store, file.model, "other")
+        assert read(filesystem, "/other") == model
+    assert_stored(store, model, "other")
 
 
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_renamed_before_it_was_stored(
-    store: LandingStore, tmp_path: Path, size: str, change: str
+    store: LateStore, tmp_path: Path, size: str, change: str
 ) -> None:
     waits = OPTIONS.replace("settle=0.01", "settle=1000")
-    with killed(store, folder(tmp_path, "second"), tmp_path / "image", waits) as filesystem:
-        store.watched = {"file"}
+    with killed_at_upload(store, folder(tmp_path, "second"), tmp_path / "image", waits) as filesystem:
         data = noise(SIZES[size])
         write(filesystem, "/temporary", data)
         filesystem.rename("/temporary", "/file")
@@ -235,22 +203,15 @@ def test_a_file_renamed_before_it_was_stored(
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_second_kill(
-    store: LandingStore, tmp_path: Path, size: str, plain: bool, change: str, lands: bool
+    store: LateStore, tmp_path: Path, size: str, plain: bool, change: str, lands: bool
 ) -> None:
     """The second mount dies after its own upload was executed, or before."""
     data = stored(store, tmp_path, size, plain=plain)
-    with killed(store, folder(tmp_path, "second"), tmp_path / "image") as filesystem:
-        file = Edited(filesystem, bytearray(data))
-        store.watched = {"file"}
-        CHANGES[change](file, 1)
-    store.lands = lands
-    with killed(store, tmp_path / "image", tmp_path / "next") as filesystem:
-        file = Edited(filesystem, file.model)
-        store.watched = {"file"}
-        CHANGES[change](file, 2)
+    model = change_and_kill(store, folder(tmp_path, "second"), tmp_path / "image", data, change)
+    model = change_and_kill(store, tmp_path / "image", tmp_path / "next", model, change, 2, lands=lands)
     with harness(store, tmp_path / "next", OPTIONS) as filesystem:
-        assert read(filesystem, "/file") == file.model
-        file = Edited(filesystem, file.model)
+        assert read(filesystem, "/file") == model
+        file = Edited(filesystem, model)
         CHANGES[change](file, 3)
         assert read(filesystem, "/file") == file.model
     assert body(store, "file") == file.model

@@ -182,6 +182,20 @@ def end(rig: LargeFileRig, path: str, *, is_lost: bool = False) -> None:
     assert keys(rig.store, "box_segments") == []
 
 
+def change_while_it_moves(rig: LargeFileRig, pool: ThreadPoolExecutor, handle: int, stop: str) -> None:
+    """Rename /d to /e, and change and close the file during the first request of method `stop`."""
+    halt = LateHalt(rig.store, stop)
+    renamed = pool.submit(rig.filesystem.rename, "/d", "/e")
+    assert halt.reached.wait(20)
+    rig.change(handle, 10, 2)
+    closed = pool.submit(rig.filesystem.release, handle)
+    halt.go_on()
+    renamed.result(20)
+    closed.result(20)
+    rig.store.hook = None
+    rig.verify("/e/x")
+
+
 @pytest.mark.matrix(6)
 @pytest.mark.parametrize("stop", ["copy", "delete_many"])
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
@@ -192,16 +206,7 @@ def test_changes_while_the_folder_moves_keep_all_segments(
     filesystem = rig.filesystem
     handle = filesystem.open("/d/x", os.O_RDWR)
     rig.change(handle, MIB - 50, 1)
-    halt = LateHalt(rig.store, stop)
-    renamed = pool.submit(filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
-    rig.change(handle, 10, 2)
-    closed = pool.submit(filesystem.release, handle)
-    halt.go_on()
-    renamed.result(20)
-    closed.result(20)
-    rig.store.hook = None
-    rig.verify("/e/x")
+    change_while_it_moves(rig, pool, handle, stop)
     end(rig, afterwards(rig))
 
 
@@ -230,16 +235,7 @@ def test_segments_that_were_begun_under_the_old_name(
         return len(keys(rig.store, "box_segments")) > before
 
     wait_until(has_begun)
-    halt = LateHalt(rig.store, "copy")
-    renamed = pool.submit(filesystem.rename, "/d", "/e")
-    assert halt.reached.wait(20)
-    rig.change(handle, 10, 2)
-    closed = pool.submit(filesystem.release, handle)
-    halt.go_on()
-    renamed.result(20)
-    closed.result(20)
-    rig.store.hook = None
-    rig.verify("/e/x")
+    change_while_it_moves(rig, pool, handle, "copy")
     end(rig, afterwards(rig))
 
 

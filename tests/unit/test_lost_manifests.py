@@ -2,24 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.harness import SHORT_RETRIES, change, harness, read, write
+from support.harness import change, harness, read, write
 from support.jobs import wait_until
-from support.memory_store import MemoryStore
+from support.late_store import LateStore, away, killed
 from support.stored_objects import body, named_segments, segments
-from swiftfs.config.sources import parse_options
 from swiftfs.errors import NoSpace, Unavailable
 from swiftfs.filecache.block_map import BLOCK
-from swiftfs.objects import Manifest, ObjectInfo, ObjectName
-from swiftfs.paths import Folder, Source
+from swiftfs.objects import ObjectName
+from swiftfs.paths import Folder
 from swiftfs.posix.filesystem import FileSystem
-from swiftfs.service.build import MountRequest, build
-from swiftfs.store import ConnectedAccount, Counters, RetryingStore
 from swiftfs.store.protocol import Headers
 
 MIB = 1024 * 1024
@@ -27,57 +23,9 @@ OPTIONS = "segment_size=1M,settle=1000"
 NAME = ObjectName("box", "file")
 
 
-class LossyStore(MemoryStore):
-    """A store that loses the answers to the next `lost` manifests.
-
-    With `hold_late` it does not execute manifests but keeps them in `late`; while `away` it answers nothing.
-    """
-
-    lost = 0
-    hold_late = False
-    away = False
-
-    def __init__(self, *containers: str) -> None:
-        super().__init__(*containers)
-        self.late: list[Callable[[], ObjectInfo]] = []
-        self.hook = self._refuse
-
-    def _refuse(self, _method: str, _subject: str) -> None:
-        if self.away:
-            raise Unavailable("no answer")
-
-    def put_manifest(self, name: ObjectName, manifest: Manifest, headers: Headers) -> ObjectInfo:
-        if self.hold_late:
-            self.late.append(lambda: super(LossyStore, self).put_manifest(name, manifest, headers))
-            raise Unavailable("no answer")
-        info = super().put_manifest(name, manifest, headers)
-        if self.lost:
-            self.lost -= 1
-            self.away = self.lost == 0
-            raise Unavailable("the answer was lost")
-        return info
-
-
 @pytest.fixture
-def store() -> LossyStore:
-    return LossyStore("box")
-
-
-@contextmanager
-def killed(store: LossyStore, cache: Path) -> Iterator[FileSystem]:
-    """A mount that ends without a request to the server, as after a kill -9."""
-    patient = RetryingStore(store, SHORT_RETRIES)
-    options = parse_options([OPTIONS + ",drain=0"])
-    request = MountRequest(Source.parse("box"), Path("/nowhere"), options)
-    filesystem = build(ConnectedAccount(patient, Counters(), "memory"), request, cache)
-    try:
-        filesystem.begin()
-        yield filesystem
-    finally:
-        store.away = True
-        with pytest.raises(Exception, match=r"changes? stay"):
-            filesystem.close()
-        store.away = False
+def store() -> LateStore:
+    return LateStore("box")
 
 
 def cache(folder: Path, name: str) -> Path:
@@ -93,12 +41,30 @@ def flush(filesystem: FileSystem) -> None:
     filesystem.services.journal.flush_below(Folder("box", ""))
 
 
-def lose(filesystem: FileSystem, store: LossyStore, times: int = 1) -> None:
+def lose(filesystem: FileSystem, store: LateStore, times: int = 1) -> None:
     """Let the next manifests be stored and their answers be lost; then the server does not answer."""
-    store.lost = times
+    lose_next(store, times)
     with pytest.raises(Unavailable):
         flush(filesystem)
-    assert store.lost == 0
+    assert store.hook is away
+
+
+def lose_next(store: LateStore, times: int = 1) -> None:
+    def lost() -> None:
+        if not store.loses["put_manifest", "file"]:
+            store.hook = away
+
+    store.lose("put_manifest", "file", times, lands=True)
+    store.on_loss = lost
+
+
+def hold(filesystem: FileSystem, store: LateStore) -> None:
+    """Let the store get the manifest, and not execute it before it lands."""
+    store.lose("put_manifest", "file", 1000)
+    store.on_loss = None
+    with pytest.raises(Unavailable):
+        flush(filesystem)
+    store.loses.clear()
 
 
 def patch(filesystem: FileSystem, data: bytearray) -> None:
@@ -126,12 +92,12 @@ OPERATIONS = pytest.mark.parametrize("operation", [patch, append, cut, replace])
 
 @OPERATIONS
 def test_the_next_mount_finds_the_stored_manifest(
-    store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
+    store: LateStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
-    with killed(store, tmp_path) as filesystem:
+    with killed(store, tmp_path, OPTIONS) as filesystem:
         operation(filesystem, data)
         lose(filesystem, store)
     assert body(store, "file") == data
@@ -141,9 +107,9 @@ def test_the_next_mount_finds_the_stored_manifest(
     assert named_segments(store, "file") <= segments(store)
 
 
-def test_the_manifest_of_a_new_large_file(store: LossyStore, tmp_path: Path) -> None:
+def test_the_manifest_of_a_new_large_file(store: LateStore, tmp_path: Path) -> None:
     data = noise(3 * MIB + 1)
-    with killed(store, tmp_path) as filesystem:
+    with killed(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         lose(filesystem, store)
     with harness(store, tmp_path, OPTIONS):
@@ -152,11 +118,11 @@ def test_the_manifest_of_a_new_large_file(store: LossyStore, tmp_path: Path) -> 
     assert segments(store) == named_segments(store, "file")
 
 
-def test_a_patch_of_an_object_that_was_no_slo(store: LossyStore, tmp_path: Path) -> None:
+def test_a_patch_of_an_object_that_was_no_slo(store: LateStore, tmp_path: Path) -> None:
     """The whole object is copied to a segment first."""
     data = bytearray(noise(4 * MIB))
     store.put(NAME, bytes(data), Headers("application/octet-stream"))
-    with killed(store, tmp_path) as filesystem:
+    with killed(store, tmp_path, OPTIONS) as filesystem:
         patch(filesystem, data)
         lose(filesystem, store)
     with harness(store, tmp_path, OPTIONS):
@@ -167,7 +133,7 @@ def test_a_patch_of_an_object_that_was_no_slo(store: LossyStore, tmp_path: Path)
 
 @OPERATIONS
 def test_the_manifest_is_sent_again_by_the_same_process(
-    store: LossyStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
+    store: LateStore, tmp_path: Path, operation: Callable[[FileSystem, bytearray], None]
 ) -> None:
     data = bytearray(noise(4 * MIB + 17))
     with harness(store, tmp_path, OPTIONS) as filesystem:
@@ -175,19 +141,19 @@ def test_the_manifest_is_sent_again_by_the_same_process(
         flush(filesystem)
         operation(filesystem, data)
         lose(filesystem, store)
-        store.away = False
+        store.hook = None
         flush(filesystem)
         assert body(store, "file") == data
         assert segments(store) == named_segments(store, "file")
 
 
-def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) -> None:
+def test_two_lost_manifests_of_one_process(store: LateStore, tmp_path: Path) -> None:
     data = bytearray(noise(4 * MIB))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
-    with killed(store, tmp_path) as filesystem:
+    with killed(store, tmp_path, OPTIONS) as filesystem:
         for number in range(2):
-            store.away = False
+            store.hook = None
             # Whole blocks: the rest of a partial one would be read from the version that is gone.
             change(filesystem, "/file", number * MIB, bytes([number + 1]) * BLOCK)
             data[number * MIB : number * MIB + BLOCK] = bytes([number + 1]) * BLOCK
@@ -200,16 +166,16 @@ def test_two_lost_manifests_of_one_process(store: LossyStore, tmp_path: Path) ->
     assert named_segments(store, "file") <= segments(store)
 
 
-def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> None:
+def test_lost_manifests_of_two_processes(store: LateStore, tmp_path: Path) -> None:
     data = bytearray(noise(4 * MIB))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
-    with killed(store, tmp_path) as filesystem:
+    with killed(store, tmp_path, OPTIONS) as filesystem:
         patch(filesystem, data)
         lose(filesystem, store)
-    store.lost = 1
-    with killed(store, tmp_path):
-        wait_until(lambda: store.away)
+    lose_next(store)
+    with killed(store, tmp_path, OPTIONS):
+        wait_until(lambda: store.hook is away)
     assert body(store, "file") == data
     with harness(store, tmp_path, OPTIONS) as filesystem:
         assert read(filesystem, "/file") == data
@@ -219,13 +185,13 @@ def test_lost_manifests_of_two_processes(store: LossyStore, tmp_path: Path) -> N
 
 
 def test_a_file_that_is_removed_after_a_lost_manifest_is_whole_until_it_is_gone(
-    store: LossyStore, tmp_path: Path
+    store: LateStore, tmp_path: Path
 ) -> None:
     data = noise(3 * MIB)
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", data)
         lose(filesystem, store)
-        store.away = False
+        store.hook = None
         filesystem.unlink("/file")
         _let_threads_work(filesystem)
         assert body(store, "file") == data
@@ -243,14 +209,14 @@ def _let_threads_work(filesystem: FileSystem) -> None:
 
 
 def test_a_refusal_after_a_lost_answer_leaves_the_segments_of_what_stands(
-    store: LossyStore, tmp_path: Path
+    store: LateStore, tmp_path: Path
 ) -> None:
     """The first attempt has stored the manifest; the second one of the same call is refused."""
     data = noise(2 * MIB)
-    store.lost = 2
+    store.lose("put_manifest", "file", 2, lands=True)
 
     def hook(method: str, _subject: str) -> None:
-        if method == "put_manifest" and store.lost < 2:
+        if method == "put_manifest" and not store.loses["put_manifest", "file"]:
             raise NoSpace("507")
 
     store.hook = hook
@@ -261,7 +227,7 @@ def test_a_refusal_after_a_lost_answer_leaves_the_segments_of_what_stands(
     assert body(store, "file") == data
 
 
-def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -> None:
+def test_a_late_manifest_finds_its_segments(store: LateStore, tmp_path: Path) -> None:
     """The first PUT is executed after the second: segments that only the first one names still exist."""
     data = bytearray(noise(4 * MIB))
     with harness(store, tmp_path, OPTIONS) as filesystem:
@@ -269,43 +235,34 @@ def test_a_late_manifest_finds_its_segments(store: LossyStore, tmp_path: Path) -
         flush(filesystem)
         change(filesystem, "/file", 0, b"one")
         first = b"one" + data[3:]
-        store.hold_late = True
-        with pytest.raises(Unavailable):
-            flush(filesystem)
-        store.hold_late = False
+        hold(filesystem, store)
         change(filesystem, "/file", 0, b"two")
         change(filesystem, "/file", 3 * MIB, b"three")
         flush(filesystem)
-        store.late[0]()
+        store.land()
         assert body(store, "file") == first
 
 
-def test_a_late_manifest_of_a_file_that_became_small(store: LossyStore, tmp_path: Path) -> None:
+def test_a_late_manifest_of_a_file_that_became_small(store: LateStore, tmp_path: Path) -> None:
     data = bytearray(noise(3 * MIB))
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
-        store.hold_late = True
-        with pytest.raises(Unavailable):
-            flush(filesystem)
-        store.hold_late = False
+        hold(filesystem, store)
         filesystem.truncate("/file", 10)
         flush(filesystem)
         assert body(store, "file") == data[:10]
-        store.late[0]()
+        store.land()
         assert body(store, "file") == data
 
 
-def test_a_late_manifest_of_a_file_that_was_removed(store: LossyStore, tmp_path: Path) -> None:
+def test_a_late_manifest_of_a_file_that_was_removed(store: LateStore, tmp_path: Path) -> None:
     data = noise(3 * MIB)
     with harness(store, tmp_path, OPTIONS) as filesystem:
         write(filesystem, "/file", data)
-        store.hold_late = True
-        with pytest.raises(Unavailable):
-            flush(filesystem)
-        store.hold_late = False
+        hold(filesystem, store)
         filesystem.unlink("/file")
         _let_threads_work(filesystem)
-        store.late[0]()
+        store.land()
         assert body(store, "file") == data
         flush(filesystem)
         assert store.list_page("box").rows == ()
@@ -314,19 +271,19 @@ def test_a_late_manifest_of_a_file_that_was_removed(store: LossyStore, tmp_path:
 @pytest.mark.parametrize("dies", [False, True])
 @pytest.mark.parametrize("size", [4 * BLOCK, MIB + BLOCK])
 def test_a_file_that_becomes_small_after_a_lost_manifest(
-    store: LossyStore, tmp_path: Path, dies: bool, size: int
+    store: LateStore, tmp_path: Path, dies: bool, size: int
 ) -> None:
     """Most of it is not in the cache, and the version that it was read from does not exist any more."""
     data = bytearray(noise(4 * MIB))
     with harness(store, cache(tmp_path, "first"), OPTIONS) as filesystem:
         write(filesystem, "/file", bytes(data))
-    mount = killed(store, tmp_path) if dies else harness(store, tmp_path, OPTIONS)
+    mount = killed(store, tmp_path, OPTIONS) if dies else harness(store, tmp_path, OPTIONS)
     with mount as filesystem:
         change(filesystem, "/file", 3 * MIB, b"c" * BLOCK)
         data[3 * MIB : 3 * MIB + BLOCK] = b"c" * BLOCK
         lose(filesystem, store)
         filesystem.truncate("/file", size)
-        store.away = False
+        store.hook = None
         if not dies:
             flush(filesystem)
             assert body(store, "file") == data[:size]

@@ -129,15 +129,23 @@ def test_a_rename_does_not_wait_for_what_a_failed_upload_left_to_a_deletion(
     assert body(store, "a") == b"new"
 
 
-def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
+def refused_rename(
     filesystem: FileSystem, store: MemoryStore
-) -> None:
+) -> tuple[Gate, threading.Thread, list[BaseException]]:
+    """Begin to rename /a over /b, which was deleted; the COPY is refused when the gate opens."""
     foreign(store, "a", b"new")
     foreign(store, "b", b"old")
     filesystem.unlink("/b")
     gate = Gate(store, "copy", "/a", AccessDenied("no"))
     thread, raised = in_thread(filesystem.rename, "/a", "/b")
     assert gate.reached.wait(20)
+    return gate, thread, raised
+
+
+def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
+    filesystem: FileSystem, store: MemoryStore
+) -> None:
+    gate, thread, raised = refused_rename(filesystem, store)
     fall_due(filesystem)
     gate.open.set()
     thread.join(20)
@@ -151,12 +159,7 @@ def test_a_deletion_that_a_failed_rename_puts_back_is_executed(
 def test_changes_made_during_a_failed_rename_come_after_the_deletion(
     filesystem: FileSystem, store: MemoryStore
 ) -> None:
-    foreign(store, "a", b"new")
-    foreign(store, "b", b"old")
-    filesystem.unlink("/b")
-    gate = Gate(store, "copy", "/a", AccessDenied("no"))
-    thread, raised = in_thread(filesystem.rename, "/a", "/b")
-    assert gate.reached.wait(20)
+    gate, thread, raised = refused_rename(filesystem, store)
     write(filesystem, "/b", b"newest")
     fall_due(filesystem)
     gate.open.set()
