@@ -163,7 +163,11 @@ class Journal:
         with self._changed:
             if not all(map(self.is_idle, names_of(operation))) or not holds():
                 return False
-            return self.submit(path, operation, done)
+            self.submit(path, operation, done)
+            # Without the write delay: until it is put right, a large file may not be readable.
+            for task in self._queue.chain(names_of(operation)[0]):
+                self._queue.run_now(task)
+            return True
 
     def rename(
         self,

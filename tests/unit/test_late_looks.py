@@ -76,6 +76,18 @@ def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> Non
     assert body(store, "file") == newer
 
 
+def test_a_repair_does_not_wait_for_the_write_delay(store: LateStore, tmp_path: Path) -> None:
+    """A large file cannot be read before: its bytes are to be read from the version that was replaced."""
+    newer = os.urandom(100_000)
+    with harness(store, tmp_path, NEVER) as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, newer)
+        store.land()
+        look(filesystem)
+        wait_until(lambda: body(store, "file") == newer)
+
+
 def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path) -> None:
     with harness(store, tmp_path, NEVER) as filesystem:
         store.lose("put", "file")
