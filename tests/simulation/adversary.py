@@ -304,6 +304,9 @@ class Adversary(MemoryStore):
         finally:
             if not self._scheduler.is_dead:
                 self._in_flight.pop(number, None)
+        # Nobody else stores objects at names of our segments.
+        if any(name.container == SEGMENTS for name in names) and fault is not None and "theirs" in fault.kind:
+            fault = None
         if fault is not None and fault.kind == "theirs first":
             self.theirs(names[0], f"theirs {self._scheduler.points}".encode())
             raise QuotaExceeded(f"{method} {names[0]}: refused")

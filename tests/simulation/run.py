@@ -212,11 +212,17 @@ class _Simulation:
             self._scheduler.failures += [f"{when}: {problem}" for problem in self._lasting(found)]
         return not problems
 
-    def _tree(self, filesystem: FileSystem) -> Tree:
+    def _tree(self, filesystem: FileSystem) -> Tree | None:
+        """Return what a mount shows; None if a call fails because a late request is undone meanwhile."""
         if self._history.lag:  # changes of others are known from listings only
             self._scheduler.sleep(self._history.lag)
             filesystem.refresh()
-        return tree_of(filesystem, mixed=self._model.mixed)
+        try:
+            return tree_of(filesystem, mixed=self._model.mixed)
+        except (SwiftfsError, OSError):
+            if not self._store.is_unsettled:
+                raise
+            return None
 
     def _lasting(self, found: Tree) -> list[str]:
         """Return problems that remain even if the mount could not finish an interrupted rename."""
