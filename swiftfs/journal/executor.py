@@ -61,7 +61,7 @@ class Executor:
         self._segment_size = segment_size
         self._conflicts = conflicts
         self._pool = new_pool("journal", PARALLEL)
-        self._file_upload = FileUpload(store, segment_size, removal)
+        self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from support.late_store import (
     store_body,
     store_file,
 )
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, named_segments, segments, ten_minutes_later
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
@@ -190,6 +190,21 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
     settle(filesystem)
     assert body(store, "file") == new
     assert sum(method in ("put", "put_manifest") for method, _ in store.requests) == 1
+
+
+def test_the_segments_of_a_manifest_that_may_come_late_stay(store: LateStore, filesystem: FileSystem) -> None:
+    """If it came just before their deletion, other clients would read half an object."""
+    old, new = os.urandom(3 * MIB), os.urandom(4 * MIB)
+    store.lose("put_manifest", "file")
+    store_file(filesystem, old)
+    store_file(filesystem, new)
+    store.land()
+    assert body(store, "file") == old
+    look(filesystem)
+    settle(filesystem)
+    assert body(store, "file") == new
+    ten_minutes_later(store, filesystem.services.cache_dir)
+    assert segments(store) == named_segments(store, "file")
 
 
 def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(
