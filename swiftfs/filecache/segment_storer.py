@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Iterable
 
 from swiftfs.concurrency import Future, new_future
-from swiftfs.errors import NotFound, StoreError
+from swiftfs.errors import NoSpace, NotFound, StoreError
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_put import SegmentPut, place_of
 from swiftfs.filecache.sparse_file import is_hole, map_zeros
@@ -34,7 +34,7 @@ def map_bytes(descriptor: int, start: int, end: int) -> Body:
 class SegmentStorer:
     """Stores segments of one file below the prefix of its record, whose lock guards every field.
 
-    `copies` are segments that no upload has: copied by the server, or of a PUT without an answer. `_found`
+    `copies` are segments that no upload has: copied by the server, or of a request that failed. `_found`
     are segments of an earlier process. `_zeros` has the segment of a hole by its length: a manifest names it
     as often as needed.
     """
@@ -60,7 +60,11 @@ class SegmentStorer:
         """Copy a whole object to a new segment; raise what the store raises."""
         self._record.begin_storing()
         target = self._new_name("whole")
-        copied = self._store.copy(source, target)
+        try:
+            copied = self._store.copy(source, target)
+        except StoreError as error:
+            self._keep_failed(target, error)
+            raise
         with self._lock:
             # It is in no upload, so nobody else would delete it if no manifest comes to name it.
             self.copies.append(target)
@@ -150,11 +154,16 @@ class SegmentStorer:
         try:
             info = self._put_object(name, body)
         except StoreError as error:
-            if error.retryable:  # it may be stored although the answer was lost
-                with self._lock:
-                    self.copies.append(name)
+            self._keep_failed(name, error)
             raise
         return Segment(name, info.version.etag, len(body))
+
+    def _keep_failed(self, name: ObjectName, error: StoreError) -> None:
+        """Record a segment that may be stored although its request failed: no upload will delete it."""
+        # With 507 one server of the cluster has no space, and another may have the object.
+        if error.retryable or error.may_land or isinstance(error, NoSpace):
+            with self._lock:
+                self.copies.append(name)
 
     def _put_object(self, name: ObjectName, body: Body) -> ObjectInfo:
         try:

@@ -13,14 +13,14 @@ from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.stored_objects import body, named_segments, segments
 from swiftfs.config.sources import parse_options
-from swiftfs.errors import NoSpace, Unavailable
+from swiftfs.errors import NoSpace, QuotaExceeded, StoreError, Unavailable
 from swiftfs.filecache.block_map import BLOCK
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName
 from swiftfs.paths import Folder, Source
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.service.build import MountRequest, build
 from swiftfs.store import ConnectedAccount, Counters, RetryingStore
-from swiftfs.store.protocol import Headers
+from swiftfs.store.protocol import Body, Headers
 
 MIB = 1024 * 1024
 OPTIONS = "segment_size=1M,settle=1000"
@@ -333,3 +333,32 @@ def test_a_file_that_becomes_small_after_a_lost_manifest(
     with harness(store, tmp_path, OPTIONS):
         pass
     assert body(store, "file") == data[:size]
+
+
+class RefusingStore(MemoryStore):
+    """A store that loses the answer to the first segment, and refuses the next one."""
+
+    def __init__(self, *containers: str) -> None:
+        super().__init__(*containers)
+        self.errors: list[StoreError] = [Unavailable("the answer was lost"), QuotaExceeded("no")]
+
+    def put(
+        self, name: ObjectName, body: Body, headers: Headers, *, if_absent: bool = False, etag: str = ""
+    ) -> ObjectInfo:
+        if name.container == "box" or not self.errors:
+            return super().put(name, body, headers, if_absent=if_absent, etag=etag)
+        if len(self.errors) == 2:
+            super().put(name, body, headers, if_absent=if_absent, etag=etag)
+        raise self.errors.pop(0)
+
+
+def test_a_segment_whose_repetition_is_refused_is_deleted(tmp_path: Path) -> None:
+    """It is stored again under another name."""
+    store, data = RefusingStore("box", "box_segments"), os.urandom(MIB + 10)
+    with harness(store, tmp_path, "segment_size=1M,settle=0.01,connections=1,uploads=1") as filesystem:
+        write(filesystem, "/file", data)
+        wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert body(store, "file") == data
+    assert segments(store) == named_segments(store, "file")
