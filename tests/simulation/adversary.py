@@ -83,7 +83,8 @@ class Adversary(MemoryStore):
 
     With a `lag` listings show changes of objects only after so many seconds. `changed` is called after every
     change of an object by any client. `was_overtaken` is set if a late request was executed, `was_separated`
-    if the copy of a large object got segments of its own.
+    if the copy of a large object got segments of its own. `unnamed` are segments of large objects that
+    another client has replaced.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Adversary(MemoryStore):
         self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
         self.loud = True
         self.was_overtaken = self.was_separated = False
+        self.unnamed: set[str] = set()
         self.changed: Callable[[str, ObjectName], None] = lambda _method, _name: None
         self.met: list[str] = []
         self._late: dict[int, float] = {}
@@ -255,6 +257,9 @@ class Adversary(MemoryStore):
         """Let another client store an object."""
         self._remember([name])
         self.trouble(f"another client stores {name}")
+        replaced = self._containers[name.container].objects.get(name.key)
+        if replaced is not None and replaced.manifest is not None:
+            self.unnamed.update(one.name.key for one in replaced.manifest.segments)
         super().put(name, body, Headers("text/plain"))
         self.changed("theirs", name)
 

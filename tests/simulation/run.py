@@ -279,11 +279,15 @@ class _Simulation:
             failures += [f"an orphan segment: {name}" for name in left]
 
     def _was_given_up(self, segment: str) -> bool:
-        """Return whether a segment is of a file whose interrupted rename the next mount could not finish.
+        """Return whether a segment is of a file that another client replaced, or of an unfinished rename.
 
-        That mount does not know whether the old place still has the file, or another client has renamed it
-        from there. So it has no proof for the segments if the file is deleted or overwritten at the new one.
+        Who replaces a file leaves its segments, and a rename that fails then does not delete them. A mount
+        that could not finish the rename of an earlier one does not know whether the old place still has the
+        file, or another client has renamed it from there. So it has no proof for the segments if the file is
+        deleted or overwritten at the new one.
         """
+        if segment in self._store.unnamed:
+            return True
         return any(segment.startswith(f"{key.rstrip('/')}/") for key in self.unfinished)
 
     def _check_object(self, method: str, name: ObjectName) -> None:
