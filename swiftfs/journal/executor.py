@@ -264,6 +264,10 @@ class Executor:
             return self._object_moves.resume_move(operation)
         return self._object_moves.resume_folder(operation, record)
 
+    def was_not_copied(self, operation: Move) -> bool:
+        """Return whether what stands at the target of a move is not what it was to copy."""
+        return self._object_moves.was_not_copied(operation)
+
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""
         failures: dict[ObjectName, StoreError] = {}

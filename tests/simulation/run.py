@@ -279,7 +279,7 @@ class _Simulation:
             failures += [f"an orphan segment: {name}" for name in left]
 
     def _was_given_up(self, segment: str) -> bool:
-        """Return whether a segment is of a file that another client replaced, or of an unfinished rename.
+        """Return whether a segment is of an `unnamed` file, or of a file of an unfinished rename.
 
         Who replaces a file leaves its segments, and a rename that fails then does not delete them. A mount
         that could not finish the rename of an earlier one does not know whether the old place still has the
