@@ -101,6 +101,7 @@ class Journal:
         the record; nothing is changed then.
         """
         with self._changed:
+            operation = self._with_present_base(operation)
             # A second record of the same local file could contradict the first after a crash: see
             # docs/decisions/one-record-a-file.md.
             if isinstance(operation, PutFile) and (holder := self._writer.holder_of(operation)) is not None:
@@ -119,6 +120,18 @@ class Journal:
                 self._writer.drop(tail)
             self._changed.notify_all()
             return merged != ()
+
+    def _with_present_base(self, operation: Operation) -> Operation:
+        """Return a file's operation with the record of its present base version. Lock held.
+
+        An upload of the file may have ended since the record was made: the version that it names is gone.
+        """
+        cached_file = self._cache.peek(operation.file.file) if isinstance(operation, PutFile) else None
+        if not isinstance(operation, PutFile) or cached_file is None:
+            return operation
+        if cached_file.origin == operation.file.origin:
+            return operation
+        return replace(operation, file=cached_file.to_record())
 
     def hold(self, path: str, deletion: Delete) -> int:
         """Record a deletion that waits for the last close of `path`, and return its number.
