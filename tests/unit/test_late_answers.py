@@ -3,13 +3,15 @@
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from support.harness import put, read, write
+from support.harness import harness, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
+    OPTIONS,
     LateStore,
     late,
     logged,
@@ -192,19 +194,26 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
     assert sum(method in ("put", "put_manifest") for method, _ in store.requests) == 1
 
 
-def test_the_segments_of_a_manifest_that_may_come_late_stay(store: LateStore, filesystem: FileSystem) -> None:
+@pytest.mark.parametrize("comes", [True, False])
+def test_the_segments_of_a_manifest_that_may_come_late_stay(
+    store: LateStore, tmp_path: Path, comes: bool
+) -> None:
     """If it came just before their deletion, other clients would read half an object."""
     old, new = os.urandom(3 * MIB), os.urandom(4 * MIB)
-    store.lose("put_manifest", "file")
-    store_file(filesystem, old)
-    store_file(filesystem, new)
-    store.land()
-    assert body(store, "file") == old
-    look(filesystem)
-    settle(filesystem)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        store.lose("put_manifest", "file")
+        store_file(filesystem, old)
+        store_file(filesystem, new)
+        assert len(segments(store)) == 7
+        if comes:
+            store.land()
+            assert body(store, "file") == old
+            look(filesystem)
+            settle(filesystem)
     assert body(store, "file") == new
-    ten_minutes_later(store, filesystem.services.cache_dir)
-    assert segments(store) == named_segments(store, "file")
+    if not comes:
+        ten_minutes_later(store, tmp_path)
+        assert segments(store) == named_segments(store, "file")
 
 
 def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(
