@@ -206,8 +206,12 @@ class CachedFile:
             self.uploads.written(offset, copied)
         return copied
 
-    def truncate(self, size: int) -> None:
-        """Make the file `size` bytes long; new bytes are zeros."""
+    def truncate(self, size: int, record: Callable[[], object] = lambda: None) -> None:
+        """Make the file `size` bytes long; new bytes are zeros.
+
+        Of a file that becomes shorter `record` is called when it has its new size, and its local file still
+        has all bytes. The caller excludes writers.
+        """
         began, edge = monotonic(), min(size, self.size)
         # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.
         partly = {edge - edge % BLOCK} if edge % BLOCK else set()
@@ -219,14 +223,18 @@ class CachedFile:
             self._state.begin_change()
             if size < before:
                 self._state.blocks.cut(size)
-                # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of
-                # SIGBUS.
-                punch_hole(self.descriptor, size, before - size)
             else:
                 self._state.extend(size)
             self._state.blocks.resize(size)
             self._copier.touch(min(before, size), max(before, size))
             self.uploads.truncated(before, size)
+        if size < before:
+            try:
+                record()
+            finally:
+                # A hole instead of ftruncate(2): an upload may have these pages mapped, and would die of
+                # SIGBUS.
+                punch_hole(self.descriptor, size, before - size)
 
     def _counted(self, offset: int, size: int, copied: int) -> int:
         """Return how many bytes of a write count: a full disk may end it in a block that is not present."""

@@ -61,7 +61,7 @@ class Executor:
         self._segment_size = segment_size
         self._conflicts = conflicts
         self._pool = new_pool("journal", PARALLEL)
-        self._file_upload = FileUpload(store, segment_size, removal)
+        self._file_upload = FileUpload(store, segment_size, removal, ambiguous)
         self._object_moves = ObjectMoves(store, self._pool, removal, copies, ambiguous)
 
     def close(self) -> None:
@@ -264,6 +264,10 @@ class Executor:
         if isinstance(operation, Move):
             return self._object_moves.resume_move(operation)
         return self._object_moves.resume_folder(operation, record)
+
+    def was_not_copied(self, operation: Move) -> bool:
+        """Return whether what stands at the target of a move is not what it was to copy."""
+        return self._object_moves.was_not_copied(operation)
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""

@@ -26,6 +26,7 @@ from swiftfs.filecache.sparse_file import md5_of
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, ObjectVersion, Segment
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,17 @@ RecordSuperseded = Callable[[set[ObjectName]], None]
 
 
 class FileUpload:
-    """Stores files; those above `segment_size` bytes become SLOs."""
+    """Stores files; those above `segment_size` bytes become SLOs. `ambiguous` has the lost requests."""
 
-    def __init__(self, store: ObjectStore, segment_size: int, removal: SegmentRemoval) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        segment_size: int,
+        removal: SegmentRemoval,
+        ambiguous: AmbiguousRequests,
+    ) -> None:
         self._store = store
+        self._ambiguous = ambiguous
         self._segment_size = segment_size
         self._removal = removal
 
@@ -156,6 +164,8 @@ class FileUpload:
         Those that records named wait: a manifest that was sent before may still be carried out, and after a
         power cut the journal may be as it was a moment ago.
         """
+        # An attempt to store a manifest may come late even if another attempt of it was answered.
+        in_doubt = in_doubt or self._ambiguous.may_name(name, unused)
         self._removal.discard_replaced(name, unused, in_doubt=in_doubt)
         if released := uploads.take_released():
             self._removal.keep_shared(released, {name})

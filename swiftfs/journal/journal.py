@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
-from swiftfs.errors import SwiftfsError
+from swiftfs.errors import PreconditionFailed, SwiftfsError
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.backlog import Backlog
@@ -72,7 +72,7 @@ class Journal:
         self._queue = backlog.queue
         self._changed = backlog.changed
         self._writer = TaskWriter(self._queue, db, cache, settle_seconds if mode is Mode.WRITE_BACK else 0.0)
-        self._late = LateRequests(watch, cache, db, self._put_right, self.is_idle) if watch else None
+        self._late = LateRequests(watch, cache, db, self._put_right, self._can_put_right) if watch else None
         self._parts = JournalParts(backlog, self._writer, db, cache, executor, self._late)
         self._outcomes = Outcomes(self._parts, mode)
         self._scheduler = Scheduler(self._parts, self._outcomes)
@@ -103,9 +103,21 @@ class Journal:
         """
         with self._changed:
             self._let_go_of(names_of(operation))
-            waits = self._writer.submit(path, operation, done, at_least)
+            waits = self._writer.submit(path, self._with_present_base(operation), done, at_least)
             self._changed.notify_all()
             return waits
+
+    def _with_present_base(self, operation: Operation) -> Operation:
+        """Return a file's operation with the record of its present base version. Lock held.
+
+        An upload of the file may have ended since the record was made: the version that it names is gone.
+        """
+        cached_file = self._cache.peek(operation.file.file) if isinstance(operation, PutFile) else None
+        if not isinstance(operation, PutFile) or cached_file is None:
+            return operation
+        if cached_file.origin == operation.file.origin:
+            return operation
+        return replace(operation, file=cached_file.to_record())
 
     def hold(
         self, path: str, deletion: Delete, done: Done = nobody_waits, *, seconds: float = math.inf
@@ -150,13 +162,46 @@ class Journal:
         with self._changed:
             return not self._queue.chain(name) and not self._writer.held.timed_of([name])
 
-    def _put_right(self, path: str, operation: Operation, done: Done, holds: Callable[[], bool]) -> bool:
-        # One acquisition for the check and the submission: a change that came between them is newer than what
-        # the repair would store.
+    def _can_put_right(self, name: ObjectName) -> bool:
+        """Return whether an older version may be stored: nothing is about to, or can, replace the object."""
         with self._changed:
-            if not all(map(self.is_idle, names_of(operation))) or not holds():
+            return self._without_base(name) is not None or (
+                self.is_idle(name) and not self._cache.is_changing(name)
+            )
+
+    def _put_right(
+        self, path: str, operation: Operation, show: Callable[[], Done], holds: Callable[[], bool]
+    ) -> bool:
+        # One acquisition for the check and the submission: a change that came between them is newer than what
+        # the repair would store, and is shown.
+        with self._changed:
+            name, *_ = names = names_of(operation)
+            waiting = self._without_base(name)
+            if not holds() or (waiting is None and not all(map(self.is_idle, names))):
                 return False
-            return self.submit(path, operation, done)
+            if waiting is not None:
+                self._writer.put_before(waiting, path, operation)
+            else:
+                self._submit_shown(path, operation, show())
+            # Without the write delay: until it is put right, a large file may not be readable.
+            for task in self._queue.chain(name):
+                self._queue.run_now(task)
+            self._changed.notify_all()
+            return True
+
+    def _submit_shown(self, path: str, operation: Operation, done: Done) -> None:
+        try:
+            self.submit(path, operation, done)
+        except OSError as error:
+            done(error)
+            raise
+
+    def _without_base(self, name: ObjectName) -> Task | None:
+        """Return the only task about a name, if it is parked because its base version is gone."""
+        chain = self._queue.chain(name)
+        if len(chain) != 1 or not chain[0].blocked or not isinstance(chain[0].error, PreconditionFailed):
+            return None
+        return chain[0] if isinstance(chain[0].operation, PutFile) else None
 
     def rename(
         self,

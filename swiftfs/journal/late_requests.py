@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from swiftfs.attributes import decode_type, is_directory_type
@@ -56,8 +57,9 @@ BREAK = 10.0
 
 _BYTES_ARE_GONE = "its bytes are not in the cache any more"
 
-Submit = Callable[[str, Operation, Done, Callable[[], bool]], bool]
-"""Submits a change if its name has no pending change and the condition holds; returns whether it did."""
+Submit = Callable[[str, Operation, Callable[[], Done], Callable[[], bool]], bool]
+"""Submits a change if its name has no pending change that can be made, and the condition holds; returns
+whether it did. The first function shows the change in the mount, unless a newer one is pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class LateRequests:
         cache: FileCache,
         db: JournalDB,
         submit: Submit,
-        is_idle: Callable[[ObjectName], bool],
+        can_submit: Callable[[ObjectName], bool],
     ) -> None:
         self._ambiguous = watch.ambiguous
         self._store = watch.store
@@ -99,7 +101,7 @@ class LateRequests:
         self._cache = cache
         self._db = db
         self._submit = submit
-        self._is_idle = is_idle
+        self._can_submit = can_submit
         self._make_done: MakeDone | None = None
         self._looked: dict[ObjectName, float] = {}
         self._postponed: dict[ObjectName, float] = {}
@@ -140,6 +142,10 @@ class LateRequests:
         """Stop; do not wait for a running request."""
         self._stopping.set()
         self._ambiguous.wake()
+
+    def path_of(self, name: ObjectName) -> str | None:
+        """Return the path of an object in the mount, None if it is not shown."""
+        return self._source.path(name)
 
     def counts(self) -> LateCounts:
         """Return the counts for a status."""
@@ -210,7 +216,7 @@ class LateRequests:
     def _settle(self, found: Ambiguity) -> bool:
         """Check an object and repair it if needed; return False if that must wait."""
         name = found.name
-        if not self._is_idle(name) or self._cache.is_changing(name):
+        if not self._can_submit(name):
             return False  # the object is about to be replaced
         try:
             info = self._head(name)
@@ -284,10 +290,10 @@ class LateRequests:
                 if operation is None:
                     self._give_up(found, stands, _BYTES_ARE_GONE)
                     return True
-                done = self._done(path, operation)
+                show = partial(self._done, path, operation)
                 # Under the journal's lock: a change of the name that was handed in since is newer than this
                 # repair.
-                if not self._submit(path, operation, done, lambda: self._is_current(found)):
+                if not self._submit(path, operation, show, lambda: self._is_current(found)):
                     return False
         except OSError as error:
             self._give_up(found, stands, str(error))

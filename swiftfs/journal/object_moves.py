@@ -132,6 +132,11 @@ class ObjectMoves:
             self._copies.separate(copy)
         raise StoreError("source or target may have a newer version: both are kept")
 
+    def was_not_copied(self, operation: Move) -> bool:
+        """Return whether what stands at the target of a move is not what it was to copy."""
+        target = self._head(operation.target)
+        return target is not None and operation.etag not in (None, target.version.etag)
+
     def _record_done(self, operation: Move, target: ObjectInfo) -> None:
         """Record that a move had been carried out before the process died, as far as Swift tells."""
         if operation.etag is not None:

@@ -10,7 +10,7 @@ from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import attempted, one_a_file
 from swiftfs.journal.move_results import Remnant
-from swiftfs.journal.operations import Move, MoveFolder, Operation, PutFile
+from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.remnants import remnant_tasks
@@ -82,6 +82,7 @@ class Recovery:
 
         again: list[Record] = []
         remnants: list[Remnant] = []
+        given_up = False
         source, target = operation.source, operation.target
         try:
             remnants = self._executor.resume(operation, record_again)
@@ -97,12 +98,15 @@ class Recovery:
             else:
                 log.warning("the interrupted move of %s to %s is given up: %s", source, target, error)
                 self._refuse(record, operation, error)
+                given_up = True
         else:
             log.info("the interrupted move of %s to %s is done", source, target)
             # Otherwise the old name is still there, and each remnant shows its own deletion.
             if not remnants:
                 self._make_done(record.path, operation)(None)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
+        if given_up:
+            tasks += self._deletions_again(operation)
         if self._late is not None:
             self._late.save()  # else a later mount would take moved objects for lost, and store them again
         # One commit, in which deletions come first: `again` has the number that is dropped.
@@ -111,6 +115,21 @@ class Recovery:
             for task in tasks:
                 task.done = self._make_done(task.path, task.operation)
                 self._queue.add(task)
+
+    def _deletions_again(self, operation: Move | MoveFolder) -> list[Task]:
+        """Return the deletion, if there was one, that a move which is given up was to replace."""
+        if not isinstance(operation, Move) or operation.replaces_etag != ANY_VERSION or self._late is None:
+            return []
+        path, now = self._late.path_of(operation.target), monotonic()
+        try:
+            if path is None or not self._executor.was_not_copied(operation):
+                return []
+        except StoreError as error:
+            log.warning("%s may be there again, which was deleted: %s", path, error)
+            return []
+        deletion = Delete(operation.target, operation.replaces_large)
+        seq = self._queue.next_seq()
+        return [Task(seq, path, deletion, nobody_waits, now, now, promised=True, ambiguous=True)]
 
     def _refuse(self, record: Record, operation: Move | MoveFolder, error: StoreError) -> None:
         now = monotonic()

@@ -6,6 +6,7 @@ pinned in the cache as long as a task in the queue names it.
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from swiftfs.concurrency import monotonic
 from swiftfs.filecache.cache import FileCache
@@ -210,6 +211,18 @@ class TaskWriter:
             self._queue.add(leaves, after=task)
         else:
             leaves.notify(None)
+
+    def put_before(self, task: Task, path: str, operation: Operation) -> None:
+        """Add a task for `operation` before a task of its name that is blocked."""
+        first, seq = self._queue.next_seq(), self._queue.next_seq()
+        now = monotonic()
+        # A new number: the next process takes the records up in their order.
+        records = [Record(first, path, operation), replace(task.record(), seq=seq)]
+        self._db.commit(records, [task.seq])
+        self._queue.remove(task)
+        self.add(Task(first, path, operation, nobody_waits, now, now))
+        task.seq = seq
+        self._queue.add(task)
 
     def override(self, task: Task, deletion: Task) -> None:
         """Add a move instead of the pending deletion of its target; if it fails the deletion is back."""

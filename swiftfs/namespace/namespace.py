@@ -357,6 +357,8 @@ class Namespace:
         moved = [replace(row, key=target.prefix + row.key.removeprefix(source.prefix)) for row in gone.rows]
         there = Page(tuple(moved), (), "", True)
         with self._lock:
+            # Listings may still show what was deleted at either place before, and so would the folder.
+            deleted = self._overlay.deletions_below(source, target)
             self._overlay.discard_below(target)
             self._listings.invalidate_below(target)
             self._overlay.move_below(source, target)
@@ -367,6 +369,7 @@ class Namespace:
             for listing in listings_in(gone, source, source, "", self._defaults).values():
                 for entry in [entry for chunk in listing.chunks() for entry in chunk]:
                     self._overlay.record(listing.folder, entry.name, None)
+            self._overlay.put_back(deleted)
 
     def are_alone(self, *paths: str) -> bool:
         """Return whether the paths are in one folder and nothing else is in it; False if that is unknown."""

@@ -1,7 +1,7 @@
 """Local changes, which override listings until Swift's listings show them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Lock, monotonic
@@ -83,7 +83,7 @@ class Overlay:
         newest = changes.get(name)
         change.settled = True
         if newest is change:
-            changes[name] = LocalChange(entry, monotonic())
+            changes[name] = LocalChange(entry, monotonic(), left=change.left)
             return True
         if newest is not None and newest.at == PENDING:
             newest.stored = LocalChange(entry, monotonic())
@@ -220,6 +220,21 @@ class Overlay:
             # A listing will show the time of the copy.
             self.record(listing.folder, entry.name, replace(entry, last_modified=""), moved=True)
 
+    def deletions_below(self, *folders: Folder) -> list[tuple[Folder, str, LocalChange]]:
+        """Return the deletions in these folders and in all folders below them."""
+        return [
+            (other, name, change)
+            for other, changes in self._folders.items()
+            if any(other.is_below(folder) for folder in folders)
+            for name, change in changes.items()
+            if change.entry is None
+        ]
+
+    def put_back(self, changes: Iterable[tuple[Folder, str, LocalChange]]) -> None:
+        """Let discarded changes count again, unless their names were changed since."""
+        for folder, name, change in changes:
+            self._folders.setdefault(folder, {}).setdefault(name, change)
+
     def discard_below(self, folder: Folder) -> None:
         """Drop the changes in a folder and in all folders below it."""
         for other in [other for other in self._folders if other.is_below(folder)]:
@@ -322,6 +337,9 @@ def _agrees(listed: Entry | None, change: LocalChange) -> bool:
         # A folder may be listed because something is in it. That does not show that its marker `d` is there.
         shown = changed.object is None or changed.object.key.endswith("/") or listed.object is not None
         return listed.is_directory == changed.is_directory and shown
+    # Two versions may have one size and time, as after `cp -p` or `tar`.
+    if listed.etag and changed.etag and listed.etag != changed.etag:
+        return False
     attributes = changed.attributes
     if change.moved and listed.hash == changed.hash:  # without a time of its own it has the copy's
         attributes = replace(attributes, mtime_ns=listed.attributes.mtime_ns)

@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 from dataclasses import replace
+from functools import partial
 
 from swiftfs.attributes import SPECIAL_TYPES, Stored, guess_type
 from swiftfs.concurrency import unix_time_ns
@@ -152,7 +153,10 @@ class FileOps:
 
     def truncate_handle(self, handle: int, size: int) -> None:
         """Make an open file `size` bytes long."""
-        self._truncate(self._open_files.handle(handle).file, size)
+        file = self._open_files.handle(handle).file
+        # Before the file's lock: a shorter file may be handed in.
+        with self._open_files.barrier.passing(lambda: (file.path,)):
+            self._truncate(file, size)
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Extend the file to `offset + length` bytes; only mode 0 is supported."""
@@ -294,8 +298,17 @@ class FileOps:
                 before, file.cached_file = file.cached_file, self._file_cache.new(file.name, None)
                 self._file_cache.release(before)
             elif size != file.cached_file.size:
-                file.cached_file.truncate(size)
+                file.cached_file.truncate(size, partial(self._record_cut, file))
             self._touch(file)
+
+    def _record_cut(self, file: OpenFile) -> None:
+        """Hand in a file that becomes shorter, if the journal has a record of its local file.
+
+        Otherwise the next mount, after a kill, would store zeros under the size of that record.
+        """
+        if self._file_cache.is_pinned(file.cached_file) and not file.unlinked:
+            self._touch(file)
+            self._write_back.hand_in(file)
 
     def _touch(self, file: OpenFile) -> None:
         file.attributes = replace(file.attributes, mtime_ns=unix_time_ns())

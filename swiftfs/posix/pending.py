@@ -159,7 +159,9 @@ class PendingChanges:
             self._show_moved(operation)
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             return self._described(path, operation)
-        if isinstance(operation, Delete) and operation.moved:
+        # A folder without a marker must not be shown either if this was all in it: it was removed too, or its
+        # marker is in the journal.
+        if isinstance(operation, Delete):
             return self.record_left(path).settle
         entry = pending_entry(path, operation, self._services.defaults)
         if entry is None and not isinstance(operation, Delete | Move | MoveFolder):

@@ -44,7 +44,7 @@ class WriteBack:
             before, handed_in = file.entry, file.dirty
             try:
                 if handed_in:
-                    self._hand_in(file)
+                    self.hand_in(file)
                 # With the file's lock: if the change is refused, the file is dirty again as it was handed in.
                 if self._pending.is_sync:
                     self._pending.flush_or_withdraw(file.name)
@@ -119,7 +119,8 @@ class WriteBack:
                     self._journal.flush([deletion.name])
         self._services.file_cache.release(file.cached_file)
 
-    def _hand_in(self, file: OpenFile) -> None:
+    def hand_in(self, file: OpenFile) -> None:
+        """Hand in the file as it is now; its lock is held. Raise `OSError` if the disk refuses the record."""
         if file.foreign_headers_unknown and file.cached_file.last_get_info is not None:
             info, file.foreign_headers_unknown = file.cached_file.last_get_info, False
             file.meta = file.meta.inherit(info)

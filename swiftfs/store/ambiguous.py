@@ -3,7 +3,7 @@
 A name is recorded from its first lost request on; while no answer is lost, nothing is recorded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from swiftfs.concurrency import Rank, new_condition, unix_time
@@ -208,6 +208,12 @@ class AmbiguousRequests:
         """Return whether a lost request may still store an object under a name."""
         found = self._found.get(name)
         return found is not None and any(one.kind in ("put", "copy") for one in found.lost)
+
+    def may_name(self, name: ObjectName, segments: Collection[ObjectName]) -> bool:
+        """Return whether a lost request may still store a manifest of `segments` under a name."""
+        found = self._found.get(name)
+        manifests = (one.manifest for one in found.lost if one.manifest is not None) if found else ()
+        return any(one.name in segments for manifest in manifests for one in manifest.segments)
 
     def all(self) -> list[Ambiguity]:
         """Return all records, in the order of their latest loss."""

@@ -41,6 +41,9 @@ LATE = (2.0, 45.0, 90.0)
 """Seconds after which a server executes a late request."""
 
 
+LONGEST_STALL = 10.0
+"""Seconds for which a thread stalls at most."""
+
 NOTICED = 700.0
 """Seconds after which a late request must have been noticed, and its effects undone."""
 
@@ -83,7 +86,8 @@ class Adversary(MemoryStore):
 
     With a `lag` listings show changes of objects only after so many seconds. `changed` is called after every
     change of an object by any client. `was_overtaken` is set if a late request was executed, `was_separated`
-    if the copy of a large object got segments of its own.
+    if the copy of a large object got segments of its own. `unnamed` are segments of large objects that
+    another client has replaced, or whose deletion a kill has interrupted.
     """
 
     def __init__(
@@ -109,6 +113,8 @@ class Adversary(MemoryStore):
         self._before: defaultdict[tuple[str, str], list[tuple[float, _Object | None]]] = defaultdict(list)
         self.loud = True
         self.was_overtaken = self.was_separated = False
+        self.unnamed: set[str] = set()
+        self._deleted: list[tuple[float, set[str]]] = []
         self.changed: Callable[[str, ObjectName], None] = lambda _method, _name: None
         self.met: list[str] = []
         self._late: dict[int, float] = {}
@@ -140,6 +146,10 @@ class Adversary(MemoryStore):
         Requests of its last second are not lost: the client had no time to record a loss.
         """
         self._late = {number: at for number, at in self._late.items() if at < self._scheduler.now - 1.0}
+        # It may not have seen the answer to a deletion: then nothing proves that no other client has renamed
+        # the large object before, and its segments stay.
+        recent = [keys for at, keys in self._deleted if at > self._scheduler.now - LONGEST_STALL]
+        self.unnamed.update(*recent)
         # At once: the connection is closed, and the server has either the whole request or drops it.
         for request in self._in_flight.values():
             if self._random.random() < 0.5:
@@ -255,8 +265,15 @@ class Adversary(MemoryStore):
         """Let another client store an object."""
         self._remember([name])
         self.trouble(f"another client stores {name}")
+        self.unnamed |= self._segments_of(name)
         super().put(name, body, Headers("text/plain"))
         self.changed("theirs", name)
+
+    def _segments_of(self, name: ObjectName) -> set[str]:
+        container = self._containers.get(name.container)
+        found = container.objects.get(name.key) if container is not None else None
+        manifest = found.manifest if found is not None else None
+        return {one.name.key for one in manifest.segments} if manifest is not None else set()
 
     def their_patch(self, name: ObjectName) -> bool:
         """Let another client change the first segment of a large object; return False if it is none."""
@@ -304,6 +321,9 @@ class Adversary(MemoryStore):
         finally:
             if not self._scheduler.is_dead:
                 self._in_flight.pop(number, None)
+        # Nobody else stores objects at names of our segments.
+        if any(name.container == SEGMENTS for name in names) and fault is not None and "theirs" in fault.kind:
+            fault = None
         if fault is not None and fault.kind == "theirs first":
             self.theirs(names[0], f"theirs {self._scheduler.points}".encode())
             raise QuotaExceeded(f"{method} {names[0]}: refused")
@@ -332,6 +352,9 @@ class Adversary(MemoryStore):
         self._remember(names)
         if method in ("put", "put_manifest", "copy"):
             self._kept.pop(names[0], None)
+        elif method in ("delete", "delete_many"):
+            deleted = set[str]().union(*map(self._segments_of, names))
+            self._deleted.append((self._scheduler.now, deleted))
         result = do()
         for name in names:
             self.changed(method, name)

@@ -212,11 +212,17 @@ class _Simulation:
             self._scheduler.failures += [f"{when}: {problem}" for problem in self._lasting(found)]
         return not problems
 
-    def _tree(self, filesystem: FileSystem) -> Tree:
+    def _tree(self, filesystem: FileSystem) -> Tree | None:
+        """Return what a mount shows; None if a call fails because a late request is undone meanwhile."""
         if self._history.lag:  # changes of others are known from listings only
             self._scheduler.sleep(self._history.lag)
             filesystem.refresh()
-        return tree_of(filesystem, mixed=self._model.mixed)
+        try:
+            return tree_of(filesystem, mixed=self._model.mixed)
+        except (SwiftfsError, OSError):
+            if not self._store.is_unsettled:
+                raise
+            return None
 
     def _lasting(self, found: Tree) -> list[str]:
         """Return problems that remain even if the mount could not finish an interrupted rename."""
@@ -273,12 +279,15 @@ class _Simulation:
             failures += [f"an orphan segment: {name}" for name in left]
 
     def _was_given_up(self, segment: str) -> bool:
-        """Return whether a segment is of a file whose interrupted rename the next mount could not finish.
+        """Return whether a segment is of an `unnamed` file, or of a file of an unfinished rename.
 
-        That mount does not know whether the old place still has the file, or another client has renamed it
-        from there; nor who has removed one that is gone. So it has no proof for the segments if the file is
-        deleted or overwritten at the new one.
+        Who replaces a file leaves its segments, and a rename that fails then does not delete them. A mount
+        that could not finish the rename of an earlier one does not know whether the old place still has the
+        file, or another client has renamed it from there; nor who has removed one that is gone. So it has no
+        proof for the segments if the file is deleted or overwritten at the new one.
         """
+        if segment in self._store.unnamed:
+            return True
         return any(segment.startswith(f"{key.rstrip('/')}/") for key in self.unfinished)
 
     def _check_object(self, method: str, name: ObjectName) -> None:

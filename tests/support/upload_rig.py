@@ -24,6 +24,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Body, Headers
 
@@ -70,7 +71,7 @@ class Writer:
         self.log = JournalDB(folder / "journal", "box")
         self.removal = SegmentRemoval(self.store, self.log, SegmentOwnership(self.log), lambda: self.now)
         self.now = time.time()
-        self.storing = FileUpload(self.store, MIB, self.removal)
+        self.storing = FileUpload(self.store, MIB, self.removal, AmbiguousRequests())
         self.places = SegmentContainerChooser(self.store)
         self.begun: list[UnreferencedPrefix] = []
         self.model = bytearray()

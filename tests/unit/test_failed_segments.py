@@ -1,5 +1,6 @@
-"""A segment is stored although its request failed: it goes with the file that was never stored."""
+"""A segment is stored although its request failed: it is deleted when no manifest comes to name it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from support.harness import harness, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import keys, segments
+from support.stored_objects import body, keys, named_segments, segments
 from swiftfs.errors import NoSpace, QuotaExceeded, StoreError, TimedOut
 from swiftfs.objects import ObjectInfo, ObjectName
 from swiftfs.store.protocol import Body, Headers
@@ -17,9 +18,10 @@ from swiftfs.store.protocol import Body, Headers
 class RefusingStore(MemoryStore):
     """Stores the first segment of a file, loses the answer, and then refuses the segment with `refusal`."""
 
-    def __init__(self, refusal: StoreError) -> None:
-        super().__init__("box")
+    def __init__(self, refusal: StoreError, refusals: float = math.inf) -> None:
+        super().__init__("box", "box_segments")
         self._refusal = refusal
+        self._refusals = refusals
         self._tries = 0
 
     def put(
@@ -31,7 +33,9 @@ class RefusingStore(MemoryStore):
         if self._tries == 1:
             super().put(name, body, headers)
             raise TimedOut("no answer", may_land=True)
-        raise self._refusal
+        if self._tries <= 1 + self._refusals:
+            raise self._refusal
+        return super().put(name, body, headers, if_absent=if_absent, etag=etag)
 
 
 @pytest.mark.parametrize("refusal", [NoSpace("full"), QuotaExceeded("full")], ids=["507", "413"])
@@ -46,3 +50,14 @@ def test_a_segment_whose_answer_was_lost_and_that_is_refused_then(
         filesystem.unlink("/file")
     assert keys(store) == []
     assert segments(store) == set()
+
+
+def test_the_segment_is_stored_again_under_another_name(tmp_path: Path) -> None:
+    store = RefusingStore(QuotaExceeded("full"), refusals=1)
+    with harness(store, tmp_path, "settle=0.01,segment_size=1M") as filesystem:
+        write(filesystem, "/file", noise(2_500_000))
+        wait_until(lambda: filesystem.waiting()[0].state == "parked")
+        filesystem.retry()
+        wait_until(lambda: not filesystem.waiting())
+    assert body(store, "file") == noise(2_500_000)
+    assert segments(store) == named_segments(store, "file")

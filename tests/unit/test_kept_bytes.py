@@ -23,6 +23,7 @@ from swiftfs.journal.operations import PutFile
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
 from swiftfs.objects import Manifest, ObjectInfo, ObjectName, Segment
+from swiftfs.store.ambiguous import AmbiguousRequests
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Sink
 
@@ -143,7 +144,8 @@ def store_it(rig: CacheRig, content: CachedFile) -> None:
     large = rig.store.head(NAME).is_slo
     intent = PutFile(NAME, content.to_record(), ObjectMeta("text/plain", Stored()), large)
     with closing(JournalDB(rig.folder, "box")) as log:
-        storing = FileUpload(rig.store, SEGMENT, SegmentRemoval(rig.store, log, SegmentOwnership(log)))
+        removal = SegmentRemoval(rig.store, log, SegmentOwnership(log))
+        storing = FileUpload(rig.store, SEGMENT, removal, AmbiguousRequests())
         storing.run(intent, content, lambda _: None)
 
 

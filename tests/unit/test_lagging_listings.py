@@ -227,3 +227,45 @@ def test_listings_that_show_a_rename_cost_no_head(
     assert names(filesystem, "/e/s") == ["c"]
     assert names(filesystem, "/") == ["e"]
     assert heads(store) == before
+
+
+def test_a_version_of_the_same_size_and_time_is_not_taken_for_ours(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    """As after `cp -p`, `tar` or a rename over a file of the same second."""
+    own(store, "a", b"older")
+    store.stop()
+    write(filesystem, "/a", b"newer")
+    filesystem.chmod("/a", 0o640)
+    filesystem.utimens("/a", None, 1_700_000_000_000_000_001)
+    filesystem.refresh()
+    assert filesystem.getattr("/a").size == 5
+    assert read(filesystem, "/a") == b"newer"
+
+
+def test_what_was_deleted_is_not_in_a_folder_that_takes_its_place(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    for path in ("/d", "/d/s", "/f"):
+        filesystem.mkdir(path, 0o755, ME)
+    write(filesystem, "/d/s/a", b"data")
+    store.stop()
+    filesystem.unlink("/d/s/a")
+    for path in ("/d/s", "/d"):
+        filesystem.rmdir(path)
+    filesystem.rename("/f", "/d")
+    assert names(filesystem, "/d") == []
+    assert names(filesystem, "/") == ["d"]
+
+
+def test_what_was_deleted_is_not_in_a_folder_made_at_the_old_place(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    filesystem.mkdir("/d", 0o755, ME)
+    write(filesystem, "/d/a", b"data")
+    store.stop()
+    filesystem.unlink("/d/a")
+    filesystem.rename("/d", "/e")
+    filesystem.mkdir("/d", 0o755, ME)
+    filesystem.refresh()
+    assert names(filesystem, "/d") == names(filesystem, "/e") == []

@@ -18,7 +18,7 @@ from support.jobs import wait_until
 from support.late_store import LateStore, away, killed
 from support.memory_store import MemoryStore
 from support.noise import noise
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, ten_minutes_later
 from support.upload_rig import Writer
 from swiftfs.errors import PreconditionFailed
 from swiftfs.journal import outcomes, recovery
@@ -161,6 +161,8 @@ def test_a_reader_after_a_lost_answer(
         assert read(filesystem, "/file") == file.model
         CHANGES[change](file, 2)
         assert read(filesystem, "/file") == file.model
+    # The attempts that came after the lost one had no answer either, and may come late.
+    ten_minutes_later(store, tmp_path / "second")
     assert_stored(store, file.model)
 
 

@@ -3,13 +3,15 @@
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from support.harness import ME, put, read, write
+from support.harness import ME, harness, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
+    OPTIONS,
     LateStore,
     late,
     logged,
@@ -20,7 +22,7 @@ from support.late_store import (
     store_file,
 )
 from support.noise import noise
-from support.stored_objects import body, foreign, keys
+from support.stored_objects import body, foreign, keys, named_segments, segments, ten_minutes_later
 from swiftfs.journal.late_requests import LOOKS
 from swiftfs.objects import Manifest, ObjectName, Segment
 from swiftfs.posix.filesystem import FileSystem
@@ -191,6 +193,28 @@ def test_a_late_manifest(store: LateStore, filesystem: FileSystem) -> None:
     settle(filesystem)
     assert body(store, "file") == new
     assert sum(method in ("put", "put_manifest") for method, _ in store.requests) == 1
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_the_segments_of_a_manifest_that_may_come_late_stay(
+    store: LateStore, tmp_path: Path, comes: bool
+) -> None:
+    """If it came just before their deletion, other clients would read half an object."""
+    old, new = os.urandom(3 * MIB), os.urandom(4 * MIB)
+    with harness(store, tmp_path, OPTIONS) as filesystem:
+        store.lose("put_manifest", "file")
+        store_file(filesystem, old)
+        store_file(filesystem, new)
+        assert len(segments(store)) == 7
+        if comes:
+            store.land()
+            assert body(store, "file") == old
+            look(filesystem)
+            settle(filesystem)
+    assert body(store, "file") == new
+    if not comes:
+        ten_minutes_later(store, tmp_path)
+        assert segments(store) == named_segments(store, "file")
 
 
 def test_a_late_file_over_an_slo_of_another_client_that_was_renamed(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import ME, copy_live, harness, put, read, write
+from support.harness import ME, change, copy_live, harness, put, read, write
 from support.jobs import wait_until
 from support.late_store import (
     FILE,
@@ -24,7 +24,7 @@ from support.late_store import (
     settle,
     store_file,
 )
-from support.stored_objects import NEVER, body, keys
+from support.stored_objects import NEVER, body, keys, refuse
 from swiftfs.errors import AccessDenied, SwiftfsError, Unavailable
 from swiftfs.journal import late_copies
 from swiftfs.journal.late_requests import LOOKS
@@ -74,6 +74,18 @@ def test_the_next_mount_goes_on_looking(store: LateStore, tmp_path: Path) -> Non
         look(filesystem)
         settle(filesystem)
     assert body(store, "file") == newer
+
+
+def test_a_repair_does_not_wait_for_the_write_delay(store: LateStore, tmp_path: Path) -> None:
+    """A large file cannot be read before: its bytes are to be read from the version that was replaced."""
+    newer = os.urandom(100_000)
+    with harness(store, tmp_path, NEVER) as filesystem:
+        store.lose("put", "file")
+        store_file(filesystem, b"old")
+        store_file(filesystem, newer)
+        store.land()
+        look(filesystem)
+        wait_until(lambda: body(store, "file") == newer)
 
 
 def test_an_unmount_does_not_wait_for_the_looks(store: LateStore, tmp_path: Path) -> None:
@@ -231,3 +243,28 @@ def test_what_an_interrupted_rename_moved_is_not_stored_at_the_old_place_again(
             settle(filesystem)
             assert "old/file" not in keys(store)
             assert read(filesystem, "/new/file") == b"newer"
+
+
+def test_a_pending_change_whose_base_was_overwritten_is_stored(store: LateStore, tmp_path: Path) -> None:
+    """Swift gets the base version again, which the change needs."""
+    (cache := tmp_path / "cache").mkdir()
+    newer, options = os.urandom(3 * MIB), f"{NEVER},segment_size=1M"
+    with harness(store, cache, options) as filesystem:
+        store.lose("put_manifest", "file")
+        store_file(filesystem, os.urandom(3 * MIB))
+        store_file(filesystem, newer)
+    with suppress(SwiftfsError), harness(store, cache, options) as filesystem:
+        change(filesystem, "/file", 10, b"changed")
+        copy_live(cache, tmp_path / "image")
+        refuse(store, "put_manifest", AccessDenied)
+    store.hook = None
+    store.land()
+    assert body(store, "file") != newer
+    with harness(store, tmp_path / "image", options) as filesystem:
+        filesystem.setxattr("/", "swift.flush", b"1", 0)
+        wait_until(lambda: [one.state for one in filesystem.waiting()] == ["parked"])
+        assert filesystem.getattr("/file").size == len(newer)
+        look(filesystem)
+        wait_until(lambda: not filesystem.waiting())
+        assert body(store, "file") == newer[:10] + b"changed" + newer[17:]
+        assert read(filesystem, "/file") == body(store, "file")

@@ -3,7 +3,8 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -394,3 +395,29 @@ def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, larg
         assert read(filesystem, "/b") == b"a" * size
         assert filesystem.getattr("/b").mode & 0o777 == 0o644
     assert keys(store) == ["b"]
+
+
+def test_the_file_stays_deleted_when_the_next_mount_gives_up_the_rename(tmp_path: Path) -> None:
+    store, image = MemoryStore("box"), tmp_path / "image"
+    (cache := tmp_path / "cache").mkdir()
+    with harness(store, cache, "settle=1000") as filesystem:
+        for path in ("/a", "/b"):
+            write(filesystem, path, path.encode())
+    with suppress(SwiftfsError, OSError), harness(store, cache, "settle=1000,drain=0") as filesystem:
+        filesystem.unlink("/b")
+        store.hook = partial(_copy_and_refuse, cache, image)
+        filesystem.rename("/a", "/b")
+    assert image.exists()
+    refuse(store, "copy", QuotaExceeded)
+    shown: list[str] = []
+    with pytest.raises(SwiftfsError, match="given up"), harness(store, image, "settle=1000") as filesystem:
+        shown = names(filesystem, "/")
+    assert shown == keys(store) == ["a"]
+
+
+def _copy_and_refuse(cache: Path, image: Path, method: str, _subject: object) -> None:
+    """Copy the cache folder at the first COPY, as a kill would leave it, and answer nothing more."""
+    if method == "copy" and not image.exists():
+        copy_live(cache, image)
+    if image.exists():
+        raise AccessDenied("no")

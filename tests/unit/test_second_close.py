@@ -314,3 +314,32 @@ def test_a_close_between_the_choice_of_an_upload_and_its_beginning(
         wait_until(lambda: not changes and not filesystem.waiting())
         assert read(filesystem, "/file") == expected
     assert body(store, "file") == expected
+
+
+def test_a_record_that_is_older_than_the_version_just_stored_is_not_used(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    """The close made its record before the upload ended, and handed it in afterwards."""
+    with harness(store, tmp_path, NEVER) as filesystem:
+        journal = filesystem.services.journal
+        write(filesystem, "/file", noise(300_000))
+        journal.flush_all()
+        settled(filesystem)
+        handle = filesystem.open("/file", os.O_RDWR)
+        put(filesystem, handle, 10, b"changed")
+        filesystem.flush(handle)
+        file = filesystem.services.open_files.at("/file")
+        assert file is not None
+        operation = PutFile(
+            file.name,
+            file.cached_file.to_record(),
+            file.current_meta(),
+            replaces_large=False,
+            replaces_etag=None,
+        )
+        journal.flush([file.name])
+        journal.submit("/file", operation)
+        filesystem.release(handle)
+        journal.flush([file.name])
+        assert read(filesystem, "/file") == body(store, "file")
+    assert body(store, "file")[:20] == noise(300_000)[:10] + b"changed" + noise(300_000)[17:20]

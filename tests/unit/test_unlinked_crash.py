@@ -183,3 +183,20 @@ def test_a_refusal_names_the_file(
         assert names(filesystem, "/dir") == ["file", "other"]
         store.hook = None
         filesystem.unlink("/dir/file")
+
+
+def test_a_folder_removed_before_it_was_stored_is_not_shown(tmp_path: Path) -> None:
+    """Only the deletion of its file is in the journal."""
+    store, image = MemoryStore("box"), tmp_path / "image"
+    (tmp_path / "cache").mkdir()
+    with harness(store, tmp_path / "cache", NEVER) as filesystem:
+        filesystem.mkdir("/new", 0o755, ME)
+        handle = filesystem.create("/new/file", 0o644, os.O_WRONLY, ME)
+        filesystem.fsync(handle, False)
+        filesystem.release(handle)
+        filesystem.unlink("/new/file")
+        filesystem.rmdir("/new")
+        copy_live(tmp_path / "cache", image)
+        with harness(store, image, NEVER) as again:
+            assert names(again, "/") == []
+    assert everything(store) == []
