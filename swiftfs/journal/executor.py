@@ -14,7 +14,7 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.move_results import Moved, RecordMove, Remnant
+from swiftfs.journal.move_results import Moved, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
     CreateContainer,
@@ -255,13 +255,13 @@ class Executor:
             return Moved(self._object_moves.move(operation))
         return self._object_moves.move_folder(operation, record)
 
-    def resume(self, operation: Move | MoveFolder, record: RecordMove) -> list[Remnant]:
-        """Finish a move that an earlier process began; return what it could not delete.
+    def resume(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
+        """Finish a move that an earlier process began.
 
         `record` is told when it is undone instead.
         """
         if isinstance(operation, Move):
-            return self._object_moves.resume_move(operation)
+            return Moved(self._object_moves.resume_move(operation))
         return self._object_moves.resume_folder(operation, record)
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:

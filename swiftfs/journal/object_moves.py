@@ -169,7 +169,7 @@ class ObjectMoves:
         remnants = self._delete_unchanged(doubtful, sure)
         return Moved(remnants, _rows(copied))
 
-    def resume_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
+    def resume_folder(self, operation: MoveFolder, record: RecordMove) -> Moved:
         """Finish a move that a dead process left; newer versions at either place are kept.
 
         Only objects that are absent at the target and unchanged at the source are copied, and only before a
@@ -183,6 +183,7 @@ class ObjectMoves:
         recorded = {one.key: one for one in operation.objects or ()}
         items = [*self._markers_left(operation), *self._unlisted_left(operation, sources)]
         kept: list[MoveItem] = []
+        gone: list[Row] = []
         for item in items_of(operation, sources.values()):
             was, there = recorded.get(item.source.key), targets.get(item.target.key)
             self._late.found_rows(item.source, item.row, item.target, there)
@@ -202,7 +203,7 @@ class ObjectMoves:
                 self._late.found_rows(
                     ObjectName(operation.container, key), None, operation.target_of(key), there
                 )
-            self._record_gone(operation, recorded[key], there)
+            gone += self._record_gone(operation, recorded[key], there)
         found = [item for item in items if item.copied is not None]
         for item in kept:
             self._keep_both(item, recorded.get(item.source.key), targets.get(item.target.key))
@@ -224,7 +225,7 @@ class ObjectMoves:
                 operation.target,
                 some([item.source for item in kept]),
             )
-        return self._delete_unchanged(copied, found)
+        return Moved(self._delete_unchanged(copied, found), (*_rows(items), *gone))
 
     def _list_again(self, copy: ObjectInfo) -> None:
         """Have a copy listed: the server may have died between the COPY and the update of the listing."""
@@ -237,11 +238,17 @@ class ObjectMoves:
             item.copied = etag_of(there)
             self._copies.separate(item, is_absent=False)
 
-    def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> None:
-        """Record the owner of the segments of an SLO whose source was deleted before the process died."""
-        if there is not None and there.hash == was.hash and etag_of(there) != there.hash:
+    def _record_gone(self, operation: MoveFolder, was: MovedObject, there: Row | None) -> list[Row]:
+        """Return the old row of an object whose source was deleted before the process died, if it was moved.
+
+        Of an SLO record who owns the segments.
+        """
+        if there is None or there.hash != was.hash:
+            return []
+        if etag_of(there) != there.hash:
             source = ObjectName(operation.container, was.key)
             self._removal.record_move(source, operation.target_of(was.key), etag_of(there))
+        return [replace(there, key=was.key)]
 
     def is_unchanged(self, deletion: Delete) -> bool:
         """Return whether an object that a move left behind is still the copied version; errors of a HEAD."""
@@ -315,7 +322,7 @@ class ObjectMoves:
 
     def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[MoveItem]:
         """Yield objects that had just been stored when the move began and that no listing shows yet."""
-        for one in operation.objects or ():
+        for one in operation.recent if operation.objects is None else operation.objects:
             if one.modified or one.key in listed or operation.served:
                 continue
             source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)
