@@ -21,7 +21,8 @@ class LaggingStore(MemoryStore):
     def list_page(
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
     ) -> Page:
-        with self._listed(container):
+        # Else another thread's request would see the old objects too.
+        with self._lock, self._listed(container):
             return super().list_page(
                 container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
             )
