@@ -68,6 +68,8 @@ class Rank(enum.IntEnum):
     """Which segments belong to which object."""
     LOG = enum.auto()
     """The journal's database connection."""
+    LATER = enum.auto()
+    """The statements that the next commit of the journal's database runs."""
     HEADS = enum.auto()
     """The database connection of the cached HEADs."""
     RENEWALS = enum.auto()

@@ -22,6 +22,7 @@ from swiftfs.journal.operations import (
     PutSpecial,
     SetAttributes,
 )
+from swiftfs.namespace.entry import Entry
 from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
@@ -112,3 +113,16 @@ def decode_ambiguity(text: str) -> Ambiguity:
         return _CONVERTER.structure(json.loads(text), Ambiguity)
     except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unreadable(f"not a record of lost requests: {text[:200]!r}") from error
+
+
+def encode_entry(entry: Entry) -> str:
+    """Return an entry as one line of JSON."""
+    return json.dumps(_CONVERTER.unstructure(entry, Entry), separators=(",", ":"))
+
+
+def decode_entry(text: str) -> Entry:
+    """Return what `encode_entry` wrote; raise `Unreadable` for anything else."""
+    try:
+        return _CONVERTER.structure(json.loads(text), Entry)
+    except (CattrsError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unreadable(f"not an entry: {text[:200]!r}") from error

@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,15 @@ CREATE TABLE ambiguous (
 `objects` may name; `since` is when that was sent (Unix seconds), `is_proven` as in `Leftover`. `claims` and
 `shared` are of `SegmentOwnership`. `ambiguous` are requests whose answer was lost, by the object's name."""
 
+_FORMAT_3 = """
+CREATE TABLE recent (
+    number INTEGER PRIMARY KEY, container TEXT NOT NULL, prefix TEXT NOT NULL, name TEXT NOT NULL,
+    at REAL NOT NULL, clock REAL NOT NULL, is_moved INTEGER NOT NULL, entry TEXT,
+    UNIQUE (container, prefix, name)
+)
+"""
+"""`recent` is of `RecentChanges`; `at` is in Unix seconds, `clock` in monotonic ones."""
+
 SCHEMA = Schema(
     0x73776A6C,
     1,
@@ -69,7 +80,7 @@ CREATE TABLE uploads (
 ) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """,
-    (_FORMAT_2,),
+    (_FORMAT_2, _FORMAT_3),
 )
 """`written` is the number of the commit that wrote a row, and the fact `synced` that of the last one that is
 certainly on the disk. `uploads` are prefixes below which there may be segments that no manifest names yet.
@@ -97,7 +108,8 @@ class JournalDB:
     """The records of one cache folder, which belong to the source `identity`.
 
     Raise `ConfigurationError` if the folder has operations of another source, or a journal that cannot be
-    opened or has another format. The lock guards the database; it comes after every other one.
+    opened or has another format. The lock guards the database; it comes after every other one but that of the
+    statements that the next commit runs.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -108,6 +120,8 @@ class JournalDB:
         self._pending_puts: dict[int, Record] = {}
         self._pending_drops: set[int] = set()
         self._pending_prefixes: list[UnreferencedPrefix] = []
+        self._later_lock = new_lock(Rank.LATER)
+        self._later: list[tuple[str, tuple[object, ...]]] = []
         self._commits = self._synced = 0
         self.lost: list[str] = []
         self._database = self._open()
@@ -181,6 +195,11 @@ class JournalDB:
         with self._lock:
             self._commit((sql, rows))
 
+    def change_later(self, sql: str, row: tuple[object, ...]) -> None:
+        """Run a statement on such a table with the next commit of records, or with the next `sync`."""
+        with self._later_lock:
+            self._later.append((sql, row))
+
     def ambiguous(self) -> list[str]:
         """Return the records of requests whose answer was lost."""
         with self._lock:
@@ -203,7 +222,7 @@ class JournalDB:
     def sync(self) -> None:
         """Sync all commits, and the files they name, to the disk, so that they survive a power cut."""
         with self._lock:
-            if self._pending_puts or self._pending_drops or self._pending_prefixes:
+            if self._pending_puts or self._pending_drops or self._pending_prefixes or self._later:
                 self._write((), (), None)
             # The number is read before the files are synced: a commit that comes meanwhile may name bytes
             # that this syncfs(2) did not see.
@@ -282,8 +301,9 @@ class JournalDB:
                     "mount that again, or use another --cache-dir"
                 )
             if known not in ("", identity):
-                # The requests were about objects of another source.
-                self._commit(("DELETE FROM ambiguous WHERE container IS NOT NULL", [()]))
+                # They were about objects of another source.
+                for table in ("ambiguous", "recent"):
+                    self._commit((f"DELETE FROM {table} WHERE container IS NOT NULL", [()]))
             self._put_fact("identity", identity)
             # After a power cut there may be the record of a file without its bytes.
             boot = boot_id()
@@ -337,12 +357,17 @@ class JournalDB:
         records, gone = self._with_pending(put, drop)
         rows = [(one.seq, one.path, encode(one.operation), None, "") for one in records.values()]
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
+        with self._later_lock:
+            later = list(self._later)
         self._commit(
             # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
             (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
             *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
+            *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
         )
+        with self._later_lock:
+            del self._later[: len(later)]
         # Only now: they must stay for the next commit if this one failed.
         self._pending_puts.clear()
         self._pending_drops.clear()

@@ -14,7 +14,7 @@ from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.journal.conflicts import Conflicts
 from swiftfs.journal.file_upload import FileUpload, RecordSuperseded
-from swiftfs.journal.move_results import KeepCopies, Moved, RecordMove, Remnant
+from swiftfs.journal.move_results import KeepCopies, Moved, RecordMove
 from swiftfs.journal.object_moves import ObjectMoves
 from swiftfs.journal.operations import (
     CreateContainer,
@@ -256,18 +256,22 @@ class Executor:
             return Moved(self._object_moves.move(operation, keep))
         return self._object_moves.move_folder(operation, record, keep)
 
-    def resume(self, operation: Move | MoveFolder, record: RecordMove) -> list[Remnant]:
-        """Finish a move that an earlier process began; return what it could not delete.
+    def resume(self, operation: Move | MoveFolder, record: RecordMove) -> Moved:
+        """Finish a move that an earlier process began.
 
         `record` is told when it is undone instead.
         """
         if isinstance(operation, Move):
-            return self._object_moves.resume_move(operation)
+            return Moved(self._object_moves.resume_move(operation))
         return self._object_moves.resume_folder(operation, record)
 
     def was_not_copied(self, operation: Move) -> bool:
         """Return whether what stands at the target of a move is not what it was to copy."""
-        return self._object_moves.was_not_copied(operation)
+        try:
+            target = self._store.head(operation.target)
+        except NotFound:
+            return False
+        return operation.etag not in (None, target.version.etag)
 
     def delete_together(self, operations: Sequence[Delete]) -> dict[ObjectName, StoreError]:
         """Delete objects, then the segments of the SLOs, in few requests; return the failures."""

@@ -17,6 +17,7 @@ from swiftfs.journal.database import JournalDB, Record
 from swiftfs.journal.executor import Executor
 from swiftfs.journal.late_requests import LateCounts, LateRequests, Watch
 from swiftfs.journal.merging import coalesce
+from swiftfs.journal.move_results import ShowMoved
 from swiftfs.journal.operations import (
     ANY_VERSION,
     Delete,
@@ -78,7 +79,7 @@ class Journal:
         self._scheduler = Scheduler(self._parts, self._outcomes)
         self._is_flushing = False
 
-    def recover(self, records: Iterable[Record], make_done: MakeDone) -> None:
+    def recover(self, records: Iterable[Record], make_done: MakeDone, show_moved: ShowMoved) -> None:
         """Take up what an earlier process left, then start. A move that it had begun is finished first."""
         records = list(records)
         # In this order: what the dead process may have sent must be known as lost before the recovery sends
@@ -86,7 +87,7 @@ class Journal:
         # object that a finished move took away would count as lost, and be stored at its old name again.
         if self._late is not None:
             self._late.load([record.operation for record in records])
-        abandoned = Recovery(self._parts, self._outcomes.refusals, make_done).run(records)
+        abandoned = Recovery(self._parts, self._outcomes.refusals, make_done, show_moved).run(records)
         if self._late is not None:
             self._late.begin(make_done)
         # Not before the queue is complete: a task must not overtake one whose record was not read yet.
@@ -242,10 +243,11 @@ class Journal:
             self._changed.notify_all()
             return True
 
-    def run_move(self, path: str, operation: Move | MoveFolder) -> Task:
-        """Execute a move, after all pending changes of its names; return its task, or raise its error.
+    def run_move(self, path: str, operation: Move | MoveFolder, moved: Callable[[Task], None]) -> None:
+        """Execute a move, after all pending changes of its names, or raise its error.
 
-        If the process dies the next one finishes it. The deletion of what it has `left` is tried again.
+        If the process dies the next one finishes it. `moved` is called with its task when it is carried out,
+        before its record is dropped. The deletion of what it has `left` is tried again.
         """
         with self._changed:
             self._let_go_of(names_of(operation))
@@ -260,6 +262,7 @@ class Journal:
                 deletion = None  # it was executed meanwhile
             now = monotonic()
             task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, now)
+            task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
             if (
                 deletion is not None
                 and isinstance(deletion.operation, Delete)
@@ -280,7 +283,6 @@ class Journal:
                 # It may still wait for the failed task: a refused move must not be executed later.
                 self._outcomes.cancel(task, error)
                 raise
-            return task
 
     def watch(self, name: ObjectName, done: Done) -> None:
         """Call `done` when the object that a move left at `name` is deleted, or its deletion is given up."""

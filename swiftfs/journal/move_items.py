@@ -1,7 +1,7 @@
 """The objects of a move, and whether each is still the version that moves."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import md5
 
@@ -98,6 +98,11 @@ class InterruptedMove:
         for key, one in self._recorded.items():
             if key not in self.sources:
                 yield one, self.targets.get(self.operation.target_of(key).key)
+
+    def moved_rows(self) -> list[Row]:
+        """Return the old rows of the objects that are gone from the old place, and have their copy."""
+        found = ((was, there) for was, there in self.gone() if there is not None)
+        return [replace(there, key=was.key) for was, there in found if there.hash == was.hash]
 
 
 def items_of(operation: MoveFolder, rows: Iterable[Row]) -> list[MoveItem]:

@@ -1,10 +1,10 @@
 """What a move has done, or left behind, for those that go on with it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from swiftfs.errors import StoreError, errno_of
-from swiftfs.journal.operations import Delete, MoveFolder
+from swiftfs.journal.operations import Delete, Move, MoveFolder
 from swiftfs.objects import ObjectName, Row
 
 Remnant = tuple[Delete, StoreError]
@@ -13,11 +13,17 @@ Remnant = tuple[Delete, StoreError]
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a move that was carried out has left; of a folder's, the old rows of what listings showed."""
+    """What a move that was carried out has left; of a folder's, the old rows of what listings showed.
+
+    Some may be of objects that another client has deleted meanwhile.
+    """
 
     remnants: list[Remnant]
     rows: tuple[Row, ...] = ()
 
+
+ShowMoved = Callable[[str, Move | MoveFolder, Sequence[Row]], None]
+"""Shows in the mount that a path was moved, with the rows of `Moved`."""
 
 RecordMove = Callable[[MoveFolder], None]
 """Records the operation: with all objects that it moves before the first copy, or as `undone`."""

@@ -132,11 +132,6 @@ class ObjectMoves:
             self._copies.separate(copy)
         raise StoreError("source or target may have a newer version: both are kept")
 
-    def was_not_copied(self, operation: Move) -> bool:
-        """Return whether what stands at the target of a move is not what it was to copy."""
-        target = self._head(operation.target)
-        return target is not None and operation.etag not in (None, target.version.etag)
-
     def _record_done(self, operation: Move, target: ObjectInfo) -> None:
         """Record that a move had been carried out before the process died, as far as Swift tells."""
         if operation.etag is not None:
@@ -179,7 +174,7 @@ class ObjectMoves:
         remnants = self._delete_unchanged(doubtful, sure)
         return Moved(remnants, _rows(copied))
 
-    def resume_folder(self, operation: MoveFolder, record: RecordMove) -> list[Remnant]:
+    def resume_folder(self, operation: MoveFolder, record: RecordMove) -> Moved:
         """Finish a move that a dead process left; newer versions at either place are kept.
 
         Only objects that are absent at the target and unchanged at the source are copied, and only before a
@@ -215,7 +210,7 @@ class ObjectMoves:
                 operation.target,
                 some([item.source for item in kept]),
             )
-        return self._delete_unchanged(copied, found)
+        return Moved(self._delete_unchanged(copied, found), (*_rows(items), *left.moved_rows()))
 
     def _list_again(self, copy: ObjectInfo) -> None:
         """Have a copy listed: the server may have died between the COPY and the update of the listing."""
@@ -322,7 +317,7 @@ class ObjectMoves:
 
     def _unlisted_left(self, operation: MoveFolder, listed: Collection[str]) -> Iterable[MoveItem]:
         """Yield objects that had just been stored when the move began and that no listing shows yet."""
-        for one in operation.objects or ():
+        for one in operation.recent if operation.objects is None else operation.objects:
             if one.modified or one.key in listed or operation.served:
                 continue
             source, target = ObjectName(operation.container, one.key), operation.target_of(one.key)

@@ -9,7 +9,7 @@ from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import Record
 from swiftfs.journal.merging import attempted, one_a_file
-from swiftfs.journal.move_results import Remnant
+from swiftfs.journal.move_results import Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
@@ -28,7 +28,9 @@ class Recovery:
     `changed` is the journal's lock; it is not held while a move is finished, which sends requests.
     """
 
-    def __init__(self, parts: JournalParts, refusals: Refusals, make_done: MakeDone) -> None:
+    def __init__(
+        self, parts: JournalParts, refusals: Refusals, make_done: MakeDone, show_moved: ShowMoved
+    ) -> None:
         self._queue = parts.backlog.queue
         self._changed = parts.backlog.changed
         self._writer = parts.writer
@@ -38,6 +40,7 @@ class Recovery:
         self._late = parts.late
         self._refusals = refusals
         self._make_done = make_done
+        self._show_moved = show_moved
 
     def run(self, records: Iterable[Record]) -> list[UnreferencedPrefix]:
         """Queue the records; return the prefixes of segments that none of their files needs.
@@ -81,13 +84,12 @@ class Recovery:
             self._db.commit([Record(record.seq, record.path, changed)])
 
         again: list[Record] = []
-        remnants: list[Remnant] = []
         given_up = False
         source, target = operation.source, operation.target
         try:
-            remnants = self._executor.resume(operation, record_again)
+            moved = self._executor.resume(operation, record_again)
         except StoreError as error:
-            remnants = [(deletion, error) for deletion in getattr(error, "left", ())]
+            remnants: list[Remnant] = [(deletion, error) for deletion in getattr(error, "left", ())]
             if error.retryable:
                 # The mount serves files from now on, and programs may delete some at the target. So no later
                 # process may copy them again: it only deletes sources that have their copy.
@@ -101,9 +103,9 @@ class Recovery:
                 given_up = True
         else:
             log.info("the interrupted move of %s to %s is done", source, target)
-            # Otherwise the old name is still there, and each remnant shows its own deletion.
-            if not remnants:
-                self._make_done(record.path, operation)(None)
+            remnants = moved.remnants
+            # Before the record is dropped, as for a change that a task has made.
+            self._show_moved(record.path, operation, moved.rows)
         tasks = remnant_tasks(self._queue, record.path, operation, remnants)
         if given_up:
             tasks += self._deletions_again(operation)

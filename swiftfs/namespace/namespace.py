@@ -23,7 +23,7 @@ from swiftfs.namespace.entry import (
 from swiftfs.namespace.head_fetcher import EntryCompleter, HeadFetcher
 from swiftfs.namespace.listing import Listing, Unlisted, listings_in
 from swiftfs.namespace.listing_fetcher import ListingFetcher, Listings
-from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange
+from swiftfs.namespace.overlay import DeferredChange, Overlay, PendingChange, RecentStore
 from swiftfs.namespace.walk_detector import WalkDetector
 from swiftfs.objects import ObjectInfo, ObjectName, Page, Row
 from swiftfs.paths import Folder, Source, escape, join, plain_marker, slash_marker, split, unescape
@@ -32,7 +32,6 @@ from swiftfs.store.protocol import ObjectStore
 
 BEFORE_SLASH = ".\U0010ffff"
 """After a folder's name it is a listing marker just before the folder's objects: `.` sorts before `/`."""
-
 
 MOMENT = 0.5
 """Seconds for which a listing counts as current for the call that it was made for."""
@@ -44,8 +43,8 @@ MOST_MOVED = 20_000
 class Namespace:
     """The files and folders of the mount by their paths in it. Every method may raise `StoreError`.
 
-    The lock guards the listings, the requests for them, the overlay and the walk detector. It is never held
-    during a request.
+    The lock guards the listings, the requests for them, the overlay, `recent` and the walk detector. It is
+    never held during a request.
     """
 
     def __init__(
@@ -57,6 +56,7 @@ class Namespace:
         *,
         ttl: float,
         max_entries: int,
+        recent: RecentStore | None = None,
     ) -> None:
         self._store = store
         self._head_fetcher = head_fetcher
@@ -67,7 +67,7 @@ class Namespace:
         self._listings = Listings(ttl, max_entries)
         self._listing_fetcher = ListingFetcher(self._lock, self._listings, self._fetch)
         self._completer = EntryCompleter(head_fetcher, defaults, self._lock, self._listings)
-        self._overlay = Overlay()
+        self._overlay = Overlay(recent)
         self._change_checker = ChangeChecker(store, head_fetcher, defaults, self._lock, self._overlay)
         self._deferred: dict[str, DeferredChange] = {}
         self._walk_detector = WalkDetector()
@@ -362,7 +362,6 @@ class Namespace:
             self._overlay.discard_below(target)
             self._listings.invalidate_below(target)
             self._overlay.move_below(source, target)
-            self._overlay.discard_below(source)
             self._listings.invalidate_below(source)
             for listing in listings_in(there, target, target, "", self._defaults).values():
                 self._overlay.record_moved(listing)

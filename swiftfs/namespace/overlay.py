@@ -1,8 +1,9 @@
 """Local changes, which override listings until Swift's listings show them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 from swiftfs.concurrency import Lock, monotonic
 from swiftfs.namespace.entry import Entry, folder_inode, is_implied, moved_entry
@@ -47,10 +48,35 @@ class Contradiction:
     listed: Entry | None
 
 
-class Overlay:
-    """The changes of each folder. Not locked: the namespace's lock guards it."""
+class RecentChange(NamedTuple):
+    """A change that an earlier mount has stored; the fields are as in `LocalChange`."""
 
-    def __init__(self) -> None:
+    name: str
+    entry: Entry | None
+    at: float
+    moved: bool
+
+
+class RecentStore(Protocol):
+    """Keeps what is stored on the disk, for the next mount."""
+
+    def recall(self) -> Mapping[Folder, Iterator[RecentChange]]: ...
+
+    def keep(self, folder: Folder, name: str, entry: Entry | None, *, moved: bool) -> None: ...
+
+    def forget_below(self, folder: Folder) -> None: ...
+
+
+class Overlay:
+    """The changes of each folder. Not locked: the namespace's lock guards it.
+
+    It begins with those of an earlier mount that `recent` has, and gives it those that are stored.
+    """
+
+    def __init__(self, recent: RecentStore | None = None) -> None:
+        self._recent = recent
+        self._recalled = dict(recent.recall()) if recent is not None else {}
+        self._recalled_until = monotonic() + LISTING_LAG
         self._folders: dict[Folder, dict[str, LocalChange]] = {}
         self._recorded = 0
         self._has_left = False
@@ -66,12 +92,14 @@ class Overlay:
         left: bool = False,
     ) -> LocalChange:
         """Add a change: `name` is now `entry`, or gone; the flags as in `LocalChange`."""
-        changes = self._folders.setdefault(folder, {})
+        before = self._in(folder).get(name)
         change = LocalChange(entry, PENDING if pending else monotonic(), moved=moved, left=left)
         self._has_left = self._has_left or left
-        if pending and (before := changes.get(name)) is not None:
+        if not pending:
+            self._keep(folder, name, change)
+        elif before is not None:
             change.stored = before.stored if before.at == PENDING else before
-        changes[name] = change
+        self._folders.setdefault(folder, {})[name] = change
         self._recorded += 1
         if self._recorded % SWEEP == 0:
             self._sweep()
@@ -79,15 +107,16 @@ class Overlay:
 
     def confirm(self, folder: Folder, name: str, change: LocalChange, entry: Entry | None) -> bool:
         """Record that Swift has made a pending change, with `entry`; return False if there is a newer one."""
-        changes = self._folders.get(folder, {})
-        newest = changes.get(name)
+        newest, stored = self._in(folder).get(name), LocalChange(entry, monotonic(), left=change.left)
         change.settled = True
         if newest is change:
-            changes[name] = LocalChange(entry, monotonic(), left=change.left)
-            return True
-        if newest is not None and newest.at == PENDING:
-            newest.stored = LocalChange(entry, monotonic())
-        return False
+            self._folders[folder][name] = stored
+        elif newest is not None and newest.at == PENDING:
+            newest.stored = stored
+        else:
+            return False
+        self._keep(folder, name, stored)
+        return newest is change
 
     def roll_back(self, folder: Folder, name: str) -> None:
         """Drop a pending change of `name`: what this mount stored before it counts again, if it did."""
@@ -146,14 +175,14 @@ class Overlay:
 
     def newest(self, folder: Folder, name: str) -> LocalChange | None:
         """Return the last change of `name`."""
-        return self._folders.get(folder, {}).get(name)
+        return self._in(folder).get(name)
 
     def changes_in(self, folder: Folder) -> dict[str, LocalChange]:
         """Return a copy of the folder's changes by name."""
-        return dict(self._folders.get(folder, ()))
+        return dict(self._in(folder))
 
     def apply(self, listing: Listing, begun: float) -> list[Contradiction]:
-        """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop those that it shows.
+        """Apply the changes to a listing begun at `begun` (monotonic seconds), and drop what it shows.
 
         Return the older changes that the listing contradicts. The listing lags behind, or another client
         changed the name after us: only a HEAD can tell which. Names that the listing of a huge folder does
@@ -170,8 +199,11 @@ class Overlay:
                     agrees, includes = False, False
                 else:
                     agrees, includes = _agrees(listed, change), True
-                if agrees or begun - change.at > LISTING_LAG:
+                is_old = begun - change.at > LISTING_LAG
+                # A deletion stays: a listing without the name may lack its PUT, which the next one shows.
+                if is_old or (agrees and change.entry is not None):
                     self.discard(listing.folder, name)
+                if is_old or agrees:
                     continue
                 if includes:
                     contradicted.append(Contradiction(name, change, listed))
@@ -191,22 +223,20 @@ class Overlay:
 
     def stored_below(self, folder: Folder) -> list[Entry]:
         """Return the entries that this mount has stored in a folder and in all folders below it."""
-        changes = [
-            change
-            for other in self._folders
-            if other.is_below(folder)
-            for change in self._folders[other].values()
-        ]
+        changes = [change for other in self._below(folder) for change in self._in(other).values()]
         return [change.entry for change in changes if change.entry is not None]
 
     def move_below(self, source: Folder, target: Folder) -> None:
         """Record the changes stored below a folder that has moved as changes below its new place.
 
-        Its objects were copied just now, and listings may not show that yet.
+        Its objects were copied just now, and listings may not show that yet, nor that the old names are gone.
         """
-        for folder in [folder for folder in self._folders if folder.is_below(source)]:
+        moved = {folder: self._in(folder) for folder in self._below(source)}
+        self.discard_below(source)
+        for folder, changes in moved.items():
             there = Folder(target.container, target.prefix + folder.prefix.removeprefix(source.prefix))
-            for name, change in self._folders.pop(folder).items():
+            for name, change in changes.items():
+                self.record(folder, name, None)
                 if change.entry is not None:
                     self.record(there, name, _entry_in(there, change.entry), moved=change.moved)
 
@@ -215,7 +245,7 @@ class Overlay:
 
         What this mount has stored itself it knows better than those rows.
         """
-        own = self._folders.get(listing.folder, {})
+        own = self._in(listing.folder)
         for entry in [entry for chunk in listing.chunks() for entry in chunk if entry.name not in own]:
             # A listing will show the time of the copy.
             self.record(listing.folder, entry.name, replace(entry, last_modified=""), moved=True)
@@ -224,21 +254,46 @@ class Overlay:
         """Return the deletions in these folders and in all folders below them."""
         return [
             (other, name, change)
-            for other, changes in self._folders.items()
-            if any(other.is_below(folder) for folder in folders)
-            for name, change in changes.items()
+            for folder in folders
+            for other in self._below(folder)
+            for name, change in self._folders[other].items()
             if change.entry is None
         ]
 
     def put_back(self, changes: Iterable[tuple[Folder, str, LocalChange]]) -> None:
         """Let discarded changes count again, unless their names were changed since."""
         for folder, name, change in changes:
-            self._folders.setdefault(folder, {}).setdefault(name, change)
+            counts = self._folders.setdefault(folder, {}).setdefault(name, change)
+            if counts is change and change.at != PENDING:
+                self._keep(folder, name, change)
 
     def discard_below(self, folder: Folder) -> None:
         """Drop the changes in a folder and in all folders below it."""
-        for other in [other for other in self._folders if other.is_below(folder)]:
+        for other in self._below(folder):
             del self._folders[other]
+        if self._recent is not None:
+            self._recent.forget_below(folder)
+
+    def _in(self, folder: Folder) -> Mapping[str, LocalChange]:
+        """Return the folder's changes by name; at first those that an earlier mount has stored."""
+        if self._recalled and monotonic() > self._recalled_until:
+            self._recalled.clear()
+        if (recalled := self._recalled.pop(folder, None)) is not None:
+            # Not before they are needed: there may be thousands, and a mount is to start at once.
+            self._folders[folder] = {
+                name: LocalChange(entry, at, moved=moved) for name, entry, at, moved in recalled
+            }
+        return self._folders.get(folder, {})
+
+    def _below(self, folder: Folder) -> list[Folder]:
+        """Return the folder and all below it in which there are changes."""
+        for other in [other for other in self._recalled if other.is_below(folder)]:
+            self._in(other)
+        return [other for other in self._folders if other.is_below(folder)]
+
+    def _keep(self, folder: Folder, name: str, stored: LocalChange) -> None:
+        if self._recent is not None:
+            self._recent.keep(folder, name, stored.entry, moved=stored.moved)
 
 
 class DeferredChange:
@@ -339,6 +394,9 @@ def _agrees(listed: Entry | None, change: LocalChange) -> bool:
         return listed.is_directory == changed.is_directory and shown
     # Two versions may have one size and time, as after `cp -p` or `tar`.
     if listed.etag and changed.etag and listed.etag != changed.etag:
+        return False
+    # Of a large object the listing's hash is not the ETag.
+    if changed.hash == changed.etag != "" and listed.hash != changed.hash:
         return False
     attributes = changed.attributes
     if change.moved and listed.hash == changed.hash:  # without a time of its own it has the copy's

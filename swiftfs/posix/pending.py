@@ -1,6 +1,6 @@
 """Pending changes: the namespace shows them, and the journal stores them in Swift."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,17 +21,16 @@ from swiftfs.journal.operations import (
     names_of,
 )
 from swiftfs.journal.tasks import Done, Failure, Mode, nobody_waits
-from swiftfs.namespace.entry import Defaults, Entry, folder_inode, inode_of
+from swiftfs.namespace.entry import Defaults, Entry, folder_inode, implied_entry, inode_of
 from swiftfs.namespace.overlay import PendingChange
-from swiftfs.objects import ObjectInfo, ObjectName
+from swiftfs.objects import ObjectInfo, ObjectName, Row
 from swiftfs.paths import Folder, split
 from swiftfs.posix.open_files import OpenFiles
 from swiftfs.posix.services import Services
 from swiftfs.store.object_meta import ObjectMeta
-from swiftfs.store.paging import iter_rows
 
 MOST_UNLISTED = 100
-"""How many objects that a listing lacks are looked up after a move was finished, by a HEAD each."""
+"""How many objects of which no row is known are looked up after a move was finished, by a HEAD each."""
 
 SUPERSEDE_SECONDS = 0.5
 """How long a deletion waits for a change that may replace it, which comes within milliseconds."""
@@ -151,12 +150,7 @@ class PendingChanges:
         return JournaledChange(self._namespace.record_left(path), self._open_files)
 
     def recovered(self, path: str, operation: Operation) -> Done:
-        """Show again a change that an earlier process left; return the journal's callback for the outcome.
-
-        A move is finished by then: listings may show its old name, and not yet its new one.
-        """
-        if isinstance(operation, Move | MoveFolder):
-            self._show_moved(operation)
+        """Show again a change that an earlier process left; return the journal's callback for the outcome."""
         if isinstance(operation, SetAttributes | ReplaceHeaders):
             return self._described(path, operation)
         # A folder without a marker must not be shown either if this was all in it: it was removed too, or its
@@ -164,29 +158,30 @@ class PendingChanges:
         if isinstance(operation, Delete):
             return self.record_left(path).settle
         entry = pending_entry(path, operation, self._services.defaults)
-        if entry is None and not isinstance(operation, Delete | Move | MoveFolder):
+        if entry is None and not isinstance(operation, Delete):
             return lambda _outcome: self._namespace.invalidate(path)
         return self.record(path, entry).settle
 
-    def _show_moved(self, operation: Move | MoveFolder) -> None:
-        """Show the objects of a move that was finished at the start, at the new place."""
+    def show_moved(self, path: str, operation: Move | MoveFolder, rows: Sequence[Row]) -> None:
+        """Show a move of `path` that was finished at the start; `rows` are the old ones of what it moved.
+
+        Listings may show the old names, and not yet the new ones.
+        """
+        known: set[ObjectName | None] = set()
+        if isinstance(operation, MoveFolder):
+            new = self._services.source.path(ObjectName(operation.target_container, operation.target))
+            if new is not None:
+                self._namespace.record_moved(path, new, rows)
+                known = {entry.object for entry in self._namespace.recent_below(new)}
+                if known:
+                    folder = self._services.source.folder(new)
+                    self._namespace.record(new, implied_entry(split(new)[1], folder, self._services.defaults))
+        self._namespace.record(path, None)
+        unknown = (name for name in _targets(operation) if name not in known)
         with suppress(StoreError):  # listings will show it
-            for name in islice(self._unlisted(operation), MOST_UNLISTED):
+            for name in islice(unknown, MOST_UNLISTED):
                 with suppress(NotFound):
                     self._namespace.record_stored(self._services.store.head(name))
-
-    def _unlisted(self, operation: Move | MoveFolder) -> Iterator[ObjectName]:
-        """Yield the objects at the new place that a listing may lack, without markers that end in a slash."""
-        if isinstance(operation, Move):
-            yield operation.target
-            return
-        yield from (target for _, target in operation.markers if not target.key.endswith("/"))
-        container = operation.target_container
-        listed = {row.key for row in iter_rows(self._services.store, container, operation.target)}
-        for moved in operation.objects or ():
-            key = operation.target + moved.key.removeprefix(operation.source)
-            if key not in listed and not key.endswith("/"):
-                yield ObjectName(container, key)
 
     def _described(self, path: str, operation: SetAttributes | ReplaceHeaders) -> Done:
         """Show new attributes of `path` when it is looked up."""
@@ -210,6 +205,17 @@ class PendingChanges:
             stored, meta = operation.meta.stored, operation.meta
         attributes = self._services.defaults.apply(entry.attributes, stored)
         return replace(entry, attributes=attributes, meta=meta)
+
+
+def _targets(operation: Move | MoveFolder) -> Iterator[ObjectName]:
+    """Yield the new names of a move without markers that end in a slash; the folder's marker is the last."""
+    if isinstance(operation, Move):
+        yield operation.target
+        return
+    below = (operation.target_of(one.key) for one in operation.objects or ())
+    yield from (name for name in below if not name.key.endswith("/"))
+    # After what is below it, which shows that there is a folder, but not its attributes.
+    yield from (target for _, target in operation.markers if not target.key.endswith("/"))
 
 
 def stored_entry(entry: Entry, info: ObjectInfo) -> Entry:

@@ -4,6 +4,7 @@ A file that is not in Swift yet gets its new name in the journal; other objects 
 """
 
 import errno
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -107,6 +108,11 @@ class RenameOps:
         moved = moved_entry(entry, split(new)[1], name)
         if self._rename_queued(old, new, entry.object, moved, target):
             return moved
+
+        def record(task: Task) -> None:
+            nonlocal moved
+            moved = self._record_move(task, old, new, name, entry)
+
         operation = Move(
             entry.object,
             name,
@@ -116,7 +122,7 @@ class RenameOps:
             is_slo=entry.is_slo,
         )
         try:
-            left = self._journal.run_move(old, operation).left
+            self._journal.run_move(old, operation, record)
         except NotFound:
             # The listing was wrong: the next lookup asks Swift.
             self._namespace.invalidate(old)
@@ -125,13 +131,17 @@ class RenameOps:
             self._namespace.discard_change(old)
             self._namespace.discard_change(new)
             raise
+        return moved
+
+    def _record_move(self, task: Task, old: str, new: str, name: ObjectName, entry: Entry) -> Entry:
+        """Show a move that was carried out, and return the new entry."""
         self._file_cache.moved(entry.version, name)
         # Changes of the old name were executed before the move: the entry is the result.
         moved = moved_entry(self._namespace.known(old) or entry, split(new)[1], name)
-        if left:
+        if task.left:
             # The object that could not be deleted must not appear again: its old name counts as deleted until
             # it is.
-            self._journal.watch(entry.object, self._pending.record_left(old).settle)
+            self._journal.watch(entry.version.name, self._pending.record_left(old).settle)
         else:
             self._namespace.record(old, None)
         self._namespace.record(new, moved)
@@ -182,13 +192,11 @@ class RenameOps:
             together=self._namespace.are_alone(old, new),
             over_folder=target is not None,
         )
-        task = self._run_folder_move(old, new, operation)
-        self._move_cached(old, source, destination)
-        self._namespace.record_moved(old, new, task.rows)
-        self._record_folder_move(old, new, moving, renamed if moves_marker else None)
-        for name in task.left:
-            path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
-            self._journal.watch(name, self._pending.record_left(path).settle)
+        entry = _renamed_folder(moving, split(new)[1], destination, renamed if moves_marker else None)
+        self._run_folder_move(
+            old, new, operation, lambda task: self._record_folder_move(task, old, new, marker, entry)
+        )
+        self._move_open(old, new, source, destination)
         self._inodes.move_folder(old, new)
 
     def _check_folder_rename(self, old: str, new: str, target: Entry | None) -> None:
@@ -212,10 +220,12 @@ class RenameOps:
         self._journal.flush_below(self._source.folder(old))
         self._journal.flush_below(self._source.folder(new))
 
-    def _run_folder_move(self, old: str, new: str, operation: MoveFolder) -> Task:
-        """Execute a folder's move, and return its task; if it fails, delete the copies that are left."""
+    def _run_folder_move(
+        self, old: str, new: str, operation: MoveFolder, record: Callable[[Task], None]
+    ) -> None:
+        """Execute a folder's move; if it fails, delete the copies that are left."""
         try:
-            return self._journal.run_move(old, operation)
+            self._journal.run_move(old, operation, record)
         except Unmoved as error:
             # What was seen of the target was not so, or copies are left there.
             self._namespace.invalidate(new)
@@ -236,12 +246,21 @@ class RenameOps:
             if entry.object is not None
         )
 
-    def _record_folder_move(self, old: str, new: str, moving: Entry, marker: ObjectName | None) -> None:
+    def _record_folder_move(
+        self, task: Task, old: str, new: str, marker: ObjectName | None, entry: Entry
+    ) -> None:
+        """Show a folder's move that was carried out: `entry` is the folder now, `marker` its old marker."""
         source, destination = self._source.folder(old), self._source.folder(new)
-        attributes = replace(moving.attributes, inode=folder_inode(destination))
+        self._move_cached(old, source, destination)
+        self._namespace.record_moved(old, new, task.rows)
         self._namespace.record(old, None)
-        entry = replace(moving, name=split(new)[1], object=marker, attributes=attributes)
         self._namespace.record(new, entry)
+        for name in task.left:
+            path = old if name == marker else path_below(old, name.key.removeprefix(source.prefix))
+            self._journal.watch(name, self._pending.record_left(path).settle)
+
+    def _move_open(self, old: str, new: str, source: Folder, destination: Folder) -> None:
+        """Give open files below a renamed folder their new names."""
         for file in self._open_files.below(old):
             with file.lock:
                 if file.entry is not None and not file.unlinked:
@@ -258,3 +277,9 @@ class RenameOps:
             elif entry.object is not None:
                 key = destination.prefix + entry.object.key.removeprefix(source.prefix)
                 self._file_cache.moved(entry.version, ObjectName(destination.container, key))
+
+
+def _renamed_folder(moving: Entry, name: str, destination: Folder, marker: ObjectName | None) -> Entry:
+    """Return the entry of a folder at its new place."""
+    attributes = replace(moving.attributes, inode=folder_inode(destination))
+    return replace(moving, name=name, object=marker, attributes=attributes)

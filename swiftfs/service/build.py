@@ -17,6 +17,7 @@ from swiftfs.journal.journal import Journal
 from swiftfs.journal.late_requests import Watch
 from swiftfs.journal.manifest_copy import ManifestCopier
 from swiftfs.journal.operations import PutFile
+from swiftfs.journal.recent_changes import RecentChanges
 from swiftfs.journal.report import progress
 from swiftfs.journal.segment_ownership import SegmentOwnership
 from swiftfs.journal.segment_removal import SegmentRemoval
@@ -55,7 +56,7 @@ def build(account: ConnectedAccount, request: MountRequest, cache: Path) -> File
     db = JournalDB(cache, f"{request.source} of {account.label}")
     records = db.records()
     defaults = _defaults(options)
-    namespace = _namespace(store, request, defaults, cache)
+    namespace = _namespace(store, request, defaults, cache, RecentChanges(db))
     layout = SegmentLayout(options.segment_size)
     factory = _file_factory(store, layout, db, options)
     # Before the cache is made: it deletes the local files that no record names.
@@ -100,10 +101,20 @@ def _defaults(options: Options) -> Defaults:
     )
 
 
-def _namespace(store: ObjectStore, request: MountRequest, defaults: Defaults, cache: Path) -> Namespace:
+def _namespace(
+    store: ObjectStore, request: MountRequest, defaults: Defaults, cache: Path, recent: RecentChanges
+) -> Namespace:
     heads = HeadFetcher(store, HeadCache(cache / HEADS))
-    ttl, max_entries = request.options.ttl, request.options.max_entries
-    return Namespace(store, heads, request.source, defaults, ttl=ttl, max_entries=max_entries)
+    options = request.options
+    return Namespace(
+        store,
+        heads,
+        request.source,
+        defaults,
+        ttl=options.ttl,
+        max_entries=options.max_entries,
+        recent=recent,
+    )
 
 
 def _file_factory(

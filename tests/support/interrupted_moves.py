@@ -15,10 +15,10 @@ def row_of(store: MemoryStore, key: str) -> MovedObject:
     return MovedObject(key, row.hash, row.last_modified)
 
 
-def leave(folder: Path, intent: Delete | Move | MoveFolder) -> None:
-    """Write an operation into the journal of a cache folder, as a process that dies leaves it."""
+def leave(folder: Path, intent: Delete | Move | MoveFolder, path: str = "/d") -> None:
+    """Write an operation about `path` into a cache folder's journal, as a process that dies leaves it."""
     log = JournalDB(folder, "box of memory")
-    log.commit([Record(1, "/d", intent)])
+    log.commit([Record(1, path, intent)])
     log.close()
 
 

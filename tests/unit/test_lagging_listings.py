@@ -4,51 +4,21 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.harness import ME, harness, names, read, write
-from support.memory_store import MemoryStore, _Object
+from support.lagging_store import LaggingStore
+from support.memory_store import MemoryStore
 from support.stored_objects import foreign, keys, refuse
 from swiftfs.errors import NoSpace
-from swiftfs.objects import ObjectName, Page
+from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
 from swiftfs.store.protocol import Headers
 
 OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=0;gid=0"
-
-
-class LaggingStore(MemoryStore):
-    """A store whose listings show the objects of the moment of `stop`, until `go_on`."""
-
-    shown: dict[str, _Object] | None = None
-
-    def stop(self) -> None:
-        self.shown = dict(self._containers["box"].objects)
-
-    def go_on(self) -> None:
-        self.shown = None
-
-    def list_page(
-        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
-    ) -> Page:
-        with self._listed(container):
-            return super().list_page(
-                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
-            )
-
-    @contextmanager
-    def _listed(self, container: str) -> Iterator[None]:
-        held = self._containers[container]
-        whole = held.objects
-        held.objects = whole if self.shown is None or container != "box" else self.shown
-        try:
-            yield
-        finally:
-            held.objects = whole
 
 
 @pytest.fixture
@@ -211,6 +181,52 @@ def test_a_file_that_another_client_stores_again_at_the_old_place_is_there(
     own(store, "d/b", b"theirs")
     assert names(filesystem, "/") == ["d", "e"]
     assert read(filesystem, "/d/b") == b"theirs"
+
+
+def test_a_file_of_the_same_size_and_time_counts_as_another(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    for name in ("a", "b"):
+        write(filesystem, f"/{name}", name.encode())
+        filesystem.utimens(f"/{name}", None, 10**18)
+    store.stop()
+    filesystem.rename("/a", "/b")
+    assert read(filesystem, "/b") == b"a"
+    assert names(filesystem, "/") == ["b"]
+
+
+def test_a_deletion_counts_though_a_listing_lacked_the_name_already(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    store.stop()
+    write(filesystem, "/a", b"a")
+    before = store.shown
+    store.stop()
+    store.shown, after = before, store.shown
+    filesystem.unlink("/a")
+    assert names(filesystem, "/") == []
+    store.shown = after
+    assert names(filesystem, "/") == []
+
+
+def test_what_the_mount_moved_itself_does_not_come_back_at_the_old_place(
+    filesystem: FileSystem, store: LaggingStore
+) -> None:
+    filesystem.mkdir("/d", 0o755, ME)
+    own(store, "d/unlisted", b"")
+    store.stop()
+    write(filesystem, "/d/a", b"a")
+    write(filesystem, "/d/b", b"b")
+    filesystem.unlink("/d/b")
+    shown = dict(store.shown or {})
+    store.go_on()
+    store.stop()
+    after, store.shown = store.shown, shown
+    filesystem.rename("/d", "/e")
+    store.shown = after
+    filesystem.mkdir("/d", 0o755, ME)
+    assert names(filesystem, "/d") == []
+    assert names(filesystem, "/e") == ["a", "unlisted"]
 
 
 @pytest.mark.parametrize("kind", [own, foreign])

@@ -1,0 +1,88 @@
+"""The changes that this mount has stored, kept for the next one: Swift's listings may not show them yet."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from swiftfs.concurrency import monotonic, unix_time
+from swiftfs.journal.codec import Unreadable, decode_entry, encode_entry
+from swiftfs.journal.database import JournalDB
+from swiftfs.namespace.entry import Entry
+from swiftfs.namespace.overlay import LISTING_LAG, RecentChange
+from swiftfs.paths import Folder
+
+log = logging.getLogger(__name__)
+
+MOST = 40_000
+"""How many changes are kept, the newest: as many as the rename of a folder with 20,000 objects makes."""
+
+TRIM = 10_000
+"""After so many changes, what is above the limit is deleted."""
+
+_KEEP = "INSERT OR REPLACE INTO recent VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
+_FORGET_BELOW = "DELETE FROM recent WHERE container = ? AND prefix >= ? AND prefix < ?"
+_FORGET_BEFORE = "DELETE FROM recent WHERE number < ?"
+_TRIM = "DELETE FROM recent WHERE number <= (SELECT number FROM recent ORDER BY number DESC LIMIT 1 OFFSET ?)"
+
+_AFTER_ALL = "\U0010ffff"
+"""After a prefix it is greater than everything that begins with the prefix."""
+
+
+class RecentChanges:
+    """The table of them in the journal's database. Not locked: the namespace's lock guards it.
+
+    A change is written by the commit that drops its record, or by an earlier one: a process that dies leaves
+    the record or the change.
+    """
+
+    def __init__(self, db: JournalDB, most: int = MOST, trim: int = TRIM) -> None:
+        self._db = db
+        self._most = most
+        self._trim = trim
+        self._kept = 0
+
+    def recall(self) -> Mapping[Folder, Iterator[RecentChange]]:
+        """Return the changes that are younger than `LISTING_LAG` by folder; each is decoded when needed."""
+        found: defaultdict[Folder, list[tuple[str, float, bool, str | None]]] = defaultdict(list)
+        now, first, old = monotonic(), 1 << 62, 0
+        for number, container, prefix, name, at, clock, is_moved, text in self._db.rows("recent"):
+            age = _age(now, at, clock)
+            if age <= LISTING_LAG:
+                first = min(first, number)
+                found[Folder(container, prefix)].append((name, now - age, bool(is_moved), text))
+            else:
+                old += 1
+        if old:
+            self._db.change_later(_FORGET_BEFORE, (first,))
+        return {folder: _read(rows) for folder, rows in found.items()}
+
+    def keep(self, folder: Folder, name: str, entry: Entry | None, *, moved: bool) -> None:
+        """Record that Swift has `entry` as `name`, None for nothing; `moved` as in `LocalChange`."""
+        text = None if entry is None else encode_entry(entry)
+        row = (folder.container, folder.prefix, name, unix_time(), monotonic(), moved, text)
+        self._db.change_later(_KEEP, row)
+        self._kept += 1
+        if self._kept % self._trim == 0:
+            self._db.change_later(_TRIM, (self._most,))
+
+    def forget_below(self, folder: Folder) -> None:
+        """Drop the changes in a folder and in all folders below it."""
+        self._db.change_later(_FORGET_BELOW, (folder.container, folder.prefix, folder.prefix + _AFTER_ALL))
+
+
+def _age(now: float, at: float, clock: float) -> float:
+    """Return how many seconds before `now`, in monotonic time, a change was made.
+
+    That was `clock` in monotonic time, which does not jump but begins anew with a boot: then the Unix time
+    `at` counts.
+    """
+    age = now - clock
+    return age if age >= 0.0 else max(0.0, unix_time() - at)
+
+
+def _read(rows: list[tuple[str, float, bool, str | None]]) -> Iterator[RecentChange]:
+    for name, at, is_moved, text in rows:
+        try:
+            yield RecentChange(name, None if text is None else decode_entry(text), at, is_moved)
+        except Unreadable as error:
+            log.info("%s", error)  # the listing counts

@@ -1,0 +1,38 @@
+"""A store in memory whose listings lag."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.memory_store import MemoryStore, _Object
+from swiftfs.objects import Page
+
+
+class LaggingStore(MemoryStore):
+    """A store whose listings show the objects of the moment of `stop`, until `go_on`."""
+
+    shown: dict[str, _Object] | None = None
+
+    def stop(self) -> None:
+        self.shown = dict(self._containers["box"].objects)
+
+    def go_on(self) -> None:
+        self.shown = None
+
+    def list_page(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = "", limit: int = 0
+    ) -> Page:
+        # Else another thread's request would see the old objects too.
+        with self._lock, self._listed(container):
+            return super().list_page(
+                container, prefix=prefix, delimiter=delimiter, marker=marker, limit=limit
+            )
+
+    @contextmanager
+    def _listed(self, container: str) -> Iterator[None]:
+        held = self._containers[container]
+        whole = held.objects
+        held.objects = whole if self.shown is None or container != "box" else self.shown
+        try:
+            yield
+        finally:
+            held.objects = whole
