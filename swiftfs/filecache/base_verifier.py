@@ -75,10 +75,27 @@ class BaseVerifier:
                 for first in range(fetch.first, fetch.last, step):
                     self._download_twice(origin, first, min(first + step, fetch.last))
         except NotFound:
-            raise PreconditionFailed(f"{origin.name}: the object was deleted while it was changed") from None
+            if not self._take_local(origin, fetch):
+                raise PreconditionFailed(
+                    f"{origin.name}: the object was deleted while it was changed"
+                ) from None
         except PreconditionFailed:
             if not self._resolver.ask(origin):
                 raise
+
+    def _take_local(self, origin: BaseVersion, fetch: Download) -> bool:
+        """Count blocks as verified whose object is gone: the local file has the only copy of them.
+
+        Return False if not all of them are here.
+        """
+        state, blocks = self._state, self._state.blocks
+        with state.changed:
+            if not blocks.is_from(origin) or not blocks.present.covers(fetch.first, fetch.last):
+                return False
+            blocks.verified.add(fetch.first, fetch.last)
+            state.changed.notify_all()
+        log.info("%s is gone: the local bytes are stored as they are", origin.name)
+        return True
 
     def _is_worth_all_of(self, origin: BaseVersion, fetch: Download) -> bool:
         """Return whether to verify some blocks by one download of the whole object: it is cheaper then."""

@@ -444,6 +444,11 @@ class CachedFile:
             # another file.
             if state.closed or state.blocks.snapshot or not self._activity.is_idle():
                 return None
+            # A record has the changed blocks only: the others would have to be downloaded, and may be gone.
+            kept = state.blocks.present.copy()
+            kept.subtract(state.blocks.unsaved())
+            if kept:
+                return None
             state.closed = True
             size = state.file.allocated()
             state.file.close()

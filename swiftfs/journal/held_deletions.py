@@ -27,6 +27,11 @@ class HeldDeletions:
         """Return and forget a deletion; None if it is not held any more."""
         return self._tasks.pop(seq, None)
 
+    def set_due(self, seq: int, seconds: float) -> None:
+        """Make a deletion that waits for a last close due so many seconds after it was made."""
+        if (task := self._tasks.get(seq)) is not None and task.due == math.inf:
+            task.due = task.created + seconds
+
     def next_due(self) -> float:
         """Return when the next deletion is due (monotonic seconds)."""
         return min((task.due for task in self._tasks.values()), default=math.inf)

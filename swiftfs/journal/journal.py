@@ -41,6 +41,10 @@ from swiftfs.paths import Folder
 
 PROGRESS_SECONDS = 0.2
 
+HIDDEN_SECONDS = 0.5
+"""How long the deletion of a file that libfuse has hidden waits for the rename that it may be a part of: that
+comes within milliseconds."""
+
 
 class Journal:
     """The operations of one mount, which `db` keeps on the disk.
@@ -121,16 +125,16 @@ class Journal:
         return replace(operation, file=cached_file.to_record())
 
     def hold(
-        self, path: str, deletion: Delete, done: Done = nobody_waits, *, seconds: float = math.inf
+        self, path: str, deletion: Delete, done: Done = nobody_waits, *, until_closed: bool = False
     ) -> int:
         """Record a deletion that is not executed yet, and return its number.
 
-        It becomes an ordinary change by `let_go`, after `seconds`, or, unless these are infinite, before
-        another operation about its name. Raise `OSError` if the disk refuses the record. The next mount
-        executes it at once.
+        It becomes an ordinary change by `let_go`; `HIDDEN_SECONDS` later and before another operation about
+        its name too, but if it is to wait `until_closed` only after `was_closed`. Raise `OSError` if the disk
+        refuses the record. The next mount executes it at once.
         """
         with self._changed:
-            seq = self._writer.hold(path, deletion, done, seconds)
+            seq = self._writer.hold(path, deletion, done, math.inf if until_closed else HIDDEN_SECONDS)
             self._changed.notify_all()
             return seq
 
@@ -144,6 +148,12 @@ class Journal:
             if (task := self._writer.held.pop(held)) is not None:
                 self._writer.let_go(task)
                 self._changed.notify_all()
+
+    def was_closed(self, held: int) -> None:
+        """Let a deletion that waits for a last close wait for a moment only, as the others do."""
+        with self._changed:
+            self._writer.held.set_due(held, HIDDEN_SECONDS)
+            self._changed.notify_all()
 
     def take_back(self, held: int) -> bool:
         """Drop a held deletion, which will never be executed; return False if it is held no more."""

@@ -117,8 +117,8 @@ class OpenFiles:
     handles of a path. So after a replacement new handles there bypass that cache, until no handle of
     the old version is open and the file has changed once more.
 
-    libfuse knows a file by the name under which it was hidden, though it has its own name again, as long as
-    the kernel remembers it: that is an *alias*.
+    libfuse knows a file by the name under which it was hidden, though it has its own name again: that is an
+    *alias*. For a moment the kernel also opens what has replaced the file by it.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_path: dict[str, OpenFile] = {}
         self._replaced: list[OpenFile] = []
-        self._aliases: dict[str, str] = {}
+        self._aliases: dict[str, tuple[str, OpenFile | None]] = {}
         self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
         self._dropped: LRUCache[str, float] = LRUCache(DROPPED_FILES)
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
@@ -137,16 +137,35 @@ class OpenFiles:
         """Return the open file at `path`, if there is one."""
         return self._by_path.get(path)
 
-    def add_alias(self, alias: str, path: str) -> None:
-        """Let calls about the path `alias` be about the file at `path`, which was hidden under that name."""
+    def add_alias(self, alias: str, path: str, file: OpenFile | None) -> None:
+        """Let calls about the path `alias` be about `file`, which was hidden under that name.
+
+        When it is not open any more, they are about what is at `path`, where it was.
+        """
         with self._lock:
-            self._aliases[alias] = path
+            self._aliases[alias] = path, file
             if len(self._aliases) > ALIASES:
                 del self._aliases[next(iter(self._aliases))]
 
     def resolve(self, path: str) -> str:
-        """Return the file's own path for an alias, else `path`."""
-        return self._aliases.get(path, path)
+        """Return the path that is meant by an alias, else `path`."""
+        if (meant := self._aliases.get(path)) is None:
+            return path
+        there, file = meant
+        return file.path if file is not None and file.users else there
+
+    def is_alias(self, path: str) -> bool:
+        """Return whether a path is the name under which a file was hidden that has its own name again."""
+        return path in self._aliases
+
+    def move_one(self, file: OpenFile, path: str) -> None:
+        """Move a file that was hidden, or is to be, to `path`; its aliases stay about where it was."""
+        with self._lock:
+            # Another thread may have closed it meanwhile.
+            if self._by_path.get(file.path) is file:
+                del self._by_path[file.path]
+                self._by_path[path] = file
+            file.path = path
 
     def handle(self, number: int) -> Handle:
         """Return the handle with a number."""
@@ -254,9 +273,9 @@ class OpenFiles:
             for file in self._replaced:
                 if is_below(file.path, old):
                     file.path = new + file.path[len(old) :]
-            for alias, path in self._aliases.items():
+            for alias, (path, hidden) in self._aliases.items():
                 if is_below(path, old):
-                    self._aliases[alias] = new + path[len(old) :]
+                    self._aliases[alias] = new + path[len(old) :], hidden
             for path in [path for path in self._mixed if is_below(path, old)]:
                 self._mixed[new + path[len(old) :]] = self._mixed.pop(path)
             for path in [path for path in self._dropped if is_below(path, old)]:

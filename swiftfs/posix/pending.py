@@ -129,14 +129,14 @@ class PendingChanges:
             self._journal.withdraw(name, error)
             raise
 
-    def hold(self, path: str, deletion: Delete, seconds: float) -> tuple[int, JournaledChange]:
+    def hold(self, path: str, deletion: Delete, *, until_closed: bool) -> tuple[int, JournaledChange]:
         """Show nothing at `path` from now on, and hold the deletion; arguments and errors as `Journal.hold`.
 
         Return the number of the deletion, and the change, which it settles.
         """
         change = self.record(path, None)
         try:
-            return self._journal.hold(path, deletion, change.settle, seconds=seconds), change
+            return self._journal.hold(path, deletion, change.settle, until_closed=until_closed), change
         except OSError:
             change.rollback()
             raise

@@ -8,7 +8,6 @@ its name: if Swift refuses that, the file must still be there.
 
 import errno
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from cachetools import TTLCache
 
 from swiftfs.concurrency import Rank, monotonic, new_lock, thread_id
 from swiftfs.errors import os_error
+from swiftfs.journal.journal import HIDDEN_SECONDS
 from swiftfs.journal.operations import Delete
 from swiftfs.namespace.entry import Entry
 from swiftfs.paths import split
@@ -29,10 +29,6 @@ from swiftfs.posix.write_back import WriteBack
 
 HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 """libfuse renames an open file to this before it is unlinked or replaced; such a name never reaches Swift."""
-
-HIDDEN_SECONDS = 0.5
-"""How long the deletion of a hidden file waits for the rename that it may be a part of: that comes within
-milliseconds."""
 
 THREADS = 1000
 """More than libfuse has."""
@@ -73,7 +69,7 @@ class UnlinkOps:
     def unlink(self, path: str) -> None:
         """Delete a file, a link or a special file."""
         # libfuse deletes a hidden name after the last close. A file that is back has another name now.
-        if self._open_files.resolve(path) != path:
+        if self._open_files.is_alias(path):
             return
         with self._pending.changing(path):
             entry = self._entry(path)
@@ -113,8 +109,8 @@ class UnlinkOps:
         if hidden.file is not None:
             with hidden.file.lock:
                 hidden.file.unlinked, hidden.file.held_deletion, hidden.file.aliased = False, None, True
-                self._open_files.move(hidden.hidden, path)
-        self._open_files.add_alias(hidden.hidden, path)
+                self._open_files.move_one(hidden.file, path)
+        self._open_files.add_alias(hidden.hidden, path, hidden.file)
         self._inodes.move(hidden.hidden, path)
 
     @contextmanager
@@ -132,7 +128,7 @@ class UnlinkOps:
             try:
                 # When its object is replaced, the missing bytes are nowhere.
                 file.cached_file.ensure_all()
-                yield lambda: self._move_away(path)
+                yield lambda: self._move_away(file, path)
             except BaseException:
                 with file.lock:
                     file.unlinked = False
@@ -140,9 +136,9 @@ class UnlinkOps:
                     self._write_back.drain(file)
                 raise
 
-    def _move_away(self, path: str) -> None:
+    def _move_away(self, file: OpenFile, path: str) -> None:
         hidden = self._hidden_path(path)
-        self._open_files.move(path, hidden)
+        self._open_files.move_one(file, hidden)
         self._inodes.move(path, hidden)
 
     def _hidden_path(self, path: str) -> str:
@@ -168,19 +164,19 @@ class UnlinkOps:
             if entry is not None and entry.object is not None:
                 # What is here must stay: when the object is gone it can be downloaded no more.
                 file.cached_file.pin()
-                seconds = HIDDEN_SECONDS if file.cached_file.is_complete() else math.inf
+                until_closed = not file.cached_file.is_complete()
                 # Committed at once: if the process dies the file is not open any more, and must not come
                 # back.
-                seq, change = self._pending.hold(path, deletion_of(entry), seconds)
+                seq, change = self._pending.hold(path, deletion_of(entry), until_closed=until_closed)
                 file.held_deletion = HeldDeletion(seq, entry.object)
             file.unlinked = True
-            self._open_files.move(path, hidden)
+            self._open_files.move_one(file, hidden)
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, file, seq, change)
 
     def _unlink_released(self, path: str, entry: Entry, hidden: str) -> Hidden:
         self._directories.keep_parent(path)
-        seq, change = self._pending.hold(path, deletion_of(entry), HIDDEN_SECONDS)
+        seq, change = self._pending.hold(path, deletion_of(entry), until_closed=False)
         self._inodes.move(path, hidden)
         return Hidden(path, hidden, None, seq, change)
 

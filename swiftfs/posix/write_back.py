@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from swiftfs.errors import SwiftfsError
 from swiftfs.journal.operations import PutFile
@@ -113,10 +113,7 @@ class WriteBack:
             log.warning("%s: its last changes are lost", file.path)
             self._namespace.discard_change(file.path)
         if (deletion := file.held_deletion) is not None:
-            self._journal.let_go(deletion.seq)
-            if self._pending.is_sync:
-                with suppress(SwiftfsError, OSError):  # it is logged, or tried again
-                    self._journal.flush([deletion.name])
+            self._journal.was_closed(deletion.seq)
         self._services.file_cache.release(file.cached_file)
 
     def hand_in(self, file: OpenFile) -> None:
