@@ -135,7 +135,7 @@ def assert_stored(store: LandingStore, model: bytes | bytearray, key: str = "fil
 CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_kill(
@@ -152,7 +152,7 @@ def test_a_reader_after_a_kill(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(14)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("then", ["append", "cut and grow", "patch", "shrink below a segment"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), [("60 KB", False), ("3.5 MB", False), ("3.5 MB", True)])
@@ -171,7 +171,7 @@ def test_a_writer_after_a_kill(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_lost_answer(
@@ -190,7 +190,7 @@ def test_a_reader_after_a_lost_answer(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_rename_after_a_kill(
@@ -207,7 +207,7 @@ def test_a_rename_after_a_kill(
     assert_stored(store, file.model, "other")
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_renamed_before_it_was_stored(
@@ -230,7 +230,7 @@ def test_a_file_renamed_before_it_was_stored(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(8)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("lands", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)

@@ -243,7 +243,7 @@ def test_segments_that_were_begun_under_the_old_name(
     end(rig, afterwards(rig))
 
 
-@pytest.mark.matrix(4)
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 @pytest.mark.parametrize("method", ["put", "put_manifest"])
 def test_an_outage_of_uploads_while_the_folder_moves(
