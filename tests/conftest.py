@@ -24,6 +24,8 @@ GROWTH = 48 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""
 RESIDENT = pytest.StashKey[int]()
 """Bytes of resident memory before the first test."""
+M_ARENA_MAX = -8
+"""A parameter of mallopt(3)."""
 
 _numbers = itertools.count(1)
 
@@ -48,6 +50,17 @@ def lock_order() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
+    _share_heaps()
+    _let_children_get_signals()
+
+
+def _share_heaps() -> None:
+    """Let threads share two heaps: by default glibc has many, and what one has freed no other can use."""
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
+def _let_children_get_signals() -> None:
     """Give children the default action of signals that pytest ignores, for example under nohup."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -66,7 +79,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Return freed memory to the system after a test: glibc keeps what several threads have allocated."""
+    """Free what a test has left in cycles, if it is much, and return it to the system."""
     result = yield
     if _resident() > item.config.stash[RESIDENT] + GROWTH:
         gc.collect()

@@ -235,7 +235,7 @@ def test_a_stalled_answer_is_timed_out(patient: RetryingStore, swift: SwiftServe
     begun = time.monotonic()
     with pytest.raises(TimedOut):
         RetryingStore(patient, replace(QUICK, deadline=0.8), owns=False).head(name)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < within(1.5)
 
 
 def test_a_killed_server_is_unavailable_and_comes_back() -> None:
@@ -251,7 +251,7 @@ def test_a_killed_server_is_unavailable_and_comes_back() -> None:
             for action in (store.head, store.delete, lambda name: store.put(name, b"lost", TEXT)):
                 with pytest.raises(Unavailable):
                     action(name)
-            assert time.monotonic() - begun < 5.0
+            assert time.monotonic() - begun < within(5.0)
             server.start()
             parts: list[bytes] = []
             store.get(name, lambda _offset, chunk: parts.append(chunk))

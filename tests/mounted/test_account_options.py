@@ -72,7 +72,7 @@ def test_a_container_of_segments_is_made_with_the_storage_policy(
     assert {request.headers.get("X-Storage-Policy") for request in made} == {"demo"}
 
 
-def test_a_policy_that_the_server_has_not_is_refused_before_anything_is_mounted(
+def test_an_unknown_policy_is_refused_before_the_mount(
     swift: SwiftServer, container: str, connection: Connection, tmp_path: Path
 ) -> None:
     environment = {**clean_environment(), **swift.environment()}
@@ -82,7 +82,7 @@ def test_a_policy_that_the_server_has_not_is_refused_before_anything_is_mounted(
     assert not os.path.ismount(tmp_path)
 
 
-def test_an_unknown_policy_is_einval_with_the_servers_words(swift: SwiftServer, container: str) -> None:
+def test_creating_a_container_with_an_unknown_policy_is_einval(swift: SwiftServer, container: str) -> None:
     connected = connect(swift.environment(), storage_policy="gold")
     try:
         with pytest.raises(BadRequest, match=r"[Pp]olicy.*gold") as caught:

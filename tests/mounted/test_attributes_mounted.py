@@ -22,7 +22,7 @@ UTF8 = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 @example("per%cent")
 @example("ümläut")
 @example("a b\n")
-def test_names_of_xattrs_come_back(plain: str) -> None:
+def test_names_of_xattrs_are_read_back(plain: str) -> None:
     name = f"user.{plain}"
     header = xattr_to_header(name)
     if header is None:

@@ -98,7 +98,7 @@ def test_data_is_written_appended_and_read_whole(mount: Mount) -> None:
     assert (mount.path / "empty").read_bytes() == b""
 
 
-def test_stat_tells_every_attribute(mount: Mount) -> None:
+def test_stat_returns_every_attribute(mount: Mount) -> None:
     file = mount.path / "file"
     file.write_bytes(b"x" * 1000)
     os.utime(file, ns=(1, 1_700_000_000_123_456_789))
@@ -139,7 +139,7 @@ def set_times(path: Path, atime_nsec: int, mtime_nsec: int) -> None:
     assert libc.utimensat(-100, os.fsencode(path), times, 0) == 0, os.strerror(ctypes.get_errno())
 
 
-def test_utimens_knows_now_and_omit(mount: Mount) -> None:
+def test_utimens_accepts_now_and_omit(mount: Mount) -> None:
     now, omit = (1 << 30) - 1, (1 << 30) - 2
     file = mount.path / "file"
     file.touch()
@@ -162,7 +162,7 @@ def test_an_unlinked_open_file_lives_until_it_is_closed(mount: Mount) -> None:
         file.truncate(4)
         assert os.fstat(file.fileno()).st_size == 4
         assert os.pread(file.fileno(), 10, 0) == b"0123"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + within(10)
     while list(mount.root.iterdir()) and time.monotonic() < deadline:
         os.listdir(mount.path)  # noqa: PTH208  a round trip through the mount: release is asynchronous
     assert list(mount.root.iterdir()) == []
@@ -277,7 +277,7 @@ CALLBACKS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_every_failure_leaves_as_an_errno_and_unforeseen_ones_in_one_log_line(
+def test_every_exception_becomes_an_errno_and_unexpected_ones_are_logged_in_one_line(
     mount: Mount, kind: str
 ) -> None:
     expected = errno.ENOTEMPTY if kind == "ENOTEMPTY" else errno.EIO
@@ -374,7 +374,7 @@ def test_a_failure_at_the_start_ends_the_mount(tmp_path: Path) -> None:
     assert not tmp_path.is_mount()
 
 
-def test_the_packed_stat_is_the_structure_of_the_platform() -> None:
+def test_the_packed_stat_equals_the_structure_of_the_platform() -> None:
     some = Attributes(stat.S_IFREG | 0o644, 1 << 40, -1, 1, 2, 1 << 60)
     image = fuse.c_stat()
     write_stat(ctypes.addressof(image), replace(some, mtime_ns=5_000_000_007))

@@ -121,5 +121,5 @@ def test_random_calls(mounted: Mount, ours: Caller, native: Caller, seed: int) -
 
 
 @pytest.mark.parametrize("steps", REGRESSIONS.values(), ids=REGRESSIONS)
-def test_what_once_went_wrong(mounted: Mount, ours: Caller, native: Caller, steps: list[Step]) -> None:
+def test_calls_that_once_failed(mounted: Mount, ours: Caller, native: Caller, steps: list[Step]) -> None:
     check(mounted, ours, native, steps)

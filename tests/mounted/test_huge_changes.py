@@ -40,7 +40,7 @@ def filled(paged_server: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
         yield mount
 
 
-def test_a_page_does_not_cast_doubt_on_what_it_does_not_show(
+def test_a_page_of_a_listing_says_nothing_about_names_outside_it(
     paged_server: SwiftServer, filled: Mount
 ) -> None:
     """Otherwise each of our files behind the first page would cost a HEAD."""

@@ -12,7 +12,7 @@ from swiftclient import Connection
 from support.mounts import Mount, run
 
 
-def test_programs_tell_two_files_apart(mounted: Mount) -> None:
+def test_programs_see_two_files_with_two_inode_numbers(mounted: Mount) -> None:
     at = mounted.path
     (at / "a").write_text("1\n")
     with (at / "a").open("rb") as held:

@@ -99,14 +99,18 @@ def metadata(tree: Path) -> dict[str, tuple[int, int, int, str]]:
     return found
 
 
+@pytest.mark.matrix(1)
+@pytest.mark.parametrize("step", [5, 1])
 @pytest.mark.mount_options("settle=1")
-def test_rsync_of_a_real_tree(mounted: Mount, tmp_path: Path) -> None:
-    carry(mounted, copy_of(choose_files(), tmp_path / "tree"), FILES)
+def test_rsync_of_a_real_tree(mounted: Mount, tmp_path: Path, step: int) -> None:
+    carry(mounted, copy_of(choose_files()[::step], tmp_path / "tree"), FILES // step)
 
 
-def test_rsync_of_a_real_tree_with_sync(mounted: Mount, tmp_path: Path) -> None:
-    """Of a tenth of the files, for each takes six requests: it is stored, described, moved, described."""
-    carry(mounted, copy_of(choose_files()[::10], tmp_path / "tree"), FILES // 10)
+@pytest.mark.matrix(1)
+@pytest.mark.parametrize("step", [20, 10])
+def test_rsync_of_a_real_tree_with_sync(mounted: Mount, tmp_path: Path, step: int) -> None:
+    """Of few of the files, for each takes six requests: it is stored, described, moved, described."""
+    carry(mounted, copy_of(choose_files()[::step], tmp_path / "tree"), FILES // step)
 
 
 def carry(mounted: Mount, tree: Path, least: int) -> None:

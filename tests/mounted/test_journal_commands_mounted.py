@@ -124,7 +124,7 @@ def test_flush_names_what_is_refused_and_retry_tries_again(
 
 
 @pytest.mark.parametrize("command", ["status", "flush", "retry"])
-def test_commands_about_no_mount(command: str, tmp_path: Path) -> None:
+def test_commands_without_a_mount(command: str, tmp_path: Path) -> None:
     assert one_line(swiftfs(command, tmp_path)) == f"swiftfs: {tmp_path} is not a swiftfs mount\n"
     assert "No such file" in one_line(swiftfs(command, tmp_path / "x"))
 
@@ -176,7 +176,7 @@ def test_export_of_what_is_parked_after_its_mount_ended(
     refused.start()
 
 
-def test_neither_a_mount_nor_a_cache(tmp_path: Path) -> None:
+def test_export_without_a_mount_and_without_a_cache(tmp_path: Path) -> None:
     for command in ("export", "recover"):
         line = one_line(swiftfs(command, tmp_path, tmp_path / "out"))
         assert line == f"swiftfs: {tmp_path} is neither a swiftfs mount nor a cache folder\n"

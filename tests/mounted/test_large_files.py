@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,40 +92,36 @@ class Watched:
         return found[0]
 
 
-@pytest.fixture
-def gibibyte(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A local file of 1 GiB and its MD5; it is deleted right after the test."""
-    path = tmp_path / "gibibyte"
-    yield path, make_file(path, 1024)
-    path.unlink()
-
-
-def test_one_gibibyte(
-    mounted: Mount, connection: Connection, container: str, gibibyte: tuple[Path, str]
+@pytest.mark.matrix(1)
+@pytest.mark.parametrize("mebibytes", [128, 1024])
+def test_a_large_file_is_stored_in_segments(
+    mounted: Mount, connection: Connection, container: str, tmp_path: Path, mebibytes: int
 ) -> None:
-    local, expected = gibibyte
+    local = tmp_path / "local"
+    expected = make_file(local, mebibytes)
     target = mounted.path / "big"
     job = Job(mounted)
     run("cp", local, target)
-    requests = job.step("cp 1 GiB in")
+    local.unlink()
+    requests = job.step("cp in")
     assert mounted.rss_peak() < MEMORY
     puts = [request for request in requests if request.method == "PUT"]
     segments = [request for request in puts if request.path.count("/") > 4]
     assert all(header(request.headers, "ETag") for request in segments)
-    assert sum(request.bytes_in for request in puts) < 1025 * MIB
+    assert sum(request.bytes_in for request in puts) < (mebibytes + 1) * MIB
     parts = manifest(connection, container, "big")
     stored = {f"/{container}_segments/{row['name']}": row for row in segment_rows(connection, container)}
     assert [row["name"] for row in connection.get_container(container)[1]] == ["big"]
-    assert len(parts) == 64
+    assert len(parts) == mebibytes // 16
     assert {part["name"] for part in parts} == set(stored)
     assert all(part["bytes"] == 16 * MIB for part in parts)
     assert all(part["hash"] == stored[part["name"]]["hash"] for part in parts)
     assert downloaded_md5(connection, container, "big") == expected
     mounted.remount(empty_cache=True)
     job.step("another client's download, remount")
-    assert target.stat().st_size == 1024 * MIB
+    assert target.stat().st_size == mebibytes * MIB
     assert md5_of(target) == expected
-    job.step("read 1 GiB cold")
+    job.step("read cold")
     assert mounted.rss_peak() < MEMORY
     target.unlink()
     wait_until(lambda: not segment_rows(connection, container))
@@ -199,7 +194,7 @@ def test_a_segment_written_again_is_uploaded_again(
 
 
 @small_segments
-def test_overwriting_removes_the_old_segments_after_the_new_state_stands(
+def test_overwriting_removes_the_old_segments_after_the_new_version_is_stored(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     path = mounted.path / "big"

@@ -188,7 +188,7 @@ def test_ls_costs_one_request_where_the_listing_is_enough(
 
 
 @pytest.mark.mount_options("ttl=0")
-def test_other_clients_changes_are_seen(mounted: Mount, connection: Connection, container: str) -> None:
+def test_changes_of_other_clients_are_seen(mounted: Mount, connection: Connection, container: str) -> None:
     assert listed(mounted.path) == []
     connection.put_object(container, "new", json.dumps(1))
     assert listed(mounted.path) == ["new"]

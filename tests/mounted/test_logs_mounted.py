@@ -28,7 +28,7 @@ def test_lines_have_a_priority_only_where_the_journal_reads_them(tmp_path: Path,
     assert stream.read_text() == ("<6>hello\n" if journal else "INFO: hello\n")
 
 
-def test_a_line_of_ours_is_not_caught_with_those_of_libfuse(tmp_path: Path) -> None:
+def test_log_lines_of_ours_are_not_taken_for_those_of_libfuse(tmp_path: Path) -> None:
     code = """if True:
         import logging, os
         from swiftfs.service.daemon import log_to_terminal
@@ -45,7 +45,7 @@ def test_a_line_of_ours_is_not_caught_with_those_of_libfuse(tmp_path: Path) -> N
     assert stream.read_text() == "INFO: ours\n"
 
 
-def test_the_terminal_is_left_when_the_log_goes_elsewhere(tmp_path: Path) -> None:
+def test_the_terminal_is_closed_when_the_log_goes_elsewhere(tmp_path: Path) -> None:
     """A program that reads standard error of `swiftfs mount` to its end would wait for the mount's end."""
     code = f"""if True:
         import logging, os

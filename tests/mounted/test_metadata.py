@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from swiftclient import Connection
 
+from support.deadlines import within
 from support.mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
 
@@ -50,7 +51,7 @@ def change_all(path: Path) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + within(10)
     while not condition():
         assert time.monotonic() < end, "it does not happen"
         time.sleep(0.01)
@@ -104,7 +105,7 @@ def test_a_change_of_attributes_keeps_a_dlo(
     assert dlo.read_bytes() == b"0123456789"
 
 
-def test_a_dlo_that_grows_is_seen_to(
+def test_a_dlo_that_grows_gets_its_new_size(
     connection: Connection, container: str, mounted: Mount, dlo: Path
 ) -> None:
     assert dlo.stat().st_size == 10
@@ -162,7 +163,7 @@ def test_a_dlo_that_is_written_to_becomes_what_was_written(
 
 
 @pytest.mark.mount_options("dir_attributes=content-type")
-def test_markers_may_carry_attributes_in_their_type_where_a_listing_shows_them(
+def test_folder_objects_keep_attributes_in_their_content_type_if_listings_show_it(
     swift: SwiftServer, connection: Connection, container: str, mounted: Mount
 ) -> None:
     folder = mounted.path / "d"
@@ -180,7 +181,7 @@ def test_markers_may_carry_attributes_in_their_type_where_a_listing_shows_them(
     assert ";mode=0040700;" in connection.head_object(container, "d")["content-type"]
 
 
-def test_markers_keep_the_exact_type_otherwise(
+def test_folder_objects_otherwise_keep_the_exact_content_type(
     connection: Connection, container: str, mounted: Mount
 ) -> None:
     (mounted.path / "d").mkdir()
@@ -191,7 +192,7 @@ def test_markers_keep_the_exact_type_otherwise(
     assert headers["x-object-meta-mode"] == "0040700"
 
 
-def test_a_marker_that_changed_sides_shows_its_newest_attributes(
+def test_a_folder_object_that_changed_its_form_shows_its_newest_attributes(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     for options, mode in (
@@ -206,7 +207,7 @@ def test_a_marker_that_changed_sides_shows_its_newest_attributes(
             assert stat.S_IMODE((mount.path / "d").stat().st_mode) == mode
 
 
-def test_virtual_attributes_tell_what_swift_has(
+def test_virtual_attributes_show_what_swift_has(
     connection: Connection, container: str, mounted: Mount, foreign: Path, dlo: Path
 ) -> None:
     etag = connection.head_object(container, "f")["etag"].strip('"')
@@ -237,7 +238,7 @@ def test_a_folder_without_an_object_has_no_etag(
 
 @pytest.mark.mount_options("ttl=3600")
 @pytest.mark.parametrize("where", [".", "d", "d/new"])
-def test_setting_refresh_makes_it_look_again(
+def test_setting_the_refresh_attribute_lists_the_folder_again(
     connection: Connection, container: str, mounted: Mount, where: str
 ) -> None:
     connection.put_object(container, "d/old", b"")
@@ -253,7 +254,7 @@ def test_setting_refresh_makes_it_look_again(
 
 
 @pytest.mark.mount_options("ttl=3600")
-def test_a_hangup_makes_it_look_again_and_the_mount_stays(
+def test_after_sighup_folders_are_listed_again_and_the_mount_stays(
     connection: Connection, container: str, mounted: Mount
 ) -> None:
     assert names(mounted.path) == []
@@ -264,7 +265,7 @@ def test_a_hangup_makes_it_look_again_and_the_mount_stays(
     assert run("stat", "-c", "%s", mounted.path / "two") == "0\n"
 
 
-def test_special_files_stay_what_they_are(mounted: Mount) -> None:
+def test_special_files_keep_their_type(mounted: Mount) -> None:
     os.mkfifo(mounted.path / "pipe", 0o640)
     with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(mounted.path)

@@ -18,7 +18,7 @@ def filled(connection: Connection, container: str, key: str, data: bytes) -> Non
     connection.put_object(container, key, data, content_type="text/plain")
 
 
-def test_two_mounts_beside_each_other_lose_nothing(
+def test_changes_by_another_client_during_a_move_are_kept(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     for name in "abc":

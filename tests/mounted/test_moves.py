@@ -145,7 +145,7 @@ def test_a_move_that_was_killed_is_finished_at_the_next_mount(
     assert mounted.log.read_text().count(" is done") == 1
 
 
-def test_what_a_folder_can_replace(mounted: Mount, connection: Connection, container: str) -> None:
+def test_what_a_renamed_folder_can_replace(mounted: Mount, connection: Connection, container: str) -> None:
     put_folder(connection, container)
     connection.put_object(container, "full/child", b"x")
     mounted.remount()
@@ -168,7 +168,7 @@ def test_what_a_folder_can_replace(mounted: Mount, connection: Connection, conta
         (mounted.path / "file").rename(mounted.path / "full")
 
 
-def test_files_are_open_while_their_folder_moves(
+def test_open_files_are_usable_while_their_folder_moves(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     put_folder(connection, container)

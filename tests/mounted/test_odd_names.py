@@ -162,7 +162,7 @@ def test_a_slash_object_with_content_is_a_file(
     assert set(keys(connection, container)) == {"d/x", "plain"}
 
 
-def test_a_second_name_is_not_made_without_its_folder(
+def test_a_second_name_of_a_key_is_not_made_without_its_folder(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     with pytest.raises(OSError) as caught:  # noqa: PT011  the errno is compared below

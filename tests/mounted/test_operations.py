@@ -167,7 +167,7 @@ def test_a_mapped_write_is_stored(mounted: Mount, connection: Connection, contai
     assert file.read_bytes()[4999:5004] == b"xabcx"
 
 
-def test_an_unlinked_file_lives_on_for_its_readers(
+def test_an_unlinked_file_stays_readable_while_open(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     file = mounted.path / "file"
@@ -239,7 +239,9 @@ def test_rename_over_an_open_file_keeps_its_readers(
     assert body(connection, container, "new") == b"wins" * 100
 
 
-def test_writing_goes_on_under_the_new_name(mounted: Mount, connection: Connection, container: str) -> None:
+def test_a_file_renamed_while_open_is_stored_under_the_new_name(
+    mounted: Mount, connection: Connection, container: str
+) -> None:
     old, new = mounted.path / "old", mounted.path / "new"
     with old.open("wb") as stream:
         stream.write(b"before ")
@@ -250,7 +252,7 @@ def test_writing_goes_on_under_the_new_name(mounted: Mount, connection: Connecti
     assert (new.read_bytes(), body(connection, container, "new")) == (b"before after", b"before after")
 
 
-def test_a_renamed_folder_takes_all_along(mounted: Mount, connection: Connection, container: str) -> None:
+def test_a_renamed_folder_keeps_its_contents(mounted: Mount, connection: Connection, container: str) -> None:
     tree = mounted.path / "tree"
     (tree / "sub" / "empty").mkdir(parents=True)
     (tree / "sub" / "deep.txt").write_bytes(b"deep")
@@ -391,7 +393,7 @@ def test_every_folder_lists_itself_and_its_parent(mounted: Mount) -> None:
             assert listing.read().split()[:2] == [".", ".."]
 
 
-def test_a_file_called_as_libfuse_calls_hidden_ones_is_kept(mounted: Mount) -> None:
+def test_a_file_named_like_a_hidden_file_of_libfuse_is_kept(mounted: Mount) -> None:
     name = ".fuse_hidden0000001a00000002"
     temporary = mounted.path / f".{name}.Xy12"  # as rsync does
     temporary.write_text("kept")

@@ -38,7 +38,7 @@ def make_tree(top: Path) -> None:
         os.utime(path, ns=(0, 10**18 + number * 1_000_000_001), follow_symlinks=False)
 
 
-def test_a_small_scene(other: SwiftServer, tmp_path: Path) -> None:
+def test_ordinary_work_on_other_servers(other: SwiftServer, tmp_path: Path) -> None:
     connection = Connection(other.auth_url, other.user, other.key)
     connection.put_container("box")
     tree = tmp_path / "tree"

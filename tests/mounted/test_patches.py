@@ -79,7 +79,7 @@ def test_a_plan_is_the_new_file_and_keeps_no_changed_byte(
 
 
 @given(changes(), st.integers(1, 6))
-def test_compaction_keeps_the_bytes_and_lessens_the_parts(
+def test_compaction_keeps_the_bytes_and_reduces_the_parts(
     case: tuple[list[Segment], int, int, list[tuple[int, int]]], limit: int
 ) -> None:
     old, kept, size, ranges = case
@@ -133,8 +133,8 @@ def named_segments(connection: Connection, container: str, name: str) -> set[str
 
 @pytest.fixture
 def large(mounted: Mount, connection: Connection, container: str) -> bytearray:
-    """A file of 256 MiB, `big`, stored, but not known to the mount."""
-    data = bytearray(content(256 * MIB))
+    """A file of 128 MiB, `big`, stored, but not known to the mount."""
+    data = bytearray(content(128 * MIB))
     (mounted.path / "big").write_bytes(data)
     mounted.remount()
     (mounted.path / "big").stat()
@@ -236,7 +236,7 @@ def test_changes_of_every_kind_of_large_object(
 
 
 @pytest.mark.mount_options("segment_size=1M")
-def test_a_version_that_another_client_replaced_is_not_named(
+def test_a_patch_of_a_version_that_another_client_replaced_is_stored_whole(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     data = bytearray(content(8 * MIB))

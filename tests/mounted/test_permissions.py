@@ -23,7 +23,7 @@ def nobody(*words: str) -> int:
 
 
 @pytest.mark.mount_options("uid=1234,gid=4321,umask=027")
-def test_what_carries_no_owner_and_mode_gets_those_of_the_options(
+def test_objects_without_owner_and_mode_get_those_of_the_options(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     connection.put_object(container, "implied/file", b"x")
@@ -32,7 +32,7 @@ def test_what_carries_no_owner_and_mode_gets_those_of_the_options(
         assert (status.st_mode, status.st_uid, status.st_gid) == (mode, 1234, 4321)
 
 
-def test_what_carries_them_keeps_them(mounted: Mount) -> None:
+def test_objects_with_owner_and_mode_keep_them(mounted: Mount) -> None:
     path = mounted.path / "file"
     path.write_text("x")
     path.chmod(0o604)
@@ -47,7 +47,7 @@ def test_what_carries_them_keeps_them(mounted: Mount) -> None:
 
 @as_root
 @pytest.mark.mount_options("allow_other,default_permissions")
-def test_the_kernel_checks_modes_where_it_is_asked_to(mounted: Mount) -> None:
+def test_the_kernel_checks_modes_with_default_permissions(mounted: Mount) -> None:
     reachable(mounted.path)
     private, public = mounted.path / "private", mounted.path / "public"
     private.write_text("mine")
@@ -122,7 +122,7 @@ def tried(folder: Path, words: tuple[str, ...]) -> int:
 @as_root
 @pytest.mark.parametrize("words", OTHERS_MAY, ids=" ".join)
 @pytest.mark.mount_options("allow_other")
-def test_others_who_are_let_in_may_do_what_modes_allow(mounted: Mount, words: tuple[str, ...]) -> None:
+def test_other_users_may_do_what_modes_allow(mounted: Mount, words: tuple[str, ...]) -> None:
     reachable(mounted.path)
     before = prepare(mounted.path)
     assert tried(mounted.path, ("cat", "public")) == 0
@@ -147,7 +147,7 @@ def set_attribute_as_nobody(path: Path) -> int:
 
 @as_root
 @pytest.mark.mount_options("allow_other")
-def test_others_may_not_set_attributes_of_private_files(mounted: Mount) -> None:
+def test_other_users_may_not_set_attributes_of_private_files(mounted: Mount) -> None:
     reachable(mounted.path)
     prepare(mounted.path)
     assert set_attribute_as_nobody(mounted.path / "private") == errno.EACCES
@@ -156,7 +156,7 @@ def test_others_may_not_set_attributes_of_private_files(mounted: Mount) -> None:
 
 @as_root
 @pytest.mark.mount_options("allow_other,no_default_permissions")
-def test_others_may_do_everything_where_that_is_asked_for(mounted: Mount) -> None:
+def test_other_users_may_do_everything_with_no_default_permissions(mounted: Mount) -> None:
     reachable(mounted.path)
     prepare(mounted.path)
     for words in (
@@ -189,7 +189,7 @@ def test_others_may_do_everything_where_that_is_asked_for(mounted: Mount) -> Non
         ("", {"SWIFTFS_ALLOW_OTHER": "yes"}, True),
     ],
 )
-def test_whoever_lets_others_in_has_modes_checked(
+def test_access_for_other_users_turns_on_checks_of_modes(
     words: str, environment: dict[str, str], checks: bool
 ) -> None:
     options = parse_options([words], environment)
@@ -198,7 +198,7 @@ def test_whoever_lets_others_in_has_modes_checked(
 
 
 @pytest.mark.parametrize("example", ["docs/start.md", "systemd/srv-photos.mount", "systemd/example.env"])
-def test_the_examples_let_nobody_into_private_files(example: str) -> None:
+def test_examples_in_the_docs_keep_private_files_private(example: str) -> None:
     text = (Path(__file__).parents[2] / example).read_text()
     lists = re.findall(r"[\w=/.,]*\ballow_other\b[\w=/.,]*", text)
     assert lists
@@ -208,7 +208,7 @@ def test_the_examples_let_nobody_into_private_files(example: str) -> None:
 @as_root
 @pytest.mark.mount_options("allow_other,uid=1234,settle=60")
 @pytest.mark.parametrize("command", ["flush", "retry"])
-def test_who_mounted_it_may_give_orders_where_its_root_is_another_s(mounted: Mount, command: str) -> None:
+def test_the_user_who_mounted_may_use_commands_if_another_owns_the_root(mounted: Mount, command: str) -> None:
     (mounted.path / "file").write_text("x")
     without = "-dac_override,-dac_read_search"
     words = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"]

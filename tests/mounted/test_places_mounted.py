@@ -47,7 +47,7 @@ def use(mounted: Mount, connection: Connection) -> None:
 
 
 @pytest.mark.mount_options("segment_size=1M,segments=same")
-def test_the_same_container_hides_them(mounted: Mount, connection: Connection) -> None:
+def test_segments_in_the_same_container_are_hidden(mounted: Mount, connection: Connection) -> None:
     use(mounted, connection)
     assert f"{mounted.source}_segments" not in [row["name"] for row in connection.get_account()[1]]
     hidden = [key for key in keys(connection, mounted.source) if key.startswith(f"{SEGMENTS_FOLDER}/")]
@@ -66,7 +66,7 @@ def test_the_same_container_hides_them(mounted: Mount, connection: Connection) -
 
 
 @pytest.mark.mount_options("segment_size=1M,segments=pieces")
-def test_a_container_that_was_given(mounted: Mount, connection: Connection) -> None:
+def test_segments_go_to_the_given_container(mounted: Mount, connection: Connection) -> None:
     use(mounted, connection)
     found = [key for key in keys(connection, "pieces") if key.startswith(f"{mounted.source}/d/a/swiftfs-")]
     assert found
@@ -75,7 +75,7 @@ def test_a_container_that_was_given(mounted: Mount, connection: Connection) -> N
 
 @pytest.mark.mount_options("segment_size=1M")
 @pytest.mark.parametrize("status", [403, 400])
-def test_where_no_container_may_be_made_it_is_the_same_one(
+def test_segments_go_to_the_same_container_if_none_can_be_created(
     mounted: Mount, connection: Connection, swift: SwiftServer, status: int
 ) -> None:
     swift.inject(Fault(method="PUT", path=r"_segments\??$", status=status))

@@ -150,7 +150,9 @@ def test_many_files_are_fetched_at_once(reading: Reading, tmp_path: Path) -> Non
     assert overlap >= 5
 
 
-def test_a_checksum_run_of_rsync(reading: Reading, tree: dict[str, bytes], tmp_path: Path) -> None:
+def test_rsync_with_checksums_fetches_each_file_once(
+    reading: Reading, tree: dict[str, bytes], tmp_path: Path
+) -> None:
     for name, body in tree.items():
         path = tmp_path / "mirror" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +174,7 @@ def test_all_files_of_one_folder_and_no_other(reading: Reading, tree: dict[str, 
     assert reading.gets(requests) == Counter(name for name in tree if name.startswith(f"{folder}/"))
 
 
-def test_some_threads_at_once(reading: Reading, tree: dict[str, bytes]) -> None:
+def test_several_threads_read_a_folder(reading: Reading, tree: dict[str, bytes]) -> None:
     _, requests = reading.cold(
         lambda top: run("sh", "-c", f"find '{top}/tree' -type f -print0 | xargs -0 -P 4 -n 1 cat > /dev/null")
     )
@@ -192,7 +194,7 @@ def test_what_is_in_the_cache_is_not_fetched(
     assert reading.gets(counted(reading.server)) == Counter()
 
 
-def test_an_unmount_in_the_middle(reading: Reading, tree: dict[str, bytes]) -> None:
+def test_an_unmount_during_a_prefetch(reading: Reading, tree: dict[str, bytes]) -> None:
     """Nothing is left that the mount's own checks would find, and each file was fetched once at most."""
     files = list(tree)[::4][:8]
     reading.server.inject(Fault("GET", "/forest/tree/.*/file", delay=0.3))

@@ -69,7 +69,7 @@ def test_what_rclone_uploads_appears_with_size_and_time(
         assert copy.read_bytes() == source.read_bytes(), source
 
 
-def test_what_heads_told_of_rclones_files_is_paid_once(
+def test_answers_of_heads_of_rclone_s_files_are_remembered(
     mounted: Mount, swift: SwiftServer, container: str, tree: Path
 ) -> None:
     shutil.rmtree(tree / "hollow")

@@ -16,7 +16,7 @@ from swiftclient import Connection
 from support.cache_rig import MIB
 from support.jobs import counted
 from support.mounts import Mount
-from support.noise import repeated_noise
+from support.noise import noise
 from swiftfs.demo.server import ServerSettings, SwiftServer
 from swiftfs.filecache.block_map import BLOCK
 
@@ -37,7 +37,18 @@ def busy_cores(count: int = 2) -> Iterator[None]:
             other.wait()
 
 
+PERIOD = MIB + 77
+"""Bytes after which the files repeat."""
 SIZES = {"big": 256 * MIB, "quarters": 100 * MIB}
+
+
+TWO_PERIODS = 2 * noise(PERIOD)
+
+
+def expected(start: int, stop: int) -> bytes:
+    """Return up to 1 MiB of the files, without holding a whole one in memory."""
+    first = start % PERIOD
+    return TWO_PERIODS[first : first + stop - start]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,8 @@ def far_away() -> Iterator[SwiftServer]:
         client = Connection(server.auth_url, server.user, server.key, retries=0)
         client.put_container("far")
         for name, size in SIZES.items():
-            client.put_object("far", name, repeated_noise(size))
+            parts = (expected(at, min(at + MIB, size)) for at in range(0, size, MIB))
+            client.put_object("far", name, parts)
         client.close()
         yield server
 
@@ -61,11 +73,10 @@ def far_mount(far_away: SwiftServer, tmp_path: Path) -> Iterator[Mount]:
 
 def read_file(path: Path, start: int, stop: int) -> bool:
     """Read a range as `cp` does; return whether the bytes are those that `far_away` has."""
-    expected = repeated_noise(256 * MIB)
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         for offset in range(start, stop, BLOCK):
-            if file.read(min(BLOCK, stop - offset)) != expected[offset : min(offset + BLOCK, stop)]:
+            if file.read(min(BLOCK, stop - offset)) != expected(offset, min(offset + BLOCK, stop)):
                 return False
     return True
 

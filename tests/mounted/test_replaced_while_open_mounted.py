@@ -30,7 +30,7 @@ def shows(path: Path, data: bytes) -> bool:
         return False
 
 
-def test_programs_get_the_new_version_while_an_old_handle_lives(
+def test_programs_get_the_new_version_while_an_old_handle_is_open(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     connection.put_object(container, "file", OLD)
@@ -58,7 +58,7 @@ def test_programs_get_the_new_version_while_an_old_handle_lives(
     wait_until(lambda: shows(path, NEWER))
 
 
-def test_no_page_of_the_old_version_is_left_for_the_new_one(
+def test_the_page_cache_has_no_page_of_the_old_version(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     """Both have one size, and the old handle reads last."""

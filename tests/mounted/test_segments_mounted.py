@@ -71,7 +71,7 @@ def test_a_mount_that_dies_after_a_lost_manifest(
     assert manifest_names(connection, container, "file") <= segment_names(connection, container)
 
 
-def test_what_a_stranger_names_in_a_drop_box_stays(
+def test_segments_that_another_client_s_manifest_names_in_a_drop_box_stay(
     mount: Mount, swift: SwiftServer, container: str, connection: Connection
 ) -> None:
     mine, view = mount.path / "mine", mount.path / "view"

@@ -14,7 +14,7 @@ from swiftfs.demo.server import SwiftServer
 from swiftfs.service.build import MountRequest
 
 
-def test_the_command_hands_on_what_it_was_given(
+def test_the_mount_command_passes_on_its_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swift: SwiftServer
 ) -> None:
     seen: list[MountRequest] = []
@@ -30,7 +30,7 @@ def test_the_command_hands_on_what_it_was_given(
 
 
 @pytest.mark.mount_options("ro")
-def test_a_flag_is_stronger_than_a_word_in_a_real_mount(mounted: Mount) -> None:
+def test_a_flag_overrides_a_mount_option(mounted: Mount) -> None:
     with pytest.raises(OSError, match="Read-only"):
         (mounted.path / "file").touch()
     mounted.flags = ("--no-ro",)

@@ -35,7 +35,7 @@ def settled(mount: Mount) -> Counter[str]:
     return found
 
 
-def test_a_file_made_anew_is_one_put(
+def test_a_file_deleted_and_created_again_is_one_put(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     path = mounted.path / "file"
@@ -71,7 +71,7 @@ def make_tree(top: Path) -> None:
             (top / folder / f"file{number}").write_bytes(f"{folder} {number}".encode())
 
 
-def test_a_tree_that_is_removed_and_made_again(
+def test_a_tree_that_is_removed_and_created_again(
     mounted: Mount, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     make_tree(mounted.path / "tree")
@@ -113,7 +113,7 @@ def test_a_folder_that_stays_gets_its_marker(
     assert len(sent) == 2
 
 
-def test_what_cannot_be_deleted_is_there_again(
+def test_what_cannot_be_deleted_is_shown_again(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     for name in ("one", "two"):
@@ -139,7 +139,7 @@ def mounted_warnings(mount: Mount) -> list[str]:
     return [line for line in mount.log.read_text().splitlines() if line.startswith("WARNING:")]
 
 
-def test_unmounting_executes_what_waits(
+def test_unmounting_sends_pending_deletions(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     make_tree(mounted.path / "tree")
@@ -150,7 +150,7 @@ def test_unmounting_executes_what_waits(
 
 
 @pytest.mark.mount_options("settle=60")
-def test_what_a_killed_process_was_to_delete_the_next_one_deletes(
+def test_deletions_pending_at_a_kill_are_sent_by_the_next_mount(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     make_tree(mounted.path / "tree")
@@ -169,7 +169,7 @@ def test_what_a_killed_process_was_to_delete_the_next_one_deletes(
 
 
 @pytest.mark.mount_options("sync")
-def test_with_sync_a_deletion_is_at_once_and_its_error_is_told(
+def test_with_sync_a_deletion_is_immediate_and_its_error_is_returned(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     for name in ("one", "two"):

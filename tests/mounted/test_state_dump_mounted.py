@@ -18,7 +18,7 @@ def logged_more(mount: Mount, text: str, times: int) -> bool:
 
 
 @pytest.mark.mount_options("settle=1000")
-def test_a_mount_logs_its_stacks_and_its_queue_and_goes_on(mounted: Mount) -> None:
+def test_a_signal_logs_stacks_and_queue_and_the_mount_goes_on(mounted: Mount) -> None:
     (mounted.path / "file").write_text("waits")
     for before in (0, 1):
         os.kill(mounted.pid, signal.SIGUSR1)

@@ -35,7 +35,7 @@ def status(mount: Mount) -> dict[str, Any]:
 
 
 @pytest.mark.mount_options("segment_size=1M,uploads=1,settle=0.1")
-def test_a_large_file_s_bar_moves(mounted: Mount, swift: SwiftServer, container: str) -> None:
+def test_the_progress_of_a_large_file_is_shown(mounted: Mount, swift: SwiftServer, container: str) -> None:
     swift.inject(Fault("PUT", f"{container}_segments/", delay=0.3))
     (mounted.path / "film").write_bytes(os.urandom(6 * MIB))
     seen: set[int] = set()
@@ -55,7 +55,7 @@ def test_a_large_file_s_bar_moves(mounted: Mount, swift: SwiftServer, container:
 
 
 @pytest.mark.mount_options("settle=0.1")
-def test_a_small_file_s_body_is_seen_on_its_way(mounted: Mount, swift: SwiftServer, container: str) -> None:
+def test_the_progress_of_a_small_file_is_shown(mounted: Mount, swift: SwiftServer, container: str) -> None:
     swift.inject(Fault("PUT", f"/{container}/photo", delay=1.5))
     (mounted.path / "photo").write_bytes(bytes(3 * MIB))
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_being_written_is_shown(mounted: Mount) -> None:
     assert read_state(mounted.path).writing == ()
 
 
-def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
+def test_status_describes_the_mount(mounted: Mount) -> None:
     (mounted.path / "file").write_text("text")
     found = status(mounted)
     assert found["version"] == __version__
@@ -108,7 +108,7 @@ def test_a_mount_tells_what_it_is(mounted: Mount) -> None:
     assert "nothing is waiting" in output
 
 
-def test_prices_are_of_the_option_s_file(
+def test_status_uses_the_prices_of_the_option_s_file(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     prices = tmp_path / "prices.toml"
@@ -126,7 +126,7 @@ def test_prices_are_of_the_option_s_file(
     )
 
 
-def test_a_damaged_journal_is_mentioned(mounted: Mount) -> None:
+def test_status_mentions_a_damaged_journal(mounted: Mount) -> None:
     mounted.stop()
     mounted.expected.append("set aside")
     (mounted.cache / "journal.sqlite").write_bytes(b"no journal" * 1000)
@@ -167,7 +167,7 @@ def test_without_a_mountpoint_all_mounts_are_shown(
         assert f"{container} on {mounted.path}" in output
 
 
-def test_a_mount_that_died_is_told_beside_the_others(
+def test_status_shows_a_dead_mount_beside_the_others(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     other = Mount(swift, container, tmp_path / "other")
@@ -186,7 +186,7 @@ def test_a_mount_that_died_is_told_beside_the_others(
         assert one_line(swiftfs("status", other.path)).startswith(line)
 
 
-def test_where_nothing_is_mounted(tmp_path: Path) -> None:
+def test_status_where_nothing_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "mounts").write_text("30 1 0:1 / / rw - ext4 /dev/x rw\n31 1 0:2 / /a rw - fuse.sshfs x rw\n")
     result = status_by(tmp_path / "mounts")
     assert one_line(result) == "swiftfs: no swiftfs mounts on this machine\n"
@@ -243,7 +243,7 @@ def test_watch_ends_with_the_mount(mounted: Mount) -> None:
         assert process.wait(30) == 0
 
 
-def test_watch_as_json_is_a_line_a_second(mounted: Mount) -> None:
+def test_watch_as_json_prints_a_line_each_second(mounted: Mount) -> None:
     command = [sys.executable, "-m", "swiftfs", "status", str(mounted.path), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as process:
         assert process.stdout is not None
@@ -255,7 +255,7 @@ def test_watch_as_json_is_a_line_a_second(mounted: Mount) -> None:
 
 
 @pytest.mark.mount_options("debug")
-def test_nothing_secret_is_told(
+def test_status_shows_no_secret(
     swift: SwiftServer, connection: Connection, container: str, tmp_path: Path
 ) -> None:
     token = connection.get_auth()[1]

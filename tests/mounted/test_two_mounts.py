@@ -73,7 +73,7 @@ def is_gone(name: str, folder: int) -> bool:
     return False
 
 
-def test_what_one_closes_the_other_sees_within_the_ttl(pair: Pair) -> None:
+def test_a_file_closed_in_one_mount_is_seen_in_the_other_within_the_ttl(pair: Pair) -> None:
     one, other = pair.one.path, pair.other.path
     assert os.listdir(other) == []  # noqa: PTH208
     (one / "file").write_bytes(b"first")
@@ -101,7 +101,7 @@ def test_what_one_closes_the_other_sees_within_the_ttl(pair: Pair) -> None:
     pair.seen(lambda root: not (root / "renamed").exists())
 
 
-def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
+def test_reads_never_mix_two_versions(pair: Pair) -> None:
     old, new = versions()
     (pair.one.path / "file").write_bytes(old)
     pair.seen(lambda root: (root / "file").exists())
@@ -122,7 +122,7 @@ def test_an_open_file_is_never_a_mixture(pair: Pair) -> None:
     pair.seen(lambda root: (root / "file").read_bytes() == new)
 
 
-def test_a_stale_listing_does_not_serve_a_mixture_either(pair: Pair) -> None:
+def test_reads_with_a_stale_listing_never_mix_two_versions(pair: Pair) -> None:
     """The name is opened again before the listing expires, but the version in it is gone."""
     old, new = versions()
     (pair.one.path / "file").write_bytes(old)
@@ -148,7 +148,9 @@ def test_the_last_upload_wins(pair: Pair, connection: Connection, container: str
 
 
 @pytest.mark.mount_options("conflict=keep")
-def test_what_the_other_stored_is_kept_beside(pair: Pair, connection: Connection, container: str) -> None:
+def test_the_version_of_the_other_mount_is_kept_as_a_conflict_copy(
+    pair: Pair, connection: Connection, container: str
+) -> None:
     pair.other.expected.append("conflict")
     for mount, body in ((pair.one, b"one"), (pair.other, b"the other")):
         (mount.path / "file.txt").write_bytes(body)
@@ -164,7 +166,7 @@ def test_what_the_other_stored_is_kept_beside(pair: Pair, connection: Connection
     assert any(name.startswith("file (conflict ") and name.endswith(").txt") for name in bodies)
 
 
-def test_both_make_the_same_folder(pair: Pair, connection: Connection, container: str) -> None:
+def test_both_mounts_create_the_same_folder(pair: Pair, connection: Connection, container: str) -> None:
     for mount in pair:
         (mount.path / "folder").mkdir()
         (mount.path / "folder" / f"of {mount.path.parent.name}").write_bytes(b"x")
@@ -177,7 +179,7 @@ def test_both_make_the_same_folder(pair: Pair, connection: Connection, container
     assert listed == {"folder", "folder/of a", "folder/of b"}
 
 
-def test_a_folder_goes_while_the_other_is_in_it(pair: Pair) -> None:
+def test_a_folder_is_removed_while_the_other_mount_works_in_it(pair: Pair) -> None:
     (pair.one.path / "folder").mkdir()
     (pair.one.path / "folder" / "file").write_bytes(b"x")
     pair.seen(lambda root: (root / "folder" / "file").exists())
@@ -191,7 +193,7 @@ def test_a_folder_goes_while_the_other_is_in_it(pair: Pair) -> None:
         os.close(inside)
 
 
-def test_who_writes_into_a_folder_that_went_brings_it_back(pair: Pair) -> None:
+def test_a_write_into_a_folder_that_was_removed_creates_it_again(pair: Pair) -> None:
     """Before the listing expires: the new file implies its folder."""
     (pair.one.path / "folder").mkdir()
     pair.seen(lambda root: (root / "folder").exists())
@@ -204,7 +206,7 @@ def test_who_writes_into_a_folder_that_went_brings_it_back(pair: Pair) -> None:
     wait_until((pair.other.path / "folder" / "file").exists)
 
 
-def test_who_has_a_deleted_file_open_and_writes_brings_it_back(
+def test_a_write_to_an_open_file_that_was_deleted_creates_it_again(
     pair: Pair, connection: Connection, container: str
 ) -> None:
     (pair.one.path / "file").write_bytes(b"first")
@@ -219,7 +221,7 @@ def test_who_has_a_deleted_file_open_and_writes_brings_it_back(
     wait_until((pair.one.path / "file").exists)
 
 
-def test_who_writes_to_what_the_other_renames_stores_the_old_name(
+def test_a_write_to_a_file_that_the_other_mount_renamed_stores_the_old_name(
     pair: Pair, connection: Connection, container: str
 ) -> None:
     (pair.one.path / "folder").mkdir()

@@ -11,7 +11,7 @@ from support.jobs import wait_until
 from support.mounts import Mount, run
 from swiftfs.demo.server import Fault, SwiftServer
 
-FILES = 1000
+FILES = 400
 
 
 def make_tree(top: Path) -> None:
@@ -53,7 +53,7 @@ def test_fsync_of_a_folder_stores_what_is_in_it(
 
 
 @pytest.mark.mount_options("settle=1000")
-def test_fsync_says_what_the_server_says(mounted: Mount, swift: SwiftServer, container: str) -> None:
+def test_fsync_returns_the_server_s_error(mounted: Mount, swift: SwiftServer, container: str) -> None:
     mounted.expected += ["is parked, because it cannot be stored", "fsync handle"]
     swift.inject(Fault(method="PUT", path=f".*/{container}/file", status=403))
     descriptor = os.open(mounted.path / "file", os.O_WRONLY | os.O_CREAT)
@@ -67,7 +67,7 @@ def test_fsync_says_what_the_server_says(mounted: Mount, swift: SwiftServer, con
 
 
 @pytest.mark.mount_options("settle=1000,drain=1")
-def test_unmounting_leaves_the_rest_to_the_next_mount(
+def test_changes_that_unmounting_cannot_store_are_stored_by_the_next_mount(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     (mounted.path / "file").write_bytes(b"data")
@@ -84,7 +84,7 @@ def test_unmounting_leaves_the_rest_to_the_next_mount(
 
 
 @pytest.mark.mount_options("settle=1000,drain=1,segment_size=1M")
-def test_unmounting_gives_up_what_the_server_does_not_take(
+def test_unmounting_ends_though_the_server_refuses_changes(
     mounted: Mount, swift: SwiftServer, connection: Connection, container: str
 ) -> None:
     """Each segment creates its container first, one after the other, with retries for 25 s."""

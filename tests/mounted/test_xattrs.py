@@ -40,7 +40,7 @@ def attributes(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_xattrs_come_back(mounted: Mount, kind: str) -> None:
+def test_xattrs_are_read_back(mounted: Mount, kind: str) -> None:
     path = mounted.path / kind
     path.mkdir() if kind == "folder" else path.write_bytes(b"x")
     for name, value in ATTRIBUTES.items():
@@ -52,9 +52,7 @@ def test_xattrs_come_back(mounted: Mount, kind: str) -> None:
     assert attributes(path) == {name: ATTRIBUTES[name] for name in ATTRIBUTES if name != "user.empty"}
 
 
-def test_xattrs_survive_what_happens_to_the_file(
-    mounted: Mount, connection: Connection, container: str
-) -> None:
+def test_xattrs_survive_changes_of_the_file(mounted: Mount, connection: Connection, container: str) -> None:
     file = mounted.path / "file"
     file.write_bytes(b"first")
     os.setxattr(file, "user.colour", b"red")
@@ -75,7 +73,7 @@ def test_xattrs_survive_what_happens_to_the_file(
     assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"Second and third", 0o600)
 
 
-def test_what_others_wrote_is_kept(mounted: Mount, connection: Connection, container: str) -> None:
+def test_headers_of_other_clients_are_kept(mounted: Mount, connection: Connection, container: str) -> None:
     headers = {
         "X-Object-Meta-Colour": "red",
         "Content-Encoding": "gzip",
@@ -100,7 +98,7 @@ def test_what_others_wrote_is_kept(mounted: Mount, connection: Connection, conta
 
 
 @pytest.mark.mount_options("settle=1000")
-def test_xattrs_are_seen_and_kept_while_a_rewrite_waits(
+def test_xattrs_are_shown_and_kept_while_a_rewrite_is_pending(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     for name in ("seen", "twice", "more", "mode"):
@@ -124,7 +122,7 @@ def test_xattrs_are_seen_and_kept_while_a_rewrite_waits(
 
 
 @pytest.mark.mount_options("settle=1000")
-def test_what_another_client_deletes_is_stored_again(
+def test_a_file_that_another_client_deleted_is_stored_again(
     mounted: Mount, connection: Connection, container: str
 ) -> None:
     connection.put_object(container, "file", b"old", headers={"X-Object-Meta-Colour": "red"})

@@ -4,6 +4,7 @@ import os
 import threading
 from pathlib import Path
 
+from support.deadlines import within
 from support.memory_store import MemoryStore
 from swiftfs.filecache.block_map import BLOCK, BaseVersion
 from swiftfs.filecache.cache import CachedFileFactory, FileCache
@@ -146,4 +147,4 @@ def settle(content: CachedFile) -> None:
     """Wait until no download and no check of the file runs."""
     idle = threading.Event()
     content.when_idle(idle.set)
-    assert idle.wait(10)
+    assert idle.wait(within(10))

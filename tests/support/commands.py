@@ -3,22 +3,36 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from tempfile import TemporaryFile
 
 from support.deadlines import within
 from support.mounts import clean_environment
+from support.warm_processes import NURSERY, Output, Process
 
 
 def swiftfs(*words: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `swiftfs` with no credentials but those of `environment`; return the finished process."""
-    command = [sys.executable, "-m", "swiftfs", *map(str, words)]
-    return subprocess.run(
-        command,
-        env={**clean_environment(), "COLUMNS": "200", **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=within(120),
-    )
+    arguments = [str(word) for word in words]
+    variables = {**clean_environment(), "COLUMNS": "200", **(environment or {})}
+    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+        process = start(arguments, variables, output, errors)
+        try:
+            code = process.wait(within(120))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(["swiftfs", *arguments], code, output.read(), errors.read())
+
+
+def start(arguments: list[str], environment: Mapping[str, str], output: Output, errors: Output) -> Process:
+    """Start `swiftfs`; return the process."""
+    if NURSERY.serves(environment):
+        return NURSERY.fork(arguments, environment, output, errors)
+    command = [sys.executable, "-m", "swiftfs", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int = 1) -> str:

@@ -94,7 +94,7 @@ class Mount:
                 "NOTIFY_SOCKET": f"{folder}/notify",
             }
             if self.forked and self.program == CHECKED and NURSERY.serves(environment):
-                self._process = NURSERY.fork(words, environment, log)
+                self._process = NURSERY.fork(words, environment, log, log)
             else:
                 command = [sys.executable, *self.program, *words]
                 self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

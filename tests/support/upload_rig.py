@@ -112,7 +112,7 @@ class Writer:
         self.model[offset : offset + len(data)] = data
 
     def fill(self, data: bytes) -> None:
-        """Write a new file, of which no segment is uploaded early."""
+        """Write a file of which no segment is uploaded early: a PUT that a test sees is one of `run`."""
         self.write(1, data[1:])  # segments are uploaded early only if they are written in order
         self.write(0, data[:1])
 

@@ -1,7 +1,7 @@
-"""Mounts forked from a process that has imported swiftfs: importing it is nine tenths of what a mount costs.
+"""Commands forked from a process that has imported swiftfs: that is nine tenths of what most of them cost.
 
-What a mount does after its imports is the same. Only what the interpreter reads when it starts is not: a
-mount whose environment differs there is started by itself.
+What a command does after its imports is the same. Only what the interpreter reads when it starts is not: a
+command whose environment differs there is started by itself.
 """
 
 import atexit
@@ -16,7 +16,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
+
+Output = IO[bytes] | IO[str]
 
 REQUEST_BYTES = 128 * 1024
 STARTUP = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_")
@@ -69,7 +71,7 @@ Process = subprocess.Popen[bytes] | ForkedProcess
 
 
 class Nursery:
-    """The process from which mounts are forked; it ends with this one, and starts when it is first used."""
+    """The process from which commands are forked; it ends with this one, and starts when it is first used."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,13 +79,15 @@ class Nursery:
         self._environment: dict[str, str] = {}
 
     def serves(self, environment: Mapping[str, str]) -> bool:
-        """Return whether a mount with this environment may be forked."""
+        """Return whether a command with this environment may be forked."""
         return startup(environment) == startup(self._environment if self._channel else os.environ)
 
-    def fork(self, words: Sequence[str], environment: Mapping[str, str], log: BinaryIO) -> ForkedProcess:
-        """Run `swiftfs` with these arguments, its output in `log`."""
+    def fork(
+        self, words: Sequence[str], environment: Mapping[str, str], output: Output, errors: Output
+    ) -> ForkedProcess:
+        """Run `swiftfs` with these arguments; the files get its standard output and standard error."""
         request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
-        return ForkedProcess(self, self.ask(request, log.fileno()))
+        return ForkedProcess(self, self.ask(request, output.fileno(), errors.fileno()))
 
     def ask(self, request: Mapping[str, object], *descriptors: int) -> int:
         """Return the answer to a request."""
@@ -91,7 +95,7 @@ class Nursery:
             channel = self._channel or self._start()
             socket.send_fds(channel, [json.dumps(request).encode()], descriptors)
             answer = channel.recv(100)
-        assert answer, "the process that forks mounts has died"
+        assert answer, "the process that forks commands has died"
         return int(answer)
 
     def _start(self) -> socket.socket:
@@ -119,9 +123,9 @@ NURSERY = Nursery()
 
 
 def serve(channel: socket.socket) -> list[str] | None:
-    """Fork mounts and return in each its arguments; return None in the first process, at the end."""
+    """Fork commands and return in each its arguments; return None in the first process, at the end."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 1)
+        message, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 2)
         if not message:
             return None
         request = json.loads(message)
@@ -131,23 +135,24 @@ def serve(channel: socket.socket) -> list[str] | None:
             assert threading.active_count() == 1
             answer = os.fork()
             if not answer:
-                _become(request["environment"], request["folder"], descriptors[0])
+                _become(request["environment"], request["folder"], descriptors)
                 return list(request["words"])
-            os.close(descriptors[0])
+            for descriptor in descriptors:
+                os.close(descriptor)
         channel.send(b"%d" % answer)
 
 
-def _become(environment: Mapping[str, str], folder: str, log: int) -> None:
+def _become(environment: Mapping[str, str], folder: str, outputs: Sequence[int]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for output in (1, 2):
-        os.dup2(log, output)
-    os.close(log)
+    for number, output in enumerate(outputs, 1):
+        os.dup2(output, number)
+        os.close(output)
 
 
 def main(number: int) -> None:
-    """Import what a mount imports, and fork mounts for the process at the other end of the socket."""
+    """Import what a mount imports, and fork commands for the process at the other end of the socket."""
     from swiftfs import concurrency  # noqa: PLC0415
 
     concurrency.check()
@@ -158,7 +163,8 @@ def main(number: int) -> None:
     with socket.socket(fileno=number) as channel:
         words = serve(channel)
     if words is not None:
-        app.main(words)
+        sys.argv = ["swiftfs", *words]
+        app.main()
 
 
 if __name__ == "__main__":

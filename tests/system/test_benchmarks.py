@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_budgets_runs(tmp_path: Path) -> None:
     work, output = tmp_path / "work", tmp_path / "output"
     work.mkdir()

@@ -22,6 +22,7 @@ import requests
 import swiftclient
 from swiftclient.exceptions import ClientException
 
+from support.deadlines import within
 from swiftfs.demo import server as server_module
 from swiftfs.demo.server import Fault, RecordedRequest, ServerSettings, SwiftServer
 from swiftfs.demo.values import OPERATOR, READER
@@ -77,7 +78,7 @@ def raw(
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + within(seconds)
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()

@@ -44,9 +44,12 @@ def _is_in_place(pid: int, outside: Path) -> bool:
 
 
 def ends(mount: Mount) -> None:
-    """Wait until the process of an unmounted mount has ended; assert that it ended well."""
+    """Wait until the process of an unmounted mount has ended; assert that it ended well.
+
+    Meanwhile a namespace that another worker's test has made may hold the mount.
+    """
     process = mount.take_process()
-    assert process.wait(30) == 0, mount.log.read_text()
+    assert process.wait(within(120)) == 0, mount.log.read_text()
     assert not mount.noise()
 
 
@@ -58,7 +61,7 @@ def test_umount_returns_when_all_is_stored_though_a_namespace_holds_the_mount(
         (mounted.path / "file").write_text("text")
         begun = time.monotonic()
         result = swiftfs("umount", mounted.path)
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < within(20)
         assert (result.returncode, result.stdout) == (0, "")
         assert "everything is stored" in result.stderr
         assert f"{mounted.path} in the mount namespace of process {holder} (sleep)" in result.stderr
@@ -169,6 +172,6 @@ def test_an_ordinary_unmount_prints_nothing_and_does_not_wait(mounted: Mount) ->
     begun = time.monotonic()
     result = swiftfs("umount", mounted.path)
     assert (result.returncode, result.stderr, result.stdout) == (0, "", "")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < within(10)
     assert mounted.path not in [one.mountpoint for one in find_holders(device)]
     ends(mounted)

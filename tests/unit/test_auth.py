@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from support.deadlines import within
 from support.keystone_accounts import KEYSTONE, SECRET, keystone_account
 from swiftfs.errors import ConfigurationError, Unavailable
 from swiftfs.store import connect, open_account
@@ -112,7 +113,7 @@ def _serving(handler: type[_Keystone]) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listening.server_port}/v3"
         listening.shutdown()
-        thread.join(10)
+        thread.join(within(10))
 
 
 @pytest.mark.matrix(2)
@@ -184,7 +185,7 @@ def test_a_server_that_is_down_is_reported_at_once() -> None:
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="refused") as caught:
             connect({"ST_AUTH": url, "ST_USER": "a:b", "ST_KEY": SECRET})
-    assert time.monotonic() - begun < 3.0
+    assert time.monotonic() - begun < within(3.0)
     assert url in str(caught.value)
     assert "user a:b" in str(caught.value)
     assert SECRET not in str(caught.value)
@@ -198,7 +199,7 @@ def test_a_silent_server_is_reported_within_seconds() -> None:
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="no answer"):
             connect({"ST_AUTH": url, "ST_USER": "a:b", "ST_KEY": SECRET})
-        assert 4.0 < time.monotonic() - begun < 8.0
+        assert 4.0 < time.monotonic() - begun < within(8.0)
 
 
 def test_threads_refused_together_share_a_login_that_fails() -> None:

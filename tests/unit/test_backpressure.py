@@ -245,7 +245,7 @@ class RandomChanges:
         assert self.writer.segments() >= self.writer.named()
 
 
-@pytest.mark.matrix(4)
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("segment", [MIB, MIB + 777])
 @pytest.mark.parametrize("seed", range(8))
 def test_evictions_never_change_the_bytes(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.deadlines import within
 from support.memory_store import MemoryStore
 from swiftfs.errors import PreconditionFailed, Unavailable
 from swiftfs.filecache.block_map import BLOCK, BaseVersion, Blocks, block_range
@@ -155,6 +156,7 @@ def ranges(store: MemoryStore) -> int:
     return sum(method == "get" for method, _ in store.requests)
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_changes_agree_with_a_bytearray(open_content: Open, seed: int) -> None:
     dice = random.Random(seed)
@@ -295,7 +297,7 @@ def test_a_writer_waits_for_no_listing_of_leftovers(
     upload = content.uploads
 
     def rows() -> Iterator[Row]:
-        pool.submit(write, content, 0, b"text").result(10)
+        pool.submit(write, content, 0, b"text").result(within(10))
         yield Row(f"{upload.record.prefix.key}{0:013d}-abc", 4, "hash", "", "")
 
     upload.adopt_leftovers(rows())

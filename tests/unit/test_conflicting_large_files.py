@@ -164,7 +164,7 @@ def failing(store: MemoryStore, method: str, nth: int, error: Callable[[], Excep
     store.hook = hook
 
 
-@pytest.mark.matrix(4)
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize(
     ("method", "nth"), [("copy", 1), ("copy", 3), ("put_manifest", 1), ("put_manifest", 2)]
 )

@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,13 @@ def locked(path: Path) -> sqlite3.Connection:
     return database
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for 0.1 s until a database is unlocked; SQLite's default is five seconds."""
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.1))
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_journal_that_cannot_be_read_now_does_not_count_as_damaged(cache: Path, store: MemoryStore) -> None:
     path = cache / "journal.sqlite"
     with closing(locked(path)), pytest.raises(ConfigurationError, match="locked"), harness(store, cache):
@@ -191,6 +199,7 @@ def test_a_cache_without_a_table_is_made_anew(tmp_path: Path, caplog: pytest.Log
     assert len([record for record in caplog.records if "it lacks " in record.message]) == 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_index_that_cannot_be_read_now_is_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "content.sqlite"
     VersionIndex(path).close(clean=True)

@@ -149,7 +149,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "one", tmp_path / "two"
 
 
-@pytest.mark.matrix(20)
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("error", ERRORS)
@@ -175,7 +175,7 @@ def test_a_file_that_is_renamed_and_changed_afterwards(
     assert body(store, "y") == wanted
 
 
-@pytest.mark.matrix(20)
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("operation", DEEDS)
@@ -192,6 +192,7 @@ def test_a_file_that_another_mount_renames_afterwards(
     assert body(store, "y") == wanted
 
 
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("operation", DEEDS)
 def test_a_file_whose_manifest_another_client_copies_afterwards(
@@ -263,6 +264,7 @@ def store_now(filesystem: FileSystem) -> None:
     wait_until(lambda: not filesystem.waiting())
 
 
+@pytest.mark.matrix(5)
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("operation", ["write small", "write large"])
@@ -286,6 +288,7 @@ def test_a_file_that_another_mount_renames_before_its_change_is_stored(
     assert body(store, "y") == DATA
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("restarts", [True, False])
 @pytest.mark.parametrize("operation", WRITES)
 def test_segments_of_what_an_attempt_without_an_answer_has_replaced_go(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from support.deadlines import within
 from support.noise import noise
 from support.upload_rig import MIB, NAME, Writer
 from swiftfs.errors import ChangedDuringUpload, Corrupt, Unavailable
@@ -72,7 +73,7 @@ def test_bytes_damaged_on_the_way_are_no_change_of_the_file(writer: Writer) -> N
 
 @pytest.mark.parametrize("size", [3 * BLOCK, 3 * MIB])
 def test_a_file_that_is_cut_during_its_upload_is_not_stored(writer: Writer, size: int) -> None:
-    writer.write(0, noise(size - 5) + bytes(5))
+    writer.fill(noise(size - 5) + bytes(5))
 
     def cut() -> None:
         writer.truncate(size - 5)
@@ -128,7 +129,7 @@ def wait_idle(writer: Writer) -> None:
     content = writer.content
     state, fetches = content._state, content._downloader.fetches
     with state.changed:
-        assert state.changed.wait_for(lambda: not (fetches or state.checks.running), 10)
+        assert state.changed.wait_for(lambda: not (fetches or state.checks.running), within(10))
 
 
 def test_a_segment_that_changes_during_its_upload_is_sent_again_and_no_other(writer: Writer) -> None:
@@ -269,7 +270,7 @@ def test_found_segments_that_no_manifest_names_are_deleted(writer: Writer) -> No
     writer.write(0, noise(2 * MIB))
     writer.run()
     kept = writer.named()
-    writer.write(0, noise(2 * MIB, 1))
+    writer.fill(noise(2 * MIB, 1))
     writer.store.during = DuringFirstPut(lambda: writer.write(MIB + 5, b"x"), f"/{MIB:013d}")
     with pytest.raises(ChangedDuringUpload):
         writer.run()

@@ -92,7 +92,7 @@ def changes(store: MemoryStore) -> list[tuple[str, str]]:
     return [request for request in store.requests if request[0] in WRITES]
 
 
-@pytest.mark.matrix(24)
+@pytest.mark.matrix(14)
 @pytest.mark.parametrize(("error", "number"), FAILURES)
 @pytest.mark.parametrize(
     "action",

@@ -125,7 +125,7 @@ def test_a_part_of_a_copy_can_be_read(filesystem: FileSystem) -> None:
     filesystem.release(handle)
 
 
-@pytest.mark.matrix(12)
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("offset", [3 * MIB, 1_200_000, 0])
 @pytest.mark.parametrize("size", [8, 128 * 1024])
 def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: int, size: int) -> None:
@@ -139,7 +139,7 @@ def test_a_copy_is_changed(copied: MemoryStore, filesystem: FileSystem, offset: 
     assert stored(copied, FILE) == BODY == read(filesystem, "/file")
 
 
-@pytest.mark.matrix(8)
+@pytest.mark.matrix(5)
 @pytest.mark.parametrize("size", [0, MIB, MIB + 1, 4 * MIB])
 def test_a_copy_is_cut_or_made_longer(copied: MemoryStore, filesystem: FileSystem, size: int) -> None:
     filesystem.truncate("/copy", size)
@@ -166,7 +166,7 @@ def operations(path: str = "/copy") -> dict[str, Callable[[FileSystem], object]]
     }
 
 
-@pytest.mark.matrix(16)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("first", operations())
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_copy_whose_attributes_change_keeps_its_bytes(
@@ -212,6 +212,7 @@ def overwritten(store: MemoryStore, body: bytes) -> None:
     store.put(FILE, body, Headers(type_of(store)))
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("body", [OTHER, OTHER[:1000], OTHER + OTHER, b""], ids=len)
 @pytest.mark.parametrize("cached", [True, False])
 def test_bytes_of_another_client_under_the_same_type_are_read(

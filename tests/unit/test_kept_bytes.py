@@ -159,7 +159,7 @@ def stored(store: MemoryStore) -> bytes:
     return bytes(body)
 
 
-@pytest.mark.matrix(14)
+@pytest.mark.matrix(8)
 @pytest.mark.parametrize("wrong", [1, 3])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", OBJECTS)

@@ -117,7 +117,7 @@ def assert_stored(store: LateStore, model: bytes | bytearray, key: str = "file")
 CASES = [(size, False) for size in SIZES] + [("3.5 MB", True)]
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_kill(store: LateStore, tmp_path: Path, size: str, plain: bool, change: str) -> None:
@@ -129,7 +129,7 @@ def test_a_reader_after_a_kill(store: LateStore, tmp_path: Path, size: str, plai
     assert_stored(store, model)
 
 
-@pytest.mark.matrix(14)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("then", ["append", "cut and grow", "patch", "shrink below a segment"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), [("60 KB", False), ("3.5 MB", False), ("3.5 MB", True)])
@@ -145,7 +145,7 @@ def test_a_writer_after_a_kill(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_reader_after_a_lost_answer(
@@ -166,7 +166,7 @@ def test_a_reader_after_a_lost_answer(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)
 def test_a_rename_after_a_kill(store: LateStore, tmp_path: Path, size: str, plain: bool, change: str) -> None:
@@ -178,7 +178,7 @@ def test_a_rename_after_a_kill(store: LateStore, tmp_path: Path, size: str, plai
     assert_stored(store, model, "other")
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_renamed_before_it_was_stored(
@@ -200,7 +200,7 @@ def test_a_file_renamed_before_it_was_stored(
     assert_stored(store, file.model)
 
 
-@pytest.mark.matrix(8)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("lands", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("size", "plain"), CASES)

@@ -248,7 +248,7 @@ def is_renamed(filesystem: FileSystem) -> bool:
     return True
 
 
-@pytest.mark.matrix(4)
+@pytest.mark.matrix(6)
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 @pytest.mark.parametrize("method", ["put", "put_manifest"])
 def test_an_outage_of_uploads_while_the_folder_moves(

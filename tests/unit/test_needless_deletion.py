@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import within
 from support.harness import ME, copy_live, harness, names, put, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
@@ -259,7 +260,7 @@ def test_a_call_that_waits_for_a_deletion_returns_when_it_is_dropped(
         waiter, wrong = in_thread(journal.flush, [name])
         wait_until(lambda: task is not None and bool(task.awaited_hand_in))
         filesystem.unlink("/second")
-        waiter.join(10)
+        waiter.join(within(10))
         assert not waiter.is_alive()
         assert not wrong
         gate.open.set()
@@ -365,6 +366,7 @@ def leaving_changes(store: MemoryStore, cache: Path, options: str) -> Iterator[F
         yield filesystem
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize("equal", [True, False])
 def test_the_rename_is_finished_when_the_process_died_in_it(tmp_path: Path, large: bool, equal: bool) -> None:

@@ -51,6 +51,7 @@ def read_part(content: CachedFile, body: bytes, offsets: Sequence[int]) -> None:
         assert read(content, offset, BLOCK) == body[offset : offset + BLOCK]
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("size", [37 * MIB, 64 * MIB + BLOCK // 2, 100 * MIB + 5])
 @pytest.mark.parametrize("read_ahead", [64 * MIB, 16 * MIB, 7 * MIB + 12345])
 def test_every_byte_is_downloaded_once(
@@ -82,6 +83,7 @@ def test_four_readers_of_a_quarter_each_download_every_byte_once(
     assert asked(rig) <= NEEDLESS * len(body)
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("disorder", [4, 16, 32])
 def test_reads_out_of_order_download_every_byte_once(
     build_slow: Callable[[int], CacheRig], disorder: int

@@ -35,7 +35,7 @@ def settled(filesystem: FileSystem) -> None:
     wait_until(lambda: not filesystem.waiting())
 
 
-@pytest.mark.matrix(12)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("error", [QuotaExceeded, Unavailable, None])
@@ -77,7 +77,7 @@ def named(store: MemoryStore) -> set[str]:
     return {one.name.key for one in store.manifest(name).segments} if store.head(name).is_slo else set()
 
 
-@pytest.mark.matrix(6)
+@pytest.mark.matrix(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_closed_during_an_upload_outlives_a_crash(

@@ -132,7 +132,7 @@ OWN = [
 """Own segments, named as each known client does."""
 
 
-@pytest.mark.matrix(20)
+@pytest.mark.matrix(11)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("parts", FOREIGN)
 def test_segments_of_others_stay(
@@ -215,7 +215,7 @@ def rename_and_cut(filesystem: FileSystem) -> None:
 RENAMES = [rename_once, rename_twice, rename_and_back, rename_and_patch, rename_and_cut, rename_folder]
 
 
-@pytest.mark.matrix(20)
+@pytest.mark.matrix(9)
 @pytest.mark.parametrize("rename", RENAMES)
 @pytest.mark.parametrize("operation", [remove, overwrite, overwrite_large, rename_over, empty])
 @pytest.mark.parametrize("remounts", [True, False])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.cache_rig import PLAIN
+from support.deadlines import within
 from support.memory_store import MemoryStore
 from support.noise import noise
 from support.upload_rig import MIB
@@ -107,7 +108,7 @@ def test_a_writer_waits_for_space_and_continues(rig: SpaceRig) -> None:
     content, other = rig.new(), rig.new("other")
     writing = threading.Thread(target=lambda: put_in_blocks(content, 0, noise(12 * MIB)))
     writing.start()
-    assert reached.wait(10)
+    assert reached.wait(within(10))
     while rig.cache._unsaved() < 3 * MIB:
         assert writing.is_alive()
     assert other.read(0, 5).length == 0  # this writer does not wait
@@ -154,7 +155,7 @@ def test_uploads_of_the_journal_free_space(rig: SpaceRig) -> None:
     second = rig.new("second")
     writing = threading.Thread(target=lambda: put_in_blocks(second, 0, noise(2 * MIB)))
     writing.start()
-    assert relieved.wait(10)
+    assert relieved.wait(within(10))
     assert writing.is_alive()
     content.begin_upload()
     content.adopt(rig.store.put(ObjectName("box", "journaled"), noise(3 * MIB + BLOCK), PLAIN))

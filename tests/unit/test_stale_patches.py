@@ -38,6 +38,7 @@ def cut(filesystem: FileSystem, model: bytearray) -> None:
     del model[1_200_000:]
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("step", [append, patch, cut])
 @pytest.mark.parametrize("replaced", [True, False])
 def test_each_name_has_its_bytes_whoever_changes_the_other(

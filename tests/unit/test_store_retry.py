@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from support.deadlines import within
 from support.memory_store import MemoryStore
 from support.stores import QUICK, TEXT, md5, raise_first
 from swiftfs.errors import AccessDenied, AlreadyExists, Clash, Conflict, NotFound, StoreError, Unavailable
@@ -52,9 +53,9 @@ def test_close_ends_the_pauses() -> None:
     store = RetryingStore(memory, RetryPolicy(deadline=600.0, longest_retry_after=60.0))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(store.head, ObjectName("c", "o"))
-        assert tried.wait(10)
+        assert tried.wait(within(10))
         store.close()
-        assert isinstance(running.exception(timeout=5), Unavailable)
+        assert isinstance(running.exception(timeout=within(5)), Unavailable)
     assert memory.closed
 
 

@@ -61,6 +61,7 @@ def patch(filesystem: FileSystem) -> None:
 CHANGES = [(cut, FIRST[:3]), (patch, FIRST[:10] + b"second" * 8)]
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize(("change", "last"), CHANGES)
 def test_a_file_that_changes_when_its_put_is_sent(

@@ -9,13 +9,18 @@ from support.tiers import TESTS, spread
 FOLDERS = {"unit", "contract", "simulation", "mounted", "faults", "system"}
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 84])
-@pytest.mark.parametrize("kept", [1, 2, 3, 14])
-def test_of_a_matrix_some_cases_are_kept(count: int, kept: int) -> None:
-    numbers = spread(count, kept)
-    assert len(numbers) == min(count, kept)
-    assert min(numbers) == 0
-    assert max(numbers) == (0 if kept == 1 else count - 1)
+@pytest.mark.parametrize("kept", [1, 2, 3, 14, 85])
+def test_of_a_matrix_some_cases_are_kept(kept: int) -> None:
+    cases = [{"file": [file], "change": change} for file in range(14) for change in "abcdef"]
+    numbers = spread(cases, kept)
+    assert len(numbers) == min(kept, len(cases))
+    assert 0 in numbers
+    assert len({cases[number]["change"] for number in numbers}) == min(kept, 6)
+    assert len({str(cases[number]["file"]) for number in numbers}) == min(kept, 14)
+
+
+def test_of_one_parameter_the_first_and_the_last_value_are_kept() -> None:
+    assert spread([{"seed": seed} for seed in range(12)], 3) == {0, 5, 11}
 
 
 def test_every_test_lies_in_a_folder_of_its_kind(request: pytest.FixtureRequest) -> None:

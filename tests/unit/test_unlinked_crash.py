@@ -66,6 +66,7 @@ def test_it_stays_deleted(store: MemoryStore, tmp_path: Path, way: str) -> None:
     assert [row.key for row in store.list_page("box").rows if row.size] == ["dir/other"]
 
 
+@pytest.mark.matrix(4)
 @pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize("options", [NEVER, "read_ahead=0"])
 @pytest.mark.parametrize("way", ["hidden", "at once"])

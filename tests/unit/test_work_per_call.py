@@ -80,6 +80,7 @@ def assert_alike(small: Work, large: Work) -> None:
 
 
 @MAPS
+@pytest.mark.matrix(12)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_of_a_set_costs_the_same_for_huge_files(make: Callable[[int], Blocks], call: str) -> None:
     work = [work_of(partial(CALLS[call], make(size), size // BLOCK)) for size in SIZES]
