@@ -18,6 +18,7 @@ from swiftfs.filecache.compared_answers import PIECE, Answer
 from swiftfs.filecache.downloader import Downloader
 from swiftfs.filecache.downloads import Download
 from swiftfs.filecache.file_state import FileState
+from swiftfs.filecache.sparse_file import write_all
 from swiftfs.objects import Manifest, ObjectInfo
 from swiftfs.store.protocol import ObjectStore
 
@@ -208,7 +209,7 @@ class BaseVerifier:
             for one, other in list(blocks.unverified(*block_range(offset, end))):
                 position = one * BLOCK
                 for piece in answer.pieces(position, min(other * BLOCK, end)):
-                    os.pwrite(state.descriptor, piece, position)
+                    write_all(state.descriptor, piece, position)
                     position += len(piece)
                 blocks.present.add(one, other)
                 blocks.verified.add(one, other)

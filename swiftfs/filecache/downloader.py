@@ -4,7 +4,6 @@ Blocks that are present are right; others are downloaded before a read is answer
 version, and raises `PreconditionFailed` when that version is gone.
 """
 
-import os
 from collections.abc import Collection
 
 from swiftfs.concurrency import Executor
@@ -16,6 +15,7 @@ from swiftfs.filecache.downloads import Download, GivenUp
 from swiftfs.filecache.file_state import FileState
 from swiftfs.filecache.read_ahead import ReadAhead, Streams
 from swiftfs.filecache.segment_fetcher import SegmentFetcher
+from swiftfs.filecache.sparse_file import write_all
 from swiftfs.filecache.verifier import Verifier
 from swiftfs.store.protocol import ObjectStore
 
@@ -216,7 +216,7 @@ class Downloader:
             # ones.
             for first, last in list(blocks.present.missing(*block_range(offset, end))):
                 start, stop = max(offset, first * BLOCK), min(end, last * BLOCK)
-                os.pwrite(state.descriptor, memoryview(data)[start - offset : stop - offset], start)
+                write_all(state.descriptor, memoryview(data)[start - offset : stop - offset], start)
                 blocks.verified.discard(first, last)
             if present:
                 # The last block of a chunk is complete with the next chunk, or at the end of the object.

@@ -1,12 +1,11 @@
 """Fetches evicted blocks back from the segments that have them."""
 
 import logging
-import os
 
 from swiftfs.errors import Corrupt, NotFound, PreconditionFailed
 from swiftfs.filecache.block_map import BLOCK, StoredSegment, block_range
 from swiftfs.filecache.file_state import FileState
-from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class SegmentFetcher:
                 for one, other in [blocks] if again else list(remote.runs(*blocks)):
                     begin, end = max(start, one * BLOCK), min(stop, other * BLOCK)
                     piece = memoryview(data)[begin - start : end - start]
-                    os.pwrite(self._state.descriptor, piece, begin)
+                    write_all(self._state.descriptor, piece, begin)
 
         self._state.space.on_growth(length)
         try:

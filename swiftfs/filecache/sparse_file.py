@@ -162,8 +162,19 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
     # A file system without holes: the bytes must read as zeros all the same.
     zeros = bytes(_MIB)
     while length > 0:
-        written = os.pwrite(descriptor, zeros[: min(length, len(zeros))], offset)
-        offset, length = offset + written, length - written
+        write_all(descriptor, zeros[:length], offset)
+        offset, length = offset + len(zeros), length - len(zeros)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; raise `OSError` if the disk does not take it.
+
+    A disk that becomes full in the middle takes a part, and pwrite(2) returns how much, without an error.
+    """
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def synchronize(folder: Path) -> None:

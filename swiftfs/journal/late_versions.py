@@ -12,7 +12,7 @@ from swiftfs.errors import NotFound, StoreError
 from swiftfs.filecache.block_map import BaseVersion
 from swiftfs.filecache.cache import FileCache
 from swiftfs.filecache.cached_file import CachedFile
-from swiftfs.filecache.sparse_file import md5_of
+from swiftfs.filecache.sparse_file import md5_of, write_all
 from swiftfs.journal.late_copies import LateCopies
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.ambiguous import GONE, SMALL_BODY, Ambiguity, AmbiguousRequests, Effect
@@ -185,7 +185,7 @@ def _fill(body: bytearray, position: int, data: bytes) -> None:
 
 
 def _pwrite(descriptor: int, position: int, data: bytes) -> None:
-    os.pwrite(descriptor, data, position)
+    write_all(descriptor, data, position)
 
 
 def _write(data: bytes, descriptor: int, position: int) -> int:
