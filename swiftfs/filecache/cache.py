@@ -486,8 +486,9 @@ class FileCache:
 
 
 def _can_be_restored(cached_file: CachedFile) -> bool:
-    """Return whether the local file is all there is to keep, and no upload reads it."""
+    """Return whether the record has all there is to keep of a local file, and no upload reads it."""
+    # Clean bytes would have to be downloaded again, and the object may be gone.
+    if cached_file.size > SMALL or cached_file.has_clean_bytes():
+        return False
     # In this order: between the two an upload may end, but one that stored anything has begun.
-    return cached_file.size <= SMALL and not (
-        cached_file.uploads.is_busy or cached_file.uploads.record.has_begun
-    )
+    return not (cached_file.uploads.is_busy or cached_file.uploads.record.has_begun)

@@ -436,6 +436,13 @@ class CachedFile:
         """Take `info` for the base version if a listing was wrong; see `BaseResolver.correct`."""
         return self._resolver.correct(info)
 
+    def has_clean_bytes(self) -> bool:
+        """Return whether the local file has blocks that a record does not name: Swift has them too."""
+        with self._state.changed:
+            clean = self._state.blocks.present.copy()
+            clean.subtract(self._state.blocks.unsaved())
+            return bool(clean)
+
     def suspend(self) -> int | None:
         """Close the local file, for `restore`; return its bytes of disk, or None if the file is busy."""
         state = self._state
@@ -443,11 +450,6 @@ class CachedFile:
             # A download or an upload would use the number of the descriptor, which the next open(2) gives to
             # another file.
             if state.closed or state.blocks.snapshot or not self._activity.is_idle():
-                return None
-            # A record has the changed blocks only: the others would have to be downloaded, and may be gone.
-            kept = state.blocks.present.copy()
-            kept.subtract(state.blocks.unsaved())
-            if kept:
                 return None
             state.closed = True
             size = state.file.allocated()
