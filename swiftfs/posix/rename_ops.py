@@ -214,7 +214,9 @@ class RenameOps:
         """Execute all pending changes below the two folders; open files are handed in first."""
         for file in self._open_files.below(old):
             self._write_back.flush(file)
-            # Its object would be copied with the folder, and the deleted file come back under the new name.
+        # Deletions that wait for a last close: the objects would move with the folder and come back under the
+        # new names, or fill a target that is shown as empty.
+        for file in [*self._open_files.below(old), *self._open_files.below(new)]:
             if file.held_deletion is not None:
                 self._write_back.free_name(file.held_deletion.name)
         self._journal.flush_below(self._source.folder(old))

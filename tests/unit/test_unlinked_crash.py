@@ -201,3 +201,21 @@ def test_a_folder_removed_before_it_was_stored_is_not_shown(tmp_path: Path) -> N
         with harness(store, image, NEVER) as again:
             assert names(again, "/") == []
     assert everything(store) == []
+
+
+def test_a_folder_takes_the_place_of_one_whose_deleted_file_is_open(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    with harness(store, tmp_path, NEVER) as filesystem:
+        filesystem.mkdir("/new", 0o755, ME)
+        filesystem.unlink("/dir/other")
+        handle = open_partly(filesystem)
+        unlink(filesystem, "hidden")
+        filesystem.rmdir("/dir")
+        assert names(filesystem, "/") == ["new"]
+        filesystem.rename("/new", "/dir")
+        assert names(filesystem, "/") == ["dir"]
+        assert names(filesystem, "/dir") == []
+        assert get(filesystem, handle, 0, len(BODY)) == BODY
+        filesystem.release(handle)
+    assert everything(store) == []
