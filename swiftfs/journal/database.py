@@ -22,10 +22,11 @@ from typing import Any
 from swiftfs.concurrency import Rank, new_lock, unix_time_ns
 from swiftfs.config.cache_dir import CONTENT, DAMAGED_JOURNAL, JOURNAL, JOURNAL_RESERVE, LATE, LOST
 from swiftfs.errors import ConfigurationError, os_error
+from swiftfs.filecache.block_map import FileRecord
 from swiftfs.filecache.sparse_file import synchronize
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.codec import Unreadable, decode, encode
-from swiftfs.journal.operations import Operation
+from swiftfs.journal.operations import Operation, PutFile
 from swiftfs.objects import ObjectName
 from swiftfs.sqlite import Schema, boot_id, open_database, row_checksum
 
@@ -82,8 +83,9 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """,
     (_FORMAT_2, _FORMAT_3),
 )
-"""`written` is the number of the commit that wrote a row, and the fact `synced` that of the last one that is
-certainly on the disk. `uploads` are prefixes below which there may be segments that no manifest names yet.
+"""`written` is the number of the commit that wrote a row, or of the first one that wrote it with this file,
+and the fact `synced` that of the last one that is certainly on the disk. `uploads` are prefixes below which
+there may be segments that no manifest names yet.
 `errno` and `reason` are of earlier releases: every mount tries all records.
 
 A released format never changes: new tables and columns come as a migration."""
@@ -122,6 +124,7 @@ class JournalDB:
         self._pending_prefixes: list[UnreferencedPrefix] = []
         self._later_lock = new_lock(Rank.LATER)
         self._later: list[tuple[str, tuple[object, ...]]] = []
+        self._files: dict[int, tuple[FileRecord, int]] = {}
         self._commits = self._synced = 0
         self.lost: list[str] = []
         self._database = self._open()
@@ -356,22 +359,37 @@ class JournalDB:
     ) -> None:
         records, gone = self._with_pending(put, drop)
         rows = [(one.seq, one.path, encode(one.operation), None, "") for one in records.values()]
+        written = {seq: self._commit_of(one) for seq, one in records.items()}
         insert = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
         with self._later_lock:
             later = list(self._later)
         self._commit(
             # Deletions first: a commit may drop a record and write another one with its number.
             ("DELETE FROM intents WHERE seq = ?", [(seq,) for seq in gone]),
-            (insert, [(*row, self._commits + 1, row_checksum(*row)) for row in rows]),
+            (insert, [(*row, written[row[0]], row_checksum(*row)) for row in rows]),
             *_upload_changes((*self._pending_prefixes, *([unreferenced] if unreferenced else []))),
             *((sql, [row for _, row in group]) for sql, group in groupby(later, itemgetter(0))),
         )
         with self._later_lock:
             del self._later[: len(later)]
+        for seq in gone:
+            self._files.pop(seq, None)
+        for seq, one in records.items():
+            if isinstance(one.operation, PutFile):
+                self._files[seq] = one.operation.file, written[seq]
         # Only now: they must stay for the next commit if this one failed.
         self._pending_puts.clear()
         self._pending_drops.clear()
         self._pending_prefixes.clear()
+
+    def _commit_of(self, record: Record) -> int:
+        """Return the number of the commit since which the files that a record names are the same.
+
+        A change of attributes, for example, makes no bytes doubtful that are on the disk already.
+        """
+        file, before = self._files.get(record.seq, (None, 0))
+        is_same = isinstance(record.operation, PutFile) and record.operation.file == file
+        return before if is_same else self._commits + 1
 
     def _with_pending(self, put: Iterable[Record], drop: Iterable[int]) -> tuple[dict[int, Record], set[int]]:
         """Return records to write and to delete, and what the disk refused before, which is older.

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
-from support.harness import copy_live, harness, names, write
+from support.harness import copy_live, harness, names, read, write
 from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.filecache.sparse_file import synchronize
@@ -49,3 +50,23 @@ def test_a_file_closed_a_second_before_survives_a_power_cut(
     with harness(store, tmp_path / "left", "settle=1000") as filesystem:
         assert names(filesystem, "/") == ["file"]
     assert not (tmp_path / "left" / "lost").exists()
+
+
+def test_new_attributes_make_no_bytes_doubtful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that was closed long before, only the attributes changed in the last second."""
+    store, go_on = MemoryStore("box"), threading.Event()
+    (cache := tmp_path / "cache").mkdir()
+    with harness(store, cache, "settle=1000") as filesystem:
+        write(filesystem, "/file", b"data")
+        db = filesystem.services.journal._db
+        wait_until(lambda: 0 < db._commits == db._synced)
+        monkeypatch.setattr(database, "synchronize", lambda _folder: go_on.wait(60))
+        filesystem.chmod("/file", 0o600)
+        write(filesystem, "/other", b"too late")
+        copy_live(cache, tmp_path / "left")
+        go_on.set()
+    monkeypatch.setattr(database, "boot_id", lambda: "another boot")
+    with harness(MemoryStore("box"), tmp_path / "left", "settle=1000") as filesystem:
+        assert names(filesystem, "/") == ["file"]
+        assert read(filesystem, "/file") == b"data"
+        assert filesystem.getattr("/file").mode & 0o777 == 0o600
