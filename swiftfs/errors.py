@@ -208,12 +208,16 @@ def drop_tracebacks(error: BaseException) -> None:
         following = following.__cause__ or following.__context__
 
 
+DEAD_MOUNT = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+"""How calls on a mount fail whose process has died; the second is for those that were under way then."""
+
 _NO_MOUNT = "{} is not a swiftfs mount"
+_DIED = "{}: its process has died: {}"
 _PRIVATE = "{}: only the user who mounted it may do this (root too, with allow_root or allow_other)"
 _MOUNT_POINT_ERRORS: Mapping[int, tuple[type[ConfigurationError], str]] = {
     errno.ENODATA: (NotAMount, _NO_MOUNT),
     errno.EOPNOTSUPP: (NotAMount, _NO_MOUNT),
-    errno.ENOTCONN: (DeadMount, "{}: its process has died: {}"),
+    **dict.fromkeys(DEAD_MOUNT, (DeadMount, _DIED)),
     errno.EACCES: (NotYours, _PRIVATE),
     errno.EPERM: (NotYours, _PRIVATE),
 }
@@ -233,6 +237,6 @@ def mount_error(
 
 def mount_point_error(mountpoint: Path, error: OSError) -> ConfigurationError:
     """Return why nothing can be mounted on `mountpoint`, a call on which failed with `error`."""
-    if error.errno == errno.ENOTCONN:
+    if error.errno in DEAD_MOUNT:
         return mount_error(mountpoint, error, "run 'fusermount -u' on it first")
     return ConfigurationError(f"mount point {mountpoint}: {error.strerror}")

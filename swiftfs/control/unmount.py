@@ -1,6 +1,5 @@
 """`swiftfs umount`: unmount, and wait until the mount's process has stored everything."""
 
-import errno
 import os
 import select
 import shutil
@@ -14,7 +13,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.control.client import flush, mountpoints
 from swiftfs.control.drain import Drain
 from swiftfs.control.mount_table import Holder, find_holders
-from swiftfs.errors import ConfigurationError, DeadMount, SwiftfsError, mount_error
+from swiftfs.errors import DEAD_MOUNT, ConfigurationError, DeadMount, SwiftfsError, mount_error
 
 POLL_SECONDS = 0.2
 """The interval in which the number of pending changes is read."""
@@ -116,7 +115,7 @@ def died(mountpoint: Path) -> bool:
     except OSError as error:
         # Only the folder above is resolved: every call on a dead mount itself fails.
         place = mountpoint.parent.resolve() / mountpoint.name
-        return error.errno == errno.ENOTCONN and place in mountpoints()
+        return error.errno in DEAD_MOUNT and place in mountpoints()
     return False
 
 

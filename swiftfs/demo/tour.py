@@ -1,7 +1,6 @@
 """The tour of `swiftfs demo`: a real Swift on loopback, mounted, and used by ordinary programs."""
 
 import contextlib
-import errno
 import os
 import select
 import shlex
@@ -24,7 +23,7 @@ from swiftfs.attributes import PID_ATTRIBUTE
 from swiftfs.concurrency import monotonic
 from swiftfs.control.unmount import detach, unmount
 from swiftfs.demo.server import SwiftServer
-from swiftfs.errors import ConfigurationError, SwiftfsError
+from swiftfs.errors import DEAD_MOUNT, ConfigurationError, SwiftfsError
 from swiftfs.service.mount import check_mountpoint
 
 CONTAINER = "demo"
@@ -276,7 +275,7 @@ def end(tour: Tour) -> None:
     try:
         process = os.pidfd_open(int(os.getxattr(tour.mountpoint, PID_ATTRIBUTE)))
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
+        if error.errno in DEAD_MOUNT:
             detach(tour.mountpoint)
         return
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import get, harness, names, read
+from support.jobs import wait_until
 from support.memory_store import MemoryStore
 from swiftfs.errors import AccessDenied
 from swiftfs.objects import ObjectName
@@ -43,11 +44,14 @@ def test_it_is_read_to_its_end_and_then_deleted(filesystem: FileSystem, store: M
     handle = open_and_unlink(filesystem)
     assert get(filesystem, handle, 0, len(BODY)) == BODY
     filesystem.release(handle)
-    assert ("delete", str(NAME)) in [(method, str(subject)) for method, subject in store.requests]
+    wait_until(
+        lambda: ("delete", str(NAME)) in [(method, str(subject)) for method, subject in store.requests]
+    )
 
 
 def test_another_clients_new_file_of_that_name_is_seen(filesystem: FileSystem, store: MemoryStore) -> None:
     filesystem.release(open_and_unlink(filesystem))
+    wait_until(lambda: not filesystem.waiting())
     store.put(NAME, b"new", Headers(TYPE))
     assert names(filesystem, "/") == ["file"]
     assert read(filesystem, "/file") == b"new"
@@ -62,6 +66,9 @@ def test_a_deletion_that_is_refused_brings_the_file_back(filesystem: FileSystem,
 
     store.hook = refuse
     filesystem.release(handle)
+    wait_until(lambda: not filesystem.waiting())
     store.hook = None
+    with pytest.raises(AccessDenied):  # else the unmount reports it
+        filesystem.services.journal.raise_refusal(NAME)
     assert names(filesystem, "/") == ["file"]
     assert read(filesystem, "/file") == BODY
