@@ -51,14 +51,19 @@ class RenameOps:
         """Rename a file or folder, and replace what POSIX allows to replace."""
         if old == new:
             return
-        self._unlinks.unhide(new)
-        # Outside of the barrier: which part of it to pass depends on whether it is a folder.
-        moving = self._namespace.find(old) if self._open_files.at(old) is None else None
+        try:
+            # Outside of the barrier: which part of it to pass depends on whether it is a folder.
+            moving = self._namespace.find(old) if self._open_files.at(old) is None else None
+        except BaseException:
+            self._unlinks.unhide(new)
+            raise
         if moving is not None and moving.is_directory:
             # Reads go on, and so do writes to open files; only what hands something in waits.
             with self._open_files.barrier.closed(old, new):
                 self._rename_folder(old, new, moving)
         else:
+            # Not for a folder: the kernel renames none to an existing file, so what was hidden was deleted.
+            self._unlinks.unhide(new)
             with self._pending.changing(old, new):
                 self._rename_file(old, new)
 
@@ -219,6 +224,8 @@ class RenameOps:
         for file in [*self._open_files.below(old), *self._open_files.below(new)]:
             if file.held_deletion is not None:
                 self._write_back.free_name(file.held_deletion.name)
+        if (marker := plain_marker(self._source.folder(new))) is not None:
+            self._write_back.free_name(marker)  # a file may have had it
         self._journal.flush_below(self._source.folder(old))
         self._journal.flush_below(self._source.folder(new))
 

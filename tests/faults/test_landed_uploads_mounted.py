@@ -47,4 +47,5 @@ def test_a_reader_of_a_mount_that_was_killed(
     swift.clear_faults()
     mounted.remount()
     assert path.read_bytes() == data
-    assert manifest_names(connection, container, "file") == segment_names(connection, container)
+    # What a manifest that may come late names stays for ten minutes.
+    assert manifest_names(connection, container, "file") <= segment_names(connection, container)

@@ -6,6 +6,7 @@ the seed; `SWIFTFS_STRESS_WITHOUT` names steps of the workers to leave out, sepa
 
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -53,6 +54,9 @@ VARIANTS = [
 
 UNUSED = "stays in Swift unused"
 """In the log line about a segment whose deletion has failed for too long; `swiftfs gc` finds it."""
+
+KEPT_SEGMENTS = re.compile(r"(\d+) segments that .* names are kept: they may belong to other objects")
+"""A log line about a file that is deleted or replaced; `swiftfs gc` finds its segments."""
 
 EXPECTED = (
     "is parked, because it cannot be stored",
@@ -108,7 +112,9 @@ def test_files_are_right_after_random_faults(
         unused = {one for one in orphans(connection, container) if f"{one} {UNUSED}" not in log}
         unused = {one for one in unused if not one.startswith(tuple(faults.abandoned))}
     assert_journal_is_empty(mount)
-    assert unused - leftovers(mount) == set()
+    # After a rename that a kill has interrupted nobody knows whether another client needs the old segments.
+    kept = sum(map(int, KEPT_SEGMENTS.findall(log)))
+    assert len(unused - leftovers(mount)) <= kept, unused - leftovers(mount)
     shutil.rmtree(mount.cache)
     with mount:
         check(look_below(mount.path), oracles, "in a mount with an empty cache", mount.log)

@@ -254,3 +254,20 @@ def test_what_a_file_replaced_before_its_first_close_stays_replaced(
         left = ["moved"] if third == "rename" else []
         assert names(filesystem, "/dir") == sorted([*left, "new", "other"])
     assert keys(store) == sorted([*(f"dir/{name}" for name in left), "dir/new", "dir/other"])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("state", STATES)
+def test_a_folder_takes_the_name_of_a_file_that_was_deleted_just_now(
+    store: MemoryStore, tmp_path: Path, options: str, state: str
+) -> None:
+    with harness(store, tmp_path, options) as filesystem:
+        filesystem.mkdir("/dir/folder", 0o755, ME)
+        handle = bring_to(state, filesystem)
+        filesystem.rename("/dir/file", HIDDEN)  # unlink(2)
+        filesystem.rename("/dir/folder", "/dir/file")
+        assert names(filesystem, "/dir") == ["file", "new", "other"]
+        assert filesystem.getattr("/dir/file").is_directory
+        if handle is not None:
+            filesystem.release(handle)
+    assert "dir/file" not in {row.key for row in store.list_page("box").rows if row.size}
