@@ -109,7 +109,7 @@ class Outcomes:
                 if error.etag:
                     self._stored[names_of(task.operation)[0]] = error.etag
                 # No failure of the server: it neither counts as an attempt nor ends a wait in fsync.
-                pause = 0.0 if task.awaited_hand_in else FIRST_PAUSE
+                pause = 0.0 if task.is_awaited or self._writer.is_closing else FIRST_PAUSE
                 self._queue.schedule(task, monotonic() + pause)
                 return
             task.attempts += 1
@@ -192,7 +192,7 @@ class Outcomes:
             task.flush_mark = None
         if task.awaited_hand_in <= task.stored_hand_in:
             task.awaited_hand_in = 0
-        self._queue.schedule(task, 0.0 if task.awaited_hand_in or task.flush_mark is not None else due)
+        self._queue.schedule(task, 0.0 if task.is_awaited else due)
 
     def _tell_followers(self, task: Task, info: ObjectInfo | None) -> list[Task]:
         """Put the object's new version into the following tasks about it; return these tasks."""

@@ -47,12 +47,12 @@ class TaskWriter:
         self._db = db
         self._cache = cache
         self._settle_seconds = settle_seconds
-        self._closing = False
+        self.is_closing = False
         self.held = HeldDeletions()
 
     def begin_closing(self) -> None:
         """Make every change due at once from now on: the mount is ending."""
-        self._closing = True
+        self.is_closing = True
 
     def submit(self, path: str, operation: Operation, done: Done, at_least: float) -> bool:
         """Record an operation, alone or merged with a waiting one; see `Journal.submit`."""
@@ -121,8 +121,7 @@ class TaskWriter:
         task.blocked, task.error = False, None
         task.hand_ins += 1
         # A change during an fsync or a flush must not put off the attempt that somebody waits for.
-        is_awaited = task.awaited_hand_in or task.flush_mark is not None
-        latest = 0.0 if is_awaited else task.created + LONGEST_SETTLING * self._settling()
+        latest = 0.0 if task.is_awaited else task.created + LONGEST_SETTLING * self._settling()
         self._queue.schedule(task, min(monotonic() + self._delay(at_least), latest))
 
     def drop(self, task: Task) -> None:
@@ -266,7 +265,7 @@ class TaskWriter:
         return max(self._settling(), at_least)
 
     def _settling(self) -> float:
-        return 0.0 if self._closing else self._settle_seconds
+        return 0.0 if self.is_closing else self._settle_seconds
 
     def _pin(self, operation: Operation) -> None:
         if (file := file_of(operation)) is not None:

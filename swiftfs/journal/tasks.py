@@ -97,6 +97,11 @@ class Task:
         """Whether it is blocked, or waits for a task that is."""
         return self.blocked or any(blocker.is_stuck for blocker in self.blockers)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a thread waits for it, or a flush was requested: it is not put off."""
+        return self.awaited_hand_in > 0 or self.flush_mark is not None
+
     def last(self) -> "Task":
         """Return the task that has taken over this one's operation, or this one."""
         return self if self.successor is None else self.successor.last()

@@ -15,6 +15,7 @@ from support.memory_store import MemoryStore
 from support.noise import noise
 from support.stored_objects import NEVER, body, foreign, keys
 from swiftfs.errors import AccessDenied, QuotaExceeded, SwiftfsError, Unavailable
+from swiftfs.journal import outcomes
 from swiftfs.journal.operations import PutFile
 from swiftfs.journal.scheduler import Scheduler
 from swiftfs.journal.tasks import Task
@@ -183,6 +184,28 @@ def test_an_unmount_does_not_wait_for_the_settling_of_a_second_close(
         assert gate.reached.wait(20)
         Edited(filesystem, bytearray(b"first")).append(b" second")
     assert body(store, "file") == b"first second"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("asked", ["flush", "unmount"])
+def test_a_flush_does_not_wait_for_the_pause_of_a_file_that_was_cut_during_its_upload(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, asked: str
+) -> None:
+    """The upload that the cut spoils still runs when everything is made due."""
+    monkeypatch.setattr(outcomes, "FIRST_PAUSE", 1000.0)
+    gate = Gate(store, None)
+    progress = (lambda _left: gate.open.set()) if asked == "unmount" else (lambda _left: None)
+    with harness(store, tmp_path, f"{SOON},drain=30", progress=progress) as filesystem:
+        data = noise(SIZES[size])
+        write(filesystem, "/file", data)
+        assert gate.reached.wait(20)
+        file = Edited(filesystem, bytearray(data))
+        file.truncate(len(data) // 2)
+        if asked == "flush":
+            filesystem.setxattr("/", "swift.flush", b"1", 0)
+            gate.open.set()
+            settled(filesystem)
+    assert body(store, "file") == file.model
 
 
 def test_a_description_between_two_closes_makes_no_second_record(
