@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from simulation.adversary import CHANGES, READS, Fault, Outage
@@ -22,11 +23,29 @@ _KINDS = {
 }
 
 
+POWER_CUTS = 0.15
+"""In how many histories the power is cut where the others kill the mount."""
+
+
 def make(seed: int) -> History:
     """Return the history of a seed: a random one, or one of the scenarios."""
     rng = random.Random(f"history {seed}")
     history = _random(seed, rng)
-    return history if rng.random() < 0.6 else rng.choice(SCENARIOS)(rng, history)
+    history = history if rng.random() < 0.6 else rng.choice(SCENARIOS)(rng, history)
+    # What another client does is not promised to survive a power cut together with what is done here.
+    has_others = any("theirs" in fault.kind for fault in history.faults) or any(
+        step.verb.startswith("their") for life in history.lives for steps in life.programs for step in steps
+    )
+    return history if has_others or random.Random(f"power {seed}").random() > POWER_CUTS else _cut(history)
+
+
+def _cut(history: History) -> History:
+    """Return a history in which every kill is a power cut."""
+    lives = (
+        replace(life, kill=replace(life.kill, cut=True)) if life.kill is not None else life
+        for life in history.lives
+    )
+    return replace(history, lives=tuple(lives))
 
 
 def _random(seed: int, rng: random.Random) -> History:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 MOST_WORLDS = 64
 
+PAGE = 4096
+
 MISSING = b"missing"
 """Stands for the content of a missing file."""
 
@@ -20,6 +22,7 @@ class Node:
 
     After a crash a file holds one of `kept`, its contents at the last close, or of `unclosed`, later contents
     in place. `rewritten` are contents written after a truncation to 0, which count from the close on.
+    `past` are all contents in their order.
     """
 
     number: int
@@ -33,6 +36,7 @@ class Node:
     vague: bool = False
     dropped: bool = False
     foreign: bool = False
+    past: list[bytes] = field(default_factory=list)
 
     @property
     def optional(self) -> bool:
@@ -56,6 +60,7 @@ class Node:
 
     def wrote(self, body: bytes) -> None:
         """Record new contents that are not closed."""
+        self.past.append(body)
         (self.unclosed if self.rewritten is None else self.rewritten).append(body)
 
     def hand_in(self) -> None:
@@ -66,6 +71,7 @@ class Node:
 
     def closed(self, body: bytes) -> None:
         """Record that a close or fsync has returned."""
+        self.past.append(body)
         self.kept, self.unclosed, self.rewritten = {body}, [], None
         self.vague = self.dropped = False
 
@@ -81,6 +87,73 @@ World = Mapping[str, Node]
 """The node of each path. Paths begin with `/`; the root is not among them."""
 
 Effect = Callable[[World], World]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a sync to the disk found: the `worlds`, how many there were before, and what files might hold.
+
+    With the contents of a node comes how many it has had.
+    """
+
+    number: int
+    worlds: tuple[World, ...]
+    bodies: Mapping[Node, tuple[frozenset[bytes], int]]
+
+
+@dataclass(frozen=True, slots=True)
+class AfterCut:
+    """What is possible after a power cut: the states of the names since the last sync, in any mixture.
+
+    A `certain` node has existed all the time. A file holds one of its `bodies`, or pages of several. What one
+    of the `moves` was moving may be at either place, or at both.
+    """
+
+    worlds: list[World]
+    certain: set[Node]
+    bodies: Mapping[Node, frozenset[bytes]]
+    moves: tuple[tuple[str, str], ...]
+
+    def problems(self, found: Mapping[str, bytes | None]) -> list[str]:
+        """Return what is wrong in a tree."""
+        lines = [
+            f"{path} is {describe_bytes(body)} after the power cut"
+            for path, body in found.items()
+            if not any(self._fits(node, body) for node in self._at(path))
+        ]
+        for node in self.certain:
+            paths = sorted({path for world in self.worlds for path, one in world.items() if one is node})
+            there = [path for path in (*paths, *(_twin(path, self.moves) for path in paths)) if path in found]
+            if not there and not node.optional:
+                lines.append(f"nothing is left of {' or '.join(paths)}; it held {_describe_any(node)}")
+        return lines
+
+    def allows_anywhere(self, body: bytes) -> bool:
+        """Return whether any file may hold these bytes."""
+        return any(_is_mixture(body, bodies) for bodies in self.bodies.values())
+
+    def _at(self, path: str) -> Iterator[Node]:
+        for world in self.worlds:
+            for one in (path, _twin(path, self.moves)):
+                if one in world:
+                    yield world[one]
+
+    def _fits(self, node: Node, body: bytes | None) -> bool:
+        if body is None or node.is_folder:
+            return body is None and node.is_folder
+        return node.foreign or _is_mixture(body, self.bodies[node])
+
+
+def _is_mixture(body: bytes, bodies: Iterable[bytes]) -> bool:
+    """Return whether bytes are those of one state of a file, or each page of one, with the size of one."""
+    return any(len(one) == len(body) for one in bodies) and all(
+        any(one[at : at + PAGE] == body[at : at + PAGE] for one in _sized(bodies, len(body)))
+        for at in range(0, len(body), PAGE)
+    )
+
+
+def _sized(bodies: Iterable[bytes], size: int) -> list[bytes]:
+    return [one[:size].ljust(size, b"\0") for one in bodies]
 
 
 class Uncertain(Exception):
@@ -103,6 +176,10 @@ class Model:
         self.changing = False
         self._number = 0
         self._writes = 0
+        self._trail: list[World] = []
+        self._synced = Moment(0, ({},), {})
+        self._fsynced: dict[Node, tuple[int, frozenset[bytes], int]] = {}
+        self._cut: AfterCut | None = None
 
     def fresh(self, size: int) -> bytes:
         """Return bytes that no other write has."""
@@ -142,6 +219,7 @@ class Model:
         before = self.worlds
         after = [effect(world) for world in before]
         self.worlds = distinct([*before, *after])
+        self._trail += self.worlds
         self.changing = True
         try:
             yield
@@ -186,6 +264,39 @@ class Model:
             self._torn_moves.append(self.moving)
         self.moving, self.changing, self.moving_folder = None, False, False
 
+    def moment(self) -> "Moment":
+        """Return what holds now, for `synced`."""
+        bodies = {node: (frozenset({*node.kept, *node.unclosed}), len(node.past)) for node in self._nodes()}
+        return Moment(len(self._trail), tuple(self.worlds), bodies)
+
+    def synced(self, moment: "Moment") -> None:
+        """Record that what held at a moment survives a power cut."""
+        self._synced = moment
+
+    def fsynced(self, node: Node, body: bytes) -> None:
+        """Record that a file's bytes, and its name, survive a power cut from now on."""
+        self._fsynced[node] = (len(self._trail), frozenset({body}), len(node.past))
+
+    def lost_power(self) -> None:
+        """Record a power cut, after `crashed`."""
+        synced = self._synced
+        worlds = [*synced.worlds, *self._trail[synced.number :], *self.worlds]
+        certain = set.intersection(*(set(world.values()) for world in worlds))
+        bodies = {}
+        for node in {one for world in worlds for one in world.values()}:
+            number, before, since = 0, *synced.bodies.get(node, (frozenset(node.kept), 0))
+            if node in self._fsynced and self._fsynced[node][0] >= synced.number:
+                number, before, since = self._fsynced[node]
+                later = [*self._trail[number:], *self.worlds]
+                if all(node in world.values() for world in later):
+                    certain.add(node)
+            bodies[node] = before | set(node.past[since:]) | node.kept
+        self._cut = AfterCut(worlds, certain, bodies, tuple(self._torn_moves))
+
+    def may_be_mixed(self, body: bytes) -> bool:
+        """Return whether a file may hold these bytes after a power cut."""
+        return self._cut is not None and self._cut.allows_anywhere(body)
+
     def unmounted(self) -> None:
         """Record that an orderly end has closed all files."""
         for node in self._nodes():
@@ -198,11 +309,16 @@ class Model:
 
         If `torn`, what a rename was moving at a kill may be at either place, or at both.
         """
+        if self._cut is not None:
+            return self._cut.problems(found)
         moves = self._torn_moves if torn else ()
         return min((self._differences(found, world, moves) for world in self.worlds), key=len)
 
     def adopt(self, found: Mapping[str, bytes | None]) -> None:
         """Make a tree that is allowed the only possible world."""
+        if self._cut is not None:
+            self._adopt_anew(found)
+            return
         world = min(self.worlds, key=lambda one: len(self._differences(found, one, ())))
         self._torn_moves.clear()
         kept = {path: node for path, node in world.items() if path in found}
@@ -213,6 +329,22 @@ class Model:
                 node.closed(body)
                 self.bodies.add(body)
         self.worlds = [kept]
+
+    def _adopt_anew(self, found: Mapping[str, bytes | None]) -> None:
+        """Begin again with what a power cut has left."""
+        self._cut = None
+        self._torn_moves.clear()
+        world = {}
+        for path, body in found.items():
+            world[path] = node = self.new(is_folder=body is None)
+            if body is not None:
+                node.now = body
+                node.closed(body)
+                self.bodies.add(body)
+        self.worlds = [world]
+        self._trail.append(world)
+        self._synced = self.moment()
+        self._fsynced.clear()
 
     def _holds_theirs(self, folder: str, found: Mapping[str, bytes | None]) -> bool:
         return any(body in self.theirs for path, body in found.items() if path.startswith(f"{folder}/"))

@@ -13,10 +13,19 @@ Programs = tuple[tuple[Step, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The mount is killed so many scheduling points after the first program has begun a step."""
+    """The mount is killed so many scheduling points after the first program has begun a step.
+
+    With a power `cut` the disk loses what was not synced.
+    """
 
     step: int
     points: int
+    cut: bool = False
+
+    @property
+    def event(self) -> str:
+        """What happens, in words."""
+        return "power cut" if self.cut else "kill -9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Life:
                 yield f"  program {number}: {step}"
                 if self.kill is not None and number == 0 and index == self.kill.step:
                     yield f"  ({self.kill.points} points later the mount is killed)"
-        yield "  kill -9" if self.kill is not None else "  unmount"
+        yield f"  {self.kill.event}" if self.kill is not None else "  unmount"
 
 
 @dataclass(frozen=True, slots=True)

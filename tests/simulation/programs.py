@@ -377,6 +377,7 @@ class Program:
         if node.now is body:
             if handle.writable:
                 node.closed(body)
+            self._model.fsynced(node, body)
             self._check_stored(node)
 
     def _check_stored(self, node: Node) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER, SEGMENTS, Adversary
+from simulation.disk import Disk, watched
 from simulation.model import Model, describe_bytes
 from simulation.mount import (
     Tree,
@@ -73,6 +74,7 @@ def run(history: History, folder: Path | None = None) -> Outcome:
         scheduler = stack.enter_context(scheduling(history.seed, history.rates))
         simulation = _Simulation(history, scheduler, cache)
         stack.enter_context(_seeded(scheduler, simulation.unfinished))
+        stack.enter_context(watched(simulation.disk, simulation.mark))
         try:
             simulation.run()
         except SimulationError as error:
@@ -102,6 +104,7 @@ class _Simulation:
         self._scheduler = scheduler
         self._cache = cache
         self._model = Model()
+        self.disk = Disk(cache, history.seed)
         self._store = Adversary(
             scheduler,
             history.faults,
@@ -112,6 +115,7 @@ class _Simulation:
         )
         self._store.changed = self._check_object
         self.unfinished: list[str] = []
+        self._had_power_cut = False
 
     def run(self) -> None:
         """Run all lives; then check the result without faults."""
@@ -147,7 +151,7 @@ class _Simulation:
             self._scheduler.kill_at = self._scheduler.points + 1
             self._wait_for([self._scheduler.spawn(lambda: self._scheduler.sleep(1e6), "idle")], "the kill")
         if self._scheduler.killed:
-            self._kill()
+            self._kill(cut=life.kill is not None and life.kill.cut)
         else:
             self._unmount(filesystem)
         return not self._scheduler.failures
@@ -159,12 +163,21 @@ class _Simulation:
 
         return begins
 
-    def _kill(self) -> None:
-        self._scheduler.record("kill -9")
+    def mark(self) -> Callable[[], None]:
+        """Return what records that all that holds now is synced to the disk."""
+        return partial(self._model.synced, self._model.moment())
+
+    def _kill(self, *, cut: bool) -> None:
+        self._scheduler.record("power cut" if cut else "kill -9")
         self._scheduler.freeze()
         self._store.client_died()
         self._model.crashed()
-        detach(self._cache)
+        if cut:
+            self.disk.cut()
+            self._model.lost_power()
+            self._had_power_cut = True
+        else:
+            detach(self._cache)
 
     def _unmount(self, filesystem: FileSystem) -> None:
         def close() -> None:
@@ -282,7 +295,8 @@ class _Simulation:
         # What a late request or another client overwrites, while it moves, leaves its segments: nothing
         # proves that no other name needs them.
         is_known = not self._store.was_overtaken and not self._store.was_separated
-        if not self._model.mixed and is_known and not self._is_hasty:
+        # After a power cut nothing may name the prefix of an upload that began within its last second.
+        if not self._model.mixed and is_known and not self._is_hasty and not self._had_power_cut:
             left = [name for name in orphans(self._store) if not self._was_given_up(name)]
             failures += [f"an orphan segment: {name}" for name in left]
 
@@ -314,7 +328,8 @@ class _Simulation:
         if method == "theirs" and body is not None:
             sure = any(fault.kind == "theirs first" for fault in self._history.faults)
             self._model.stored_theirs(path, body, sure=sure)
-        if body is not None and body not in self._model.bodies and not self._model.mixed:
+        is_known = body is None or body in self._model.bodies or self._model.may_be_mixed(body)
+        if body is not None and not is_known and not self._model.mixed:
             self._scheduler.failures.append(f"invented: {method} made {name} {describe_bytes(body)}")
 
     def _do(self, call: Callable[[], T], name: str) -> T | None:
