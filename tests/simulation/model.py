@@ -119,7 +119,7 @@ class AfterCut:
         lines = [
             f"{path} is {describe_bytes(body)} after the power cut"
             for path, body in found.items()
-            if not any(self._fits(node, body) for node in self._at(path))
+            if " (conflict " not in path and not any(self._fits(node, body) for node in self._at(path))
         ]
         for node in self.certain:
             paths = sorted({path for world in self.worlds for path, one in world.items() if one is node})

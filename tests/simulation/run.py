@@ -176,6 +176,7 @@ class _Simulation:
             self.disk.cut()
             self._model.lost_power()
             self._had_power_cut = True
+            self._is_hasty = False  # what the mount has stored just now it may not know any more
         else:
             detach(self._cache)
 
