@@ -174,6 +174,14 @@ class Journal:
         with self._changed:
             return not self._queue.chain(name) and not self._writer.held.timed_of([name])
 
+    def undo_late_requests(self, path: str) -> None:
+        """Store again what late requests have overwritten at and below a path; raise the error of a failure.
+
+        A move would take along what they have left: at its new name nothing would tell that it is wrong.
+        """
+        if self._late is not None and (names := self._late.look_below(path)):
+            self.flush(names)
+
     def _can_put_right(self, name: ObjectName) -> bool:
         """Return whether an older version may be stored: nothing is about to, or can, replace the object."""
         with self._changed:

@@ -37,7 +37,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.tasks import Done, MakeDone, nobody_waits
 from swiftfs.objects import ObjectInfo, ObjectName
-from swiftfs.paths import Source
+from swiftfs.paths import Source, is_below
 from swiftfs.store.ambiguous import Ambiguity, AmbiguousRequests, Effect
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers, ObjectStore
@@ -193,6 +193,18 @@ class LateRequests:
         for times in (self._looked, self._postponed):
             for name in times.keys() - watched:
                 del times[name]
+
+    def look_below(self, path: str) -> list[ObjectName]:
+        """Check the objects at and below a path now; return those that are stored again by the journal."""
+        repaired = []
+        for found in self._ambiguous.all():
+            where = self._source.path(found.name)
+            if found.is_dangerous and where is not None and (where == path or is_below(where, path)):
+                before = self._put_right
+                self._settle(found)
+                if self._put_right > before:
+                    repaired.append(found.name)
+        return repaired
 
     def _run(self) -> None:
         while not self._stopping.is_set():

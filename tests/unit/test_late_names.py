@@ -156,6 +156,32 @@ def test_a_late_copy_whose_source_is_another_file_by_then(
     assert body(store, "log") == b"the new log"
 
 
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+@pytest.mark.parametrize("new", ["/dir/log.2", "/dir/there", "/other/log.1"])
+def test_a_late_copy_to_a_name_that_is_moved_on(
+    store: LateStore, filesystem: FileSystem, size: int, new: str
+) -> None:
+    """A log that is rotated twice, or whose folder is renamed, before anything has looked at it again."""
+    old = os.urandom(size)
+    filesystem.mkdir("/dir", 0o755, ME)
+    store_file(filesystem, b"replaced", "/dir/there")
+    store_file(filesystem, old, "/dir/log")
+    store.lose("copy", "dir/log.1")
+    filesystem.rename("/dir/log", "/dir/log.1")
+    store_file(filesystem, b"the new log", "/dir/log")
+    store.land()
+    assert body(store, "dir/log.1") == b"the new log"
+    filesystem.refresh()
+    if new.startswith("/other"):
+        filesystem.rename("/dir", "/other")
+    else:
+        filesystem.rename("/dir/log.1", new)
+    look(filesystem)
+    settle(filesystem)
+    assert read(filesystem, new) == body(store, new[1:]) == old
+    assert body(store, "other/log" if new.startswith("/other") else "dir/log") == b"the new log"
+
+
 def test_a_late_copy_over_what_was_stored_since(store: LateStore, filesystem: FileSystem) -> None:
     store_file(filesystem, b"moved")
     store.lose("copy", "there")
