@@ -61,6 +61,7 @@ KEPT_SEGMENTS = re.compile(r"(\d+) segments that .* names are kept: they may bel
 EXPECTED = (
     "is parked, because it cannot be stored",
     "the old object stays until Swift deletes it",
+    "expired listings are used",
     "its last changes are lost",  # with `sync`, after the close() that failed
     UNUSED,
     *(f": {name} (" for name in ("EIO", "ETIMEDOUT", "EDQUOT", "EFBIG", "EACCES")),

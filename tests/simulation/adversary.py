@@ -72,10 +72,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """For some seconds no request is answered."""
+    """For some seconds no request is answered, or the disk is full."""
 
     begin: float
     seconds: float
+
+    def includes(self, moment: float) -> bool:
+        """Return whether it lasts at a moment (virtual seconds)."""
+        return self.begin <= moment < self.begin + self.seconds
 
     def __str__(self) -> str:
         return f"no server from {self.begin:g} s for {self.seconds:g} s"
@@ -390,7 +394,7 @@ class Adversary(MemoryStore):
 
     def _raise_outage(self, method: str, name: ObjectName) -> None:
         now = self._scheduler.now
-        if self.loud and any(one.begin <= now < one.begin + one.seconds for one in self._outages):
+        if self.loud and any(one.includes(now) for one in self._outages):
             self.trouble(f"{method} {name}: no server")
             raise Unavailable(f"{method} {name}: no server", may_land=False)
 

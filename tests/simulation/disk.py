@@ -1,19 +1,24 @@
 """The disk below a cache folder: what a power cut leaves of it."""
 
+import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from swiftfs.config.cache_dir import CONTENT, HEADS, JOURNAL, LATE, VERSIONS
+from swiftfs.config.cache_dir import CONTENT, HEADS, JOURNAL, JOURNAL_RESERVE, LATE, VERSIONS
+from swiftfs.errors import os_error
 from swiftfs.filecache import version_index
 from swiftfs.journal import database
-from swiftfs.journal.database import JournalDB
+from swiftfs.journal.database import JournalDB, Statement
 
 PAGE = 4096
+
+_pwrite = os.pwrite
 
 Image = dict[str, bytes]
 """The bytes of files by their path in the cache folder."""
@@ -22,8 +27,9 @@ Image = dict[str, bytes]
 class Disk:
     """Knows what was synced of a cache folder; a power cut leaves that, and any part of what came later."""
 
-    def __init__(self, cache: Path, seed: int) -> None:
+    def __init__(self, cache: Path, seed: int, is_full: Callable[[], bool]) -> None:
         self._cache = cache
+        self._is_full = is_full
         self._random = random.Random(f"disk {seed}")
         self._files: Image = {}
         self._journal: Image = {}
@@ -64,6 +70,20 @@ class Disk:
         self._leave(files, left)
         self._files, self._journal = left, self._read([JOURNAL], [])
 
+    def write(self, file: int, data: bytes | memoryview, offset: int) -> int:
+        """Write as pwrite(2) does: a disk that becomes full may take a part."""
+        if self._is_full() and f"/{CONTENT}/" in str(Path(f"/proc/self/fd/{file}").readlink()):
+            taken = len(data) // 2 if len(data) > PAGE and self._random.random() < 0.5 else 0
+            if not taken:
+                raise os_error(errno.ENOSPC)
+            data = data[:taken]
+        return _pwrite(file, data, offset)
+
+    def refuse_commit(self) -> None:
+        """Raise SQLite's error if the disk is full; the reserve of the journal lasts for some commits."""
+        if self._is_full() and ((self._cache / JOURNAL_RESERVE).exists() or self._random.random() < 0.1):
+            raise sqlite3.OperationalError("database or disk is full")
+
     def _choose(self, synced: Image, now: Image) -> Image:
         return self._random.choice((synced, synced, now))
 
@@ -102,14 +122,20 @@ def _grown(synced: bytes | None, now: bytes | None) -> bytes | None:
 @contextmanager
 def watched(disk: Disk, mark: Callable[[], Callable[[], None]]) -> Iterator[None]:
     """Let the disk record what mounts sync; `mark` is called before a sync, and its result after it."""
-    sync = JournalDB.sync
+    sync, execute = JournalDB.sync, JournalDB._execute
 
     def marked_sync(db: JournalDB) -> None:
         done = mark()
         sync(db)
         done()
 
+    def refusing_execute(db: JournalDB, statements: Iterable[Statement]) -> None:
+        disk.refuse_commit()
+        execute(db, statements)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JournalDB, "_execute", refusing_execute)
+        patch.setattr(os, "pwrite", disk.write)
         patch.setattr(JournalDB, "sync", marked_sync)
         patch.setattr(database, "synchronize", lambda _folder: disk.sync())
         patch.setattr(os, "fdatasync", lambda _file: disk.sync_journal())

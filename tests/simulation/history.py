@@ -27,6 +27,10 @@ POWER_CUTS = 0.15
 """In how many histories the power is cut where the others kill the mount."""
 
 
+DISK_FULL = 0.1
+"""In how many histories the disk of the cache is full for some time."""
+
+
 def make(seed: int) -> History:
     """Return the history of a seed: a random one, or one of the scenarios."""
     rng = random.Random(f"history {seed}")
@@ -36,7 +40,13 @@ def make(seed: int) -> History:
     has_others = any("theirs" in fault.kind for fault in history.faults) or any(
         step.verb.startswith("their") for life in history.lives for steps in life.programs for step in steps
     )
-    return history if has_others or random.Random(f"power {seed}").random() > POWER_CUTS else _cut(history)
+    more = random.Random(f"disk {seed}")
+    if not has_others and more.random() < POWER_CUTS:
+        history = _cut(history)
+    if more.random() < DISK_FULL:
+        full = Outage(more.choice((0.0, 0.5, 2.0, 6.0)), more.choice((0.5, 3.0, 30.0)))
+        history = replace(history, disk_full=(full,))
+    return history
 
 
 def _cut(history: History) -> History:

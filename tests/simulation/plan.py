@@ -57,11 +57,13 @@ class History:
     rates: SwitchRates = field(default_factory=SwitchRates)
     lag: float = 0.0
     bulk: int = 10_000
+    disk_full: tuple[Outage, ...] = ()
 
     def words(self) -> str:
         """Return a description."""
         lines = [f"options: {dict(self.options)}", f"switches and stalls: {self.rates}"]
         lines += [f"fault: {fault}" for fault in (*self.outages, *self.faults)]
+        lines += [f"the disk is full from {one.begin:g} s for {one.seconds:g} s" for one in self.disk_full]
         if self.lag:
             lines.append(f"listings lag {self.lag:g} s")
         if not self.bulk:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from simulation.adversary import CONTAINER, Adversary
@@ -13,7 +14,7 @@ from simulation.mount import stored_body
 from simulation.runtime import SimLock
 from simulation.scheduler import Scheduler
 from simulation.steps import Step
-from support.harness import ME, get, put
+from support.harness import ME, get
 from swiftfs.errors import NotFound, SwiftfsError, errno_of
 from swiftfs.objects import ObjectName
 from swiftfs.posix.filesystem import FileSystem
@@ -330,10 +331,21 @@ class Program:
 
     def _put(self, handle: Handle, offset: int, data: bytes) -> None:
         node = handle.node
-        body = node.now[:offset].ljust(offset, b"\0") + data + node.now[offset + len(data) :]
-        self._model.wrote(node, body)
-        self._call(lambda: put(self._fs, handle.number, offset, data))
-        node.now = body
+        before = node.now
+
+        def after(size: int) -> bytes:
+            return before[:offset].ljust(offset, b"\0") + data[:size] + before[offset + size :]
+
+        self._model.wrote(node, after(len(data)))
+        done = 0
+        while done < len(data):
+            done += self._call(partial(self._write_some, handle.number, offset + done, data[done:]))
+            node.now = after(done)
+            self._model.wrote(node, node.now)
+
+    def _write_some(self, handle: int, offset: int, data: bytes) -> int:
+        """Write as write(2) does: a full disk may take a part."""
+        return self._fs.write(handle, offset, len(data), lambda file, at: os.pwrite(file, data, at))
 
     def _close(self, handle: Handle) -> None:
         try:

@@ -104,7 +104,7 @@ class _Simulation:
         self._scheduler = scheduler
         self._cache = cache
         self._model = Model()
-        self.disk = Disk(cache, history.seed)
+        self.disk = Disk(cache, history.seed, self._is_disk_full)
         self._store = Adversary(
             scheduler,
             history.faults,
@@ -162,6 +162,14 @@ class _Simulation:
                 self._scheduler.kill_at = self._scheduler.points + life.kill.points
 
         return begins
+
+    def _is_disk_full(self) -> bool:
+        if not self._store.loud or not any(
+            one.includes(self._scheduler.now) for one in self._history.disk_full
+        ):
+            return False
+        self._store.met.append("the disk is full")
+        return True
 
     def mark(self) -> Callable[[], None]:
         """Return what records that all that holds now is synced to the disk."""

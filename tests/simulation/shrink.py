@@ -48,6 +48,8 @@ def _shorter(history: History) -> Iterator[History]:
             yield replace(history, lives=(*lives[:number], shorter, *lives[number + 1 :]))
     for outages in _without(history.outages):
         yield replace(history, outages=outages)
+    for full in _without(history.disk_full):
+        yield replace(history, disk_full=full)
     for faults in _without(history.faults):
         yield replace(history, faults=faults)
     for name in history.options:
