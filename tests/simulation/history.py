@@ -27,8 +27,8 @@ POWER_CUTS = 0.15
 """In how many histories the power is cut where the others kill the mount."""
 
 
-DISK_FULL = 0.1
-"""In how many histories the disk of the cache is full for some time."""
+DISK_FULL = 0.2
+"""In how many histories without a kill the disk of the cache is full for some time."""
 
 
 def make(seed: int) -> History:
@@ -43,7 +43,8 @@ def make(seed: int) -> History:
     more = random.Random(f"disk {seed}")
     if not has_others and more.random() < POWER_CUTS:
         history = _cut(history)
-    if more.random() < DISK_FULL:
+    # A kill while the disk is full may leave the record of a file that was stored and freed.
+    if more.random() < DISK_FULL and not any(life.kill for life in history.lives):
         full = Outage(more.choice((0.0, 0.5, 2.0, 6.0)), more.choice((0.5, 3.0, 30.0)))
         history = replace(history, disk_full=(full,))
     return history
