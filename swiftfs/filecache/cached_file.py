@@ -211,9 +211,8 @@ class CachedFile:
     def truncate(self, size: int, record: Callable[[], bool] = lambda: False) -> None:
         """Make the file `size` bytes long; new bytes are zeros.
 
-        Of a file that becomes shorter `record` is called when it has its new size, and its local file all
-        bytes. Unless it returns False they stay, until `free_tail` or until the file grows. The caller
-        excludes writers.
+        Of a shorter file `record` is called when it has its new size, and its local file all bytes. Unless it
+        returns False they stay, until `free_tail` or until the file grows. The caller excludes writers.
         """
         began, edge = monotonic(), min(size, self.size)
         # The block in which the file ends, or will end: its rest becomes zeros, its beginning must be right.

@@ -1,8 +1,7 @@
 """The journal's database: the operations that are not executed yet, in SQLite.
 
-A commit survives the death of the process at once, and a power cut after the next `sync`; until then a power
-cut leaves what was synced before, see `OlderRows`. A damaged database is set aside for `swiftfs recover` and
-never deleted.
+A commit survives the death of the process at once, and a power cut after the next `sync`, see `OlderRows`. A
+damaged database is set aside for `swiftfs recover` and never deleted.
 """
 
 import errno
@@ -61,6 +60,7 @@ class JournalDB:
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
         self._path = folder / JOURNAL
+        self._log = folder / f"{JOURNAL}-wal"
         self._lock = new_lock(Rank.LOG)
         self._reserve = folder / JOURNAL_RESERVE
         self._pending_puts: dict[int, Record] = {}
@@ -69,7 +69,7 @@ class JournalDB:
         self._pending_executed: list[Executed] = []
         self._later_lock = new_lock(Rank.LATER)
         self._later: list[tuple[str, tuple[object, ...]]] = []
-        self._commits = self._synced = 0
+        self._commits = self._synced = self._final = 0
         self.lost: list[str] = []
         self._database = self._open()
         self._fill_reserve()
@@ -212,7 +212,6 @@ class JournalDB:
             self._older.begin_sync(commits)
         self._fill_reserve()
         synchronize(self._folder)
-        recent = self._path.with_name(self._path.name + "-wal")
         with self._lock:
             # Not counted as a commit: otherwise each sync would be a reason for the next one, on an idle
             # machine too.
@@ -220,15 +219,27 @@ class JournalDB:
                 ("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("synced", str(commits))]),
                 ("DELETE FROM older WHERE until <= ?", [(commits,)]),
             )
-            if recent.stat().st_size > CHECKPOINT_BYTES:
+            if self._log.stat().st_size > CHECKPOINT_BYTES:
                 # Here, and not within a commit (`wal_autocheckpoint` is 0), for which a program waits in
                 # close().
                 self._checkpoint()
-        with recent.open("rb") as file:  # else a power cut may lose the fact
-            os.fdatasync(file.fileno())
+        _sync_data(self._log)  # else a power cut may lose the fact
         with self._lock:
             self._older.end_sync(commits)
-            self._synced = commits
+            self._synced = self._final = commits
+
+    def make_final(self) -> None:
+        """Return when a power cut cannot bring back what Swift has executed, or overtaken, up to now.
+
+        Without this the next mount would carry out a change that was synced before it, over the newer one.
+        """
+        with self._lock:
+            overtook = self._older.overtook
+            if overtook <= self._final:
+                return
+        _sync_data(self._log)
+        with self._lock:
+            self._final = max(self._final, overtook)
 
     def close(self) -> None:
         """Sync and close the database."""
@@ -468,6 +479,11 @@ class JournalDB:
             with suppress(OSError):
                 # Written, and not a hole: a hole reserves nothing.
                 self._reserve.write_bytes(bytes(RESERVE))
+
+
+def _sync_data(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
 
 
 def _open_file(path: Path) -> sqlite3.Connection:

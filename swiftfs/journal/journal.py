@@ -312,10 +312,14 @@ class Journal:
         self._executor.run(operation)
 
     def flush(self, names: Collection[ObjectName]) -> None:
-        """Execute pending changes of `names` now; raise the error of a failed one, which stays pending."""
+        """Execute pending changes of `names` now; raise the error of a failed one, which stays pending.
+
+        A power cut does not undo them.
+        """
         with self._changed:
             self._let_go_of(names)
             self._scheduler.attempt([task for name in names for task in self._queue.chain(name)])
+        self._db.make_final()
 
     def withdraw(self, name: ObjectName, error: Failure) -> None:
         """Drop the last operation about `name`, which failed and whose caller got `error`.
@@ -343,6 +347,7 @@ class Journal:
         with self._changed:
             self._let_go(self._writer.held.timed_below(folder))
             self._scheduler.attempt(self._queue.below(folder))
+        self._db.make_final()
 
     def flush_all(self) -> None:
         """Begin to execute all waiting and blocked tasks; `report` shows the progress."""

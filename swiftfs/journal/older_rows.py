@@ -49,13 +49,17 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states."""
+    """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
+
+    `overtakes` means that the disk may have a state which must not come back.
+    """
 
     commit: int
     put: list[RowState]
     drop: Collection[int]
     kept: list[RowState]
     ended: list[RowState]
+    overtakes: bool
 
     def statements(self) -> list[Statement]:
         """Return the statements about older rows, to be run before the rows change."""
@@ -75,11 +79,12 @@ class OlderRows:
     """The current rows, and the older ones that stay. Not locked: the database's lock guards it.
 
     `synced` is the last commit that is on the disk, or is being synced: rows up to it may be what a power cut
-    leaves.
+    leaves. `overtook` is the last commit that has overtaken any.
     """
 
     def __init__(self, synced: int) -> None:
         self._synced = synced
+        self.overtook = 0
         self._current: dict[int, RowState] = {}
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
         self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
@@ -106,9 +111,13 @@ class OlderRows:
         executed = [*executed, *(Executed(one.operation, one.seq) for one in moves)]
         replaced = {*drop, *(one.seq for one in states if one.written == commit)}
         before = [self._current[seq] for seq in replaced if seq in self._current]
-        kept = [one for one in before if self._may_come_back(one, executed)]
+        synced = [one for one in before if one.written <= self._synced]
+        # A move is never begun anew: its requests may have been sent.
+        changes = [one for one in synced if not isinstance(one.operation, Move | MoveFolder)]
+        kept = [one for one in changes if not any(done.covers(one) for done in executed)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
-        return Change(commit, states, drop, kept, list(ended.values()))
+        overtakes = len(kept) < len(synced) or bool(ended)
+        return Change(commit, states, drop, kept, list(ended.values()), overtakes)
 
     def apply(self, change: Change) -> None:
         """Record that a change was written."""
@@ -120,6 +129,8 @@ class OlderRows:
             self._keep(state, change.commit)
         for state in change.ended:
             self._end((state.seq, state.written))
+        if change.overtakes:
+            self.overtook = change.commit
 
     def begin_sync(self, commit: int) -> None:
         """Record that all up to a commit may be on the disk from now on."""
@@ -153,12 +164,6 @@ class OlderRows:
         before = self._current.get(seq)
         is_same = before is not None and _record_of(before.operation) == _record_of(operation)
         return RowState(seq, before.written if before is not None and is_same else commit, operation)
-
-    def _may_come_back(self, state: RowState, executed: Iterable[Executed]) -> bool:
-        # A move is never begun anew: its requests may have been sent.
-        if state.written > self._synced or isinstance(state.operation, Move | MoveFolder):
-            return False
-        return not any(one.covers(state) for one in executed)
 
     def _covered(self, executed: Executed) -> Iterator[RowState]:
         keys: Iterable[tuple[int, int]]

@@ -225,6 +225,8 @@ class Scheduler:
                 task.operation = changed
                 self._db.commit([task.record()])
 
+        # What was synced of these names must not be carried out after the move.
+        self._db.make_final()
         keep = self._late.fetch_versions_of if self._late is not None else keep_nothing
         moved = self._executor.move(operation, record, keep)
         task.rows = moved.rows
