@@ -14,7 +14,8 @@ from swiftfs.config.cache_dir import CONTENT, HEADS, JOURNAL, JOURNAL_RESERVE, L
 from swiftfs.errors import os_error
 from swiftfs.filecache import version_index
 from swiftfs.journal import database
-from swiftfs.journal.database import JournalDB, Statement
+from swiftfs.journal.database import JournalDB
+from swiftfs.journal.schema import Statement
 
 PAGE = 4096
 

@@ -70,7 +70,7 @@ def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
     queue.schedule(task, 9.0)
     assert queue.pop_due(8.0) is None
     assert queue.pop_due(9.0) is task
-    task.begin()
+    task.begin(0)
     assert queue.pop_due(100.0) is None
     queue.schedule(task, 20.0, ERROR)
     queue.schedule(task, 30.0, ERROR)
@@ -82,9 +82,9 @@ def test_a_due_entry_counts_only_in_the_state_that_made_it() -> None:
 def test_a_task_that_has_ended_is_never_picked(end: Succeeded | Cancelled) -> None:
     queue, task = TaskQueue(), deletion(Waiting(0.0))
     queue.add(task)
-    task.begin()
+    task.begin(0)
     queue.schedule(task, 0.0)
-    task.begin()
+    task.begin(0)
     task.become(end)
     assert queue.pop_due(100.0) is None
     with pytest.raises(RuntimeError, match="cannot change"):
