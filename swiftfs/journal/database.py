@@ -146,9 +146,13 @@ class JournalDB:
             return self._older.take_pins()
 
     def begin_upload(self, unreferenced: UnreferencedPrefix) -> None:
-        """Record that below a prefix there may be segments that no manifest names."""
+        """Record that below a prefix there may be segments that no manifest names, also after a power cut.
+
+        Without it nobody would know the version of a manifest that is about to be sent for one of this mount.
+        """
         with self._lock:
             self._write((), (), unreferenced, None)
+        _sync_data(self._log)
 
     def end_upload(self, prefix: ObjectName) -> None:
         """Record that a manifest names all segments that are left below `prefix`."""

@@ -51,13 +51,15 @@ class Executed:
 class Change:
     """What a commit does: it writes the rows `put`, deletes `drop`, keeps and ends older states.
 
-    `overtakes` means that the disk may have a state which must not come back.
+    Of the `held` states only the local files stay. `overtakes` means that the disk may have a state which
+    must not come back, or lack a move.
     """
 
     commit: int
     put: list[RowState]
     drop: Collection[int]
     kept: list[RowState]
+    held: list[RowState]
     ended: list[RowState]
     overtakes: bool
 
@@ -88,6 +90,7 @@ class OlderRows:
         self._current: dict[int, RowState] = {}
         self._older: dict[tuple[int, int], tuple[RowState, int]] = {}
         self._keys: defaultdict[ObjectName | str, set[tuple[int, int]]] = defaultdict(set)
+        self._held: dict[str, int] = {}
         self._pins: list[tuple[str, bool]] = []
 
     def found(self, state: RowState) -> None:
@@ -107,17 +110,19 @@ class OlderRows:
     ) -> Change:
         """Return what a commit changes; `apply` it when it was written."""
         states = [self._state(seq, operation, commit) for seq, operation in put]
-        moves = (one for one in states if isinstance(one.operation, Move | MoveFolder))
+        moves = [one for one in states if _is_move(one.operation)]
         executed = [*executed, *(Executed(one.operation, one.seq) for one in moves)]
         replaced = {*drop, *(one.seq for one in states if one.written == commit)}
         before = [self._current[seq] for seq in replaced if seq in self._current]
         synced = [one for one in before if one.written <= self._synced]
         # A move is never begun anew: its requests may have been sent.
-        changes = [one for one in synced if not isinstance(one.operation, Move | MoveFolder)]
+        changes = [one for one in synced if not _is_move(one.operation)]
         kept = [one for one in changes if not any(done.covers(one) for done in executed)]
+        # Until this commit is on the disk a power cut may leave their rows.
+        held = [one for one in changes if one not in kept and isinstance(one.operation, PutFile)]
         ended = {(one.seq, one.written): one for done in executed for one in self._covered(done)}
-        overtakes = len(kept) < len(synced) or bool(ended)
-        return Change(commit, states, drop, kept, list(ended.values()), overtakes)
+        overtakes = len(kept) < len(synced) or bool(ended) or bool(moves)
+        return Change(commit, states, drop, kept, held, list(ended.values()), overtakes)
 
     def apply(self, change: Change) -> None:
         """Record that a change was written."""
@@ -127,6 +132,8 @@ class OlderRows:
             self._current[state.seq] = state
         for state in change.kept:
             self._keep(state, change.commit)
+        for state in change.held:
+            self._hold(state, change.commit)
         for state in change.ended:
             self._end((state.seq, state.written))
         if change.overtakes:
@@ -140,10 +147,14 @@ class OlderRows:
         """Record that all up to a commit is on the disk: what it replaced is not needed any more."""
         for key in [key for key, (_, until) in self._older.items() if until <= commit]:
             self._end(key)
+        for file, until in list(self._held.items()):
+            if until <= commit:
+                del self._held[file]
+                self._pins.append((file, False))
 
     def needs(self, file: str) -> bool:
         """Return whether an older row names a local file."""
-        return file in self._keys
+        return file in self._keys or file in self._held
 
     def files(self) -> dict[str, ObjectName]:
         """Return the local files that older rows name, and their objects."""
@@ -161,6 +172,9 @@ class OlderRows:
         If the row names the same bytes as before it is as good as before: of attributes, for example, a row
         has all there is.
         """
+        if _is_move(operation):
+            # It names no bytes, and its requests may have been sent: it counts as soon as the disk has it.
+            return RowState(seq, 0, operation)
         before = self._current.get(seq)
         is_same = before is not None and _record_of(before.operation) == _record_of(operation)
         return RowState(seq, before.written if before is not None and is_same else commit, operation)
@@ -181,6 +195,12 @@ class OlderRows:
         if (file := file_of(state.operation)) is not None:
             self._pins.append((file, True))
 
+    def _hold(self, state: RowState, until: int) -> None:
+        if (file := file_of(state.operation)) is not None:
+            if file not in self._held:
+                self._pins.append((file, True))
+            self._held[file] = until
+
     def _end(self, key: tuple[int, int]) -> None:
         state, _ = self._older.pop(key)
         for one in _keys_of(state.operation):
@@ -189,6 +209,10 @@ class OlderRows:
                 del self._keys[one]
         if (file := file_of(state.operation)) is not None:
             self._pins.append((file, False))
+
+
+def _is_move(operation: Operation) -> bool:
+    return isinstance(operation, Move | MoveFolder)
 
 
 def file_of(operation: Operation) -> str | None:

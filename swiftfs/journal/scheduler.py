@@ -194,6 +194,10 @@ class Scheduler:
                     newer = replace(task.newer.operation, file=cached_file.to_record())
                     task.newer = replace(task.newer, operation=newer)
                 self._db.commit([task.record()])
+        if prepared.file != operation.file:
+            # A power cut must not bring the older record back: the bytes that it lacks are nowhere after the
+            # PUT.
+            self._db.sync()
         return prepared
 
     def _record_superseded(self, task: Task, names: Collection[ObjectName]) -> None:
