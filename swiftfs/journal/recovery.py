@@ -83,6 +83,7 @@ class Recovery:
 
         def record_again(changed: MoveFolder) -> None:
             self._db.commit([Record(record.seq, record.path, changed)])
+            self._db.make_final()
 
         again: list[Record] = []
         given_up = False

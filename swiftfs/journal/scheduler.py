@@ -228,6 +228,7 @@ class Scheduler:
             with self._changed:
                 task.operation = changed
                 self._db.commit([task.record()])
+            self._db.make_final()
 
         # What was synced of these names must not be carried out after the move.
         self._db.make_final()
