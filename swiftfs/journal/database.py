@@ -175,9 +175,13 @@ class JournalDB:
             return self._database.execute(f"SELECT * FROM {table}").fetchall()
 
     def change(self, sql: str, rows: list[tuple[object, ...]]) -> None:
-        """Run a statement on such a table with each of `rows`; raise `OSError` if the disk refuses it."""
+        """Run a statement on such a table with each of `rows`, and sync it; raise `OSError` if it is refused.
+
+        After a power cut, too, it must be known whose the segments of a copy are.
+        """
         with self._lock:
             self._commit((sql, rows))
+        _sync_data(self._log)
 
     def change_later(self, sql: str, row: tuple[object, ...]) -> None:
         """Run a statement on such a table with the next commit of records, or with the next `sync`."""

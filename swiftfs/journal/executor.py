@@ -261,9 +261,14 @@ class Executor:
 
         `record` is told when it is undone instead.
         """
-        if isinstance(operation, Move):
-            return Moved(self._object_moves.resume_move(operation))
-        return self._object_moves.resume_folder(operation, record)
+        try:
+            if isinstance(operation, Move):
+                return Moved(self._object_moves.resume_move(operation))
+            return self._object_moves.resume_folder(operation, record)
+        except StoreError:
+            # The dead process may have made any of the copies, and both names may be changed from now on.
+            self.removal.share_all(operation.copies())
+            raise
 
     def was_not_copied(self, operation: Move) -> bool:
         """Return whether what stands at the target of a move is not what it was to copy."""

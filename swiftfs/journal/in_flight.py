@@ -50,8 +50,7 @@ def _moving_folder(operation: MoveFolder) -> Iterator[Request]:
     """Yield nothing if the objects are not recorded: they are before the first request."""
     if operation.objects is None:
         return
-    files = ((ObjectName(operation.container, one.key), one.key) for one in operation.objects)
-    for source, target in (*operation.markers, *((name, operation.target_of(key)) for name, key in files)):
+    for source, target in (*operation.markers, *operation.copies()):
         yield from _moving(source, target)
         # Its copies were being deleted again: both the COPY and the DELETE of a target may come late.
         if operation.undone:

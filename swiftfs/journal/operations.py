@@ -138,6 +138,10 @@ class Move:
     served: bool = False
     is_slo: bool | None = None
 
+    def copies(self) -> list[tuple[ObjectName, ObjectName]]:
+        """Return the old and new name of what may be a large object."""
+        return [] if self.is_slo is False else [(self.source, self.target)]
+
 
 @dataclass(frozen=True, slots=True)
 class MovedObject:
@@ -182,6 +186,11 @@ class MoveFolder:
     def may_copy(self) -> bool:
         """Whether a process that takes this up may still copy what is absent at the target."""
         return not (self.served or self.undone)
+
+    def copies(self) -> list[tuple[ObjectName, ObjectName]]:
+        """Return the old and new names of the objects; none before they are recorded, and so not copied."""
+        names = [(ObjectName(self.container, one.key), one.key) for one in self.objects or ()]
+        return [(name, self.target_of(key)) for name, key in names]
 
     def target_of(self, key: str) -> ObjectName:
         """Return the new name of an object below the source."""

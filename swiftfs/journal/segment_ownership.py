@@ -138,21 +138,25 @@ class SegmentOwnership:
         self.record_version(target, etag)
         self.record_version(source, "")
 
-    def share(self, owner: ObjectName, user: ObjectName, since: float) -> None:
-        """Record that `user` may name segments of `owner` since this moment (Unix seconds)."""
+    def share(self, copies: Iterable[tuple[ObjectName, ObjectName]], since: float) -> None:
+        """Record that of each pair the second may name segments of the first since then (Unix seconds)."""
         with self._lock:
-            claims = {claim for versions in self._claims.get(owner, {}).values() for claim in versions}
-            prefixes = {claim.owner for claim in claims if claim.is_prefix}
-            for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
-                places = places_of(name.container, self._choice)
-                # Every place where its segments may be, since the option `segments` may have been another one
-                # once.
-                prefixes |= {place.name(f"{name.key}/") for place in places}
-            self._shared |= dict.fromkeys(((prefix, user) for prefix in prefixes), since)
+            shared = [(prefix, user) for owner, user in copies for prefix in self._prefixes_of(owner)]
+            self._shared |= dict.fromkeys(shared, since)
             self._change(
                 "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)",
-                [(one.container, one.key, user.container, user.key, since) for one in prefixes],
+                [(one.container, one.key, user.container, user.key, since) for one, user in shared],
             )
+
+    def _prefixes_of(self, owner: ObjectName) -> set[ObjectName]:
+        """Return the prefixes below which segments of an object may be. Lock held."""
+        claims = {claim for versions in self._claims.get(owner, {}).values() for claim in versions}
+        prefixes = {claim.owner for claim in claims if claim.is_prefix}
+        for name in {owner, *(claim.owner for claim in claims if not claim.is_prefix)}:
+            # Every place where its segments may be, since the option `segments` may have been another one
+            # once.
+            prefixes |= {place.name(f"{name.key}/") for place in places_of(name.container, self._choice)}
+        return prefixes
 
     def unshare(self, user: ObjectName, until: float = inf) -> None:
         """Delete the shares of `user` recorded `until` then (Unix seconds): it names only its own ones."""

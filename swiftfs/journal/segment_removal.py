@@ -319,7 +319,11 @@ class SegmentRemoval:
 
     def share(self, owner: ObjectName, user: ObjectName) -> None:
         """Record that `user` may name the segments of `owner` from now on, so that it is checked first."""
-        self.owners.share(owner, user, self._clock())
+        self.share_all([(owner, user)])
+
+    def share_all(self, copies: Iterable[tuple[ObjectName, ObjectName]]) -> None:
+        """Record it of many, each an owner and the user of its segments, in one commit."""
+        self.owners.share(copies, self._clock())
 
     def log_unused(self, failures: Mapping[ObjectName, StoreError]) -> None:
         """Log segments that could not be deleted."""

@@ -93,12 +93,13 @@ Effect = Callable[[World], World]
 class Moment:
     """What a sync to the disk found: the `worlds`, how many there were before, and what files might hold.
 
-    With the contents of a node comes how many it has had.
+    With the contents of a node comes how many it has had. The nodes that are `there` may not be missing.
     """
 
     number: int
     worlds: tuple[World, ...]
     bodies: Mapping[Node, tuple[frozenset[bytes], int]]
+    there: frozenset[Node]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ class Model:
         self._number = 0
         self._writes = 0
         self._trail: list[World] = []
-        self._synced = Moment(0, ({},), {})
+        self._synced = Moment(0, ({},), {}, frozenset())
         self._fsynced: dict[Node, tuple[int, frozenset[bytes], int]] = {}
         self._cut: AfterCut | None = None
 
@@ -267,7 +268,8 @@ class Model:
     def moment(self) -> "Moment":
         """Return what holds now, for `synced`."""
         bodies = {node: (frozenset({*node.kept, *node.unclosed}), len(node.past)) for node in self._nodes()}
-        return Moment(len(self._trail), tuple(self.worlds), bodies)
+        there = frozenset(node for node in bodies if not node.optional)
+        return Moment(len(self._trail), tuple(self.worlds), bodies, there)
 
     def synced(self, moment: "Moment") -> None:
         """Record that what held at a moment survives a power cut."""
@@ -281,7 +283,7 @@ class Model:
         """Record a power cut, after `crashed`."""
         synced = self._synced
         worlds = [*synced.worlds, *self._trail[synced.number :], *self.worlds]
-        certain = set.intersection(*(set(world.values()) for world in worlds))
+        certain = set(synced.there).intersection(*(world.values() for world in worlds))
         bodies = {}
         for node in {one for world in worlds for one in world.values()}:
             number, before, since = 0, *synced.bodies.get(node, (frozenset(node.kept), 0))
