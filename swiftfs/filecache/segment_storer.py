@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import os
 import uuid
 from collections.abc import Collection, Iterable
 
@@ -9,7 +10,7 @@ from swiftfs.concurrency import Future, new_future
 from swiftfs.errors import NoSpace, NotFound, StoreError
 from swiftfs.filecache.segment_container import SegmentContainerChooser
 from swiftfs.filecache.segment_put import SegmentPut, place_of
-from swiftfs.filecache.sparse_file import is_hole, map_zeros
+from swiftfs.filecache.sparse_file import is_hole, is_in_memory, map_zeros, next_hole
 from swiftfs.filecache.upload_record import UploadRecord
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion, Segment
 from swiftfs.store.protocol import Body, Headers, ObjectStore
@@ -20,11 +21,17 @@ _OFFSET_DIGITS = 13
 
 _UNIQUE = 12
 
+_MOST_READ = 2**30
+"""As much as pread(2) surely returns at once."""
+
 
 def map_bytes(descriptor: int, start: int, end: int) -> Body:
-    """Return the file's bytes from `start` to `end` without reading them into the heap."""
+    """Return the file's bytes from `start` to `end`, if possible without reading them into the heap."""
     if start == end:
         return b""
+    if end - start <= _MOST_READ and next_hole(descriptor, start, end) < end and is_in_memory(descriptor):
+        # On a tmpfs a mapping takes a page for each one of a hole that is read: SIGBUS if there is none left.
+        return os.pread(descriptor, end - start, start)
     # mmap(2) takes offsets of whole pages only.
     before = start % mmap.ALLOCATIONGRANULARITY
     length = end - start + before

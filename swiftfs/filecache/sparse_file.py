@@ -18,6 +18,10 @@ from swiftfs.objects import Manifest
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+_TMPFS_MAGIC = 0x01021994
+_STATFS_BYTES = 256
+"""More than a `struct statfs` has; it begins with the type of the file system."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -111,6 +115,14 @@ def md5_of(descriptor: int, start: int, end: int, stopped: Callable[[], bool]) -
             break
         digest.update(os.pread(descriptor, min(_MIB, end - offset), offset))
     return digest.hexdigest()
+
+
+def is_in_memory(descriptor: int) -> bool:
+    """Return whether a file is on a tmpfs (statfs(2))."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.fstatfs(descriptor, buffer) != 0:
+        raise os_error(ctypes.get_errno())
+    return ctypes.c_long.from_buffer(buffer).value == _TMPFS_MAGIC
 
 
 def is_hole(descriptor: int, start: int, end: int) -> bool:

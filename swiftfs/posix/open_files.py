@@ -132,6 +132,7 @@ class OpenFiles:
         self._mixed: dict[str, tuple[tuple[int, int], float]] = {}
         self._dropped: LRUCache[str, float] = LRUCache(DROPPED_FILES)
         self._released: TTLCache[str, None] = TTLCache(RELEASED_FILES, RELEASED_SECONDS, monotonic)
+        self._resized: TTLCache[str, None] = TTLCache(RELEASED_FILES, ATTRIBUTE_SECONDS, monotonic)
 
     def at(self, path: str) -> OpenFile | None:
         """Return the open file at `path`, if there is one."""
@@ -190,9 +191,18 @@ class OpenFiles:
         """Add a handle. Lock held."""
         shared.users += 1
         # The binding sees by the number that the handle must have `direct_io`.
-        number = next(self._numbers) + (UNCACHED_HANDLES if self._is_mixed(shared) else 0)
+        is_uncached = self._is_mixed(shared) or shared.path in self._resized
+        number = next(self._numbers) + (UNCACHED_HANDLES if is_uncached else 0)
         self._handles[number] = Handle(shared, writable, append)
         return number, shared
+
+    def add_resized(self, path: str) -> None:
+        """Open the file at `path` for a moment without the kernel's cache: that knows another size of it.
+
+        With the cache a read would end at that size.
+        """
+        with self._lock:
+            self._resized[path] = None
 
     def replace(self, file: OpenFile) -> None:
         """Let `file` be found only by its handles: its path is another version's from now on."""

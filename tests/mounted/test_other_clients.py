@@ -269,3 +269,17 @@ def test_a_file_that_another_client_has_just_deleted_is_not_there(
     os.setxattr(mounted.path, "swift.refresh", b"1")
     with pytest.raises(FileNotFoundError):
         path.open("rb")
+
+
+@pytest.mark.parametrize("size", [9_000, 900_000])
+def test_a_version_of_another_size_is_read_whole_at_once(
+    mounted: Mount, connection: Connection, container: str, size: int
+) -> None:
+    """The kernel remembers the old size for a second."""
+    path = mounted.path / "file"
+    connection.put_object(container, "file", noise(size // 3))
+    assert path.stat().st_size == size // 3
+    for new in (noise(size), noise(size // 2)):
+        connection.put_object(container, "file", new)
+        os.setxattr(mounted.path, "swift.refresh", b"1")
+        assert path.read_bytes() == new

@@ -1,6 +1,7 @@
 """A local file stays as it is while an upload reads it: it is not cut, not closed and not evicted."""
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from swiftfs.filecache.cache import CachedFileFactory, FileCache
 from swiftfs.filecache.cached_file import CachedFile
 from swiftfs.filecache.segment_layout import SegmentLayout
 from swiftfs.filecache.segment_put import place_of
+from swiftfs.filecache.segment_storer import map_bytes
 from swiftfs.filecache.segment_uploader import SegmentUploader
 from swiftfs.objects import ObjectInfo, ObjectName, ObjectVersion
 from swiftfs.store.protocol import Body, Headers
@@ -221,6 +223,16 @@ def test_the_segment_of_an_upload_that_begins_when_the_file_is_dropped_is_delete
     go_on.set()
     names = uploads.abandon()
     assert [name.key for name in names] == [row.key for row in rig.store.list_page("box_segments").rows]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs")
+def test_an_upload_of_a_hole_takes_no_space_of_a_tmpfs() -> None:
+    """A mapping would: when the tmpfs is full that is a SIGBUS."""
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        file.truncate(MIB)
+        body = map_bytes(file.fileno(), 5, MIB)
+        assert bytes(body) == bytes(MIB - 5)
+        assert os.fstat(file.fileno()).st_blocks == 0
 
 
 def test_closing_a_file_waits_for_its_uploads(rig: Rig) -> None:
