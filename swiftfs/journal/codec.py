@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -23,11 +24,13 @@ from swiftfs.journal.operations import (
     SetAttributes,
 )
 from swiftfs.namespace.entry import Entry
+from swiftfs.objects import ObjectName
 from swiftfs.store.ambiguous import Ambiguity
 from swiftfs.store.object_meta import ObjectMeta
 from swiftfs.store.protocol import Headers
 
 _KEYS: Mapping[type, Mapping[str, str]] = {
+    ObjectName: {},
     Headers: {"preserved_headers": "kept"},
     ObjectMeta: {"preserved_headers": "kept"},
     BaseVersion: {"object_size": "whole"},
@@ -44,6 +47,9 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Move: {"is_slo": "large"},
 }
 """Keys on disk of fields with another name in the code. INVARIANT: a key never changes."""
+
+_REPEATED = {ObjectName: "container", ObjectMeta: "media_type"}
+"""Fields with the same text in most records: one string serves all."""
 
 
 class Unreadable(ValueError):
@@ -67,6 +73,8 @@ def _converter() -> Converter:
         named: dict[str, Any] = {field: override(rename=key) for field, key in keys.items()}
         if kind is ObjectMeta:  # every release has written it, empty too
             named["stored"] = override(omit_if_default=False)
+        if kind in _REPEATED:
+            named[_REPEATED[kind]] = override(struct_hook=lambda text, _: sys.intern(str(text)))
         converter.register_unstructure_hook(
             kind, make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=True, **named)
         )

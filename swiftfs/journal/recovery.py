@@ -8,6 +8,7 @@ from swiftfs.concurrency import monotonic
 from swiftfs.errors import StoreError
 from swiftfs.filecache.upload_record import UnreferencedPrefix
 from swiftfs.journal.database import Record
+from swiftfs.journal.first_release import completed
 from swiftfs.journal.merging import attempted, one_a_file
 from swiftfs.journal.move_results import Remnant, ShowMoved
 from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Operation, PutFile
@@ -51,7 +52,7 @@ class Recovery:
         records, replaced = one_a_file(records)
         if replaced:  # an earlier release wrote two records of a file that was closed twice
             self._db.finish([record.seq for record in replaced], records)
-        prefixes = self._db.uploads()
+        prefixes = completed(self._db.uploads(), records, self._executor.removal)
         by_file = {one.file: one for one in prefixes if one.file}
         # What is left of a move that is finished below gets a new number. Numbers of records that were not
         # taken up yet must not be among them, or that deletion would replace somebody's change.

@@ -242,7 +242,7 @@ class Scheduler:
             # leaves both, and the next one deletes twice. In the other order the old names would stay.
             for left in tasks:
                 self._queue.add(left)
-                task.left.append(names_of(left.operation)[0])
+                task.left += names_of(left.operation)[:1]
 
 
 class _Flush:

@@ -276,6 +276,8 @@ class Namespace:
     def _record(self, path: str, entry: Entry | None, *, pending: bool, left: bool = False) -> PendingChange:
         """Record a change, in place of a deferred one. Lock held."""
         parent, name = split(path)
+        if entry is not None and entry.name == name:
+            name = entry.name  # one text for both
         folder = self._source.folder(parent)
         self._deferred.pop(path, None)
         before, was = self._overlay.newest(folder, name), None

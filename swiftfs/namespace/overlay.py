@@ -315,6 +315,8 @@ class PendingChange:
     is the namespace's.
     """
 
+    __slots__ = ("_before", "_change", "_folder", "_listings", "_lock", "_name", "_overlay", "_was")
+
     def __init__(
         self,
         lock: Lock,

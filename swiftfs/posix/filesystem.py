@@ -93,7 +93,8 @@ class FileSystem:
         Raise `NotFound` if the container does not exist.
         """
         self._services.namespace.load_root()
-        self._services.journal.recover(self._records, self._pending.recovered, self._pending.show_moved)
+        records, self._records = self._records, ()  # there may be 100,000
+        self._services.journal.recover(records, self._pending.recovered, self._pending.show_moved)
 
     def close(self, progress: Callable[[int], None] = lambda _: None) -> None:
         """Store all pending changes and end every thread; the mount is gone.

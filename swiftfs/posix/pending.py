@@ -43,6 +43,8 @@ class JournaledChange:
     `error` is why the change was given up, None before that.
     """
 
+    __slots__ = ("_open_files", "_pending", "error")
+
     def __init__(self, pending: PendingChange, open_files: OpenFiles) -> None:
         self.error: Failure | None = None
         self._pending = pending
