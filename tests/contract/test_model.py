@@ -281,7 +281,7 @@ def machine(swift: SwiftServer) -> Iterator[type[Machine]]:
 
 
 @pytest.mark.matrix(1)
-@pytest.mark.parametrize("examples", [30, 70])
+@pytest.mark.parametrize("examples", [15, 70])
 def test_random_calls_are_answered_as_posix_says(machine: type[Machine], examples: int) -> None:
     run_state_machine_as_test(
         machine,

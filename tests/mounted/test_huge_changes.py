@@ -1,4 +1,4 @@
-"""Our own changes in a folder that is larger than a page of its listing."""
+"""Folders that are larger than a page of a listing, which has 20 names here, and our own changes in them."""
 
 import os
 from collections.abc import Iterator
@@ -60,6 +60,17 @@ def test_a_deletion_by_another_client_is_seen_on_every_page(
 def forget(mount: Mount) -> None:
     """Let the mount list all folders again."""
     os.setxattr(mount.path, "swift.refresh", b"1")
+
+
+def test_a_folder_of_three_pages(mounted: Mount, swift: SwiftServer, container: str) -> None:
+    wanted = [name(number) for number in range(2 * PAGE + PAGE // 2)]
+    swift.add_rows(container, [f"huge/{one}" for one in wanted])
+    swift.reset_requests()
+    assert sorted(path.name for path in (mounted.path / "huge").iterdir()) == wanted
+    assert sum(1 for _ in os.scandir(mounted.path / "huge")) == len(wanted)
+    requests = [one for one in swift.requests() if "prefix=huge/" in one.query]
+    assert len([one for one in requests if "limit=1&" not in f"{one.query}&"]) <= 7
+    assert all(one.method == "GET" for one in requests)
 
 
 @pytest.mark.mount_options("mtime=listing")
