@@ -9,6 +9,7 @@ import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from swiftclient import Connection
 
@@ -19,6 +20,10 @@ from swiftfs import concurrency
 from swiftfs.demo.server import SwiftServer
 
 concurrency.check()
+
+# By default an example may take 0.2 s, whatever the load; the test has a time limit of its own.
+hypothesis.settings.register_profile("any load", deadline=None)
+hypothesis.settings.load_profile("any load")
 
 GROWTH = 48 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""

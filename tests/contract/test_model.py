@@ -288,7 +288,6 @@ def test_random_calls_are_answered_as_posix_says(machine: type[Machine], example
         settings=settings(
             max_examples=examples,
             stateful_step_count=25,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate, *([Phase.shrink] if "SWIFTFS_SHRINK" in os.environ else [])],
