@@ -9,6 +9,7 @@ import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from swiftclient import Connection
 
@@ -20,10 +21,14 @@ from swiftfs.demo.server import SwiftServer
 
 concurrency.check()
 
+# By default an example may take 0.2 s, whatever the load; the test has a time limit of its own.
+hypothesis.settings.register_profile("any load", deadline=None)
+hypothesis.settings.load_profile("any load")
+
 GROWTH = 48 * 1024 * 1024
 """Bytes by which resident memory grows before a worker frees unused memory after a test."""
 RESIDENT = pytest.StashKey[int]()
-"""Bytes of resident memory before the first test."""
+"""Bytes of resident memory before the first test, or after memory was freed the last time."""
 M_ARENA_MAX = -8
 """A parameter of mallopt(3)."""
 
@@ -79,12 +84,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Free what a test has left in cycles, if it is much, and return it to the system."""
+    """Free what tests have left in cycles, if it is much, and return it to the system."""
     result = yield
     if _resident() > item.config.stash[RESIDENT] + GROWTH:
         gc.collect()
         with contextlib.suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
+        # What is left now is in use: to look again after each test would take longer than most of them.
+        item.config.stash[RESIDENT] = _resident()
     return result
 
 

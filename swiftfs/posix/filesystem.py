@@ -29,7 +29,6 @@ class FileSystem:
     def __init__(self, services: Services, records: Iterable[Record] = ()) -> None:
         self._services = services
         self._records = records
-        self._open_files = services.open_files
         self._pending = pending = PendingChanges(services)
         self._write_back = write_back = WriteBack(services, pending)
         self._files = files = FileOps(services, pending, write_back)
@@ -85,7 +84,7 @@ class FileSystem:
 
     def written(self) -> list[OpenFile]:
         """Return the open files with changes that the journal does not have."""
-        return [file for file in self._open_files.all() if file.dirty]
+        return [file for file in self._services.open_files.all() if file.dirty]
 
     def begin(self) -> None:
         """Ask Swift for the root, and continue with the changes that an earlier process left.
@@ -106,7 +105,7 @@ class FileSystem:
         journal = self._services.journal
         # Files first, for they hand in changes; then the journal stores them, which needs the cache and the
         # namespace.
-        lost = [file.path for file in self._open_files.all() if not self._write_back.drain(file)]
+        lost = [file.path for file in self._services.open_files.all() if not self._write_back.drain(file)]
         self._files.close()
         left = journal.close(self._services.options.drain, progress, self._services.store.close)
         self._services.file_cache.close()

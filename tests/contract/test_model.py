@@ -281,14 +281,13 @@ def machine(swift: SwiftServer) -> Iterator[type[Machine]]:
 
 
 @pytest.mark.matrix(1)
-@pytest.mark.parametrize("examples", [30, 70])
+@pytest.mark.parametrize("examples", [15, 70])
 def test_random_calls_are_answered_as_posix_says(machine: type[Machine], examples: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=25,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate, *([Phase.shrink] if "SWIFTFS_SHRINK" in os.environ else [])],

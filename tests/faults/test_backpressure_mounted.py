@@ -22,7 +22,7 @@ def disk(folder: Path) -> int:
         return sum(entry.stat().st_blocks * 512 for entry in entries)
 
 
-LIMIT, SEGMENT, LARGE = 64 * MIB, 8 * MIB, 300 * MIB
+LIMIT, SEGMENT, LARGE = 64 * MIB, 8 * MIB, 160 * MIB
 SLACK = 24 * MIB
 """Bytes of a step of the budget, of the segment being written, and of writes that have begun."""
 

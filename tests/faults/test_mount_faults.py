@@ -29,8 +29,7 @@ from swiftfs.store import SwiftStore, open_account
 
 CASES_AT_ONCE = 20
 
-APART = 1 if "SWIFTFS_ALL_FAULTS" in os.environ else 4
-"""One of so many cases is tested; each kind and each operation occurs several times."""
+ALL = "SWIFTFS_ALL_FAULTS" in os.environ
 
 OPTIONS = "settle=1000,segment_size=1M,ttl=1000,prefetch=no"
 
@@ -97,8 +96,8 @@ class FaultCase:
         return differences(found, states)
 
 
-def cases(*, always: bool) -> list[FaultCase]:
-    """Return the cases that are tested."""
+def cases(*, always: bool, apart: int) -> list[FaultCase]:
+    """Return one of so many cases."""
     numbers = itertools.count()
     found = [
         FaultCase(operation, kind, always, f"{'always' if always else 'once'}{next(numbers)}x")
@@ -106,7 +105,7 @@ def cases(*, always: bool) -> list[FaultCase]:
         for kind in KINDS
         if operation.is_predictable(kind)
     ]
-    return found[2 * always :: APART]
+    return found[2 * always :: 1 if ALL else apart]
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +185,18 @@ class Matrix:
         return Connection(self._server.auth_url, self._server.user, self._server.key, retries=0)
 
 
-@pytest.mark.matrix(1)
-@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize(
+    ("always", "apart"),
+    [
+        # Each kind and each operation occurs.
+        pytest.param(False, 9, id="once, few"),
+        pytest.param(False, 4, id="once", marks=pytest.mark.slow),
+        pytest.param(True, 4, id="always", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.timeout(1200)
-def test_the_matrix(quiet_server: SwiftServer, tmp_path: Path, always: bool) -> None:
-    tried = cases(always=always)
+def test_the_matrix(quiet_server: SwiftServer, tmp_path: Path, always: bool, apart: int) -> None:
+    tried = cases(always=always, apart=apart)
     assert {case.kind.name for case in tried} == {kind.name for kind in KINDS}
     assert {case.operation.name for case in tried} == {operation.name for operation in MOUNT_OPERATIONS}
     wrong = Matrix(quiet_server, tried, ALWAYS if always else ONCE).run(tmp_path)

@@ -45,7 +45,6 @@ ESCAPE = re.compile(r"\.\.?|%+(empty|dot|dotdot)|.*%file|\.fuse_hidden.*", re.DO
 NAMES = KEYS.map(lambda key: key.replace("/", "_")).filter(lambda name: not ESCAPE.fullmatch(name))
 QUICKLY = settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

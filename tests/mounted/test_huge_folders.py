@@ -12,7 +12,6 @@ from support.mounts import Mount, run
 from swiftfs.demo.server import SwiftServer
 
 MIB = 2**20
-OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=12;gid=34"
 
 
 def rows_of(swift: SwiftServer, container: str, names: list[str]) -> None:
@@ -81,67 +80,6 @@ def test_lookups_in_a_huge_folder_that_is_not_listed(
     assert not cost(swift)
     assert (mounted.path / "huge" / "name022222").read_bytes() == b"the body"
     assert os.listdir(mounted.path / "huge" / "zone") == ["child"]  # noqa: PTH208  the names are wanted
-
-
-@pytest.mark.mount_options("mtime=listing")
-@pytest.mark.parametrize("listed", [False, True])
-def test_own_changes_in_a_huge_folder(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str, listed: bool
-) -> None:
-    huge = mounted.path / "huge"
-    names = {f"name{number:06d}" for number in range(21_000)}
-    rows_of(swift, container, [f"huge/{name}" for name in sorted(names)])
-    for name in ("name000500", "name020500", "name020600"):
-        connection.put_object(container, f"huge/{name}", b"x")
-    if listed:
-        assert set(os.listdir(huge)) == names  # noqa: PTH208  the names are wanted
-    (huge / "created").write_bytes(b"created")
-    (huge / "name000100.5").write_bytes(b"between")
-    (huge / "folder").mkdir()
-    (huge / "name000500").unlink()
-    (huge / "name020500").unlink()
-    (huge / "name020600").rename(huge / "renamed")
-    names |= {"created", "name000100.5", "folder", "renamed"}
-    names -= {"name000500", "name020500", "name020600"}
-    for _ in range(2):
-        found = os.listdir(huge)  # noqa: PTH208  the names are wanted
-        assert len(found) == len(set(found))
-        assert set(found) == names
-        assert not is_there(huge / "name020500")
-        assert (huge / "renamed").read_bytes() == b"x"
-        assert (huge / "created").read_bytes() == b"created"
-        assert (huge / "folder").is_dir()
-        mounted.remount()
-
-
-@pytest.mark.mount_options("mtime=listing")
-def test_names_that_pages_cut_in_two(mounted: Mount, swift: SwiftServer, container: str) -> None:
-    """`a` is the last name of a page; `a/` and the names between are on the next."""
-    names = [f"huge/a{number:05d}" for number in range(9_999)]
-    names += ["huge/b", *[f"huge/b-{number:05d}" for number in range(10_500)], "huge/b/below"]
-    rows_of(swift, container, names)
-    found = os.listdir(mounted.path / "huge")  # noqa: PTH208  the names are wanted
-    assert len(found) == len(set(found)) == 9_999 + 10_500 + 2
-    assert (mounted.path / "huge" / "b").is_dir()
-    assert (mounted.path / "huge" / "b%file").stat().st_size == 1
-    assert (mounted.path / "huge" / "b-00000").stat().st_size == 1
-    assert (mounted.path / "huge" / "b-10499").stat().st_size == 1
-
-
-def test_attributes_in_a_folder_of_two_pages(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
-) -> None:
-    """Attributes of our own files are in the listing of a huge folder too: no HEAD is needed."""
-    rows_of(swift, container, [f"huge/name{number:06d}" for number in range(10_500)])
-    for name in ("aaa", "zzz"):
-        connection.put_object(container, f"huge/{name}", b"12345", content_type=OWN_TYPE)
-    assert len(os.listdir(mounted.path / "huge")) == 10_502  # noqa: PTH208  the names are wanted
-    swift.reset_requests()
-    for name in ("aaa", "zzz"):
-        status = (mounted.path / "huge" / name).stat()
-        assert (status.st_size, status.st_mode, status.st_uid, status.st_gid) == (5, 0o100640, 12, 34)
-        assert status.st_mtime_ns == 1_700_000_000_000_000_001
-    assert not cost(swift)
 
 
 @pytest.mark.slow

@@ -67,19 +67,6 @@ def test_pages_follow_each_other(small_server: SwiftServer, tmp_path: Path) -> N
     connection.close()
 
 
-def test_a_folder_of_25000_names(
-    mounted: Mount, swift: SwiftServer, connection: Connection, container: str
-) -> None:
-    wanted = [f"{number:05d}" for number in range(25_000)]
-    swift.add_rows(container, [f"huge/{name}" for name in wanted])
-    swift.reset_requests()
-    assert sorted(listed(mounted.path / "huge")) == wanted
-    assert sum(1 for _ in os.scandir(mounted.path / "huge")) == 25_000
-    requests = [one for one in swift.requests() if "prefix=huge/" in one.query]
-    assert len([one for one in requests if "limit=1&" not in f"{one.query}&"]) <= 7
-    assert all(one.method == "GET" for one in requests)
-
-
 def test_markers_of_all_kinds(mounted: Mount, connection: Connection, container: str) -> None:
     marker(connection, container, "plain")
     connection.put_object(container, "plain/child", b"1")

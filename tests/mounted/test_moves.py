@@ -14,7 +14,7 @@ from swiftfs.demo.server import Fault, SwiftServer
 
 DIRECTORY = "application/directory"
 OWN_TYPE = "text/plain;mtime=1700000000.000000001;mode=0100640;uid=12;gid=34"
-FILES = 30
+FILES = 15
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_move_that_was_killed_is_finished_at_the_next_mount(
     mounted.remount()
     if method == "COPY":
         swift.inject(Fault("COPY", "/old/implied", delay=1.0))
-        killed_while(mounted, "COPY", 20)
+        killed_while(mounted, "COPY", 10)
     elif method == "POST":
         swift.inject(Fault("POST", "bulk-delete", delay=60, status=503))
         killed_while(mounted, "POST", 1)

@@ -28,7 +28,7 @@ def other(request: pytest.FixtureRequest) -> Iterator[SwiftServer]:
 
 
 def make_tree(top: Path) -> None:
-    for number in range(30):
+    for number in range(18):
         folder = top / f"part{number % 3}" / f"sub{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"file{number:02d}").write_bytes(f"number {number}".encode())

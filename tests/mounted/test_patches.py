@@ -133,8 +133,8 @@ def named_segments(connection: Connection, container: str, name: str) -> set[str
 
 @pytest.fixture
 def large(mounted: Mount, connection: Connection, container: str) -> bytearray:
-    """A file of 128 MiB, `big`, stored, but not known to the mount."""
-    data = bytearray(content(128 * MIB))
+    """A file of 64 MiB, `big`, stored, but not known to the mount."""
+    data = bytearray(content(64 * MIB))
     (mounted.path / "big").write_bytes(data)
     mounted.remount()
     (mounted.path / "big").stat()
@@ -177,7 +177,7 @@ def test_the_budget_of_a_large_file(
     mounted: Mount, connection: Connection, container: str, large: bytearray
 ) -> None:
     file = LargeFile(mounted, connection, container, large)
-    file.change(100 * MIB + 5000, b"x" * 4096, most_requests=6)
+    file.change(50 * MIB + 5000, b"x" * 4096, most_requests=6)
     file.change(len(large), b"append", most_requests=5)
     file.forget()
     file.change(len(large), b"more", most_requests=5)
@@ -199,7 +199,7 @@ def test_the_budget_of_a_large_file(
 def test_changes_of_every_kind_of_large_object(
     mounted: Mount, connection: Connection, container: str, origin: str, tmp_path: Path
 ) -> None:
-    data = bytearray(content(24 * MIB + 12345))
+    data = bytearray(content(12 * MIB + 12345))
     local = tmp_path / "big"
     local.write_bytes(data)
     if origin == "ours":
@@ -214,9 +214,9 @@ def test_changes_of_every_kind_of_large_object(
     path.stat()
     mounted.swift.reset_requests()
     with path.open("r+b") as file:
-        file.seek(10 * MIB + 77)
+        file.seek(5 * MIB + 77)
         file.write(b"patch" * 100)
-    data[10 * MIB + 77 : 10 * MIB + 577] = b"patch" * 100
+    data[5 * MIB + 77 : 5 * MIB + 577] = b"patch" * 100
     sent, received = traffic(data_requests(mounted.swift))
     if origin != "swift-dlo":
         assert max(sent, received) <= LIMIT_BYTES
@@ -225,11 +225,11 @@ def test_changes_of_every_kind_of_large_object(
         file.write(b"tail" * 1000)
     data += b"tail" * 1000
     assert stored_md5(connection, container, "big") == md5(data)
-    os.truncate(path, 20 * MIB + 3)
-    del data[20 * MIB + 3 :]
+    os.truncate(path, 10 * MIB + 3)
+    del data[10 * MIB + 3 :]
     assert stored_md5(connection, container, "big") == md5(data)
-    os.truncate(path, 21 * MIB)
-    data += bytes(21 * MIB - len(data))
+    os.truncate(path, 11 * MIB)
+    data += bytes(11 * MIB - len(data))
     assert stored_md5(connection, container, "big") == md5(data)
     mounted.remount()
     assert md5(path.read_bytes()) == md5(data)

@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 
 def versions() -> tuple[bytes, bytes]:
     """Return what a large file holds, and what it holds then."""
-    return b"o" * 24 * MIB, b"n" * 24 * MIB
+    return b"o" * 8 * MIB, b"n" * 8 * MIB
 
 
 class Pair(NamedTuple):

@@ -11,7 +11,7 @@ from support.jobs import wait_until
 from support.mounts import Mount, run
 from swiftfs.demo.server import Fault, SwiftServer
 
-FILES = 400
+FILES = 200
 
 
 def make_tree(top: Path) -> None:
@@ -28,7 +28,7 @@ def test_rsync_outlives_an_outage(server: SwiftServer, tmp_path: Path) -> None:
         mounted.expected += ["expired listings are used"]
         copied = threading.Thread(target=run, args=("rsync", "-a", tmp_path / "tree", mounted.path))
         copied.start()
-        wait_until(lambda: len([one for one in server.requests() if one.method == "PUT"]) > 100)
+        wait_until(lambda: len([one for one in server.requests() if one.method == "PUT"]) > 50)
         server.kill()
         copied.join(120)
         assert not copied.is_alive()

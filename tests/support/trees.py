@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
-FILES, FOLDERS = 400, 41
+FOLDERS = 41
+"""Of a tree of 36 files or more, its top included."""
 MTIME_NS = 1_700_000_000_123_456_789
 
 
-def make_tree(top: Path, files: int = FILES) -> int:
-    """Make small files with one mtime; return the number of folders, `top` included: 41 for 400 files."""
+def make_tree(top: Path, files: int) -> int:
+    """Make small files with one mtime; return the number of folders, `top` included."""
     for number in range(files):
         folder = top / f"part{number % 4}" / f"sub{number % 36:02d}"
         folder.mkdir(parents=True, exist_ok=True)

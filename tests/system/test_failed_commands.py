@@ -220,8 +220,14 @@ def test_a_passing_503_is_not_reported(mounted: Mount, swift: SwiftServer, conta
     assert (mounted.path / "file").read_bytes() == b"x"
 
 
-def test_a_lasting_503_is_eio(mounted: Mount, swift: SwiftServer, container: str) -> None:
+@pytest.mark.parametrize("deadline", [3, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_lasting_503_is_eio(
+    mounted: Mount, swift: SwiftServer, container: str, deadline: int | None
+) -> None:
+    """Without another deadline it waits as long as users do."""
     mounted.expected += ["readdir", "opendir", "getattr"]
+    if deadline:
+        mounted.program = (mount_with_time_limits.__file__, "30", str(deadline))
     (mounted.path / "file").write_bytes(b"x")
     mounted.remount()
     swift.inject(Fault(path=f"/{container}", status=503))
@@ -241,7 +247,7 @@ def test_a_server_killed_during_a_copy_leaves_the_old_file(tmp_path: Path) -> No
         connection.put_container("box")
         connection.put_object("box", "file", old)
         mounted = Mount(server, "box", tmp_path, "segment_size=1M")
-        # `test_a_lasting_503_is_eio` waits as long as users do.
+        # One case of `test_a_lasting_503_is_eio` waits as long as users do.
         mounted.program = (mount_with_time_limits.__file__, "30", "3")
         with mounted:
             mounted.expected += ["flush", "release", "getattr", "lost", "stay", "unused", "write"]

@@ -1,13 +1,18 @@
 """The way to Swift: certificates, wrong schemes and proxies; each mistake is one clear line."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from swiftclient import Connection
 
+from support import mount_with_time_limits
 from support.commands import one_line, swiftfs
+from support.deadlines import within
+from support.mounts import clean_environment
 from support.proxies import Proxy, write_certificate
 from swiftfs.demo.server import SwiftServer
 
@@ -154,6 +159,15 @@ def test_a_storage_url_without_tls_is_reported(
     proxy.says_https = False
     (tmp_path / "mnt").mkdir()
     environment = {**swift.environment(), "ST_AUTH": f"{proxy.url}/auth/v1.0", "OS_CACERT": str(certificate)}
-    result = swiftfs("mount", container, tmp_path / "mnt", environment=environment)
+    # Twice 25 seconds pass otherwise until the mount gives up.
+    program = (sys.executable, mount_with_time_limits.__file__, "1", "1")
+    result = subprocess.run(
+        [*program, "mount", container, tmp_path / "mnt"],
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=within(60),
+    )
     assert result.returncode == 1
     assert "others on the network can read the data" in result.stderr

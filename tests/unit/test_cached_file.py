@@ -82,7 +82,7 @@ def test_segment_names_are_unique_and_short_enough() -> None:
 
 
 @given(st.integers(1, 400 * MIB), st.sampled_from([0, MIB, 64 * MIB]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_read_ahead_of_a_sequential_reader_covers_everything_once(size: int, limit: int) -> None:
     ahead, planned, furthest = ReadAhead(limit), 0, 0
     for offset in range(0, size, BLOCK):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.memory_store import MemoryStore
@@ -147,7 +147,6 @@ def namespace_of(store: MemoryStore) -> Iterator[Namespace]:
             namespace.close()
 
 
-@settings(deadline=None)
 @given(objects, st.integers(2, 8), st.booleans(), st.booleans())
 def test_a_walk_shows_every_folder_completely(
     held: dict[str, tuple[str, bytes]], page: int, is_swift: bool, depth_first: bool
@@ -164,7 +163,6 @@ def test_a_walk_shows_every_folder_completely(
         assert seen >= len(folders_of(held))
 
 
-@settings(deadline=None)
 @given(objects, st.integers(1, 5))
 def test_lookups_without_a_listing_are_right(held: dict[str, tuple[str, bytes]], page: int) -> None:
     """A folder that is larger than a page is asked name by name."""
