@@ -20,6 +20,7 @@ from swiftfs.journal.operations import (
 )
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.scheduler import Scheduler, with_blockers
+from swiftfs.journal.task_states import Cancelled, Waiting
 from swiftfs.journal.tasks import Done, Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import MAX_KEY_BYTES, Folder, plain_marker, slash_marker
@@ -115,7 +116,7 @@ class CarriedTasks:
         self._is_allowed = is_allowed
         now = monotonic()
         # Never in the queue, so never executed: what its operation is does not matter.
-        self._gate = Task(0, rename.old, CreateContainer(""), nobody_waits, now, now)
+        self._gate = Task(0, rename.old, CreateContainer(""), nobody_waits, now, Waiting(now))
         self._tasks: list[Task] = []
 
     def hold(self) -> None:
@@ -223,7 +224,8 @@ class CarriedTasks:
         if not is_moved and not isinstance(old, PutMarker) and not old.creates:
             deletion = Delete(old.name, old.replaces_large, old.replaces_etag)
             number = self._queue.next_seq()
-            leaves = Task(number, task.path, deletion, nobody_waits, task.created, task.due)
+            waiting = Waiting(task.created)  # in truth for the new name
+            leaves = Task(number, task.path, deletion, nobody_waits, task.created, waiting)
         path = self._rename.path(task.path)
         carried = Carried(task.path, path, operation, leaves is not None)
         return _Renaming(task, seq, carried, tail if merged else None, leaves)
@@ -232,7 +234,7 @@ class CarriedTasks:
         """Change a task as its new record says."""
         if one.overtaken is not None:
             self._queue.remove(one.overtaken)
-            one.overtaken.ended = True
+            one.overtaken.become(Cancelled())
             one.task.ambiguous |= one.overtaken.ambiguous
         self._writer.unblock(one.task)
         self._queue.rename(one.task, one.seq, one.carried.path, one.carried.operation)

@@ -36,8 +36,9 @@ from swiftfs.journal.queue_report import QueuedChange, QueueReport
 from swiftfs.journal.recovery import Recovery
 from swiftfs.journal.report import describe, report
 from swiftfs.journal.scheduler import Scheduler
+from swiftfs.journal.task_states import Failure, Waiting
 from swiftfs.journal.task_writer import RecordRename, TaskWriter
-from swiftfs.journal.tasks import Done, Failure, MakeDone, Mode, Task, nobody_waits
+from swiftfs.journal.tasks import Done, MakeDone, Mode, Task, nobody_waits
 from swiftfs.objects import ObjectName
 from swiftfs.paths import Folder
 
@@ -261,8 +262,7 @@ class Journal:
 
         Without a write delay none is held. Errors as in `flush`.
         """
-        is_delayed = self.mode is Mode.WRITE_BACK
-        carried = CarriedTasks(self._parts, self._scheduler, rename, is_allowed=is_delayed)
+        carried = CarriedTasks(self._parts, self._scheduler, rename, is_allowed=self.mode is Mode.WRITE_BACK)
         try:
             with self._changed:
                 for folder in (rename.source, rename.target):
@@ -293,7 +293,7 @@ class Journal:
             if deletion is not self._superseded_deletion(operation):
                 deletion = None  # it was executed meanwhile
             now = monotonic()
-            task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, now)
+            task = Task(self._queue.next_seq(), path, operation, nobody_waits, now, Waiting(now))
             task.done = lambda outcome: None if isinstance(outcome, Exception) else moved(task)
             if (
                 deletion is not None

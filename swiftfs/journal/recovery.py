@@ -15,6 +15,7 @@ from swiftfs.journal.operations import ANY_VERSION, Delete, Move, MoveFolder, Op
 from swiftfs.journal.parts import JournalParts
 from swiftfs.journal.refusals import Refusals
 from swiftfs.journal.remnants import remnant_tasks
+from swiftfs.journal.task_states import Cancelled, Waiting
 from swiftfs.journal.tasks import MakeDone, Task, nobody_waits
 
 log = logging.getLogger(__name__)
@@ -78,9 +79,9 @@ class Recovery:
         operation = _with_prefix(attempted(record.operation), uploads)
         now = monotonic()
         done = self._make_done(record.path, operation)
-        due = now + RECOVERY_SECONDS
+        waiting = Waiting(now + RECOVERY_SECONDS)
         # A call may have returned success for it, and its request may have been sent.
-        task = Task(record.seq, record.path, operation, done, now, due, promised=True, ambiguous=True)
+        task = Task(record.seq, record.path, operation, done, now, waiting, promised=True, ambiguous=True)
         with self._changed:
             self._writer.add(task)
 
@@ -145,11 +146,11 @@ class Recovery:
             return []
         deletion = Delete(operation.target, operation.replaces_large)
         seq = self._queue.next_seq()
-        return [Task(seq, path, deletion, nobody_waits, now, now, promised=True, ambiguous=True)]
+        return [Task(seq, path, deletion, nobody_waits, now, Waiting(now), promised=True, ambiguous=True)]
 
     def _refuse(self, record: Record, operation: Move | MoveFolder, error: StoreError) -> None:
         now = monotonic()
-        task = Task(record.seq, record.path, operation, nobody_waits, now, now, attempts=1, error=error)
+        task = Task(record.seq, record.path, operation, nobody_waits, now, Cancelled(error), attempts=1)
         with self._changed:
             self._refusals.keep(task, error)
 
