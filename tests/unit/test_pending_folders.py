@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import swiftfs
+from support.call_work import work_of
 from support.fresh_folders import (
     LARGE,
     OPTIONS,
@@ -337,3 +339,18 @@ def test_the_journal_names_each_local_file_once(filesystem: FileSystem, cache: P
     files = [one.operation.file.file for one in records if isinstance(one.operation, PutFile)]
     assert len(files) == len(set(files)) == len(TREE)
     assert {one.path for one in records} == {f"/{key}" for key in tree("new")}
+
+
+def test_the_work_grows_with_the_number_of_files(store: MemoryStore, tmp_path: Path) -> None:
+    """Ten thousand take about a second."""
+
+    def work(files: int) -> int:
+        (cache := tmp_path / f"{files}").mkdir()
+        with harness(store, cache, OPTIONS) as filesystem:
+            names(filesystem, "/")
+            filesystem.mkdir(f"/{files}", 0o755, ME)
+            for number in range(files):
+                write(filesystem, f"/{files}/{number}", b"x")
+            return work_of(partial(filesystem.rename, f"/{files}", f"/{files}b"), swiftfs).lines
+
+    assert work(400) <= 8 * work(50)
